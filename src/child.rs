@@ -1,0 +1,329 @@
+//! Child processes: spawn on pipes or a PTY, in a session of their own; signal; reap.
+//!
+//! One child at a time and nothing of the loop: no registration, no relay, no record. It never
+//! waits for a child and never reaps one that is not its own (`waitpid(-1)` would steal a host's
+//! children).
+
+#![allow(unsafe_code)] // pre_exec, ioctl and pidfd calls that no safe wrapper offers
+
+mod command;
+mod identity;
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "child/linux.rs")]
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "child/bsd.rs")]
+mod platform;
+mod signal;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::pty::Winsize;
+use nix::sys::stat::Mode;
+use nix::sys::termios::{SetArg, Termios, tcsetattr};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, getpgid};
+
+pub use command::Command;
+pub use identity::{Identity, Liveness};
+pub use signal::{Signal, SignalError};
+pub(crate) use signal::{is_ignored, restore_default};
+
+/// The parent's ends of a child's standard streams.
+///
+/// vmon owns them from the hand-over on and sets `O_NONBLOCK` on each: they must be private to
+/// the host, not shared with the child or another process.
+#[derive(Debug)]
+pub enum ChildIo {
+    /// Pipes (or stream sockets). A stream that is absent is not relayed.
+    Piped {
+        /// The end that the child's input is written to.
+        stdin: Option<OwnedFd>,
+        /// The end that the child's output is read from.
+        stdout: Option<OwnedFd>,
+        /// The end that the child's errors are read from.
+        stderr: Option<OwnedFd>,
+    },
+    /// The master of the PTY that the child has as its terminal.
+    Tty {
+        /// Read and written through this one descriptor.
+        master: OwnedFd,
+    },
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(Signal),
+    /// It is gone, but somebody else took its exit status: a host that reaps all children, or
+    /// one that ignores `SIGCHLD` (wait(2)).
+    Unknown,
+}
+
+impl ExitStatus {
+    /// The exit code, unless a signal ended the child.
+    pub fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal(_) | Self::Unknown => None,
+        }
+    }
+
+    /// The signal that ended the child.
+    pub fn signal(self) -> Option<Signal> {
+        match self {
+            Self::Signal(signal) => Some(signal),
+            Self::Code(_) | Self::Unknown => None,
+        }
+    }
+
+    /// As a shell tells it: the code, or 128+n for signal n. 125 when it is unknown.
+    pub fn exit_code(self) -> u8 {
+        let code = match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal.number(),
+            Self::Unknown => 125,
+        };
+        // Both lie in 0..=255: wait(2) keeps eight bits of a code, and signals end at 64.
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+/// Why a command could not be started. Nothing of it runs.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SpawnError {
+    /// No such program, as a shell's 127.
+    #[error("{program}: command not found")]
+    NotFound {
+        /// The program as it was given.
+        program: String,
+    },
+    /// A program that can't be executed, as a shell's 126.
+    #[error("{program}: can't be executed: {reason}")]
+    NotExecutable {
+        /// The program as it was given.
+        program: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The working directory does not exist or can't be entered.
+    #[error("can't enter the working directory {path}: {reason}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// No process, pipe or PTY could be had.
+    #[error("can't start {program}: {reason}")]
+    System {
+        /// The program as it was given.
+        program: String,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+impl SpawnError {
+    /// 127 when the program was not found, 126 when it can't be executed, else 125.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            Self::Directory { .. } | Self::System { .. } => 125,
+        }
+    }
+}
+
+/// What a spawned child gets as its standard streams.
+pub(crate) enum SpawnIo {
+    /// A pipe for each; the null device as input when `input` is false.
+    Pipes { input: bool },
+    /// A new PTY, its controlling terminal; the null device as input when `input` is false.
+    Pty { input: bool, size: Winsize, modes: Option<Termios> },
+}
+
+/// A child that has not been reaped yet, so its pid can't belong to anyone else.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Pid,
+    leads_group: bool,
+    exit: platform::ExitWatch,
+}
+
+impl Child {
+    /// Starts `command` in a session of its own.
+    ///
+    /// On Linux the child gets SIGKILL when the calling *thread* ends (`PR_SET_PDEATHSIG`,
+    /// prctl(2)), unless it executes a set-uid program.
+    pub(crate) fn spawn(command: &Command, io: SpawnIo) -> Result<(Self, ChildIo), SpawnError> {
+        command.check_directory()?;
+        match io {
+            SpawnIo::Pipes { input } => Self::spawn_on_pipes(command, input),
+            SpawnIo::Pty { input, size, modes } => {
+                Self::spawn_on_pty(command, input, &size, modes.as_ref())
+            }
+        }
+        .map_err(|error| command.spawn_error(&error))
+    }
+
+    fn spawn_on_pipes(command: &Command, input: bool) -> io::Result<(Self, ChildIo)> {
+        let mut std = command.to_std();
+        std.stdin(if input { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut spawned = Self::start(std, None)?;
+        let io = ChildIo::Piped {
+            stdin: spawned.stdin.take().map(OwnedFd::from),
+            stdout: spawned.stdout.take().map(OwnedFd::from),
+            stderr: spawned.stderr.take().map(OwnedFd::from),
+        };
+        Ok((Self::started(&spawned)?, io))
+    }
+
+    fn spawn_on_pty(
+        command: &Command,
+        input: bool,
+        size: &Winsize,
+        modes: Option<&Termios>,
+    ) -> io::Result<(Self, ChildIo)> {
+        let (master, path) = platform::open_pty()?;
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let slave = open(path.as_path(), flags, Mode::empty())?;
+        if let Some(modes) = modes {
+            tcsetattr(&slave, SetArg::TCSANOW, modes)?;
+        }
+        resize(master.as_fd(), size)?;
+        let mut std = command.to_std();
+        std.stdin(if input { Stdio::from(slave.try_clone()?) } else { Stdio::null() })
+            .stdout(slave.try_clone()?)
+            .stderr(slave);
+        // The terminal is descriptor 1: with a null input, 0 is not one.
+        let spawned = Self::start(std, Some(libc::STDOUT_FILENO))?;
+        Ok((Self::started(&spawned)?, ChildIo::Tty { master }))
+    }
+
+    fn start(
+        mut std: std::process::Command,
+        terminal: Option<i32>,
+    ) -> io::Result<std::process::Child> {
+        let parent = Pid::this();
+        let prepare = move || {
+            nix::unistd::setsid()?;
+            if let Some(terminal) = terminal {
+                take_controlling_terminal(terminal)?;
+            }
+            platform::die_with_parent(parent)?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec the closure makes only the system calls setsid, ioctl,
+        // prctl and getppid, each async-signal-safe, on values it owns; it allocates nothing.
+        unsafe { std.pre_exec(prepare) };
+        std.spawn()
+    }
+
+    fn started(spawned: &std::process::Child) -> io::Result<Self> {
+        let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
+        // Not reaped yet, so the pid is still this child's, however soon it ended.
+        let exit = platform::ExitWatch::new(pid).inspect_err(|_| {
+            // A child that can't be watched must not be left running.
+            let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        })?;
+        Ok(Self { pid, leads_group: true, exit })
+    }
+
+    /// Takes over a child of this process that somebody else has started.
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` when `pid` is not an unreaped child of this process.
+    pub(crate) fn adopt(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid)
+            .ok()
+            .filter(|&pid| pid > 0)
+            .map(Pid::from_raw)
+            .ok_or(Errno::ECHILD)?;
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(pid), look)?;
+        let leads_group = getpgid(Some(pid)).is_ok_and(|group| group == pid);
+        Ok(Self { pid, leads_group, exit: platform::ExitWatch::new(pid)? })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw().unsigned_abs()
+    }
+
+    /// A descriptor that becomes readable when the child ends; `None` where the kernel has none
+    /// and [`try_reap`](Self::try_reap) has to be called from time to time.
+    pub(crate) fn exit_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.exit.fd()
+    }
+
+    /// Sends `signal` to the child's process group if it leads one, else to the child alone.
+    ///
+    /// Sound because the child is unreaped: neither its pid nor its group's number can have gone
+    /// to a stranger.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let target = if self.leads_group { -self.pid.as_raw() } else { self.pid.as_raw() };
+        // SAFETY: kill takes two integers and touches no memory of ours. nix's wrapper is not
+        // used because its Signal has no real-time signals.
+        Errno::result(unsafe { libc::kill(target, signal.number()) })?;
+        Ok(())
+    }
+
+    /// The exit status once the child has ended; after that the pid is free for others, so the
+    /// `Child` must not be used any more.
+    pub(crate) fn try_reap(&self) -> io::Result<Option<ExitStatus>> {
+        loop {
+            return match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(_, code)) => Ok(Some(ExitStatus::Code(code))),
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    Ok(Some(ExitStatus::Signal(Signal::from_nix(signal))))
+                }
+                Ok(_) => Ok(None),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ECHILD) => Ok(Some(ExitStatus::Unknown)),
+                // nix refuses the real-time signals that it has no name for; the child is reaped.
+                Err(Errno::EINVAL) => Ok(Some(ExitStatus::Unknown)),
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+}
+
+/// Makes `fd` non-blocking. Only for descriptions that are ours alone.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// Sets the window size of a PTY; the kernel sends SIGWINCH to its foreground processes when the
+/// size changes (ioctl_tty(2)).
+pub(crate) fn resize(master: BorrowedFd<'_>, size: &Winsize) -> io::Result<()> {
+    // SAFETY: TIOCSWINSZ reads one winsize from the pointer, which is a live reference.
+    Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, size) })?;
+    Ok(())
+}
+
+/// Bytes that can be read from a pipe right now.
+pub(crate) fn bytes_available(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to the pointer, which is a live exclusive reference.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+fn take_controlling_terminal(fd: i32) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer, not a pointer.
+    Errno::result(unsafe { libc::ioctl(fd, libc::TIOCSCTTY.into(), 0) })?;
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! The description of a command to spawn, and the meaning of what exec answers.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+
+use super::SpawnError;
+
+/// A command for a monitor to spawn.
+///
+/// The child inherits our environment and working directory except where this says otherwise.
+///
+/// ```
+/// use vmon::child::Command;
+/// let command = Command::new("qemu-system-x86_64")
+///     .args(["-M", "microvm"])
+///     .env("QEMU_AUDIO_DRV", "none")
+///     .pty(true);
+/// assert!(command.wants_pty());
+/// ```
+#[derive(Debug, Clone)]
+pub struct Command {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    directory: Option<PathBuf>,
+    pty: bool,
+}
+
+impl Command {
+    /// The program, looked up in `PATH` if its name has no slash.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            directory: None,
+            pty: false,
+        }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable of the child.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Takes an environment variable from the child.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), None));
+        self
+    }
+
+    /// The child's working directory.
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Whether the child runs on a PTY of its own (with the size and modes of our terminal, 80x24
+    /// where we have none) or, as without this, on pipes.
+    #[must_use]
+    pub fn pty(mut self, pty: bool) -> Self {
+        self.pty = pty;
+        self
+    }
+
+    /// The program as it was given.
+    pub fn program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// The arguments.
+    pub fn arguments(&self) -> &[OsString] {
+        &self.args
+    }
+
+    /// The working directory, where one was given.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// Whether it runs on a PTY.
+    pub fn wants_pty(&self) -> bool {
+        self.pty
+    }
+
+    pub(super) fn to_std(&self) -> std::process::Command {
+        let mut std = std::process::Command::new(&self.program);
+        std.args(&self.args);
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => std.env(key, value),
+                None => std.env_remove(key),
+            };
+        }
+        if let Some(directory) = &self.directory {
+            std.current_dir(directory);
+        }
+        std
+    }
+
+    /// The working directory's errors, told apart from those of exec: spawn reports both alike.
+    pub(super) fn check_directory(&self) -> Result<(), SpawnError> {
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        let failed = |error: Errno| SpawnError::Directory {
+            path: directory.display().to_string(),
+            reason: error.desc().to_owned(),
+        };
+        access(directory, AccessFlags::X_OK).map_err(failed)?;
+        if !directory.is_dir() {
+            return Err(failed(Errno::ENOTDIR));
+        }
+        Ok(())
+    }
+
+    pub(super) fn spawn_error(&self, error: &io::Error) -> SpawnError {
+        let program = self.program.to_string_lossy().into_owned();
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        let reason = errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned());
+        match errno {
+            Some(Errno::ENOENT) if !self.exists() => SpawnError::NotFound { program },
+            // The program is there: what exec(2) misses is its interpreter.
+            Some(Errno::ENOENT) => SpawnError::NotExecutable {
+                program,
+                reason: "its interpreter does not exist".to_owned(),
+            },
+            Some(errno) if is_exec_error(errno) => SpawnError::NotExecutable { program, reason },
+            _ => SpawnError::System { program, reason },
+        }
+    }
+
+    /// Whether the program is a path of its own that exists.
+    fn exists(&self) -> bool {
+        let path = Path::new(&self.program);
+        path.components().count() > 1 && path.exists()
+    }
+}
+
+/// The errors that execve(2) has of its own, beside those of fork, chdir and descriptors.
+fn is_exec_error(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EACCES
+            | Errno::EPERM
+            | Errno::ENOEXEC
+            | Errno::EISDIR
+            | Errno::ENOTDIR
+            | Errno::ELOOP
+            | Errno::ENAMETOOLONG
+            | Errno::E2BIG
+            | Errno::ETXTBSY
+            | Errno::EINVAL
+    )
+}

@@ -1,0 +1,92 @@
+//! Which process a pid means: start time, boot and pid namespace, so that a reused pid is never
+//! taken for the one that was recorded.
+
+use super::platform;
+
+/// A process that can be told from any other, also after its pid has been reused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its pid, in its own pid namespace.
+    pub pid: u32,
+    /// When it started. On Linux in clock ticks since boot, field 22 of `/proc/PID/stat`
+    /// (proc_pid_stat(5)); elsewhere in microseconds since the epoch.
+    pub start: u64,
+    /// The boot it belongs to: Linux's `/proc/sys/kernel/random/boot_id`, elsewhere the boot time.
+    pub boot_id: String,
+    /// The inode of its pid namespace; `None` where the system has no such thing.
+    pub pid_namespace: Option<u64>,
+}
+
+/// What the system says of a pid.
+pub(super) struct Process {
+    /// In the unit of [`Identity::start`].
+    pub(super) start: u64,
+    /// A zombie: only its exit status is left.
+    pub(super) ended: bool,
+}
+
+/// Whether an [`Identity`] still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// The same process runs.
+    Alive,
+    /// It has ended: a zombie, or its pid is free or another's, or the machine has booted since.
+    Dead,
+    /// It lives in another pid namespace, or the system would not say.
+    Unknown,
+}
+
+impl Identity {
+    /// The process with this pid, as it is now; `None` when there is none.
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self {
+            pid,
+            start: platform::process(pid).ok().flatten()?.start,
+            boot_id: platform::boot_id(),
+            pid_namespace: platform::pid_namespace(),
+        })
+    }
+
+    /// This process.
+    pub fn current() -> Self {
+        let pid = std::process::id();
+        Self::of(pid).unwrap_or_else(|| Self {
+            pid,
+            start: 0,
+            boot_id: platform::boot_id(),
+            pid_namespace: platform::pid_namespace(),
+        })
+    }
+
+    /// Whether this very process still runs.
+    pub fn liveness(&self) -> Liveness {
+        if self.boot_id != platform::boot_id() {
+            return Liveness::Dead;
+        }
+        if self.pid_namespace != platform::pid_namespace() {
+            return Liveness::Unknown;
+        }
+        match platform::process(self.pid) {
+            Ok(Some(process)) if process.start == self.start && !process.ended => Liveness::Alive,
+            Ok(_) => Liveness::Dead,
+            Err(_) => Liveness::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_a_namesake_of_another_time_is_dead() {
+        let current = Identity::current();
+        assert_eq!(current.liveness(), Liveness::Alive);
+        let earlier = Identity { start: current.start.wrapping_sub(1), ..current.clone() };
+        assert_eq!(earlier.liveness(), Liveness::Dead);
+        let other_boot = Identity { boot_id: "another".to_owned(), ..current.clone() };
+        assert_eq!(other_boot.liveness(), Liveness::Dead);
+        let elsewhere = Identity { pid_namespace: Some(1), ..current };
+        assert_eq!(elsewhere.liveness(), Liveness::Unknown);
+    }
+}

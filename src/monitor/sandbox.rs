@@ -1,0 +1,294 @@
+//! What a sandbox is: its name, where its log goes, how its output is forwarded, how it is stopped.
+//!
+//! A description only. Nothing here touches the disk or a process.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+
+use crate::child::Signal;
+use crate::logfile::Retention;
+
+/// The namespace of a sandbox that names none: the ecosystem's default config file.
+pub const DEFAULT_CONFIG_FILE: &str = "Sandboxfile";
+
+/// How long a child has after the stop signal, unless told otherwise.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The name of a sandbox or of its config file.
+///
+/// Names become file names, so a name is exactly one path component:
+/// `[A-Za-z0-9][A-Za-z0-9_.+-]*`, at most 128 bytes. No name can lead out of the log directory.
+///
+/// ```
+/// use vmon::monitor::Name;
+/// assert!("web-1".parse::<Name>().is_ok());
+/// assert!("../../tmp/evil".parse::<Name>().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+/// A name that could not be a file name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// No name at all.
+    #[error("a name must not be empty")]
+    Empty,
+    /// Longer than [`Name::MAX_LEN`].
+    #[error("the name {0:?} is too long: at most {max} bytes", max = Name::MAX_LEN)]
+    TooLong(String),
+    /// A byte that names do not have.
+    #[error(
+        "the name {0:?} is not allowed: a letter or digit first, then letters, digits, '_', '.', '+' and '-'"
+    )]
+    Character(String),
+}
+
+impl Name {
+    /// The longest name, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// Checks `name`.
+    ///
+    /// # Errors
+    ///
+    /// A [`NameError`] that says what a name may be.
+    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
+        let name = name.into();
+        let Some(first) = name.bytes().next() else {
+            return Err(NameError::Empty);
+        };
+        if name.len() > Self::MAX_LEN {
+            return Err(NameError::TooLong(name));
+        }
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
+        if !first.is_ascii_alphanumeric() || !name.bytes().all(allowed) {
+            return Err(NameError::Character(name));
+        }
+        Ok(Self(name))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<&str> for Name {
+    type Error = NameError;
+
+    fn try_from(name: &str) -> Result<Self, NameError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(name: String) -> Result<Self, NameError> {
+        Self::new(name)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The root file system of a sandbox. Recorded, never mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rootfs {
+    /// One directory, used as it is.
+    Native(PathBuf),
+    /// Overlayfs layers, lowest first.
+    Overlayfs(Vec<PathBuf>),
+}
+
+/// What becomes of the child's output beside the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forward {
+    /// Log only.
+    #[default]
+    Off,
+    /// To our stdout and stderr. While those do not keep up, the child is not read: it blocks on
+    /// its full pipe, and nothing is lost.
+    Block,
+    /// To our stdout and stderr. What those do not take in time is left out, counted, and told to
+    /// the reader in a line of its own; the child and its log go on.
+    Drop,
+}
+
+/// What the child reads as its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Input {
+    /// Nothing: the null device (or, on a handed-over child, an input that is closed at once).
+    #[default]
+    Null,
+    /// Our own stdin, up to its end. At most one sandbox of a process should take it.
+    Forward,
+}
+
+/// What happens while the log can't be written: a full disk, a quota, a file system gone
+/// read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLogError {
+    /// Stop reading the child and try again until it works. Nothing is lost.
+    #[default]
+    Pause,
+    /// Go on, and count the bytes that the log lacks.
+    Drop,
+}
+
+/// The description of one sandbox.
+///
+/// ```
+/// use std::time::Duration;
+/// use vmon::child::Signal;
+/// use vmon::monitor::{Forward, Rootfs, Sandbox};
+///
+/// # fn main() -> Result<(), vmon::monitor::NameError> {
+/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
+///     .rootfs(Rootfs::Native("/srv/rootfs".into()))
+///     .forward(Forward::Block)
+///     .stop_with(Signal::INT, Duration::from_secs(3));
+/// assert_eq!(sandbox.name().as_str(), "web");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub(crate) name: Name,
+    pub(crate) config_file: Name,
+    pub(crate) config_last_modified: DateTime<Utc>,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) retention: Retention,
+    pub(crate) on_log_error: OnLogError,
+    pub(crate) rootfs: Option<Rootfs>,
+    pub(crate) forward: Forward,
+    pub(crate) input: Input,
+    pub(crate) stop_signal: Signal,
+    pub(crate) stop_timeout: Duration,
+}
+
+impl Sandbox {
+    /// A sandbox of this name in the namespace `config_file`, which logs to
+    /// `<log_dir>/<config_file>/<name>.log`.
+    ///
+    /// Without further ado it forwards nothing, takes no input, has no root file system on
+    /// record, is stopped with TERM and killed ten seconds later, and its config file counts as
+    /// modified now.
+    ///
+    /// # Errors
+    ///
+    /// A [`NameError`] for either name.
+    pub fn new(
+        name: impl Into<String>,
+        config_file: impl Into<String>,
+        log_dir: impl Into<PathBuf>,
+    ) -> Result<Self, NameError> {
+        Ok(Self {
+            name: Name::new(name)?,
+            config_file: Name::new(config_file)?,
+            config_last_modified: Utc::now().trunc_subsecs(6),
+            log_dir: log_dir.into(),
+            retention: Retention::default(),
+            on_log_error: OnLogError::default(),
+            rootfs: None,
+            forward: Forward::default(),
+            input: Input::default(),
+            stop_signal: Signal::TERM,
+            stop_timeout: DEFAULT_STOP_TIMEOUT,
+        })
+    }
+
+    /// When the config file was last modified; recorded.
+    #[must_use]
+    pub fn config_last_modified(mut self, at: DateTime<Utc>) -> Self {
+        self.config_last_modified = at;
+        self
+    }
+
+    /// The root file system; recorded, not mounted.
+    #[must_use]
+    pub fn rootfs(mut self, rootfs: Rootfs) -> Self {
+        self.rootfs = Some(rootfs);
+        self
+    }
+
+    /// Whether the output also goes to our stdout and stderr, and what happens when they do not
+    /// keep up.
+    #[must_use]
+    pub fn forward(mut self, forward: Forward) -> Self {
+        self.forward = forward;
+        self
+    }
+
+    /// What the child reads.
+    #[must_use]
+    pub fn input(mut self, input: Input) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// The log's size and how many older generations stay.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// What happens while the log can't be written.
+    #[must_use]
+    pub fn on_log_error(mut self, policy: OnLogError) -> Self {
+        self.on_log_error = policy;
+        self
+    }
+
+    /// The signal of a stop, and how long after it the child is killed.
+    ///
+    /// The same timeout bounds how long new bytes of a descendant are taken after the child's
+    /// end.
+    #[must_use]
+    pub fn stop_with(mut self, signal: Signal, timeout: Duration) -> Self {
+        self.stop_signal = signal;
+        self.stop_timeout = timeout;
+        self
+    }
+
+    /// The sandbox's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The namespace of its log and record.
+    pub fn config_file(&self) -> &Name {
+        &self.config_file
+    }
+
+    /// When its config file was last modified.
+    pub fn modified(&self) -> DateTime<Utc> {
+        self.config_last_modified
+    }
+
+    /// The directory above `<config_file>/<name>.log`.
+    pub fn log_dir(&self) -> &std::path::Path {
+        &self.log_dir
+    }
+
+    /// Its root file system, where one was given.
+    pub fn root(&self) -> Option<&Rootfs> {
+        self.rootfs.as_ref()
+    }
+}
