@@ -73,6 +73,13 @@ INIT
 
 # Sets `command` for an accelerator and, if given, an argument for the guest's init.
 qemu_command() { # kvm|tcg [ARGUMENT]
+  local parameters='console=ttyS0 reboot=t panic=-1' mhz
+  if [ "$1" = tcg ]; then
+    # An emulated machine on a busy host can't measure its clock, and then hangs
+    # at boot. It runs at the host's rate, so say that.
+    mhz=$(awk -F '[:.]' '/^cpu MHz/ { print int($2); exit }' /proc/cpuinfo)
+    parameters+=" tsc_early_khz=${mhz:-2000}000"
+  fi
   command=(
     "$qemu"
     # ACPI is what lets `poweroff` in the guest end QEMU.
@@ -83,7 +90,7 @@ qemu_command() { # kvm|tcg [ARGUMENT]
     -chardev 'stdio,id=console,signal=off' -serial chardev:console
     -kernel "$kernel" -initrd "$dir/initramfs.cpio"
     # A panic is a reboot, and a reboot is the end.
-    -no-reboot -append "console=ttyS0 reboot=t panic=-1${2:+ -- $2}"
+    -no-reboot -append "$parameters${2:+ -- $2}"
   )
 }
 

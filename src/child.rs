@@ -21,15 +21,19 @@ use std::process::Stdio;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::pty::Winsize;
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
-use nix::sys::termios::{SetArg, Termios, tcsetattr};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::termios::{
+    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid};
 
 pub use command::Command;
 pub use identity::{Identity, Liveness};
+pub(crate) use signal::is_ignored;
+pub use signal::restore_sigchld;
 pub use signal::{Signal, SignalError};
-pub(crate) use signal::{is_ignored, restore_default};
 
 /// The parent's ends of a child's standard streams.
 ///
@@ -214,6 +218,8 @@ impl Child {
     ) -> io::Result<std::process::Child> {
         let parent = Pid::this();
         let prepare = move || {
+            // What this thread blocks is no business of the child's.
+            SigSet::empty().thread_set_mask()?;
             nix::unistd::setsid()?;
             if let Some(terminal) = terminal {
                 take_controlling_terminal(terminal)?;
@@ -221,8 +227,8 @@ impl Child {
             platform::die_with_parent(parent)?;
             Ok(())
         };
-        // SAFETY: between fork and exec the closure makes only the system calls setsid, ioctl,
-        // prctl and getppid, each async-signal-safe, on values it owns; it allocates nothing.
+        // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask,
+        // setsid, ioctl, prctl and getppid, each async-signal-safe, on values it owns; it allocates nothing.
         unsafe { std.pre_exec(prepare) };
         std.spawn()
     }
@@ -231,7 +237,7 @@ impl Child {
         let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
         // Not reaped yet, so the pid is still this child's, however soon it ended.
         let exit = platform::ExitWatch::new(pid).inspect_err(|_| {
-            // A child that can't be watched must not be left running.
+            // A child that can't be watched must not be left running; KILL makes the wait short.
             let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
             let _ = waitpid(pid, None);
         })?;
@@ -249,10 +255,15 @@ impl Child {
             .filter(|&pid| pid > 0)
             .map(Pid::from_raw)
             .ok_or(Errno::ECHILD)?;
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        waitid(Id::Pid(pid), look)?;
+        platform::check_own_child(pid)?;
         let leads_group = getpgid(Some(pid)).is_ok_and(|group| group == pid);
         Ok(Self { pid, leads_group, exit: platform::ExitWatch::new(pid)? })
+    }
+
+    /// Ends and reaps a child that can't be monitored, at once.
+    pub(crate) fn discard(&self) {
+        let _ = self.signal(Signal::KILL);
+        let _ = waitpid(self.pid, None);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -314,7 +325,12 @@ pub(crate) fn resize(master: BorrowedFd<'_>, size: &Winsize) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that can be read from a pipe right now.
+/// The most that a PTY holds between a writer and the master's reader: 64 KiB of flip buffers and
+/// 4 KiB of the line discipline on Linux (`TTYB_DEFAULT_MEM_LIMIT`, `N_TTY_BUF_SIZE`), less
+/// elsewhere; doubled, to be on the safe side.
+pub(crate) const PTY_CAPACITY: usize = 128 * 1024;
+
+/// Bytes that can be read from a pipe or socket right now.
 pub(crate) fn bytes_available(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int to the pointer, which is a live exclusive reference.
@@ -322,8 +338,38 @@ pub(crate) fn bytes_available(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// The bytes that are the end of input for a child on a PTY, after `last` went to it.
+///
+/// In canonical mode the EOF character ends a line that is unfinished, and only on an empty one it
+/// is the end (termios(3)); so an unfinished line takes two.
+pub(crate) fn terminal_eof(master: BorrowedFd<'_>, last: Option<u8>) -> Vec<u8> {
+    /// Ctrl-D, where the terminal names none.
+    const CTRL_D: u8 = 4;
+    let Ok(modes) = tcgetattr(master) else { return vec![CTRL_D] };
+    let character = |index: SpecialCharacterIndices| {
+        modes.control_chars.get(index as usize).copied().filter(|&byte| byte != 0)
+    };
+    let eof = character(SpecialCharacterIndices::VEOF).unwrap_or(CTRL_D);
+    let ends_line = |byte: u8| {
+        byte == b'\n'
+            || byte == eof
+            || Some(byte) == character(SpecialCharacterIndices::VEOL)
+            || (byte == b'\r' && modes.input_flags.contains(InputFlags::ICRNL))
+    };
+    let canonical = modes.local_flags.contains(LocalFlags::ICANON);
+    let unfinished = last.is_some_and(|last| !ends_line(last));
+    if canonical && unfinished { vec![eof, eof] } else { vec![eof] }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const TIOCSCTTY: libc::Ioctl = libc::TIOCSCTTY;
+
+// These systems declare the request as an unsigned int, and ioctl with an unsigned long.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const TIOCSCTTY: libc::c_ulong = libc::TIOCSCTTY as libc::c_ulong;
+
 fn take_controlling_terminal(fd: i32) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer, not a pointer.
-    Errno::result(unsafe { libc::ioctl(fd, libc::TIOCSCTTY.into(), 0) })?;
+    Errno::result(unsafe { libc::ioctl(fd, TIOCSCTTY, 0) })?;
     Ok(())
 }

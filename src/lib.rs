@@ -1,6 +1,48 @@
 //! A low-overhead monitor for one microVM (or any other child process), and for many of them on
 //! one thread.
+//!
+//! A [`Reactor`](reactor::Reactor) multiplexes the children's pipes or PTY masters, our stdin,
+//! signals and timers. A [`Monitor`](monitor::Monitor) writes its child's bytes to a rotating
+//! [log](logfile) and on to our terminal, untouched, and tells each lifecycle transition to its
+//! [`Observer`](monitor::Observer)s, of which the SQLite `registry` is one.
+//!
+//! ```
+//! use vmon::child::Command;
+//! use vmon::monitor::{Forward, Monitor, Rootfs, Sandbox};
+//! use vmon::reactor::Reactor;
+//! # #[cfg(feature = "registry")]
+//! use vmon::registry::Registry;
+//!
+//! # #[cfg(not(feature = "registry"))]
+//! # fn main() {}
+//! # #[cfg(feature = "registry")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let state = directory.path();
+//! let registry = Registry::open(state.join("sandbox.db"))?;
+//! let mut reactor = Reactor::new()?;
+//! let sandbox = Sandbox::new("web", "Sandboxfile", state.join("log"))?
+//!     .rootfs(Rootfs::Native("/srv/web".into()))
+//!     .forward(Forward::Block);
+//! let id = Monitor::builder(sandbox)
+//!     .observer(registry.observer())
+//!     .spawn(&mut reactor, Command::new("echo").args(["hello"]));
+//! reactor.run()?;
+//! let end = reactor.remove(id).and_then(Monitor::into_end);
+//! assert_eq!(end.map(|end| end.exit_code()), Some(0));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The library starts no thread and installs no signal handler unless it is told to. Without
+//! default features it has neither the command's dependencies nor SQLite: `registry` adds the
+//! record, `bundled` compiles SQLite in, `cli` adds the command.
 
 pub mod child;
 pub mod logfile;
 pub mod monitor;
+pub mod reactor;
+#[cfg(feature = "registry")]
+pub mod registry;
+mod relay;
+pub mod terminal;

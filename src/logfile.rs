@@ -1,4 +1,34 @@
 //! An append-only log on disk: rotation, retention.
+//!
+//! Bytes go in as they come and come out the same: nothing here looks at text, but for a newline
+//! to cut a full log behind. It never starts a thread, holds no bytes back, and never waits for
+//! the disk by `fsync`; what a single thread can't avoid waiting for is told at [`LogFile`].
+//!
+//! The log is `<log dir>/<config file>/<name>.log`. A full one is renamed once, to
+//! `<name>.log.<seq>`: eight digits (more, should they ever run out) that only grow, so that a
+//! generation never changes its name. A compressor may replace it by one of that name with `.gz`
+//! or `.zst`.
+
+mod current;
+mod directory;
+mod generations;
+mod rename;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::lstat;
+
+use current::{Current, Look};
+use directory::{Directory, Place};
+use generations::Generations;
+
+/// How often, at most, a write looks whether the log is still where it should be.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How much of a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,5 +43,285 @@ impl Default for Retention {
     /// 10 MiB, and one older generation.
     fn default() -> Self {
         Self { max_size: 10 << 20, max_files: 1 }
+    }
+}
+
+/// Why a log can't be used. Each message names the path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The name of a log or of its config file is no name for a file.
+    #[error("{name:?} can't name {what}: {reason}")]
+    Name {
+        /// What it was to name.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Something else is in the place of a log or of its directory.
+    #[error("{} is {found}, not {wanted}: remove it, or log elsewhere", path.display())]
+    WrongKind {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// What it was to be done to.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl LogError {
+    fn io(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Io { action, path: path.into(), source: source.into() }
+    }
+}
+
+/// A write that did not go through to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct WriteError {
+    /// How many of the bytes given are in the log: exactly the first so many. Give the rest to
+    /// [`LogFile::write`] again, later.
+    pub written: usize,
+    /// Why the rest is not.
+    pub source: LogError,
+}
+
+/// One log, open for appending.
+///
+/// # What is on disk after a crash
+///
+/// Each write is handed to the kernel before [`write`](Self::write) returns, so the log and its
+/// generations, joined in order, hold everything written before the process died, however it
+/// died, and perhaps a part of the write under way: always a prefix of what was written. Nothing
+/// is synced (fsync(2)): when the machine itself goes down, the last seconds in the page cache
+/// may be missing, and which ones is the file system's choice. A crash in the middle of a
+/// rotation leaves a generation without a current log, or one generation too many; the next run
+/// makes the former anew and removes the latter at its first rotation.
+///
+/// # What may block
+///
+/// A write(2) to a regular file, when the kernel throttles a writer of too many dirty pages or
+/// the disk must be read first. In a rotation, also open(2), rename(2), unlink(2) and close(2),
+/// where the file system waits for its journal (or for its server), and unlink(2) of a large file
+/// for its extents; at the first rotation reading the directory. None of them is retried or
+/// waited for here: what fails is told at once. A `RLIMIT_FSIZE` (setrlimit(2)) below the log's
+/// size ends the process by `SIGXFSZ` unless that is ignored.
+///
+/// # Who else may touch it
+///
+/// One writer a log: whoever opens it has made sure of that. Anybody may remove, rename,
+/// replace or truncate the log or its directory meanwhile: see [`write`](Self::write).
+///
+/// ```
+/// use vmon::logfile::{LogFile, Retention};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let log_dir = directory.path();
+/// let mut log = LogFile::open(log_dir, "Sandboxfile", "vm", Retention::default())?;
+/// log.write(b"booting\n")?;
+/// assert_eq!(std::fs::read(log_dir.join("Sandboxfile/vm.log"))?, b"booting\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct LogFile {
+    place: Place,
+    retention: Retention,
+    /// None after a rotation or reopening that got stuck half-way; the next write goes on there.
+    current: Option<Current>,
+    generations: Generations,
+    /// None makes the next write look.
+    looked: Option<Instant>,
+    bytes_written: u64,
+}
+
+impl LogFile {
+    /// Opens `<log_dir>/<config_file>/<name>.log` to append to, and makes what is missing of it:
+    /// directories with mode 0700, the log with 0600 (less the umask; modes of what exists are
+    /// left alone). Nothing is read, whatever the size of the log and the number of generations.
+    ///
+    /// `log_dir` may be relative, which means the working directory of now, and may be a symbolic
+    /// link; nothing below it may.
+    ///
+    /// # Errors
+    ///
+    /// When `config_file` or `name` is not one path component of a bearable length, when a
+    /// directory can't be made or used, when the log can't be opened, or when a symbolic link, a
+    /// FIFO, a device or anything else but a regular file is in its place: never a hang, and
+    /// nothing is written through it.
+    pub fn open(
+        log_dir: &Path,
+        config_file: &str,
+        name: &str,
+        retention: Retention,
+    ) -> Result<Self, LogError> {
+        let place = Place::new(log_dir, config_file, name)?;
+        let current = place.directory()?.open_log(place.log_name())?;
+        Ok(Self {
+            place,
+            retention,
+            current: Some(current),
+            generations: Generations::default(),
+            looked: Some(Instant::now()),
+            bytes_written: 0,
+        })
+    }
+
+    /// Makes the directory of a log, and tells whether [`open`](Self::open) and rotation can
+    /// work there, without making the log: a start that is refused for another reason leaves
+    /// none behind.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and when the directory is not writable or not searchable for
+    /// the process's effective user. A full disk and quotas are found out only by writing.
+    pub fn check(log_dir: &Path, config_file: &str, name: &str) -> Result<(), LogError> {
+        let place = Place::new(log_dir, config_file, name)?;
+        place.directory()?.check(place.log_name())
+    }
+
+    /// Puts `bytes` into the log with write(2), at once: usually one call, and one reading of
+    /// the clock.
+    ///
+    /// Before the log would pass [`Retention::max_size`], the part that fits goes in, cut behind
+    /// its last newline; where no newline fits, the log is rotated at the end of a line, and in
+    /// the middle of one filled to the very limit. So none grows beyond the limit, and no line is
+    /// cut but for one whose beginning was already in a nearly full log, or that is longer than
+    /// the limit. Generations beyond [`Retention::max_files`] are removed; one that can't be is a
+    /// warning, no error.
+    ///
+    /// At most once a second, and before each rotation, the log is looked for by its path. Where
+    /// it was removed, renamed or replaced, directory or file, it is made anew; where its
+    /// size was changed, the new size counts. Bytes of the second before went to the file that
+    /// was there before.
+    ///
+    /// # Errors
+    ///
+    /// A full disk, a log that can't be rotated or made anew. [`WriteError::written`] then says
+    /// how many of the bytes are in. The log stays usable: a later call takes up where this one
+    /// got stuck, so a caller that gives the rest then loses nothing and doubles nothing.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let mut written = 0;
+        let outcome = self.write_counting(bytes, &mut written);
+        self.bytes_written = self.bytes_written.saturating_add(written as u64);
+        outcome.map_err(|source| {
+            // The reason may be that the file is not the log any more (ESTALE).
+            self.looked = None;
+            WriteError { written, source }
+        })
+    }
+
+    /// Where the log is: absolute, with symbolic links in the log directory's own path unresolved.
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// How many bytes this `LogFile` has put into the log since it was opened, over all
+    /// generations, removed ones too.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
+    }
+
+    fn write_counting(&mut self, bytes: &[u8], written: &mut usize) -> Result<(), LogError> {
+        self.look_when_due()?;
+        while let Some(rest) = bytes.get(*written..)
+            && !rest.is_empty()
+        {
+            let Some(current) = &mut self.current else {
+                self.reopen()?;
+                continue;
+            };
+            let part = current.fitting(rest, self.retention.max_size);
+            if part.is_empty() {
+                self.rotate()?;
+                continue;
+            }
+            *written += current
+                .append(part)
+                .map_err(|source| LogError::io("write to the log", self.place.path(), source))?;
+        }
+        Ok(())
+    }
+
+    /// Finds out that the log is not where it should be, at most once a second.
+    fn look_when_due(&mut self) -> Result<(), LogError> {
+        let now = Instant::now();
+        if self.looked.is_some_and(|last| now.duration_since(last) < LOOK_EVERY) {
+            return Ok(());
+        }
+        self.looked = Some(now);
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let look = match lstat(self.place.path()) {
+            Ok(stat) => current.compare(Some(&stat)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Look::Replaced,
+            // Not known to be gone (a process that gave up its privileges gets EACCES): the open
+            // file still takes bytes, and to stop for this would stop the child.
+            Err(_) => Look::Same,
+        };
+        match look {
+            Look::Replaced => self.reopen(),
+            Look::Same | Look::Resized => Ok(()),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), LogError> {
+        self.current = None;
+        let directory = self.place.directory()?;
+        self.open_in(&directory)
+    }
+
+    fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
+        self.current = Some(directory.open_log(self.place.log_name())?);
+        tracing::debug!(path = %self.path().display(), "opened a new log");
+        Ok(())
+    }
+
+    /// Makes room, if only by learning that there is some: somebody else may have rotated,
+    /// removed or truncated the log, and a rename must not hit a stranger's file.
+    fn rotate(&mut self) -> Result<(), LogError> {
+        let directory = self.place.directory()?;
+        let found = directory.stat(self.place.log_name())?;
+        let look = match &mut self.current {
+            Some(current) => current.compare(found.as_ref()),
+            None => Look::Replaced,
+        };
+        match look {
+            Look::Same => self.retire(&directory),
+            Look::Resized => Ok(()),
+            Look::Replaced => {
+                self.current = None;
+                self.open_in(&directory)
+            }
+        }
+    }
+
+    /// Takes the full log out of the way and begins a new one.
+    fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
+        let log_name = self.place.log_name();
+        self.generations.survey(directory, log_name)?;
+        if self.retention.max_files == 0 {
+            // Unlinked, not truncated: who has it open reads it to its end, and sees (stat(2),
+            // `tail -F`) that there is another one.
+            directory.remove(log_name)?;
+        } else {
+            self.generations.add(directory, log_name)?;
+        }
+        // From here on the open file is a generation that must not grow, whatever fails below.
+        self.current = None;
+        // Before the new file is made: on a full disk, this is what makes room for it.
+        self.generations.prune(directory, log_name, self.retention.max_files);
+        self.open_in(directory)
     }
 }

@@ -43,6 +43,16 @@ impl ExitWatch {
     }
 }
 
+/// Fails with `ECHILD` unless this is an unreaped child of ours. Reaps nothing.
+pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
+    let id = libc::id_t::try_from(pid.as_raw()).map_err(io::Error::other)?;
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid(2) writes one siginfo_t to the pointer, which is valid for one.
+    Errno::result(unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), look) })?;
+    Ok(())
+}
+
 /// These systems have no such signal: a child outlives a supervisor killed by SIGKILL.
 pub(super) fn die_with_parent(_parent: Pid) -> io::Result<()> {
     Ok(())

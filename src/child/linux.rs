@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 
 use super::identity::Process;
@@ -36,6 +37,13 @@ impl ExitWatch {
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.0.as_ref().map(AsFd::as_fd)
     }
+}
+
+/// Fails with `ECHILD` unless this is an unreaped child of ours. Reaps nothing.
+pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), look)?;
+    Ok(())
 }
 
 /// Has the calling process killed when the thread that forked it ends.

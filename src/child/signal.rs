@@ -68,6 +68,12 @@ fn last_signal() -> i32 {
     libc::SIGUSR2
 }
 
+impl From<Signal> for i32 {
+    fn from(signal: Signal) -> Self {
+        signal.0
+    }
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match nix::sys::signal::Signal::try_from(self.0) {
@@ -101,9 +107,9 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     queried == 0 && unsafe { current.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Gives `SIGCHLD` its default action back: with an inherited `SIG_IGN` the kernel would reap the
-/// children itself and throw their exit status away (wait(2)).
-pub(crate) fn restore_default() {
+/// Gives `SIGCHLD` its default action back, for a program that is a command: with an inherited
+/// `SIG_IGN` the kernel would reap the children itself and throw their exit status away (wait(2)).
+pub fn restore_sigchld() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL installs no handler, so none can run in a bad state.
     let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGCHLD, &default) };

@@ -1,13 +1,13 @@
 //! The transitions of a monitored child, and the trait of whoever is told of them.
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::sandbox::Sandbox;
 use crate::child::{Command, ExitStatus, Identity, Signal, SpawnError};
+use crate::logfile::LogError;
 
 /// Takes the transitions of one sandbox: the SQLite registry is one, a host's own another.
 ///
@@ -26,8 +26,8 @@ pub trait Observer {
     /// Asked before anything is started; every observer must grant it.
     ///
     /// [`Claim::Later`] is asked again after that time, for five seconds at most. A child that a
-    /// host hands over runs already: its claim is asked again until it is granted or refused, and
-    /// the transitions are told meanwhile.
+    /// host hands over runs already: its claim is asked once, and an observer that answers
+    /// [`Claim::Later`] remembers it and makes it good with the transitions that follow.
     fn claim(&mut self, starting: &Starting<'_>) -> Claim {
         let _ = starting;
         Claim::Granted
@@ -191,14 +191,9 @@ pub enum StartError {
     /// An observer refused, or could not answer in time.
     #[error("can't record the start: {0}")]
     Claim(String),
-    /// The log's directory or file is unusable.
-    #[error("can't open the log {path}: {reason}")]
-    Log {
-        /// The log file.
-        path: PathBuf,
-        /// The system's reason.
-        reason: String,
-    },
+    /// The log's directory or file is unusable; the text names it and the reason.
+    #[error("{0}")]
+    Log(String),
     /// The command could not be executed.
     #[error(transparent)]
     Spawn(SpawnError),
@@ -208,6 +203,12 @@ pub enum StartError {
     /// The monitor's own resources (descriptors, pollers) could not be had.
     #[error("can't monitor the child: {0}")]
     Monitor(String),
+}
+
+impl StartError {
+    pub(super) fn log(error: LogError) -> Self {
+        Self::Log(error.to_string())
+    }
 }
 
 impl End {

@@ -1,0 +1,76 @@
+//! A host with a loop of its own: the reactor is one descriptor in it, beside the host's others.
+//!
+//! It spawns its children itself, as a libkrun host forks its own, and hands them over; it takes
+//! the transitions by an observer of its own. No registry: `--no-default-features` builds it.
+//!
+//! `cargo run --no-default-features --example nested`
+//!
+//! (mio's poll(2) back end has no descriptor that could be nested: the whole file is for the others.)
+
+#![cfg(not(mio_unsupported_force_poll_poll))]
+
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmon::child::ChildIo;
+use vmon::monitor::{Monitor, Sandbox, Transition};
+use vmon::reactor::Reactor;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let logs = std::env::temp_dir().join("vmon-nested");
+    let (ticks, mut clock) = std::io::pipe()?;
+    let mut reactor = Reactor::new()?;
+
+    for (name, script) in [("first", "echo one; sleep 0.2"), ("second", "echo two >&2; exit 2")] {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let io = ChildIo::Piped {
+            stdin: None,
+            stdout: child.stdout.take().map(Into::into),
+            stderr: child.stderr.take().map(Into::into),
+        };
+        let observer = move |transition: &Transition| eprintln!("{name}: {transition:?}");
+        Monitor::builder(Sandbox::new(name, "Sandboxfile", &logs)?).observer(observer).start(
+            &mut reactor,
+            child.id(),
+            io,
+        )?;
+    }
+
+    std::io::Write::write_all(&mut clock, b"!")?;
+    let mut host_events = 0;
+    while !reactor.is_done() || host_events == 0 {
+        let (reactor_ready, host_ready) = {
+            let mut fds = [
+                PollFd::new(reactor.as_fd(), PollFlags::POLLIN),
+                PollFd::new(ticks.as_fd(), PollFlags::POLLIN),
+            ];
+            poll(&mut fds, until(reactor.next_deadline()))?;
+            let [reactor_fd, host_fd] = fds;
+            (reactor_fd.any().unwrap_or(false), host_fd.any().unwrap_or(false))
+        };
+        if host_ready {
+            host_events += std::io::Read::read(&mut &ticks, &mut [0; 64])?;
+        }
+        let due = reactor.next_deadline().is_some_and(|at| at <= Instant::now());
+        if reactor_ready || due {
+            reactor.poll_once(Some(Duration::ZERO))?;
+        }
+    }
+    eprintln!("the host's own descriptor gave {host_events} byte");
+    Ok(())
+}
+
+/// Milliseconds until then, rounded up: a poll that ends too early would only be repeated.
+fn until(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let millis = left.as_millis() + u128::from(left.subsec_nanos() % 1_000_000 != 0);
+    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+}

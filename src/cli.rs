@@ -1,0 +1,140 @@
+//! The command line: what is understood, which subcommand gets it, and what a failure looks like.
+//!
+//! Nothing here prints with a macro: those panic on a closed stdout or stderr.
+
+mod args;
+mod name;
+mod ps;
+mod run;
+mod shared;
+mod tell;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use nix::errno::Errno;
+use vmon::monitor::{NameError, StartError};
+use vmon::registry::RegistryError;
+use vmon::terminal::Messages;
+
+/// vmon's own failures: usage, or an environment in which it can't work.
+const OWN_FAILURE: u8 = 125;
+
+/// Some of what was asked for could not be done.
+const NOT_ALL_DONE: u8 = 1;
+
+/// Runs a microVM, or any other command, under a monitor: its output in a rotating log and at
+/// your terminal, its life in a record.
+#[derive(Debug, Parser)]
+#[command(name = "vmon", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Subcommand {
+    Run(Box<run::RunArgs>),
+    Ps(ps::PsArgs),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  run   the command's own; 128+n when signal n ended it; 125 when vmon itself failed (usage
+        errors too), 126 when the command can't be executed, 127 when it was not found
+  ps    0; 1 when the list could not be written; 125 usage or environment";
+
+/// What keeps a subcommand from doing what it was asked for.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(
+        "no place for the state: set VMON_STATE_DIR or HOME (it is empty or unset), or give --state-dir"
+    )]
+    NoHome,
+    #[error("the argument '--forward-output' cannot be used with '--no-forward': leave one out")]
+    ForwardBothWays,
+    #[error("can't resolve {path}: {reason}; give an absolute path")]
+    Relative { path: PathBuf, reason: &'static str },
+    #[error("can't use the {what} {path}: {reason}; choose another with {option}")]
+    Directory { what: &'static str, path: PathBuf, reason: &'static str, option: &'static str },
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("{0} (--db)")]
+    Registry(#[from] RegistryError),
+    #[error("can't set up the event loop: {0}")]
+    SetUp(io::Error),
+    #[error("the event loop failed: {0}")]
+    Loop(io::Error),
+    #[error("the monitor ended without telling how the command did")]
+    NoEnd,
+    #[error("{error}")]
+    NotStarted { error: StartError, code: u8 },
+    #[error("can't write the list: {0}")]
+    Output(&'static str),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Output(_) => NOT_ALL_DONE,
+            Self::NotStarted { code, .. } => *code,
+            _ => OWN_FAILURE,
+        }
+    }
+}
+
+/// Does what `args`, the program's name first, ask for.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let messages = Messages::stderr();
+    let code = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli.command.execute(&messages).unwrap_or_else(|failure| {
+            tell::failure(&messages, &failure.to_string());
+            failure.exit_code()
+        }),
+        Err(error) => answer(&messages, &error, &args),
+    };
+    ExitCode::from(code)
+}
+
+impl Subcommand {
+    fn execute(self, messages: &Messages) -> Result<u8, Failure> {
+        match self {
+            Self::Run(args) => {
+                tell::install(messages, args.shared.log_level);
+                run::run(*args)
+            }
+            Self::Ps(args) => {
+                tell::install(messages, args.shared.log_level);
+                ps::ps(&args)
+            }
+        }
+    }
+}
+
+/// Help and the version go to stdout; anything else that clap has to say is a usage error.
+fn answer(messages: &Messages, error: &clap::Error, args: &[OsString]) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            match tell::stdout(error.render().to_string().as_bytes()) {
+                Ok(()) => 0,
+                Err(error) => {
+                    tell::failure(messages, &format!("can't write the help: {}", reason(&error)));
+                    NOT_ALL_DONE
+                }
+            }
+        }
+        _ => {
+            tell::failure(messages, &tell::usage_error(error, args));
+            OWN_FAILURE
+        }
+    }
+}
+
+/// The system's words for an error, without Rust's error number behind them.
+fn reason(error: &io::Error) -> &'static str {
+    error.raw_os_error().map_or("unknown error", |raw| Errno::from_raw(raw).desc())
+}

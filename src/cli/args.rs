@@ -1,0 +1,196 @@
+//! How the values of options are read: sizes, times, dates, environment variables, layers.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+
+/// A value that can't be read, and what one looks like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    #[error(
+        "not a size: give whole bytes, or a whole number with KiB, MiB or GiB (short: K, M, G), such as 10MiB"
+    )]
+    Size,
+    #[error("too large: at most {} bytes", u64::MAX)]
+    SizeTooLarge,
+    #[error(
+        "not a time: give whole seconds, or a whole number with ms, s, m or h, such as 10s or 500ms"
+    )]
+    Time,
+    #[error("too long: at most {} seconds", MAX_TIME.as_secs())]
+    TimeTooLong,
+    #[error("{0}; give a date and time as in RFC 3339, such as 2026-01-31T12:00:00Z")]
+    Date(chrono::ParseError),
+    #[error("no variable is named: give KEY=VALUE, or KEY to pass on our own value")]
+    NoKey,
+    #[error("a path of a layer can't contain ':', which separates the layers in the record")]
+    Colon,
+    #[error("a path must not be empty")]
+    NoPath,
+}
+
+/// The longest time that an option takes: what clocks can add to now on every system.
+const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// `0`, plain bytes, or a number of KiB, MiB or GiB; K, M and G mean the same powers of 1,024.
+pub fn size(text: &str) -> Result<u64, ValueError> {
+    let (number, unit) = split_unit(text).ok_or(ValueError::Size)?;
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(ValueError::Size),
+    };
+    // Digits only: what does not parse does not fit.
+    let number: u64 = number.parse().map_err(|_| ValueError::SizeTooLarge)?;
+    number.checked_mul(factor).ok_or(ValueError::SizeTooLarge)
+}
+
+/// Plain seconds, or a number of ms, s, m or h.
+pub fn time(text: &str) -> Result<Duration, ValueError> {
+    let (number, unit) = split_unit(text).ok_or(ValueError::Time)?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(ValueError::Time),
+    };
+    let number: u64 = number.parse().map_err(|_| ValueError::TimeTooLong)?;
+    let time = number.checked_mul(milliseconds).map(Duration::from_millis);
+    time.filter(|time| *time <= MAX_TIME).ok_or(ValueError::TimeTooLong)
+}
+
+/// The digits that `text` begins with, at least one, and what follows them.
+fn split_unit(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(end)?;
+    (!number.is_empty()).then_some((number, unit))
+}
+
+/// A date and time as in RFC 3339, to the microsecond.
+pub fn date(text: &str) -> Result<DateTime<Utc>, ValueError> {
+    let date = DateTime::parse_from_rfc3339(text).map_err(ValueError::Date)?;
+    Ok(date.with_timezone(&Utc).trunc_subsecs(6))
+}
+
+/// A variable for the command; without a value it gets ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvArg {
+    pub key: OsString,
+    pub value: Option<OsString>,
+}
+
+/// `KEY=VALUE` or `KEY`, whatever bytes they are.
+pub fn env(text: OsString) -> Result<EnvArg, ValueError> {
+    let bytes = text.as_bytes();
+    let (key, value) = match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) => (bytes.get(..at), bytes.get(at + 1..)),
+        None => (Some(bytes), None),
+    };
+    let own = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+    match key {
+        Some(key) if !key.is_empty() => Ok(EnvArg { key: own(key), value: value.map(own) }),
+        _ => Err(ValueError::NoKey),
+    }
+}
+
+/// The path of an overlayfs layer.
+pub fn layer(text: OsString) -> Result<PathBuf, ValueError> {
+    if text.is_empty() {
+        return Err(ValueError::NoPath);
+    }
+    if text.as_bytes().contains(&b':') {
+        return Err(ValueError::Colon);
+    }
+    Ok(PathBuf::from(OsString::from_vec(text.into_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_1024() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("1KiB", 1024),
+            ("10MiB", 10 << 20),
+            ("2GiB", 2 << 30),
+            ("3k", 3 << 10),
+            ("3M", 3 << 20),
+            ("1g", 1 << 30),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in ["", "MiB", "-1", "+1", "1.5MiB", "1 MiB", "1MB", "1TiB", "1MiB ", "0x10", "１"]
+        {
+            assert_eq!(size(text), Err(ValueError::Size), "{text:?}");
+        }
+        for text in ["18446744073709551616", "17179869184GiB"] {
+            assert_eq!(size(text), Err(ValueError::SizeTooLarge), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds_unless_they_say_otherwise() {
+        for (text, milliseconds) in [
+            ("0", 0),
+            ("10", 10_000),
+            ("10s", 10_000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in ["", "s", "-1s", "1.5s", "1 s", "1d", "10S", "1min"] {
+            assert_eq!(time(text), Err(ValueError::Time), "{text:?}");
+        }
+        for text in ["4294967296", "18446744073709551615h", "99999999999999999999"] {
+            assert_eq!(time(text), Err(ValueError::TimeTooLong), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_are_rfc_3339_in_any_zone() {
+        let expected = "2026-01-31T11:00:00Z".parse::<DateTime<Utc>>().unwrap();
+        assert_eq!(date("2026-01-31T12:00:00+01:00"), Ok(expected));
+        assert_eq!(date("2026-01-31T11:00:00.0000009Z"), Ok(expected));
+        for text in ["", "yesterday", "2026-01-31", "2026-01-31T12:00:00", "2026-02-30T12:00:00Z"] {
+            assert!(matches!(date(text), Err(ValueError::Date(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_environment_variable_keeps_its_bytes() {
+        let parsed = env(OsString::from_vec(b"K=a=\xff".to_vec())).unwrap();
+        assert_eq!(parsed.key, "K");
+        assert_eq!(parsed.value, Some(OsString::from_vec(b"a=\xff".to_vec())));
+        assert_eq!(env("K=".into()).unwrap().value, Some(OsString::new()));
+        assert_eq!(env("K".into()).unwrap().value, None);
+        assert_eq!(env("=x".into()), Err(ValueError::NoKey));
+        assert_eq!(env("".into()), Err(ValueError::NoKey));
+    }
+
+    #[test]
+    fn a_layer_has_no_colon() {
+        assert_eq!(layer("/a".into()), Ok("/a".into()));
+        assert_eq!(layer("/a:/b".into()), Err(ValueError::Colon));
+        assert_eq!(layer("".into()), Err(ValueError::NoPath));
+    }
+}

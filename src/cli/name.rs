@@ -1,0 +1,100 @@
+//! The sandbox's name: given, or made from the command's, with a number while that one is taken.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use vmon::monitor::{Name, NameError};
+
+/// The name of a program that has nothing a name could be made of.
+const NAMELESS: &str = "sandbox";
+
+/// Which names a run may claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameChoice {
+    /// This one or none.
+    Given(Name),
+    /// This one, or it with the first number that is free.
+    FromProgram(Name),
+}
+
+impl NameChoice {
+    /// The base name of `program` made a name: what a name can't have becomes `-`, and it begins
+    /// with the first letter or digit.
+    pub fn of_program(program: &OsStr) -> Result<Self, NameError> {
+        let base = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.+-".contains(c);
+        let replaced: String = base.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+        let name = replaced.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        let name = if name.is_empty() { NAMELESS } else { cut(name, Name::MAX_LEN) };
+        Name::new(name).map(Self::FromProgram)
+    }
+
+    /// The first name to claim.
+    pub fn first(&self) -> &Name {
+        match self {
+            Self::Given(name) | Self::FromProgram(name) => name,
+        }
+    }
+
+    /// The name to claim when those before it are taken, `number` from 2; `None` for a name that
+    /// was given.
+    pub fn numbered(&self, number: u32) -> Option<Name> {
+        match self {
+            Self::Given(_) => None,
+            Self::FromProgram(name) => {
+                let suffix = format!("-{number}");
+                let room = Name::MAX_LEN.checked_sub(suffix.len())?;
+                Name::new(format!("{}{suffix}", cut(name.as_str(), room))).ok()
+            }
+        }
+    }
+}
+
+/// At most `length` bytes of `name`, which is ASCII.
+fn cut(name: &str, length: usize) -> &str {
+    name.get(..length).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    fn name_of(program: &[u8]) -> String {
+        NameChoice::of_program(OsStr::from_bytes(program)).unwrap().first().to_string()
+    }
+
+    #[test]
+    fn a_program_gives_its_base_name() {
+        assert_eq!(name_of(b"/usr/bin/qemu-system-x86_64"), "qemu-system-x86_64");
+        assert_eq!(name_of(b"./run"), "run");
+        assert_eq!(name_of(b"dir/"), "dir");
+    }
+
+    #[test]
+    fn what_a_name_can_not_have_is_replaced_or_left_out() {
+        assert_eq!(name_of(b"my prog@1"), "my-prog-1");
+        assert_eq!(name_of(b"-bash"), "bash");
+        assert_eq!(name_of(b".hidden"), "hidden");
+        assert_eq!(name_of(b"a\xff\nb"), "a--b");
+        for program in [&b""[..], b"/", b"..", b"___", "ä".as_bytes()] {
+            assert_eq!(name_of(program), NAMELESS, "{program:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_leaves_room_for_its_number() {
+        let long = "x".repeat(300);
+        let choice = NameChoice::of_program(OsStr::new(&long)).unwrap();
+        assert_eq!(choice.first().as_str(), "x".repeat(128));
+        assert_eq!(choice.numbered(12).unwrap().as_str(), format!("{}-12", "x".repeat(125)));
+    }
+
+    #[test]
+    fn only_a_name_that_was_not_given_gets_a_number() {
+        let choice = NameChoice::of_program(OsStr::new("sh")).unwrap();
+        assert_eq!(choice.numbered(2).unwrap().as_str(), "sh-2");
+        assert_eq!(NameChoice::Given(Name::new("sh").unwrap()).numbered(2), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! The options that every subcommand has, and the places on disk that follow from them.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+
+use super::tell::LogLevel;
+use super::{Failure, reason};
+
+/// Where the state lies, and what vmon says.
+#[derive(Debug, clap::Args)]
+pub struct SharedArgs {
+    /// Where log/ and sandbox.db lie; $VMON_STATE_DIR, else $XDG_STATE_HOME/vmon, else
+    /// ~/.local/state/vmon by default
+    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    state_dir: Option<PathBuf>,
+
+    /// The database of the record; run/ lies beside it [default: STATE/sandbox.db]
+    #[arg(long, value_name = "FILE", alias = "sandbox-db-path", help_heading = "Places")]
+    db: Option<PathBuf>,
+
+    /// Which of vmon's own messages go to stderr
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
+    pub log_level: LogLevel,
+}
+
+/// The places on disk. Nothing of them need exist.
+#[derive(Debug)]
+pub struct Places {
+    pub state_dir: PathBuf,
+    pub db: Place,
+}
+
+/// An absolute path, and the option that moves it.
+#[derive(Debug)]
+pub struct Place {
+    pub path: PathBuf,
+    pub option: &'static str,
+}
+
+impl SharedArgs {
+    /// The places that the options and the environment name.
+    pub fn places(&self) -> Result<Places, Failure> {
+        let state_dir = match &self.state_dir {
+            Some(given) => given.clone(),
+            None => default_state_dir(|name| std::env::var_os(name))?,
+        };
+        let state_dir = absolute(&state_dir)?;
+        let db = Place::new(self.db.as_deref(), "--db", &state_dir, "sandbox.db")?;
+        Ok(Places { state_dir, db })
+    }
+}
+
+impl Place {
+    /// The place that `option` gives, else `name` in the state directory.
+    pub fn new(
+        given: Option<&Path>,
+        option: &'static str,
+        state_dir: &Path,
+        name: &str,
+    ) -> Result<Self, Failure> {
+        Ok(match given {
+            Some(path) => Self { path: absolute(path)?, option },
+            None => Self { path: state_dir.join(name), option: "--state-dir" },
+        })
+    }
+}
+
+/// `path` from the current directory, without resolving links.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::Relative { path: path.to_owned(), reason: reason(&error) })
+}
+
+fn default_state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
+    let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(state_dir) = path("VMON_STATE_DIR") {
+        return Ok(state_dir);
+    }
+    // The XDG Base Directory Specification has relative paths ignored.
+    if let Some(state_home) = path("XDG_STATE_HOME").filter(|path| path.is_absolute()) {
+        return Ok(state_home.join("vmon"));
+    }
+    Ok(path("HOME").ok_or(Failure::NoHome)?.join(".local/state/vmon"))
+}
+
+/// The directories made so far for a start that may yet fail.
+#[derive(Debug, Default)]
+pub struct NewDirectories(Vec<PathBuf>);
+
+impl NewDirectories {
+    /// Makes `path` a directory that we can write into, with all that are missing above it; only
+    /// its owner can enter what is made.
+    pub fn make(&mut self, path: &Path) -> io::Result<()> {
+        let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            match DirBuilder::new().mode(0o700).create(directory) {
+                Ok(()) => self.0.push(directory.to_owned()),
+                // Another vmon that starts now was faster.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        check_directory(path, AccessFlags::W_OK | AccessFlags::X_OK)
+    }
+
+    /// Removes those that are still empty: a start that fails leaves nothing behind.
+    pub fn remove(self) {
+        for directory in self.0.iter().rev() {
+            // rmdir(2) refuses a directory that somebody uses by now.
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Whether `path` is a directory that we may use in this way.
+pub fn check_directory(path: &Path, flags: AccessFlags) -> io::Result<()> {
+    if !path.metadata()?.is_dir() {
+        return Err(Errno::ENOTDIR.into());
+    }
+    Ok(access(path, flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn state_dir(variables: &[(&str, &str)]) -> Option<PathBuf> {
+        let find = |name: &str| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        };
+        default_state_dir(find).ok()
+    }
+
+    #[test]
+    fn the_state_directory_comes_from_the_first_variable_that_names_one() {
+        let all = [("VMON_STATE_DIR", "/s"), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(state_dir(&all), Some("/s".into()));
+        assert_eq!(state_dir(&all[1..]), Some("/x/vmon".into()));
+        assert_eq!(state_dir(&all[2..]), Some("/h/.local/state/vmon".into()));
+        assert_eq!(state_dir(&[]), None);
+    }
+
+    #[test]
+    fn empty_variables_and_a_relative_xdg_path_do_not_count() {
+        let some = [("VMON_STATE_DIR", ""), ("XDG_STATE_HOME", "rel"), ("HOME", "/h")];
+        assert_eq!(state_dir(&some), Some("/h/.local/state/vmon".into()));
+        assert_eq!(state_dir(&[("HOME", "")]), None);
+    }
+
+    #[test]
+    fn directories_are_private_and_go_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("a/b");
+        let mut made = NewDirectories::default();
+        made.make(&path).unwrap();
+        made.make(&path).unwrap();
+        for directory in [&path, &scratch.path().join("a")] {
+            let mode = directory.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+        made.remove();
+        assert!(!scratch.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let mut made = NewDirectories::default();
+        for path in [file.clone(), file.join("below")] {
+            let error = made.make(&path).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(Errno::ENOTDIR as i32), "{path:?}");
+        }
+        assert!(made.0.is_empty());
+    }
+}

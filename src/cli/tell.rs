@@ -1,0 +1,227 @@
+//! What the command says: failures and warnings on stderr, one line each, and answers on stdout.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, ErrorKind as IoErrorKind, Write};
+
+use clap::ValueEnum;
+use clap::error::ErrorKind;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+use vmon::terminal::Messages;
+
+/// Which of vmon's own messages are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Sends the library's events to `messages`.
+pub fn install(messages: &Messages, level: LogLevel) {
+    let messages = messages.clone();
+    let installed = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(level))
+        .with_writer(move || messages.clone())
+        .event_format(Line)
+        .try_init();
+    // Fails only when this process has a subscriber already; then that one takes the events.
+    drop(installed);
+}
+
+/// An event as `vmon: warn: message key=value`.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = String::new();
+        context.format_fields(Writer::new(&mut fields), event)?;
+        let level = level_name(*event.metadata().level());
+        writeln!(writer, "vmon: {level}: {}", one_line(&fields))
+    }
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+/// Says on stderr why the command fails, as one line.
+pub fn failure(messages: &Messages, text: &str) {
+    // One write, so that lines of several processes on one stderr do not mix. There is nobody
+    // left to tell of an error here.
+    let _ = messages.clone().write_all(format!("vmon: {}\n", one_line(text)).as_bytes());
+}
+
+/// Writes an answer to stdout. A reader that has gone away has all it wanted.
+pub fn stdout(answer: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(answer).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// `text` with its control characters escaped: it can neither break a line nor steer a terminal.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut printable = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    Cow::Owned(printable)
+}
+
+fn one_line(text: &str) -> Cow<'_, str> {
+    printable(text.trim_end())
+}
+
+/// clap's message of several lines as one: what is wrong, then its suggestion or where the help
+/// is.
+pub fn usage_error(error: &clap::Error, args: &[OsString]) -> String {
+    let subcommand = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return "nothing to do: give a subcommand, 'run' or 'ps'; see 'vmon --help'".to_owned();
+        }
+        ErrorKind::MissingRequiredArgument if subcommand == "run" => return no_command(args),
+        _ => {}
+    }
+    let rendered = error.render().to_string();
+    let mut paragraphs = without_usage(&rendered).split("\n\n").map(joined);
+    let problem = paragraphs.next().unwrap_or_default();
+    let problem = problem.strip_prefix("error: ").unwrap_or(&problem);
+    // The tip to pass an unknown option as a value after `--` is only right where it was meant
+    // for the command.
+    let tips = paragraphs.find(|text| text.starts_with("tip: ")).unwrap_or_default();
+    match tips.split("tip: ").find(|tip| !tip.is_empty() && !tip.starts_with("to pass ")) {
+        Some(tip) => format!("{problem}; {}", tip.trim_end()),
+        None if tells_values(error.kind(), problem) => problem.to_owned(),
+        None => format!("{problem}; see '{} --help'", command_name(subcommand)),
+    }
+}
+
+/// A paragraph's lines as one.
+fn joined(paragraph: &str) -> String {
+    paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ").trim().to_owned()
+}
+
+/// Whether the message itself says what would be right.
+fn tells_values(kind: ErrorKind, problem: &str) -> bool {
+    kind == ErrorKind::ValueValidation || problem.contains("[possible values:")
+}
+
+fn command_name(subcommand: &str) -> &'static str {
+    match subcommand {
+        "run" => "vmon run",
+        "ps" => "vmon ps",
+        _ => "vmon",
+    }
+}
+
+/// clap's message without the paragraphs at its end. The last ones: an argument that it quotes may
+/// contain anything.
+fn without_usage(rendered: &str) -> &str {
+    ["\n\nFor more information", "\n\nUsage:"]
+        .iter()
+        .fold(rendered, |text, end| text.rsplit_once(end).map_or(text, |(before, _)| before))
+}
+
+fn no_command(args: &[OsString]) -> String {
+    let layers = |arg: &OsString| arg.to_string_lossy().starts_with("--overlayfs-layer");
+    let taken =
+        if args.iter().any(layers) { " ('--' ends the paths of --overlayfs-layer)" } else { "" };
+    format!("no command to run: vmon run [OPTIONS] [--] COMMAND [ARG]...{taken}")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn error_of(args: &[&str]) -> String {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        usage_error(&Cli::try_parse_from(&args).unwrap_err(), &args)
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("a\u{1b}[1m\nb"), "a\\u{1b}[1m\\nb");
+        assert_eq!(printable("plain ä"), "plain ä");
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_with_a_way_out() {
+        assert_eq!(
+            error_of(&["vmon", "run", "--nmae", "x", "true"]),
+            "unexpected argument '--nmae' found; a similar argument exists: '--name'"
+        );
+        assert_eq!(
+            error_of(&["vmon", "run", "--qqq", "true"]),
+            "unexpected argument '--qqq' found; see 'vmon run --help'"
+        );
+        assert_eq!(
+            error_of(&["vmon", "run", "--tty", "maybe", "true"]),
+            "invalid value 'maybe' for '--tty <WHEN>' [possible values: auto, always, never]"
+        );
+        assert_eq!(
+            error_of(&["vmon", "run", "--b\nUsage: x", "true"]),
+            "unexpected argument '--b Usage: x' found; see 'vmon run --help'"
+        );
+        assert_eq!(
+            error_of(&["vmon"]),
+            "nothing to do: give a subcommand, 'run' or 'ps'; see 'vmon --help'"
+        );
+    }
+
+    #[test]
+    fn a_missing_command_tells_where_it_goes() {
+        let line = error_of(&["vmon", "run"]);
+        assert_eq!(line, "no command to run: vmon run [OPTIONS] [--] COMMAND [ARG]...");
+        let line = error_of(&["vmon", "run", "--overlayfs-layer", "/a", "true"]);
+        assert!(line.ends_with("('--' ends the paths of --overlayfs-layer)"), "{line}");
+    }
+}

@@ -1,0 +1,216 @@
+//! Where a log lives, and all work in its directory, through the directory's descriptor.
+//!
+//! The descriptor is opened for each piece of work and closed after it: an idle log costs one
+//! descriptor, not two, and a path resolved anew finds a directory that was replaced. Below the
+//! log directory nothing is followed (`O_NOFOLLOW`, open(2)): not a symbolic link in place of the
+//! directory, nor of the log.
+
+use std::fs::{DirBuilder, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
+
+use super::LogError;
+use super::current::{Current, Identity};
+use super::generations::LONGEST_SUFFIX;
+use super::rename::rename_exclusive;
+
+/// `NAME_MAX` of every file system that matters.
+const LONGEST_NAME: usize = 255;
+
+const DIRECTORY_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// `O_NONBLOCK` and `O_NOCTTY` against a FIFO or a terminal that is put there between the look
+/// and the open(2); on a regular file they mean nothing.
+const LOG_FLAGS: OFlag = OFlag::O_WRONLY
+    .union(OFlag::O_APPEND)
+    .union(OFlag::O_CREAT)
+    .union(OFlag::O_CLOEXEC)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY);
+
+/// The names that lead to a log.
+#[derive(Debug)]
+pub(super) struct Place {
+    log_dir: PathBuf,
+    config_file: String,
+    log_name: String,
+    path: PathBuf,
+}
+
+impl Place {
+    pub(super) fn new(log_dir: &Path, config_file: &str, name: &str) -> Result<Self, LogError> {
+        check_name("a config file", config_file, LONGEST_NAME)?;
+        check_name("a log", name, LONGEST_NAME - ".log".len() - LONGEST_SUFFIX.len())?;
+        // Absolute, because a host may change its working directory before the next look.
+        let log_dir = std::path::absolute(log_dir)
+            .map_err(|error| LogError::io("find the log directory", log_dir, error))?;
+        let log_name = format!("{name}.log");
+        let path = log_dir.join(config_file).join(&log_name);
+        Ok(Self { log_dir, config_file: config_file.to_owned(), log_name, path })
+    }
+
+    pub(super) fn log_name(&self) -> &str {
+        &self.log_name
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the log's directory from the top, and makes what is missing.
+    pub(super) fn directory(&self) -> Result<Directory, LogError> {
+        let parent = open_or_make(
+            || open(&self.log_dir, DIRECTORY_FLAGS, Mode::empty()),
+            || DirBuilder::new().recursive(true).mode(0o700).create(&self.log_dir),
+        )
+        .map_err(|error| LogError::io("use the log directory", &self.log_dir, error))?;
+
+        let path = self.log_dir.join(&self.config_file);
+        let name = self.config_file.as_str();
+        let flags = DIRECTORY_FLAGS | OFlag::O_NOFOLLOW;
+        let opened = open_or_make(
+            || openat(&parent, name, flags, Mode::empty()),
+            || match mkdirat(&parent, name, Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+        );
+        match opened {
+            Ok(fd) => Ok(Directory { fd, path }),
+            Err(error) => {
+                // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
+                if let Ok(Some(stat)) = stat_at(&parent, name) {
+                    require(SFlag::S_IFDIR, &stat, &path)?;
+                }
+                Err(LogError::io("use the log directory", path, error))
+            }
+        }
+    }
+}
+
+/// An open directory of logs.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn identity(&self) -> Result<Identity, LogError> {
+        match fstat(&self.fd) {
+            Ok(stat) => Ok(Identity::of(&stat)),
+            Err(error) => Err(LogError::io("look at", &self.path, error)),
+        }
+    }
+
+    /// What is there under a name, itself and not what it may point to.
+    pub(super) fn stat(&self, name: &str) -> Result<Option<FileStat>, LogError> {
+        stat_at(&self.fd, name)
+            .map_err(|error| LogError::io("look at", self.path.join(name), error))
+    }
+
+    /// Opens the log, and makes it where there is none.
+    pub(super) fn open_log(&self, name: &str) -> Result<Current, LogError> {
+        let path = self.path.join(name);
+        // Before it is opened: to open a device, or a FIFO that a reader waits at, does
+        // something by itself. And after, for what was put there in between.
+        if let Some(stat) = self.stat(name)? {
+            require(SFlag::S_IFREG, &stat, &path)?;
+        }
+        let fd = openat(&self.fd, name, LOG_FLAGS, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|error| LogError::io("open the log", &path, error))?;
+        let stat = fstat(&fd).map_err(|error| LogError::io("look at", &path, error))?;
+        require(SFlag::S_IFREG, &stat, &path)?;
+        Ok(Current::new(File::from(fd), &stat))
+    }
+
+    /// Whether a log can be made, written and rotated here.
+    pub(super) fn check(&self, name: &str) -> Result<(), LogError> {
+        let enter = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(&self.fd, ".", enter, AtFlags::AT_EACCESS)
+            .map_err(|error| LogError::io("write into the log directory", &self.path, error))?;
+        let Some(stat) = self.stat(name)? else { return Ok(()) };
+        let path = self.path.join(name);
+        require(SFlag::S_IFREG, &stat, &path)?;
+        faccessat(&self.fd, name, AccessFlags::W_OK, AtFlags::AT_EACCESS)
+            .map_err(|error| LogError::io("open the log", path, error))
+    }
+
+    /// Renames a file, never onto another: that is `EEXIST`.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
+        rename_exclusive(self.fd.as_fd(), from, to)
+    }
+
+    /// Removes a file; that there is none is as good.
+    pub(super) fn remove(&self, name: &str) -> Result<(), LogError> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(LogError::io("remove", self.path.join(name), error)),
+        }
+    }
+}
+
+/// The directory is nearly always there, so opening comes first.
+fn open_or_make(
+    open: impl Fn() -> Result<OwnedFd, Errno>,
+    make: impl FnOnce() -> std::io::Result<()>,
+) -> std::io::Result<OwnedFd> {
+    match open() {
+        Err(Errno::ENOENT) => {
+            make()?;
+            Ok(open()?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+fn stat_at(directory: &OwnedFd, name: &str) -> Result<Option<FileStat>, Errno> {
+    match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn require(wanted: SFlag, stat: &FileStat, path: &Path) -> Result<(), LogError> {
+    let found = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
+    if found == wanted {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    Err(LogError::WrongKind { path, found: kind(found), wanted: kind(wanted) })
+}
+
+fn kind(flag: SFlag) -> &'static str {
+    match flag {
+        SFlag::S_IFREG => "a regular file",
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFLNK => "a symbolic link",
+        SFlag::S_IFIFO => "a FIFO",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFCHR | SFlag::S_IFBLK => "a device",
+        _ => "something unknown",
+    }
+}
+
+fn check_name(what: &'static str, name: &str, longest: usize) -> Result<(), LogError> {
+    let reason = match name {
+        "" => "it is empty",
+        "." | ".." => "it is a directory of its own",
+        _ if name.contains(['/', '\0']) => "it is not one path component",
+        _ if name.len() > longest => "it is too long",
+        _ => return Ok(()),
+    };
+    Err(LogError::Name { what, name: name.to_owned(), reason })
+}

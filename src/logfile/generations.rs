@@ -1,0 +1,183 @@
+//! The older generations of a log: their numbers, and the removal of those beyond the limit.
+//!
+//! What is there is learnt by reading the directory once, at the first rotation. From then on a
+//! rotation adds the next number and takes away the oldest, by name: its cost does not depend on
+//! how many there are.
+
+use std::collections::VecDeque;
+use std::fs::read_dir;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+
+use super::LogError;
+use super::current::Identity;
+use super::directory::Directory;
+
+/// What a compressor may have added to a generation's name.
+const COMPRESSED: [&str; 2] = [".gz", ".zst"];
+
+/// The most that is added to a log's name.
+pub(super) const LONGEST_SUFFIX: &str = ".00000001.zst";
+
+/// More digits than that are somebody else's file, and would bring the sequence to its end.
+const MOST_DIGITS: usize = 15;
+
+/// How often a number may turn out to be taken before a rotation gives up.
+const ATTEMPTS: usize = 3;
+
+/// The numbers in use, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Generations {
+    /// The directory that was read. Another one in its place is read again.
+    surveyed: Option<Identity>,
+    /// The highest number ever seen, 0 for none. It never goes back.
+    highest: u64,
+    /// Ranges instead of numbers: without gaps, a million generations are one range.
+    kept: VecDeque<Range<u64>>,
+    count: u64,
+}
+
+impl Generations {
+    /// Learns what is there, unless that is known.
+    pub(super) fn survey(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
+        let identity = directory.identity()?;
+        if self.surveyed != Some(identity) {
+            self.read(directory, log)?;
+            self.surveyed = Some(identity);
+        }
+        Ok(())
+    }
+
+    /// Makes the log a generation.
+    pub(super) fn add(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
+        for _ in 0..ATTEMPTS {
+            let number = self.highest.saturating_add(1);
+            match directory.rename(log, &name(log, number)) {
+                Ok(()) => {
+                    self.keep(number);
+                    return Ok(());
+                }
+                // Somebody else has made generations since the directory was read.
+                Err(Errno::EEXIST) => self.read(directory, log)?,
+                Err(error) => return Err(cannot_rotate(directory, log, error)),
+            }
+        }
+        Err(cannot_rotate(directory, log, Errno::EEXIST))
+    }
+
+    /// Removes the oldest until no more than `max_files` are left. One that can't be removed is
+    /// told and forgotten until the directory is read again: to try it at each rotation would
+    /// keep the ones after it.
+    pub(super) fn prune(&mut self, directory: &Directory, log: &str, max_files: u32) {
+        while self.count > u64::from(max_files)
+            && let Some(number) = self.take_oldest()
+        {
+            if let Err(error) = remove(directory, &name(log, number)) {
+                tracing::warn!(%error, "an old log stays beyond the limit");
+            }
+        }
+    }
+
+    /// By path, for want of a call that reads a descriptor's directory: only names are taken from
+    /// it, and what is done to them is done through the descriptor.
+    fn read(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
+        let cannot = |error| LogError::io("read the log directory", directory.path(), error);
+        let mut numbers = Vec::new();
+        for entry in read_dir(directory.path()).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            numbers.extend(number(entry.file_name().as_bytes(), log));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        self.kept.clear();
+        self.count = 0;
+        for number in numbers {
+            self.keep(number);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, number: u64) {
+        let after = number.saturating_add(1);
+        match self.kept.back_mut() {
+            Some(range) if range.end == number => range.end = after,
+            _ => self.kept.push_back(number..after),
+        }
+        self.count += 1;
+        self.highest = self.highest.max(number);
+    }
+
+    fn take_oldest(&mut self) -> Option<u64> {
+        let range = self.kept.front_mut()?;
+        let number = range.next()?;
+        if range.is_empty() {
+            self.kept.pop_front();
+        }
+        self.count -= 1;
+        Some(number)
+    }
+}
+
+fn name(log: &str, number: u64) -> String {
+    format!("{log}.{number:08}")
+}
+
+/// The number of a generation of `log`, as it is or compressed; none for any other file.
+fn number(file: &[u8], log: &str) -> Option<u64> {
+    let rest = str::from_utf8(file).ok()?.strip_prefix(log)?.strip_prefix('.')?;
+    let digits = COMPRESSED.iter().find_map(|suffix| rest.strip_suffix(suffix)).unwrap_or(rest);
+    let plain = digits.len() == 8 || !digits.starts_with('0');
+    let number = (8..=MOST_DIGITS).contains(&digits.len())
+        && plain
+        && digits.bytes().all(|digit| digit.is_ascii_digit());
+    if number { digits.parse().ok() } else { None }
+}
+
+fn remove(directory: &Directory, generation: &str) -> Result<(), LogError> {
+    directory.remove(generation)?;
+    COMPRESSED.iter().try_for_each(|suffix| directory.remove(&format!("{generation}{suffix}")))
+}
+
+fn cannot_rotate(directory: &Directory, log: &str, error: Errno) -> LogError {
+    LogError::io("rotate the log", directory.path().join(log), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_generations_have_a_number() {
+        for (file, expected) in [
+            ("a.log.00000001", Some(1)),
+            ("a.log.00000042.gz", Some(42)),
+            ("a.log.99999999.zst", Some(99_999_999)),
+            ("a.log.100000000", Some(100_000_000)),
+            ("a.log.000000001", None),
+            ("a.log.0000001", None),
+            ("a.log.00000001.gz.zst", None),
+            ("a.log.00000001.bz2", None),
+            ("a.log.+0000001", None),
+            ("a.log.9999999999999999", None),
+            ("a.log", None),
+            ("b.log.00000001", None),
+            ("a.log@x.00000001", None),
+        ] {
+            assert_eq!(number(file.as_bytes(), "a.log"), expected, "{file}");
+        }
+    }
+
+    #[test]
+    fn numbers_without_gaps_are_one_range_and_come_back_in_order() {
+        let mut generations = Generations::default();
+        for number in [1, 2, 3, 7, 8, 10] {
+            generations.keep(number);
+        }
+        assert_eq!(generations.kept, [1..4, 7..9, 10..11]);
+        let taken: Vec<_> = std::iter::from_fn(|| generations.take_oldest()).collect();
+        assert_eq!(taken, [1, 2, 3, 7, 8, 10]);
+        assert_eq!((generations.count, generations.highest), (0, 10));
+    }
+}

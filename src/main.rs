@@ -1,0 +1,14 @@
+//! The `vmon` command: run a child under a monitor, and list what runs and ran.
+//!
+//! Only the command line lives here and in `cli/`. Everything that it does, a program that links
+//! the library can do too.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmon::child::restore_sigchld();
+    vmon::terminal::install_panic_hook();
+    cli::main(std::env::args_os().collect())
+}

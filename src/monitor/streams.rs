@@ -1,0 +1,348 @@
+//! The relays of one child: its output to the log and to our stdio, our stdin to it, and the
+//! terminal that both may be.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::pty::Winsize;
+use tracing::{debug, warn};
+
+use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
+use super::{Monitor, Source, Stream};
+use crate::child::{self, ChildIo, SpawnIo};
+use crate::logfile::LogFile;
+use crate::reactor::{Context, Sources};
+use crate::relay::{Input, InputEvent, Log, Output, Overflow, Sink};
+use crate::terminal::{Direction, Handle, RawState, Terminal};
+
+/// The size of a PTY where we have no terminal of our own.
+const DEFAULT_SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+
+type Cx<'a> = Context<'a, Monitor>;
+
+/// Everything that carries bytes for one child.
+#[derive(Debug)]
+pub(super) struct Streams {
+    log: Log,
+    outputs: Vec<(Stream, Output<Handle, Source>)>,
+    input: Option<Input<Handle, Source>>,
+    /// Whether the child's streams are one PTY.
+    tty: bool,
+    terminal: Option<Terminal>,
+    /// Whether our stdin is a terminal that becomes the child's.
+    interactive: bool,
+}
+
+/// What a command gets as its streams, by what the sandbox wants and what our terminal is.
+pub(super) fn spawn_io(sandbox: &Sandbox, pty: bool, terminal: Option<&Terminal>) -> SpawnIo {
+    let input = sandbox.input == InputPolicy::Forward;
+    if !pty {
+        return SpawnIo::Pipes { input };
+    }
+    SpawnIo::Pty {
+        input,
+        size: terminal.and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE),
+        modes: terminal.map(|terminal| terminal.modes().clone()),
+    }
+}
+
+/// Our terminal, where this sandbox has anything to do with our stdio.
+pub(super) fn open_terminal(sandbox: &Sandbox, pty: bool) -> Option<Terminal> {
+    let concerned = pty || sandbox.input == InputPolicy::Forward || sandbox.forward != Forward::Off;
+    concerned.then(Terminal::open).flatten()
+}
+
+impl Streams {
+    /// Relays the child's streams.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor or no place in the poller was to be had. Nothing is relayed then.
+    pub(super) fn new(
+        sandbox: &Sandbox,
+        log: LogFile,
+        io: ChildIo,
+        terminal: Option<Terminal>,
+        cx: &mut Cx<'_>,
+    ) -> io::Result<Self> {
+        let mut streams = Self {
+            log: Log::new(log, sandbox.on_log_error == OnLogError::Drop),
+            outputs: Vec::new(),
+            input: None,
+            tty: matches!(io, ChildIo::Tty { .. }),
+            terminal,
+            interactive: false,
+        };
+        let result = streams.connect(sandbox, io, &mut cx.sources);
+        match result {
+            Ok(()) => Ok(streams),
+            Err(error) => {
+                streams.close(&mut cx.sources);
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        sandbox: &Sandbox,
+        io: ChildIo,
+        sources: &mut Sources<'_, Source>,
+    ) -> io::Result<()> {
+        match io {
+            ChildIo::Piped { stdin, stdout, stderr } => {
+                self.add_output(Stream::Out, stdout, sandbox.forward, sources)?;
+                self.add_output(Stream::Err, stderr, sandbox.forward, sources)?;
+                self.add_input(stdin, sandbox.input, sources)
+            }
+            ChildIo::Tty { master } => {
+                // Two descriptors of one description: each can be watched for itself.
+                let target = master.try_clone()?;
+                self.add_output(Stream::Out, Some(master), sandbox.forward, sources)?;
+                self.add_input(Some(target), sandbox.input, sources)
+            }
+        }
+    }
+
+    fn add_output(
+        &mut self,
+        stream: Stream,
+        source: Option<OwnedFd>,
+        forward: Forward,
+        sources: &mut Sources<'_, Source>,
+    ) -> io::Result<()> {
+        let Some(source) = source else { return Ok(()) };
+        child::set_nonblocking(source.as_fd())?;
+        let overflow = match forward {
+            Forward::Off => None,
+            Forward::Block => Some(Overflow::Block),
+            Forward::Drop => Some(Overflow::Drop),
+        };
+        let sink = match overflow {
+            Some(overflow) => {
+                open_ours(stream)?.map(|handle| Sink::new(handle, Source::Sink(stream), overflow))
+            }
+            None => None,
+        };
+        let output = Output::new(source, Source::Output(stream), sink, sources)?;
+        self.outputs.push((stream, output));
+        Ok(())
+    }
+
+    fn add_input(
+        &mut self,
+        target: Option<OwnedFd>,
+        policy: InputPolicy,
+        sources: &mut Sources<'_, Source>,
+    ) -> io::Result<()> {
+        // Dropping the target is the end of the child's input, where it has a pipe for one.
+        let (Some(target), InputPolicy::Forward) = (target, policy) else { return Ok(()) };
+        let Some(ours) = Handle::open(io::stdin().as_fd(), Direction::Read)? else {
+            return Ok(());
+        };
+        child::set_nonblocking(target.as_fd())?;
+        self.interactive = self.tty && ours.is_terminal();
+        let input = Input::new(ours, Source::Stdin, target, Source::ChildInput, sources)?;
+        self.input = Some(input);
+        Ok(())
+    }
+
+    /// Makes our terminal the child's, if it is to be and we are in the foreground.
+    pub(super) fn enter_terminal(&mut self) -> RawState {
+        let Some(terminal) = self.terminal.as_mut().filter(|_| self.interactive) else {
+            return RawState::Background;
+        };
+        terminal.enter_raw().unwrap_or_else(|error| {
+            warn!("can't set the terminal's mode: {error}");
+            RawState::Background
+        })
+    }
+
+    /// Gives our terminal back to whoever had it.
+    pub(super) fn leave_terminal(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.leave_raw();
+        }
+    }
+
+    /// Gives the child's PTY the size of our terminal.
+    pub(super) fn resize(&self) {
+        let Some(size) = self.terminal.as_ref().and_then(Terminal::window_size) else { return };
+        let master = self.outputs.iter().find_map(|(_, output)| output.source());
+        if let Some(master) = master.filter(|_| self.tty)
+            && let Err(error) = child::resize(master.as_fd(), &size)
+        {
+            debug!("can't resize the child's terminal: {error}");
+        }
+    }
+
+    /// Reads one of the child's streams; says whether anything came.
+    pub(super) fn output_ready(&mut self, stream: Stream, cx: &mut Cx<'_>) -> bool {
+        let Self { outputs, log, .. } = self;
+        match outputs.iter_mut().find(|(name, _)| *name == stream) {
+            Some((_, output)) => output.turn(log, cx),
+            None => false,
+        }
+    }
+
+    /// Goes on forwarding.
+    pub(super) fn sink_ready(&mut self, stream: Stream, sources: &mut Sources<'_, Source>) {
+        if let Some((_, output)) = self.outputs.iter_mut().find(|(name, _)| *name == stream) {
+            output.flush_sink(sources);
+        }
+    }
+
+    /// Whether bytes wait for the log.
+    pub(super) fn log_is_failing(&self) -> bool {
+        self.log.is_failing()
+    }
+
+    /// Offers the log again what it has not taken.
+    pub(super) fn retry_log(&mut self, sources: &mut Sources<'_, Source>) {
+        for (_, output) in &mut self.outputs {
+            output.retry_log(&mut self.log, sources);
+        }
+    }
+
+    /// Reads our stdin.
+    pub(super) fn input_ready(&mut self, cx: &mut Cx<'_>) {
+        if self.waits_in_background() {
+            if let Some(input) = &self.input {
+                input.not_ready(&mut cx.sources);
+            }
+            return;
+        }
+        let Some(input) = &mut self.input else { return };
+        match input.turn(cx) {
+            Ok(event) => self.input_event(event, &mut cx.sources),
+            // Reading a terminal from the background, with SIGTTIN blocked (termios(3)).
+            Err(error) if error.raw_os_error() == Some(libc::EIO) && self.in_background() => {
+                if let Some(input) = &self.input {
+                    input.not_ready(&mut cx.sources);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                if error.raw_os_error() != Some(libc::EIO) {
+                    warn!("can't read our stdin any more: {error}");
+                }
+                self.end_input(&mut cx.sources);
+            }
+        }
+    }
+
+    /// Goes on writing the child's input.
+    pub(super) fn child_input_ready(&mut self, sources: &mut Sources<'_, Source>) {
+        if let Some(input) = &mut self.input {
+            let event = input.flush(sources);
+            self.input_event(event, sources);
+        }
+    }
+
+    /// Whether an interactive session waits for our process to come to the foreground.
+    fn waits_in_background(&mut self) -> bool {
+        let raw = self.terminal.as_ref().is_some_and(Terminal::is_raw);
+        if !self.interactive || raw {
+            return false;
+        }
+        let waits = self.enter_terminal() == RawState::Background;
+        if !waits {
+            self.resize();
+        }
+        waits
+    }
+
+    fn in_background(&self) -> bool {
+        self.terminal.as_ref().is_some_and(|terminal| !terminal.is_foreground())
+    }
+
+    fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_, Source>) {
+        match event {
+            InputEvent::Open => {}
+            InputEvent::Ended => self.end_input(sources),
+            InputEvent::Refused => self.close_input(sources),
+        }
+        if self.input.as_ref().is_some_and(Input::is_finished) {
+            self.close_input(sources);
+        }
+    }
+
+    /// Our stdin has ended; so does the child's, after what is on its way.
+    fn end_input(&mut self, sources: &mut Sources<'_, Source>) {
+        let Some(input) = &mut self.input else { return };
+        input.end_source(sources);
+        // A terminal of ours that ends has been hung up, which is not for the child to read.
+        let tell = self.tty && !self.interactive;
+        let end = if tell {
+            child::terminal_eof(input.target().as_fd(), input.last())
+        } else {
+            Vec::new()
+        };
+        if input.send(&end, sources) == InputEvent::Refused || input.is_finished() {
+            self.close_input(sources);
+        }
+    }
+
+    /// Passes no more input on.
+    pub(super) fn close_input(&mut self, sources: &mut Sources<'_, Source>) {
+        if let Some(mut input) = self.input.take() {
+            input.close(sources);
+        }
+    }
+
+    /// The child has ended: notes what of its output is still to be read, and reads.
+    pub(super) fn begin_drain(&mut self, cx: &mut Cx<'_>) {
+        self.close_input(&mut cx.sources);
+        let Self { outputs, log, tty, .. } = self;
+        for (_, output) in outputs {
+            let left = match output.source() {
+                // FIONREAD tells of a part of what a PTY holds only.
+                Some(_) if *tty => Some(child::PTY_CAPACITY),
+                Some(source) => child::bytes_available(source.as_fd()).ok(),
+                None => None,
+            };
+            output.begin_tail(left);
+            output.turn(log, cx);
+        }
+    }
+
+    /// Whether nothing comes any more on streams that are being read.
+    pub(super) fn are_quiet(&self) -> bool {
+        self.outputs.iter().all(|(_, output)| output.is_quiet())
+    }
+
+    /// Whether all has been read, logged and forwarded.
+    pub(super) fn are_finished(&self) -> bool {
+        self.outputs.iter().all(|(_, output)| output.has_ended() && output.is_flushed())
+    }
+
+    /// Reads no more from those streams that have given all that the child itself wrote.
+    pub(super) fn end_complete(&mut self, sources: &mut Sources<'_, Source>) {
+        for (_, output) in self.outputs.iter_mut().filter(|(_, output)| output.has_tail()) {
+            output.end(sources);
+        }
+    }
+
+    /// Ends everything, and counts what still waits as left out.
+    pub(super) fn close(&mut self, sources: &mut Sources<'_, Source>) {
+        self.close_input(sources);
+        for (_, output) in &mut self.outputs {
+            output.abandon(&mut self.log, sources);
+        }
+        self.leave_terminal();
+    }
+
+    /// Bytes in the log, and bytes that the log or a reader of ours lacks.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let missed: u64 = self.outputs.iter().map(|(_, output)| output.dropped()).sum();
+        (self.log.logged(), self.log.dropped() + missed)
+    }
+}
+
+/// A private handle on our own stream of that name; `None` where it is closed.
+fn open_ours(stream: Stream) -> io::Result<Option<Handle>> {
+    match stream {
+        Stream::Out => Handle::open(io::stdout().as_fd(), Direction::Write),
+        Stream::Err => Handle::open(io::stderr().as_fd(), Direction::Write),
+    }
+}

@@ -1,0 +1,356 @@
+//! Watched descriptors: what each is ready for, what it is wanted for, and whose turn it is.
+//!
+//! The poller is edge-triggered: it tells once that a descriptor has become ready. The edge is
+//! kept here until the handler says that the descriptor would block, so a handler may stop reading
+//! at any point, or not want a source for a while, without losing it and without a system call.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use mio::event::{Event, Source};
+use mio::unix::SourceFd;
+use mio::{Registry, Token};
+use nix::sys::stat::{SFlag, fstat};
+
+use super::HandlerId;
+
+/// What a source is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest(u8);
+
+impl Interest {
+    /// Nothing for now.
+    pub const NONE: Self = Self(0);
+    /// To be read.
+    pub const READ: Self = Self(READABLE);
+    /// To be written.
+    pub const WRITE: Self = Self(WRITABLE);
+    /// Both.
+    pub const BOTH: Self = Self(READABLE | WRITABLE);
+}
+
+const READABLE: u8 = 1;
+const WRITABLE: u8 = 2;
+const CLOSED: u8 = 4;
+
+/// What a source is ready for, within what it is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready(u8);
+
+impl Ready {
+    /// It can be read: bytes, an end or an error.
+    pub fn is_readable(self) -> bool {
+        self.0 & READABLE != 0
+    }
+
+    /// It can be written, if only to learn of an error.
+    pub fn is_writable(self) -> bool {
+        self.0 & WRITABLE != 0
+    }
+}
+
+/// A registered source. Never names another one, also after it has been deregistered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceId {
+    slot: u32,
+    generation: u32,
+}
+
+impl SourceId {
+    /// The generation keeps events that were on their way from reaching a slot's next owner.
+    fn token(self) -> Token {
+        // The topmost bit stays clear: the reactor's own tokens have it set. A 32-bit machine has
+        // no room for a generation.
+        let generation = u64::from(self.generation & (u32::MAX >> 1));
+        Token((generation << 32 | u64::from(self.slot)) as usize)
+    }
+}
+
+#[derive(Debug)]
+struct Slot<S> {
+    owner: HandlerId,
+    name: S,
+    fd: RawFd,
+    generation: u32,
+    wanted: u8,
+    ready: u8,
+    /// What the kernel was told to watch for; 0 for what can't be polled and is always ready.
+    polled: u8,
+    queued: bool,
+    used: bool,
+}
+
+impl<S> Slot<S> {
+    fn due(&self) -> u8 {
+        if self.used { self.ready & self.wanted } else { 0 }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Slots<S> {
+    slots: Vec<Slot<S>>,
+    free: Vec<u32>,
+    /// Slots that are ready for something wanted, each once, in turn.
+    queue: VecDeque<u32>,
+}
+
+impl<S: Copy> Slots<S> {
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), queue: VecDeque::new() }
+    }
+
+    /// Notes what the kernel says of a source.
+    pub(super) fn mark(&mut self, token: Token, event: &Event) {
+        let slot = token.0 as u32;
+        let Some(entry) = self.slots.get_mut(slot as usize) else { return };
+        let id = SourceId { slot, generation: entry.generation };
+        if !entry.used || id.token() != token {
+            return;
+        }
+        if event.is_readable() {
+            entry.ready |= READABLE;
+        }
+        if event.is_writable() {
+            entry.ready |= WRITABLE;
+        }
+        if event.is_read_closed() || event.is_write_closed() || event.is_error() {
+            // An end shows itself to whichever operation is tried next.
+            entry.ready |= READABLE | WRITABLE | CLOSED;
+        }
+        self.enqueue(slot);
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        self.queue.iter().any(|&slot| self.due(slot) != 0)
+    }
+
+    pub(super) fn ready_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The next source in turn. It stays in the queue, at its end, while it remains ready.
+    pub(super) fn next_ready(&mut self) -> Option<(HandlerId, S, Ready)> {
+        let slot = self.queue.pop_front()?;
+        let due = self.due(slot);
+        let entry = self.slots.get_mut(slot as usize)?;
+        if due == 0 {
+            entry.queued = false;
+            return None;
+        }
+        self.queue.push_back(slot);
+        Some((entry.owner, entry.name, Ready(due)))
+    }
+
+    pub(super) fn forget(&mut self, handler: HandlerId, registry: &Registry) {
+        for slot in 0..self.slots.len() as u32 {
+            let Some(entry) = self.slots.get(slot as usize) else { continue };
+            if entry.used && entry.owner == handler {
+                self.release(SourceId { slot, generation: entry.generation }, registry);
+            }
+        }
+    }
+
+    fn due(&self, slot: u32) -> u8 {
+        self.slots.get(slot as usize).map_or(0, Slot::due)
+    }
+
+    fn get(&mut self, id: SourceId) -> Option<&mut Slot<S>> {
+        let entry = self.slots.get_mut(id.slot as usize)?;
+        (entry.used && entry.generation == id.generation).then_some(entry)
+    }
+
+    fn enqueue(&mut self, slot: u32) {
+        let Some(entry) = self.slots.get_mut(slot as usize) else { return };
+        if entry.due() != 0 && !entry.queued {
+            entry.queued = true;
+            self.queue.push_back(slot);
+        }
+    }
+
+    fn insert(&mut self, new: Slot<S>) -> SourceId {
+        if let Some(slot) = self.free.pop()
+            && let Some(entry) = self.slots.get_mut(slot as usize)
+        {
+            let generation = entry.generation.wrapping_add(1);
+            // Where the old owner's turn is still queued, the new one takes it over.
+            let queued = entry.queued;
+            *entry = Slot { generation, queued, ..new };
+            return SourceId { slot, generation };
+        }
+        let slot = self.slots.len() as u32;
+        self.slots.push(new);
+        SourceId { slot, generation: 0 }
+    }
+
+    fn release(&mut self, id: SourceId, registry: &Registry) {
+        let Some(entry) = self.get(id) else { return };
+        entry.used = false;
+        if entry.polled != 0 {
+            // The poll(2) back end has dropped a closed descriptor by itself.
+            let _ = registry.deregister(&mut SourceFd(&entry.fd));
+        }
+        self.free.push(id.slot);
+    }
+}
+
+/// The sources of one handler.
+#[derive(Debug)]
+pub struct Sources<'a, S> {
+    handler: HandlerId,
+    registry: &'a Registry,
+    slots: &'a mut Slots<S>,
+}
+
+impl<'a, S: Copy> Sources<'a, S> {
+    pub(super) fn new(handler: HandlerId, registry: &'a Registry, slots: &'a mut Slots<S>) -> Self {
+        Self { handler, registry, slots }
+    }
+
+    /// Watches `fd` for `interest`, under this name.
+    ///
+    /// A regular file, and a device that can't be polled (epoll_ctl(2): `EPERM`), is always
+    /// ready. The handler keeps the descriptor and deregisters it before closing it.
+    ///
+    /// # Errors
+    ///
+    /// The poller's: `ENOSPC` and `ENOMEM` from epoll_ctl(2), or a descriptor that is not open.
+    pub fn register(
+        &mut self,
+        fd: &impl AsFd,
+        interest: Interest,
+        name: S,
+    ) -> io::Result<SourceId> {
+        let fd = fd.as_fd();
+        let always =
+            SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        let id = self.slots.insert(Slot {
+            owner: self.handler,
+            name,
+            fd: fd.as_raw_fd(),
+            generation: 0,
+            wanted: interest.0,
+            ready: 0,
+            polled: 0,
+            queued: false,
+            used: true,
+        });
+        let polled = if always { Ok(0) } else { self.poll_for(id, fd.as_raw_fd(), interest) };
+        match polled {
+            Ok(polled) => {
+                if let Some(entry) = self.slots.get(id) {
+                    entry.polled = polled;
+                    if polled == 0 {
+                        entry.ready = READABLE | WRITABLE;
+                    }
+                }
+                self.slots.enqueue(id.slot);
+                Ok(id)
+            }
+            Err(error) => {
+                self.slots.release(id, self.registry);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the kernel now watches for: 0 when it can't.
+    fn poll_for(&self, id: SourceId, fd: RawFd, interest: Interest) -> io::Result<u8> {
+        // Something must be asked for; an unwanted readiness costs one event at most.
+        let asked = if interest == Interest::NONE { Interest::READ } else { interest };
+        match self.registry.register(&mut SourceFd(&fd), id.token(), to_mio(asked.0)) {
+            Ok(()) => Ok(asked.0),
+            Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes what a source is wanted for. What it was ready for meanwhile is not forgotten.
+    ///
+    /// No system call but where writing is wanted that was not before, or no longer is: a source
+    /// that is not to be read stays watched, and its edge is kept.
+    ///
+    /// # Errors
+    ///
+    /// The poller's, as in [`register`](Self::register).
+    pub fn want(&mut self, id: SourceId, interest: Interest) -> io::Result<()> {
+        let Some(entry) = self.slots.get(id) else { return Ok(()) };
+        entry.wanted = interest.0;
+        let polled = match interest.0 | (entry.polled & READABLE) {
+            0 => entry.polled,
+            polled => polled,
+        };
+        if entry.polled != 0 && entry.polled != polled {
+            entry.polled = polled;
+            update(self.registry, entry.fd, id.token(), polled)?;
+        }
+        self.slots.enqueue(id.slot);
+        Ok(())
+    }
+
+    /// Says that an operation answered `WouldBlock`: the source is not ready for it until the
+    /// kernel says so again.
+    pub fn would_block(&mut self, id: SourceId, interest: Interest) {
+        let Some(entry) = self.slots.get(id) else { return };
+        if entry.polled == 0 {
+            return;
+        }
+        entry.ready &= !interest.0;
+        rearm_fd(self.registry, entry.fd, id.token(), entry.polled);
+    }
+
+    /// Says that a read gave less than was asked for, which means the same for a stream (epoll(7)),
+    /// unless its end has been seen: no further edge would tell of that.
+    ///
+    /// Not for a PTY master, which gives at most 4,095 bytes however many there are.
+    pub fn short_read(&mut self, id: SourceId) {
+        let Some(entry) = self.slots.get(id) else { return };
+        if entry.ready & CLOSED == 0 {
+            self.would_block(id, Interest::READ);
+        }
+    }
+
+    /// Forgets a source. Its descriptor is not closed.
+    pub fn deregister(&mut self, id: SourceId) {
+        self.slots.release(id, self.registry);
+    }
+}
+
+fn to_mio(interest: u8) -> mio::Interest {
+    match interest & (READABLE | WRITABLE) {
+        WRITABLE => mio::Interest::WRITABLE,
+        READABLE => mio::Interest::READABLE,
+        _ => mio::Interest::READABLE | mio::Interest::WRITABLE,
+    }
+}
+
+fn update(registry: &Registry, fd: RawFd, token: Token, polled: u8) -> io::Result<()> {
+    let interest = to_mio(polled);
+    match registry.reregister(&mut SourceFd(&fd), token, interest) {
+        // The poll(2) back end has dropped a descriptor that was closed on the other side.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            registry.register(&mut SourceFd(&fd), token, interest)
+        }
+        result => result,
+    }
+}
+
+/// epoll and kqueue tell of the next edge by themselves.
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn rearm_fd(_: &Registry, _: RawFd, _: Token, _: u8) {}
+
+/// mio's poll(2) back end imitates edges by not watching again until told to.
+#[cfg(mio_unsupported_force_poll_poll)]
+fn rearm_fd(registry: &Registry, fd: RawFd, token: Token, polled: u8) {
+    // Only a descriptor that is closed already fails here, and that has nothing more to tell.
+    let _ = update(registry, fd, token, polled);
+}
+
+/// As [`rearm_fd`], for a source of mio's own kind.
+#[cfg(not(mio_unsupported_force_poll_poll))]
+pub(super) fn rearm(_: &Registry, _: &mut impl Source, _: Token) {}
+
+#[cfg(mio_unsupported_force_poll_poll)]
+pub(super) fn rearm(registry: &Registry, source: &mut impl Source, token: Token) {
+    let _ = source.reregister(registry, token, mio::Interest::READABLE);
+}

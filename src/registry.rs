@@ -1,0 +1,206 @@
+//! The record of sandboxes and runs in an SQLite database, kept by an [`Observer`].
+//!
+//! A [`Registry`] is a path, not a connection: each write opens the database, makes one
+//! transaction and closes it again, so an idle sandbox holds neither memory nor locks of SQLite.
+//! Nothing here starts, stops or signals a process, and nothing on the loop waits: a database
+//! that is locked, full or broken delays the record, never the child.
+//!
+//! # Who waits, who syncs, who checkpoints
+//!
+//! - [`Registry::open`] and the [`RegistryObserver`] never wait for a lock (busy timeout 0). What
+//!   they can't avoid is SQLite's own handful of short retries when it reads a write-ahead log
+//!   that is being reset. [`Registry::runs`] is for commands, not for a loop: it waits up to five
+//!   seconds.
+//! - The database is in WAL mode with `synchronous=NORMAL`: a transition is written without
+//!   `fsync`. After a crash of vmon nothing is lost; after a power failure the last transitions
+//!   may be missing, and what is there is consistent.
+//! - SQLite's automatic checkpoints, at every thousandth page and on every close, are off.
+//!   [`Registry::open`] and [`Registry::runs`] checkpoint a log of more than 128 KiB, so that an
+//!   ordinary supervisor never has to. An observer does it only when its own transaction takes
+//!   the log past a further 256 KiB: two syncs, and one for the header of the log that then
+//!   begins anew, are the only ones on the loop. None of them waits for a reader or a writer.
+//!   Other programs checkpoint as they are set up to.
+//! - Until somebody checkpoints, `DB-wal` is a part of the database: copy or move the two
+//!   together, or use `VACUUM INTO`.
+//!
+//! # When it can't be written
+//!
+//! A transition that can't be written waits in the observer, merged with those that follow, and
+//! is tried again after 50 ms to 1 s. An end that can't be written within five seconds becomes a
+//! file in the [spill directory](Registry::spill_dir), which the next claim and the next
+//! [`Registry::runs`] take in. A database that was removed or replaced while a child runs gets
+//! schema and rows anew at the next transition.
+//!
+//! [`Observer`]: crate::monitor::Observer
+
+mod connection;
+mod error;
+mod observer;
+mod read;
+mod record;
+mod schema;
+mod spill;
+mod store;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::RegistryError;
+use error::{At, Fault};
+pub use observer::RegistryObserver;
+pub use read::{Run, Status};
+
+/// How long a command waits for somebody else's lock.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The record of sandboxes and runs. Cheap to clone; holds paths, no connection.
+///
+/// ```no_run
+/// use vmon::registry::Registry;
+///
+/// # fn main() -> Result<(), vmon::registry::RegistryError> {
+/// let registry = Registry::open("/var/lib/host/sandbox.db")?;
+/// let observer = registry.observer(); // one a sandbox, for the monitor
+/// for run in registry.runs()? {
+///     println!("{}/{}: {:?}", run.config_file, run.name, run.status);
+/// }
+/// # drop(observer);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Registry {
+    paths: Arc<Paths>,
+}
+
+#[derive(Debug, Clone)]
+struct Paths {
+    /// Absolute, its directory free of symbolic links.
+    db: PathBuf,
+    spill: PathBuf,
+}
+
+impl Registry {
+    /// The registry in the database `db`, made when missing: its directories with mode 0700, the
+    /// file with 0600 (SQLite gives `DB-wal` and `DB-shm` the mode of the database).
+    ///
+    /// A database of the ecosystem is used as it is: vmon adds its own tables and creates the
+    /// others only where they are missing. Its mode is left alone.
+    ///
+    /// Never waits. A database that somebody else has locked is no error: what is left to do is
+    /// done at the next access.
+    ///
+    /// # Errors
+    ///
+    /// Any other reason why the database can't be written, with its path: not a regular file (a
+    /// symbolic link included), not a database, read-only, made by a newer vmon.
+    pub fn open(db: impl AsRef<Path>) -> Result<Self, RegistryError> {
+        let given = db.as_ref();
+        connection::make_directory(given).at(given)?;
+        let registry = Self::at(given).at(given)?;
+        let db = &registry.paths.db;
+        if !connection::exists(db).at(db)? {
+            connection::make_file(db).at(db)?;
+        }
+        match registry.prepare() {
+            Ok(()) | Err(RegistryError::Locked { .. }) => Ok(registry),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The registry in the database `db`, for readers: `None` when there is no such file, and
+    /// nothing is created.
+    ///
+    /// # Errors
+    ///
+    /// The path is not a regular file, or can't be looked at.
+    pub fn open_existing(db: impl AsRef<Path>) -> Result<Option<Self>, RegistryError> {
+        let given = db.as_ref();
+        let registry = match Self::at(given) {
+            Err(Fault::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            registry => registry.at(given)?,
+        };
+        let exists = connection::exists(&registry.paths.db).at(given)?;
+        Ok(exists.then_some(registry))
+    }
+
+    /// Where ends go that can't be written, instead of `run` beside the database. The directory is
+    /// made when it is needed, with mode 0700. All who use one database should agree on it.
+    #[must_use]
+    pub fn spill_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        Arc::make_mut(&mut self.paths).spill = dir.into();
+        self
+    }
+
+    /// The path of the database: absolute, its directory free of symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.paths.db
+    }
+
+    /// An observer that records one sandbox.
+    pub fn observer(&self) -> RegistryObserver {
+        RegistryObserver::new(self.clone())
+    }
+
+    /// Every run of every sandbox, oldest first, and after them the sandboxes of other programs.
+    ///
+    /// For commands, not for a loop: takes in spilled ends first, and waits up to five seconds for
+    /// the lock where that or the reading needs one. A writer's lock on a database in WAL mode
+    /// does not keep this from reading. Spilled ends that can't be taken in are a warning.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be read. One that we may not write can be, as long as `DB-wal` and
+    /// `DB-shm` are readable or `DB-wal` does not exist.
+    pub fn runs(&self) -> Result<Vec<Run>, RegistryError> {
+        let db = &self.paths.db;
+        self.take_in_spilled();
+        if !connection::exists(db).at(db)? {
+            return Ok(Vec::new());
+        }
+        let runs = connection::read(db, COMMAND_PATIENCE, read::runs).at(db)?;
+        connection::checkpoint_large(db);
+        Ok(runs)
+    }
+
+    /// The registry's paths for `db` as it was given. Its directory must exist.
+    fn at(db: &Path) -> Result<Self, Fault> {
+        let name = db.file_name().ok_or(Fault::NotAFile("a directory"))?;
+        // SQLITE_OPEN_NOFOLLOW refuses a link anywhere in the path. Those that lead to the
+        // directory are the user's own choice; one in the place of the file is not.
+        let directory = fs::canonicalize(connection::parent(db))?;
+        let spill = directory.join("run");
+        Ok(Self { paths: Arc::new(Paths { db: directory.join(name), spill }) })
+    }
+
+    /// Sets up the schema where it is missing; takes no write lock where it is there.
+    fn prepare(&self) -> Result<(), RegistryError> {
+        let db = &self.paths.db;
+        let connection = connection::open(db, Duration::ZERO).at(db)?;
+        let current = schema::is_current(&connection).at(db)?;
+        drop(connection);
+        if !current {
+            connection::write(db, Duration::ZERO, |_| Ok(())).at(db)?;
+        }
+        connection::checkpoint_large(db);
+        Ok(())
+    }
+
+    fn take_in_spilled(&self) {
+        let Paths { db, spill } = &*self.paths;
+        let spilled = spill::read(spill, db);
+        if spilled.is_empty() {
+            return;
+        }
+        match connection::write(db, COMMAND_PATIENCE, |tx| spill::take_in(tx, &spilled)).at(db) {
+            Ok(()) => spill::remove(&spilled),
+            Err(error) => tracing::warn!(
+                directory = %spill.display(), %error,
+                "{} spilled ends can't be taken in yet", spilled.len(),
+            ),
+        }
+    }
+}

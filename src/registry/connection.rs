@@ -1,0 +1,208 @@
+//! Connections of one transaction each, and the files they need.
+//!
+//! The database file is never opened here except by SQLite: closing any descriptor of a file
+//! drops all of the process's POSIX locks on it (fcntl(2)), those of a connection that a host
+//! holds included.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+
+use super::error::Fault;
+use super::schema;
+
+/// A write-ahead log of this size is checkpointed by a command.
+const COMMAND_CHECKPOINT: u64 = 128 << 10;
+/// A transaction that takes the log past a multiple of this checkpoints it. Each connection that
+/// is alone reads the whole log again (wal.html, "recovery"), so it can't grow at will.
+const LOOP_CHECKPOINT: u64 = 256 << 10;
+
+/// Whether there is a regular file in the database's place; an error for anything else.
+pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
+    let kind = match fs::symlink_metadata(db) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        metadata => metadata?.file_type(),
+    };
+    if kind.is_file() {
+        return Ok(true);
+    }
+    Err(Fault::NotAFile(match kind {
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_symlink() => "a symbolic link",
+        _ if kind.is_fifo() || kind.is_socket() => "a FIFO or socket",
+        _ => "a device",
+    }))
+}
+
+/// The directory of `db`, which is the working directory for a bare file name.
+pub(super) fn parent(db: &Path) -> &Path {
+    db.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes the directory of `db`, and those above it.
+pub(super) fn make_directory(db: &Path) -> Result<(), Fault> {
+    Ok(DirBuilder::new().recursive(true).mode(0o700).create(parent(db))?)
+}
+
+/// Makes an empty database with mode 0600, unless there is one by now.
+///
+/// SQLite would make it with the umask's mode. Made under another name and linked, because a
+/// descriptor of the file itself must not be closed while another thread may have locked it.
+pub(super) fn make_file(db: &Path) -> Result<(), Fault> {
+    let mut temporary = db.as_os_str().to_owned();
+    temporary.push(format!(".{}-{:x}", std::process::id(), random()));
+    let temporary = PathBuf::from(temporary);
+    let create =
+        |path: &Path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    create(&temporary)?;
+    let linked = match fs::hard_link(&temporary, db) {
+        Err(error) if has_no_links(&error) => create(db).map(drop),
+        linked => linked,
+    };
+    let _ = fs::remove_file(&temporary);
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => Ok(linked?),
+    }
+}
+
+/// link(2) on FAT and the like.
+fn has_no_links(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// A number that no other call gets.
+pub(super) fn random() -> u64 {
+    use std::hash::BuildHasher;
+    std::collections::hash_map::RandomState::new().hash_one(0_u8)
+}
+
+/// Opens `db` for writing, set up for one transaction; makes it anew if it has gone.
+pub(super) fn open(db: &Path, patience: Duration) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let connection = match connect(db, flags, patience) {
+        Err(fault) if fault.code() == Some(ErrorCode::CannotOpen) && !exists(db)? => {
+            make_directory(db)?;
+            make_file(db)?;
+            connect(db, flags, patience)?
+        }
+        connection => connection?,
+    };
+    if connection.is_readonly("main")? {
+        return Err(Fault::ReadOnly);
+    }
+    // Without a checkpoint of its own at the thousandth page: that one would sync on the loop.
+    connection.execute_batch(
+        "PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL",
+    )?;
+    let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    if mode != "wal" {
+        // Where the file system has no shared memory the mode stays as it is, which works too.
+        connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+    }
+    Ok(connection)
+}
+
+fn connect(db: &Path, access: OpenFlags, patience: Duration) -> Result<Connection, Fault> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(db, flags)?;
+    // rusqlite has set five seconds.
+    connection.busy_timeout(patience)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+/// Makes one immediate transaction on a database with our schema, and closes it.
+pub(super) fn write<T>(
+    db: &Path,
+    patience: Duration,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let mut connection = open(db, patience)?;
+    let before = wal_size(db);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    schema::ensure(&transaction)?;
+    let value = work(&transaction)?;
+    transaction.commit()?;
+    // Only past a further multiple: a reader that keeps the log from being reset would otherwise
+    // make every transaction sync in vain.
+    if wal_size(db) / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
+        checkpoint(&connection);
+    }
+    Ok(value)
+}
+
+/// Reads `db`, also where we may not write it, and closes it.
+pub(super) fn read<T>(
+    db: &Path,
+    patience: Duration,
+    work: impl Fn(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let result = connect(db, read_only, patience).and_then(|connection| work(&connection));
+    match result {
+        Err(fault) if needs_shared_memory(&fault) && wal_size(db) == 0 => {
+            // A WAL database needs its -shm file even to be read, and here it can't be made. With
+            // no log, the file alone is the whole database (uri.html, "immutable").
+            let uri = immutable_uri(db);
+            let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
+            connect(&uri, flags, patience).and_then(|connection| work(&connection))
+        }
+        result => result,
+    }
+}
+
+fn needs_shared_memory(fault: &Fault) -> bool {
+    matches!(fault.code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+}
+
+fn immutable_uri(db: &Path) -> PathBuf {
+    let mut uri = String::from("file:");
+    for &byte in db.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                uri.push(char::from(byte));
+            }
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
+}
+
+/// Checkpoints a log that has grown, for those who are on no loop.
+pub(super) fn checkpoint_large(db: &Path) {
+    if wal_size(db) > COMMAND_CHECKPOINT
+        && let Ok(connection) = open(db, Duration::ZERO)
+    {
+        checkpoint(&connection);
+    }
+}
+
+/// Moves the log into the database and empties it, as far as that goes without waiting.
+///
+/// Not `PASSIVE`, which leaves the log as it is: how much of it has been moved is known to the
+/// shared memory alone, and that starts anew with the next connection that finds itself alone. The
+/// log would be moved again at every write, and never end. Without a busy handler `TRUNCATE` waits
+/// no more than `PASSIVE` does, and does as much where a reader or a writer is in the way.
+fn checkpoint(connection: &Connection) {
+    let patient = connection.busy_timeout(Duration::ZERO);
+    let done = patient
+        .and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+    if let Err(error) = done {
+        tracing::debug!(%error, "the registry's log stays for a later checkpoint");
+    }
+}
+
+/// The size of the write-ahead log; 0 when there is none.
+fn wal_size(db: &Path) -> u64 {
+    let mut wal = db.as_os_str().to_owned();
+    wal.push("-wal");
+    fs::metadata(wal).map_or(0, |metadata| metadata.len())
+}

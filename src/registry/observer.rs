@@ -1,0 +1,456 @@
+//! The [`Observer`] that keeps the record of one sandbox.
+
+use std::time::{Duration, Instant};
+
+use super::connection::{self, random};
+use super::error::{At, RegistryError};
+use super::record::{Follow, Record, timestamp};
+use super::store::{self, Stored};
+use super::{Paths, Registry, spill};
+use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_CLAIM_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// How long after the end it is tried to write it, before it is spilled.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Records the life of one sandbox; made by [`Registry::observer`].
+///
+/// Between two calls it holds no connection and no lock, and no call waits for one.
+///
+/// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may
+///   live for all that can be told from here (another pid namespace), or is RUNNING under another
+///   program whose supervisor's pid exists. What a dead supervisor left open is closed with the
+///   reason `supervisor-lost`. A locked or full database is asked again; any other failure refuses.
+/// - Once claimed, no failure of the database reaches the child. A delay begins with one warning
+///   and ends with one message. After the end it is tried for five seconds, then the record goes
+///   to the [spill directory](Registry::spill_dir).
+/// - The claim of a child that runs already, handed over by a host, may be late too: then the
+///   whole record is written at once. If the sandbox proves to be somebody else's, the record of
+///   this run is given up with a warning.
+/// - `Draining` is not written by itself: the end brings all that it says. A supervisor that is
+///   lost while it drains leaves a run without an exit code.
+#[derive(Debug)]
+pub struct RegistryObserver {
+    registry: Registry,
+    state: State,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No run, or one that is not ours to record.
+    Idle,
+    /// Nothing is written and nothing started: there is nothing to record yet.
+    Claiming(Delay),
+    /// The rows say what the record says.
+    Written(Box<Record>),
+    /// The rows are behind the record, or not there yet.
+    Behind(Box<Record>, Delay),
+    /// The run is over and written or spilled.
+    Over { started_at: String },
+}
+
+/// How long to wait before the next attempt, and for how long it has been tried.
+#[derive(Debug, Clone, Copy)]
+struct Delay {
+    next: Duration,
+    /// When the end was told, if it was.
+    ended: Option<Instant>,
+}
+
+impl Delay {
+    const FIRST: Self = Self { next: FIRST_DELAY, ended: None };
+
+    /// The time to wait now; the next one is twice as long.
+    ///
+    /// Spread over the upper half of it: fifty supervisors that failed at the same time would
+    /// otherwise fail together again.
+    fn step(&mut self, longest: Duration) -> Duration {
+        let delay = self.next;
+        self.next = (delay * 2).min(longest);
+        let spread = u32::try_from(random() % 1024).unwrap_or(0);
+        delay / 2 + delay / 2 * spread / 1024
+    }
+}
+
+impl RegistryObserver {
+    pub(super) fn new(registry: Registry) -> Self {
+        Self { registry, state: State::Idle, patience: PATIENCE }
+    }
+
+    fn take_state(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Idle)
+    }
+
+    /// Tries once to bring the rows up to `record`; with a `delay` when they were behind already.
+    fn bring_up(&mut self, record: Box<Record>, delay: Option<Delay>) -> Progress {
+        match store(&self.registry, &record) {
+            Ok(Stored::Row(row)) => {
+                self.written(record, row, delay);
+                Progress::Done
+            }
+            Ok(Stored::Taken { supervisor }) => {
+                tracing::warn!(
+                    sandbox = %record.name, config = %record.config_file, supervisor,
+                    "another supervisor has this name: this run is left out of the registry",
+                );
+                Progress::Done
+            }
+            Err(error) => self.fall_behind(record, delay, &error),
+        }
+    }
+
+    fn written(&mut self, mut record: Box<Record>, row: i64, delay: Option<Delay>) {
+        if delay.is_some() {
+            tracing::info!(
+                registry = %self.registry.path().display(), sandbox = %record.name,
+                "the record is up to date again",
+            );
+        }
+        record.row = Some(row);
+        self.state = match record.ending() {
+            Some(_) => State::Over { started_at: record.started_at },
+            None => State::Written(record),
+        };
+    }
+
+    /// What to do about rows that could not be written: wait, or spill an end that has waited.
+    fn fall_behind(
+        &mut self,
+        record: Box<Record>,
+        delay: Option<Delay>,
+        error: &RegistryError,
+    ) -> Progress {
+        if delay.is_none() {
+            self.warn(&record, error);
+        }
+        let mut delay = delay.unwrap_or(Delay::FIRST);
+        let mut next = delay.step(LONGEST_DELAY);
+        if record.ending().is_some() {
+            let waited = delay.ended.get_or_insert_with(Instant::now).elapsed();
+            if waited >= self.patience {
+                self.spill(record, error);
+                return Progress::Done;
+            }
+            next = next.min(self.patience - waited);
+        }
+        self.state = State::Behind(record, delay);
+        Progress::Later(next)
+    }
+
+    fn warn(&self, record: &Record, error: &RegistryError) {
+        tracing::warn!(
+            registry = %self.registry.path().display(), sandbox = %record.name, %error,
+            "the record is late; the sandbox goes on",
+        );
+    }
+
+    fn spill(&mut self, record: Box<Record>, error: &RegistryError) {
+        let Paths { db, spill } = &*self.registry.paths;
+        match spill::write(spill, db, &record) {
+            Ok(path) => tracing::warn!(
+                path = %path.display(), sandbox = %record.name, %error,
+                "the end is spilled, for the next command that reads the registry",
+            ),
+            Err(spilling) => tracing::error!(
+                directory = %spill.display(), sandbox = %record.name, %error, %spilling,
+                "the end of this run is lost: neither the registry nor a file could be written",
+            ),
+        }
+        self.state = State::Over { started_at: record.started_at };
+    }
+
+    /// What a claim that could not be written answers.
+    fn claim_later(
+        &mut self,
+        starting: &Starting<'_>,
+        record: Box<Record>,
+        mut delay: Delay,
+        error: RegistryError,
+    ) -> Claim {
+        // A child that was handed over runs already, so its record is kept whatever is wrong.
+        let runs = starting.command.is_none();
+        if !runs && !error.is_passing() {
+            return Claim::Refused(error.into());
+        }
+        let next = delay.step(LONGEST_CLAIM_DELAY);
+        self.state = if runs { State::Behind(record, delay) } else { State::Claiming(delay) };
+        Claim::Later(next, error.into())
+    }
+}
+
+/// Makes the one transaction that brings the rows up to `record`. A claim first takes in what was
+/// spilled: the last run of its sandbox may be there.
+fn store(registry: &Registry, record: &Record) -> Result<Stored, RegistryError> {
+    let Paths { db, spill } = &*registry.paths;
+    let spilled = if record.row.is_none() { spill::read(spill, db) } else { Vec::new() };
+    let stored = connection::write(db, Duration::ZERO, |tx| {
+        spill::take_in(tx, &spilled)?;
+        Ok(store::store(tx, record)?)
+    })
+    .at(db)?;
+    spill::remove(&spilled);
+    Ok(stored)
+}
+
+impl Observer for RegistryObserver {
+    fn claim(&mut self, starting: &Starting<'_>) -> Claim {
+        let (record, delay) = match self.take_state() {
+            // A transition of a child that was handed over has written the claim meanwhile.
+            State::Written(record) if record.is_of(starting) => {
+                self.state = State::Written(record);
+                return Claim::Granted;
+            }
+            State::Over { started_at } if started_at == timestamp(starting.at) => {
+                self.state = State::Over { started_at };
+                return Claim::Granted;
+            }
+            State::Behind(record, delay) if record.is_of(starting) => (record, Some(delay)),
+            State::Claiming(delay) => (Box::new(Record::new(starting)), Some(delay)),
+            _ => (Box::new(Record::new(starting)), None),
+        };
+        match store(&self.registry, &record) {
+            Ok(Stored::Row(row)) => {
+                self.written(record, row, delay);
+                Claim::Granted
+            }
+            Ok(Stored::Taken { supervisor }) => Claim::Taken { supervisor },
+            Err(error) => {
+                if delay.is_none() {
+                    self.warn(&record, &error);
+                }
+                self.claim_later(starting, record, delay.unwrap_or(Delay::FIRST), error)
+            }
+        }
+    }
+
+    fn transition(&mut self, transition: &Transition) -> Progress {
+        let (mut record, delay) = match self.take_state() {
+            State::Written(record) => (record, None),
+            State::Behind(record, delay) => (record, Some(delay)),
+            // Refused, taken by another or given up: there is no record to follow.
+            state @ (State::Idle | State::Claiming(_) | State::Over { .. }) => {
+                self.state = state;
+                return Progress::Done;
+            }
+        };
+        if record.apply(transition) == Follow::Later && delay.is_none() {
+            self.state = State::Written(record);
+            return Progress::Done;
+        }
+        self.bring_up(record, delay)
+    }
+
+    fn retry(&mut self) -> Progress {
+        match self.take_state() {
+            State::Behind(record, delay) => self.bring_up(record, Some(delay)),
+            state => {
+                self.state = state;
+                Progress::Done
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use chrono::Utc;
+    use rusqlite::Connection;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::child::{Command, ExitStatus};
+    use crate::monitor::{End, Identity, Outcome, Reason, Sandbox};
+    use crate::registry::Run;
+
+    struct Fixture {
+        dir: TempDir,
+        registry: Registry,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = TempDir::new().unwrap();
+            let registry = Registry::open(dir.path().join("sandbox.db")).unwrap();
+            Self { dir, registry }
+        }
+
+        /// An observer that gives up at the first failure after the end.
+        fn impatient(&self) -> RegistryObserver {
+            RegistryObserver { patience: Duration::ZERO, ..self.registry.observer() }
+        }
+
+        fn locked(&self) -> Connection {
+            let lock = Connection::open(self.registry.path()).unwrap();
+            lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
+            lock
+        }
+
+        fn spilled(&self) -> Vec<PathBuf> {
+            let entries = fs::read_dir(self.dir.path().join("run")).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        }
+
+        fn only_run(&self) -> Run {
+            let mut runs = self.registry.runs().unwrap();
+            assert_eq!(runs.len(), 1, "{runs:?}");
+            runs.remove(0)
+        }
+    }
+
+    fn claim(observer: &mut RegistryObserver, command: Option<&Command>) -> Claim {
+        let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+        let supervisor = Identity::current();
+        let starting =
+            Starting { sandbox: &sandbox, command, supervisor: &supervisor, at: Utc::now() };
+        observer.claim(&starting)
+    }
+
+    fn running() -> Transition {
+        Transition::Running { at: Utc::now(), child: Identity::current() }
+    }
+
+    fn exited() -> Transition {
+        let outcome = Outcome::Ended { status: ExitStatus::Code(7), reason: Reason::Exited };
+        let end = End { outcome, bytes_logged: 5, bytes_dropped: 0 };
+        Transition::Stopped { at: Utc::now(), end }
+    }
+
+    /// A run whose end is in a file and nowhere else.
+    fn spill(fixture: &Fixture) {
+        let mut observer = fixture.impatient();
+        let granted = claim(&mut observer, Some(&Command::new("true")));
+        assert!(matches!(granted, Claim::Granted), "{granted:?}");
+        assert_eq!(observer.transition(&running()), Progress::Done);
+        let _lock = fixture.locked();
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert_eq!(fixture.spilled().len(), 1);
+    }
+
+    #[test]
+    fn an_end_is_not_spilled_while_there_is_patience() {
+        let fixture = Fixture::new();
+        let mut observer = fixture.registry.observer();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        let _lock = fixture.locked();
+        assert!(matches!(observer.transition(&exited()), Progress::Later(_)));
+        assert!(matches!(observer.retry(), Progress::Later(_)));
+        assert_eq!(fixture.spilled().len(), 0);
+    }
+
+    #[test]
+    fn a_spilled_end_is_private_and_taken_in_by_the_next_reader() {
+        let fixture = Fixture::new();
+        spill(&fixture);
+        let mode =
+            |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&fixture.dir.path().join("run")), 0o700);
+        assert_eq!(mode(&fixture.spilled()[0]), 0o600);
+
+        let run = fixture.only_run();
+        assert_eq!((run.state.as_str(), run.exit_code), ("STOPPED", Some(7)));
+        assert_eq!((run.pid, run.bytes_logged), (Some(std::process::id()), Some(5)));
+        assert_eq!(fixture.spilled().len(), 0);
+    }
+
+    #[test]
+    fn a_spilled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
+        let fixture = Fixture::new();
+        spill(&fixture);
+        let next = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
+        assert!(matches!(next, Claim::Granted), "{next:?}");
+        assert_eq!(fixture.spilled().len(), 0);
+        let runs = fixture.registry.runs().unwrap();
+        let states: Vec<_> = runs.iter().map(|run| (run.state.as_str(), run.exit_code)).collect();
+        assert_eq!(states, [("STOPPED", Some(7)), ("STARTING", None)]);
+    }
+
+    #[test]
+    fn a_spilled_end_that_is_taken_in_twice_is_one_run() {
+        let fixture = Fixture::new();
+        spill(&fixture);
+        let path = fixture.spilled().remove(0);
+        let content = fs::read(&path).unwrap();
+        let once = fixture.only_run();
+        fs::write(&path, content).unwrap();
+        assert_eq!(fixture.only_run(), once);
+    }
+
+    #[test]
+    fn a_run_whose_claim_was_never_written_is_spilled_and_taken_in_whole() {
+        let fixture = Fixture::new();
+        let mut observer = fixture.impatient();
+        let lock = fixture.locked();
+        assert!(matches!(claim(&mut observer, None), Claim::Later(..)));
+        assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        drop(lock);
+        let run = fixture.only_run();
+        assert_eq!(
+            (run.name.as_str(), run.state.as_str(), run.exit_code),
+            ("web", "STOPPED", Some(7))
+        );
+        assert!(run.running_at.is_some());
+    }
+
+    #[test]
+    fn what_is_spilled_for_another_database_stays() {
+        let fixture = Fixture::new();
+        spill(&fixture);
+        let other = Registry::open(fixture.dir.path().join("other.db")).unwrap();
+        assert_eq!(other.runs().unwrap(), []);
+        assert_eq!(fixture.spilled().len(), 1);
+    }
+
+    #[test]
+    fn rubbish_among_the_spilled_ends_does_no_harm() {
+        let fixture = Fixture::new();
+        spill(&fixture);
+        let path = |name: &str| fixture.dir.path().join("run").join(name);
+        fs::write(path("cut.end.json"), "{\"version\": 1, \"name\":").unwrap();
+        fs::create_dir(path("dir.end.json")).unwrap();
+        nix::unistd::mkfifo(&path("fifo.end.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("link.end.json")).unwrap();
+        assert_eq!(fixture.only_run().exit_code, Some(7));
+        assert_eq!(fixture.spilled().len(), 4);
+    }
+
+    #[test]
+    fn a_database_that_breaks_while_the_child_runs_delays_the_record_and_no_more() {
+        let fixture = Fixture::new();
+        let mut observer = fixture.impatient();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        let files = ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"];
+        let path = |name: &str| fixture.dir.path().join(name);
+        for name in files {
+            fs::remove_file(path(name)).unwrap();
+        }
+        fs::write(path("sandbox.db"), "no database, but as long as the header of one. ".repeat(99))
+            .unwrap();
+        assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+        assert!(matches!(observer.retry(), Progress::Later(_)));
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert!(fixture.registry.runs().is_err());
+        assert_eq!(fixture.spilled().len(), 1);
+        // Moved away, as the message says.
+        fs::remove_file(path("sandbox.db")).unwrap();
+        assert_eq!(fixture.only_run().exit_code, Some(7));
+    }
+
+    #[test]
+    fn an_end_that_can_not_even_be_spilled_ends_the_monitors_wait() {
+        let fixture = Fixture::new();
+        fs::write(fixture.dir.path().join("run"), "not a directory").unwrap();
+        let mut observer = fixture.impatient();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        let _lock = fixture.locked();
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert_eq!(observer.retry(), Progress::Done);
+    }
+}

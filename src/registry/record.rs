@@ -1,0 +1,204 @@
+//! What the database is to say of one run, whatever it says now.
+//!
+//! Transitions change the record; the store brings the rows up to it, however far they are behind.
+//! So transitions that could not be written need no queue: the record holds them, merged.
+
+use std::path::Path;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use crate::monitor::{
+    End, Forward, Identity, Input, OnLogError, Rootfs, Sandbox, Starting, Transition,
+};
+
+/// The reason of a run whose supervisor ended before it could write the end.
+pub(super) const SUPERVISOR_LOST: &str = "supervisor-lost";
+
+/// One run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Record {
+    /// Its row in `vmon_runs`, once it has been written.
+    pub(super) row: Option<i64>,
+    pub(super) name: String,
+    pub(super) config_file: String,
+    pub(super) config_last_modified: String,
+    pub(super) rootfs_paths: String,
+    pub(super) spec: String,
+    pub(super) supervisor: Identity,
+    pub(super) started_at: String,
+    pub(super) child: Option<Child>,
+    pub(super) stage: Stage,
+}
+
+/// The child, once it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Child {
+    pub(super) pid: u32,
+    pub(super) start: u64,
+    pub(super) running_at: String,
+}
+
+/// The `state` of the run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stage {
+    Starting,
+    Running,
+    Stopping,
+    Stopped(Ending),
+}
+
+/// How it ended, in the words of the record.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ending {
+    pub(super) at: String,
+    pub(super) exit_code: Option<i32>,
+    pub(super) signal: Option<i32>,
+    pub(super) reason: String,
+    pub(super) bytes_logged: u64,
+    pub(super) bytes_dropped: u64,
+}
+
+impl Stage {
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Starting => "STARTING",
+            Self::Running => "RUNNING",
+            Self::Stopping => "STOPPING",
+            Self::Stopped(_) => "STOPPED",
+        }
+    }
+}
+
+impl Record {
+    pub(super) fn new(starting: &Starting<'_>) -> Self {
+        let Starting { sandbox, supervisor, at, .. } = starting;
+        Self {
+            row: None,
+            name: sandbox.name.to_string(),
+            config_file: sandbox.config_file.to_string(),
+            config_last_modified: timestamp(sandbox.config_last_modified),
+            rootfs_paths: sandbox.rootfs.as_ref().map(rootfs_paths).unwrap_or_default(),
+            spec: spec(starting).to_string(),
+            supervisor: (*supervisor).clone(),
+            started_at: timestamp(*at),
+            child: None,
+            stage: Stage::Starting,
+        }
+    }
+
+    /// Whether `starting` is the start of this very run.
+    pub(super) fn is_of(&self, starting: &Starting<'_>) -> bool {
+        self.started_at == timestamp(starting.at)
+            && self.name == starting.sandbox.name.as_str()
+            && self.config_file == starting.sandbox.config_file.as_str()
+    }
+
+    pub(super) fn ending(&self) -> Option<&Ending> {
+        match &self.stage {
+            Stage::Stopped(ending) => Some(ending),
+            Stage::Starting | Stage::Running | Stage::Stopping => None,
+        }
+    }
+
+    /// Takes in a transition; says whether the rows are to follow it at once.
+    pub(super) fn apply(&mut self, transition: &Transition) -> Follow {
+        match transition {
+            Transition::Running { at, child } => {
+                let (pid, start) = (child.pid, child.start);
+                self.child = Some(Child { pid, start, running_at: timestamp(*at) });
+                self.stage = Stage::Running;
+            }
+            Transition::Stopping { .. } => self.stage = Stage::Stopping,
+            // The state has no word for it, and the end follows with all that is known now.
+            Transition::Draining { .. } => return Follow::Later,
+            Transition::Stopped { at, end } => self.stage = Stage::Stopped(Ending::new(*at, end)),
+        }
+        Follow::Now
+    }
+}
+
+/// When the rows follow the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Follow {
+    Now,
+    Later,
+}
+
+impl Ending {
+    fn new(at: DateTime<Utc>, end: &End) -> Self {
+        Self {
+            at: timestamp(at),
+            exit_code: end.recorded_code(),
+            signal: end.signal().map(|signal| signal.number()),
+            reason: end.reason().to_owned(),
+            bytes_logged: end.bytes_logged,
+            bytes_dropped: end.bytes_dropped,
+        }
+    }
+}
+
+/// RFC 3339, UTC, microseconds: sorts as text as it does as time.
+pub(super) fn timestamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn rootfs_paths(rootfs: &Rootfs) -> String {
+    match rootfs {
+        Rootfs::Native(path) => format!("native:{}", path.display()),
+        Rootfs::Overlayfs(layers) => layers
+            .iter()
+            .fold("overlayfs".to_owned(), |paths, layer| paths + ":" + &layer.to_string_lossy()),
+    }
+}
+
+/// The command and the options of a run. Never the environment: it holds secrets. Bytes that are
+/// not UTF-8 are replaced, as the columns are text.
+fn spec(starting: &Starting<'_>) -> Value {
+    let sandbox = starting.sandbox;
+    let command = starting.command.map(|command| {
+        let words = std::iter::once(command.program())
+            .chain(command.arguments().iter().map(|word| word.as_os_str()));
+        words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
+    });
+    let directory = starting.command.and_then(|command| {
+        // An empty path is the working directory.
+        std::path::absolute(Path::new(".").join(command.directory().unwrap_or(Path::new("")))).ok()
+    });
+    json!({
+        "command": command,
+        "directory": directory.map(|path| path.to_string_lossy().into_owned()),
+        "tty": starting.command.map(|command| command.wants_pty()),
+        "rootfs": sandbox.rootfs.as_ref().map(rootfs_paths),
+        "log_dir": sandbox.log_dir.to_string_lossy(),
+        "log_max_size": sandbox.retention.max_size,
+        "log_max_files": sandbox.retention.max_files,
+        "on_log_error": on_log_error(sandbox),
+        "forward": forward(sandbox),
+        "stdin": input(sandbox),
+        "stop_signal": sandbox.stop_signal.to_string(),
+        "stop_timeout_seconds": sandbox.stop_timeout.as_secs_f64(),
+    })
+}
+
+fn on_log_error(sandbox: &Sandbox) -> &'static str {
+    match sandbox.on_log_error {
+        OnLogError::Pause => "pause",
+        OnLogError::Drop => "drop",
+    }
+}
+
+fn forward(sandbox: &Sandbox) -> &'static str {
+    match sandbox.forward {
+        Forward::Off => "off",
+        Forward::Block => "block",
+        Forward::Drop => "drop",
+    }
+}
+
+fn input(sandbox: &Sandbox) -> &'static str {
+    match sandbox.input {
+        Input::Null => "null",
+        Input::Forward => "forward",
+    }
+}

@@ -1,0 +1,110 @@
+//! The tables, and which version of them a database has.
+//!
+//! The ecosystem's tables are created when missing and never changed; ours are versioned.
+
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+use super::error::Fault;
+
+/// The version of the `vmon_` tables that this vmon reads and writes.
+pub(super) const VERSION: u32 = 1;
+
+/// Columns and types as microsandbox 0.2 has them, so that either reads the other's database.
+const ECOSYSTEM: &str = "
+CREATE TABLE IF NOT EXISTS sandboxes (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    config_file TEXT NOT NULL,
+    config_last_modified DATETIME NOT NULL,
+    status TEXT NOT NULL,
+    supervisor_pid INTEGER NOT NULL,
+    microvm_pid INTEGER NOT NULL,
+    rootfs_paths TEXT NOT NULL,
+    group_id INTEGER,
+    group_ip TEXT,
+    created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+    modified_at DATETIME DEFAULT CURRENT_TIMESTAMP
+);
+CREATE TABLE IF NOT EXISTS groups (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    subnet TEXT NOT NULL,
+    reach TEXT NOT NULL,
+    full_json TEXT,
+    created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+    modified_at DATETIME DEFAULT CURRENT_TIMESTAMP
+);
+CREATE TABLE IF NOT EXISTS sandbox_metrics (
+    id INTEGER PRIMARY KEY,
+    sandbox_id INTEGER NOT NULL,
+    timestamp DATETIME DEFAULT CURRENT_TIMESTAMP,
+    cpu_usage_percent REAL,
+    memory_usage_bytes INTEGER,
+    disk_usage_bytes INTEGER
+);
+";
+
+/// The index holds unfinished runs only, which are all that a claim looks for.
+const OURS: &str = "
+CREATE TABLE vmon_meta (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE vmon_runs (
+    id INTEGER PRIMARY KEY,
+    sandbox_id INTEGER NOT NULL REFERENCES sandboxes(id) ON DELETE CASCADE,
+    state TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    pid_namespace INTEGER,
+    supervisor_pid INTEGER NOT NULL,
+    supervisor_start INTEGER NOT NULL,
+    pid INTEGER,
+    pid_start INTEGER,
+    started_at TEXT NOT NULL,
+    running_at TEXT,
+    ended_at TEXT,
+    exit_code INTEGER,
+    signal INTEGER,
+    reason TEXT,
+    bytes_logged INTEGER,
+    bytes_dropped INTEGER,
+    spec TEXT NOT NULL,
+    socket TEXT
+);
+CREATE INDEX vmon_runs_unfinished ON vmon_runs(sandbox_id) WHERE state <> 'STOPPED';
+";
+
+/// Creates what is missing. Cheap where nothing is: a database may be replaced at any time, so
+/// every transaction asks.
+pub(super) fn ensure(transaction: &Transaction<'_>) -> Result<(), Fault> {
+    if is_current(transaction)? {
+        return Ok(());
+    }
+    transaction.execute_batch(ECOSYSTEM)?;
+    transaction.execute_batch(OURS)?;
+    let version = VERSION.to_string();
+    transaction
+        .execute("INSERT INTO vmon_meta (key, value) VALUES ('schema_version', ?1)", [version])?;
+    Ok(())
+}
+
+/// Whether the database has our tables in our version.
+///
+/// # Errors
+///
+/// [`Fault::Newer`] for a version that this vmon does not know; there is no older one yet.
+pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
+    if !has_table(connection, "vmon_meta")? {
+        return Ok(false);
+    }
+    let sql = "SELECT value FROM vmon_meta WHERE key = 'schema_version'";
+    let found: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
+    match found {
+        Some(found) if found == VERSION.to_string() => Ok(true),
+        found => Err(Fault::Newer { found: found.unwrap_or_default(), known: VERSION }),
+    }
+}
+
+/// Whether the database has a table of this name.
+pub(super) fn has_table(connection: &Connection, name: &str) -> Result<bool, Fault> {
+    // sqlite_master: SQLite before 3.33 does not know the name sqlite_schema.
+    let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+    Ok(connection.query_row(sql, [name], |row| row.get::<_, u32>(0))? > 0)
+}

@@ -1,0 +1,303 @@
+//! Rows of `sandboxes` and `vmon_runs`: the claim rule, and bringing them up to a [`Record`].
+//!
+//! Everything here happens inside one immediate transaction that somebody else opened.
+
+use chrono::Utc;
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
+
+use super::record::{Record, SUPERVISOR_LOST, Stage, timestamp};
+use crate::monitor::{Identity, Liveness};
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// The rows say what it says; its row in `vmon_runs`.
+    Row(i64),
+    /// Nothing was changed: the sandbox is somebody else's, who lives.
+    Taken { supervisor: u32 },
+}
+
+/// The status of a sandbox whose child runs, in the ecosystem's words.
+pub(super) const RUNNING: &str = "RUNNING";
+/// The status of any other.
+const STOPPED: &str = "STOPPED";
+
+/// Brings the rows of `record` up to it; claims the sandbox for one that has no row yet.
+pub(super) fn store(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
+    let Some(row) = record.row else {
+        return claim(tx, record);
+    };
+    if update_run(tx, record, row)? {
+        return Ok(Stored::Row(row));
+    }
+    store_lost(tx, record)
+}
+
+/// Stores a record whose row is not known, or not there any more: in a database that was removed
+/// or replaced, or one that has the run already.
+pub(super) fn store_lost(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
+    match find_run(tx, record)? {
+        Some(row) => {
+            update_run(tx, record, row)?;
+            Ok(Stored::Row(row))
+        }
+        None => claim(tx, record),
+    }
+}
+
+/// One row of `sandboxes`.
+struct SandboxRow {
+    id: i64,
+    status: String,
+    supervisor_pid: i64,
+}
+
+/// Takes the sandbox for `record` unless somebody else who lives has it, and adds the run's row.
+///
+/// A run that is over claims nothing. It is added all the same: it did happen.
+fn claim(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
+    let rows = sandbox_rows(tx, record)?;
+    for row in &rows {
+        match (occupant(tx, row)?, record.ending()) {
+            (None, _) => {}
+            (Some(supervisor), None) => return Ok(Stored::Taken { supervisor }),
+            (Some(_), Some(_)) => return Ok(Stored::Row(insert_run(tx, record, row.id)?)),
+        }
+    }
+    for row in &rows {
+        close_lost(tx, row)?;
+    }
+    // Programs that update and then insert may have left a second row; the first one stays ours.
+    let sandbox = match rows.first() {
+        Some(row) => take_sandbox(tx, record, row.id)?,
+        None => insert_sandbox(tx, record)?,
+    };
+    let run = insert_run(tx, record, sandbox)?;
+    settle_sandbox(tx, record, sandbox)?;
+    Ok(Stored::Row(run))
+}
+
+fn sandbox_rows(tx: &Transaction<'_>, record: &Record) -> Result<Vec<SandboxRow>> {
+    let mut statement = tx.prepare(
+        "SELECT id, status, supervisor_pid FROM sandboxes
+         WHERE name = ?1 AND config_file = ?2 ORDER BY id",
+    )?;
+    let rows = statement.query_map([&record.name, &record.config_file], |row| {
+        Ok(SandboxRow { id: row.get(0)?, status: row.get(1)?, supervisor_pid: row.get(2)? })
+    })?;
+    rows.collect()
+}
+
+/// The pid of the live supervisor that has this sandbox.
+fn occupant(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
+    let unfinished = unfinished_runs(tx, row.id)?;
+    if unfinished.is_empty() && row.status == RUNNING {
+        return Ok(foreign_supervisor(row.supervisor_pid));
+    }
+    // What can't be told, as from another pid namespace, is not judged dead.
+    let lives = |supervisor: &&Identity| supervisor.liveness() != Liveness::Dead;
+    Ok(unfinished.iter().find(lives).map(|supervisor| supervisor.pid))
+}
+
+fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<Identity>> {
+    let mut statement = tx.prepare(
+        "SELECT boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
+         WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC",
+    )?;
+    let supervisors = statement.query_map([sandbox], supervisor)?;
+    supervisors.collect()
+}
+
+/// The supervisor of a run, from a row that names its columns.
+pub(super) fn supervisor(row: &Row<'_>) -> Result<Identity> {
+    Ok(Identity {
+        pid: row.get("supervisor_pid")?,
+        start: unsigned(row.get("supervisor_start")?),
+        boot_id: row.get("boot_id")?,
+        pid_namespace: row.get::<_, Option<i64>>("pid_namespace")?.map(unsigned),
+    })
+}
+
+/// The pid of another program's supervisor, if a process has it.
+///
+/// Our own pid is no other program: a container starts its processes with the same few pids each
+/// time, and a row of the last time would never come free.
+pub(super) fn foreign_supervisor(pid: i64) -> Option<u32> {
+    let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
+    // Signal 0 is none: kill(2) only looks. EPERM is a process that we may not signal.
+    let exists = kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
+    let pid = pid.unsigned_abs();
+    (exists && pid != std::process::id()).then_some(pid)
+}
+
+/// Closes what a dead supervisor left open.
+fn close_lost(tx: &Transaction<'_>, row: &SandboxRow) -> Result<()> {
+    tx.execute(
+        "UPDATE vmon_runs SET state = 'STOPPED', reason = ?2, ended_at = ?3
+         WHERE sandbox_id = ?1 AND state <> 'STOPPED'",
+        params![row.id, SUPERVISOR_LOST, timestamp(Utc::now())],
+    )?;
+    if row.status == RUNNING {
+        tx.execute(
+            "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP WHERE id = ?1",
+            params![row.id, STOPPED],
+        )?;
+    }
+    Ok(())
+}
+
+/// The sandbox has no child yet, so its status is STOPPED.
+fn take_sandbox(tx: &Transaction<'_>, record: &Record, id: i64) -> Result<i64> {
+    tx.execute(
+        "UPDATE sandboxes SET config_last_modified = :config_last_modified, status = :status,
+            supervisor_pid = :supervisor_pid, microvm_pid = 0, rootfs_paths = :rootfs_paths,
+            modified_at = CURRENT_TIMESTAMP
+         WHERE id = :id",
+        named_params! {
+            ":id": id,
+            ":config_last_modified": record.config_last_modified,
+            ":status": STOPPED,
+            ":supervisor_pid": record.supervisor.pid,
+            ":rootfs_paths": record.rootfs_paths,
+        },
+    )?;
+    Ok(id)
+}
+
+fn insert_sandbox(tx: &Transaction<'_>, record: &Record) -> Result<i64> {
+    tx.execute(
+        "INSERT INTO sandboxes (name, config_file, config_last_modified, status, supervisor_pid,
+            microvm_pid, rootfs_paths)
+         VALUES (:name, :config_file, :config_last_modified, :status, :supervisor_pid, 0,
+            :rootfs_paths)",
+        named_params! {
+            ":name": record.name,
+            ":config_file": record.config_file,
+            ":config_last_modified": record.config_last_modified,
+            ":status": STOPPED,
+            ":supervisor_pid": record.supervisor.pid,
+            ":rootfs_paths": record.rootfs_paths,
+        },
+    )?;
+    Ok(tx.last_insert_rowid())
+}
+
+fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64> {
+    let supervisor = &record.supervisor;
+    tx.execute(
+        "INSERT INTO vmon_runs (sandbox_id, state, boot_id, pid_namespace, supervisor_pid,
+            supervisor_start, started_at, spec)
+         VALUES (?1, 'STARTING', ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            sandbox,
+            supervisor.boot_id,
+            supervisor.pid_namespace.map(signed),
+            supervisor.pid,
+            signed(supervisor.start),
+            record.started_at,
+            record.spec,
+        ],
+    )?;
+    let row = tx.last_insert_rowid();
+    if record.stage != Stage::Starting {
+        update_run(tx, record, row)?;
+    }
+    Ok(row)
+}
+
+/// The row of this run, whatever its number.
+fn find_run(tx: &Transaction<'_>, record: &Record) -> Result<Option<i64>> {
+    let supervisor = &record.supervisor;
+    tx.query_row(
+        "SELECT id FROM vmon_runs WHERE started_at = ?1 AND supervisor_pid = ?2
+            AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+            (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)",
+        params![
+            record.started_at,
+            supervisor.pid,
+            signed(supervisor.start),
+            supervisor.boot_id,
+            record.name,
+            record.config_file,
+        ],
+        |row| row.get(0),
+    )
+    .optional()
+}
+
+/// Brings the run's row and its sandbox's up to the record; `false` when `row` is not this run's.
+fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
+    let (supervisor, child, ending) = (&record.supervisor, &record.child, record.ending());
+    // In a database that was replaced meanwhile the number may be another run's.
+    let sandbox = tx
+        .query_row(
+            "UPDATE vmon_runs SET state = :state, pid = :pid, pid_start = :pid_start,
+                running_at = :running_at, ended_at = :ended_at, exit_code = :exit_code,
+                signal = :signal, reason = :reason, bytes_logged = :bytes_logged,
+                bytes_dropped = :bytes_dropped
+             WHERE id = :id AND boot_id = :boot_id AND supervisor_pid = :supervisor_pid
+                AND supervisor_start = :supervisor_start AND started_at = :started_at
+                AND EXISTS (SELECT 1 FROM sandboxes
+                    WHERE id = sandbox_id AND name = :name AND config_file = :config_file)
+             RETURNING sandbox_id",
+            named_params! {
+                ":id": row,
+                ":name": record.name,
+                ":config_file": record.config_file,
+                ":boot_id": supervisor.boot_id,
+                ":supervisor_pid": supervisor.pid,
+                ":supervisor_start": signed(supervisor.start),
+                ":started_at": record.started_at,
+                ":state": record.stage.as_str(),
+                ":pid": child.as_ref().map(|child| child.pid),
+                ":pid_start": child.as_ref().map(|child| signed(child.start)),
+                ":running_at": child.as_ref().map(|child| &child.running_at),
+                ":ended_at": ending.map(|ending| &ending.at),
+                ":exit_code": ending.and_then(|ending| ending.exit_code),
+                ":signal": ending.and_then(|ending| ending.signal),
+                ":reason": ending.map(|ending| &ending.reason),
+                ":bytes_logged": ending.map(|ending| signed(ending.bytes_logged)),
+                ":bytes_dropped": ending.map(|ending| signed(ending.bytes_dropped)),
+            },
+            |row| row.get(0),
+        )
+        .optional()?;
+    if let Some(sandbox) = sandbox {
+        settle_sandbox(tx, record, sandbox)?;
+    }
+    Ok(sandbox.is_some())
+}
+
+/// Gives the sandbox the status that follows from the record, as long as the sandbox is its own.
+fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<()> {
+    match (&record.stage, &record.child) {
+        (Stage::Running | Stage::Stopping, Some(child)) => tx.execute(
+            "UPDATE sandboxes SET status = ?2, supervisor_pid = ?3, microvm_pid = ?4,
+                modified_at = CURRENT_TIMESTAMP
+             WHERE id = ?1 AND (status <> ?2 OR supervisor_pid <> ?3 OR microvm_pid <> ?4)",
+            params![sandbox, RUNNING, record.supervisor.pid, child.pid],
+        ),
+        // An end may come late, when another run or another program has the sandbox.
+        (Stage::Stopped(_), _) => tx.execute(
+            "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
+             WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS
+                (SELECT 1 FROM vmon_runs WHERE sandbox_id = ?1 AND state <> 'STOPPED')",
+            params![sandbox, STOPPED, record.supervisor.pid],
+        ),
+        (Stage::Starting | Stage::Running | Stage::Stopping, _) => Ok(0),
+    }?;
+    Ok(())
+}
+
+/// SQLite's integers are signed; inodes, start times and byte counts stay below 2^63.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A count that [`signed`] wrote.
+pub(super) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

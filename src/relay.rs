@@ -1,0 +1,24 @@
+//! Bytes from one source to where they go.
+//!
+//! [`Output`] carries one stream of the child: to the log first, then to a [`Sink`] that forwards
+//! it. [`Input`] carries our stdin to the child. Both hold bytes only while somebody does not take
+//! them, and stop reading meanwhile: an idle relay owns no buffer. No byte is looked at.
+
+mod input;
+mod log;
+mod output;
+mod sink;
+
+pub(crate) use input::{Input, InputEvent};
+pub(crate) use log::{Log, RETRY as LOG_RETRY};
+pub(crate) use output::Output;
+pub(crate) use sink::{Overflow, Sink};
+
+/// Reads that one source gets in one turn of the loop, so that none starves the others.
+const READS_A_TURN: usize = 8;
+
+/// The line that stands where bytes were left out. It begins on a line of its own.
+fn notice(bytes: u64) -> Vec<u8> {
+    // CR LF: the reader may be a terminal in raw mode.
+    format!("\r\n[vmon: {bytes} bytes left out]\r\n").into_bytes()
+}

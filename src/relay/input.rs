@@ -1,0 +1,211 @@
+//! Our stdin on its way to the child.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use tracing::{debug, warn};
+
+use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
+
+/// Bytes read at a time: what a pipe takes in one go may be less, and a terminal gives less.
+const CHUNK: usize = 16 * 1024;
+
+/// What an input has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InputEvent {
+    /// There may be more.
+    Open,
+    /// Our side has ended; all of it has been read.
+    Ended,
+    /// The child's side takes no more.
+    Refused,
+}
+
+/// Reads ours, writes the child's, and reads no further than that one takes.
+#[derive(Debug)]
+pub(crate) struct Input<R, S> {
+    /// `None` after its end.
+    source: Option<(R, SourceId)>,
+    target: File,
+    target_name: S,
+    /// Bytes that the child has not taken, and how many of them it has.
+    pending: Vec<u8>,
+    sent: usize,
+    waiting: Option<SourceId>,
+    last: Option<u8>,
+}
+
+impl<R: Read + AsFd, S: Copy> Input<R, S> {
+    /// Relays `source` to `target`; both must be non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// The poller's.
+    pub(crate) fn new(
+        source: R,
+        source_name: S,
+        target: OwnedFd,
+        target_name: S,
+        sources: &mut Sources<'_, S>,
+    ) -> io::Result<Self> {
+        let id = sources.register(&source, Interest::READ, source_name)?;
+        Ok(Self {
+            source: Some((source, id)),
+            target: target.into(),
+            target_name,
+            pending: Vec::new(),
+            sent: 0,
+            waiting: None,
+            last: None,
+        })
+    }
+
+    /// Whether all that our side gave, its end included, has reached the child.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.source.is_none() && self.pending.is_empty()
+    }
+
+    /// The last byte that went to the child.
+    pub(crate) fn last(&self) -> Option<u8> {
+        self.last
+    }
+
+    /// The descriptor that the child's input is written to.
+    pub(crate) fn target(&self) -> &File {
+        &self.target
+    }
+
+    /// Nothing can be read for now, although the poller says so.
+    pub(crate) fn not_ready(&self, sources: &mut Sources<'_, S>) {
+        if let Some((_, id)) = self.source {
+            sources.would_block(id, Interest::READ);
+        }
+    }
+
+    /// Reads what is there and passes it on.
+    pub(crate) fn turn<H>(&mut self, cx: &mut Context<'_, H>) -> io::Result<InputEvent>
+    where
+        H: Handler<Source = S>,
+    {
+        let Some((source, id)) = &mut self.source else { return Ok(InputEvent::Open) };
+        if !self.pending.is_empty() {
+            return Ok(InputEvent::Open);
+        }
+        let id = *id;
+        let size = CHUNK.min(cx.scratch.len());
+        let buffer = cx.scratch.get_mut(..size).unwrap_or_default();
+        match source.read(buffer) {
+            Ok(0) => {
+                self.end_source(&mut cx.sources);
+                Ok(InputEvent::Ended)
+            }
+            Ok(count) => {
+                let bytes = cx.scratch.get(..count).unwrap_or_default();
+                Ok(self.send(bytes, &mut cx.sources))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                cx.sources.would_block(id, Interest::READ);
+                Ok(InputEvent::Open)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Passes these bytes on, after all others.
+    pub(crate) fn send(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) -> InputEvent {
+        self.last = bytes.last().copied().or(self.last);
+        if !self.pending.is_empty() {
+            self.pending.extend_from_slice(bytes);
+            return InputEvent::Open;
+        }
+        match write_some(&mut self.target, bytes) {
+            Ok(written) if written == bytes.len() => InputEvent::Open,
+            Ok(written) => {
+                self.pending = bytes.get(written..).unwrap_or_default().to_vec();
+                self.wait(sources)
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Goes on with what waits, once the child takes more.
+    pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) -> InputEvent {
+        let rest = self.pending.get(self.sent..).unwrap_or_default();
+        match write_some(&mut self.target, rest) {
+            Ok(written) if written < rest.len() => {
+                self.sent += written;
+                if let Some(waiting) = self.waiting {
+                    sources.would_block(waiting, Interest::WRITE);
+                }
+                InputEvent::Open
+            }
+            Ok(_) => {
+                self.pending = Vec::new();
+                self.sent = 0;
+                if let Some(waiting) = self.waiting.take() {
+                    sources.deregister(waiting);
+                }
+                self.read_again(sources, Interest::READ);
+                InputEvent::Open
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Reads our side no more.
+    pub(crate) fn end_source(&mut self, sources: &mut Sources<'_, S>) {
+        if let Some((_, id)) = self.source.take() {
+            sources.deregister(id);
+        }
+    }
+
+    /// Lets go of both sides. Dropping the input afterwards closes the child's.
+    pub(crate) fn close(&mut self, sources: &mut Sources<'_, S>) {
+        self.end_source(sources);
+        if let Some(waiting) = self.waiting.take() {
+            sources.deregister(waiting);
+        }
+    }
+
+    fn wait(&mut self, sources: &mut Sources<'_, S>) -> InputEvent {
+        match sources.register(&self.target, Interest::WRITE, self.target_name) {
+            Ok(waiting) => {
+                self.waiting = Some(waiting);
+                self.read_again(sources, Interest::NONE);
+                InputEvent::Open
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    fn read_again(&mut self, sources: &mut Sources<'_, S>, interest: Interest) {
+        if let Some((_, id)) = self.source {
+            // Reading alone never asks the kernel, so this can't fail.
+            let _ = sources.want(id, interest);
+        }
+    }
+}
+
+fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match target.write(rest) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
+/// A child that closes its input early is no fault.
+fn refused(error: &io::Error) -> InputEvent {
+    match error.raw_os_error() {
+        Some(libc::EPIPE | libc::EIO | libc::ECONNRESET) => debug!("the child reads no more"),
+        _ => warn!("can't write the child's input any more: {error}"),
+    }
+    InputEvent::Refused
+}

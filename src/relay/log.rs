@@ -1,0 +1,141 @@
+//! The log as a sink: what happens when it can't be written.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::notice;
+use crate::logfile::LogFile;
+
+/// How long after a failure the log is tried again.
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
+
+/// Whether the log is being written.
+#[derive(Debug)]
+enum State {
+    Writing,
+    /// The last write failed; the next is tried at this instant.
+    Failing {
+        again: Instant,
+    },
+}
+
+/// A sandbox's log, shared by its streams.
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: LogFile,
+    /// Leave bytes out while the log can't be written, instead of waiting.
+    drop: bool,
+    state: State,
+    logged: u64,
+    dropped: u64,
+    /// Of those dropped, the ones that the log does not tell of yet.
+    untold: u64,
+    /// What is left to be written of the line that tells of the others.
+    notice: Vec<u8>,
+}
+
+impl Log {
+    pub(crate) fn new(file: LogFile, drop: bool) -> Self {
+        Self {
+            file,
+            drop,
+            state: State::Writing,
+            logged: 0,
+            dropped: 0,
+            untold: 0,
+            notice: Vec::new(),
+        }
+    }
+
+    /// Bytes of the child's that are in the log.
+    pub(crate) fn logged(&self) -> u64 {
+        self.logged
+    }
+
+    /// Bytes of the child's that the log lacks.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether bytes wait for the log to be writable again.
+    pub(crate) fn is_failing(&self) -> bool {
+        matches!(self.state, State::Failing { .. })
+    }
+
+    /// Writes `bytes`, and says how many are done with: in the log, or left out for good. The rest
+    /// must be offered again, after [`RETRY`].
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
+        if let State::Failing { again } = self.state
+            && Instant::now() < again
+        {
+            return self.refuse(bytes.len(), 0);
+        }
+        if !self.tell_untold() {
+            return self.refuse(bytes.len(), 0);
+        }
+        match self.file.write(bytes) {
+            Ok(()) => {
+                self.logged += bytes.len() as u64;
+                self.recovered();
+                bytes.len()
+            }
+            Err(error) => {
+                self.logged += error.written as u64;
+                self.failed(&error);
+                self.refuse(bytes.len(), error.written)
+            }
+        }
+    }
+
+    /// Counts bytes that will never be in the log.
+    pub(crate) fn give_up(&mut self, bytes: usize) {
+        self.dropped += bytes as u64;
+    }
+
+    fn refuse(&mut self, offered: usize, written: usize) -> usize {
+        if !self.drop {
+            return written;
+        }
+        self.dropped += (offered - written) as u64;
+        self.untold += (offered - written) as u64;
+        offered
+    }
+
+    /// Whether the log is free for the child's bytes: the line about those left out comes first.
+    fn tell_untold(&mut self) -> bool {
+        if self.notice.is_empty() && self.untold > 0 {
+            self.notice = notice(mem::take(&mut self.untold));
+        }
+        if self.notice.is_empty() {
+            return true;
+        }
+        match self.file.write(&self.notice) {
+            Ok(()) => {
+                self.notice = Vec::new();
+                true
+            }
+            Err(error) => {
+                self.notice.drain(..error.written);
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &crate::logfile::WriteError) {
+        if !self.is_failing() {
+            let policy = if self.drop { "leaving bytes out" } else { "the child's output waits" };
+            warn!("{error}; {policy} until it works again");
+        }
+        self.state = State::Failing { again: Instant::now() + RETRY };
+    }
+
+    fn recovered(&mut self) {
+        if self.is_failing() {
+            info!(log = %self.file.path().display(), "the log can be written again");
+            self.state = State::Writing;
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! One of our own streams, or whoever else reads along: takes what it can without waiting.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use tracing::{debug, warn};
+
+use super::notice;
+use crate::reactor::{Interest, SourceId, Sources};
+
+/// Bytes that wait for a slow reader under [`Overflow::Drop`] before more are left out.
+const QUEUE: usize = 256 * 1024;
+
+/// What happens when a reader does not keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    /// The source is not read until the reader has taken what there is.
+    Block,
+    /// What the queue can't hold is left out, and the reader is told.
+    Drop,
+}
+
+/// Forwards bytes to a writer that is never waited for.
+///
+/// The writer is watched only while bytes wait for it.
+#[derive(Debug)]
+pub(crate) struct Sink<W, S> {
+    /// `None` once the reader has gone away.
+    writer: Option<W>,
+    name: S,
+    overflow: Overflow,
+    queue: Vec<u8>,
+    /// How much of the queue has been written.
+    sent: usize,
+    waiting: Option<SourceId>,
+    /// Bytes left out that the reader has not been told of.
+    missed: u64,
+    dropped: u64,
+}
+
+impl<W: Write + AsFd, S: Copy> Sink<W, S> {
+    pub(crate) fn new(writer: W, name: S, overflow: Overflow) -> Self {
+        Self {
+            writer: Some(writer),
+            name,
+            overflow,
+            queue: Vec::new(),
+            sent: 0,
+            waiting: None,
+            missed: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Bytes that the reader never got.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether nothing waits for the reader.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether the source may be read on.
+    pub(crate) fn accepts(&self) -> bool {
+        self.overflow == Overflow::Drop || self.is_empty()
+    }
+
+    /// Forwards `bytes`, as many as are taken at once; the rest waits or is left out.
+    pub(crate) fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) {
+        let written = if self.is_empty() { self.write(bytes) } else { 0 };
+        let rest = bytes.get(written..).unwrap_or_default();
+        if self.writer.is_none() || rest.is_empty() {
+            return;
+        }
+        self.enqueue(rest);
+        self.wait(sources);
+    }
+
+    /// Goes on with what waits, once the writer is ready.
+    pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) {
+        loop {
+            let queue = std::mem::take(&mut self.queue);
+            let written = self.write(queue.get(self.sent..).unwrap_or_default());
+            self.sent += written;
+            if self.writer.is_none() {
+                return self.leave(sources);
+            }
+            if self.sent < queue.len() {
+                self.queue = queue;
+                if let Some(waiting) = self.waiting {
+                    sources.would_block(waiting, Interest::WRITE);
+                }
+                return;
+            }
+            self.sent = 0;
+            if self.missed == 0 {
+                return self.leave(sources);
+            }
+            self.queue = notice(std::mem::take(&mut self.missed));
+        }
+    }
+
+    /// Takes nothing any more; what waits is counted as left out.
+    pub(crate) fn abandon(&mut self, sources: &mut Sources<'_, S>) {
+        if self.writer.take().is_some() {
+            self.dropped += (self.queue.len() - self.sent) as u64;
+        }
+        self.leave(sources);
+    }
+
+    fn leave(&mut self, sources: &mut Sources<'_, S>) {
+        self.queue = Vec::new();
+        self.sent = 0;
+        if let Some(waiting) = self.waiting.take() {
+            sources.deregister(waiting);
+        }
+    }
+
+    fn enqueue(&mut self, rest: &[u8]) {
+        let room = match self.overflow {
+            Overflow::Block => rest.len(),
+            // Once something is missing, all of it is, up to the notice: no stray pieces.
+            Overflow::Drop if self.missed > 0 => 0,
+            Overflow::Drop => QUEUE.saturating_sub(self.queue.len() - self.sent).min(rest.len()),
+        };
+        let (kept, lost) = rest.split_at(room);
+        if self.sent > 0 && self.sent >= self.queue.len() / 2 {
+            self.queue.drain(..self.sent);
+            self.sent = 0;
+        }
+        self.queue.extend_from_slice(kept);
+        self.missed += lost.len() as u64;
+        self.dropped += lost.len() as u64;
+    }
+
+    /// Has the loop call [`flush`](Self::flush) when the writer is ready.
+    fn wait(&mut self, sources: &mut Sources<'_, S>) {
+        let Some(writer) = self.writer.as_ref().filter(|_| self.waiting.is_none()) else { return };
+        match sources.register(writer, Interest::WRITE, self.name) {
+            Ok(waiting) => self.waiting = Some(waiting),
+            Err(error) => {
+                warn!("can't wait for the reader of our output, so it gets no more: {error}");
+                self.abandon(sources);
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while let Some(writer) = &mut self.writer
+            && let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty())
+        {
+            match writer.write(rest) {
+                Ok(0) => break,
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    gone(&error);
+                    self.writer = None;
+                }
+            }
+        }
+        written
+    }
+}
+
+/// A reader that goes away (`| head -1`, a closed terminal) is no fault.
+fn gone(error: &io::Error) {
+    match error.raw_os_error() {
+        Some(libc::EPIPE | libc::EIO | libc::ECONNRESET) => {
+            debug!("the reader of our output has gone away");
+        }
+        _ => warn!("can't forward the child's output any more: {error}"),
+    }
+}

@@ -1,0 +1,184 @@
+//! Our own stdio, borrowed: private non-blocking handles, raw mode, window size.
+//!
+//! Descriptors 0 to 2 are shared with the shell and its other children, flags and modes included.
+//! Nothing here sets `O_NONBLOCK` on them, stops us from the background, or leaves the terminal in
+//! another mode than it was.
+
+#![allow(unsafe_code)] // ioctl and sigaction calls that no safe wrapper offers
+
+mod handle;
+mod messages;
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "terminal/linux.rs")]
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "terminal/bsd.rs")]
+mod platform;
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::pty::Winsize;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{getpgrp, isatty, tcgetpgrp};
+
+pub(crate) use handle::{Direction, Handle};
+pub use messages::Messages;
+
+/// The terminal's modes before we made it raw, while it is raw.
+///
+/// A process has one controlling terminal, and a panic hook can't reach a guard on some stack:
+/// hence one place for the whole process.
+static RAW: Mutex<Option<Saved>> = Mutex::new(None);
+
+struct Saved {
+    terminal: OwnedFd,
+    modes: Termios,
+}
+
+impl Saved {
+    fn restore(&self) {
+        // A background process must leave the modes to whoever is in the foreground.
+        if is_foreground(self.terminal.as_fd()) {
+            // TCSANOW: draining would wait for a terminal that is stopped by Ctrl-S.
+            let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.modes);
+        }
+    }
+}
+
+/// Our terminal: the first of stdin, stdout and stderr that is one.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    fd: OwnedFd,
+    modes: Termios,
+    /// Ours is the raw mode that [`RAW`] undoes.
+    raw: bool,
+}
+
+impl Terminal {
+    /// `None` when none of our stdio is a terminal.
+    ///
+    /// Blocks `SIGTTIN` and `SIGTTOU` for the calling thread: from the background, a read or a
+    /// mode change then fails or passes, and does not stop the process (termios(3)).
+    pub(crate) fn open() -> Option<Self> {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let fd = fds.into_iter().find(|fd| isatty(fd).unwrap_or(false))?;
+        let job_control: SigSet = [Signal::SIGTTIN, Signal::SIGTTOU].into_iter().collect();
+        job_control.thread_block().ok()?;
+        let fd = fd.try_clone_to_owned().ok()?;
+        let modes = tcgetattr(&fd).ok()?;
+        Some(Self { fd, modes, raw: false })
+    }
+
+    /// The modes as they were found.
+    pub(crate) fn modes(&self) -> &Termios {
+        &self.modes
+    }
+
+    /// The window's size; `None` when the terminal does not know it.
+    pub(crate) fn window_size(&self) -> Option<Winsize> {
+        let mut size = MaybeUninit::<Winsize>::zeroed();
+        // SAFETY: TIOCGWINSZ writes one winsize to the pointer, which is valid for one.
+        let result =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) };
+        // SAFETY: zeroed is a valid winsize, and four integers are all there is to it.
+        let size = unsafe { size.assume_init() };
+        (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(size)
+    }
+
+    /// Makes the terminal raw if we are in its foreground and it is not raw yet.
+    ///
+    /// # Errors
+    ///
+    /// tcsetattr's.
+    pub(crate) fn enter_raw(&mut self) -> io::Result<RawState> {
+        let mut saved = RAW.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_foreground(self.fd.as_fd()) {
+            // What the modes are is the foreground's business now; ours are void.
+            if std::mem::take(&mut self.raw) {
+                *saved = None;
+            }
+            return Ok(RawState::Background);
+        }
+        if saved.is_none() {
+            // The modes of this moment: a shell may have changed them while we were stopped.
+            self.modes = tcgetattr(&self.fd)?;
+            *saved = Some(Saved { terminal: self.fd.try_clone()?, modes: self.modes.clone() });
+            self.raw = true;
+        }
+        let mut raw = self.modes.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&self.fd, SetArg::TCSANOW, &raw)?;
+        Ok(RawState::Raw)
+    }
+
+    /// Gives the terminal its modes back.
+    pub(crate) fn leave_raw(&mut self) {
+        if std::mem::take(&mut self.raw)
+            && let Some(saved) = RAW.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            saved.restore();
+        }
+    }
+
+    /// Whether it is raw, by our doing.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.raw
+    }
+
+    /// Whether our process group is the terminal's foreground one.
+    pub(crate) fn is_foreground(&self) -> bool {
+        is_foreground(self.fd.as_fd())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.leave_raw();
+    }
+}
+
+/// What [`Terminal::enter_raw`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RawState {
+    /// The terminal is raw.
+    Raw,
+    /// We are in the background: nothing was touched.
+    Background,
+}
+
+fn is_raw() -> bool {
+    RAW.try_lock().map_or(true, |saved| saved.is_some())
+}
+
+fn is_foreground(terminal: BorrowedFd<'_>) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
+}
+
+/// Has a panic give the terminal its modes back before its message is printed, also in a program
+/// that aborts on panic. For a process that is a command; it chains to the hook that is set.
+pub fn install_panic_hook() {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if let Ok(mut saved) = RAW.try_lock()
+            && let Some(saved) = saved.take()
+        {
+            saved.restore();
+        }
+        next(panic);
+    }));
+}
+
+/// Does what `SIGTSTP` does where it is not caught: stops the process until `SIGCONT`, unless its
+/// process group is orphaned and nobody could continue it.
+pub(crate) fn stop_process() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: SIG_DFL installs no handler; the former action is put back below.
+    let caught = unsafe { sigaction(Signal::SIGTSTP, &default) }?;
+    let stopped = raise(Signal::SIGTSTP);
+    // SAFETY: this action was in force before and its handler is still there.
+    unsafe { sigaction(Signal::SIGTSTP, &caught) }?;
+    stopped.map_err(Errno::into)
+}

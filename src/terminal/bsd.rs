@@ -1,0 +1,33 @@
+//! macOS and the BSDs: `/dev/fd` only duplicates, so just terminals can be opened anew, by name.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::MsgFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::ttyname;
+
+use super::handle::Direction;
+
+#[cfg(target_os = "macos")]
+pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT;
+
+#[cfg(not(target_os = "macos"))]
+pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+
+/// Refused: these systems have no way.
+pub(super) fn reopen(_stream: BorrowedFd<'_>, _direction: Direction) -> io::Result<OwnedFd> {
+    Err(Errno::ENOTSUP.into())
+}
+
+/// A description of our own of the same terminal. A PTY master has no such name and is refused.
+pub(super) fn reopen_terminal(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {
+    let access = match direction {
+        Direction::Read => OFlag::O_RDONLY,
+        Direction::Write => OFlag::O_WRONLY,
+    };
+    let flags = access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    Ok(open(&ttyname(stream)?, flags, Mode::empty())?)
+}

@@ -1,0 +1,162 @@
+//! One of our standard streams, to be read or written without ever waiting.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{isatty, read, write};
+
+use super::platform;
+
+/// What a handle is for. A pipe opened for both would never end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+/// How a handle avoids waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// An open file description of our own, non-blocking; or a file that never blocks.
+    Private,
+    /// A shared socket: each call says so itself (recv(2), `MSG_DONTWAIT`).
+    Socket,
+    /// A shared description that can't be reopened: asked before each call, and given no more
+    /// than the answer guarantees.
+    Guarded { chunk: usize },
+}
+
+/// A pipe that is ready for writing takes this many bytes without blocking (pipe(7)).
+const PIPE_CHUNK: usize = libc::PIPE_BUF;
+
+/// A terminal that is ready for writing takes one byte at least, and no more for sure: a blocking
+/// write waits until all of it has been taken (Linux: `n_tty_write`).
+const TERMINAL_CHUNK: usize = 1;
+
+/// A private handle on one of our standard streams.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    fd: OwnedFd,
+    mode: Mode,
+    terminal: bool,
+}
+
+impl Handle {
+    /// `None` when the stream is closed.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` and the like: no descriptor was to be had.
+    pub(crate) fn open(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<Option<Self>> {
+        let kind = match fstat(stream) {
+            Ok(stat) => SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT,
+            Err(Errno::EBADF) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let terminal = isatty(stream).unwrap_or(false);
+        let reopened = match kind {
+            // Its offset would start anew; and it never blocks.
+            SFlag::S_IFREG | SFlag::S_IFBLK | SFlag::S_IFDIR => {
+                return Ok(Some(Self {
+                    fd: stream.try_clone_to_owned()?,
+                    mode: Mode::Private,
+                    terminal,
+                }));
+            }
+            SFlag::S_IFSOCK => {
+                return Ok(Some(Self {
+                    fd: stream.try_clone_to_owned()?,
+                    mode: Mode::Socket,
+                    terminal,
+                }));
+            }
+            _ if terminal => platform::reopen_terminal(stream, direction),
+            _ => platform::reopen(stream, direction),
+        };
+        // Refused for whatever reason: the shared description will do, with more care.
+        let handle = match reopened {
+            Ok(fd) => Self { fd, mode: Mode::Private, terminal },
+            Err(_) => {
+                let chunk = if kind == SFlag::S_IFIFO { PIPE_CHUNK } else { TERMINAL_CHUNK };
+                Self { fd: stream.try_clone_to_owned()?, mode: Mode::Guarded { chunk }, terminal }
+            }
+        };
+        Ok(Some(handle))
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Writes as much as is taken at once.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when nothing is, else write(2)'s; `BrokenPipe` without a signal, provided that
+    /// the process ignores `SIGPIPE`, as Rust programs do.
+    pub(crate) fn offer(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let result = match self.mode {
+                Mode::Private => write(&self.fd, bytes),
+                Mode::Socket => send(self.fd.as_raw_fd(), bytes, platform::SEND_FLAGS),
+                Mode::Guarded { chunk } => {
+                    self.ask(PollFlags::POLLOUT)?;
+                    write(&self.fd, bytes.get(..chunk).unwrap_or(bytes))
+                }
+            };
+            match result {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Whether the shared description is ready, without waiting.
+    fn ask(&self, flags: PollFlags) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), flags)];
+        match poll(&mut fds, PollTimeout::ZERO)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for Handle {
+    /// Reads what is there, or answers `WouldBlock`.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let result = match self.mode {
+                Mode::Private => read(&self.fd, buffer),
+                Mode::Socket => recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
+                Mode::Guarded { .. } => {
+                    self.ask(PollFlags::POLLIN)?;
+                    read(&self.fd, buffer)
+                }
+            };
+            match result {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
+impl Write for Handle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.offer(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

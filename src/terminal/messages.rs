@@ -1,0 +1,52 @@
+//! Our own messages on stderr, which must not hold up the loop or spoil a raw terminal.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::{Direction, Handle, is_raw};
+
+/// Writes to our stderr without ever waiting: what a stopped terminal or a full pipe does not
+/// take is left out. On a terminal that a monitor has made raw, lines end with CR LF.
+///
+/// Every write succeeds: a closed stderr is no reason to fail.
+#[derive(Debug, Clone)]
+pub struct Messages(Option<Arc<Handle>>);
+
+impl Messages {
+    /// Messages to our stderr, or to nobody where it is closed.
+    pub fn stderr() -> Self {
+        let handle = Handle::open(io::stderr().as_fd(), Direction::Write);
+        Self(handle.ok().flatten().map(Arc::new))
+    }
+}
+
+impl Write for Messages {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(handle) = &self.0 else { return Ok(bytes.len()) };
+        let raw = handle.is_terminal() && is_raw();
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(text) if raw => {
+                    offer(handle, text);
+                    offer(handle, b"\r\n");
+                }
+                _ => offer(handle, line),
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn offer(handle: &Handle, mut bytes: &[u8]) {
+    while let Ok(written @ 1..) = handle.offer(bytes) {
+        bytes = bytes.get(written..).unwrap_or_default();
+        if bytes.is_empty() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! What the tests share: a state directory, a terminal, and waiting for events.
+//!
+//! Children are shell scripts: `sh` does what is asked.
+
+#![allow(dead_code, unsafe_code)] // each test file uses a part; a controlling terminal takes pre_exec
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up on it: no more than a bound on failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The namespace that runs get without `--config-file`.
+pub const CONFIG: &str = "Sandboxfile";
+
+/// A state directory of its own.
+pub struct State(TempDir);
+
+impl State {
+    pub fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("vmon-test").tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.path().join("sandbox.db")
+    }
+
+    /// A path for a test's own files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The directory that holds the logs of [`CONFIG`].
+    pub fn logs(&self) -> PathBuf {
+        self.path().join("log").join(CONFIG)
+    }
+
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// The current log; empty while there is none.
+    pub fn log(&self, name: &str) -> Vec<u8> {
+        fs::read(self.log_path(name)).unwrap_or_default()
+    }
+
+    /// The older generations, oldest first.
+    pub fn generations(&self, name: &str) -> Vec<PathBuf> {
+        let prefix = format!("{name}.log.");
+        let Ok(entries) = fs::read_dir(self.logs()) else { return Vec::new() };
+        let mut found: Vec<PathBuf> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// All generations and the current log, joined.
+    pub fn whole_log(&self, name: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for generation in self.generations(name) {
+            bytes.extend(fs::read(generation).unwrap());
+        }
+        bytes.extend(self.log(name));
+        bytes
+    }
+
+    /// `vmon` with this state directory and no input.
+    pub fn vmon(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmon"));
+        command.env("VMON_STATE_DIR", self.path()).env_remove("XDG_STATE_HOME");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// `vmon run --name NAME OPTIONS… -- sh -c SCRIPT`.
+    pub fn run(&self, name: &str, options: &[&str], script: &str) -> Command {
+        let mut command = self.vmon();
+        command.args(["run", "--name", name]).args(options).args(["--", "sh", "-c", script]);
+        command
+    }
+
+    /// The value of one column of the newest run of `name`, as text; `None` while there is none.
+    pub fn run_column(&self, name: &str, column: &str) -> Option<String> {
+        let query = format!(
+            "SELECT CAST(r.{column} AS TEXT) FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id
+             WHERE s.name = ?1 ORDER BY r.id DESC LIMIT 1"
+        );
+        self.query(&query, name)
+    }
+
+    /// The value of one column of the sandbox `name`, as text; `None` while there is none.
+    pub fn sandbox_column(&self, name: &str, column: &str) -> Option<String> {
+        let query = format!("SELECT CAST({column} AS TEXT) FROM sandboxes WHERE name = ?1");
+        self.query(&query, name)
+    }
+
+    fn query(&self, query: &str, name: &str) -> Option<String> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let db = rusqlite::Connection::open_with_flags(self.db(), flags).ok()?;
+        db.query_row(query, [name], |row| row.get(0)).ok().flatten()
+    }
+
+    /// Waits until the sandbox has this status on record.
+    pub fn wait_for_status(&self, name: &str, status: &str) {
+        eventually(&format!("{name} is {status}"), || {
+            self.sandbox_column(name, "status").as_deref() == Some(status)
+        });
+    }
+
+    /// Waits until the current log holds these bytes.
+    pub fn wait_for_log(&self, name: &str, bytes: &[u8]) {
+        let what = format!("{:?} in the log of {name}", String::from_utf8_lossy(bytes));
+        eventually(&what, || contains(&self.whole_log(name), bytes));
+    }
+}
+
+/// Looks again and again until `event` has happened. The test waits for the event; the bound only
+/// keeps a failure from hanging.
+#[track_caller]
+pub fn eventually(what: &str, mut event: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !event() {
+        assert!(Instant::now() < give_up, "it never came: {what}");
+        let _ = poll(&mut [], PollTimeout::from(5_u8));
+    }
+}
+
+pub fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Waits for a process that a test has started, and kills it when it takes for ever.
+#[track_caller]
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > give_up {
+            let _ = child.kill();
+            panic!("the process did not end");
+        }
+        let _ = poll(&mut [], PollTimeout::from(5_u8));
+    }
+}
+
+/// The exit code as a shell tells it.
+pub fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
+}
+
+pub fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+/// Whether a process with this pid exists and is no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']),
+        Err(_) => false,
+    }
+}
+
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Bytes that look random, the same for each seed (xorshift64*).
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Fails with the first difference instead of printing megabytes.
+#[track_caller]
+pub fn assert_same(left: &[u8], right: &[u8], what: &str) {
+    let at = left.iter().zip(right).position(|(left, right)| left != right);
+    assert!(
+        at.is_none() && left.len() == right.len(),
+        "{what}: {} and {} bytes, the first difference at {at:?}",
+        left.len(),
+        right.len()
+    );
+}
+
+/// A terminal with a program in it: the user's side of a PTY.
+pub struct Terminal {
+    master: File,
+    pub child: Child,
+    /// Everything that has appeared on the screen.
+    pub seen: Vec<u8>,
+    searched: usize,
+}
+
+impl Terminal {
+    /// Runs `command` as the session leader of a new terminal of 40 rows and 100 columns.
+    pub fn spawn(command: &mut Command) -> Self {
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let slave = open(ptsname_r(&master).unwrap().as_str(), flags, Mode::empty()).unwrap();
+        let master = File::from(OwnedFd::from(master));
+        set_size(&master, 40, 100);
+        command
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap())
+            .stderr(slave);
+        // SAFETY: setsid and ioctl are async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+                Ok(())
+            });
+        }
+        let child = command.spawn().unwrap();
+        // The command holds the slave's descriptors; an end can only be seen without them.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { master, child, seen: Vec::new(), searched: 0 }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.master.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Waits until this appears on the screen, after what was waited for before.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: impl AsRef<[u8]>) {
+        let text = text.as_ref();
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let new = &self.seen[self.searched..];
+            if let Some(at) = new.windows(text.len()).position(|window| window == text) {
+                self.searched += at + text.len();
+                return;
+            }
+            assert!(
+                self.read_some(give_up),
+                "{:?} never appeared; the screen: {:?}",
+                String::from_utf8_lossy(text),
+                String::from_utf8_lossy(&self.seen)
+            );
+        }
+    }
+
+    /// Whether anything came before the end of the terminal.
+    fn read_some(&mut self, give_up: Instant) -> bool {
+        let left = give_up.saturating_duration_since(Instant::now()).as_millis();
+        let timeout = PollTimeout::try_from(left).unwrap();
+        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, timeout).unwrap_or(0) == 0 {
+            return false;
+        }
+        let mut buffer = [0; 65536];
+        match self.master.read(&mut buffer) {
+            Ok(count @ 1..) => {
+                self.seen.extend_from_slice(&buffer[..count]);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads to the end of the terminal and gives the program's exit code.
+    #[track_caller]
+    pub fn finish(&mut self) -> i32 {
+        let give_up = Instant::now() + PATIENCE;
+        while self.read_some(give_up) {}
+        code(wait(&mut self.child))
+    }
+
+    pub fn resize(&self, rows: u16, columns: u16) {
+        set_size(&self.master, rows, columns);
+    }
+
+    /// The terminal's modes now.
+    pub fn modes(&self) -> Termios {
+        tcgetattr(&self.master).unwrap()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn set_size(master: &File, rows: u16, columns: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize from a live reference.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+    assert_eq!(result, 0);
+}
+
+/// Whether a program is installed.
+pub fn has(program: impl AsRef<OsStr>) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
