@@ -12,6 +12,8 @@ use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_CLAIM_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// A delay up to this is no news.
+const UNTOLD_DELAY: Duration = Duration::from_secs(1);
 /// How long after the end it is tried to write it, before it is spilled.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -23,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///   live for all that can be told from here (another pid namespace), or is RUNNING under another
 ///   program whose supervisor's pid exists. What a dead supervisor left open is closed with the
 ///   reason `supervisor-lost`. A locked or full database is asked again; any other failure refuses.
-/// - Once claimed, no failure of the database reaches the child. A delay begins with one warning
-///   and ends with one message. After the end it is tried for five seconds, then the record goes
+/// - Once claimed, no failure of the database reaches the child. A delay of more than a second
+///   is told in one warning, and its end in one message. After the end it is tried for five seconds, then the record goes
 ///   to the [spill directory](Registry::spill_dir).
 /// - The claim of a child that runs already, handed over by a host, may be late too: then the
 ///   whole record is written at once. If the sandbox proves to be somebody else's, the record of
@@ -55,13 +57,29 @@ enum State {
 /// How long to wait before the next attempt, and for how long it has been tried.
 #[derive(Debug, Clone, Copy)]
 struct Delay {
+    since: Instant,
     next: Duration,
+    /// Whether the delay has been told.
+    told: bool,
     /// When the end was told, if it was.
     ended: Option<Instant>,
 }
 
 impl Delay {
-    const FIRST: Self = Self { next: FIRST_DELAY, ended: None };
+    fn begin() -> Self {
+        Self { since: Instant::now(), next: FIRST_DELAY, told: false, ended: None }
+    }
+
+    /// Warns once, of a delay that is more than supervisors getting into each other's way.
+    fn tell(&mut self, registry: &Registry, record: &Record, error: &RegistryError) {
+        let worth_it = !error.is_passing() || self.since.elapsed() >= UNTOLD_DELAY;
+        if worth_it && !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(
+                registry = %registry.path().display(), sandbox = %record.name, %error,
+                "the record is late; the sandbox goes on",
+            );
+        }
+    }
 
     /// The time to wait now; the next one is twice as long.
     ///
@@ -103,7 +121,7 @@ impl RegistryObserver {
     }
 
     fn written(&mut self, mut record: Box<Record>, row: i64, delay: Option<Delay>) {
-        if delay.is_some() {
+        if delay.is_some_and(|delay| delay.told) {
             tracing::info!(
                 registry = %self.registry.path().display(), sandbox = %record.name,
                 "the record is up to date again",
@@ -123,10 +141,8 @@ impl RegistryObserver {
         delay: Option<Delay>,
         error: &RegistryError,
     ) -> Progress {
-        if delay.is_none() {
-            self.warn(&record, error);
-        }
-        let mut delay = delay.unwrap_or(Delay::FIRST);
+        let mut delay = delay.unwrap_or_else(Delay::begin);
+        delay.tell(&self.registry, &record, error);
         let mut next = delay.step(LONGEST_DELAY);
         if record.ending().is_some() {
             let waited = delay.ended.get_or_insert_with(Instant::now).elapsed();
@@ -138,13 +154,6 @@ impl RegistryObserver {
         }
         self.state = State::Behind(record, delay);
         Progress::Later(next)
-    }
-
-    fn warn(&self, record: &Record, error: &RegistryError) {
-        tracing::warn!(
-            registry = %self.registry.path().display(), sandbox = %record.name, %error,
-            "the record is late; the sandbox goes on",
-        );
     }
 
     fn spill(&mut self, record: Box<Record>, error: &RegistryError) {
@@ -218,10 +227,11 @@ impl Observer for RegistryObserver {
             }
             Ok(Stored::Taken { supervisor }) => Claim::Taken { supervisor },
             Err(error) => {
-                if delay.is_none() {
-                    self.warn(&record, &error);
+                let mut delay = delay.unwrap_or_else(Delay::begin);
+                if starting.command.is_none() {
+                    delay.tell(&self.registry, &record, &error);
                 }
-                self.claim_later(starting, record, delay.unwrap_or(Delay::FIRST), error)
+                self.claim_later(starting, record, delay, error)
             }
         }
     }
