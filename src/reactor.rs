@@ -54,6 +54,7 @@ mod sources;
 mod timers;
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,7 +111,7 @@ pub trait Handler: Sized {
         let _ = signal;
     }
 
-    /// Whether nothing is left to do: no source, no timer.
+    /// Whether nothing is left to do. Asked after each call.
     fn is_done(&self) -> bool;
 }
 
@@ -149,6 +150,8 @@ impl Waker {
 struct Slot<H> {
     generation: u32,
     handler: Option<H>,
+    /// Whether the handler was done when it was last called.
+    done: bool,
 }
 
 /// The loop. See the [module](self).
@@ -163,6 +166,8 @@ pub struct Reactor<H: Handler> {
     slots: Slots<H::Source>,
     queue: Queue<H::Timer>,
     handlers: Vec<Slot<H>>,
+    /// Handlers that are not done.
+    live: usize,
     signals: Option<Signals>,
     waker: Option<Waker>,
 }
@@ -181,6 +186,7 @@ impl<H: Handler> Reactor<H> {
             slots: Slots::new(),
             queue: Queue::new(),
             handlers: Vec::new(),
+            live: 0,
             signals: None,
             waker: None,
         })
@@ -190,13 +196,15 @@ impl<H: Handler> Reactor<H> {
     pub fn add(&mut self, handler: H) -> HandlerId {
         let free = self.handlers.iter().position(|slot| slot.handler.is_none());
         let slot = free.unwrap_or_else(|| {
-            self.handlers.push(Slot { generation: 0, handler: None });
+            self.handlers.push(Slot { generation: 0, handler: None, done: true });
             self.handlers.len() - 1
         });
         let generation = match self.handlers.get_mut(slot) {
             Some(entry) => {
                 entry.generation = entry.generation.wrapping_add(1);
                 entry.handler = Some(handler);
+                entry.done = false;
+                self.live += 1;
                 entry.generation
             }
             None => 0,
@@ -209,7 +217,11 @@ impl<H: Handler> Reactor<H> {
 
     /// Takes a handler off the reactor, with all its sources and timers.
     pub fn remove(&mut self, id: HandlerId) -> Option<H> {
-        let handler = self.slot(id)?.handler.take()?;
+        let slot = self.slot(id)?;
+        let handler = slot.handler.take()?;
+        if !mem::replace(&mut slot.done, true) {
+            self.live -= 1;
+        }
         self.slots.forget(id, self.poll.registry());
         self.queue.forget(id);
         Some(handler)
@@ -237,7 +249,14 @@ impl<H: Handler> Reactor<H> {
             timers: Timers::new(id, &mut self.queue),
             scratch: &mut self.scratch,
         };
-        Some(f(handler, &mut cx))
+        let result = f(handler, &mut cx);
+        let done = handler.is_done();
+        match (mem::replace(&mut slot.done, done), done) {
+            (false, true) => self.live -= 1,
+            (true, false) => self.live += 1,
+            _ => {}
+        }
+        Some(result)
     }
 
     /// Watches these signals, by number; every handler is told of each.
@@ -292,7 +311,7 @@ impl<H: Handler> Reactor<H> {
 
     /// Whether every handler is done.
     pub fn is_done(&self) -> bool {
-        self.handlers.iter().filter_map(|slot| slot.handler.as_ref()).all(Handler::is_done)
+        self.live == 0
     }
 
     /// One turn: waits for at most `timeout` (`None`: until something happens), then calls each
