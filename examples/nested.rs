@@ -51,7 +51,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 PollFd::new(reactor.as_fd(), PollFlags::POLLIN),
                 PollFd::new(ticks.as_fd(), PollFlags::POLLIN),
             ];
-            poll(&mut fds, until(reactor.next_deadline()))?;
+            match poll(&mut fds, until(reactor.next_deadline())) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                result => result?,
+            };
             let [reactor_fd, host_fd] = fds;
             (reactor_fd.any().unwrap_or(false), host_fd.any().unwrap_or(false))
         };

@@ -15,7 +15,7 @@ mod signal;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 
 use nix::errno::Errno;
@@ -26,14 +26,14 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpgid};
 
 pub use command::Command;
 pub use identity::{Identity, Liveness};
+use signal::KeepChildren;
 pub(crate) use signal::is_ignored;
-pub use signal::restore_sigchld;
-pub use signal::{Signal, SignalError};
+pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 
 /// The parent's ends of a child's standard streams.
 ///
@@ -70,6 +70,16 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
+    /// From the status that wait(2) gives of a child that has ended.
+    fn from_wait(status: libc::c_int) -> Self {
+        let status = std::process::ExitStatus::from_raw(status);
+        match (status.code(), status.signal().and_then(Signal::from_number)) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+
     /// The exit code, unless a signal ended the child.
     pub fn code(self) -> Option<i32> {
         match self {
@@ -156,7 +166,6 @@ pub(crate) enum SpawnIo {
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
-    leads_group: bool,
     exit: platform::ExitWatch,
 }
 
@@ -230,6 +239,7 @@ impl Child {
         // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask,
         // setsid, ioctl, prctl and getppid, each async-signal-safe, on values it owns; it allocates nothing.
         unsafe { std.pre_exec(prepare) };
+        let _keep = KeepChildren::new();
         std.spawn()
     }
 
@@ -241,7 +251,7 @@ impl Child {
             let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
             let _ = waitpid(pid, None);
         })?;
-        Ok(Self { pid, leads_group: true, exit })
+        Ok(Self { pid, exit })
     }
 
     /// Takes over a child of this process that somebody else has started.
@@ -256,8 +266,7 @@ impl Child {
             .map(Pid::from_raw)
             .ok_or(Errno::ECHILD)?;
         platform::check_own_child(pid)?;
-        let leads_group = getpgid(Some(pid)).is_ok_and(|group| group == pid);
-        Ok(Self { pid, leads_group, exit: platform::ExitWatch::new(pid)? })
+        Ok(Self { pid, exit: platform::ExitWatch::new(pid)? })
     }
 
     /// Ends and reaps a child that can't be monitored, at once.
@@ -278,10 +287,17 @@ impl Child {
 
     /// Sends `signal` to the child's process group if it leads one, else to the child alone.
     ///
-    /// Sound because the child is unreaped: neither its pid nor its group's number can have gone
-    /// to a stranger.
+    /// Sound because the child is looked at first: while it is unreaped, neither its pid nor its
+    /// group's number can have gone to a stranger, and nobody but us is to reap it.
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` when somebody else has reaped it; kill(2)'s.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        let target = if self.leads_group { -self.pid.as_raw() } else { self.pid.as_raw() };
+        platform::check_own_child(self.pid)?;
+        // Asked each time: a child that was handed over may become a leader, or be moved, later.
+        let leads_group = getpgid(Some(self.pid)).is_ok_and(|group| group == self.pid);
+        let target = if leads_group { -self.pid.as_raw() } else { self.pid.as_raw() };
         // SAFETY: kill takes two integers and touches no memory of ours. nix's wrapper is not
         // used because its Signal has no real-time signals.
         Errno::result(unsafe { libc::kill(target, signal.number()) })?;
@@ -292,16 +308,17 @@ impl Child {
     /// `Child` must not be used any more.
     pub(crate) fn try_reap(&self) -> io::Result<Option<ExitStatus>> {
         loop {
-            return match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(_, code)) => Ok(Some(ExitStatus::Code(code))),
-                Ok(WaitStatus::Signaled(_, signal, _)) => {
-                    Ok(Some(ExitStatus::Signal(Signal::from_nix(signal))))
-                }
-                Ok(_) => Ok(None),
+            let mut status: libc::c_int = 0;
+            // SAFETY: waitpid writes one int to the pointer, which is a live exclusive reference.
+            // nix's wrapper is not used: it reaps a child that a real-time signal has ended, and
+            // then answers EINVAL, because its Signal has none of those.
+            let reaped =
+                unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::WNOHANG) };
+            return match Errno::result(reaped) {
+                Ok(0) => Ok(None),
+                Ok(_) => Ok(Some(ExitStatus::from_wait(status))),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::ECHILD) => Ok(Some(ExitStatus::Unknown)),
-                // nix refuses the real-time signals that it has no name for; the child is reaped.
-                Err(Errno::EINVAL) => Ok(Some(ExitStatus::Unknown)),
                 Err(error) => Err(error.into()),
             };
         }
@@ -361,15 +378,8 @@ pub(crate) fn terminal_eof(master: BorrowedFd<'_>, last: Option<u8>) -> Vec<u8> 
     if canonical && unfinished { vec![eof, eof] } else { vec![eof] }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const TIOCSCTTY: libc::Ioctl = libc::TIOCSCTTY;
-
-// These systems declare the request as an unsigned int, and ioctl with an unsigned long.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const TIOCSCTTY: libc::c_ulong = libc::TIOCSCTTY as libc::c_ulong;
-
 fn take_controlling_terminal(fd: i32) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer, not a pointer.
-    Errno::result(unsafe { libc::ioctl(fd, TIOCSCTTY, 0) })?;
+    Errno::result(unsafe { libc::ioctl(fd, platform::TIOCSCTTY, 0) })?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use nix::errno::Errno;
+use vmon::logfile::LogError;
 use vmon::monitor::{NameError, StartError};
 use vmon::registry::RegistryError;
 use vmon::terminal::Messages;
@@ -63,6 +64,8 @@ enum Failure {
     Directory { what: &'static str, path: PathBuf, reason: &'static str, option: &'static str },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("{0} (--log-dir)")]
+    Log(#[from] LogError),
     #[error("{0} (--db)")]
     Registry(#[from] RegistryError),
     #[error("can't set up the event loop: {0}")]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     vmon::child::restore_sigchld();
+    vmon::child::unblock_signals();
     vmon::terminal::install_panic_hook();
     cli::main(std::env::args_os().collect())
 }

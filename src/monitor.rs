@@ -96,6 +96,9 @@ pub enum Timer {
 
 /// Monitors one child. See the [module](self).
 ///
+/// One that is taken off its reactor, or dropped, before its child has ended does not end it: the
+/// child loses its streams and is the host's to stop and to reap.
+///
 /// ```no_run
 /// use vmon::child::Command;
 /// use vmon::monitor::{Monitor, Sandbox};
@@ -266,14 +269,15 @@ impl Builder {
     }
 }
 
-/// The signals that a monitor understands: requests to stop (TERM, and INT and HUP unless this
-/// process ignores them, as under `nohup`), the terminal's WINCH, TSTP and CONT, and XFSZ, which
-/// would end the process where the log meets a file size limit.
+/// The signals that a monitor understands: requests to stop (TERM, INT, QUIT and HUP), the
+/// terminal's WINCH, TSTP and CONT, and XFSZ, which would end the process where the log meets a
+/// file size limit. INT, QUIT, HUP and TSTP are left out where this process ignores them, as under
+/// `nohup` and in a shell's background.
 ///
 /// For [`Reactor::watch_signals`], in a program that is a command.
 pub fn command_signals() -> Vec<Signal> {
-    let always = [Signal::TERM, Signal::WINCH, Signal::TSTP, Signal::CONT, Signal::XFSZ];
-    let unless_ignored = [Signal::INT, Signal::HUP];
+    let always = [Signal::TERM, Signal::WINCH, Signal::CONT, Signal::XFSZ];
+    let unless_ignored = [Signal::INT, Signal::QUIT, Signal::HUP, Signal::TSTP];
     let heeded = unless_ignored.into_iter().filter(|&signal| !crate::child::is_ignored(signal));
     always.into_iter().chain(heeded).collect()
 }
@@ -291,31 +295,28 @@ impl Handler for Monitor {
 
     fn ready(&mut self, source: Source, _: Ready, cx: &mut Cx<'_>) {
         match source {
-            Source::Exit => return self.look_for_exit(cx),
+            Source::Exit => self.look_for_exit(cx),
             Source::Output(stream) => {
-                if let Some(streams) = &mut self.streams {
-                    streams.output_ready(stream, cx);
-                }
+                let read = self.streams.as_mut().is_some_and(|it| it.output_ready(stream, cx));
+                self.output_moved(read, cx);
             }
             Source::Sink(stream) => {
                 if let Some(streams) = &mut self.streams {
                     streams.sink_ready(stream, &mut cx.sources);
                 }
+                self.output_moved(false, cx);
             }
             Source::Stdin => {
                 if let Some(streams) = &mut self.streams {
                     streams.input_ready(cx);
                 }
-                return;
             }
             Source::ChildInput => {
                 if let Some(streams) = &mut self.streams {
                     streams.child_input_ready(&mut cx.sources);
                 }
-                return;
             }
         }
-        self.output_moved(cx);
     }
 
     fn timer(&mut self, timer: Timer, cx: &mut Cx<'_>) {
@@ -334,7 +335,7 @@ impl Handler for Monitor {
 
     fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
         match Signal::from_number(signal) {
-            Some(Signal::TERM | Signal::INT) => self.stop_requested(true, cx),
+            Some(Signal::TERM | Signal::INT | Signal::QUIT) => self.stop_requested(true, cx),
             Some(Signal::HUP) => self.stop_requested(false, cx),
             Some(Signal::WINCH) => {
                 if let Some(streams) = &self.streams {
@@ -503,6 +504,7 @@ impl Monitor {
             State::Running(_) => self.stopping(cx),
             State::Stopping(_, stop) => {
                 if may_kill && now.duration_since(stop.asked) >= SAME_REQUEST {
+                    stop.asked = now;
                     self.kill("a second stop was asked for");
                 }
             }
@@ -542,7 +544,11 @@ impl Monitor {
         match running.child.try_reap() {
             Ok(Some(status)) => self.exited(status, cx),
             Ok(None) => match running.exit {
-                Some(exit) => cx.sources.would_block(exit, Interest::READ),
+                // kqueue may tell of the end before waitpid(2) knows of it, and tells once.
+                Some(exit) => {
+                    cx.sources.would_block(exit, Interest::READ);
+                    cx.timers.set(LOOK, Timer::Exit);
+                }
                 None => {
                     cx.timers.set(LOOK, Timer::Exit);
                 }
@@ -584,7 +590,7 @@ impl Monitor {
             streams.begin_drain(cx);
         }
         self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
-        self.output_moved(cx);
+        self.output_moved(true, cx);
     }
 
     fn retry_log(&mut self, cx: &mut Cx<'_>) {
@@ -592,19 +598,22 @@ impl Monitor {
         if let Some(streams) = &mut self.streams {
             streams.retry_log(&mut cx.sources);
         }
-        self.output_moved(cx);
+        self.output_moved(false, cx);
     }
 
-    /// Output has been read, logged or forwarded: what follows from it.
-    fn output_moved(&mut self, cx: &mut Cx<'_>) {
+    /// Output has been `read`, or only logged or forwarded: what follows from it.
+    fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
         let Some(streams) = &self.streams else { return };
-        if streams.log_is_failing() && self.log_retry.is_none() {
+        if streams.log_needs_retry() && self.log_retry.is_none() {
             self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
         }
         if let State::Draining(drain) = &mut self.state {
-            // Each byte renews the grace.
-            if let Some(quiet) = drain.quiet.replace(cx.timers.set(QUIET, Timer::Quiet)) {
-                cx.timers.cancel(quiet);
+            // Each byte renews the grace; a stream that waited for its sinks begins it anew.
+            if read || drain.quiet.is_none() {
+                let renewed = cx.timers.set(QUIET, Timer::Quiet);
+                if let Some(quiet) = drain.quiet.replace(renewed) {
+                    cx.timers.cancel(quiet);
+                }
             }
             self.drain(cx);
         }
@@ -646,13 +655,23 @@ impl Monitor {
         self.drain(cx);
     }
 
-    /// A stop request while the output waits for its sinks: they get no more.
+    /// A stop request while the output drains: a reader that blocks gets no more, a descendant's
+    /// bytes are taken no longer, and the rest of the child's own goes to the log, unless that
+    /// can't be written.
     fn abandon(&mut self, cx: &mut Cx<'_>) {
-        if let Some(streams) = &mut self.streams {
+        let (State::Draining(drain), Some(streams)) = (&mut self.state, &mut self.streams) else {
+            return;
+        };
+        if !streams.are_flushed() {
             warn!(name = %self.sandbox.name, "stopped while output was still waiting to be written");
-            streams.close(&mut cx.sources);
         }
-        self.drained(cx);
+        if streams.wait_for_log() {
+            streams.close(&mut cx.sources);
+            return self.drained(cx);
+        }
+        streams.abandon_sinks(&mut cx.sources);
+        drain.limit_passed = true;
+        self.output_moved(false, cx);
     }
 
     fn drained(&mut self, cx: &mut Cx<'_>) {

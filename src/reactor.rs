@@ -50,6 +50,7 @@
 //! # }
 //! ```
 
+mod rearm;
 mod sources;
 mod timers;
 
@@ -168,6 +169,9 @@ pub struct Reactor<H: Handler> {
     handlers: Vec<Slot<H>>,
     /// Handlers that are not done.
     live: usize,
+    /// Whether the last poll gave as many events as it could: the kernel may hold more, of which
+    /// an edge-triggered outer loop has been told already.
+    more: bool,
     signals: Option<Signals>,
     waker: Option<Waker>,
 }
@@ -187,6 +191,7 @@ impl<H: Handler> Reactor<H> {
             queue: Queue::new(),
             handlers: Vec::new(),
             live: 0,
+            more: false,
             signals: None,
             waker: None,
         })
@@ -266,16 +271,22 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// The system's; `EINVAL` for a signal that can't be caught.
+    /// The system's; `EINVAL` for a number that is no signal, and for a signal that can't be
+    /// caught or that a handler can't return from (KILL, STOP, ILL, FPE, SEGV). None is watched
+    /// then that was not before.
     pub fn watch_signals<S: Into<i32>>(
         &mut self,
         signals: impl IntoIterator<Item = S>,
     ) -> io::Result<()> {
-        let signals = signals.into_iter().map(Into::into);
+        let signals: Vec<i32> = signals.into_iter().map(Into::into).collect();
+        // signal-hook panics on these.
+        if !signals.iter().all(|signal| can_be_watched(*signal)) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        }
         match &self.signals {
             Some(watched) => signals.into_iter().try_for_each(|signal| watched.add_signal(signal)),
             None => {
-                let mut watched = Signals::new(signals.collect::<Vec<i32>>())?;
+                let mut watched = Signals::new(signals)?;
                 self.poll.registry().register(&mut watched, SIGNALS, mio::Interest::READABLE)?;
                 self.signals = Some(watched);
                 Ok(())
@@ -331,13 +342,16 @@ impl<H: Handler> Reactor<H> {
             _ => {}
         }
         let mut signalled = false;
+        let mut taken = 0;
         for event in &self.events {
+            taken += 1;
             match event.token() {
                 SIGNALS => signalled = true,
                 WAKER => {}
                 token => self.slots.mark(token, event),
             }
         }
+        self.more = taken >= EVENTS;
         if signalled {
             self.take_signals();
         }
@@ -347,9 +361,10 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// The instant by which [`poll_once`](Self::poll_once) must be called although the descriptor
-    /// is silent: the next timer, or now where a source has more to give.
+    /// is silent: the next timer, or now where a source has more to give or more events wait than
+    /// one turn takes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.slots.has_ready() { Some(Instant::now()) } else { self.queue.next() }
+        if self.more || self.slots.has_ready() { Some(Instant::now()) } else { self.queue.next() }
     }
 
     fn slot(&mut self, id: HandlerId) -> Option<&mut Slot<H>> {
@@ -360,7 +375,7 @@ impl<H: Handler> Reactor<H> {
     fn take_signals(&mut self) {
         let Some(signals) = &mut self.signals else { return };
         let pending: Vec<i32> = signals.pending().collect();
-        sources::rearm(self.poll.registry(), signals, SIGNALS);
+        rearm::source(self.poll.registry(), signals, SIGNALS);
         for signal in pending {
             for slot in 0..self.handlers.len() {
                 if let Some(id) = self.id_at(slot) {
@@ -390,6 +405,12 @@ impl<H: Handler> Reactor<H> {
             self.call(id, |handler, cx| handler.ready(source, ready, cx));
         }
     }
+}
+
+fn can_be_watched(signal: i32) -> bool {
+    /// The signals that signal-hook has room for.
+    const ROOM: std::ops::Range<i32> = 1..128;
+    ROOM.contains(&signal) && !signal_hook::consts::FORBIDDEN.contains(&signal)
 }
 
 #[cfg(not(mio_unsupported_force_poll_poll))]

@@ -17,8 +17,9 @@
 //! - SQLite's automatic checkpoints, at every thousandth page and on every close, are off.
 //!   [`Registry::open`] and [`Registry::runs`] checkpoint a log of more than 128 KiB, so that an
 //!   ordinary supervisor never has to. An observer does it only when its own transaction takes
-//!   the log past a further 256 KiB: two syncs, and one for the header of the log that then
-//!   begins anew, are the only ones on the loop. None of them waits for a reader or a writer.
+//!   the log past a further 256 KiB, which costs two syncs. The first transaction after anybody's
+//!   checkpoint syncs the header of the log that begins anew. These are the only ones on the
+//!   loop, and none of them waits for a reader or a writer.
 //!   Other programs checkpoint as they are set up to.
 //! - Until somebody checkpoints, `DB-wal` is a part of the database: copy or move the two
 //!   together, or use `VACUUM INTO`.

@@ -172,12 +172,13 @@ pub fn install_panic_hook() {
 }
 
 /// Does what `SIGTSTP` does where it is not caught: stops the process until `SIGCONT`, unless its
-/// process group is orphaned and nobody could continue it.
+/// process group is orphaned and nobody could continue it. `SIGCONT` is raised in either case, so
+/// that what it undoes is undone.
 pub(crate) fn stop_process() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL installs no handler; the former action is put back below.
     let caught = unsafe { sigaction(Signal::SIGTSTP, &default) }?;
-    let stopped = raise(Signal::SIGTSTP);
+    let stopped = raise(Signal::SIGTSTP).and_then(|()| raise(Signal::SIGCONT));
     // SAFETY: this action was in force before and its handler is still there.
     unsafe { sigaction(Signal::SIGTSTP, &caught) }?;
     stopped.map_err(Errno::into)

@@ -734,3 +734,19 @@ fn a_database_that_can_not_be_written_is_read_as_far_as_that_goes() {
         assert!(matches!(opened, Err(RegistryError::ReadOnly { .. })), "{opened:?}");
     }
 }
+
+#[test]
+fn a_live_program_that_took_over_a_lost_run_of_ours_keeps_the_sandbox() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    let mut lost = registry.observer();
+    Life::of("web").granted(&mut lost);
+    told(&mut lost, &running());
+    // Our supervisor is gone without a word, and the other program has the row.
+    fixture.sqlite().execute("UPDATE vmon_runs SET supervisor_start = 1", []).unwrap();
+    let parent = std::os::unix::process::parent_id();
+    fixture.sqlite().execute("UPDATE sandboxes SET supervisor_pid = ?1", [parent]).unwrap();
+    let mut next = registry.observer();
+    let claim = Life::of("web").claim(&mut next);
+    assert!(matches!(claim, Claim::Taken { supervisor } if supervisor == parent), "{claim:?}");
+}

@@ -252,3 +252,38 @@ fn arguments_that_are_no_text_pass_through() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stdout, bytes);
 }
+
+#[test]
+fn something_else_in_the_place_of_the_log_leaves_nothing_written() {
+    let state = tempfile::tempdir().unwrap();
+    let logs = state.path().join("log/Sandboxfile");
+    std::fs::create_dir_all(&logs).unwrap();
+    std::os::unix::fs::symlink("/dev/null", logs.join("true.log")).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_vmon"))
+        .args(["run", "--state-dir", state.path().to_str().unwrap(), "true"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{told}");
+    assert!(told.starts_with("vmon: ") && told.contains("true.log"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    let left: Vec<_> =
+        std::fs::read_dir(state.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left, [state.path().join("log")]);
+}
+
+#[test]
+fn a_relative_command_is_looked_for_in_the_directory_of_the_command() {
+    let state = tempfile::tempdir().unwrap();
+    let (here, there) = (state.path().join("here"), state.path().join("there"));
+    std::fs::create_dir_all(&here).unwrap();
+    std::fs::create_dir_all(&there).unwrap();
+    std::fs::write(here.join("tool"), "").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_vmon"))
+        .current_dir(&here)
+        .args(["run", "--state-dir", state.path().to_str().unwrap()])
+        .args(["--cwd", there.to_str().unwrap(), "./tool"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(127), "{}", String::from_utf8_lossy(&output.stderr));
+}

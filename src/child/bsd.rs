@@ -13,6 +13,19 @@ use nix::unistd::Pid;
 
 use super::identity::Process;
 
+/// The request that makes a terminal the controlling one (tty(4)): declared as an unsigned int,
+/// where ioctl takes an unsigned long.
+pub(super) const TIOCSCTTY: libc::c_ulong = libc::TIOCSCTTY as libc::c_ulong;
+
+pub(super) fn last_signal() -> i32 {
+    libc::SIGUSR2
+}
+
+/// None that libc names here.
+pub(super) fn realtime_signals() -> Option<(i32, i32)> {
+    None
+}
+
 /// Tells the end of one child through a kqueue with one `EVFILT_PROC` (kqueue(2)); a kqueue is
 /// itself readable while it has an event.
 #[derive(Debug)]
@@ -118,26 +131,27 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     Ok(Some(Process { start: seconds * 1_000_000 + micros, ended }))
 }
 
-/// The boot time in microseconds: these kernels have no boot identifier in common.
+/// The kernel's own name for this boot (macOS: a UUID, FreeBSD: 16 random bytes), in hexadecimal;
+/// empty where it has none. The boot time is none: it moves when the clock is set.
 pub(super) fn boot_id() -> String {
-    let mut boot = MaybeUninit::<libc::timeval>::zeroed();
-    let mut size = size_of::<libc::timeval>();
+    [c"kern.bootsessionuuid", c"kern.boot_id"].into_iter().find_map(read_sysctl).unwrap_or_default()
+}
+
+fn read_sysctl(name: &std::ffi::CStr) -> Option<String> {
+    let mut value = [0_u8; 64];
+    let mut size = value.len();
     // SAFETY: the name is NUL-terminated, and at most `size` bytes are written to the buffer.
     let result = unsafe {
         libc::sysctlbyname(
-            c"kern.boottime".as_ptr(),
-            boot.as_mut_ptr().cast(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
             &mut size,
             std::ptr::null_mut(),
             0,
         )
     };
-    if result != 0 {
-        return String::new();
-    }
-    // SAFETY: zeroed at first and filled by the kernel; both fields are integers.
-    let boot = unsafe { boot.assume_init() };
-    format!("{}.{:06}", boot.tv_sec, boot.tv_usec)
+    let value = value.get(..size).filter(|value| result == 0 && !value.is_empty())?;
+    Some(value.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// These systems have no pid namespaces.

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -148,7 +149,9 @@ impl Command {
     /// Whether the program is a path of its own that exists.
     fn exists(&self) -> bool {
         let path = Path::new(&self.program);
-        path.components().count() > 1 && path.exists()
+        // The child is in its own directory by then.
+        let directory = self.directory.as_deref().unwrap_or(Path::new(""));
+        self.program.as_bytes().contains(&b'/') && directory.join(path).exists()
     }
 }
 

@@ -11,7 +11,8 @@ pub struct Identity {
     /// When it started. On Linux in clock ticks since boot, field 22 of `/proc/PID/stat`
     /// (proc_pid_stat(5)); elsewhere in microseconds since the epoch.
     pub start: u64,
-    /// The boot it belongs to: Linux's `/proc/sys/kernel/random/boot_id`, elsewhere the boot time.
+    /// The boot it belongs to: Linux's `/proc/sys/kernel/random/boot_id`, elsewhere the
+    /// kernel's own name for it. Empty where it could not be had.
     pub boot_id: String,
     /// The inode of its pid namespace; `None` where the system has no such thing.
     pub pid_namespace: Option<u64>,
@@ -60,7 +61,11 @@ impl Identity {
 
     /// Whether this very process still runs.
     pub fn liveness(&self) -> Liveness {
-        if self.boot_id != platform::boot_id() {
+        let boot_id = platform::boot_id();
+        if self.boot_id.is_empty() || boot_id.is_empty() {
+            return Liveness::Unknown;
+        }
+        if self.boot_id != boot_id {
             return Liveness::Dead;
         }
         if self.pid_namespace != platform::pid_namespace() {

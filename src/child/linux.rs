@@ -9,10 +9,23 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getppid};
 
 use super::identity::Process;
+
+/// The request that makes a terminal the controlling one (ioctl_tty(2)).
+pub(super) const TIOCSCTTY: libc::Ioctl = libc::TIOCSCTTY;
+
+pub(super) fn last_signal() -> i32 {
+    libc::SIGRTMAX()
+}
+
+/// The real-time signals that programs may use (signal(7)).
+pub(super) fn realtime_signals() -> Option<(i32, i32)> {
+    Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
+}
 
 /// Tells the end of one child through a pidfd (pidfd_open(2), Linux 5.3).
 #[derive(Debug)]
@@ -30,6 +43,9 @@ impl ExitWatch {
             }
             // An older kernel, or a seccomp filter that does not know the call.
             Err(Errno::ENOSYS | Errno::EPERM) => Ok(Self(None)),
+            // Gone already, and reaped by the kernel, since this process ignores SIGCHLD
+            // (wait(2)). It did run, and the first look for its end finds that out.
+            Err(Errno::ESRCH) => Ok(Self(None)),
             Err(error) => Err(error.into()),
         }
     }
@@ -74,7 +90,14 @@ pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
 pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     let stat = match fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Without /proc, or behind its `hidepid`, there may be one all the same (proc(5)).
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let pid = i32::try_from(pid).map_err(io::Error::other)?;
+            return match kill(Pid::from_raw(pid), None) {
+                Err(Errno::ESRCH) => Ok(None),
+                _ => Err(error),
+            };
+        }
         // The process ended between open and read.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(error) => return Err(error),

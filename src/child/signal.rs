@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::platform;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet};
 
 /// A signal, real-time signals included.
@@ -50,22 +51,27 @@ impl Signal {
 
     /// The signal with this number; `None` where the system has none.
     pub fn from_number(number: i32) -> Option<Self> {
-        (1..=last_signal()).contains(&number).then_some(Self(number))
+        (1..=platform::last_signal()).contains(&number).then_some(Self(number))
+    }
+
+    /// `SIGRTMIN+N` and `SIGRTMAX-N`.
+    fn realtime(name: &str) -> Option<Self> {
+        let (first, last) = platform::realtime_signals()?;
+        let offset = |rest: &str, sign: char| match rest.strip_prefix(sign) {
+            Some(number) => number.parse::<i32>().ok().filter(|&number| number >= 0),
+            None => rest.is_empty().then_some(0),
+        };
+        let number = match (name.strip_prefix("SIGRTMIN"), name.strip_prefix("SIGRTMAX")) {
+            (Some(rest), _) => first.checked_add(offset(rest, '+')?)?,
+            (None, Some(rest)) => last.checked_sub(offset(rest, '-')?)?,
+            (None, None) => return None,
+        };
+        (first..=last).contains(&number).then_some(Self(number))
     }
 
     pub(super) fn from_nix(signal: nix::sys::signal::Signal) -> Self {
         Self(signal as i32)
     }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn last_signal() -> i32 {
-    libc::SIGRTMAX()
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn last_signal() -> i32 {
-    libc::SIGUSR2
 }
 
 impl From<Signal> for i32 {
@@ -93,7 +99,8 @@ impl FromStr for Signal {
         }
         let upper = text.to_ascii_uppercase();
         let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-        nix::sys::signal::Signal::from_str(&full).map(Self::from_nix).map_err(|_| unknown())
+        let named = nix::sys::signal::Signal::from_str(&full).ok().map(Self::from_nix);
+        named.or_else(|| Self::realtime(&full)).ok_or_else(unknown)
     }
 }
 
@@ -113,4 +120,47 @@ pub fn restore_sigchld() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL installs no handler, so none can run in a bad state.
     let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGCHLD, &default) };
+}
+
+/// Lets every signal through to this thread again, for a program that is a command: a mask is
+/// inherited (sigprocmask(2)), and a `SIGTERM` that some parent has blocked would never stop it.
+pub fn unblock_signals() {
+    // Fails only for an unknown way of changing the mask.
+    let _ = SigSet::all().thread_unblock();
+}
+
+/// While it lives, ended children of this process wait to be reaped, also where the process has
+/// them thrown away (`SIG_IGN` or `SA_NOCLDWAIT` for `SIGCHLD`, wait(2)).
+///
+/// For the moment of a spawn: std's panics if the child of a failed exec can't be waited for.
+/// Where nothing is thrown away, nothing is touched. Otherwise another child that ends in this
+/// moment stays a zombie, which costs such a host a pid; a panic would cost it every sandbox.
+pub(super) struct KeepChildren(Option<libc::sigaction>);
+
+impl KeepChildren {
+    pub(super) fn new() -> Self {
+        let mut current = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
+        // which is valid for one sigaction.
+        let queried =
+            unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), current.as_mut_ptr()) };
+        // SAFETY: zeroed is a valid sigaction, and on success the kernel has filled it.
+        let current = unsafe { current.assume_init() };
+        let thrown_away =
+            current.sa_sigaction == libc::SIG_IGN || current.sa_flags & libc::SA_NOCLDWAIT != 0;
+        if queried != 0 || !thrown_away {
+            return Self(None);
+        }
+        restore_sigchld();
+        Self(Some(current))
+    }
+}
+
+impl Drop for KeepChildren {
+    fn drop(&mut self) {
+        if let Some(former) = &self.0 {
+            // SAFETY: the action was in force before, so its handler, if any, is still there.
+            unsafe { libc::sigaction(libc::SIGCHLD, former, std::ptr::null_mut()) };
+        }
+    }
 }

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogFile, Retention};
 use vmon::monitor::{
     DEFAULT_CONFIG_FILE, End, Forward, Input, Monitor, Name, OnLogError, Outcome, Rootfs, Sandbox,
     StartError, command_signals,
@@ -200,8 +200,9 @@ enum StdinArg {
 pub fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = Plan::new(args)?;
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
-    let registry = plan.open()?;
+    // Before anything is written: XFSZ would end us there, TERM in the middle of it.
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
+    let registry = plan.open()?;
     let end = plan.supervise(&mut reactor, &registry)?;
     let code = end.exit_code();
     match end.outcome {
@@ -292,6 +293,10 @@ impl Plan {
             })
         };
         make(&self.log_dir.path, "log directory", self.log_dir.option)?;
+        let logs = self.log_dir.path.join(self.config_file.as_str());
+        make(&logs, "log directory", self.log_dir.option)?;
+        let name = self.name.first().as_str();
+        LogFile::check(&self.log_dir.path, self.config_file.as_str(), name)?;
         let db = &self.places.db;
         if let Some(parent) = db.path.parent() {
             make(parent, "directory of the database", db.option)?;

@@ -173,7 +173,8 @@ impl Reason {
     }
 }
 
-/// Why a child was not started. Nothing is left running.
+/// Why a child was not started, or one that was handed over is not monitored. Of a command
+/// nothing is left running; a child that was handed over is the host's again, its streams closed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StartError {
     /// A live supervisor has the name.

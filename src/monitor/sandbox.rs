@@ -229,6 +229,10 @@ impl Sandbox {
 
     /// Whether the output also goes to our stdout and stderr, and what happens when they do not
     /// keep up.
+    ///
+    /// Where one of our stdin, stdout and stderr is a terminal, this (as [`input`](Self::input)
+    /// and a command on a PTY) blocks `SIGTTIN` and `SIGTTOU` for the thread that runs the
+    /// reactor, for good: from the background, the terminal must not stop the process.
     #[must_use]
     pub fn forward(mut self, forward: Forward) -> Self {
         self.forward = forward;

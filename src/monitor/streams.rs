@@ -42,7 +42,9 @@ pub(super) fn spawn_io(sandbox: &Sandbox, pty: bool, terminal: Option<&Terminal>
     SpawnIo::Pty {
         input,
         size: terminal.and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE),
-        modes: terminal.map(|terminal| terminal.modes().clone()),
+        // In the background the modes are those of whoever is in the foreground: a shell's line
+        // editor, say, without echo or lines.
+        modes: terminal.filter(|it| it.is_foreground()).map(|terminal| terminal.modes().clone()),
     }
 }
 
@@ -178,6 +180,8 @@ impl Streams {
 
     /// Reads one of the child's streams; says whether anything came.
     pub(super) fn output_ready(&mut self, stream: Stream, cx: &mut Cx<'_>) -> bool {
+        // A shell's `fg` tells a job that runs already nothing: any output is a time to look.
+        self.waits_in_background();
         let Self { outputs, log, .. } = self;
         match outputs.iter_mut().find(|(name, _)| *name == stream) {
             Some((_, output)) => output.turn(log, cx),
@@ -193,12 +197,25 @@ impl Streams {
     }
 
     /// Whether bytes wait for the log.
-    pub(super) fn log_is_failing(&self) -> bool {
-        self.log.is_failing()
+    pub(super) fn wait_for_log(&self) -> bool {
+        self.outputs.iter().any(|(_, output)| output.waits_for_log())
+    }
+
+    /// Whether the log is to be tried again, although no output comes.
+    pub(super) fn log_needs_retry(&self) -> bool {
+        self.wait_for_log() || self.log.has_untold()
+    }
+
+    /// Our readers get no more: the log alone does.
+    pub(super) fn abandon_sinks(&mut self, sources: &mut Sources<'_, Source>) {
+        for (_, output) in &mut self.outputs {
+            output.abandon_sink(sources);
+        }
     }
 
     /// Offers the log again what it has not taken.
     pub(super) fn retry_log(&mut self, sources: &mut Sources<'_, Source>) {
+        self.log.tell();
         for (_, output) in &mut self.outputs {
             output.retry_log(&mut self.log, sources);
         }
@@ -223,7 +240,8 @@ impl Streams {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                if error.raw_os_error() != Some(libc::EIO) {
+                // A terminal that was hung up, and a socket whose peer has left.
+                if !matches!(error.raw_os_error(), Some(libc::EIO | libc::ECONNRESET)) {
                     warn!("can't read our stdin any more: {error}");
                 }
                 self.end_input(&mut cx.sources);
@@ -316,6 +334,11 @@ impl Streams {
         self.outputs.iter().all(|(_, output)| output.has_ended() && output.is_flushed())
     }
 
+    /// Whether nothing that was read waits for the log or a reader.
+    pub(super) fn are_flushed(&self) -> bool {
+        self.outputs.iter().all(|(_, output)| output.is_flushed())
+    }
+
     /// Reads no more from those streams that have given all that the child itself wrote.
     pub(super) fn end_complete(&mut self, sources: &mut Sources<'_, Source>) {
         for (_, output) in self.outputs.iter_mut().filter(|(_, output)| output.has_tail()) {
@@ -329,6 +352,7 @@ impl Streams {
         for (_, output) in &mut self.outputs {
             output.abandon(&mut self.log, sources);
         }
+        self.log.tell();
         self.leave_terminal();
     }
 

@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use mio::event::{Event, Source};
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::HandlerId;
+use super::{HandlerId, rearm};
 
 /// What a source is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,7 +282,7 @@ impl<'a, S: Copy> Sources<'a, S> {
         };
         if entry.polled != 0 && entry.polled != polled {
             entry.polled = polled;
-            update(self.registry, entry.fd, id.token(), polled)?;
+            rearm::update(self.registry, entry.fd, id.token(), to_mio(polled))?;
         }
         self.slots.enqueue(id.slot);
         Ok(())
@@ -296,7 +296,7 @@ impl<'a, S: Copy> Sources<'a, S> {
             return;
         }
         entry.ready &= !interest.0;
-        rearm_fd(self.registry, entry.fd, id.token(), entry.polled);
+        rearm::fd(self.registry, entry.fd, id.token(), to_mio(entry.polled));
     }
 
     /// Says that a read gave less than was asked for, which means the same for a stream (epoll(7)),
@@ -307,6 +307,15 @@ impl<'a, S: Copy> Sources<'a, S> {
         let Some(entry) = self.slots.get(id) else { return };
         if entry.ready & CLOSED == 0 {
             self.would_block(id, Interest::READ);
+        }
+    }
+
+    /// Says that the source was left with more to give, whatever was said before: the handler is
+    /// called again without an edge.
+    pub fn not_drained(&mut self, id: SourceId, interest: Interest) {
+        if let Some(entry) = self.slots.get(id) {
+            entry.ready |= interest.0;
+            self.slots.enqueue(id.slot);
         }
     }
 
@@ -322,35 +331,4 @@ fn to_mio(interest: u8) -> mio::Interest {
         READABLE => mio::Interest::READABLE,
         _ => mio::Interest::READABLE | mio::Interest::WRITABLE,
     }
-}
-
-fn update(registry: &Registry, fd: RawFd, token: Token, polled: u8) -> io::Result<()> {
-    let interest = to_mio(polled);
-    match registry.reregister(&mut SourceFd(&fd), token, interest) {
-        // The poll(2) back end has dropped a descriptor that was closed on the other side.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            registry.register(&mut SourceFd(&fd), token, interest)
-        }
-        result => result,
-    }
-}
-
-/// epoll and kqueue tell of the next edge by themselves.
-#[cfg(not(mio_unsupported_force_poll_poll))]
-fn rearm_fd(_: &Registry, _: RawFd, _: Token, _: u8) {}
-
-/// mio's poll(2) back end imitates edges by not watching again until told to.
-#[cfg(mio_unsupported_force_poll_poll)]
-fn rearm_fd(registry: &Registry, fd: RawFd, token: Token, polled: u8) {
-    // Only a descriptor that is closed already fails here, and that has nothing more to tell.
-    let _ = update(registry, fd, token, polled);
-}
-
-/// As [`rearm_fd`], for a source of mio's own kind.
-#[cfg(not(mio_unsupported_force_poll_poll))]
-pub(super) fn rearm(_: &Registry, _: &mut impl Source, _: Token) {}
-
-#[cfg(mio_unsupported_force_poll_poll)]
-pub(super) fn rearm(registry: &Registry, source: &mut impl Source, token: Token) {
-    let _ = source.reregister(registry, token, mio::Interest::READABLE);
 }

@@ -70,7 +70,8 @@ SELECT name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths FROM
 const NOT_OURS: &str = "
 WHERE id NOT IN (SELECT sandbox_id FROM vmon_runs)
     OR (status = 'RUNNING' AND NOT EXISTS
-        (SELECT 1 FROM vmon_runs WHERE sandbox_id = s.id AND state <> 'STOPPED'))";
+        (SELECT 1 FROM vmon_runs r WHERE r.sandbox_id = s.id AND r.state <> 'STOPPED'
+            AND r.supervisor_pid = s.supervisor_pid))";
 
 /// Every run, oldest first, and then the sandboxes that other programs have.
 pub(super) fn runs(connection: &Connection) -> Result<Vec<Run>, Fault> {

@@ -94,12 +94,17 @@ fn sandbox_rows(tx: &Transaction<'_>, record: &Record) -> Result<Vec<SandboxRow>
 /// The pid of the live supervisor that has this sandbox.
 fn occupant(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
     let unfinished = unfinished_runs(tx, row.id)?;
-    if unfinished.is_empty() && row.status == RUNNING {
-        return Ok(foreign_supervisor(row.supervisor_pid));
-    }
     // What can't be told, as from another pid namespace, is not judged dead.
     let lives = |supervisor: &&Identity| supervisor.liveness() != Liveness::Dead;
-    Ok(unfinished.iter().find(lives).map(|supervisor| supervisor.pid))
+    if let Some(supervisor) = unfinished.iter().find(lives) {
+        return Ok(Some(supervisor.pid));
+    }
+    // A run that was lost may stand open while another program has the sandbox since.
+    let ours = unfinished.iter().any(|lost| i64::from(lost.pid) == row.supervisor_pid);
+    if row.status == RUNNING && !ours {
+        return Ok(foreign_supervisor(row.supervisor_pid));
+    }
+    Ok(None)
 }
 
 fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<Identity>> {

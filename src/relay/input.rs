@@ -195,6 +195,9 @@ fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Linux: nobody has the PTY's other side open. What is typed now is lost, but the
+            // child may open it again.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(bytes.len()),
             Err(error) => return Err(error),
         }
     }
@@ -204,7 +207,7 @@ fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
 /// A child that closes its input early is no fault.
 fn refused(error: &io::Error) -> InputEvent {
     match error.raw_os_error() {
-        Some(libc::EPIPE | libc::EIO | libc::ECONNRESET) => debug!("the child reads no more"),
+        Some(libc::EPIPE | libc::ECONNRESET) => debug!("the child reads no more"),
         _ => warn!("can't write the child's input any more: {error}"),
     }
     InputEvent::Refused

@@ -59,8 +59,8 @@ impl Log {
         self.dropped
     }
 
-    /// Whether bytes wait for the log to be writable again.
-    pub(crate) fn is_failing(&self) -> bool {
+    /// Whether the last write failed.
+    fn is_failing(&self) -> bool {
         matches!(self.state, State::Failing { .. })
     }
 
@@ -86,6 +86,18 @@ impl Log {
                 self.failed(&error);
                 self.refuse(bytes.len(), error.written)
             }
+        }
+    }
+
+    /// Whether the log still has to tell of bytes that it lacks.
+    pub(crate) fn has_untold(&self) -> bool {
+        self.untold > 0 || !self.notice.is_empty()
+    }
+
+    /// Tells of them, if it can be written by now.
+    pub(crate) fn tell(&mut self) {
+        if self.has_untold() && self.tell_untold() {
+            self.recovered();
         }
     }
 

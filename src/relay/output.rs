@@ -15,7 +15,10 @@ use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
 enum Kind {
     /// It is empty (pipe(7)).
     Pipe,
-    /// Nothing: a PTY master gives at most 4,095 bytes at a time, a socket one message.
+    /// Nothing: a PTY master gives at most 4,095 bytes at a time. On Linux it answers `EIO` while
+    /// nobody has the other side open, which a live child may do again by `/dev/tty`.
+    Terminal,
+    /// Nothing: a socket gives one message.
     Other,
 }
 
@@ -54,7 +57,11 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Self> {
         let mode = SFlag::from_bits_truncate(fstat(&source)?.st_mode);
-        let kind = if mode & SFlag::S_IFMT == SFlag::S_IFIFO { Kind::Pipe } else { Kind::Other };
+        let kind = match mode & SFlag::S_IFMT {
+            SFlag::S_IFIFO => Kind::Pipe,
+            SFlag::S_IFCHR => Kind::Terminal,
+            _ => Kind::Other,
+        };
         let id = sources.register(&source, Interest::READ, name)?;
         Ok(Self { source: Some((source.into(), id)), kind, held: Vec::new(), sink, tail: None })
     }
@@ -85,6 +92,7 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
         H: Handler<Source = S>,
     {
         let mut any = false;
+        let mut drained = false;
         for _ in 0..READS_A_TURN {
             if self.is_paused() {
                 break;
@@ -94,20 +102,30 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
             match source.read(cx.scratch) {
                 Ok(count @ 1..) => {
                     any = true;
-                    let short = count < cx.scratch.len() && self.kind == Kind::Pipe;
-                    self.count_tail(count, short);
+                    // Not trusted for the tail: a child may have its pipe give one packet at a
+                    // time (pipe(2): `O_DIRECT`).
+                    let short =
+                        count < cx.scratch.len() && self.kind == Kind::Pipe && self.tail.is_none();
+                    self.count_tail(count, false);
                     self.relay(cx.scratch.get(..count).unwrap_or_default(), log, &mut cx.sources);
                     if short {
                         cx.sources.short_read(id);
+                        drained = true;
                         break;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.count_tail(0, true);
                     cx.sources.would_block(id, Interest::READ);
+                    drained = true;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                end if self.is_let_go(&end) => {
+                    cx.sources.would_block(id, Interest::READ);
+                    drained = true;
+                    break;
+                }
                 end => {
                     if let Err(error) = end {
                         told(&error);
@@ -115,6 +133,10 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
                     self.end(&mut cx.sources);
                 }
             }
+        }
+        if let (Some((_, id)), false) = (&self.source, drained) {
+            // The next turn goes on, also where an earlier one took the edge for used up.
+            cx.sources.not_drained(*id, Interest::READ);
         }
         self.pause_or_resume(&mut cx.sources);
         any
@@ -161,10 +183,28 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
         }
     }
 
+    /// Whether bytes wait for the log.
+    pub(crate) fn waits_for_log(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Forwards no more; what waits for the reader is counted as left out.
+    pub(crate) fn abandon_sink(&mut self, sources: &mut Sources<'_, S>) {
+        if let Some(sink) = &mut self.sink {
+            sink.abandon(sources);
+        }
+        self.pause_or_resume(sources);
+    }
+
     /// Gives up on whatever still waits; it is counted as left out.
     pub(crate) fn abandon(&mut self, log: &mut Log, sources: &mut Sources<'_, S>) {
+        // What is in a pipe is known; of a PTY, only what it may hold at most.
+        let unread = match (self.kind, self.has_tail()) {
+            (Kind::Pipe | Kind::Other, false) => self.tail.and_then(|tail| tail.left),
+            _ => None,
+        };
         self.end(sources);
-        log.give_up(self.held.len());
+        log.give_up(self.held.len() + unread.unwrap_or(0));
         self.held = Vec::new();
         if let Some(sink) = &mut self.sink {
             sink.abandon(sources);
@@ -179,6 +219,18 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
         if let Some(sink) = self.sink.as_mut().filter(|_| !done.is_empty()) {
             sink.offer(done, sources);
         }
+    }
+
+    /// Whether this is no end: the child has closed its terminal and has not ended.
+    ///
+    /// To close the master now would hang up on it: SIGHUP instead of its own exit code, for a
+    /// child that closes its streams on the way out. And it may open `/dev/tty` again.
+    fn is_let_go(&self, end: &io::Result<usize>) -> bool {
+        let nobody_has_it = match end {
+            Ok(count) => *count == 0,
+            Err(error) => error.raw_os_error() == Some(libc::EIO),
+        };
+        nobody_has_it && self.kind == Kind::Terminal && self.tail.is_none()
     }
 
     fn is_paused(&self) -> bool {

@@ -1,6 +1,7 @@
 //! One of our own streams, or whoever else reads along: takes what it can without waiting.
 
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::AsFd;
 
 use tracing::{debug, warn};
@@ -20,18 +21,29 @@ pub(crate) enum Overflow {
     Drop,
 }
 
+/// Where the bytes go.
+#[derive(Debug)]
+enum Writer<W> {
+    Open(W),
+    /// The reader went away, and misses nothing; or nothing is to be forwarded any more.
+    Gone,
+    /// It can't be written any more (a full disk, say): what it lacks is counted.
+    Failed,
+}
+
 /// Forwards bytes to a writer that is never waited for.
 ///
 /// The writer is watched only while bytes wait for it.
 #[derive(Debug)]
 pub(crate) struct Sink<W, S> {
-    /// `None` once the reader has gone away.
-    writer: Option<W>,
+    writer: Writer<W>,
     name: S,
     overflow: Overflow,
     queue: Vec<u8>,
     /// How much of the queue has been written.
     sent: usize,
+    /// Where the line about missed bytes ends, in a queue that begins with one.
+    notice_end: usize,
     waiting: Option<SourceId>,
     /// Bytes left out that the reader has not been told of.
     missed: u64,
@@ -41,11 +53,12 @@ pub(crate) struct Sink<W, S> {
 impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     pub(crate) fn new(writer: W, name: S, overflow: Overflow) -> Self {
         Self {
-            writer: Some(writer),
+            writer: Writer::Open(writer),
             name,
             overflow,
             queue: Vec::new(),
             sent: 0,
+            notice_end: 0,
             waiting: None,
             missed: 0,
             dropped: 0,
@@ -71,21 +84,30 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     pub(crate) fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) {
         let written = if self.is_empty() { self.write(bytes) } else { 0 };
         let rest = bytes.get(written..).unwrap_or_default();
-        if self.writer.is_none() || rest.is_empty() {
-            return;
+        match self.writer {
+            Writer::Open(_) if !rest.is_empty() => {
+                self.enqueue(rest);
+                self.wait(sources);
+            }
+            Writer::Failed => self.dropped += rest.len() as u64,
+            Writer::Open(_) | Writer::Gone => {}
         }
-        self.enqueue(rest);
-        self.wait(sources);
     }
 
     /// Goes on with what waits, once the writer is ready.
     pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) {
         loop {
-            let queue = std::mem::take(&mut self.queue);
+            let queue = mem::take(&mut self.queue);
             let written = self.write(queue.get(self.sent..).unwrap_or_default());
             self.sent += written;
-            if self.writer.is_none() {
-                return self.leave(sources);
+            match self.writer {
+                Writer::Open(_) => {}
+                Writer::Failed => {
+                    self.queue = queue;
+                    self.dropped += self.unsent();
+                    return self.leave(sources);
+                }
+                Writer::Gone => return self.leave(sources),
             }
             if self.sent < queue.len() {
                 self.queue = queue;
@@ -95,24 +117,32 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
                 return;
             }
             self.sent = 0;
+            self.notice_end = 0;
             if self.missed == 0 {
                 return self.leave(sources);
             }
-            self.queue = notice(std::mem::take(&mut self.missed));
+            self.queue = notice(mem::take(&mut self.missed));
+            self.notice_end = self.queue.len();
         }
     }
 
     /// Takes nothing any more; what waits is counted as left out.
     pub(crate) fn abandon(&mut self, sources: &mut Sources<'_, S>) {
-        if self.writer.take().is_some() {
-            self.dropped += (self.queue.len() - self.sent) as u64;
+        if let Writer::Open(_) = mem::replace(&mut self.writer, Writer::Gone) {
+            self.dropped += self.unsent();
         }
         self.leave(sources);
+    }
+
+    /// Bytes of the child's that wait.
+    fn unsent(&self) -> u64 {
+        (self.queue.len() - self.sent.max(self.notice_end)) as u64
     }
 
     fn leave(&mut self, sources: &mut Sources<'_, S>) {
         self.queue = Vec::new();
         self.sent = 0;
+        self.notice_end = 0;
         if let Some(waiting) = self.waiting.take() {
             sources.deregister(waiting);
         }
@@ -128,6 +158,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         let (kept, lost) = rest.split_at(room);
         if self.sent > 0 && self.sent >= self.queue.len() / 2 {
             self.queue.drain(..self.sent);
+            self.notice_end = self.notice_end.saturating_sub(self.sent);
             self.sent = 0;
         }
         self.queue.extend_from_slice(kept);
@@ -137,7 +168,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
 
     /// Has the loop call [`flush`](Self::flush) when the writer is ready.
     fn wait(&mut self, sources: &mut Sources<'_, S>) {
-        let Some(writer) = self.writer.as_ref().filter(|_| self.waiting.is_none()) else { return };
+        let (Writer::Open(writer), None) = (&self.writer, self.waiting) else { return };
         match sources.register(writer, Interest::WRITE, self.name) {
             Ok(waiting) => self.waiting = Some(waiting),
             Err(error) => {
@@ -149,7 +180,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
 
     fn write(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
-        while let Some(writer) = &mut self.writer
+        while let Writer::Open(writer) = &mut self.writer
             && let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty())
         {
             match writer.write(rest) {
@@ -157,22 +188,23 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    gone(&error);
-                    self.writer = None;
-                }
+                Err(error) => self.writer = gone(&error),
             }
         }
         written
     }
 }
 
-/// A reader that goes away (`| head -1`, a closed terminal) is no fault.
-fn gone(error: &io::Error) {
+/// A reader that goes away (`| head -1`, a closed terminal) is no fault; anything else is one.
+fn gone<W>(error: &io::Error) -> Writer<W> {
     match error.raw_os_error() {
         Some(libc::EPIPE | libc::EIO | libc::ECONNRESET) => {
             debug!("the reader of our output has gone away");
+            Writer::Gone
         }
-        _ => warn!("can't forward the child's output any more: {error}"),
+        _ => {
+            warn!("can't forward the child's output any more: {error}");
+            Writer::Failed
+        }
     }
 }

@@ -4,9 +4,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{Mode as Permissions, SFlag, fstat};
 use nix::unistd::{isatty, read, write};
 
 use super::platform;
@@ -46,7 +47,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// `None` when the stream is closed.
+    /// `None` when the stream is closed, or was not opened for writing and is to be written. What
+    /// is to be read and can't be, or has ended already, is read as `/dev/null`.
     ///
     /// # Errors
     ///
@@ -57,6 +59,13 @@ impl Handle {
             Err(Errno::EBADF) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        // Reopening would go round the mode: `>&0` would write into our own input.
+        if !is_open_for(stream, direction)? {
+            return match direction {
+                Direction::Read => Self::at_end().map(Some),
+                Direction::Write => Ok(None),
+            };
+        }
         let terminal = isatty(stream).unwrap_or(false);
         let reopened = match kind {
             // Its offset would start anew; and it never blocks.
@@ -77,6 +86,9 @@ impl Handle {
             _ if terminal => platform::reopen_terminal(stream, direction),
             _ => platform::reopen(stream, direction),
         };
+        if kind == SFlag::S_IFIFO && direction == Direction::Read && has_ended(stream) {
+            return Self::at_end().map(Some);
+        }
         // Refused for whatever reason: the shared description will do, with more care.
         let handle = match reopened {
             Ok(fd) => Self { fd, mode: Mode::Private, terminal },
@@ -86,6 +98,12 @@ impl Handle {
             }
         };
         Ok(Some(handle))
+    }
+
+    fn at_end() -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let fd = open("/dev/null", flags, Permissions::empty())?;
+        Ok(Self { fd, mode: Mode::Private, terminal: false })
     }
 
     pub(crate) fn is_terminal(&self) -> bool {
@@ -123,6 +141,24 @@ impl Handle {
             _ => Ok(()),
         }
     }
+}
+
+fn is_open_for(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<bool> {
+    let flags = OFlag::from_bits_retain(fcntl(stream, FcntlArg::F_GETFL)?);
+    let access = flags & OFlag::O_ACCMODE;
+    Ok(access == OFlag::O_RDWR
+        || match direction {
+            Direction::Read => access == OFlag::O_RDONLY,
+            Direction::Write => access == OFlag::O_WRONLY,
+        })
+}
+
+/// Whether a FIFO is empty and its writers are gone. Only a description that has seen them is told
+/// so by poll(2); one that is opened afterwards would wait for the next (Linux: `fifo_open`).
+fn has_ended(fifo: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fifo, PollFlags::POLLIN)];
+    let told = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    told && fds.iter().filter_map(PollFd::revents).all(|events| events == PollFlags::POLLHUP)
 }
 
 impl Read for Handle {

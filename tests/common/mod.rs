@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{Termios, cfmakeraw, tcgetattr};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -85,6 +85,7 @@ impl State {
         bytes
     }
 
+    #[cfg(feature = "cli")]
     /// `vmon` with this state directory and no input.
     pub fn vmon(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmon"));
@@ -93,6 +94,7 @@ impl State {
         command
     }
 
+    #[cfg(feature = "cli")]
     /// `vmon run --name NAME OPTIONS… -- sh -c SCRIPT`.
     pub fn run(&self, name: &str, options: &[&str], script: &str) -> Command {
         let mut command = self.vmon();
@@ -100,6 +102,7 @@ impl State {
         command
     }
 
+    #[cfg(feature = "registry")]
     /// The value of one column of the newest run of `name`, as text; `None` while there is none.
     pub fn run_column(&self, name: &str, column: &str) -> Option<String> {
         let query = format!(
@@ -109,18 +112,21 @@ impl State {
         self.query(&query, name)
     }
 
+    #[cfg(feature = "registry")]
     /// The value of one column of the sandbox `name`, as text; `None` while there is none.
     pub fn sandbox_column(&self, name: &str, column: &str) -> Option<String> {
         let query = format!("SELECT CAST({column} AS TEXT) FROM sandboxes WHERE name = ?1");
         self.query(&query, name)
     }
 
+    #[cfg(feature = "registry")]
     fn query(&self, query: &str, name: &str) -> Option<String> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
         let db = rusqlite::Connection::open_with_flags(self.db(), flags).ok()?;
         db.query_row(query, [name], |row| row.get(0)).ok().flatten()
     }
 
+    #[cfg(feature = "registry")]
     /// Waits until the sandbox has this status on record.
     pub fn wait_for_status(&self, name: &str, status: &str) {
         eventually(&format!("{name} is {status}"), || {
@@ -183,6 +189,21 @@ pub fn is_alive(pid: u32) -> bool {
     }
 }
 
+/// The state letter of a process (proc(5)): `T` while it is stopped; `None` when it is gone.
+pub fn process_state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+/// Bytes in a pipe, by either of its ends.
+pub fn bytes_waiting(pipe: i32) -> usize {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to the pointer.
+    let result = unsafe { libc::ioctl(pipe, libc::FIONREAD, &mut waiting) };
+    assert_eq!(result, 0);
+    waiting as usize
+}
+
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -225,6 +246,11 @@ pub struct Terminal {
 impl Terminal {
     /// Runs `command` as the session leader of a new terminal of 40 rows and 100 columns.
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_on(command, |_| {})
+    }
+
+    /// The same on a terminal that `prepare` has set up, through its master.
+    pub fn spawn_on(command: &mut Command, prepare: impl FnOnce(&File)) -> Self {
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -232,10 +258,8 @@ impl Terminal {
         let slave = open(ptsname_r(&master).unwrap().as_str(), flags, Mode::empty()).unwrap();
         let master = File::from(OwnedFd::from(master));
         set_size(&master, 40, 100);
-        command
-            .stdin(slave.try_clone().unwrap())
-            .stdout(slave.try_clone().unwrap())
-            .stderr(slave);
+        prepare(&master);
+        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
         // SAFETY: setsid and ioctl are async-signal-safe.
         unsafe {
             command.pre_exec(|| {
@@ -304,6 +328,32 @@ impl Terminal {
         set_size(&self.master, rows, columns);
     }
 
+    /// The terminal's name.
+    pub fn path(&self) -> String {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: TIOCGPTN writes one unsigned int to the pointer.
+        let result = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCGPTN, &mut number) };
+        assert_eq!(result, 0);
+        format!("/dev/pts/{number}")
+    }
+
+    /// The side of the terminal that programs have, opened anew.
+    pub fn slave(&self) -> File {
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        open(self.path().as_str(), flags, Mode::empty()).unwrap().into()
+    }
+
+    /// Closes the user's side: the terminal is gone.
+    pub fn hang_up(&mut self) {
+        self.master = File::open("/dev/null").unwrap();
+    }
+
+    /// Waits until the terminal has these modes.
+    #[track_caller]
+    pub fn wait_for_modes(&self, modes: &Termios) {
+        eventually("the terminal's modes", || self.modes() == *modes);
+    }
+
     /// The terminal's modes now.
     pub fn modes(&self) -> Termios {
         tcgetattr(&self.master).unwrap()
@@ -317,7 +367,14 @@ impl Drop for Terminal {
     }
 }
 
-fn set_size(master: &File, rows: u16, columns: u16) {
+/// These modes, made raw.
+pub fn raw(modes: &Termios) -> Termios {
+    let mut raw = modes.clone();
+    cfmakeraw(&mut raw);
+    raw
+}
+
+pub fn set_size(master: &File, rows: u16, columns: u16) {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads one winsize from a live reference.
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };

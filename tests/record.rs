@@ -1,0 +1,791 @@
+//! The record against a database that is locked, full, read-only, broken, old or busy: it may be
+//! late, it is never wrong, and the child never notices.
+
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use common::{PATIENCE, State, code, contains, eventually, is_root, signal, wait};
+
+/// Keeps every other writer out until it is dropped.
+fn lock(state: &State) -> Connection {
+    let lock = Connection::open(state.db()).unwrap();
+    lock.busy_timeout(PATIENCE).unwrap();
+    lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    lock
+}
+
+/// Looks without leaving a trace: no checkpoint, no file removed.
+fn look(state: &State, sql: &str) -> Vec<String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let db = Connection::open_with_flags(state.db(), flags).unwrap();
+    let mut statement = db.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+const ENDS: &str = "SELECT s.name || ' ' || s.status || ' ' || r.state || ' ' ||
+    ifnull(r.exit_code, '-') || ' ' || ifnull(r.signal, '-') || ' ' || ifnull(r.reason, '-')
+    FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id ORDER BY s.name, r.id";
+
+fn ps(state: &State, options: &[&str]) -> Vec<Value> {
+    let output = state.vmon().args(["ps", "--json"]).args(options).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    serde_json::from_slice::<Value>(&output.stdout).unwrap().as_array().unwrap().clone()
+}
+
+/// Name, status and exit code of each.
+fn brief(runs: &[Value]) -> Vec<String> {
+    let brief = |run: &Value| {
+        let text = |key: &str| run[key].as_str().unwrap_or("-").to_owned();
+        format!("{} {} {} {}", text("name"), text("status"), run["exit_code"], text("reason"))
+    };
+    let mut runs: Vec<_> = runs.iter().map(brief).collect();
+    runs.sort();
+    runs
+}
+
+fn spilled(state: &State) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state.file("run")).into_iter().flatten();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_str().unwrap().ends_with(".end.json")).collect()
+}
+
+/// What vmon itself said: one line.
+#[track_caller]
+fn one_line(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text:?}");
+    assert!(text.starts_with("vmon: ") && text.ends_with('\n'), "{text:?}");
+    text
+}
+
+/// A run that ends with its input, and what vmon says of it.
+struct Held {
+    vmon: Child,
+    errors: Reader<ChildStderr>,
+}
+
+impl Held {
+    fn spawn(state: &State, name: &str, options: &[&str], then: &str) -> Self {
+        let script = format!("echo begun; read x; echo over; {then}");
+        let mut command = state.run(name, options, &script);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut vmon = command.spawn().unwrap();
+        let errors = Reader::new(vmon.stderr.take().unwrap());
+        Self { vmon, errors }
+    }
+
+    /// As [`spawn`](Self::spawn), once it is on record as running.
+    fn running(state: &State, name: &str, options: &[&str], then: &str) -> Self {
+        let held = Self::spawn(state, name, options, then);
+        state.wait_for_status(name, "RUNNING");
+        held
+    }
+
+    /// Lets the child end.
+    fn release(&mut self) {
+        drop(self.vmon.stdin.take());
+    }
+
+    #[track_caller]
+    fn finish(&mut self) -> i32 {
+        self.release();
+        while self.errors.read_some() {}
+        code(wait(&mut self.vmon))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.vmon.kill();
+        let _ = self.vmon.wait();
+    }
+}
+
+/// A pipe's end, with all that has come out of it.
+struct Reader<R> {
+    pipe: R,
+    seen: Vec<u8>,
+    searched: usize,
+}
+
+impl<R: Read + AsFd> Reader<R> {
+    fn new(pipe: R) -> Self {
+        Self { pipe, seen: Vec::new(), searched: 0 }
+    }
+
+    fn read_some(&mut self) -> bool {
+        let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+        if poll(&mut fds, timeout).unwrap_or(0) == 0 {
+            return false;
+        }
+        let mut buffer = [0; 4096];
+        let count = self.pipe.read(&mut buffer).unwrap_or(0);
+        self.seen.extend_from_slice(&buffer[..count]);
+        count > 0
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) {
+        loop {
+            let new = &self.seen[self.searched..];
+            if let Some(at) = new.windows(text.len()).position(|window| window == text.as_bytes()) {
+                self.searched += at + text.len();
+                return;
+            }
+            let more = self.read_some();
+            assert!(more, "{text:?} never came: {:?}", String::from_utf8_lossy(&self.seen));
+        }
+    }
+}
+
+// A database that somebody else has locked.
+
+/// Not a test by itself: the host of the next one, which runs it in a process of its own.
+#[test]
+#[ignore = "the host that a_locked_database_does_not_hold_up_its_neighbours starts"]
+fn host() {
+    let Some(directory) = std::env::var_os("VMON_TEST_HOST") else { return };
+    host::run(Path::new(&directory));
+}
+
+/// A library host with a session on a PTY and neighbours that come and go on its reactor.
+mod host {
+    use super::{Arc, AtomicBool, BufRead, BufReader, Ordering, Path, fs};
+    use vmon::child::{ChildIo, Command};
+    use vmon::monitor::{Forward, Input, Monitor, Sandbox, Transition};
+    use vmon::reactor::Reactor;
+    use vmon::registry::Registry;
+
+    fn sandbox(directory: &Path, name: &str) -> Sandbox {
+        Sandbox::new(name, "Sandboxfile", directory.join("log")).unwrap().forward(Forward::Off)
+    }
+
+    /// Tells of transitions on stderr.
+    fn teller(name: &'static str) -> impl FnMut(&Transition) {
+        move |transition| {
+            let word = format!("{transition:?}");
+            let word = word.split([' ', '{']).next().unwrap_or_default();
+            eprintln!("<{name} {word}>");
+        }
+    }
+
+    fn script(script: &str) -> Command {
+        Command::new("sh").args(["-c", script])
+    }
+
+    pub fn run(directory: &Path) {
+        let registry = Registry::open(directory.join("sandbox.db")).unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let session = sandbox(directory, "session").forward(Forward::Block).input(Input::Forward);
+        Monitor::builder(session)
+            .observer(registry.observer())
+            .observer(teller("session"))
+            .spawn(&mut reactor, Command::new("cat").pty(true));
+        let early = format!("read x < {}; exit 7", directory.join("early").display());
+        Monitor::builder(sandbox(directory, "early"))
+            .observer(registry.observer())
+            .observer(teller("early"))
+            .spawn(&mut reactor, script(&early));
+
+        let go = Arc::new(AtomicBool::new(false));
+        let (told, waker, fifo) = (Arc::clone(&go), reactor.waker().unwrap(), directory.join("go"));
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            BufReader::new(fs::File::open(fifo).unwrap()).read_line(&mut line).unwrap();
+            told.store(true, Ordering::SeqCst);
+            waker.wake().unwrap();
+        });
+        while !reactor.is_done() {
+            reactor.poll_once(None).unwrap();
+            if go.swap(false, Ordering::SeqCst) {
+                neighbours(directory, &registry, &mut reactor);
+            }
+        }
+        eprintln!("<host done>");
+    }
+
+    /// One that is handed over, and one that has to wait for its claim.
+    #[expect(clippy::zombie_processes, reason = "the monitor reaps what is handed over")]
+    fn neighbours(directory: &Path, registry: &Registry, reactor: &mut Reactor<Monitor>) {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "echo handed; exit 9"])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().map(Into::into);
+        Monitor::builder(sandbox(directory, "handed"))
+            .observer(registry.observer())
+            .observer(teller("handed"))
+            .start(reactor, child.id(), ChildIo::Piped { stdin: None, stdout, stderr: None })
+            .unwrap();
+        Monitor::builder(sandbox(directory, "late"))
+            .observer(registry.observer())
+            .observer(teller("late"))
+            .spawn(reactor, script("exit 8"));
+    }
+}
+
+#[test]
+fn a_locked_database_does_not_hold_up_its_neighbours() {
+    let state = State::new();
+    for fifo in ["go", "early"] {
+        mkfifo(&state.file(fifo), Mode::S_IRWXU).unwrap();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "host", "--ignored", "--nocapture"]);
+    command.env("VMON_TEST_HOST", state.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut host = command.spawn().unwrap();
+    let mut input = host.stdin.take().unwrap();
+    let mut output = Reader::new(host.stdout.take().unwrap());
+    let mut events = Reader::new(host.stderr.take().unwrap());
+    let mut trip = |number: u32| {
+        let sent = Instant::now();
+        writeln!(input, "ping {number}").unwrap();
+        // Once by the terminal's echo, once by cat.
+        output.wait_for(&format!("ping {number}\r\n"));
+        output.wait_for(&format!("ping {number}\r\n"));
+        sent.elapsed()
+    };
+    trip(0);
+    state.wait_for_status("early", "RUNNING");
+    state.wait_for_status("session", "RUNNING");
+
+    let held = lock(&state);
+    // A neighbour ends, one is handed over, runs and ends, and one asks for a claim.
+    fs::write(state.file("early"), "\n").unwrap();
+    fs::write(state.file("go"), "\n").unwrap();
+    let mut longest = Duration::ZERO;
+    for number in 1..=100 {
+        longest = longest.max(trip(number));
+    }
+    // In whatever order.
+    eventually("both neighbours end", || {
+        let ended = |name: &str| contains(&events.seen, format!("<{name} Stopped>").as_bytes());
+        (ended("early") && ended("handed")) || !events.read_some()
+    });
+    for number in 101..=200 {
+        longest = longest.max(trip(number));
+    }
+    // SQLite's own shortest wait for a lock that vmon could have asked for is far above.
+    assert!(longest < Duration::from_secs(2), "a round trip took {longest:?}");
+    assert!(!contains(&events.seen, b"<late Running>"), "started without a claim");
+    drop(held);
+
+    eventually("the one that waited runs and ends", || {
+        contains(&events.seen, b"<late Stopped>") || !events.read_some()
+    });
+    drop(input);
+    events.wait_for("<host done>");
+    assert_eq!(code(wait(&mut host)), 0);
+    // Late ends may have been spilled where this took long.
+    ps(&state, &["--all"]);
+    assert_eq!(
+        look(&state, ENDS),
+        [
+            "early STOPPED STOPPED 7 - exited",
+            "handed STOPPED STOPPED 9 - exited",
+            "late STOPPED STOPPED 8 - exited",
+            "session STOPPED STOPPED 0 - exited",
+        ]
+    );
+    assert!(spilled(&state).is_empty());
+}
+
+#[test]
+fn a_lock_that_outlasts_the_patience_refuses_the_start() {
+    let state = State::new();
+    wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
+    let log = state.log("x");
+    let held = lock(&state);
+    let started = state.file("started");
+    let asked = Instant::now();
+    let script = format!("echo out; touch {}", started.display());
+    let output = state.run("x", &[], &script).output().unwrap();
+    assert!(asked.elapsed() >= Duration::from_millis(4_900), "it gave up too early");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("locked"), "{output:?}");
+    assert!(!started.exists());
+    assert_eq!(state.log("x"), log);
+    drop(held);
+    assert_eq!(look(&state, ENDS).len(), 1);
+}
+
+#[test]
+fn a_lock_that_is_released_in_time_only_delays_the_start() {
+    let state = State::new();
+    wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
+    let held = lock(&state);
+    let mut run = Held::spawn(&state, "y", &["--log-level", "debug"], "exit 3");
+    run.errors.wait_for("the start waits");
+    drop(held);
+    state.wait_for_status("y", "RUNNING");
+    assert_eq!(run.finish(), 3);
+}
+
+#[test]
+fn an_end_under_a_lock_is_spilled_and_taken_in_by_ps() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let held = lock(&state);
+    assert_eq!(run.finish(), 3);
+    assert_eq!(look(&state, ENDS), ["x RUNNING RUNNING - - -"]);
+    let files = spilled(&state);
+    assert_eq!(files.len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&files[0]), mode(&state.file("run"))), (0o600, 0o700));
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    drop(held);
+
+    assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
+    assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED 3 - exited"]);
+    assert!(spilled(&state).is_empty());
+}
+
+#[test]
+fn a_lock_during_the_run_delays_the_record_and_nothing_else() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let held = lock(&state);
+    run.release();
+    // The end could not be written: vmon says so, and waits.
+    run.errors.wait_for("late");
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    drop(held);
+    assert_eq!(run.finish(), 3);
+    assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED 3 - exited"]);
+    assert!(spilled(&state).is_empty());
+}
+
+#[test]
+fn a_stop_under_a_lock_stops_the_child() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let held = lock(&state);
+    let pid = look(&state, "SELECT CAST(pid AS TEXT) FROM vmon_runs").remove(0);
+    signal(&run.vmon, Signal::SIGTERM);
+    eventually("the child is reaped", || !Path::new(&format!("/proc/{pid}")).exists());
+    drop(held);
+    assert_eq!(run.finish(), 143);
+    assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED - 15 stopped"]);
+}
+
+// A database that can't be written.
+
+#[test]
+fn a_database_that_can_not_be_written_refuses_the_start() {
+    if is_root() {
+        return skipped("root may write everything");
+    }
+    let state = State::new();
+    wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
+    drop(Connection::open(state.db()).unwrap().execute_batch("PRAGMA journal_mode=DELETE"));
+    fs::set_permissions(state.db(), fs::Permissions::from_mode(0o400)).unwrap();
+    let started = state.file("started");
+    let output = state.run("x", &[], &format!("touch {}", started.display())).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("sandbox.db"));
+    assert!(!started.exists());
+}
+
+#[test]
+fn a_database_that_becomes_read_only_does_not_touch_the_child() {
+    if is_root() {
+        return skipped("root may write everything");
+    }
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let all = ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"].map(|name| state.file(name));
+    let set_mode = |mode| {
+        for file in all.iter().filter(|file| file.exists()) {
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    set_mode(0o400);
+    assert_eq!(run.finish(), 3);
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    assert_eq!(spilled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    set_mode(0o600);
+    assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
+}
+
+#[test]
+fn a_state_directory_that_becomes_read_only_does_not_touch_the_child() {
+    if is_root() {
+        return skipped("root may write everything");
+    }
+    let state = State::new();
+    let logs = state.file("elsewhere");
+    let mut run = Held::running(&state, "x", &["--log-dir", logs.to_str().unwrap()], "exit 3");
+    let set_mode = |mode| {
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set_mode(0o500);
+    let code = run.finish();
+    set_mode(0o700);
+    assert_eq!(code, 3);
+    assert_eq!(fs::read(logs.join("Sandboxfile/x.log")).unwrap(), b"begun\nover\n");
+    // Written, or lost and said so: never pretended.
+    let errors = String::from_utf8_lossy(&run.errors.seen).into_owned();
+    let recorded = brief(&ps(&state, &["--all"])) == ["x STOPPED 3 exited"];
+    assert!(recorded || errors.contains("lost"), "{errors}");
+}
+
+#[test]
+fn a_broken_database_refuses_the_start() {
+    let state = State::new();
+    fs::write(state.db(), common::noise(20_000, 1)).unwrap();
+    let started = state.file("started");
+    let output = state.run("x", &[], &format!("touch {}", started.display())).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("not an SQLite database"));
+    assert!(!started.exists());
+    assert_eq!(fs::read(state.db()).unwrap(), common::noise(20_000, 1), "left as it was");
+}
+
+#[test]
+fn a_database_that_breaks_during_the_run_does_not_touch_the_child() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let backup = state.file("backup.db");
+    let sql = format!("VACUUM INTO '{}'", backup.display());
+    Connection::open(state.db()).unwrap().execute_batch(&sql).unwrap();
+    for name in ["sandbox.db-wal", "sandbox.db-shm"] {
+        let _ = fs::remove_file(state.file(name));
+    }
+    fs::write(state.db(), common::noise(20_000, 1)).unwrap();
+    assert_eq!(run.finish(), 3);
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    assert_eq!(spilled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    // Mended, it is told the end.
+    fs::rename(&backup, state.db()).unwrap();
+    assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
+}
+
+#[test]
+fn a_state_directory_that_is_removed_during_the_run_is_made_anew() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
+        let _ = fs::remove_file(state.file(name));
+    }
+    fs::remove_dir_all(state.file("log")).unwrap();
+    assert_eq!(run.finish(), 3);
+    assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED 3 - exited"]);
+    let mode = fs::metadata(state.db()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_full_disk_delays_the_record_and_nothing_else() {
+    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
+    let state = State::new();
+    let db = disk.path().join("sandbox.db");
+    let mut run = Held::spawn(&state, "x", &["--db", db.to_str().unwrap()], "exit 3");
+    let column = |sql: &str| -> Option<String> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let db = Connection::open_with_flags(&db, flags).ok()?;
+        db.query_row(sql, [], |row| row.get(0)).ok()
+    };
+    let sql = "SELECT state || ifnull(exit_code, '-') FROM vmon_runs";
+    eventually("it runs", || column(sql).as_deref() == Some("RUNNING-"));
+    let filler = disk.fill();
+    run.release();
+    run.errors.wait_for("late");
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    fs::remove_file(filler).unwrap();
+    assert_eq!(run.finish(), 3);
+    assert_eq!(column(sql).as_deref(), Some("STOPPED3"));
+}
+
+#[test]
+fn a_full_disk_refuses_the_start() {
+    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
+    let state = State::new();
+    disk.fill();
+    let db = disk.path().join("sandbox.db");
+    let started = state.file("started");
+    let script = format!("touch {}", started.display());
+    let options = ["--db", db.to_str().unwrap()];
+    let output = state.run("x", &options, &script).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("space"), "{output:?}");
+    assert!(!started.exists());
+}
+
+/// A small file system of its own.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount(size: u64) -> Option<Self> {
+        let directory = tempfile::Builder::new().prefix("vmon-tmpfs").tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        let mounted = is_root()
+            && mount.arg(directory.path()).output().is_ok_and(|output| output.status.success());
+        if !mounted {
+            skipped("mounting a tmpfs needs root");
+        }
+        mounted.then_some(Self(directory))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the space there is, with a file to be removed.
+    fn fill(&self) -> PathBuf {
+        let path = self.path().join("filler");
+        let mut filler = fs::File::create(&path).unwrap();
+        while filler.write_all(&[1; 4096]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(self.path()).status();
+    }
+}
+
+/// Says on the terminal, past the test harness, that a test did not run.
+fn skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+}
+
+// Many at once, and databases of others.
+
+#[test]
+fn fifty_supervisors_at_once_leave_fifty_right_rows() {
+    let state = State::new();
+    let fifo = state.file("gate");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    // All end together, when the gate that they have open closes.
+    let mut runs: Vec<_> = (0..50)
+        .map(|number| {
+            let script = format!("cat < {}; exit {number}", fifo.display());
+            let mut command = state.run(&format!("vm-{number:02}"), &[], &script);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let gate = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    // A reader takes no lock that a writer would have to wait for.
+    eventually("all run", || {
+        let running = "SELECT count(*) || '' FROM sandboxes WHERE status = 'RUNNING'";
+        state.db().exists()
+            && std::panic::catch_unwind(|| look(&state, running)).is_ok_and(|rows| rows == ["50"])
+    });
+    drop(gate);
+    for (number, run) in runs.iter_mut().enumerate() {
+        assert_eq!(code(wait(run)), number as i32);
+        let mut errors = String::new();
+        run.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        assert_eq!(errors, "", "of vm-{number:02}");
+    }
+    let expected: Vec<_> =
+        (0..50).map(|number| format!("vm-{number:02} STOPPED STOPPED {number} - exited")).collect();
+    assert_eq!(look(&state, ENDS), expected);
+    assert_eq!(look(&state, "SELECT count(*) || '' FROM sandboxes"), ["50"]);
+    assert!(spilled(&state).is_empty());
+}
+
+/// The ecosystem's tables as the seed's migrations make them.
+const SEED_SCHEMA: &str = "
+CREATE TABLE sandboxes (id INTEGER PRIMARY KEY, name TEXT NOT NULL, config_file TEXT NOT NULL,
+    config_last_modified DATETIME NOT NULL, status TEXT NOT NULL, supervisor_pid INTEGER NOT NULL,
+    microvm_pid INTEGER NOT NULL, rootfs_paths TEXT NOT NULL, group_id INTEGER, group_ip TEXT,
+    created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT NOT NULL, subnet TEXT NOT NULL,
+    reach TEXT NOT NULL, full_json TEXT, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+    modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE sandbox_metrics (id INTEGER PRIMARY KEY, sandbox_id INTEGER NOT NULL,
+    timestamp DATETIME DEFAULT CURRENT_TIMESTAMP, cpu_usage_percent REAL,
+    memory_usage_bytes INTEGER, disk_usage_bytes INTEGER);
+INSERT INTO groups VALUES (3, 'g', '10.0.0.0/24', 'local', '{}', '2025-01-01', '2025-01-02');
+INSERT INTO sandbox_metrics VALUES (5, 1, '2025-01-01', 1.5, 2, 3);
+INSERT INTO sandboxes VALUES
+    (1, 'web', 'Sandboxfile', '2025-01-01T00:00:00+00:00', 'STOPPED', 11, 12, 'native:/web', 3,
+        '10.0.0.2', '2025-01-01', '2025-01-02'),
+    (2, 'old', 'Sandboxfile', '2025-01-01T00:00:00+00:00', 'RUNNING', 0, 0, 'overlayfs:/a:/b', 3,
+        '10.0.0.3', '2025-01-01', '2025-01-02');
+";
+
+#[test]
+fn a_database_of_the_seeds_is_read_and_kept() {
+    let state = State::new();
+    Connection::open(state.db()).unwrap().execute_batch(SEED_SCHEMA).unwrap();
+    // 'old' is RUNNING by its row, under a pid that no process has.
+    assert_eq!(ps(&state, &[]), Vec::<Value>::new());
+    let all = ps(&state, &["--all"]);
+    assert_eq!(brief(&all), ["old STOPPED null -", "web STOPPED null -"]);
+    assert!(all.iter().any(|run| run["rootfs_paths"] == "overlayfs:/a:/b"));
+
+    let options = ["--native-rootfs", "/new", "--config-last-modified", "2026-01-02T03:04:05Z"];
+    assert_eq!(code(wait(&mut state.run("web", &options, "exit 7").spawn().unwrap())), 7);
+    assert_eq!(
+        look(
+            &state,
+            "SELECT id || ' ' || name || ' ' || status || ' ' || rootfs_paths || ' ' ||
+            group_id || ' ' || group_ip || ' ' || created_at FROM sandboxes ORDER BY id"
+        ),
+        [
+            "1 web STOPPED native:/new 3 10.0.0.2 2025-01-01",
+            "2 old RUNNING overlayfs:/a:/b 3 10.0.0.3 2025-01-01",
+        ]
+    );
+    let modified = "SELECT config_last_modified FROM sandboxes WHERE id = 1";
+    assert!(look(&state, modified)[0].starts_with("2026-01-02T03:04:05"));
+    assert_eq!(
+        look(&state, "SELECT name || subnet || modified_at FROM groups"),
+        ["g10.0.0.0/242025-01-02"]
+    );
+    assert_eq!(
+        look(&state, "SELECT id || ' ' || cpu_usage_percent FROM sandbox_metrics"),
+        ["5 1.5"]
+    );
+    assert_eq!(brief(&ps(&state, &["--all"])), ["old STOPPED null -", "web STOPPED 7 exited"]);
+}
+
+#[test]
+fn a_name_that_a_live_program_of_the_ecosystem_runs_is_refused() {
+    let state = State::new();
+    let db = Connection::open(state.db()).unwrap();
+    db.execute_batch(SEED_SCHEMA).unwrap();
+    let pid = std::process::id();
+    db.execute("UPDATE sandboxes SET supervisor_pid = ?1 WHERE id = 2", [pid]).unwrap();
+    drop(db);
+    let output = state.run("old", &[], "exit 0").output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains(&pid.to_string()));
+    assert_eq!(brief(&ps(&state, &[])), ["old RUNNING null -"]);
+}
+
+// What `ps` says.
+
+#[test]
+fn ps_tells_the_truth_of_what_runs_ended_and_was_lost() {
+    let state = State::new();
+    wait(&mut state.run("ended", &[], "exit 7").spawn().unwrap());
+    wait(&mut state.run("signalled", &[], "kill -9 $$").spawn().unwrap());
+    wait(
+        &mut state
+            .run("nothing", &["--cwd", "/"], "exec 2>&-; exec /no/such/program")
+            .spawn()
+            .unwrap(),
+    );
+    let mut lost = Held::running(&state, "lost", &[], "exit 0");
+    lost.vmon.kill().unwrap();
+    wait(&mut lost.vmon);
+    let mut running = Held::running(&state, "running", &[], "exit 0");
+
+    assert_eq!(brief(&ps(&state, &[])), ["running RUNNING null -"]);
+    assert_eq!(
+        brief(&ps(&state, &["--all"])),
+        [
+            "ended STOPPED 7 exited",
+            "lost STOPPED null supervisor-lost",
+            "nothing STOPPED 127 exited",
+            "running RUNNING null -",
+            "signalled STOPPED null signalled",
+        ]
+    );
+    let one = ps(&state, &[]).remove(0);
+    assert_eq!(one["supervisor_pid"], running.vmon.id());
+    assert_eq!(one["pid"].to_string(), state.run_column("running", "pid").unwrap());
+    assert_eq!(one["config_file"], "Sandboxfile");
+
+    let table = |options: &[&str]| {
+        let output = state.vmon().arg("ps").args(options).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let short = table(&[]);
+    assert_eq!(short.lines().count(), 2, "{short}");
+    assert!(short.starts_with("NAME "), "{short}");
+    let row = short.lines().nth(1).unwrap().split_ascii_whitespace().collect::<Vec<_>>();
+    assert_eq!(row[..3], ["running", "Sandboxfile", "RUNNING"]);
+    assert_eq!(row[4], running.vmon.id().to_string());
+    let long = table(&["--all"]);
+    assert_eq!(long.lines().count(), 6, "{long}");
+    let of = |name: &str| long.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(of("ended").ends_with(" 7") && of("signalled").ends_with(" SIGKILL"), "{long}");
+    assert!(of("lost").contains(" STOPPED ") && of("lost").ends_with(" -"), "{long}");
+    assert_eq!(running.finish(), 0);
+}
+
+#[test]
+fn ps_reads_while_another_program_writes() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 0");
+    let held = lock(&state);
+    assert_eq!(brief(&ps(&state, &[])), ["x RUNNING null -"]);
+    drop(held);
+    assert_eq!(run.finish(), 0);
+}
+
+#[test]
+fn ps_of_nothing_makes_nothing() {
+    let state = State::new();
+    assert_eq!(ps(&state, &["--all"]), Vec::<Value>::new());
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_write_ahead_log_left_by_a_crash_is_used() {
+    let state = State::new();
+    let script = "echo begun; exec sleep 1000";
+    let mut crashed = state.run("x", &["--no-forward"], script).spawn().unwrap();
+    // By eye only: a reader of the database would tidy up.
+    eventually("it runs", || !state.log("x").is_empty());
+    eventually("its RUNNING is written", || {
+        let wal = fs::read(state.file("sandbox.db-wal")).unwrap_or_default();
+        contains(&wal, b"RUNNING")
+    });
+    crashed.kill().unwrap();
+    wait(&mut crashed);
+
+    let copy = State::new();
+    for name in ["sandbox.db", "sandbox.db-wal"] {
+        fs::copy(state.file(name), copy.file(name)).unwrap();
+    }
+    let bare = fs::read(copy.db()).unwrap();
+    assert!(!contains(&bare, b"RUNNING"), "the log alone has it");
+    assert_eq!(brief(&ps(&copy, &["--all"])), ["x STOPPED null supervisor-lost"]);
+    assert_eq!(code(wait(&mut copy.run("x", &[], "exit 4").spawn().unwrap())), 4);
+    assert_eq!(
+        look(&copy, ENDS),
+        ["x STOPPED STOPPED - - supervisor-lost", "x STOPPED STOPPED 4 - exited"]
+    );
+}
+
+#[test]
+fn the_database_is_private_and_in_wal_mode() {
+    let state = State::new();
+    wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
+    assert_eq!(look(&state, "SELECT journal_mode FROM pragma_journal_mode"), ["wal"]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state.db()), 0o600);
+    let wal = state.file("sandbox.db-wal");
+    assert!(!wal.exists() || mode(&wal) == 0o600);
+}

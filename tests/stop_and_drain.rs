@@ -1,0 +1,73 @@
+//! What a stop request does while an ended child's output is still on its way.
+
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+
+use std::io::{PipeReader, Read, pipe};
+use std::process::{Child, Command};
+
+use common::{State, code, eventually, is_alive, signal, wait};
+use nix::sys::signal::Signal;
+
+/// More than the pipe of a reader that does not read and the supervisor's queue can hold.
+const OUTPUT: usize = 3 * 64 * 1024;
+
+/// A run whose reader does not read, with all of the output written and its child gone.
+fn blocked(state: &State, script: &str) -> (Child, PipeReader) {
+    let (reader, writer) = pipe().unwrap();
+    let mut command: Command = state.run("web", &["--stop-timeout", "60"], script);
+    let supervisor = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    (supervisor, reader)
+}
+
+fn child_pid(state: &State) -> u32 {
+    state.wait_for_status("web", "RUNNING");
+    state.run_column("web", "pid").unwrap().parse().unwrap()
+}
+
+/// Waits until the child has been reaped: only the drain is left.
+fn wait_for_the_drain(state: &State) {
+    let child = child_pid(state);
+    eventually("the child's end", || {
+        !is_alive(child) && !std::path::Path::new(&format!("/proc/{child}")).exists()
+    });
+}
+
+#[test]
+fn a_stop_gives_up_on_a_reader_and_never_on_the_log() {
+    let state = State::new();
+    let (mut supervisor, mut reader) = blocked(&state, &format!("head -c {OUTPUT} /dev/zero"));
+    wait_for_the_drain(&state);
+    signal(&supervisor, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut supervisor)), 0);
+    assert_eq!(state.log("web").len(), OUTPUT);
+    let mut seen = Vec::new();
+    reader.read_to_end(&mut seen).unwrap();
+    let column = |name| state.run_column("web", name).unwrap().parse::<usize>().unwrap();
+    assert_eq!(column("bytes_logged"), OUTPUT);
+    assert!(seen.len() < OUTPUT && column("bytes_dropped") > 0);
+}
+
+#[test]
+fn a_quit_signal_is_a_stop_request() {
+    let state = State::new();
+    let mut supervisor = state.run("web", &[], "exec sleep 600").spawn().unwrap();
+    state.wait_for_status("web", "RUNNING");
+    signal(&supervisor, Signal::SIGQUIT);
+    assert_eq!(code(wait(&mut supervisor)), 128 + 15);
+    assert_eq!(state.run_column("web", "reason").as_deref(), Some("stopped"));
+}
+
+#[test]
+fn a_reader_that_fails_for_lack_of_room_is_counted() {
+    let state = State::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = state.run("web", &[], "printf 12345").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(state.log("web"), b"12345");
+    assert_eq!(state.run_column("web", "bytes_dropped").as_deref(), Some("5"));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("No space left"), "{told}");
+}

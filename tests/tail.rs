@@ -1,0 +1,207 @@
+//! What a child wrote last: it is never lost, whoever else has its pipe open.
+
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, pipe};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{State, assert_same, code, contains, eventually, is_alive, noise, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+const MIB: usize = 1024 * 1024;
+
+/// The pid of a grandchild, which the script has written to `pid`; killed in the end.
+struct Grandchild(u32);
+
+impl Grandchild {
+    fn of(state: &State) -> Self {
+        let text = fs::read_to_string(state.file("pid")).unwrap();
+        Self(text.trim().parse().unwrap())
+    }
+}
+
+impl Drop for Grandchild {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0 as i32), Signal::SIGKILL);
+    }
+}
+
+fn here(state: &State, options: &[&str], script: &str) -> Command {
+    let mut command = state.run("child", options, script);
+    command.current_dir(state.path());
+    command
+}
+
+#[test]
+fn the_tail_of_a_child_that_ends_at_once_is_complete() {
+    let state = State::new();
+    let bytes = noise(MIB, 1);
+    fs::write(state.file("noise"), &bytes).unwrap();
+    let output = here(&state, &[], "exec cat noise").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_same(&output.stdout, &bytes, "stdout");
+    assert_same(&state.log("child"), &bytes, "the log");
+}
+
+#[test]
+fn the_tail_survives_a_silent_grandchild_on_the_pipe_which_holds_nothing_up() {
+    let state = State::new();
+    let bytes = noise(MIB, 2);
+    fs::write(state.file("noise"), &bytes).unwrap();
+    // Only the grace ends it: the stop timeout is out of reach.
+    let script = "sleep 600 & echo $! > pid; cat noise; exit 3";
+    let output = here(&state, &["--stop-timeout", "1h"], script).output().unwrap();
+    let grandchild = Grandchild::of(&state);
+    assert!(is_alive(grandchild.0));
+    assert_eq!(output.status.code(), Some(3));
+    assert_same(&output.stdout, &bytes, "stdout");
+    assert_same(&state.log("child"), &bytes, "the log");
+}
+
+#[test]
+fn a_silent_grandchild_holds_nothing_up_where_the_log_fails_either() {
+    let state = State::new();
+    fs::write(state.file("noise"), noise(MIB, 3)).unwrap();
+    let options = ["--stop-timeout", "1h", "--on-log-error", "drop"];
+    let run = state.run("child", &options, "sleep 600 & echo $! > pid; cat noise; exit 3");
+    let mut command = Command::new("sh");
+    // 512 KiB, in units of 512 bytes.
+    command.args(["-c", "ulimit -f 1024; exec \"$@\"", "sh"]);
+    command.arg(run.get_program()).args(run.get_args()).env("VMON_STATE_DIR", state.path());
+    command.current_dir(state.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut supervisor = command.stderr(Stdio::null()).spawn().unwrap();
+    let status = wait(&mut supervisor);
+    let _grandchild = Grandchild::of(&state);
+    assert_eq!(code(status), 3);
+}
+
+#[test]
+fn a_grandchild_that_still_writes_is_read_to_its_last_byte() {
+    let state = State::new();
+    // Three times the grace in all, with pauses of a tenth of it.
+    let script = "(n=0; while [ $n -lt 30 ]; do sleep 0.02; echo $n; n=$((n+1)); done; \
+        exec sleep 600) & echo $! > pid; echo child; exit 3";
+    let output = here(&state, &["--stop-timeout", "1h"], script).output().unwrap();
+    let _grandchild = Grandchild::of(&state);
+    assert_eq!(output.status.code(), Some(3));
+    let mut expected = vec!["child".to_owned()];
+    expected.extend((0..30).map(|number: i32| number.to_string()));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(state.log("child"), text.as_bytes());
+}
+
+#[test]
+fn a_grandchild_that_writes_for_ever_is_cut_after_the_stop_timeout() {
+    let state = State::new();
+    let begin = Instant::now();
+    let script = "yes & echo $! > pid; echo the last of the child; exit 3";
+    let options = ["--stop-timeout", "500ms", "--log-max-size", "1MiB", "--no-forward"];
+    let mut supervisor = here(&state, &options, script).spawn().unwrap();
+    let status = wait(&mut supervisor);
+    let _grandchild = Grandchild::of(&state);
+    assert_eq!(code(status), 3);
+    assert!(begin.elapsed() >= Duration::from_millis(500));
+}
+
+#[test]
+fn a_grandchild_that_writes_for_ever_costs_nothing_of_the_childs_own_tail() {
+    let state = State::new();
+    let bytes = noise(150 * 1024, 4);
+    fs::write(state.file("noise"), &bytes).unwrap();
+    mkfifo(&state.file("go"), Mode::S_IRWXU).unwrap();
+    // The tail waits in the pipe until the reader comes, long after a stop timeout of zero.
+    let script = "(read _ < go; exec yes) & echo $! > pid; cat noise; echo $$ > child; exit 3";
+    let (mut reader, writer) = pipe().unwrap();
+    let mut supervisor =
+        here(&state, &["--stop-timeout", "0"], script).stdout(writer).spawn().unwrap();
+    let mut child = String::new();
+    eventually("the child has been reaped", || {
+        child = fs::read_to_string(state.file("child")).unwrap_or_default();
+        child.ends_with('\n') && !Path::new(&format!("/proc/{}", child.trim())).exists()
+    });
+    let _grandchild = Grandchild::of(&state);
+    fs::write(state.file("go"), "go\n").unwrap();
+    let mut seen = Vec::new();
+    reader.read_to_end(&mut seen).unwrap();
+    assert_eq!(code(wait(&mut supervisor)), 3);
+    assert_same(&seen[..bytes.len()], &bytes, "stdout");
+    assert_same(&state.log("child"), &seen, "the log");
+}
+
+#[test]
+fn a_stop_request_cuts_a_grandchild_that_writes_for_ever() {
+    let state = State::new();
+    let script = "yes & echo $! > pid; echo $$ > child; exit 3";
+    let options = ["--stop-timeout", "1h", "--log-max-size", "1MiB", "--no-forward"];
+    let mut supervisor = here(&state, &options, script).spawn().unwrap();
+    eventually("the child has been reaped", || {
+        let child = fs::read_to_string(state.file("child")).unwrap_or_default();
+        child.ends_with('\n') && !Path::new(&format!("/proc/{}", child.trim())).exists()
+    });
+    let _grandchild = Grandchild::of(&state);
+    common::signal(&supervisor, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut supervisor)), 3);
+}
+
+#[test]
+fn a_child_that_is_killed_in_the_middle_of_a_line_leaves_the_half_of_it() {
+    let state = State::new();
+    let output = here(&state, &[], "echo whole; printf half; kill -9 $$").output().unwrap();
+    assert_eq!(output.status.code(), Some(128 + libc::SIGKILL));
+    assert_eq!(output.stdout, b"whole\nhalf");
+    assert_eq!(state.log("child"), b"whole\nhalf");
+    assert_eq!(state.run_column("child", "signal").as_deref(), Some("9"));
+}
+
+#[test]
+fn the_end_is_on_record_only_when_the_tail_is_in_the_log() {
+    let state = State::new();
+    let bytes = noise(150 * 1024, 5);
+    fs::write(state.file("noise"), &bytes).unwrap();
+    let (mut reader, writer) = pipe().unwrap();
+    let script = "cat noise; echo $$ > child; exit 3";
+    let mut supervisor = here(&state, &[], script).stdout(writer).spawn().unwrap();
+    eventually("the child has been reaped", || {
+        let child = fs::read_to_string(state.file("child")).unwrap_or_default();
+        child.ends_with('\n') && !Path::new(&format!("/proc/{}", child.trim())).exists()
+    });
+    state.wait_for_status("child", "RUNNING");
+    assert_eq!(state.run_column("child", "ended_at"), None);
+    let mut seen = Vec::new();
+    reader.read_to_end(&mut seen).unwrap();
+    assert_eq!(code(wait(&mut supervisor)), 3);
+    assert_eq!(state.sandbox_column("child", "status").as_deref(), Some("STOPPED"));
+    assert_same(&state.log("child"), &bytes, "the log");
+}
+
+#[test]
+fn a_tail_in_packets_is_complete() {
+    if !common::has("python3") {
+        eprintln!("SKIPPED a_tail_in_packets_is_complete: no python3 to set O_DIRECT on a pipe");
+        return;
+    }
+    let state = State::new();
+    // With O_DIRECT a pipe gives one write a read (pipe(2)).
+    fs::write(
+        state.file("packets.py"),
+        "import fcntl, os, subprocess\n\
+         fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_DIRECT)\n\
+         print(subprocess.Popen(['sleep', '600']).pid, file=open('pid', 'w'))\n\
+         for n in range(12): os.write(1, b'%d\\n' % n)\n",
+    )
+    .unwrap();
+    let output = here(&state, &[], "exec python3 packets.py").output().unwrap();
+    let _grandchild = Grandchild::of(&state);
+    assert_eq!(output.status.code(), Some(0));
+    let expected: String = (0..12).map(|number: i32| format!("{number}\n")).collect();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    assert!(contains(&state.log("child"), expected.as_bytes()));
+}
