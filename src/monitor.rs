@@ -8,17 +8,19 @@
 //! long as it takes: the write of a regular file while the kernel throttles dirty pages; open,
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
+mod draining;
 mod observer;
 mod reports;
+mod running;
 mod sandbox;
+mod starting;
 mod streams;
 
 use std::fmt;
-use std::mem;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 pub use crate::child::{Identity, Liveness};
 pub use observer::{
@@ -30,25 +32,17 @@ pub use sandbox::{
 };
 
 use crate::child::{Child, ChildIo, Command, ExitStatus, Signal};
-use crate::logfile::LogFile;
-use crate::reactor::{Context, Handler, HandlerId, Interest, Reactor, Ready, SourceId, TimerId};
+use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
-use reports::{Claims, Reports};
+use reports::Reports;
 use streams::Streams;
-
-/// How long observers may take to grant a start.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the child's streams must be silent after its end to be at theirs, although somebody
 /// still has them open.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A stop request that follows another one sooner is the same one, told twice: a signal to the
-/// process group and one to the process, say.
-const SAME_REQUEST: Duration = Duration::from_secs(1);
-
-/// How often an ended child is looked for where the kernel has no descriptor that tells.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long observers may take to grant a start.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One stream of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,342 +364,6 @@ impl Handler for Monitor {
     }
 }
 
-/// `STARTING`.
-impl Monitor {
-    fn check_log(&self) -> Result<(), StartError> {
-        let Sandbox { log_dir, config_file, name, .. } = &self.sandbox;
-        LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)
-    }
-
-    /// Asks the observers, and goes on when they grant the start.
-    fn claim(&mut self, cx: &mut Cx<'_>) {
-        let State::Starting { launch, give_up } = &self.state else { return };
-        let give_up = *give_up;
-        let command = match launch {
-            Launch::Spawn(command) => Some(command),
-            Launch::Adopt(..) => None,
-        };
-        let starting = Starting {
-            sandbox: &self.sandbox,
-            command,
-            supervisor: &self.supervisor,
-            at: self.asked,
-        };
-        if command.is_none() {
-            return match self.reports.claim_running(&starting) {
-                Ok(()) => self.launch(cx),
-                Err(error) => self.not_started(error, cx),
-            };
-        }
-        match self.reports.claim(&starting) {
-            Claims::Granted => self.launch(cx),
-            Claims::Refused(error) => self.not_started(error, cx),
-            Claims::Later(_, reason) if Instant::now() >= give_up => {
-                self.not_started(StartError::Claim(reason.to_string()), cx);
-            }
-            Claims::Later(after, reason) => {
-                debug!(name = %self.sandbox.name, "the start waits: {reason}");
-                cx.timers.set(after, Timer::Claim);
-            }
-        }
-    }
-
-    fn launch(&mut self, cx: &mut Cx<'_>) {
-        let State::Starting { launch, .. } = mem::replace(&mut self.state, State::Moving) else {
-            return;
-        };
-        match self.try_launch(launch, cx) {
-            Ok(running) => self.running(running, cx),
-            Err(error) => self.not_started(error, cx),
-        }
-    }
-
-    fn try_launch(&mut self, launch: Launch, cx: &mut Cx<'_>) -> Result<Running, StartError> {
-        let log = self.open_log()?;
-        match launch {
-            Launch::Spawn(command) => {
-                let terminal = streams::open_terminal(&self.sandbox, command.wants_pty());
-                let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
-                let (child, io) = Child::spawn(&command, io).map_err(StartError::Spawn)?;
-                match self.watch(&child, io, log, terminal, cx) {
-                    Ok(exit) => Ok(Running { child, exit }),
-                    Err(error) => {
-                        child.discard();
-                        Err(error)
-                    }
-                }
-            }
-            Launch::Adopt(child, io) => {
-                let tty = matches!(io, ChildIo::Tty { .. });
-                let terminal = streams::open_terminal(&self.sandbox, tty);
-                let exit = self.watch(&child, io, log, terminal, cx)?;
-                Ok(Running { child, exit })
-            }
-        }
-    }
-
-    fn open_log(&self) -> Result<LogFile, StartError> {
-        let Sandbox { log_dir, config_file, name, retention, .. } = &self.sandbox;
-        LogFile::open(log_dir, config_file.as_str(), name.as_str(), *retention)
-            .map_err(StartError::log)
-    }
-
-    /// Relays the child's streams and watches for its end.
-    fn watch(
-        &mut self,
-        child: &Child,
-        io: ChildIo,
-        log: LogFile,
-        terminal: Option<terminal::Terminal>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Option<SourceId>, StartError> {
-        let failed = |error: std::io::Error| StartError::Monitor(error.to_string());
-        let streams = Streams::new(&self.sandbox, log, io, terminal, cx);
-        let result = streams.and_then(|streams| {
-            self.streams = Some(streams);
-            match child.exit_fd() {
-                Some(fd) => cx.sources.register(&fd, Interest::READ, Source::Exit).map(Some),
-                None => {
-                    cx.timers.set(LOOK, Timer::Exit);
-                    Ok(None)
-                }
-            }
-        });
-        result.map_err(failed)
-    }
-
-    /// `STARTING → STOPPED`.
-    fn not_started(&mut self, error: StartError, cx: &mut Cx<'_>) {
-        debug!(name = %self.sandbox.name, "not started: {error}");
-        self.stopped(Outcome::NotStarted(error), cx);
-    }
-
-    /// `STARTING → RUNNING`.
-    fn running(&mut self, running: Running, cx: &mut Cx<'_>) {
-        let pid = running.child.pid();
-        info!(name = %self.sandbox.name, pid, "running");
-        // The child is unreaped, so there is a process of this pid.
-        let child =
-            Identity::of(pid).unwrap_or_else(|| Identity { pid, ..self.supervisor.clone() });
-        self.state = State::Running(running);
-        if let Some(streams) = &mut self.streams {
-            streams.enter_terminal();
-        }
-        self.tell(&Transition::Running { at: Utc::now(), child }, cx);
-    }
-}
-
-/// `RUNNING` and `STOPPING`.
-impl Monitor {
-    fn stop_requested(&mut self, may_kill: bool, cx: &mut Cx<'_>) {
-        let now = Instant::now();
-        match &mut self.state {
-            State::Starting { .. } => self.not_started(StartError::Stopped, cx),
-            State::Running(_) => self.stopping(cx),
-            State::Stopping(_, stop) => {
-                if may_kill && now.duration_since(stop.asked) >= SAME_REQUEST {
-                    stop.asked = now;
-                    self.kill("a second stop was asked for");
-                }
-            }
-            State::Draining(drain) => {
-                let told_twice =
-                    drain.asked.is_some_and(|asked| now.duration_since(asked) < SAME_REQUEST);
-                if !told_twice {
-                    self.abandon(cx);
-                }
-            }
-            State::Stopped(_) | State::Moving => {}
-        }
-    }
-
-    /// `RUNNING → STOPPING`.
-    fn stopping(&mut self, cx: &mut Cx<'_>) {
-        let State::Running(running) = mem::replace(&mut self.state, State::Moving) else { return };
-        info!(name = %self.sandbox.name, pid = running.child.pid(), "stopping");
-        send(&running.child, self.sandbox.stop_signal);
-        // A child that is stopped could not act on it.
-        send(&running.child, Signal::CONT);
-        let kill = cx.timers.set(self.sandbox.stop_timeout, Timer::Kill);
-        self.state = State::Stopping(running, Stop { asked: Instant::now(), kill, killed: false });
-        self.tell(&Transition::Stopping { at: Utc::now() }, cx);
-    }
-
-    fn kill(&mut self, why: &str) {
-        let State::Stopping(running, stop) = &mut self.state else { return };
-        if !mem::replace(&mut stop.killed, true) {
-            info!(name = %self.sandbox.name, pid = running.child.pid(), "killing: {why}");
-            send(&running.child, Signal::KILL);
-        }
-    }
-
-    fn look_for_exit(&mut self, cx: &mut Cx<'_>) {
-        let (State::Running(running) | State::Stopping(running, _)) = &self.state else { return };
-        match running.child.try_reap() {
-            Ok(Some(status)) => self.exited(status, cx),
-            Ok(None) => match running.exit {
-                // kqueue may tell of the end before waitpid(2) knows of it, and tells once.
-                Some(exit) => {
-                    cx.sources.would_block(exit, Interest::READ);
-                    cx.timers.set(LOOK, Timer::Exit);
-                }
-                None => {
-                    cx.timers.set(LOOK, Timer::Exit);
-                }
-            },
-            Err(error) => {
-                warn!(pid = running.child.pid(), "can't wait for the child: {error}");
-                self.exited(ExitStatus::Unknown, cx);
-            }
-        }
-    }
-
-    /// `RUNNING → DRAINING` and `STOPPING → DRAINING`.
-    fn exited(&mut self, status: ExitStatus, cx: &mut Cx<'_>) {
-        let (running, stop) = match mem::replace(&mut self.state, State::Moving) {
-            State::Running(running) => (running, None),
-            State::Stopping(running, stop) => (running, Some(stop)),
-            other => {
-                self.state = other;
-                return;
-            }
-        };
-        info!(name = %self.sandbox.name, pid = running.child.pid(), ?status, "ended; draining");
-        if let Some(exit) = running.exit {
-            cx.sources.deregister(exit);
-        }
-        if let Some(stop) = &stop {
-            cx.timers.cancel(stop.kill);
-        }
-        let limit = cx.timers.set(self.sandbox.stop_timeout, Timer::DrainLimit);
-        self.state = State::Draining(Drain {
-            status,
-            reason: reason(status, stop.as_ref()),
-            quiet: None,
-            limit,
-            limit_passed: false,
-            asked: stop.map(|stop| stop.asked),
-        });
-        if let Some(streams) = &mut self.streams {
-            streams.begin_drain(cx);
-        }
-        self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
-        self.output_moved(true, cx);
-    }
-
-    fn retry_log(&mut self, cx: &mut Cx<'_>) {
-        self.log_retry = None;
-        if let Some(streams) = &mut self.streams {
-            streams.retry_log(&mut cx.sources);
-        }
-        self.output_moved(false, cx);
-    }
-
-    /// Output has been `read`, or only logged or forwarded: what follows from it.
-    fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
-        let Some(streams) = &self.streams else { return };
-        if streams.log_needs_retry() && self.log_retry.is_none() {
-            self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
-        }
-        if let State::Draining(drain) = &mut self.state {
-            // Each byte renews the grace; a stream that waited for its sinks begins it anew.
-            if read || drain.quiet.is_none() {
-                let renewed = cx.timers.set(QUIET, Timer::Quiet);
-                if let Some(quiet) = drain.quiet.replace(renewed) {
-                    cx.timers.cancel(quiet);
-                }
-            }
-            self.drain(cx);
-        }
-    }
-}
-
-/// `DRAINING`.
-impl Monitor {
-    /// Ends the drain once everything has been read and has reached its sinks.
-    fn drain(&mut self, cx: &mut Cx<'_>) {
-        let (State::Draining(drain), Some(streams)) = (&self.state, &mut self.streams) else {
-            return;
-        };
-        if drain.limit_passed {
-            streams.end_complete(&mut cx.sources);
-        }
-        if streams.are_finished() {
-            self.drained(cx);
-        }
-    }
-
-    /// Nothing has come for the grace time.
-    fn quiet(&mut self, cx: &mut Cx<'_>) {
-        let (State::Draining(drain), Some(streams)) = (&mut self.state, &mut self.streams) else {
-            return;
-        };
-        drain.quiet = None;
-        // A stream that waits for its sinks is not quiet: the grace begins when it is read again.
-        if streams.are_quiet() {
-            streams.end_complete(&mut cx.sources);
-        }
-        self.drain(cx);
-    }
-
-    fn drain_limit(&mut self, cx: &mut Cx<'_>) {
-        if let State::Draining(drain) = &mut self.state {
-            drain.limit_passed = true;
-        }
-        self.drain(cx);
-    }
-
-    /// A stop request while the output drains: a reader that blocks gets no more, a descendant's
-    /// bytes are taken no longer, and the rest of the child's own goes to the log, unless that
-    /// can't be written.
-    fn abandon(&mut self, cx: &mut Cx<'_>) {
-        let (State::Draining(drain), Some(streams)) = (&mut self.state, &mut self.streams) else {
-            return;
-        };
-        if !streams.are_flushed() {
-            warn!(name = %self.sandbox.name, "stopped while output was still waiting to be written");
-        }
-        if streams.wait_for_log() {
-            streams.close(&mut cx.sources);
-            return self.drained(cx);
-        }
-        streams.abandon_sinks(&mut cx.sources);
-        drain.limit_passed = true;
-        self.output_moved(false, cx);
-    }
-
-    fn drained(&mut self, cx: &mut Cx<'_>) {
-        let State::Draining(drain) = mem::replace(&mut self.state, State::Moving) else { return };
-        cx.timers.cancel(drain.limit);
-        if let Some(quiet) = drain.quiet {
-            cx.timers.cancel(quiet);
-        }
-        let Drain { status, reason, .. } = drain;
-        self.stopped(Outcome::Ended { status, reason }, cx);
-    }
-
-    /// `DRAINING → STOPPED`, or `STARTING → STOPPED` for what never ran.
-    fn stopped(&mut self, outcome: Outcome, cx: &mut Cx<'_>) {
-        let mut bytes = (0, 0);
-        if let Some(mut streams) = self.streams.take() {
-            streams.close(&mut cx.sources);
-            bytes = streams.bytes();
-        }
-        if let Some(retry) = self.log_retry.take() {
-            cx.timers.cancel(retry);
-        }
-        let (bytes_logged, bytes_dropped) = bytes;
-        let end = End { outcome, bytes_logged, bytes_dropped };
-        info!(name = %self.sandbox.name, reason = end.reason(), "stopped");
-        self.state = State::Stopped(end.clone());
-        self.tell(&Transition::Stopped { at: Utc::now(), end }, cx);
-    }
-
-    fn tell(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
-        self.reports.tell(transition, &mut cx.timers, Timer::Observer);
-    }
-}
-
 impl fmt::Debug for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
@@ -717,25 +375,5 @@ impl fmt::Debug for Monitor {
             State::Moving => "MOVING",
         };
         f.debug_struct("Monitor").field("name", &self.sandbox.name).field("state", &state).finish()
-    }
-}
-
-fn send(child: &Child, signal: Signal) {
-    match child.signal(signal) {
-        Ok(()) => {}
-        // Already a zombie (macOS), or all of its group are: its end is on the way.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)) => {
-            debug!(pid = child.pid(), "{signal} not sent: {error}");
-        }
-        Err(error) => warn!(pid = child.pid(), "can't send {signal}: {error}"),
-    }
-}
-
-fn reason(status: ExitStatus, stop: Option<&Stop>) -> Reason {
-    match (status, stop) {
-        (ExitStatus::Signal(Signal::KILL), Some(Stop { killed: true, .. })) => Reason::Killed,
-        (_, Some(_)) => Reason::Stopped,
-        (ExitStatus::Signal(_), None) => Reason::Signalled,
-        (ExitStatus::Code(_) | ExitStatus::Unknown, None) => Reason::Exited,
     }
 }

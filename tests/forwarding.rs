@@ -76,6 +76,16 @@ impl Run {
         bytes
     }
 
+    #[track_caller]
+    fn read_until(&mut self, seen: &mut Vec<u8>, end: &[u8]) {
+        let mut buffer = vec![0; 65536];
+        while !seen.ends_with(end) {
+            let count = self.reader.read(&mut buffer).unwrap();
+            assert!(count > 0, "the end came after {} bytes", seen.len());
+            seen.extend_from_slice(&buffer[..count]);
+        }
+    }
+
     /// The exit code, and what came on stderr.
     fn finish(&mut self) -> (i32, String) {
         let mut stderr = String::new();
@@ -128,7 +138,7 @@ fn split_at_notice(seen: &[u8]) -> (&[u8], u64, &[u8]) {
 
 #[test]
 fn with_drop_a_reader_that_stops_is_told_how_much_it_missed() {
-    let bytes = noise(4 * MIB, 1);
+    let bytes = noise(4 * MIB + 1, 1);
     let mut run = Run::start(&bytes, &["--forward-overflow", "drop"], "cat noise; exit 3");
     run.wait_for_log_of(bytes.len());
     let seen = run.read_to_end();
@@ -145,20 +155,14 @@ fn with_drop_a_reader_that_stops_is_told_how_much_it_missed() {
 #[test]
 fn with_drop_a_reader_that_comes_back_sees_what_follows() {
     let bytes = noise(MIB, 2);
-    let script = "cat noise; read _ < go; echo after; read _ < go";
+    // Opened once: a second opening could meet the first writer on its way out.
+    let script = "exec 3<> go; cat noise; read _ <&3; echo after; read _ <&3";
     let mut run = Run::start(&bytes, &["--forward-overflow", "drop"], script);
     run.wait_for_log_of(bytes.len());
     let mut seen = Vec::new();
-    let mut buffer = vec![0; 65536];
-    while !seen.ends_with(b" bytes left out]\r\n") {
-        let count = run.reader.read(&mut buffer).unwrap();
-        seen.extend_from_slice(&buffer[..count]);
-    }
+    run.read_until(&mut seen, b" bytes left out]\r\n");
     run.open_gate();
-    while !seen.ends_with(b"after\n") {
-        let count = run.reader.read(&mut buffer).unwrap();
-        seen.extend_from_slice(&buffer[..count]);
-    }
+    run.read_until(&mut seen, b"after\n");
     run.open_gate();
     assert_eq!(run.finish(), (0, String::new()));
     let (prefix, missed, after) = split_at_notice(&seen);

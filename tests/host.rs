@@ -621,43 +621,67 @@ mod many {
         }
     }
 
-    #[test]
-    fn a_child_that_floods_starves_none_of_the_others() {
-        let state = State::new();
-        let mut reactor = Reactor::new().unwrap();
-        let small = Retention { max_size: 1 << 20, max_files: 1 };
-        let flood =
-            spawn(&mut reactor, sandbox(&state, "flood").retention(small), "exec cat /dev/zero");
-        turn_until(&mut reactor, "the flood", |_| !state.generations("flood").is_empty());
+    /// A log of which the generations tell how far it has come.
+    const SMALL: Retention = Retention { max_size: 1 << 20, max_files: 1 };
+
+    /// The number of the newest generation: how many MiB a flood has brought.
+    fn brought(state: &State) -> u64 {
+        let newest = state.generations("flood").pop();
+        let number = newest.as_ref().and_then(|path| path.extension()?.to_str()?.parse().ok());
+        number.unwrap_or(0)
+    }
+
+    /// While the flood goes on, each answer of a neighbour takes a few turns and no more.
+    #[track_caller]
+    fn a_neighbour_answers(reactor: &mut Loop, state: &State) {
+        turn_until(reactor, "the flood", |_| brought(state) > 0);
+        assert!(brought(state) <= 64, "{} MiB in a turn", brought(state));
         let (questions, mut ask) = std::io::pipe().unwrap();
         let mut command = host_child("exec cat");
         let mut echo = command.stdin(questions).stdout(Stdio::piped()).spawn().unwrap();
         drop(command);
         let io = piped(&mut echo);
-        let echo =
-            Monitor::builder(sandbox(&state, "echo")).start(&mut reactor, echo.id(), io).unwrap();
-        // While the flood goes on, each answer takes a few turns and no more.
-        for round in 1..=100 {
+        let echo = Monitor::builder(sandbox(state, "echo")).start(reactor, echo.id(), io).unwrap();
+        for round in 1..=50 {
             ask.write_all(b"question\n").unwrap();
-            let begun = state.generations("flood");
-            turn_until(&mut reactor, "an answer", |_| state.log("echo").len() == round * 9);
-            let turned = state.generations("flood");
-            let most = 64;
-            let sequence = |paths: &[std::path::PathBuf]| -> u64 {
-                let newest = paths.last().unwrap().extension().unwrap();
-                newest.to_str().unwrap().parse().unwrap()
-            };
-            assert!(sequence(&turned) - sequence(&begun) <= most, "the answer took too long");
+            let begun = brought(state);
+            turn_until(reactor, "an answer", |_| state.log("echo").len() == round * 9);
+            let meanwhile = brought(state) - begun;
+            assert!(meanwhile <= 64, "the answer came after {meanwhile} MiB of the flood");
         }
         drop(ask);
-        assert_eq!(end_of(&mut reactor, echo).exit_code(), 0);
+        assert_eq!(end_of(reactor, echo).exit_code(), 0);
+    }
+
+    #[test]
+    fn a_child_that_floods_starves_none_of_the_others() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let sandbox = sandbox(&state, "flood").retention(SMALL);
+        let flood = spawn(&mut reactor, sandbox, "exec cat /dev/zero");
+        a_neighbour_answers(&mut reactor, &state);
         assert!(reactor.get(flood).unwrap().end().is_none());
         stop(&mut reactor, flood);
-        assert_ended(
-            &end_of(&mut reactor, flood),
-            ExitStatus::Signal(Signal::TERM),
-            Reason::Stopped,
-        );
+        let end = end_of(&mut reactor, flood);
+        assert_ended(&end, ExitStatus::Signal(Signal::TERM), Reason::Stopped);
+    }
+
+    #[test]
+    fn a_stream_that_never_runs_dry_starves_none_of_the_others() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        // A pipe is empty whenever its reader is the faster one. This has 16 GiB for each read.
+        let endless = tempfile::tempfile().unwrap();
+        endless.set_len(16 << 30).unwrap();
+        let mut child = host_child("exec sleep 1000").spawn().unwrap();
+        let io = ChildIo::Piped { stdin: None, stdout: Some(endless.into()), stderr: None };
+        let flood = Monitor::builder(sandbox(&state, "flood").retention(SMALL))
+            .start(&mut reactor, child.id(), io)
+            .unwrap();
+        a_neighbour_answers(&mut reactor, &state);
+        reactor.remove(flood).unwrap();
+        child.kill().unwrap();
+        wait(&mut child);
     }
 }
 

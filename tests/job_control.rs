@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::{State, Terminal, eventually, process_state, raw};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::Termios;
+use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
 
 const PROMPT: &str = "prompt> ";
@@ -31,6 +31,13 @@ fn bash(state: &State, options: &[&str]) -> Command {
     bash.env("PATH", path).env("PS1", PROMPT).env("TERM", "dumb").env("INPUTRC", "/dev/null");
     bash.env("VMON_STATE_DIR", state.path()).env("HISTFILE", "").env("LC_ALL", "C");
     bash
+}
+
+/// Runs `command` at a terminal, and gives the modes from before it could change them.
+fn spawn(command: &mut Command) -> (Terminal, Termios) {
+    let mut before = None;
+    let terminal = Terminal::spawn_on(command, |master| before = Some(tcgetattr(master).unwrap()));
+    (terminal, before.unwrap())
 }
 
 /// A user's shell at its first prompt, and the terminal's modes there. Without line editing, they
@@ -73,8 +80,7 @@ fn ctrl_c_ctrl_z_and_ctrl_backslash_reach_the_childs_handlers() {
         trap 'echo got-INT' INT; trap 'echo got-QUIT' QUIT; trap 'echo got-TSTP' TSTP
         trap 'kill $!; exit 3' TERM
         echo ready; while :; do sleep 1000 & wait $!; kill $!; done";
-    let mut terminal = Terminal::spawn(&mut state.run("a", &[], script));
-    let before = terminal.modes();
+    let (mut terminal, before) = spawn(&mut state.run("a", &[], script));
     terminal.wait_for("ready");
     terminal.wait_for_modes(&raw(&before));
     for (key, word) in [(CTRL_C, "got-INT"), (CTRL_Z, "got-TSTP"), (CTRL_BACKSLASH, "got-QUIT")] {
@@ -89,8 +95,7 @@ fn ctrl_c_ctrl_z_and_ctrl_backslash_reach_the_childs_handlers() {
 #[test]
 fn an_uncaught_ctrl_c_ends_the_child_and_its_code_says_so() {
     let state = State::new();
-    let mut terminal = Terminal::spawn(&mut state.run("a", &[], "echo ready; exec sleep 1000"));
-    let before = terminal.modes();
+    let (mut terminal, before) = spawn(&mut state.run("a", &[], "echo ready; exec sleep 1000"));
     terminal.wait_for("ready");
     terminal.wait_for_modes(&raw(&before));
     terminal.send(CTRL_C);
@@ -108,8 +113,7 @@ fn a_shell_under_vmon_suspends_and_resumes_a_job() {
     for (key, value) in inner.get_envs() {
         vmon.env(key, value.unwrap());
     }
-    let mut terminal = Terminal::spawn(&mut vmon);
-    let before = terminal.modes();
+    let (mut terminal, before) = spawn(&mut vmon);
     terminal.wait_for(PROMPT);
     terminal.wait_for_modes(&raw(&before));
     assert!(!common::contains(&terminal.seen, b"job control"), "bash has no job control");
@@ -169,6 +173,29 @@ fn a_suspended_vmon_gives_the_terminal_back_and_takes_it_again_with_its_new_size
     }
     terminal.send("exit 5\r");
     assert_back(&mut terminal, &before, 5);
+}
+
+#[test]
+fn a_suspended_vmon_restores_the_modes_by_itself() {
+    let state = State::new();
+    let vmon = state.run("a", &[], "echo ready; while read -r line; do eval \"$line\"; done");
+    // Job control by a shell that (dash, unlike bash) leaves the modes as it finds them.
+    let script = "set -m; \"$@\"; echo sus\"\"pended; read -r go; fg; echo code=$?.";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(vmon.get_program()).args(vmon.get_args());
+    shell.env("VMON_STATE_DIR", state.path());
+    let (mut terminal, before) = spawn(&mut shell);
+    terminal.wait_for("ready");
+    terminal.wait_for_modes(&raw(&before));
+    stop(supervisor(&state, "a"), Signal::SIGTSTP);
+    terminal.wait_for("suspended");
+    assert!(terminal.modes() == before);
+    terminal.send("go\n");
+    terminal.wait_for_modes(&raw(&before));
+    terminal.send("exit 5\r");
+    terminal.wait_for("code=5.");
+    assert_eq!(terminal.finish(), 0);
+    assert!(terminal.modes() == before);
 }
 
 #[test]

@@ -11,13 +11,15 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Instant;
 
-use common::{State, Terminal, contains, eventually, is_alive, wait};
+use common::{PATIENCE, State, Terminal, contains, eventually, is_alive, wait};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -155,6 +157,7 @@ struct Piped {
     vmon: Child,
     stdout: ChildStdout,
     seen: Vec<u8>,
+    searched: usize,
 }
 
 impl Piped {
@@ -163,7 +166,7 @@ impl Piped {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut vmon = command.spawn().unwrap();
         let stdout = vmon.stdout.take().unwrap();
-        let mut machine = Self { vmon, stdout, seen: Vec::new() };
+        let mut machine = Self { vmon, stdout, seen: Vec::new(), searched: 0 };
         machine.wait_for(READY);
         machine.wait_for("# ");
         machine
@@ -172,10 +175,18 @@ impl Piped {
     /// Reads until this has come, after what was waited for before.
     #[track_caller]
     fn wait_for(&mut self, text: &str) {
-        let begun = self.seen.len();
-        let mut buffer = [0; 65536];
-        while !contains(&self.seen[begun..], text.as_bytes()) {
-            let count = self.stdout.read(&mut buffer).unwrap();
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let new = &self.seen[self.searched..];
+            if let Some(at) = new.windows(text.len()).position(|bytes| bytes == text.as_bytes()) {
+                self.searched += at + text.len();
+                return;
+            }
+            let left = give_up.saturating_duration_since(Instant::now()).as_millis();
+            let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap_or(0) > 0;
+            let mut buffer = [0; 65536];
+            let count = if ready { self.stdout.read(&mut buffer).unwrap() } else { 0 };
             let seen = String::from_utf8_lossy(&self.seen);
             assert_ne!(count, 0, "{text:?} never came; what came: {seen}");
             self.seen.extend_from_slice(&buffer[..count]);

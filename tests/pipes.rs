@@ -234,7 +234,8 @@ fn lift_limit(supervisor: &Child) {
 fn a_child_that_reads_later_holds_up_our_stdin_and_gets_all_of_it() {
     let state = State::new();
     let bytes = noise(8 * MIB, 9);
-    let script = r#"echo ready; read _ < "$GO"; cat > copy; echo done; read _ < "$GO""#;
+    // Opened once: a second opening could meet the first writer on its way out.
+    let script = r#"exec 3<> "$GO"; echo ready; read _ <&3; cat > copy; echo done; read _ <&3"#;
     let mut command = state.run("slow", &[], script);
     gate(&state, &mut command);
     command.current_dir(state.path()).stdin(Stdio::piped()).stdout(Stdio::null());

@@ -10,8 +10,9 @@ use std::process::{Child, Command};
 use common::{State, code, eventually, is_alive, signal, wait};
 use nix::sys::signal::Signal;
 
-/// More than the pipe of a reader that does not read and the supervisor's queue can hold.
-const OUTPUT: usize = 3 * 64 * 1024;
+/// What the pipe of a reader that does not read and the child's own can hold (pipe(7)): the child
+/// can write it and end, and the supervisor can't forward it.
+const OUTPUT: usize = 2 * 64 * 1024;
 
 /// A run whose reader does not read, with all of the output written and its child gone.
 fn blocked(state: &State, script: &str) -> (Child, PipeReader) {

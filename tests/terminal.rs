@@ -50,12 +50,20 @@ fn ready(command: &mut Command) -> (Terminal, Termios) {
     (terminal, before)
 }
 
-/// Runs `vmon run` with `input` on a pipe.
+/// Runs `vmon run` with `input` on a pipe. The outputs must fit into pipes.
+#[track_caller]
 fn fed(command: &mut Command, input: &[u8]) -> Output {
     let mut vmon = spawn_piped(command);
     let mut stdin = vmon.stdin.take().unwrap();
     stdin.write_all(input).unwrap();
     drop(stdin);
+    ended(vmon)
+}
+
+/// Waits for the end, within bounds.
+#[track_caller]
+fn ended(mut vmon: Child) -> Output {
+    wait(&mut vmon);
     vmon.wait_with_output().unwrap()
 }
 
@@ -125,9 +133,11 @@ fn dash_t_gives_a_terminal_of_24_rows_and_80_columns_where_we_have_none() {
 #[test]
 fn capital_dash_t_gives_pipes_also_at_a_terminal() {
     let state = State::new();
+    let mut before = None;
+    let mut vmon = state.run("a", &["-T"], &format!("{WHAT}; read a; echo got-$a"));
     let mut terminal =
-        Terminal::spawn(&mut state.run("a", &["-T"], &format!("{WHAT}; read a; echo got-$a")));
-    let before = terminal.modes();
+        Terminal::spawn_on(&mut vmon, |master| before = Some(tcgetattr(master).unwrap()));
+    let before = before.unwrap();
     terminal.wait_for("none\r\nnone\r\nnone\r\n");
     assert!(terminal.modes() == before);
     terminal.send("line\n");
@@ -340,7 +350,8 @@ fn an_empty_stdin_of_any_kind_ends_the_input_of_a_terminal() {
         let copy = state.file("copy");
         let script = format!("cat >{}; echo ended", copy.display());
         let mut vmon = state.run("a", &["-t"], &script);
-        let output = vmon.stdin(fs::File::open(path).unwrap()).output().unwrap();
+        vmon.stdin(fs::File::open(path).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = ended(vmon.spawn().unwrap());
         assert_eq!(code(output.status), 0);
         assert_eq!(text(&fs::read(copy).unwrap()), expected);
         assert_eq!(text(&output.stderr), "");
@@ -370,13 +381,14 @@ fn lines_wait_for_a_slow_reader_on_a_terminal_and_all_arrive() {
         bytes_waiting(pipe) >= 60 * 1024 && process_state(vmon.id()) == Some('S')
             || writer.is_finished()
     });
-    assert!(!writer.is_finished(), "1 MiB of input that nobody has read was taken");
+    let all_taken = writer.is_finished();
     touch(&state, "go");
     writer.join().unwrap();
-    let output = vmon.wait_with_output().unwrap();
+    let output = ended(vmon);
     assert_eq!(code(output.status), 0);
     assert_eq!(text(&output.stderr), "");
     assert_same(&fs::read(copy).unwrap(), &lines, "the child's input");
+    assert!(!all_taken, "1 MiB of input was taken that nobody had read");
 }
 
 // Ends of a terminal.
@@ -387,7 +399,7 @@ fn a_child_that_lets_go_of_its_terminal_is_not_hung_up_and_may_come_back() {
     let script = "exec </dev/null >/dev/null 2>&1
         for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.01; done
         echo back >/dev/tty; exit 3";
-    let output = state.run("a", &["-t", "--stdin", "null"], script).output().unwrap();
+    let output = fed(&mut state.run("a", &["-t", "--stdin", "null"], script), b"");
     assert_eq!(code(output.status), 3);
     assert_eq!(text(&output.stderr), "");
     assert_eq!(text(&output.stdout), "back\r\n");

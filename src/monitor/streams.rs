@@ -20,17 +20,24 @@ const DEFAULT_SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws
 
 type Cx<'a> = Context<'a, Monitor>;
 
+/// What connects us with the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Pipes,
+    /// A PTY, whose input is not our terminal.
+    Pty,
+    /// A PTY that our terminal stands for: an interactive session.
+    Session,
+}
+
 /// Everything that carries bytes for one child.
 #[derive(Debug)]
 pub(super) struct Streams {
     log: Log,
     outputs: Vec<(Stream, Output<Handle, Source>)>,
     input: Option<Input<Handle, Source>>,
-    /// Whether the child's streams are one PTY.
-    tty: bool,
+    link: Link,
     terminal: Option<Terminal>,
-    /// Whether our stdin is a terminal that becomes the child's.
-    interactive: bool,
 }
 
 /// What a command gets as its streams, by what the sandbox wants and what our terminal is.
@@ -71,9 +78,11 @@ impl Streams {
             log: Log::new(log, sandbox.on_log_error == OnLogError::Drop),
             outputs: Vec::new(),
             input: None,
-            tty: matches!(io, ChildIo::Tty { .. }),
+            link: match io {
+                ChildIo::Piped { .. } => Link::Pipes,
+                ChildIo::Tty { .. } => Link::Pty,
+            },
             terminal,
-            interactive: false,
         };
         let result = streams.connect(sandbox, io, &mut cx.sources);
         match result {
@@ -143,7 +152,9 @@ impl Streams {
             return Ok(());
         };
         child::set_nonblocking(target.as_fd())?;
-        self.interactive = self.tty && ours.is_terminal();
+        if self.link == Link::Pty && ours.is_terminal() {
+            self.link = Link::Session;
+        }
         let input = Input::new(ours, Source::Stdin, target, Source::ChildInput, sources)?;
         self.input = Some(input);
         Ok(())
@@ -151,7 +162,7 @@ impl Streams {
 
     /// Makes our terminal the child's, if it is to be and we are in the foreground.
     pub(super) fn enter_terminal(&mut self) -> RawState {
-        let Some(terminal) = self.terminal.as_mut().filter(|_| self.interactive) else {
+        let Some(terminal) = self.terminal.as_mut().filter(|_| self.link == Link::Session) else {
             return RawState::Background;
         };
         terminal.enter_raw().unwrap_or_else(|error| {
@@ -171,7 +182,7 @@ impl Streams {
     pub(super) fn resize(&self) {
         let Some(size) = self.terminal.as_ref().and_then(Terminal::window_size) else { return };
         let master = self.outputs.iter().find_map(|(_, output)| output.source());
-        if let Some(master) = master.filter(|_| self.tty)
+        if let Some(master) = master.filter(|_| self.link != Link::Pipes)
             && let Err(error) = child::resize(master.as_fd(), &size)
         {
             debug!("can't resize the child's terminal: {error}");
@@ -260,7 +271,7 @@ impl Streams {
     /// Whether an interactive session waits for our process to come to the foreground.
     fn waits_in_background(&mut self) -> bool {
         let raw = self.terminal.as_ref().is_some_and(Terminal::is_raw);
-        if !self.interactive || raw {
+        if self.link != Link::Session || raw {
             return false;
         }
         let waits = self.enter_terminal() == RawState::Background;
@@ -290,7 +301,7 @@ impl Streams {
         let Some(input) = &mut self.input else { return };
         input.end_source(sources);
         // A terminal of ours that ends has been hung up, which is not for the child to read.
-        let tell = self.tty && !self.interactive;
+        let tell = self.link == Link::Pty;
         let end = if tell {
             child::terminal_eof(input.target().as_fd(), input.last())
         } else {
@@ -311,11 +322,12 @@ impl Streams {
     /// The child has ended: notes what of its output is still to be read, and reads.
     pub(super) fn begin_drain(&mut self, cx: &mut Cx<'_>) {
         self.close_input(&mut cx.sources);
-        let Self { outputs, log, tty, .. } = self;
+        let pty = self.link != Link::Pipes;
+        let Self { outputs, log, .. } = self;
         for (_, output) in outputs {
             let left = match output.source() {
                 // FIONREAD tells of a part of what a PTY holds only.
-                Some(_) if *tty => Some(child::PTY_CAPACITY),
+                Some(_) if pty => Some(child::PTY_CAPACITY),
                 Some(source) => child::bytes_available(source.as_fd()).ok(),
                 None => None,
             };

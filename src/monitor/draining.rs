@@ -1,0 +1,93 @@
+//! `DRAINING` and the way to `STOPPED`: the tail of the output, its sinks, and the report.
+
+use std::mem;
+
+use chrono::Utc;
+use tracing::{info, warn};
+
+use super::{Cx, Drain, End, Monitor, Outcome, State, Timer, Transition};
+
+impl Monitor {
+    /// Ends the drain once everything has been read and has reached its sinks.
+    pub(super) fn drain(&mut self, cx: &mut Cx<'_>) {
+        let (State::Draining(drain), Some(streams)) = (&self.state, &mut self.streams) else {
+            return;
+        };
+        if drain.limit_passed {
+            streams.end_complete(&mut cx.sources);
+        }
+        if streams.are_finished() {
+            self.drained(cx);
+        }
+    }
+
+    /// Nothing has come for the grace time.
+    pub(super) fn quiet(&mut self, cx: &mut Cx<'_>) {
+        let (State::Draining(drain), Some(streams)) = (&mut self.state, &mut self.streams) else {
+            return;
+        };
+        drain.quiet = None;
+        // A stream that waits for its sinks is not quiet: the grace begins when it is read again.
+        if streams.are_quiet() {
+            streams.end_complete(&mut cx.sources);
+        }
+        self.drain(cx);
+    }
+
+    pub(super) fn drain_limit(&mut self, cx: &mut Cx<'_>) {
+        if let State::Draining(drain) = &mut self.state {
+            drain.limit_passed = true;
+        }
+        self.drain(cx);
+    }
+
+    /// A stop request while the output drains: a reader that blocks gets no more, a descendant's
+    /// bytes are taken no longer, and the rest of the child's own goes to the log, unless that
+    /// can't be written.
+    pub(super) fn abandon(&mut self, cx: &mut Cx<'_>) {
+        let (State::Draining(drain), Some(streams)) = (&mut self.state, &mut self.streams) else {
+            return;
+        };
+        if !streams.are_flushed() {
+            warn!(name = %self.sandbox.name, "stopped while output was still waiting to be written");
+        }
+        if streams.wait_for_log() {
+            streams.close(&mut cx.sources);
+            return self.drained(cx);
+        }
+        streams.abandon_sinks(&mut cx.sources);
+        drain.limit_passed = true;
+        self.output_moved(false, cx);
+    }
+
+    pub(super) fn drained(&mut self, cx: &mut Cx<'_>) {
+        let State::Draining(drain) = mem::replace(&mut self.state, State::Moving) else { return };
+        cx.timers.cancel(drain.limit);
+        if let Some(quiet) = drain.quiet {
+            cx.timers.cancel(quiet);
+        }
+        let Drain { status, reason, .. } = drain;
+        self.stopped(Outcome::Ended { status, reason }, cx);
+    }
+
+    /// `DRAINING → STOPPED`, or `STARTING → STOPPED` for what never ran.
+    pub(super) fn stopped(&mut self, outcome: Outcome, cx: &mut Cx<'_>) {
+        let mut bytes = (0, 0);
+        if let Some(mut streams) = self.streams.take() {
+            streams.close(&mut cx.sources);
+            bytes = streams.bytes();
+        }
+        if let Some(retry) = self.log_retry.take() {
+            cx.timers.cancel(retry);
+        }
+        let (bytes_logged, bytes_dropped) = bytes;
+        let end = End { outcome, bytes_logged, bytes_dropped };
+        info!(name = %self.sandbox.name, reason = end.reason(), "stopped");
+        self.state = State::Stopped(end.clone());
+        self.tell(&Transition::Stopped { at: Utc::now(), end }, cx);
+    }
+
+    pub(super) fn tell(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
+        self.reports.tell(transition, &mut cx.timers, Timer::Observer);
+    }
+}

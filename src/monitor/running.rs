@@ -1,0 +1,163 @@
+//! `RUNNING` and `STOPPING`: stop requests, the kill, the child's end, and what follows from output
+//! that moves.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tracing::{debug, info, warn};
+
+use super::{Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Timer, Transition};
+use crate::child::{Child, ExitStatus, Signal};
+use crate::reactor::Interest;
+
+/// A stop request that follows another one sooner is the same one, told twice: a signal to the
+/// process group and one to the process, say.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// How often an ended child is looked for where the kernel has no descriptor that tells.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+
+impl Monitor {
+    pub(super) fn stop_requested(&mut self, may_kill: bool, cx: &mut Cx<'_>) {
+        let now = Instant::now();
+        match &mut self.state {
+            State::Starting { .. } => self.not_started(StartError::Stopped, cx),
+            State::Running(_) => self.stopping(cx),
+            State::Stopping(_, stop) => {
+                if may_kill && now.duration_since(stop.asked) >= SAME_REQUEST {
+                    stop.asked = now;
+                    self.kill("a second stop was asked for");
+                }
+            }
+            State::Draining(drain) => {
+                let told_twice =
+                    drain.asked.is_some_and(|asked| now.duration_since(asked) < SAME_REQUEST);
+                if !told_twice {
+                    self.abandon(cx);
+                }
+            }
+            State::Stopped(_) | State::Moving => {}
+        }
+    }
+
+    /// `RUNNING → STOPPING`.
+    pub(super) fn stopping(&mut self, cx: &mut Cx<'_>) {
+        let State::Running(running) = mem::replace(&mut self.state, State::Moving) else { return };
+        info!(name = %self.sandbox.name, pid = running.child.pid(), "stopping");
+        send(&running.child, self.sandbox.stop_signal);
+        // A child that is stopped could not act on it.
+        send(&running.child, Signal::CONT);
+        let kill = cx.timers.set(self.sandbox.stop_timeout, Timer::Kill);
+        self.state = State::Stopping(running, Stop { asked: Instant::now(), kill, killed: false });
+        self.tell(&Transition::Stopping { at: Utc::now() }, cx);
+    }
+
+    pub(super) fn kill(&mut self, why: &str) {
+        let State::Stopping(running, stop) = &mut self.state else { return };
+        if !mem::replace(&mut stop.killed, true) {
+            info!(name = %self.sandbox.name, pid = running.child.pid(), "killing: {why}");
+            send(&running.child, Signal::KILL);
+        }
+    }
+
+    pub(super) fn look_for_exit(&mut self, cx: &mut Cx<'_>) {
+        let (State::Running(running) | State::Stopping(running, _)) = &self.state else { return };
+        match running.child.try_reap() {
+            Ok(Some(status)) => self.exited(status, cx),
+            Ok(None) => match running.exit {
+                // kqueue may tell of the end before waitpid(2) knows of it, and tells once.
+                Some(exit) => {
+                    cx.sources.would_block(exit, Interest::READ);
+                    cx.timers.set(LOOK, Timer::Exit);
+                }
+                None => {
+                    cx.timers.set(LOOK, Timer::Exit);
+                }
+            },
+            Err(error) => {
+                warn!(pid = running.child.pid(), "can't wait for the child: {error}");
+                self.exited(ExitStatus::Unknown, cx);
+            }
+        }
+    }
+
+    /// `RUNNING → DRAINING` and `STOPPING → DRAINING`.
+    pub(super) fn exited(&mut self, status: ExitStatus, cx: &mut Cx<'_>) {
+        let (running, stop) = match mem::replace(&mut self.state, State::Moving) {
+            State::Running(running) => (running, None),
+            State::Stopping(running, stop) => (running, Some(stop)),
+            other => {
+                self.state = other;
+                return;
+            }
+        };
+        info!(name = %self.sandbox.name, pid = running.child.pid(), ?status, "ended; draining");
+        if let Some(exit) = running.exit {
+            cx.sources.deregister(exit);
+        }
+        if let Some(stop) = &stop {
+            cx.timers.cancel(stop.kill);
+        }
+        let limit = cx.timers.set(self.sandbox.stop_timeout, Timer::DrainLimit);
+        self.state = State::Draining(Drain {
+            status,
+            reason: reason(status, stop.as_ref()),
+            quiet: None,
+            limit,
+            limit_passed: false,
+            asked: stop.map(|stop| stop.asked),
+        });
+        if let Some(streams) = &mut self.streams {
+            streams.begin_drain(cx);
+        }
+        self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
+        self.output_moved(true, cx);
+    }
+
+    pub(super) fn retry_log(&mut self, cx: &mut Cx<'_>) {
+        self.log_retry = None;
+        if let Some(streams) = &mut self.streams {
+            streams.retry_log(&mut cx.sources);
+        }
+        self.output_moved(false, cx);
+    }
+
+    /// Output has been `read`, or only logged or forwarded: what follows from it.
+    pub(super) fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
+        let Some(streams) = &self.streams else { return };
+        if streams.log_needs_retry() && self.log_retry.is_none() {
+            self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
+        }
+        if let State::Draining(drain) = &mut self.state {
+            // Each byte renews the grace; a stream that waited for its sinks begins it anew.
+            if read || drain.quiet.is_none() {
+                let renewed = cx.timers.set(QUIET, Timer::Quiet);
+                if let Some(quiet) = drain.quiet.replace(renewed) {
+                    cx.timers.cancel(quiet);
+                }
+            }
+            self.drain(cx);
+        }
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    match child.signal(signal) {
+        Ok(()) => {}
+        // Already a zombie (macOS), or all of its group are: its end is on the way.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)) => {
+            debug!(pid = child.pid(), "{signal} not sent: {error}");
+        }
+        Err(error) => warn!(pid = child.pid(), "can't send {signal}: {error}"),
+    }
+}
+
+fn reason(status: ExitStatus, stop: Option<&Stop>) -> Reason {
+    match (status, stop) {
+        (ExitStatus::Signal(Signal::KILL), Some(Stop { killed: true, .. })) => Reason::Killed,
+        (_, Some(_)) => Reason::Stopped,
+        (ExitStatus::Signal(_), None) => Reason::Signalled,
+        (ExitStatus::Code(_) | ExitStatus::Unknown, None) => Reason::Exited,
+    }
+}

@@ -1,0 +1,147 @@
+//! `STARTING`: the claim, the log, the child, and what watches it.
+
+use std::mem;
+use std::time::Instant;
+
+use chrono::Utc;
+use tracing::{debug, info};
+
+use super::reports::Claims;
+use super::running::LOOK;
+use super::streams::{self, Streams};
+use super::{
+    Cx, Launch, Monitor, Outcome, Running, Sandbox, Source, StartError, Starting, State, Timer,
+    Transition,
+};
+use crate::child::{Child, ChildIo, Identity};
+use crate::logfile::LogFile;
+use crate::reactor::{Interest, SourceId};
+use crate::terminal::Terminal;
+
+impl Monitor {
+    pub(super) fn check_log(&self) -> Result<(), StartError> {
+        let Sandbox { log_dir, config_file, name, .. } = &self.sandbox;
+        LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)
+    }
+
+    /// Asks the observers, and goes on when they grant the start.
+    pub(super) fn claim(&mut self, cx: &mut Cx<'_>) {
+        let State::Starting { launch, give_up } = &self.state else { return };
+        let give_up = *give_up;
+        let command = match launch {
+            Launch::Spawn(command) => Some(command),
+            Launch::Adopt(..) => None,
+        };
+        let starting = Starting {
+            sandbox: &self.sandbox,
+            command,
+            supervisor: &self.supervisor,
+            at: self.asked,
+        };
+        if command.is_none() {
+            return match self.reports.claim_running(&starting) {
+                Ok(()) => self.launch(cx),
+                Err(error) => self.not_started(error, cx),
+            };
+        }
+        match self.reports.claim(&starting) {
+            Claims::Granted => self.launch(cx),
+            Claims::Refused(error) => self.not_started(error, cx),
+            Claims::Later(_, reason) if Instant::now() >= give_up => {
+                self.not_started(StartError::Claim(reason.to_string()), cx);
+            }
+            Claims::Later(after, reason) => {
+                debug!(name = %self.sandbox.name, "the start waits: {reason}");
+                cx.timers.set(after, Timer::Claim);
+            }
+        }
+    }
+
+    pub(super) fn launch(&mut self, cx: &mut Cx<'_>) {
+        let State::Starting { launch, .. } = mem::replace(&mut self.state, State::Moving) else {
+            return;
+        };
+        match self.try_launch(launch, cx) {
+            Ok(running) => self.running(running, cx),
+            Err(error) => self.not_started(error, cx),
+        }
+    }
+
+    pub(super) fn try_launch(
+        &mut self,
+        launch: Launch,
+        cx: &mut Cx<'_>,
+    ) -> Result<Running, StartError> {
+        let log = self.open_log()?;
+        match launch {
+            Launch::Spawn(command) => {
+                let terminal = streams::open_terminal(&self.sandbox, command.wants_pty());
+                let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
+                let (child, io) = Child::spawn(&command, io).map_err(StartError::Spawn)?;
+                match self.watch(&child, io, log, terminal, cx) {
+                    Ok(exit) => Ok(Running { child, exit }),
+                    Err(error) => {
+                        child.discard();
+                        Err(error)
+                    }
+                }
+            }
+            Launch::Adopt(child, io) => {
+                let tty = matches!(io, ChildIo::Tty { .. });
+                let terminal = streams::open_terminal(&self.sandbox, tty);
+                let exit = self.watch(&child, io, log, terminal, cx)?;
+                Ok(Running { child, exit })
+            }
+        }
+    }
+
+    pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
+        let Sandbox { log_dir, config_file, name, retention, .. } = &self.sandbox;
+        LogFile::open(log_dir, config_file.as_str(), name.as_str(), *retention)
+            .map_err(StartError::log)
+    }
+
+    /// Relays the child's streams and watches for its end.
+    pub(super) fn watch(
+        &mut self,
+        child: &Child,
+        io: ChildIo,
+        log: LogFile,
+        terminal: Option<Terminal>,
+        cx: &mut Cx<'_>,
+    ) -> Result<Option<SourceId>, StartError> {
+        let failed = |error: std::io::Error| StartError::Monitor(error.to_string());
+        let streams = Streams::new(&self.sandbox, log, io, terminal, cx);
+        let result = streams.and_then(|streams| {
+            self.streams = Some(streams);
+            match child.exit_fd() {
+                Some(fd) => cx.sources.register(&fd, Interest::READ, Source::Exit).map(Some),
+                None => {
+                    cx.timers.set(LOOK, Timer::Exit);
+                    Ok(None)
+                }
+            }
+        });
+        result.map_err(failed)
+    }
+
+    /// `STARTING → STOPPED`.
+    pub(super) fn not_started(&mut self, error: StartError, cx: &mut Cx<'_>) {
+        debug!(name = %self.sandbox.name, "not started: {error}");
+        self.stopped(Outcome::NotStarted(error), cx);
+    }
+
+    /// `STARTING → RUNNING`.
+    pub(super) fn running(&mut self, running: Running, cx: &mut Cx<'_>) {
+        let pid = running.child.pid();
+        info!(name = %self.sandbox.name, pid, "running");
+        // The child is unreaped, so there is a process of this pid.
+        let child =
+            Identity::of(pid).unwrap_or_else(|| Identity { pid, ..self.supervisor.clone() });
+        self.state = State::Running(running);
+        if let Some(streams) = &mut self.streams {
+            streams.enter_terminal();
+        }
+        self.tell(&Transition::Running { at: Utc::now(), child }, cx);
+    }
+}
