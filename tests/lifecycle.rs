@@ -473,7 +473,7 @@ fn a_stop_at_any_moment_of_the_start_leaves_no_child() {
     let marker = format!("vmon-stop-{}", std::process::id());
     let step = time_to_start(&state, &marker) / 12;
     for round in 0..25 {
-        let mut vmon = blocked_child(&state, &marker, &[]).spawn().unwrap();
+        let mut vmon = blocked_child(&state, &marker).spawn().unwrap();
         let born = Instant::now();
         while born.elapsed() < step * round {
             std::hint::spin_loop();
@@ -734,13 +734,13 @@ fn a_killed_supervisor_takes_its_child_with_it() {
 }
 
 /// A run of one single process, which has `marker` in its arguments and never ends by itself.
-fn blocked_child(state: &State, marker: &str, options: &[&str]) -> Command {
+fn blocked_child(state: &State, marker: &str) -> Command {
     let fifo = state.file("never");
     if !fifo.exists() {
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     }
-    let script = format!("echo up; read x < {}", fifo.display());
-    let mut command = state.run("x", options, &script);
+    // It says nothing: one that lost its reader would die of SIGPIPE, and hide that it was left.
+    let mut command = state.run("x", &[], &format!("read x < {}", fifo.display()));
     command.arg(marker).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -748,9 +748,11 @@ fn blocked_child(state: &State, marker: &str, options: &[&str]) -> Command {
 /// How long a start takes on this machine now.
 fn time_to_start(state: &State, marker: &str) -> Duration {
     let begin = Instant::now();
-    let mut session = Session::spawn(&mut blocked_child(state, marker, &[]));
-    session.wait_for("up");
-    begin.elapsed()
+    let session = Session::spawn(&mut blocked_child(state, marker));
+    state.wait_for_status("x", "RUNNING");
+    let took = begin.elapsed();
+    drop(session);
+    took
 }
 
 #[test]
@@ -759,7 +761,7 @@ fn a_supervisor_killed_at_any_moment_of_the_start_leaves_no_child() {
     let marker = format!("vmon-kill-{}", std::process::id());
     let step = time_to_start(&state, &marker) / 35;
     for round in 0..50 {
-        let mut vmon = blocked_child(&state, &marker, &[]).spawn().unwrap();
+        let mut vmon = blocked_child(&state, &marker).spawn().unwrap();
         let born = Instant::now();
         while born.elapsed() < step * round {
             std::hint::spin_loop();
@@ -770,6 +772,43 @@ fn a_supervisor_killed_at_any_moment_of_the_start_leaves_no_child() {
     }
     // Whatever was left of them, the name is free.
     assert_eq!(run_code(&mut state.run("x", &[], "exit 3")), 3);
+}
+
+#[test]
+fn a_supervisor_killed_between_fork_and_the_parent_death_signal_leaves_no_child() {
+    let state = State::new();
+    // strace holds the child up before the prctl(2) that asks for the signal.
+    let delay = ["-f", "-o", "/dev/null", "-e", "inject=prctl:delay_enter=1000000"];
+    let mut probe = Command::new("strace");
+    probe.args(delay).arg("true").stderr(Stdio::null());
+    if !probe.status().is_ok_and(|status| status.success()) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: a_supervisor_killed_between_fork_and_the_parent_death_signal_leaves_no_child: no strace"
+        );
+        return;
+    }
+    let marker = format!("vmon-fork-{}", std::process::id());
+    let run = blocked_child(&state, &marker);
+    let mut strace = Command::new("strace");
+    strace.args(delay).arg(run.get_program()).args(run.get_args());
+    strace.env("VMON_STATE_DIR", state.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut strace = strace.stderr(Stdio::null()).spawn().unwrap();
+    let tracer = strace.id();
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    let mut vmon = None;
+    eventually("vmon has forked", || {
+        let pids = processes_with(&marker);
+        vmon = pids.iter().copied().find(|pid| parent(*pid) == Some(tracer));
+        pids.iter().any(|pid| vmon.is_some() && parent(*pid) == vmon)
+    });
+    kill(Pid::from_raw(vmon.unwrap() as i32), Signal::SIGKILL).unwrap();
+    // strace itself ends with the last of them.
+    assert_none_left(&marker, "killed between fork and prctl");
+    wait(&mut strace);
 }
 
 // Terminals.
