@@ -517,7 +517,10 @@ fn as_nobody(state: &State, options: &[&str], script: &str) -> Option<Command> {
     }
     // The build directory may be out of reach for nobody.
     let vmon = state.file("vmon");
-    fs::copy(env!("CARGO_BIN_EXE_vmon"), &vmon).unwrap();
+    // By a process of its own: a descriptor of ours that is open for writing would reach the
+    // children of other tests, and a file that somebody can write can't be executed (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vmon")).arg(&vmon).status().unwrap();
+    assert!(copied.success());
     fs::set_permissions(&vmon, fs::Permissions::from_mode(0o755)).unwrap();
     chown(state.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let mut command = Command::new(vmon);
