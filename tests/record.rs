@@ -585,7 +585,7 @@ fn fifty_supervisors_at_once_leave_fifty_right_rows() {
     // All end together, when the gate that they have open closes.
     let mut runs: Vec<_> = (0..50)
         .map(|number| {
-            let script = format!("cat < {}; exit {number}", fifo.display());
+            let script = format!("exec <{}; echo open; cat; exit {number}", fifo.display());
             let mut command = state.run(&format!("vm-{number:02}"), &[], &script);
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
         })
@@ -597,12 +597,17 @@ fn fifty_supervisors_at_once_leave_fifty_right_rows() {
         state.db().exists()
             && std::panic::catch_unwind(|| look(&state, running)).is_ok_and(|rows| rows == ["50"])
     });
+    for number in 0..50 {
+        state.wait_for_log(&format!("vm-{number:02}"), b"open\n");
+    }
     drop(gate);
     for (number, run) in runs.iter_mut().enumerate() {
         assert_eq!(code(wait(run)), number as i32);
         let mut errors = String::new();
         run.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        assert_eq!(errors, "", "of vm-{number:02}");
+        // On a machine that is too busy a record may be a second late, which is told.
+        let late = |line: &str| line.starts_with("vmon: warn: the record is late");
+        assert!(errors.lines().all(late), "of vm-{number:02}: {errors}");
     }
     let expected: Vec<_> =
         (0..50).map(|number| format!("vm-{number:02} STOPPED STOPPED {number} - exited")).collect();

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -92,7 +93,9 @@ impl Echo {
     }
 
     fn send(&mut self, line: &str) {
-        writeln!(self.vmon.stdin.as_ref().unwrap(), "{line}").unwrap();
+        // In one write: the log may begin anew between two.
+        let line = format!("{line}\n");
+        self.vmon.stdin.as_ref().unwrap().write_all(line.as_bytes()).unwrap();
     }
 
     #[track_caller]
@@ -228,6 +231,12 @@ fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
     let mut run = Echo::spawn(&mut state.run("x", &options, &script));
     // The child is not held up.
     eventually("the child has written it all", || done.exists());
+    // The log is tried again several times meanwhile, with more to leave out each time.
+    let full = Instant::now();
+    eventually("it has been tried again", || {
+        run.send("lost");
+        full.elapsed() > Duration::from_millis(350)
+    });
     fs::remove_file(filler).unwrap();
     let path = disk.path().join("Sandboxfile/x.log");
     eventually("the log takes lines again", || {
@@ -239,17 +248,20 @@ fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
     let number = |column| state.run_column("x", column).unwrap().parse::<usize>().unwrap();
     let log = fs::read(&path).unwrap();
     let (logged, dropped) = (number("bytes_logged"), number("bytes_dropped"));
-    let tail = &log[log.len().saturating_sub(4_096)..];
     let notice = format!("\r\n[vmon: {dropped} bytes left out]\r\n");
-    let shown = String::from_utf8_lossy(tail);
-    assert!(common::contains(tail, notice.as_bytes()), "{notice:?} is not in {shown:?}");
+    let kept = log.windows(notice.len()).position(|window| window == notice.as_bytes());
+    let kept = kept.unwrap_or_else(|| panic!("{notice:?} is not in the log"));
     assert_eq!(logged + notice.len(), log.len());
-    let kept = log.windows(notice.len()).position(|window| window == notice.as_bytes()).unwrap();
     assert!(kept > 500_000);
     assert_same(&log[..kept], &noise[..kept], "what came before");
-    let lines = &log[kept + notice.len()..];
-    assert!(lines.chunks(5).all(|line| line == b"line\n"));
-    assert!(kept + lines.len() == logged && dropped >= noise.len() - kept);
+    // Behind it what was still in the pipe when there was space again, and the lines.
+    let behind = &log[kept + notice.len()..];
+    let is_line = |line: &&[u8]| **line == *b"line\n" || **line == *b"lost\n";
+    let lines = behind.rchunks(5).take_while(is_line).count() * 5;
+    let rest = &behind[..behind.len() - lines];
+    assert_same(rest, &noise[noise.len() - rest.len()..], "what was still in the pipe");
+    let lost_noise = noise.len() - kept - rest.len();
+    assert!(dropped >= lost_noise && (dropped - lost_noise).is_multiple_of(5));
 }
 
 /// A small file system of its own.

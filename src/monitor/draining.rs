@@ -27,6 +27,11 @@ impl Monitor {
             return;
         };
         drain.quiet = None;
+        // Timers come before sources: what came while this process did not run (suspended, or on
+        // a busy machine) is still to be read.
+        if streams.read_again(cx) {
+            return self.output_moved(true, cx);
+        }
         // A stream that waits for its sinks is not quiet: the grace begins when it is read again.
         if streams.are_quiet() {
             streams.end_complete(&mut cx.sources);

@@ -336,6 +336,12 @@ impl Streams {
         }
     }
 
+    /// Reads what is there on every stream; says whether anything came.
+    pub(super) fn read_again(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Self { outputs, log, .. } = self;
+        outputs.iter_mut().fold(false, |any, (_, output)| output.turn(log, cx) || any)
+    }
+
     /// Whether nothing comes any more on streams that are being read.
     pub(super) fn are_quiet(&self) -> bool {
         self.outputs.iter().all(|(_, output)| output.is_quiet())

@@ -116,24 +116,29 @@ impl Log {
     }
 
     /// Whether the log is free for the child's bytes: the line about those left out comes first.
+    ///
+    /// A line of which nothing could be written is counted anew at the next try: what is left out
+    /// meanwhile belongs before the bytes that follow the line, not behind them.
     fn tell_untold(&mut self) -> bool {
-        if self.notice.is_empty() && self.untold > 0 {
-            self.notice = notice(mem::take(&mut self.untold));
-        }
-        if self.notice.is_empty() {
-            return true;
-        }
-        match self.file.write(&self.notice) {
-            Ok(()) => {
-                self.notice = Vec::new();
-                true
+        while self.has_untold() {
+            let begun = !self.notice.is_empty();
+            let line = if begun { mem::take(&mut self.notice) } else { notice(self.untold) };
+            let (written, error) = match self.file.write(&line) {
+                Ok(()) => (line.len(), None),
+                Err(error) => (error.written, Some(error)),
+            };
+            if begun || written > 0 {
+                self.notice = line.get(written..).unwrap_or_default().to_vec();
             }
-            Err(error) => {
-                self.notice.drain(..error.written);
+            if !begun && written > 0 {
+                self.untold = 0;
+            }
+            if let Some(error) = error {
                 self.failed(&error);
-                false
+                return false;
             }
         }
+        true
     }
 
     fn failed(&mut self, error: &crate::logfile::WriteError) {
