@@ -65,16 +65,13 @@ impl Monitor {
         let (State::Running(running) | State::Stopping(running, _)) = &self.state else { return };
         match running.child.try_reap() {
             Ok(Some(status)) => self.exited(status, cx),
-            Ok(None) => match running.exit {
+            Ok(None) => {
                 // kqueue may tell of the end before waitpid(2) knows of it, and tells once.
-                Some(exit) => {
+                if let Some(exit) = running.exit {
                     cx.sources.would_block(exit, Interest::READ);
-                    cx.timers.set(LOOK, Timer::Exit);
                 }
-                None => {
-                    cx.timers.set(LOOK, Timer::Exit);
-                }
-            },
+                cx.timers.set(LOOK, Timer::Exit);
+            }
             Err(error) => {
                 warn!(pid = running.child.pid(), "can't wait for the child: {error}");
                 self.exited(ExitStatus::Unknown, cx);
