@@ -86,6 +86,10 @@ pub enum Timer {
     Quiet,
     /// Descendants have had their time.
     DrainLimit,
+    /// A flooded stream is read again.
+    Pause(Stream),
+    /// A stream that was flooded may be so no longer.
+    Settle(Stream),
 }
 
 /// Monitors one child. See the [module](self).
@@ -290,10 +294,7 @@ impl Handler for Monitor {
     fn ready(&mut self, source: Source, _: Ready, cx: &mut Cx<'_>) {
         match source {
             Source::Exit => self.look_for_exit(cx),
-            Source::Output(stream) => {
-                let read = self.streams.as_mut().is_some_and(|it| it.output_ready(stream, cx));
-                self.output_moved(read, cx);
-            }
+            Source::Output(stream) => self.read_output(stream, cx),
             Source::Sink(stream) => {
                 if let Some(streams) = &mut self.streams {
                     streams.sink_ready(stream, &mut cx.sources);
@@ -324,6 +325,12 @@ impl Handler for Monitor {
             Timer::Kill => self.kill("the stop timeout has passed"),
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
+            Timer::Pause(stream) => self.read_output(stream, cx),
+            Timer::Settle(stream) => {
+                if let Some(streams) = &mut self.streams {
+                    streams.settle(stream, cx);
+                }
+            }
         }
     }
 

@@ -50,6 +50,7 @@
 //! # }
 //! ```
 
+mod allowance;
 mod rearm;
 mod sources;
 mod timers;
@@ -62,15 +63,19 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 
+pub use allowance::Allowance;
 pub use sources::{Interest, Ready, SourceId, Sources};
 pub use timers::{TimerId, Timers};
 
 use sources::Slots;
 use timers::Queue;
 
-/// The size of the scratch buffer in bytes: what a pipe holds by default (pipe(7)), so that one
-/// read can empty one.
-const SCRATCH: usize = 64 * 1024;
+/// The size of the scratch buffer in bytes: four times what a pipe holds by default (pipe(7)), for
+/// pipes that have grown. One turn of a source takes no more, so that none holds up the others.
+///
+/// Large enough to be mapped for itself (mallopt(3), `M_MMAP_THRESHOLD`): the pages that nothing
+/// was read into are never touched, and it goes back to the system when it is let go.
+const SCRATCH: usize = 256 * 1024;
 
 /// Events taken from the kernel at once; more simply wait for the next turn.
 const EVENTS: usize = 256;
@@ -122,6 +127,8 @@ pub struct Context<'a, H: Handler> {
     pub sources: Sources<'a, H::Source>,
     /// The timers.
     pub timers: Timers<'a, H::Timer>,
+    /// What all handlers may take together while they are busy.
+    pub allowance: Allowance<'a>,
     /// Holds bytes within one call only; the next handler overwrites them.
     pub scratch: &'a mut [u8],
 }
@@ -153,6 +160,8 @@ struct Slot<H> {
     handler: Option<H>,
     /// Whether the handler was done when it was last called.
     done: bool,
+    /// Its part of the allowance.
+    taken: usize,
 }
 
 /// The loop. See the [module](self).
@@ -166,7 +175,13 @@ pub struct Reactor<H: Handler> {
     scratch: Box<[u8]>,
     slots: Slots<H::Source>,
     queue: Queue<H::Timer>,
+    /// What is left of the allowance.
+    allowance: usize,
+    /// Whether some of it was out at the end of the last turn.
+    busy: bool,
     handlers: Vec<Slot<H>>,
+    /// Slots without a handler.
+    free: Vec<u32>,
     /// Handlers that are not done.
     live: usize,
     /// Whether the last poll gave as many events as it could: the kernel may hold more, of which
@@ -186,10 +201,13 @@ impl<H: Handler> Reactor<H> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
-            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            scratch: new_scratch(),
             slots: Slots::new(),
             queue: Queue::new(),
+            allowance: allowance::TOTAL,
+            busy: false,
             handlers: Vec::new(),
+            free: Vec::new(),
             live: 0,
             more: false,
             signals: None,
@@ -199,12 +217,12 @@ impl<H: Handler> Reactor<H> {
 
     /// Adds a handler and starts it.
     pub fn add(&mut self, handler: H) -> HandlerId {
-        let free = self.handlers.iter().position(|slot| slot.handler.is_none());
-        let slot = free.unwrap_or_else(|| {
-            self.handlers.push(Slot { generation: 0, handler: None, done: true });
-            self.handlers.len() - 1
+        // A reactor holds far fewer handlers than 2^32: each has descriptors of its own.
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.handlers.push(Slot { generation: 0, handler: None, done: true, taken: 0 });
+            self.handlers.len() as u32 - 1
         });
-        let generation = match self.handlers.get_mut(slot) {
+        let generation = match self.handlers.get_mut(slot as usize) {
             Some(entry) => {
                 entry.generation = entry.generation.wrapping_add(1);
                 entry.handler = Some(handler);
@@ -214,8 +232,7 @@ impl<H: Handler> Reactor<H> {
             }
             None => 0,
         };
-        // A reactor holds far fewer handlers than 2^32: each has descriptors of its own.
-        let id = HandlerId { slot: slot as u32, generation };
+        let id = HandlerId { slot, generation };
         self.call(id, |handler, cx| handler.start(cx));
         id
     }
@@ -224,9 +241,12 @@ impl<H: Handler> Reactor<H> {
     pub fn remove(&mut self, id: HandlerId) -> Option<H> {
         let slot = self.slot(id)?;
         let handler = slot.handler.take()?;
+        let taken = mem::take(&mut slot.taken);
         if !mem::replace(&mut slot.done, true) {
             self.live -= 1;
         }
+        self.allowance += taken;
+        self.free.push(id.slot);
         self.slots.forget(id, self.poll.registry());
         self.queue.forget(id);
         Some(handler)
@@ -252,6 +272,7 @@ impl<H: Handler> Reactor<H> {
         let mut cx = Context {
             sources: Sources::new(id, self.poll.registry(), &mut self.slots),
             timers: Timers::new(id, &mut self.queue),
+            allowance: Allowance::new(&mut self.allowance, &mut slot.taken),
             scratch: &mut self.scratch,
         };
         let result = f(handler, &mut cx);
@@ -357,6 +378,7 @@ impl<H: Handler> Reactor<H> {
         }
         self.fire_timers();
         self.call_ready();
+        self.settle();
         Ok(())
     }
 
@@ -399,12 +421,25 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
+    /// When nobody is busy any more, the pages that the scratch buffer has touched go back too.
+    fn settle(&mut self) {
+        let busy = self.allowance < allowance::TOTAL;
+        if mem::replace(&mut self.busy, busy) && !busy {
+            self.scratch = Box::default();
+            self.scratch = new_scratch();
+        }
+    }
+
     fn call_ready(&mut self) {
         for _ in 0..self.slots.ready_len() {
             let Some((id, source, ready)) = self.slots.next_ready() else { continue };
             self.call(id, |handler, cx| handler.ready(source, ready, cx));
         }
     }
+}
+
+fn new_scratch() -> Box<[u8]> {
+    vec![0; SCRATCH].into_boxed_slice()
 }
 
 fn can_be_watched(signal: i32) -> bool {

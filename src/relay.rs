@@ -4,18 +4,22 @@
 //! it. [`Input`] carries our stdin to the child. Both hold bytes only while somebody does not take
 //! them, and stop reading meanwhile: an idle relay owns no buffer. No byte is looked at.
 
+mod flood;
 mod input;
+mod kind;
 mod log;
 mod output;
+mod pace;
+mod pipe;
 mod sink;
 
 pub(crate) use input::{Input, InputEvent};
 pub(crate) use log::{Log, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
+pub(crate) use pace::PaceTimers;
 pub(crate) use sink::{Overflow, Sink};
 
-/// Reads that one source gets in one turn of the loop, so that none starves the others.
-const READS_A_TURN: usize = 8;
+use kind::Kind;
 
 /// The line that stands where bytes were left out. It begins on a line of its own.
 fn notice(bytes: u64) -> Vec<u8> {

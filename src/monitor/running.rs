@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tracing::{debug, info, warn};
 
-use super::{Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Timer, Transition};
+use super::{
+    Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer, Transition,
+};
 use crate::child::{Child, ExitStatus, Signal};
 use crate::reactor::Interest;
 
@@ -110,6 +112,11 @@ impl Monitor {
         }
         self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
         self.output_moved(true, cx);
+    }
+
+    pub(super) fn read_output(&mut self, stream: Stream, cx: &mut Cx<'_>) {
+        let read = self.streams.as_mut().is_some_and(|streams| streams.output_ready(stream, cx));
+        self.output_moved(read, cx);
     }
 
     pub(super) fn retry_log(&mut self, cx: &mut Cx<'_>) {

@@ -8,11 +8,11 @@ use nix::pty::Winsize;
 use tracing::{debug, warn};
 
 use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
-use super::{Monitor, Source, Stream};
+use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::LogFile;
 use crate::reactor::{Context, Sources};
-use crate::relay::{Input, InputEvent, Log, Output, Overflow, Sink};
+use crate::relay::{Input, InputEvent, Log, Output, Overflow, PaceTimers, Sink};
 use crate::terminal::{Direction, Handle, RawState, Terminal};
 
 /// The size of a PTY where we have no terminal of our own.
@@ -34,7 +34,7 @@ enum Link {
 #[derive(Debug)]
 pub(super) struct Streams {
     log: Log,
-    outputs: Vec<(Stream, Output<Handle, Source>)>,
+    outputs: Vec<(Stream, Output<Handle, Source, Timer>)>,
     input: Option<Input<Handle, Source>>,
     link: Link,
     terminal: Option<Terminal>,
@@ -135,7 +135,8 @@ impl Streams {
             }
             None => None,
         };
-        let output = Output::new(source, Source::Output(stream), sink, sources)?;
+        let timers = PaceTimers { pause: Timer::Pause(stream), settle: Timer::Settle(stream) };
+        let output = Output::new(source, Source::Output(stream), timers, sink, sources)?;
         self.outputs.push((stream, output));
         Ok(())
     }
@@ -197,6 +198,13 @@ impl Streams {
         match outputs.iter_mut().find(|(name, _)| *name == stream) {
             Some((_, output)) => output.turn(log, cx),
             None => false,
+        }
+    }
+
+    /// Gives a pipe of the child's its own size back, unless it is flooded.
+    pub(super) fn settle(&mut self, stream: Stream, cx: &mut Cx<'_>) {
+        if let Some((_, output)) = self.outputs.iter_mut().find(|(name, _)| *name == stream) {
+            output.settle(cx);
         }
     }
 

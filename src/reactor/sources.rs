@@ -77,6 +77,8 @@ struct Slot<S> {
     ready: u8,
     /// What the kernel was told to watch for; 0 for what can't be polled and is always ready.
     polled: u8,
+    /// Whether the kernel was told to be silent about it for a while.
+    muted: bool,
     queued: bool,
     used: bool,
 }
@@ -91,13 +93,15 @@ impl<S> Slot<S> {
 pub(super) struct Slots<S> {
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
+    /// How many slots each handler has, by the handler's own slot.
+    owned: Vec<u32>,
     /// Slots that are ready for something wanted, each once, in turn.
     queue: VecDeque<u32>,
 }
 
 impl<S: Copy> Slots<S> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), queue: VecDeque::new() }
+        Self { slots: Vec::new(), free: Vec::new(), owned: Vec::new(), queue: VecDeque::new() }
     }
 
     /// Notes what the kernel says of a source.
@@ -144,11 +148,18 @@ impl<S: Copy> Slots<S> {
 
     pub(super) fn forget(&mut self, handler: HandlerId, registry: &Registry) {
         for slot in 0..self.slots.len() as u32 {
+            if self.owned(handler) == Some(&mut 0) {
+                return;
+            }
             let Some(entry) = self.slots.get(slot as usize) else { continue };
             if entry.used && entry.owner == handler {
                 self.release(SourceId { slot, generation: entry.generation }, registry);
             }
         }
+    }
+
+    fn owned(&mut self, handler: HandlerId) -> Option<&mut u32> {
+        self.owned.get_mut(handler.slot as usize)
     }
 
     fn due(&self, slot: u32) -> u8 {
@@ -169,6 +180,13 @@ impl<S: Copy> Slots<S> {
     }
 
     fn insert(&mut self, new: Slot<S>) -> SourceId {
+        let owner = new.owner.slot as usize;
+        if owner >= self.owned.len() {
+            self.owned.resize(owner + 1, 0);
+        }
+        if let Some(owned) = self.owned(new.owner) {
+            *owned += 1;
+        }
         if let Some(slot) = self.free.pop()
             && let Some(entry) = self.slots.get_mut(slot as usize)
         {
@@ -187,10 +205,14 @@ impl<S: Copy> Slots<S> {
         let Some(entry) = self.get(id) else { return };
         entry.used = false;
         if entry.polled != 0 {
-            // The poll(2) back end has dropped a closed descriptor by itself.
+            // A muted one may be out already, and the poll(2) back end drops a closed descriptor.
             let _ = registry.deregister(&mut SourceFd(&entry.fd));
         }
+        let owner = entry.owner;
         self.free.push(id.slot);
+        if let Some(owned) = self.owned(owner) {
+            *owned -= 1;
+        }
     }
 }
 
@@ -232,6 +254,7 @@ impl<'a, S: Copy> Sources<'a, S> {
             wanted: interest.0,
             ready: 0,
             polled: 0,
+            muted: false,
             queued: false,
             used: true,
         });
@@ -282,6 +305,7 @@ impl<'a, S: Copy> Sources<'a, S> {
         };
         if entry.polled != 0 && entry.polled != polled {
             entry.polled = polled;
+            entry.muted = false;
             rearm::update(self.registry, entry.fd, id.token(), to_mio(polled))?;
         }
         self.slots.enqueue(id.slot);
@@ -296,7 +320,9 @@ impl<'a, S: Copy> Sources<'a, S> {
             return;
         }
         entry.ready &= !interest.0;
-        rearm::fd(self.registry, entry.fd, id.token(), to_mio(entry.polled));
+        if !entry.muted {
+            rearm::fd(self.registry, entry.fd, id.token(), to_mio(entry.polled));
+        }
     }
 
     /// Says that a read gave less than was asked for, which means the same for a stream (epoll(7)),
@@ -315,6 +341,35 @@ impl<'a, S: Copy> Sources<'a, S> {
     pub fn not_drained(&mut self, id: SourceId, interest: Interest) {
         if let Some(entry) = self.slots.get(id) {
             entry.ready |= interest.0;
+            self.slots.enqueue(id.slot);
+        }
+    }
+
+    /// Has the kernel tell nothing of this source until [`unmute`](Self::unmute), its end included:
+    /// bytes that arrive meanwhile wake nobody, and the handler reads when a timer of its own says
+    /// so. What the source was ready for before is not forgotten.
+    ///
+    /// Costs a system call, as [`unmute`](Self::unmute) does; neither does anything where it is
+    /// so already, nor for what can't be polled. Where the kernel refuses, the source goes on
+    /// being told of.
+    pub fn mute(&mut self, id: SourceId) {
+        let Some(entry) = self.slots.get(id) else { return };
+        if entry.polled != 0 && !entry.muted {
+            // Taken out of the poller, not only watched for nothing: on Linux each write to a pipe
+            // would still go through the poller's lock, which costs its writer a third of its time.
+            entry.muted = self.registry.deregister(&mut SourceFd(&entry.fd)).is_ok();
+        }
+    }
+
+    /// Has it told of again, beginning with what it is ready for by now.
+    pub fn unmute(&mut self, id: SourceId) {
+        let Some(entry) = self.slots.get(id) else { return };
+        if !std::mem::take(&mut entry.muted) {
+            return;
+        }
+        if rearm::update(self.registry, entry.fd, id.token(), to_mio(entry.polled)).is_err() {
+            // Nobody would tell of it any more: let the handler find out what is wrong.
+            entry.ready |= entry.polled;
             self.slots.enqueue(id.slot);
         }
     }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use tracing::{debug, warn};
 
+use super::Kind;
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
 
 /// Bytes read at a time: what a pipe takes in one go may be less, and a terminal gives less.
@@ -27,6 +28,10 @@ pub(crate) enum InputEvent {
 pub(crate) struct Input<R, S> {
     /// `None` after its end.
     source: Option<(R, SourceId)>,
+    kind: Kind,
+    /// Whether it has been empty and not at its end: from there on an edge tells of the end, too.
+    /// One that lies before the opening of a FIFO is told by none (Linux: `fifo_open`).
+    seen_open: bool,
     target: File,
     target_name: S,
     /// Bytes that the child has not taken, and how many of them it has.
@@ -49,9 +54,12 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         target_name: S,
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Self> {
+        let kind = Kind::of(&source)?;
         let id = sources.register(&source, Interest::READ, source_name)?;
         Ok(Self {
             source: Some((source, id)),
+            kind,
+            seen_open: false,
             target: target.into(),
             target_name,
             pending: Vec::new(),
@@ -102,9 +110,15 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
             }
             Ok(count) => {
                 let bytes = cx.scratch.get(..count).unwrap_or_default();
+                // A terminal in canonical mode gives one line, and may hold the next.
+                let line = self.kind == Kind::Terminal && bytes.ends_with(b"\n");
+                if self.seen_open && !line && self.kind.is_emptied_by(count, size) {
+                    cx.sources.short_read(id);
+                }
                 Ok(self.send(bytes, &mut cx.sources))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.seen_open = true;
                 cx.sources.would_block(id, Interest::READ);
                 Ok(InputEvent::Open)
             }

@@ -4,23 +4,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::stat::{SFlag, fstat};
 use tracing::warn;
 
-use super::{Log, READS_A_TURN, Sink};
+use super::pace::Pace;
+use super::{Kind, Log, PaceTimers, Sink};
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
 
-/// What a read that gives less than asked for means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// It is empty (pipe(7)).
-    Pipe,
-    /// Nothing: a PTY master gives at most 4,095 bytes at a time. On Linux it answers `EIO` while
-    /// nobody has the other side open, which a live child may do again by `/dev/tty`.
-    Terminal,
-    /// Nothing: a socket gives one message.
-    Other,
-}
+/// Bytes relayed in one turn where they are forwarded too: what the pipe behind our stdout takes in
+/// one go (pipe(7)), so that little has to be kept for it.
+const FORWARDED: usize = 64 * 1024;
 
 /// How far a stream has been read since the child's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,19 +24,34 @@ struct Tail {
     empty: bool,
 }
 
+/// How the reads of one turn ended.
+#[derive(Debug)]
+enum Stopped {
+    /// There may be more.
+    Bounded,
+    /// The last read gave all there was.
+    Short,
+    /// `WouldBlock`, or a child that has closed its terminal and has not ended.
+    Empty,
+    /// It is over, with an error or without.
+    Ended(Option<io::Error>),
+}
+
 /// A stream of the child on its way to the log and to a sink.
 #[derive(Debug)]
-pub(crate) struct Output<W, S> {
+pub(crate) struct Output<W, S, T> {
     /// `None` at the end of the stream.
     source: Option<(File, SourceId)>,
     kind: Kind,
+    /// `None` for what is no pipe.
+    pace: Option<Pace<T>>,
     /// Bytes that were read and that the log has not taken.
     held: Vec<u8>,
     sink: Option<Sink<W, S>>,
     tail: Option<Tail>,
 }
 
-impl<W: Write + AsFd, S: Copy> Output<W, S> {
+impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     /// Relays `source`, which must be non-blocking.
     ///
     /// # Errors
@@ -53,17 +60,16 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
     pub(crate) fn new(
         source: OwnedFd,
         name: S,
+        timers: PaceTimers<T>,
         sink: Option<Sink<W, S>>,
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Self> {
-        let mode = SFlag::from_bits_truncate(fstat(&source)?.st_mode);
-        let kind = match mode & SFlag::S_IFMT {
-            SFlag::S_IFIFO => Kind::Pipe,
-            SFlag::S_IFCHR => Kind::Terminal,
-            _ => Kind::Other,
-        };
+        let kind = Kind::of(&source)?;
         let id = sources.register(&source, Interest::READ, name)?;
-        Ok(Self { source: Some((source.into(), id)), kind, held: Vec::new(), sink, tail: None })
+        let source = File::from(source);
+        let pace = (kind == Kind::Pipe).then(|| Pace::new(&source, timers));
+        let source = Some((source, id));
+        Ok(Self { source, kind, pace, held: Vec::new(), sink, tail: None })
     }
 
     /// The descriptor that is read, until its end.
@@ -89,57 +95,89 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
     /// Reads what is there, up to a bound, and relays it. Says whether anything came.
     pub(crate) fn turn<H>(&mut self, log: &mut Log, cx: &mut Context<'_, H>) -> bool
     where
-        H: Handler<Source = S>,
+        H: Handler<Source = S, Timer = T>,
     {
-        let mut any = false;
-        let mut drained = false;
-        for _ in 0..READS_A_TURN {
-            if self.is_paused() {
-                break;
+        let Some(id) = self.source.as_ref().map(|(_, id)| *id) else { return false };
+        if self.is_paused() {
+            // The edge is kept for when it is read again.
+            self.end_pace(&mut cx.sources);
+            return false;
+        }
+        let (count, stopped) = self.gather(cx.scratch);
+        if count > 0 {
+            self.relay(cx.scratch.get(..count).unwrap_or_default(), log, &mut cx.sources);
+        }
+        match &stopped {
+            // The next turn goes on, also where an earlier one took the edge for used up.
+            Stopped::Bounded => cx.sources.not_drained(id, Interest::READ),
+            Stopped::Short => cx.sources.short_read(id),
+            Stopped::Empty => cx.sources.would_block(id, Interest::READ),
+            Stopped::Ended(error) => {
+                told(error.as_ref());
+                self.end(&mut cx.sources);
             }
-            let Some((source, id)) = &mut self.source else { break };
-            let id = *id;
-            match source.read(cx.scratch) {
-                Ok(count @ 1..) => {
-                    any = true;
+        }
+        self.keep_pace(count, !matches!(stopped, Stopped::Bounded), cx);
+        self.pause_or_resume(&mut cx.sources);
+        count > 0
+    }
+
+    /// Reads into `scratch`, and says how much and why no more.
+    fn gather(&mut self, scratch: &mut [u8]) -> (usize, Stopped) {
+        let room = if self.sink.is_some() { FORWARDED } else { scratch.len() };
+        let mut count = 0;
+        while let (Some(free), Some((source, _))) =
+            (scratch.get_mut(count..room).filter(|free| !free.is_empty()), &mut self.source)
+        {
+            let asked = free.len();
+            match source.read(free) {
+                Ok(read @ 1..) => {
+                    self.count_tail(read, false);
+                    count += read;
                     // Not trusted for the tail: a child may have its pipe give one packet at a
                     // time (pipe(2): `O_DIRECT`).
-                    let short =
-                        count < cx.scratch.len() && self.kind == Kind::Pipe && self.tail.is_none();
-                    self.count_tail(count, false);
-                    self.relay(cx.scratch.get(..count).unwrap_or_default(), log, &mut cx.sources);
-                    if short {
-                        cx.sources.short_read(id);
-                        drained = true;
-                        break;
+                    if self.tail.is_none() && self.kind.is_emptied_by(read, asked) {
+                        return (count, Stopped::Short);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.count_tail(0, true);
-                    cx.sources.would_block(id, Interest::READ);
-                    drained = true;
-                    break;
+                    return (count, Stopped::Empty);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                end if self.is_let_go(&end) => {
-                    cx.sources.would_block(id, Interest::READ);
-                    drained = true;
-                    break;
-                }
-                end => {
-                    if let Err(error) = end {
-                        told(&error);
-                    }
-                    self.end(&mut cx.sources);
-                }
+                end if self.is_let_go(&end) => return (count, Stopped::Empty),
+                end => return (count, Stopped::Ended(end.err())),
             }
         }
-        if let (Some((_, id)), false) = (&self.source, drained) {
-            // The next turn goes on, also where an earlier one took the edge for used up.
-            cx.sources.not_drained(*id, Interest::READ);
+        (count, Stopped::Bounded)
+    }
+
+    /// Has a flooded pipe read less often. The tail is read as fast as it comes.
+    fn keep_pace<H>(&mut self, count: usize, empty: bool, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Source = S, Timer = T>,
+    {
+        if self.tail.is_some() {
+            self.end_pace(&mut cx.sources);
+        } else if let (Some(pace), Some((source, id))) = (&mut self.pace, &self.source) {
+            pace.read(source, *id, count, empty, cx);
         }
-        self.pause_or_resume(&mut cx.sources);
-        any
+    }
+
+    fn end_pace(&mut self, sources: &mut Sources<'_, S>) {
+        if let (Some(pace), Some((_, id))) = (&mut self.pace, &self.source) {
+            pace.over(*id, sources);
+        }
+    }
+
+    /// Gives a pipe its own size back, once no flood fills it any more.
+    pub(crate) fn settle<H>(&mut self, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Source = S, Timer = T>,
+    {
+        if let Some(pace) = &mut self.pace {
+            pace.settle(self.source.as_ref().map(|(source, _)| source), cx);
+        }
     }
 
     /// Offers the log again what it has not taken.
@@ -254,8 +292,8 @@ impl<W: Write + AsFd, S: Copy> Output<W, S> {
 }
 
 /// On Linux a PTY master answers `EIO` when nobody has the other side open: that is its end.
-fn told(error: &io::Error) {
-    if error.raw_os_error() != Some(libc::EIO) {
+fn told(error: Option<&io::Error>) {
+    if let Some(error) = error.filter(|error| error.raw_os_error() != Some(libc::EIO)) {
         warn!("can't read the child's output any more: {error}");
     }
 }
