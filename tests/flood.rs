@@ -1,0 +1,293 @@
+//! Floods: a pipe that is read less often while it is flooded, what that takes and gives back, and
+//! that nothing of it shows in the bytes.
+
+mod common;
+
+/// The reactor's part, through its public interface.
+mod loops {
+    use std::io::{self, PipeReader, Read, Write};
+    use std::time::Duration;
+
+    use vmon::reactor::{Context, Handler, Interest, Reactor, Ready, SourceId};
+
+    /// Collects what a pipe gives, until its end.
+    #[derive(Default)]
+    struct Collect {
+        source: Option<(PipeReader, SourceId)>,
+        bytes: Vec<u8>,
+        ended: bool,
+    }
+
+    impl Handler for Collect {
+        type Source = ();
+        type Timer = ();
+
+        fn start(&mut self, _: &mut Context<'_, Self>) {}
+
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+            let Some((reader, source)) = &mut self.source else { return };
+            match reader.read(cx.scratch).unwrap() {
+                0 => {
+                    self.ended = true;
+                    cx.sources.deregister(*source);
+                }
+                count => {
+                    self.bytes.extend_from_slice(&cx.scratch[..count]);
+                    cx.sources.short_read(*source);
+                }
+            }
+        }
+
+        fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+
+        fn is_done(&self) -> bool {
+            self.ended
+        }
+    }
+
+    impl Collect {
+        fn watch(&mut self, reader: PipeReader, cx: &mut Context<'_, Self>) -> SourceId {
+            let source = cx.sources.register(&reader, Interest::READ, ()).unwrap();
+            self.source = Some((reader, source));
+            source
+        }
+    }
+
+    #[test]
+    fn a_muted_source_wakes_nobody_and_is_told_of_when_it_is_unmuted() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let id = reactor.add(Collect::default());
+        let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        writer.write_all(b"first").unwrap();
+        reactor.poll_once(Some(Duration::ZERO)).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"");
+        reactor.call(id, |_, cx| cx.sources.unmute(source));
+        reactor.poll_once(None).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"first");
+        writer.write_all(b", second").unwrap();
+        reactor.poll_once(None).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"first, second");
+    }
+
+    #[test]
+    fn the_end_of_a_muted_source_is_told_when_it_is_unmuted() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let id = reactor.add(Collect::default());
+        let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        drop(writer);
+        reactor.call(id, |_, cx| cx.sources.unmute(source));
+        reactor.run().unwrap();
+        assert!(reactor.get(id).unwrap().ended);
+    }
+
+    #[test]
+    fn a_source_that_is_muted_can_be_deregistered_and_its_slot_used_again() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let id = reactor.add(Collect::default());
+        let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        reactor.call(id, |_, cx| cx.sources.deregister(source));
+        let (reader, mut writer) = io::pipe().unwrap();
+        reactor.call(id, |collect, cx| collect.watch(reader, cx));
+        // The old id is nobody's now.
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        writer.write_all(b"bytes").unwrap();
+        reactor.poll_once(None).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"bytes");
+    }
+
+    #[test]
+    fn what_a_handler_takes_of_the_allowance_others_lack_until_it_is_removed() {
+        let mut reactor = Reactor::new().unwrap();
+        let first = reactor.add(Collect::default());
+        let second = reactor.add(Collect::default());
+        let mut take = |id, bytes| reactor.call(id, |_, cx| cx.allowance.take(bytes)).unwrap();
+        let mut all = 0;
+        while take(first, 1 << 20) {
+            all += 1 << 20;
+        }
+        assert!(all > 0);
+        assert!(!take(second, 1 << 20));
+        reactor.call(first, |_, cx| cx.allowance.give_back(1 << 20));
+        assert!(reactor.call(second, |_, cx| cx.allowance.take(1 << 20)).unwrap());
+        reactor.remove(first);
+        assert!(reactor.call(second, |_, cx| cx.allowance.take(all - (1 << 20))).unwrap());
+        // What one never took it can't give.
+        let third = reactor.add(Collect::default());
+        reactor.call(third, |_, cx| cx.allowance.give_back(all));
+        assert!(!reactor.call(third, |_, cx| cx.allowance.take(1)).unwrap());
+    }
+}
+
+#[cfg(feature = "cli")]
+mod command {
+    use std::fs::{self, File, OpenOptions};
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    use super::common::{
+        State, Terminal, assert_same, code, eventually, has, is_alive, noise, wait,
+    };
+
+    /// The pipes that vmon reads its child's output from, opened anew.
+    fn output_pipes(vmon: &Child, child: u32) -> Vec<File> {
+        let link = |pid: u32, name: &str| fs::read_link(format!("/proc/{pid}/fd/{name}"));
+        let theirs: Vec<PathBuf> = ["1", "2"].iter().map(|fd| link(child, fd).unwrap()).collect();
+        let names = fs::read_dir(format!("/proc/{}/fd", vmon.id())).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        let ours = names.filter(|name| {
+            name.parse::<u32>().unwrap() > 2
+                && link(vmon.id(), name).is_ok_and(|target| theirs.contains(&target))
+        });
+        let open = |name: String| {
+            let path = format!("/proc/{}/fd/{name}", vmon.id());
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
+        };
+        ours.map(open).collect()
+    }
+
+    fn size(pipe: &File) -> usize {
+        fcntl(pipe, FcntlArg::F_GETPIPE_SZ).unwrap() as usize
+    }
+
+    /// Private memory of a process in kB (`/proc/PID/smaps_rollup`, Anonymous).
+    fn anonymous(pid: u32) -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = rollup.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_a_flood_takes_is_given_back_when_it_is_over() {
+        let state = State::new();
+        let script = "echo here; read x; yes & read x; kill $!; wait; echo over; read x";
+        let mut vmon = state
+            .run("x", &["--no-forward", "--log-max-size", "1MiB"], script)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = vmon.stdin.take().unwrap();
+        state.wait_for_log("x", b"here");
+        state.wait_for_status("x", "RUNNING");
+        let child = state.run_column("x", "pid").unwrap().parse().unwrap();
+        let pipes = output_pipes(&vmon, child);
+        assert_eq!(pipes.len(), 2);
+        let usual = size(&pipes[0]);
+        let total = || pipes.iter().map(size).sum::<usize>();
+        let memory = anonymous(vmon.id());
+
+        input.write_all(b"flood\n").unwrap();
+        if cfg!(not(vmon_coalesce = "never")) {
+            eventually("the flooded pipe has grown", || total() > 2 * usual);
+        }
+        input.write_all(b"enough\n").unwrap();
+        state.wait_for_log("x", b"over");
+        eventually("it has its own size again", || total() == 2 * usual);
+        // 256 KiB of scratch were touched; the rest is what the debug build may need.
+        eventually("the memory is given back", || anonymous(vmon.id()) < memory + 128);
+
+        input.write_all(b"end\n").unwrap();
+        assert_eq!(code(wait(&mut vmon)), 0);
+    }
+
+    #[test]
+    fn floods_with_pauses_between_them_lose_and_change_nothing() {
+        let state = State::new();
+        let sent = noise(4 << 20, 7);
+        let file = state.file("sent");
+        fs::write(&file, &sent).unwrap();
+        // Small writes and large ones, bursts and pauses, one byte at the end.
+        let script = format!(
+            "f={}; i=0; while [ $i -lt 16 ]; do
+                case $((i % 4)) in 0) b=64;; 1) b=1000;; 2) b=65536;; 3) b=262144;; esac
+                dd if=$f iflag=skip_bytes,count_bytes skip=$((i * 262144)) count=262144 bs=$b status=none
+                [ $((i % 3)) != 0 ] || sleep 0.02
+                i=$((i + 1))
+            done",
+            file.display()
+        );
+        let output = state.run("x", &["--log-max-files", "100"], &script).output().unwrap();
+        assert_eq!(code(output.status), 0);
+        assert_same(&output.stdout, &sent, "what was forwarded");
+        assert_same(&state.whole_log("x"), &sent, "the log");
+    }
+
+    #[test]
+    fn a_flooding_child_that_is_stopped_leaves_all_it_wrote_in_the_log() {
+        let state = State::new();
+        let count = state.file("count");
+        // It counts what it has written when TERM comes, and writes it on the way out.
+        let script = format!(
+            "trap 'echo $i >{}; exit 0' TERM; i=0; while :; do echo $i; i=$((i + 1)); done",
+            count.display()
+        );
+        let mut vmon =
+            state.run("x", &["--no-forward", "--log-max-files", "1000"], &script).spawn().unwrap();
+        state.wait_for_log("x", b"5000");
+        super::common::signal(&vmon, nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(code(wait(&mut vmon)), 0);
+        let last: usize = fs::read_to_string(count).unwrap().trim().parse().unwrap();
+        let log = String::from_utf8(state.whole_log("x")).unwrap();
+        let lines: Vec<usize> = log.lines().map(|line| line.parse().unwrap()).collect();
+        // The trap may come between the echo and the sum.
+        assert!(lines.len() == last || lines.len() == last + 1, "{} of {last}", lines.len());
+        assert!(lines.iter().copied().eq(0..lines.len()));
+    }
+
+    /// A keystroke and its echo: two polls; two reads; the child's input, the log, the terminal.
+    const CALLS_A_KEYSTROKE: usize = 7;
+
+    #[test]
+    fn an_echoed_keystroke_costs_seven_system_calls() {
+        if !has("strace") {
+            let _ = writeln!(std::io::stderr(), "skipped: an echoed keystroke: no strace");
+            return;
+        }
+        let state = State::new();
+        let trace = state.file("trace");
+        let echo = "stty raw -echo; printf ready; exec cat";
+        let run = state.run("x", &[], echo);
+        let mut strace = Command::new("strace");
+        strace.arg("-o").arg(&trace).arg(run.get_program()).args(run.get_args());
+        strace.env("VMON_STATE_DIR", state.path());
+        let mut terminal = Terminal::spawn(&mut strace);
+        terminal.wait_for("ready");
+        let calls = || fs::read_to_string(&trace).unwrap().lines().count();
+        // Until the first keys are through, the record is written and the terminal set up.
+        let type_keys = |terminal: &mut Terminal, keys: usize| {
+            for _ in 0..keys {
+                terminal.send("k");
+                terminal.wait_for("k");
+            }
+        };
+        type_keys(&mut terminal, 20);
+        let before = calls();
+        type_keys(&mut terminal, 100);
+        let after = calls();
+        // Once a second the log is looked for by its name.
+        let looks = 60;
+        assert!(
+            (after - before) <= 100 * CALLS_A_KEYSTROKE + looks,
+            "{} calls for 100 keystrokes",
+            after - before
+        );
+        let vmon = fs::read_to_string(format!("/proc/{0}/task/{0}/children", terminal.child.id()));
+        let vmon: u32 = vmon.unwrap().trim().parse().unwrap();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(vmon as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+        terminal.finish();
+        eventually("vmon has ended", || !is_alive(vmon));
+    }
+}
