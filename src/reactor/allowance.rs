@@ -15,7 +15,7 @@ pub struct Allowance<'a> {
 }
 
 impl<'a> Allowance<'a> {
-    pub(super) fn new(left: &'a mut usize, taken: &'a mut usize) -> Self {
+    pub(crate) fn new(left: &'a mut usize, taken: &'a mut usize) -> Self {
         Self { left, taken }
     }
 

@@ -116,3 +116,86 @@ mod platform {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+
+    use super::*;
+
+    struct Fixture {
+        reader: PipeReader,
+        writer: PipeWriter,
+        size: Size,
+        left: usize,
+        taken: usize,
+    }
+
+    impl Fixture {
+        fn new(left: usize) -> Self {
+            let (reader, writer) = pipe().unwrap();
+            let size = Size::of(&reader);
+            Self { reader, writer, size, left, taken: 0 }
+        }
+
+        fn grow(&mut self) {
+            let mut allowance = Allowance::new(&mut self.left, &mut self.taken);
+            self.size.grow(&self.reader, &mut allowance);
+            assert_eq!(platform::capacity(&self.reader).unwrap(), self.size.capacity());
+        }
+
+        fn shrink(&mut self) -> bool {
+            let mut allowance = Allowance::new(&mut self.left, &mut self.taken);
+            let done = self.size.shrink(Some(&self.reader), &mut allowance);
+            assert_eq!(platform::capacity(&self.reader).unwrap(), self.size.capacity());
+            done
+        }
+    }
+
+    #[test]
+    fn a_pipe_grows_to_a_mebibyte_and_comes_back_and_so_does_the_allowance() {
+        let mut pipe = Fixture::new(2 << 20);
+        let usual = pipe.size.capacity();
+        for _ in 0..5 {
+            pipe.grow();
+        }
+        assert_eq!(pipe.size.capacity(), LARGEST);
+        assert_eq!(pipe.taken, LARGEST - usual);
+        assert!(pipe.shrink());
+        assert_eq!((pipe.size.capacity(), pipe.taken, pipe.left), (usual, 0, 2 << 20));
+        assert!(!pipe.size.has_grown());
+    }
+
+    #[test]
+    fn a_pipe_does_not_grow_beyond_the_allowance() {
+        let mut pipe = Fixture::new(300 * 1024);
+        for _ in 0..5 {
+            pipe.grow();
+        }
+        assert_eq!(pipe.size.capacity(), 4 * USUAL);
+        assert_eq!(pipe.taken, 3 * USUAL);
+    }
+
+    #[test]
+    fn a_pipe_that_holds_too_much_goes_back_later_and_loses_nothing() {
+        let mut pipe = Fixture::new(2 << 20);
+        pipe.grow();
+        let bytes = vec![b'x'; 2 * USUAL];
+        pipe.writer.write_all(&bytes).unwrap();
+        assert!(!pipe.shrink());
+        assert!(pipe.size.has_grown());
+        let mut read = vec![0; 2 * USUAL];
+        pipe.reader.read_exact(&mut read).unwrap();
+        assert_eq!(read, bytes);
+        assert!(pipe.shrink());
+    }
+
+    #[test]
+    fn what_a_pipe_took_is_given_back_when_it_is_gone() {
+        let mut pipe = Fixture::new(2 << 20);
+        pipe.grow();
+        let mut allowance = Allowance::new(&mut pipe.left, &mut pipe.taken);
+        assert!(pipe.size.shrink(None::<&PipeReader>, &mut allowance));
+        assert_eq!((pipe.taken, pipe.left), (0, 2 << 20));
+    }
+}
