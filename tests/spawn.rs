@@ -1,7 +1,7 @@
 //! How a child comes into being: what it inherits and what not, how its program is found, and what
 //! its start leaves behind in the host.
 //!
-//! What concerns a whole process (signals, descriptors) needs one of its own: this test
+//! What concerns a whole process (signals, descriptors, limits) needs one of its own: this test
 //! binary runs itself again for one test that is ignored otherwise, the *host*.
 
 #![cfg(target_os = "linux")]
@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio};
 
+use nix::sys::resource::{Resource, getrlimit};
 use vmon::child::Command;
 use vmon::monitor::{End, Monitor, Outcome, Sandbox};
 use vmon::reactor::Reactor;
@@ -240,6 +241,11 @@ fn any_thread_of_a_host_may_spawn() {
 #[test]
 fn a_host_without_standard_streams_starts_children_that_have_them() {
     run_host("has_no_stdio");
+}
+
+#[test]
+fn a_child_gets_the_former_file_limit_if_it_is_given() {
+    run_host("raises_its_file_limit");
 }
 
 /// Hosts that [`run_host`] runs. By themselves they do nothing.
@@ -503,12 +509,49 @@ mod hosts {
         assert_eq!(lines, ["err", "out"]);
         assert_eq!(output(&logs, "pty"), "out\nerr\n");
     }
+
+    #[test]
+    #[ignore = "a host, run by other tests"]
+    fn raises_its_file_limit() {
+        let Some(logs) = logs() else { return };
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, 100, hard).unwrap();
+        let former = vmon::process::raise_file_limit().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+        let mut reactor = Reactor::new().unwrap();
+        let ask = Command::new("sh").args(["-c", "ulimit -Sn; ulimit -Hn"]);
+        run(&mut reactor, &logs, "former", ask.clone().file_limit(former));
+        assert_eq!(output(&logs, "former"), format!("100\n{hard}\n"));
+        run(&mut reactor, &logs, "ours", ask.clone());
+        assert_eq!(output(&logs, "ours"), format!("{hard}\n{hard}\n"));
+        // A hard limit that has been lowered since is no reason not to start it.
+        nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, 50, 50).unwrap();
+        run(&mut reactor, &logs, "lower", ask.file_limit(former));
+        assert_eq!(output(&logs, "lower"), "50\n50\n");
+    }
 }
 
 #[cfg(feature = "cli")]
 mod command {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn vmon_raises_its_own_file_limit_and_the_command_has_the_former_one() {
+        let state = State::new();
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let script = "ulimit -Sn; grep 'open files' /proc/$PPID/limits";
+        let run = state.run("x", &[], script);
+        let mut limited = StdCommand::new("sh");
+        limited.args(["-c", "ulimit -Sn 100; exec \"$0\" \"$@\""]);
+        limited.arg(run.get_program()).args(run.get_args());
+        limited.env("VMON_STATE_DIR", state.path()).stdin(Stdio::null());
+        let output = limited.output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let words: Vec<_> = said.split_whitespace().collect();
+        let hard = hard.to_string();
+        assert_eq!(words, ["100", "Max", "open", "files", &hard, &hard, "files"]);
+    }
 
     #[test]
     fn a_system_without_pidfds_starts_children_all_the_same() {

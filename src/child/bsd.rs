@@ -78,6 +78,7 @@ pub(super) fn spawn(
     let [stdin, stdout, stderr] = stdio.fds.map(|fd| fd.try_clone_to_owned().map(Stdio::from));
     std.stdin(stdin?).stdout(stdout?).stderr(stderr?);
     let terminal = stdio.terminal;
+    let file_limit = command.former_file_limit();
     let prepare = move || {
         // What this thread blocks is no business of the child's.
         SigSet::empty().thread_set_mask()?;
@@ -88,10 +89,13 @@ pub(super) fn spawn(
             // SAFETY: TIOCSCTTY takes an integer, not a pointer.
             Errno::result(unsafe { libc::ioctl(libc::STDOUT_FILENO, request, 0) })?;
         }
+        if let Some(limit) = file_limit {
+            limit.set()?;
+        }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid and
-    // ioctl, each async-signal-safe, on values it owns; it allocates nothing.
+    // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid, ioctl,
+    // getrlimit and setrlimit, each async-signal-safe, on values it owns; it allocates nothing.
     unsafe { std.pre_exec(prepare) };
     let keep = KeepChildren::new();
     let spawned = std.spawn().map_err(SpawnFailure::Execute)?;

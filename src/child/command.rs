@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::{SpawnError, SpawnFailure};
+use crate::process::FileLimit;
 
 /// A command for a monitor to spawn.
 ///
@@ -29,6 +30,7 @@ pub struct Command {
     env: Vec<(OsString, Option<OsString>)>,
     directory: Option<PathBuf>,
     pty: bool,
+    file_limit: Option<FileLimit>,
 }
 
 impl Command {
@@ -40,6 +42,7 @@ impl Command {
             env: Vec::new(),
             directory: None,
             pty: false,
+            file_limit: None,
         }
     }
 
@@ -79,6 +82,14 @@ impl Command {
         self
     }
 
+    /// How many descriptors the child may have open, at most its hard limit; without this as many
+    /// as we. For a host that has [raised](crate::process::raise_file_limit) its own limit.
+    #[must_use]
+    pub fn file_limit(mut self, limit: FileLimit) -> Self {
+        self.file_limit = Some(limit);
+        self
+    }
+
     /// The program as it was given.
     pub fn program(&self) -> &OsStr {
         &self.program
@@ -103,6 +114,10 @@ impl Command {
     /// or that the child has none.
     pub(super) fn changes(&self) -> &[(OsString, Option<OsString>)] {
         &self.env
+    }
+
+    pub(super) fn former_file_limit(&self) -> Option<FileLimit> {
+        self.file_limit
     }
 
     /// What is wrong with the working directory, before anything is made. Where std spawns, its

@@ -4,10 +4,10 @@
 //! fork copies the page tables of the host, and each page that either writes then faults: tens of
 //! milliseconds for a host of a gigabyte, in which its loop stands still. Here the child borrows
 //! our memory, on a stack of its own, and this thread is suspended until it has become its program
-//! or has ended. So the child must leave our memory as it is but for [`Plan::failure`]: it
-//! allocates nothing, takes no lock, can't panic, and runs no handler of ours, because every signal
-//! is blocked from before the clone until none is caught any more. All that it needs is prepared
-//! before.
+//! or has ended. So the child must leave our memory as it is but for the Cells of its [`Plan`]: it
+//! allocates nothing, takes no lock, can't panic, and runs no handler of ours, because every
+//! signal is blocked from before the clone until none is caught any more. All that it needs is
+//! prepared before.
 //!
 //! The child has this thread's thread-local storage too, so its calls overwrite our `errno`. That
 //! harms nobody: clone sets it where it fails, and nothing reads it where it succeeds. Fork handlers
@@ -31,6 +31,7 @@ use nix::unistd::{Pid, SysconfVar, chdir, getppid, setsid, sysconf};
 use super::ExitWatch;
 use super::exec::{Program, c_string};
 use crate::child::{ChildStdio, Command, SpawnFailure};
+use crate::process::FileLimit;
 
 /// Starts `command` in a session of its own, and has it killed when the calling thread ends.
 pub(in crate::child) fn spawn(
@@ -64,6 +65,7 @@ struct Plan {
     terminal: bool,
     last_signal: c_int,
     directory: Option<CString>,
+    file_limit: Option<FileLimit>,
     program: Program,
     /// Written by the child, which then ends.
     failure: Cell<Option<Failure>>,
@@ -96,6 +98,7 @@ impl Plan {
             terminal: stdio.terminal,
             last_signal: super::last_signal(),
             directory: directory.transpose()?,
+            file_limit: command.former_file_limit(),
             program: Program::new(command)?,
             failure: Cell::new(None),
         })
@@ -128,6 +131,9 @@ impl Plan {
         }
         if let Some(directory) = &self.directory {
             chdir(directory.as_c_str()).map_err(Failure::Directory)?;
+        }
+        if let Some(limit) = self.file_limit {
+            limit.set().map_err(Failure::Prepare)?;
         }
         // What this thread blocks is no business of the child's.
         SigSet::empty().thread_set_mask().map_err(Failure::Prepare)
