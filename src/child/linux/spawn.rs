@@ -5,7 +5,7 @@
 //! milliseconds for a host of a gigabyte, in which its loop stands still. Here the child borrows
 //! our memory, on a stack of its own, and this thread is suspended until it has become its program
 //! or has ended. So the child must leave our memory as it is but for the Cells of its [`Plan`]: it
-//! allocates nothing, takes no lock, can't panic, and runs no handler of ours, because every
+//! allocates nothing, waits for no lock, can't panic, and runs no handler of ours, because every
 //! signal is blocked from before the clone until none is caught any more. All that it needs is
 //! prepared before.
 //!
@@ -153,6 +153,9 @@ fn die_with_parent(parent: Pid) -> nix::Result<()> {
 /// Gives every signal that is caught its default action, as exec will, but before any is let
 /// through: a handler would run in the host's memory. What is ignored stays so, except SIGPIPE,
 /// which Rust's runtime ignores, and SIGCHLD, without which a program can't wait for its children.
+///
+/// Some C libraries take a lock in sigaction for SIGABRT, against abort(3). Another thread that
+/// keeps it is about to end the host, and by now the child ends with that.
 fn reset_signals(last: c_int) -> nix::Result<()> {
     for signal in 1..=last {
         let mut current = MaybeUninit::<libc::sigaction>::zeroed();
