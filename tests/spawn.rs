@@ -192,8 +192,9 @@ fn run_host(name: &str) {
     // with stays out of it.
     unsafe {
         command.pre_exec(|| {
-            let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
-            nix::errno::Errno::result(libc::close_range(3, u32::MAX, flags))?;
+            // By number: not every C library has the call.
+            let flags = libc::CLOSE_RANGE_CLOEXEC;
+            nix::errno::Errno::result(libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags))?;
             Ok(())
         });
     }
