@@ -4,7 +4,7 @@
 //! waits for a child and never reaps one that is not its own (`waitpid(-1)` would steal a host's
 //! children).
 
-#![allow(unsafe_code)] // pre_exec, ioctl and pidfd calls that no safe wrapper offers
+#![allow(unsafe_code)] // clone, pre_exec, ioctl and pidfd calls that no safe wrapper offers
 
 mod command;
 mod identity;
@@ -13,15 +13,14 @@ mod identity;
 mod platform;
 mod signal;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::pty::Winsize;
-use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
@@ -31,7 +30,6 @@ use nix::unistd::{Pid, getpgid};
 
 pub use command::Command;
 pub use identity::{Identity, Liveness};
-use signal::KeepChildren;
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 
@@ -162,6 +160,38 @@ pub(crate) enum SpawnIo {
     Pty { input: bool, size: Winsize, modes: Option<Termios> },
 }
 
+/// What becomes a child's standard streams.
+struct ChildStdio<'a> {
+    /// Its descriptors 0, 1 and 2; here they have higher numbers.
+    fds: [BorrowedFd<'a>; 3],
+    /// Whether they are a PTY, to be its controlling terminal. That is descriptor 1: with a null
+    /// input, 0 is not one.
+    terminal: bool,
+}
+
+/// The step at which a spawn failed; nothing of the child is left.
+enum SpawnFailure {
+    /// Making a pipe, a PTY, a process.
+    System(io::Error),
+    /// Entering the working directory.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
+    Directory(io::Error),
+    /// Executing the program. Where std spawns, any step of the child's.
+    Execute(io::Error),
+}
+
+impl From<io::Error> for SpawnFailure {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl From<Errno> for SpawnFailure {
+    fn from(error: Errno) -> Self {
+        Self::System(error.into())
+    }
+}
+
 /// A child that has not been reaped yet, so its pid can't belong to anyone else.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -182,21 +212,21 @@ impl Child {
                 Self::spawn_on_pty(command, input, &size, modes.as_ref())
             }
         }
-        .map_err(|error| command.spawn_error(&error))
+        .map_err(|failure| command.spawn_error(&failure))
     }
 
-    fn spawn_on_pipes(command: &Command, input: bool) -> io::Result<(Self, ChildIo)> {
-        let mut std = command.to_std();
-        std.stdin(if input { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut spawned = Self::start(std, None)?;
-        let io = ChildIo::Piped {
-            stdin: spawned.stdin.take().map(OwnedFd::from),
-            stdout: spawned.stdout.take().map(OwnedFd::from),
-            stderr: spawned.stderr.take().map(OwnedFd::from),
+    fn spawn_on_pipes(command: &Command, input: bool) -> Result<(Self, ChildIo), SpawnFailure> {
+        let (stdin, our_stdin) = match input {
+            true => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
+            false => (null_input()?, None),
         };
-        Ok((Self::started(&spawned)?, io))
+        let (our_stdout, stdout) = pipe()?;
+        let (our_stderr, stderr) = pipe()?;
+        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let (pid, exit) = platform::spawn(command, &ChildStdio { fds, terminal: false })?;
+        let io =
+            ChildIo::Piped { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
+        Ok((Self { pid, exit }, io))
     }
 
     fn spawn_on_pty(
@@ -204,54 +234,20 @@ impl Child {
         input: bool,
         size: &Winsize,
         modes: Option<&Termios>,
-    ) -> io::Result<(Self, ChildIo)> {
+    ) -> Result<(Self, ChildIo), SpawnFailure> {
         let (master, path) = platform::open_pty()?;
+        let master = above_stdio(master)?;
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let slave = open(path.as_path(), flags, Mode::empty())?;
+        let slave = above_stdio(open(path.as_path(), flags, Mode::empty())?)?;
         if let Some(modes) = modes {
             tcsetattr(&slave, SetArg::TCSANOW, modes)?;
         }
         resize(master.as_fd(), size)?;
-        let mut std = command.to_std();
-        std.stdin(if input { Stdio::from(slave.try_clone()?) } else { Stdio::null() })
-            .stdout(slave.try_clone()?)
-            .stderr(slave);
-        // The terminal is descriptor 1: with a null input, 0 is not one.
-        let spawned = Self::start(std, Some(libc::STDOUT_FILENO))?;
-        Ok((Self::started(&spawned)?, ChildIo::Tty { master }))
-    }
-
-    fn start(
-        mut std: std::process::Command,
-        terminal: Option<i32>,
-    ) -> io::Result<std::process::Child> {
-        let parent = Pid::this();
-        let prepare = move || {
-            // What this thread blocks is no business of the child's.
-            SigSet::empty().thread_set_mask()?;
-            nix::unistd::setsid()?;
-            if let Some(terminal) = terminal {
-                take_controlling_terminal(terminal)?;
-            }
-            platform::die_with_parent(parent)?;
-            Ok(())
-        };
-        // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask,
-        // setsid, ioctl, prctl and getppid, each async-signal-safe, on values it owns; it allocates nothing.
-        unsafe { std.pre_exec(prepare) };
-        let _keep = KeepChildren::new();
-        std.spawn()
-    }
-
-    fn started(spawned: &std::process::Child) -> io::Result<Self> {
-        let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
-        // Not reaped yet, so the pid is still this child's, however soon it ended.
-        let exit = platform::ExitWatch::new(pid).inspect_err(|_| {
-            // A child that can't be watched must not be left running; KILL makes the wait short.
-            let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-        })?;
-        Ok(Self { pid, exit })
+        let null = if input { None } else { Some(null_input()?) };
+        let stdin = null.as_ref().unwrap_or(&slave).as_fd();
+        let fds = [stdin, slave.as_fd(), slave.as_fd()];
+        let (pid, exit) = platform::spawn(command, &ChildStdio { fds, terminal: true })?;
+        Ok((Self { pid, exit }, ChildIo::Tty { master }))
     }
 
     /// Takes over a child of this process that somebody else has started.
@@ -378,8 +374,22 @@ pub(crate) fn terminal_eof(master: BorrowedFd<'_>, last: Option<u8>) -> Vec<u8> 
     if canonical && unfinished { vec![eof, eof] } else { vec![eof] }
 }
 
-fn take_controlling_terminal(fd: i32) -> io::Result<()> {
-    // SAFETY: TIOCSCTTY takes an integer, not a pointer.
-    Errno::result(unsafe { libc::ioctl(fd, platform::TIOCSCTTY, 0) })?;
-    Ok(())
+/// A pipe, its reader first, close-on-exec from the start.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((above_stdio(reader.into())?, above_stdio(writer.into())?))
+}
+
+fn null_input() -> io::Result<OwnedFd> {
+    above_stdio(File::open("/dev/null")?.into())
+}
+
+/// The same under a number that is none of the three standard streams': where ours are closed, a
+/// new descriptor would take their place, for us as well as on the way to the child's.
+fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(fd);
+    }
+    // try_clone gives a number of at least 3, close-on-exec.
+    fd.try_clone()
 }

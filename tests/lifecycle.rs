@@ -834,16 +834,17 @@ fn a_supervisor_killed_at_any_moment_of_the_start_leaves_no_child() {
 }
 
 #[test]
-fn a_supervisor_killed_between_fork_and_the_parent_death_signal_leaves_no_child() {
+fn a_supervisor_killed_between_clone_and_the_parent_death_signal_leaves_no_child() {
     let state = State::new();
-    // strace holds the child up before the prctl(2) that asks for the signal.
+    // strace holds the child up before the prctl(2) that asks for the signal. Its supervisor is
+    // suspended meanwhile (vfork(2)); SIGKILL ends it all the same.
     let delay = ["-f", "-o", "/dev/null", "-e", "inject=prctl:delay_enter=1000000"];
     let mut probe = Command::new("strace");
     probe.args(delay).arg("true").stderr(Stdio::null());
     if !probe.status().is_ok_and(|status| status.success()) {
         let _ = writeln!(
             std::io::stderr(),
-            "skipped: a_supervisor_killed_between_fork_and_the_parent_death_signal_leaves_no_child: no strace"
+            "skipped: a_supervisor_killed_between_clone_and_the_parent_death_signal_leaves_no_child: no strace"
         );
         return;
     }
@@ -859,14 +860,14 @@ fn a_supervisor_killed_between_fork_and_the_parent_death_signal_leaves_no_child(
         stat.rsplit(')').next()?.split_ascii_whitespace().nth(1)?.parse().ok()
     };
     let mut vmon = None;
-    eventually("vmon has forked", || {
+    eventually("vmon has a child", || {
         let pids = processes_with(&marker);
         vmon = pids.iter().copied().find(|pid| parent(*pid) == Some(tracer));
         pids.iter().any(|pid| vmon.is_some() && parent(*pid) == vmon)
     });
     kill(Pid::from_raw(vmon.unwrap() as i32), Signal::SIGKILL).unwrap();
     // strace itself ends with the last of them.
-    assert_none_left(&marker, "killed between fork and prctl");
+    assert_none_left(&marker, "killed between clone and prctl");
     wait(&mut strace);
 }
 

@@ -1,21 +1,23 @@
-//! macOS and the BSDs: kqueue's process filter, no parent-death signal, sysctl.
+//! macOS and the BSDs: std's fork and exec, kqueue's process filter, sysctl.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setsid};
 
 use super::identity::Process;
-
-/// The request that makes a terminal the controlling one (tty(4)): declared as an unsigned int,
-/// where ioctl takes an unsigned long.
-pub(super) const TIOCSCTTY: libc::c_ulong = libc::TIOCSCTTY as libc::c_ulong;
+use super::signal::restore_sigchld;
+use super::{ChildStdio, Command, SpawnFailure};
 
 pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2
@@ -66,9 +68,97 @@ pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// These systems have no such signal: a child outlives a supervisor killed by SIGKILL.
-pub(super) fn die_with_parent(_parent: Pid) -> io::Result<()> {
-    Ok(())
+/// Starts `command` in a session of its own. These systems have no parent-death signal: it outlives
+/// a supervisor that SIGKILL ends.
+pub(super) fn spawn(
+    command: &Command,
+    stdio: &ChildStdio<'_>,
+) -> Result<(Pid, ExitWatch), SpawnFailure> {
+    let mut std = std_command(command);
+    let [stdin, stdout, stderr] = stdio.fds.map(|fd| fd.try_clone_to_owned().map(Stdio::from));
+    std.stdin(stdin?).stdout(stdout?).stderr(stderr?);
+    let terminal = stdio.terminal;
+    let file_limit = command.former_file_limit();
+    let prepare = move || {
+        // What this thread blocks is no business of the child's.
+        SigSet::empty().thread_set_mask()?;
+        setsid()?;
+        if terminal {
+            // Declared as an unsigned int, where ioctl takes an unsigned long.
+            let request = libc::TIOCSCTTY as libc::c_ulong;
+            // SAFETY: TIOCSCTTY takes an integer, not a pointer.
+            Errno::result(unsafe { libc::ioctl(libc::STDOUT_FILENO, request, 0) })?;
+        }
+        if let Some(limit) = file_limit {
+            limit.set()?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid, ioctl,
+    // getrlimit and setrlimit, each async-signal-safe, on values it owns; it allocates nothing.
+    unsafe { std.pre_exec(prepare) };
+    let keep = KeepChildren::new();
+    let spawned = std.spawn().map_err(SpawnFailure::Execute)?;
+    drop(keep);
+    let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
+    // Not reaped yet, so the pid is still this child's, however soon it ended.
+    let exit = ExitWatch::new(pid).inspect_err(|_| {
+        // A child that can't be watched must not be left running; KILL makes the wait short.
+        let _ = killpg(pid, Signal::SIGKILL);
+        let _ = waitpid(pid, None);
+    })?;
+    Ok((pid, exit))
+}
+
+fn std_command(command: &Command) -> std::process::Command {
+    let mut std = std::process::Command::new(command.program());
+    std.args(command.arguments());
+    for (key, value) in command.changes() {
+        match value {
+            Some(value) => std.env(key, value),
+            None => std.env_remove(key),
+        };
+    }
+    if let Some(directory) = command.directory() {
+        std.current_dir(directory);
+    }
+    std
+}
+
+/// While it lives, ended children of this process wait to be reaped, also where the process has
+/// them thrown away (`SIG_IGN` or `SA_NOCLDWAIT` for `SIGCHLD`, wait(2)).
+///
+/// For the moment of a spawn: std's panics if the child of a failed exec can't be waited for.
+/// Where nothing is thrown away, nothing is touched. Otherwise another child that ends in this
+/// moment stays a zombie, which costs such a host a pid; a panic would cost it every sandbox.
+struct KeepChildren(Option<libc::sigaction>);
+
+impl KeepChildren {
+    fn new() -> Self {
+        let mut current = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
+        // which is valid for one sigaction.
+        let queried =
+            unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), current.as_mut_ptr()) };
+        // SAFETY: zeroed is a valid sigaction, and on success the kernel has filled it.
+        let current = unsafe { current.assume_init() };
+        let thrown_away =
+            current.sa_sigaction == libc::SIG_IGN || current.sa_flags & libc::SA_NOCLDWAIT != 0;
+        if queried != 0 || !thrown_away {
+            return Self(None);
+        }
+        restore_sigchld();
+        Self(Some(current))
+    }
+}
+
+impl Drop for KeepChildren {
+    fn drop(&mut self) {
+        if let Some(former) = &self.0 {
+            // SAFETY: the action was in force before, so its handler, if any, is still there.
+            unsafe { libc::sigaction(libc::SIGCHLD, former, std::ptr::null_mut()) };
+        }
+    }
 }
 
 /// A new PTY: its master, close-on-exec and non-blocking, and its slave's path.

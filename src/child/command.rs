@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use super::SpawnError;
+use super::{SpawnError, SpawnFailure};
+use crate::process::FileLimit;
 
 /// A command for a monitor to spawn.
 ///
@@ -29,6 +30,7 @@ pub struct Command {
     env: Vec<(OsString, Option<OsString>)>,
     directory: Option<PathBuf>,
     pty: bool,
+    file_limit: Option<FileLimit>,
 }
 
 impl Command {
@@ -40,6 +42,7 @@ impl Command {
             env: Vec::new(),
             directory: None,
             pty: false,
+            file_limit: None,
         }
     }
 
@@ -79,6 +82,14 @@ impl Command {
         self
     }
 
+    /// How many descriptors the child may have open, at most its hard limit; without this as many
+    /// as we. For a host that has [raised](crate::process::raise_file_limit) its own limit.
+    #[must_use]
+    pub fn file_limit(mut self, limit: FileLimit) -> Self {
+        self.file_limit = Some(limit);
+        self
+    }
+
     /// The program as it was given.
     pub fn program(&self) -> &OsStr {
         &self.program
@@ -99,30 +110,23 @@ impl Command {
         self.pty
     }
 
-    pub(super) fn to_std(&self) -> std::process::Command {
-        let mut std = std::process::Command::new(&self.program);
-        std.args(&self.args);
-        for (key, value) in &self.env {
-            match value {
-                Some(value) => std.env(key, value),
-                None => std.env_remove(key),
-            };
-        }
-        if let Some(directory) = &self.directory {
-            std.current_dir(directory);
-        }
-        std
+    /// What differs from our environment, later entries before earlier ones: a variable's value,
+    /// or that the child has none.
+    pub(super) fn changes(&self) -> &[(OsString, Option<OsString>)] {
+        &self.env
     }
 
-    /// The working directory's errors, told apart from those of exec: spawn reports both alike.
+    pub(super) fn former_file_limit(&self) -> Option<FileLimit> {
+        self.file_limit
+    }
+
+    /// What is wrong with the working directory, before anything is made. Where std spawns, its
+    /// errors can't be told from those of exec later.
     pub(super) fn check_directory(&self) -> Result<(), SpawnError> {
         let Some(directory) = &self.directory else {
             return Ok(());
         };
-        let failed = |error: Errno| SpawnError::Directory {
-            path: directory.display().to_string(),
-            reason: error.desc().to_owned(),
-        };
+        let failed = |error: Errno| self.directory_error(error.desc().to_owned());
         access(directory, AccessFlags::X_OK).map_err(failed)?;
         if !directory.is_dir() {
             return Err(failed(Errno::ENOTDIR));
@@ -130,19 +134,33 @@ impl Command {
         Ok(())
     }
 
-    pub(super) fn spawn_error(&self, error: &io::Error) -> SpawnError {
+    pub(super) fn spawn_error(&self, failure: &SpawnFailure) -> SpawnError {
         let program = self.program.to_string_lossy().into_owned();
-        let errno = error.raw_os_error().map(Errno::from_raw);
-        let reason = errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned());
-        match errno {
+        match failure {
+            SpawnFailure::System(error) => SpawnError::System { program, reason: reason(error) },
+            SpawnFailure::Directory(error) => self.directory_error(reason(error)),
+            SpawnFailure::Execute(error) => self.exec_error(error),
+        }
+    }
+
+    fn directory_error(&self, reason: String) -> SpawnError {
+        let path = self.directory.as_deref().unwrap_or(Path::new("")).display().to_string();
+        SpawnError::Directory { path, reason }
+    }
+
+    fn exec_error(&self, error: &io::Error) -> SpawnError {
+        let program = self.program.to_string_lossy().into_owned();
+        match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT) if !self.exists() => SpawnError::NotFound { program },
             // The program is there: what exec(2) misses is its interpreter.
             Some(Errno::ENOENT) => SpawnError::NotExecutable {
                 program,
                 reason: "its interpreter does not exist".to_owned(),
             },
-            Some(errno) if is_exec_error(errno) => SpawnError::NotExecutable { program, reason },
-            _ => SpawnError::System { program, reason },
+            Some(errno) if is_exec_error(errno) => {
+                SpawnError::NotExecutable { program, reason: reason(error) }
+            }
+            _ => SpawnError::System { program, reason: reason(error) },
         }
     }
 
@@ -153,6 +171,12 @@ impl Command {
         let directory = self.directory.as_deref().unwrap_or(Path::new(""));
         self.program.as_bytes().contains(&b'/') && directory.join(path).exists()
     }
+}
+
+/// The system's words for an error, without Rust's error number behind them.
+fn reason(error: &io::Error) -> String {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
 }
 
 /// The errors that execve(2) has of its own, beside those of fork, chdir and descriptors.

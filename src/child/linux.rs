@@ -1,4 +1,9 @@
-//! Linux: pidfd, parent-death signal, `/proc`.
+//! Linux: clone and exec, pidfd, `/proc`.
+
+#[path = "linux/exec.rs"]
+mod exec;
+#[path = "linux/spawn.rs"]
+mod spawn;
 
 use std::fs;
 use std::io;
@@ -11,12 +16,10 @@ use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::Pid;
 
 use super::identity::Process;
-
-/// The request that makes a terminal the controlling one (ioctl_tty(2)).
-pub(super) const TIOCSCTTY: libc::Ioctl = libc::TIOCSCTTY;
+pub(super) use spawn::spawn;
 
 pub(super) fn last_signal() -> i32 {
     libc::SIGRTMAX()
@@ -59,19 +62,6 @@ impl ExitWatch {
 pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(pid), look)?;
-    Ok(())
-}
-
-/// Has the calling process killed when the thread that forked it ends.
-///
-/// Async-signal-safe. Fails when the parent was gone before it could be asked for: the signal
-/// would never come.
-pub(super) fn die_with_parent(parent: Pid) -> io::Result<()> {
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
-    if getppid() != parent {
-        return Err(Errno::ESRCH.into());
-    }
     Ok(())
 }
 

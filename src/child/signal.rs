@@ -128,39 +128,3 @@ pub fn unblock_signals() {
     // Fails only for an unknown way of changing the mask.
     let _ = SigSet::all().thread_unblock();
 }
-
-/// While it lives, ended children of this process wait to be reaped, also where the process has
-/// them thrown away (`SIG_IGN` or `SA_NOCLDWAIT` for `SIGCHLD`, wait(2)).
-///
-/// For the moment of a spawn: std's panics if the child of a failed exec can't be waited for.
-/// Where nothing is thrown away, nothing is touched. Otherwise another child that ends in this
-/// moment stays a zombie, which costs such a host a pid; a panic would cost it every sandbox.
-pub(super) struct KeepChildren(Option<libc::sigaction>);
-
-impl KeepChildren {
-    pub(super) fn new() -> Self {
-        let mut current = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
-        // which is valid for one sigaction.
-        let queried =
-            unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), current.as_mut_ptr()) };
-        // SAFETY: zeroed is a valid sigaction, and on success the kernel has filled it.
-        let current = unsafe { current.assume_init() };
-        let thrown_away =
-            current.sa_sigaction == libc::SIG_IGN || current.sa_flags & libc::SA_NOCLDWAIT != 0;
-        if queried != 0 || !thrown_away {
-            return Self(None);
-        }
-        restore_sigchld();
-        Self(Some(current))
-    }
-}
-
-impl Drop for KeepChildren {
-    fn drop(&mut self) {
-        if let Some(former) = &self.0 {
-            // SAFETY: the action was in force before, so its handler, if any, is still there.
-            unsafe { libc::sigaction(libc::SIGCHLD, former, std::ptr::null_mut()) };
-        }
-    }
-}

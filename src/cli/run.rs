@@ -12,12 +12,14 @@ use chrono::{DateTime, SubsecRound, Utc};
 use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::unistd::AccessFlags;
+use tracing::debug;
 use vmon::child::{Command, Signal};
 use vmon::logfile::{LogFile, Retention};
 use vmon::monitor::{
     DEFAULT_CONFIG_FILE, End, Forward, Input, Monitor, Name, OnLogError, Outcome, Rootfs, Sandbox,
     StartError, command_signals,
 };
+use vmon::process;
 use vmon::reactor::Reactor;
 use vmon::registry::Registry;
 
@@ -198,7 +200,7 @@ enum StdinArg {
 
 /// Runs the command to its end; the exit code is the command's.
 pub fn run(args: RunArgs) -> Result<u8, Failure> {
-    let plan = Plan::new(args)?;
+    let plan = Plan::new(args)?.raise_file_limit();
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     // Before anything is written: XFSZ would end us there, TERM in the middle of it.
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
@@ -256,6 +258,16 @@ impl Plan {
             stop_timeout: child.stop_timeout,
             command: child.apply(command)?,
         })
+    }
+
+    /// Takes all descriptors that we may have, and leaves the command the limit it would have had.
+    fn raise_file_limit(mut self) -> Self {
+        match process::raise_file_limit() {
+            Ok(former) => self.command = self.command.file_limit(former),
+            // One command needs few.
+            Err(error) => debug!("the file limit stays as it is: {error}"),
+        }
+        self
     }
 
     fn sandbox(&self, name: &Name) -> Result<Sandbox, Failure> {
