@@ -5,9 +5,6 @@ use std::os::fd::AsFd;
 
 use nix::sys::stat::{SFlag, fstat};
 
-/// What a Linux terminal gives in one read: its read buffer, less one (`N_TTY_BUF_SIZE`).
-const TERMINAL_READ: usize = 4095;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Pipe,
@@ -31,16 +28,16 @@ impl Kind {
     /// Whether a read of `count` of the `asked` bytes has left nothing that no further edge tells
     /// of.
     ///
-    /// A pipe that gives less was empty (pipe(7)). A terminal on Linux gives what its read buffer
-    /// holds, and each time more gets into that, it tells (n_tty.c, `__receive_buf`); but in
-    /// canonical mode it gives a line and may hold the next, so its reader looks at the bytes too.
-    /// A socket may give one message of several.
+    /// A pipe that gives less was empty (pipe(7)). A terminal on Linux gives all that its read
+    /// buffer holds, 4,095 bytes at most; whatever gets into that afterwards, the rest of a larger
+    /// write included, is told (n_tty.c: `n_tty_kick_worker`, `__receive_buf`). But in canonical
+    /// mode it gives a line and may hold the next, so who reads one looks at the bytes too. A
+    /// socket may give one message of several.
     pub(super) fn is_emptied_by(self, count: usize, asked: usize) -> bool {
         match self {
             Self::Pipe => count < asked,
             Self::Terminal => {
-                cfg!(any(target_os = "linux", target_os = "android"))
-                    && count < asked.min(TERMINAL_READ)
+                cfg!(any(target_os = "linux", target_os = "android")) && count < asked
             }
             Self::Other => false,
         }
