@@ -301,7 +301,7 @@ impl Plan {
         if let Some(parent) = db.path.parent() {
             make(parent, "directory of the database", db.option)?;
         }
-        Ok(Registry::open(&db.path)?)
+        Ok(Registry::open_for_start(&db.path)?)
     }
 
     /// Runs the command under the first name that is free. Only the claim of a name tells that,
