@@ -41,6 +41,7 @@
 pub mod child;
 pub mod logfile;
 pub mod monitor;
+pub mod process;
 pub mod reactor;
 #[cfg(feature = "registry")]
 pub mod registry;

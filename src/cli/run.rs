@@ -23,6 +23,7 @@ use vmon::registry::Registry;
 
 use super::args::{self, EnvArg};
 use super::name::NameChoice;
+use super::settle::{self, Activity, Noted};
 use super::shared::{NewDirectories, Place, Places, SharedArgs, absolute, check_directory};
 use super::{Failure, reason};
 
@@ -332,10 +333,12 @@ impl Plan {
         reactor: &mut Reactor<Monitor>,
         registry: &Registry,
     ) -> Result<End, Failure> {
+        let activity = Activity::default();
+        let observer = Noted { registry: registry.observer(), activity: activity.clone() };
         let id = Monitor::builder(self.sandbox(name)?)
-            .observer(registry.observer())
+            .observer(observer)
             .spawn(reactor, self.command.clone());
-        reactor.run().map_err(Failure::Loop)?;
+        settle::run(reactor, &activity).map_err(Failure::Loop)?;
         // Dropped before anything is told: the terminal is back by then.
         reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
     }
