@@ -6,6 +6,7 @@ mod args;
 mod name;
 mod ps;
 mod run;
+mod settle;
 mod shared;
 mod tell;
 

@@ -8,6 +8,7 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    vmon::process::settle_heap();
     vmon::child::restore_sigchld();
     vmon::child::unblock_signals();
     vmon::terminal::install_panic_hook();

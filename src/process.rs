@@ -1,8 +1,13 @@
-//! What concerns this whole process, and happens only when a host asks for it.
+//! What concerns this whole process, and happens only when a host asks for it: the library calls
+//! nothing of it by itself. The command `vmon` does.
+
+mod memory;
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+
+pub use memory::{settle_heap, trim_heap, trim_stack};
 
 /// How many descriptors a process may have open: the soft `RLIMIT_NOFILE` of getrlimit(2).
 ///

@@ -2,6 +2,8 @@
 //!
 //! A [`Registry`] is a path, not a connection: each write opens the database, makes one
 //! transaction and closes it again, so an idle sandbox holds neither memory nor locks of SQLite.
+//! Only from a claim to the RUNNING (or the failure) that follows it at once, the connection is
+//! kept; [`Registry::open_for_start`] is for those who want fewer of them.
 //! Nothing here starts, stops or signals a process, and nothing on the loop waits: a database
 //! that is locked, full or broken delays the record, never the child.
 //!
@@ -46,9 +48,10 @@ mod store;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use connection::Kept;
 pub use error::RegistryError;
 use error::{At, Fault};
 pub use observer::RegistryObserver;
@@ -57,7 +60,8 @@ pub use read::{Run, Status};
 /// How long a command waits for somebody else's lock.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The record of sandboxes and runs. Cheap to clone; holds paths, no connection.
+/// The record of sandboxes and runs. Cheap to clone; holds paths, and no connection unless it
+/// was [opened for a start](Registry::open_for_start).
 ///
 /// ```no_run
 /// use vmon::registry::Registry;
@@ -75,6 +79,8 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Registry {
     paths: Arc<Paths>,
+    /// The connection that awaits the first claim, of a registry that keeps one.
+    first: Option<Arc<Mutex<Option<Kept>>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -99,7 +105,23 @@ impl Registry {
     /// Any other reason why the database can't be written, with its path: not a regular file (a
     /// symbolic link included), not a database, read-only, made by a newer vmon.
     pub fn open(db: impl AsRef<Path>) -> Result<Self, RegistryError> {
-        let given = db.as_ref();
+        Self::open_kept(db.as_ref()).map(|(registry, _)| registry)
+    }
+
+    /// As [`open`](Registry::open), for a program that starts one sandbox, and that at once: the
+    /// connection is kept, with its memory and descriptors, and the next claim uses it. Its
+    /// observers close theirs only when nothing has come for 50 ms, so that a run which is
+    /// shorter costs one connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Registry::open).
+    pub fn open_for_start(db: impl AsRef<Path>) -> Result<Self, RegistryError> {
+        let (registry, kept) = Self::open_kept(db.as_ref())?;
+        Ok(Self { first: Some(Arc::new(Mutex::new(kept))), ..registry })
+    }
+
+    fn open_kept(given: &Path) -> Result<(Self, Option<Kept>), RegistryError> {
         connection::make_directory(given).at(given)?;
         let registry = Self::at(given).at(given)?;
         let db = &registry.paths.db;
@@ -107,7 +129,8 @@ impl Registry {
             connection::make_file(db).at(db)?;
         }
         match registry.prepare() {
-            Ok(()) | Err(RegistryError::Locked { .. }) => Ok(registry),
+            Ok(kept) => Ok((registry, Some(kept))),
+            Err(RegistryError::Locked { .. }) => Ok((registry, None)),
             Err(error) => Err(error),
         }
     }
@@ -174,20 +197,39 @@ impl Registry {
         // directory are the user's own choice; one in the place of the file is not.
         let directory = fs::canonicalize(connection::parent(db))?;
         let spill = directory.join("run");
-        Ok(Self { paths: Arc::new(Paths { db: directory.join(name), spill }) })
+        Ok(Self { paths: Arc::new(Paths { db: directory.join(name), spill }), first: None })
     }
 
     /// Sets up the schema where it is missing; takes no write lock where it is there.
-    fn prepare(&self) -> Result<(), RegistryError> {
+    fn prepare(&self) -> Result<Kept, RegistryError> {
         let db = &self.paths.db;
-        let connection = connection::open(db, Duration::ZERO).at(db)?;
-        let current = schema::is_current(&connection).at(db)?;
-        drop(connection);
-        if !current {
-            connection::write(db, Duration::ZERO, |_| Ok(())).at(db)?;
+        let mut kept = Kept::open(db, Duration::ZERO).at(db)?;
+        if !kept.is_current().at(db)? {
+            let made = connection::write_kept(db, Duration::ZERO, Some(kept), |_| Ok(()));
+            ((), kept) = made.at(db)?;
         }
-        connection::checkpoint_large(db);
-        Ok(())
+        kept.checkpoint_large(db);
+        Ok(kept)
+    }
+
+    /// Whether a connection is kept for a moment after each transition.
+    fn lingers(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// The connection for a claim, where one awaits it. Never waits: nobody holds the lock longer
+    /// than it takes to look, and a claim can do without.
+    fn take_first(&self) -> Option<Kept> {
+        self.first.as_ref()?.try_lock().ok()?.take()
+    }
+
+    /// Puts back the connection of a claim that was not granted, for the next one.
+    fn give_back_first(&self, kept: Kept) {
+        if let Some(first) = &self.first
+            && let Ok(mut first) = first.try_lock()
+        {
+            *first = Some(kept);
+        }
     }
 
     fn take_in_spilled(&self) {

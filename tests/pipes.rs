@@ -253,7 +253,9 @@ fn a_child_that_reads_later_holds_up_our_stdin_and_gets_all_of_it() {
     open_gate(&state);
     assert_eq!(code(wait(&mut supervisor)), 0);
     same(&fs::read(state.file("copy")).unwrap(), &bytes, "what the child read");
-    assert!(after - before < 1024, "it needed {} KiB more", after - before);
+    // VmHWM can fall: the kernel counts roughly, and the supervisor gives memory back meanwhile.
+    let more = after.saturating_sub(before);
+    assert!(more < 1024, "it needed {more} KiB more");
 }
 
 #[test]

@@ -25,6 +25,7 @@ use vmon::registry::Registry;
 
 use super::args::{self, EnvArg};
 use super::name::NameChoice;
+use super::settle::{self, Activity, Noted};
 use super::shared::{NewDirectories, Place, Places, SharedArgs, absolute, check_directory};
 use super::{Failure, reason};
 
@@ -313,7 +314,7 @@ impl Plan {
         if let Some(parent) = db.path.parent() {
             make(parent, "directory of the database", db.option)?;
         }
-        Ok(Registry::open(&db.path)?)
+        Ok(Registry::open_for_start(&db.path)?)
     }
 
     /// Runs the command under the first name that is free. Only the claim of a name tells that,
@@ -344,10 +345,12 @@ impl Plan {
         reactor: &mut Reactor<Monitor>,
         registry: &Registry,
     ) -> Result<End, Failure> {
+        let activity = Activity::default();
+        let observer = Noted { registry: registry.observer(), activity: activity.clone() };
         let id = Monitor::builder(self.sandbox(name)?)
-            .observer(registry.observer())
+            .observer(observer)
             .spawn(reactor, self.command.clone());
-        reactor.run().map_err(Failure::Loop)?;
+        settle::run(reactor, &activity).map_err(Failure::Loop)?;
         // Dropped before anything is told: the terminal is back by then.
         reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
     }

@@ -2,16 +2,14 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, ErrorKind as IoErrorKind, Write};
+use std::fmt::{self, Write as _};
+use std::io::{self, ErrorKind as IoErrorKind, Write as _};
 
 use clap::ValueEnum;
 use clap::error::ErrorKind;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::{Event, Level, Metadata, Subscriber, span};
 use vmon::terminal::Messages;
 
 /// Which of vmon's own messages are told.
@@ -40,34 +38,67 @@ impl From<LogLevel> for LevelFilter {
 
 /// Sends the library's events to `messages`.
 pub fn install(messages: &Messages, level: LogLevel) {
-    let messages = messages.clone();
-    let installed = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(level))
-        .with_writer(move || messages.clone())
-        .event_format(Line)
-        .try_init();
+    let lines = Lines { messages: messages.clone(), level: level.into() };
     // Fails only when this process has a subscriber already; then that one takes the events.
-    drop(installed);
+    let _ = tracing::subscriber::set_global_default(lines);
 }
 
-/// An event as `vmon: warn: message key=value`.
-struct Line;
+/// Tells each event as a line, `vmon: warn: message key=value`. There are no spans to tell.
+struct Lines {
+    messages: Messages,
+    level: LevelFilter,
+}
 
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut fields = String::new();
-        context.format_fields(Writer::new(&mut fields), event)?;
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
         let level = level_name(*event.metadata().level());
-        writeln!(writer, "vmon: {level}: {}", one_line(&fields))
+        let line = format!("vmon: {level}: {}\n", one_line(&fields.0));
+        // Every write of `Messages` succeeds.
+        let _ = self.messages.clone().write_all(line.as_bytes());
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// The fields of an event in their order: the message as it is, the others as `key=value`.
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let Self(line) = self;
+        let gap = if line.is_empty() { "" } else { " " };
+        // A String takes everything.
+        let _ = match field.name() {
+            "message" => write!(line, "{gap}{value:?}"),
+            name => write!(line, "{gap}{name}={value:?}"),
+        };
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections of one transaction each, and the files they need.
+//! Connections of one transaction, or of the few that make a start, and the files they need.
 //!
 //! The database file is never opened here except by SQLite: closing any descriptor of a file
 //! drops all of the process's POSIX locks on it (fcntl(2)), those of a connection that a host
@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,8 +83,62 @@ pub(super) fn random() -> u64 {
     std::collections::hash_map::RandomState::new().hash_one(0_u8)
 }
 
+/// A connection that is kept from one transaction to the next, while both belong to one start.
+#[derive(Debug)]
+pub(super) struct Kept {
+    connection: Connection,
+    database: Option<FileId>,
+    /// `-wal` and `-shm` as the last use left them. What is written to ones that somebody has
+    /// removed is lost.
+    companions: [Option<FileId>; 2],
+}
+
+/// Device and inode, which nothing else can get while the connection has the file open.
+type FileId = (u64, u64);
+
+impl Kept {
+    /// Opens `db` for writing; makes it anew if it has gone.
+    pub(super) fn open(db: &Path, patience: Duration) -> Result<Self, Fault> {
+        // Before the file is opened: one that takes its place meanwhile is told from it then.
+        let database = file_id(db);
+        let connection = open(db, patience)?;
+        Ok(Self { connection, database, companions: companions(db) })
+    }
+
+    pub(super) fn is_current(&self) -> Result<bool, Fault> {
+        schema::is_current(&self.connection)
+    }
+
+    /// Checkpoints a log that has grown, for those who are on no loop.
+    pub(super) fn checkpoint_large(&self, db: &Path) {
+        if wal_size(db) > COMMAND_CHECKPOINT {
+            checkpoint(&self.connection);
+        }
+    }
+
+    /// Whether the files in the database's place are those that are open here.
+    fn is_of(&self, db: &Path) -> bool {
+        self.database.is_some() && self.database == file_id(db) && self.companions == companions(db)
+    }
+}
+
+fn companions(db: &Path) -> [Option<FileId>; 2] {
+    ["-wal", "-shm"].map(|suffix| file_id(&companion(db, suffix)))
+}
+
+/// The file that SQLite has beside the database.
+fn companion(db: &Path, suffix: &str) -> PathBuf {
+    let mut path = db.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+fn file_id(db: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(db).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 /// Opens `db` for writing, set up for one transaction; makes it anew if it has gone.
-pub(super) fn open(db: &Path, patience: Duration) -> Result<Connection, Fault> {
+fn open(db: &Path, patience: Duration) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let connection = match connect(db, flags, patience) {
         Err(fault) if fault.code() == Some(ErrorCode::CannotOpen) && !exists(db)? => {
@@ -124,18 +178,33 @@ pub(super) fn write<T>(
     patience: Duration,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let mut connection = open(db, patience)?;
+    write_kept(db, patience, None, work).map(|(value, _)| value)
+}
+
+/// Makes one immediate transaction on the connection that was kept, if `db` is still its file,
+/// else on a new one. A connection on which it failed is closed.
+pub(super) fn write_kept<T>(
+    db: &Path,
+    patience: Duration,
+    kept: Option<Kept>,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+) -> Result<(T, Kept), Fault> {
+    let mut kept = match kept.filter(|kept| kept.is_of(db)) {
+        Some(kept) => kept,
+        None => Kept::open(db, patience)?,
+    };
     let before = wal_size(db);
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = kept.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     schema::ensure(&transaction)?;
     let value = work(&transaction)?;
     transaction.commit()?;
     // Only past a further multiple: a reader that keeps the log from being reset would otherwise
     // make every transaction sync in vain.
     if wal_size(db) / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
-        checkpoint(&connection);
+        checkpoint(&kept.connection);
     }
-    Ok(value)
+    kept.companions = companions(db);
+    Ok((value, kept))
 }
 
 /// Reads `db`, also where we may not write it, and closes it.
@@ -202,7 +271,5 @@ fn checkpoint(connection: &Connection) {
 
 /// The size of the write-ahead log; 0 when there is none.
 fn wal_size(db: &Path) -> u64 {
-    let mut wal = db.as_os_str().to_owned();
-    wal.push("-wal");
-    fs::metadata(wal).map_or(0, |metadata| metadata.len())
+    fs::metadata(companion(db, "-wal")).map_or(0, |metadata| metadata.len())
 }

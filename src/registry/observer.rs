@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{self, random};
+use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
 use super::{Paths, Registry, spill};
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
 
+/// How long a connection is kept for the next transition, where one is.
+const LINGER: Duration = Duration::from_millis(50);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_CLAIM_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
@@ -19,7 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Records the life of one sandbox; made by [`Registry::observer`].
 ///
-/// Between two calls it holds no connection and no lock, and no call waits for one.
+/// Between two calls it holds no connection and no lock, and no call waits for one. The
+/// connection of a claim that was granted is kept for the transition that follows at once, and
+/// closed with it; by one of a registry that was [opened for a start](Registry::open_for_start),
+/// only when nothing else has come for 50 ms.
 ///
 /// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may
 ///   live for all that can be told from here (another pid namespace), or is RUNNING under another
@@ -37,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct RegistryObserver {
     registry: Registry,
     state: State,
+    /// The connection of a claim until the transition that follows it; of a registry that was
+    /// opened for a start, that of any transition for a moment.
+    kept: Option<Kept>,
     patience: Duration,
 }
 
@@ -95,7 +103,7 @@ impl Delay {
 
 impl RegistryObserver {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, state: State::Idle, patience: PATIENCE }
+        Self { registry, state: State::Idle, kept: None, patience: PATIENCE }
     }
 
     fn take_state(&mut self) -> State {
@@ -104,12 +112,13 @@ impl RegistryObserver {
 
     /// Tries once to bring the rows up to `record`; with a `delay` when they were behind already.
     fn bring_up(&mut self, record: Box<Record>, delay: Option<Delay>) -> Progress {
-        match store(&self.registry, &record) {
-            Ok(Stored::Row(row)) => {
+        match store(&self.registry, &record, self.kept.take()) {
+            Ok((Stored::Row(row), kept)) => {
+                self.kept = Some(kept).filter(|_| self.registry.lingers() && !record.is_over());
                 self.written(record, row, delay);
-                Progress::Done
+                self.linger()
             }
-            Ok(Stored::Taken { supervisor }) => {
+            Ok((Stored::Taken { supervisor }, _)) => {
                 tracing::warn!(
                     sandbox = %record.name, config = %record.config_file, supervisor,
                     "another supervisor has this name: this run is left out of the registry",
@@ -118,6 +127,11 @@ impl RegistryObserver {
             }
             Err(error) => self.fall_behind(record, delay, &error),
         }
+    }
+
+    /// Keeps a connection that is open for a moment, in which the next transition may come.
+    fn linger(&self) -> Progress {
+        self.kept.as_ref().map_or(Progress::Done, |_| Progress::Later(LINGER))
     }
 
     fn written(&mut self, mut record: Box<Record>, row: i64, delay: Option<Delay>) {
@@ -192,10 +206,14 @@ impl RegistryObserver {
 
 /// Makes the one transaction that brings the rows up to `record`. A claim first takes in what was
 /// spilled: the last run of its sandbox may be there.
-fn store(registry: &Registry, record: &Record) -> Result<Stored, RegistryError> {
+fn store(
+    registry: &Registry,
+    record: &Record,
+    kept: Option<Kept>,
+) -> Result<(Stored, Kept), RegistryError> {
     let Paths { db, spill } = &*registry.paths;
     let spilled = if record.row.is_none() { spill::read(spill, db) } else { Vec::new() };
-    let stored = connection::write(db, Duration::ZERO, |tx| {
+    let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
         spill::take_in(tx, &spilled)?;
         Ok(store::store(tx, record)?)
     })
@@ -220,12 +238,16 @@ impl Observer for RegistryObserver {
             State::Claiming(delay) => (Box::new(Record::new(starting)), Some(delay)),
             _ => (Box::new(Record::new(starting)), None),
         };
-        match store(&self.registry, &record) {
-            Ok(Stored::Row(row)) => {
+        match store(&self.registry, &record, self.registry.take_first()) {
+            Ok((Stored::Row(row), kept)) => {
+                self.kept = Some(kept);
                 self.written(record, row, delay);
                 Claim::Granted
             }
-            Ok(Stored::Taken { supervisor }) => Claim::Taken { supervisor },
+            Ok((Stored::Taken { supervisor }, kept)) => {
+                self.registry.give_back_first(kept);
+                Claim::Taken { supervisor }
+            }
             Err(error) => {
                 let mut delay = delay.unwrap_or_else(Delay::begin);
                 if starting.command.is_none() {
@@ -248,7 +270,7 @@ impl Observer for RegistryObserver {
         };
         if record.apply(transition) == Follow::Later && delay.is_none() {
             self.state = State::Written(record);
-            return Progress::Done;
+            return self.linger();
         }
         self.bring_up(record, delay)
     }
@@ -258,6 +280,8 @@ impl Observer for RegistryObserver {
             State::Behind(record, delay) => self.bring_up(record, Some(delay)),
             state => {
                 self.state = state;
+                // Nothing has come for a moment.
+                self.kept = None;
                 Progress::Done
             }
         }
@@ -462,5 +486,87 @@ mod tests {
         let _lock = fixture.locked();
         assert_eq!(observer.transition(&exited()), Progress::Done);
         assert_eq!(observer.retry(), Progress::Done);
+    }
+
+    /// How many descriptors of the database this process has open.
+    #[cfg(target_os = "linux")]
+    fn descriptors(fixture: &Fixture) -> usize {
+        let is_db = |path: PathBuf| path == fixture.registry.path();
+        let entries = fs::read_dir("/proc/self/fd").unwrap();
+        // Descriptors of other tests come and go.
+        entries
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .filter(|path| is_db(path.clone()))
+            .count()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_connection_of_a_claim_serves_the_transition_that_follows_and_no_more() {
+        let fixture = Fixture::new();
+        let mut observer = fixture.registry.observer();
+        assert_eq!(descriptors(&fixture), 0);
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        assert_eq!(descriptors(&fixture), 1);
+        assert_eq!(observer.transition(&running()), Progress::Done);
+        assert_eq!(descriptors(&fixture), 0);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_registry_opened_for_a_start_keeps_its_connection_until_nothing_has_come_for_a_moment() {
+        let mut fixture = Fixture::new();
+        fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+        assert_eq!(descriptors(&fixture), 1);
+        let mut observer = fixture.registry.observer();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+        assert_eq!(descriptors(&fixture), 1);
+        assert_eq!(observer.retry(), Progress::Done);
+        assert_eq!(descriptors(&fixture), 0);
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert_eq!(descriptors(&fixture), 0);
+        assert_eq!(fixture.only_run().exit_code, Some(7));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_connection_of_a_name_that_is_taken_serves_the_next_claim() {
+        let mut fixture = Fixture::new();
+        let mut first = fixture.registry.observer();
+        assert!(matches!(claim(&mut first, Some(&Command::new("true"))), Claim::Granted));
+        assert_eq!(first.transition(&running()), Progress::Done);
+        fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+        let taken = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
+        assert!(matches!(taken, Claim::Taken { .. }), "{taken:?}");
+        assert_eq!(descriptors(&fixture), 1);
+    }
+
+    #[test]
+    fn a_database_that_is_removed_while_its_connection_is_kept_gets_the_record_anew() {
+        let mut fixture = Fixture::new();
+        fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+        let mut observer = fixture.registry.observer();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+        for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
+            fs::remove_file(fixture.dir.path().join(name)).unwrap();
+        }
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert_eq!(fixture.only_run().exit_code, Some(7));
+    }
+
+    #[test]
+    fn a_kept_connection_does_not_write_to_a_log_that_was_removed() {
+        let mut fixture = Fixture::new();
+        fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+        let mut observer = fixture.registry.observer();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+        for name in ["sandbox.db-wal", "sandbox.db-shm"] {
+            fs::remove_file(fixture.dir.path().join(name)).unwrap();
+        }
+        assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert_eq!(fixture.only_run().exit_code, Some(7));
     }
 }

@@ -94,6 +94,10 @@ impl Record {
             && self.config_file == starting.sandbox.config_file.as_str()
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.ending().is_some()
+    }
+
     pub(super) fn ending(&self) -> Option<&Ending> {
         match &self.stage {
             Stage::Stopped(ending) => Some(ending),
