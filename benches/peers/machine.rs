@@ -48,7 +48,10 @@ impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { cpu, cores, kernel, date, file_system, .. } = self;
         let memory = self.memory >> 30;
-        write!(f, "{cpu}, {cores} cores, {memory} GiB, Linux {kernel}, logs on {file_system}; {date}")
+        write!(
+            f,
+            "{cpu}, {cores} cores, {memory} GiB, Linux {kernel}, logs on {file_system}; {date}"
+        )
     }
 }
 

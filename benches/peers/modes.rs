@@ -4,14 +4,13 @@
 
 mod children;
 mod crowd;
-mod floor;
 mod flood;
+mod floor;
 mod runtime;
 mod two_sandboxes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-
 
 pub use children::{LISTENING, READY};
 pub use crowd::Crowd;

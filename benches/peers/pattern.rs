@@ -153,7 +153,6 @@ impl Checker {
         }
     }
 
-
     /// Whether all was there, and nothing else.
     pub fn finish(self) -> Result<()> {
         if let Some(at) = self.wrong_at {

@@ -83,13 +83,6 @@ impl Goal {
             Self::AtLeast(limit) => value >= limit,
         }
     }
-
-    /// The limit itself.
-    pub fn limit(self) -> f64 {
-        match self {
-            Self::AtMost(limit) | Self::AtLeast(limit) => limit,
-        }
-    }
 }
 
 /// One measure of one tool.

@@ -17,13 +17,7 @@ pub const ROTATE_AT: u64 = 10 << 20;
 const ALL: &str = "100000";
 
 /// `vmon run` of a child, under a name, with its state in `dir`.
-pub fn vmon(
-    vmon: &Path,
-    dir: &Path,
-    name: &str,
-    options: &[&str],
-    child: &[OsString],
-) -> Command {
+pub fn vmon(vmon: &Path, dir: &Path, name: &str, options: &[&str], child: &[OsString]) -> Command {
     let mut command = Command::new(vmon);
     command.args(["run", "--name", name, "--state-dir"]).arg(dir);
     command.args(options).arg("--").args(child);
@@ -149,7 +143,8 @@ pub fn conmon(conmon: &Path, dir: &Path, child: &[OsString]) -> Result<Command> 
     fs::write(dir.join(modes::COMMAND), words.join("\n"))?;
     let mut command = Command::new(conmon);
     command
-        .args(["--sync", "--cid", "peers", "--name", "peers", "--cuuid", "peers"])
+        // Our child to the end; and no fsync at the end, which none of the others has.
+        .args(["--sync", "--no-sync-log", "--cid", "peers", "--name", "peers", "--cuuid", "peers"])
         .args(["--runtime-arg", "@runtime", "--log-size-max", &ROTATE_AT.to_string()])
         .arg("--runtime")
         .arg(std::env::current_exe()?)

@@ -198,7 +198,9 @@ impl Host {
     fn idle(&mut self, time: Duration) -> Result<Value> {
         let turned = self.turn_for(time)?;
         // The last turn is the one that this function has set an end to.
-        Ok(json!({ "cpu_percent": 100.0 * turned.cpu / turned.seconds, "wakeups": turned.turns - 1 }))
+        Ok(
+            json!({ "cpu_percent": 100.0 * turned.cpu / turned.seconds, "wakeups": turned.turns - 1 }),
+        )
     }
 
     fn lines(&mut self, time: Duration) -> Result<Value> {

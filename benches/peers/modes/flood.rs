@@ -30,10 +30,9 @@ impl Written {
             .map_err(|error| format!("the writer has left no report: {error}"))?;
         let mut numbers = text.split_whitespace().map(str::parse::<u64>);
         match (numbers.next(), numbers.next()) {
-            (Some(Ok(began)), Some(Ok(cpu))) => Ok(Self {
-                began: Duration::from_nanos(began),
-                cpu: Duration::from_micros(cpu),
-            }),
+            (Some(Ok(began)), Some(Ok(cpu))) => {
+                Ok(Self { began: Duration::from_nanos(began), cpu: Duration::from_micros(cpu) })
+            }
             _ => Err(format!("the writer's report is {text:?}").into()),
         }
     }

@@ -23,11 +23,9 @@ pub fn run(dir: &str) -> Result<()> {
         .stop_with(Signal::KILL, Duration::from_secs(1));
     let flood = Monitor::builder(flood)
         .spawn(&mut reactor, command(&words("flood", &Flood::endless().words())?));
-    let echo = Sandbox::new("echo", "Sandboxfile", &logs)?
-        .forward(Forward::Block)
-        .input(Input::Forward);
     let echo =
-        Monitor::builder(echo).spawn(&mut reactor, command(&words("echo", &[])?).pty(true));
+        Sandbox::new("echo", "Sandboxfile", &logs)?.forward(Forward::Block).input(Input::Forward);
+    let echo = Monitor::builder(echo).spawn(&mut reactor, command(&words("echo", &[])?).pty(true));
 
     while reactor.get(echo).is_some_and(|echo| echo.end().is_none()) {
         reactor.poll_once(None)?;

@@ -26,12 +26,8 @@ impl Report {
         for row in self.rows.iter().filter(|row| !row.figures.is_empty()) {
             figures(text, row)?;
         }
-        let tools: Vec<String> = self
-            .machine
-            .tools
-            .iter()
-            .map(|(tool, version)| format!("{tool} {version}"))
-            .collect();
+        let tools: Vec<String> =
+            self.machine.tools.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
         writeln!(text, "\nThe peers, by their packages' versions: {}.", tools.join(", "))
     }
 }

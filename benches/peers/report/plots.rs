@@ -1,4 +1,121 @@
-//! Plots, as SVG.
-use super::Row;
+//! Plots, as SVG: which figures go into which.
+
+mod bars;
+mod lines;
+
+use super::{Goal, Row, Unit};
 use crate::Result;
-pub fn draw(_rows: &[Row]) -> Result<Vec<(&'static str, String)>> { Ok(Vec::new()) }
+use crate::samples::Summary;
+use bars::{Bar, Panel, Scale};
+use lines::Line;
+
+/// All plots of which there are figures, by file name.
+pub fn draw(rows: &[Row]) -> Result<Vec<(&'static str, String)>> {
+    let of = |number| rows.iter().find(|row| row.number == number);
+    let mut plots = Vec::new();
+    let mut add = |name, panels: Vec<Panel>| -> Result<()> {
+        if panels.iter().any(|panel| !panel.bars.is_empty()) {
+            plots.push((name, bars::draw(&panels)?));
+        }
+        Ok(())
+    };
+    add("ratios.svg", vec![ratios(rows)])?;
+    let streams = [of(1), of(2), of(3), of(5)];
+    let both = |row: &Row| {
+        [("rate", "MB/s, more is better"), ("CPU", "CPU seconds a GB, less is better")]
+            .map(|(measure, unit)| figures(row, measure, unit, Scale::Linear))
+    };
+    add("throughput.svg", streams.into_iter().flatten().flat_map(both).collect())?;
+    let latency = |row: &Row| {
+        [("p50", "the median, µs"), ("p99", "the 99th percentile, µs")]
+            .map(|(measure, unit)| figures(row, measure, unit, Scale::Log))
+    };
+    add("latency.svg", of(6).map(latency).into_iter().flatten().collect())?;
+    let memory = |row: &Row| {
+        [("PSS", "PSS of each, KiB"), ("Anonymous", "Anonymous (unshareable) of each, KiB")]
+            .map(|(measure, unit)| figures(row, measure, unit, Scale::Linear))
+    };
+    add("memory.svg", of(8).or(of(7)).map(memory).into_iter().flatten().collect())?;
+    let start = |row: &Row| figures(row, "time", "ms", Scale::Linear);
+    add("start.svg", of(9).map(start).into_iter().collect())?;
+    if let Some(lines) = of(10).map(children).filter(|lines| !lines.is_empty()) {
+        plots.push(("children.svg", lines::draw(&lines)?));
+    }
+    Ok(plots)
+}
+
+/// Every ratio that is to be small, with its goal.
+fn ratios(rows: &[Row]) -> Panel {
+    let mut bars = Vec::new();
+    for row in rows {
+        for verdict in &row.verdicts {
+            let (Some(peer), Some(Goal::AtMost(limit)), Some(summary)) =
+                (&verdict.peer, verdict.goal, Summary::of(&verdict.values))
+            else {
+                continue;
+            };
+            // Two sizes of one host are no two tools.
+            if row.number == 10 {
+                continue;
+            }
+            let form = verdict.tool.strip_prefix("vmon, ").map(|form| format!(" ({form})"));
+            let label =
+                format!("{}. {} / {peer}{}", row.number, verdict.measure, form.unwrap_or_default());
+            bars.push(Bar {
+                label,
+                ours: verdict.is_met() == Some(true),
+                summary,
+                text: Unit::Number.show(summary.median),
+                goal: Some(limit),
+            });
+        }
+    }
+    Panel {
+        title: "vmon / peer, by row".to_owned(),
+        unit: "ratio of each pair: median, least and most; the mark is the goal; blue: met"
+            .to_owned(),
+        scale: Scale::Linear,
+        reference: Some(1.0),
+        bars,
+    }
+}
+
+/// One measure of all tools of a row.
+fn figures(row: &Row, measure: &str, unit: &str, scale: Scale) -> Panel {
+    let of = row.figures.iter().filter(|figure| figure.measure == measure);
+    let bar = |figure: &super::Figure| {
+        let summary = Summary::of(&figure.values)?;
+        Some(Bar {
+            label: figure.tool.clone(),
+            ours: figure.tool.starts_with("vmon"),
+            summary,
+            text: figure.unit.show(summary.median),
+            goal: None,
+        })
+    };
+    Panel {
+        title: row.title.clone(),
+        unit: unit.to_owned(),
+        scale,
+        reference: None,
+        bars: of.filter_map(bar).collect(),
+    }
+}
+
+/// What a child costs, by how many there are.
+fn children(row: &Row) -> Vec<Line> {
+    let line = |measure: &str, title: &str| {
+        let points = row.figures.iter().filter(|figure| figure.measure == measure);
+        let point = |figure: &super::Figure| {
+            let children = figure.tool.split_whitespace().next()?.parse().ok()?;
+            Some((children, Summary::of(&figure.values)?.median))
+        };
+        Line { title: title.to_owned(), points: points.filter_map(point).collect() }
+    };
+    let lines = [
+        line("heap a child", "heap a child, KiB"),
+        line("CPU a line", "CPU a line when each child writes one a second, µs"),
+        line("flood", "all flooding, MB/s together"),
+    ];
+    lines.into_iter().filter(|line| !line.points.is_empty()).collect()
+}

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
 use super::Bench;
@@ -28,6 +29,10 @@ pub fn row(bench: &Bench) -> Result<Row> {
     let mut row = Row::new(10, "Many children on one reactor");
     let mut restored = true;
     for &children in crowds {
+        if let Err(error) = may_open(children) {
+            row.notes.push(format!("{children} children: {error}"));
+            continue;
+        }
         match host(bench, children) {
             Ok(result) => {
                 take(&mut row, children, &result);
@@ -41,8 +46,21 @@ pub fn row(bench: &Bench) -> Result<Row> {
     let most = crowds.last().copied().unwrap_or(1);
     goals(&mut row, crowds, &tool(most));
     let text = if restored { "restored" } else { "not restored" };
-    row.notes.push(format!("The limit of open files is raised for the host, and {text} in the children"));
+    row.notes.push(format!(
+        "The limit of open files is raised for the host, and {text} in the children"
+    ));
     Ok(row)
+}
+
+/// Whether a host of so many children can have the descriptors that it needs.
+fn may_open(children: usize) -> Result<()> {
+    // Two pipes, a pidfd and a log each, and some of the host's own.
+    let needed = 4 * children as u64 + 100;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if hard < needed {
+        return Err(format!("{needed} open files are needed, and the limit is {hard}").into());
+    }
+    Ok(())
 }
 
 fn tool(children: usize) -> String {
@@ -74,10 +92,7 @@ fn goals(row: &mut Row, crowds: &[usize], most: &str) {
         theirs,
         goal: Some(Goal::AtMost(1.25)),
     });
-    let worst = crowds
-        .iter()
-        .flat_map(|&n| row.values(&tool(n), FAIR))
-        .min_by(f64::total_cmp);
+    let worst = crowds.iter().flat_map(|&n| row.values(&tool(n), FAIR)).min_by(f64::total_cmp);
     let worst = worst.into_iter().collect();
     row.own("worst of all", FAIR, Unit::Number, worst, Goal::AtLeast(0.5));
 }

@@ -183,11 +183,7 @@ impl Hall {
     }
 
     /// Anonymous and PSS of each, in KiB.
-    fn memory_of(
-        &self,
-        supervisor: &Supervisor<'_>,
-        count: usize,
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
+    fn memory_of(&self, supervisor: &Supervisor<'_>, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
         let all = self.start(supervisor, count)?;
         process::pause(SETTLE)?;
         let memory = all.iter().map(|running| procfs::memory(running.pid()));

@@ -52,9 +52,10 @@ pub fn row(bench: &Bench) -> Result<Row> {
         alone(bench, keys, |dir, echo| tools::tmux(path, dir, echo))
     }));
     tools.push(Contender::ours(VMON_FLOOD, move || vmon_beside_a_flood(bench, keys)));
-    tools.extend(bench.peer(Peer::Script, SCRIPT_FLOOD, move |path| {
-        script_beside_a_flood(bench, path, keys)
-    }));
+    tools
+        .extend(bench.peer(Peer::Script, SCRIPT_FLOOD, move |path| {
+            script_beside_a_flood(bench, path, keys)
+        }));
     let samples = Samples::in_turn(tools, bench.options.runs)?;
 
     let mut row = Row::new(6, format!("One byte through the PTY and back, {keys} times"));

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Bench;
+use crate::Result;
 use crate::options::target_directory;
 use crate::report::{Goal, Row, Unit};
-use crate::Result;
 
 /// A host of another library, so to speak.
 const BARE: &str = "fn main() {

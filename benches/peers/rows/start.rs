@@ -33,9 +33,11 @@ pub fn row(bench: &Bench) -> Result<Row> {
         }),
         Contender::peer("true alone", || median(starts, || time(Command::new("true")))),
     ];
-    tools.extend(bench.peer(Peer::Tini, "tini", move |path| {
-        median(starts, || time(tools::tini(path, child)))
-    }));
+    tools.extend(
+        bench.peer(Peer::Tini, "tini", move |path| {
+            median(starts, || time(tools::tini(path, child)))
+        }),
+    );
     tools.extend(bench.peer(Peer::Conmon, "conmon", move |path| {
         median(starts, || {
             let scratch = bench.scratch()?;

@@ -66,8 +66,7 @@ pub fn large(bench: &Bench) -> Result<Row> {
 pub fn small(bench: &Bench) -> Result<Row> {
     let flood = Flood::small(bench.size(3_000_000, 100_000));
     let few = Flood::small(bench.size(500_000, 50_000));
-    let mut tools =
-        vec![Contender::ours("vmon", move || vmon(bench, flood, None, Forwarded::No))];
+    let mut tools = vec![Contender::ours("vmon", move || vmon(bench, flood, None, Forwarded::No))];
     tools.extend(plain_filters(bench, flood));
     tools.extend(conmon(bench, few));
     tools.extend(loggers(bench, few));
@@ -107,8 +106,7 @@ fn plain_filters(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
     let tee = bench.peer(Peer::Tee, TEE, move |path| {
         filter(bench, flood, Forwarded::No, |dir| tools::tee(path, dir))
     });
-    let floor =
-        Contender::peer(FLOOR, move || filter(bench, flood, Forwarded::No, tools::floor));
+    let floor = Contender::peer(FLOOR, move || filter(bench, flood, Forwarded::No, tools::floor));
     cat.into_iter().chain([floor]).chain(tee).collect()
 }
 
@@ -145,12 +143,7 @@ enum Forwarded {
 }
 
 /// One run of vmon, which keeps so many generations, or all.
-fn vmon(
-    bench: &Bench,
-    flood: Flood,
-    kept: Option<u32>,
-    forwarded: Forwarded,
-) -> Result<Measured> {
+fn vmon(bench: &Bench, flood: Flood, kept: Option<u32>, forwarded: Forwarded) -> Result<Measured> {
     let scratch = bench.scratch()?;
     let child = modes::words("flood", &flood.words())?;
     let keeps = tools::vmon_keeps(kept);
