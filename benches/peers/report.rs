@@ -159,6 +159,8 @@ pub struct Row {
     pub verdicts: Vec<Verdict>,
     /// What a reader has to know.
     pub notes: Vec<String>,
+    /// What a peer did not do, so that its figures are missing.
+    pub gaps: Vec<String>,
     /// What vmon did wrong.
     pub failures: Vec<String>,
 }
@@ -172,6 +174,7 @@ impl Row {
             figures: Vec::new(),
             verdicts: Vec::new(),
             notes: Vec::new(),
+            gaps: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -184,7 +187,7 @@ impl Row {
                 self.figure(tool, measure, *unit, values);
             }
         }
-        self.notes.extend(samples.notes.iter().cloned());
+        self.gaps.extend(samples.gaps.iter().cloned());
         self.failures.extend(samples.failures.iter().cloned());
     }
 

@@ -66,8 +66,8 @@ impl<'a> Contender<'a> {
 #[derive(Default)]
 pub struct Samples {
     values: Vec<Sample>,
-    /// What could not be measured.
-    pub notes: Vec<String>,
+    /// What a peer did not do, so that its figures are missing.
+    pub gaps: Vec<String>,
     /// What vmon did wrong.
     pub failures: Vec<String>,
 }
@@ -112,7 +112,7 @@ impl Samples {
             Err(error) => {
                 // Once is enough: it would fail again.
                 tool.rounds = 0;
-                let list = if tool.ours { &mut self.failures } else { &mut self.notes };
+                let list = if tool.ours { &mut self.failures } else { &mut self.gaps };
                 list.push(format!("{}: {error}", tool.name));
             }
         }

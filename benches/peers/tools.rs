@@ -136,15 +136,24 @@ pub fn s6_supervise(s6_supervise: &Path, dir: &Path, child: &[OsString]) -> Resu
     Ok(command)
 }
 
+/// What conmon does with its log when the child has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtTheEnd {
+    /// As by itself.
+    Fsync,
+    /// As all others do.
+    NoFsync,
+}
+
 /// `conmon` of a child, with this program as its runtime and a Kubernetes log.
-pub fn conmon(conmon: &Path, dir: &Path, child: &[OsString]) -> Result<Command> {
+pub fn conmon(conmon: &Path, dir: &Path, end: AtTheEnd, child: &[OsString]) -> Result<Command> {
     fs::create_dir_all(dir)?;
     let words = child.iter().map(|word| text(word)).collect::<Result<Vec<_>>>()?;
     fs::write(dir.join(modes::COMMAND), words.join("\n"))?;
     let mut command = Command::new(conmon);
     command
-        // Our child to the end; and no fsync at the end, which none of the others has.
-        .args(["--sync", "--no-sync-log", "--cid", "peers", "--name", "peers", "--cuuid", "peers"])
+        // --sync: it remains our child.
+        .args(["--sync", "--cid", "peers", "--name", "peers", "--cuuid", "peers"])
         .args(["--runtime-arg", "@runtime", "--log-size-max", &ROTATE_AT.to_string()])
         .arg("--runtime")
         .arg(std::env::current_exe()?)
@@ -156,6 +165,9 @@ pub fn conmon(conmon: &Path, dir: &Path, child: &[OsString]) -> Result<Command> 
         .arg(dir)
         .arg("--log-path")
         .arg(format!("k8s-file:{}", text(dir.join("log"))?));
+    if end == AtTheEnd::NoFsync {
+        command.arg("--no-sync-log");
+    }
     Ok(command)
 }
 

@@ -39,6 +39,7 @@ fn row(row: &Row) -> Value {
         "figures": row.figures.iter().map(figure).collect::<Vec<_>>(),
         "goals": row.verdicts.iter().map(verdict).collect::<Vec<_>>(),
         "notes": row.notes,
+        "gaps": row.gaps,
         "failures": row.failures,
     })
 }

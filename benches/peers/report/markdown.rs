@@ -44,8 +44,10 @@ fn goals(text: &mut String, row: &Row) -> std::fmt::Result {
             ),
             None => (String::new(), String::new()),
         };
-        let form = verdict.tool.strip_prefix("vmon").unwrap_or(&verdict.tool);
-        let measure = format!("{}{form}", verdict.measure);
+        let measure = match verdict.tool.strip_prefix("vmon") {
+            Some(form) => format!("{}{form}", verdict.measure),
+            None => format!("{}, {}", verdict.measure, verdict.tool),
+        };
         let ours = spread(verdict.unit, &verdict.ours);
         let (goal, outcome) = (verdict.goal_text(), verdict.outcome());
         writeln!(
@@ -65,8 +67,7 @@ fn figures(text: &mut String, row: &Row) -> std::fmt::Result {
         let cells: Vec<String> = measures.iter().map(|measure| row.cell(tool, measure)).collect();
         writeln!(text, "| {tool} | {} |", cells.join(" | "))?;
     }
-    for note in &row.notes {
-        writeln!(text, "\n{note}.")?;
-    }
-    Ok(())
+    let gaps = row.gaps.iter().map(|gap| format!("Missing: {gap}"));
+    let mut notes = row.notes.iter().cloned().chain(gaps);
+    notes.try_for_each(|note| writeln!(text, "\n{note}."))
 }

@@ -20,6 +20,7 @@ impl fmt::Display for Report {
                 writeln!(f, "{}", figures(row))?;
             }
             row.notes.iter().try_for_each(|note| writeln!(f, "  note: {note}"))?;
+            row.gaps.iter().try_for_each(|gap| writeln!(f, "  missing: {gap}"))?;
             row.failures.iter().try_for_each(|failure| writeln!(f, "  FAILED: {failure}"))?;
         }
         for failure in self.failures() {

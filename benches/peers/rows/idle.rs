@@ -16,13 +16,11 @@ use crate::process::{self, Running, wait_readable};
 use crate::procfs::{self, Activity};
 use crate::report::{Goal, Row, Unit, Verdict};
 use crate::scratch::Scratch;
-use crate::{Result, modes, tools};
+use crate::tools::{self, AtTheEnd};
+use crate::{Result, modes};
 
 /// How long a child may take to be there.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// How long a supervisor may take to come to rest after the child is there.
-const SETTLE: Duration = Duration::from_secs(1);
 
 const STATIC: &str = "vmon, static";
 const S6: &str = "s6-supervise";
@@ -59,7 +57,7 @@ fn supervisors(bench: &Bench) -> Vec<Supervisor<'_>> {
     };
     peer(Peer::S6Supervise, tools::s6_supervise);
     peer(Peer::Tini, |path, _, child| Ok(tools::tini(path, child)));
-    peer(Peer::Conmon, tools::conmon);
+    peer(Peer::Conmon, |path, dir, child| tools::conmon(path, dir, AtTheEnd::Fsync, child));
     all
 }
 
@@ -76,7 +74,7 @@ pub fn one(bench: &Bench) -> Result<Row> {
             Err(error) => fault(&mut row, supervisor.name, &error.to_string()),
         }
     }
-    process::pause(SETTLE)?;
+    process::pause(settle(bench))?;
     let before = activities(&watched)?;
     process::pause(time)?;
     let after = activities(&watched)?;
@@ -101,6 +99,11 @@ pub fn one(bench: &Bench) -> Result<Row> {
     Ok(row)
 }
 
+/// How long a supervisor may take to come to rest after the child is there.
+fn settle(bench: &Bench) -> Duration {
+    Duration::from_millis(bench.size(1000, 200))
+}
+
 fn activities(watched: &[(&str, Running)]) -> Result<Vec<Activity>> {
     watched.iter().map(|(_, running)| procfs::activity(running.pid())).collect()
 }
@@ -111,7 +114,7 @@ pub fn many(bench: &Bench) -> Result<Row> {
     let mut row = Row::new(8, format!("{count} supervisors at once, of an idle child each"));
     let hall = Hall::new(bench)?;
     for supervisor in supervisors(bench) {
-        match hall.memory_of(&supervisor, count) {
+        match hall.memory_of(&supervisor, count, settle(bench)) {
             Ok((anonymous, pss)) => {
                 row.figure(supervisor.name, PSS, Unit::Kibibytes, pss);
                 row.figure(supervisor.name, ANONYMOUS, Unit::Kibibytes, anonymous);
@@ -127,7 +130,7 @@ pub fn many(bench: &Bench) -> Result<Row> {
 }
 
 fn fault(row: &mut Row, name: &str, error: &str) {
-    let list = if name.starts_with("vmon") { &mut row.failures } else { &mut row.notes };
+    let list = if name.starts_with("vmon") { &mut row.failures } else { &mut row.gaps };
     list.push(format!("{name}: {error}"));
 }
 
@@ -183,9 +186,14 @@ impl Hall {
     }
 
     /// Anonymous and PSS of each, in KiB.
-    fn memory_of(&self, supervisor: &Supervisor<'_>, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+    fn memory_of(
+        &self,
+        supervisor: &Supervisor<'_>,
+        count: usize,
+        settle: Duration,
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
         let all = self.start(supervisor, count)?;
-        process::pause(SETTLE)?;
+        process::pause(settle)?;
         let memory = all.iter().map(|running| procfs::memory(running.pid()));
         let memory = memory.collect::<Result<Vec<_>>>()?;
         let kibibytes = |of: fn(&procfs::Memory) -> u64| {

@@ -26,8 +26,8 @@ const KEYS: &[u8] = b"&|^+";
 
 const P50: (&str, Unit) = ("p50", Unit::Micros);
 const P99: (&str, Unit) = ("p99", Unit::Micros);
-const VMON_FLOOD: &str = "vmon, beside a flood on its reactor";
-const SCRIPT_FLOOD: &str = "script, beside a flooding script";
+const VMON_FLOOD: &str = "vmon, beside a flood";
+const SCRIPT_FLOOD: &str = "script, beside a flood";
 
 pub fn row(bench: &Bench) -> Result<Row> {
     let keys = bench.size(5000, 200);
@@ -67,8 +67,8 @@ pub fn row(bench: &Bench) -> Result<Row> {
         row.ratio(&samples, (VMON_FLOOD, SCRIPT_FLOOD), measure, Some(Goal::AtMost(1.0)));
     }
     row.notes.push(
-        "The flood on vmon's reactor comes through a pipe as fast as it is taken; the flooding \
-         script has a PTY, which is slower"
+        "vmon's flood is another sandbox of the same reactor, through a pipe as fast as it is \
+         taken; script's is another script, through a PTY, which is slower"
             .to_owned(),
     );
     Ok(row)

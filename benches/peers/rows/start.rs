@@ -5,13 +5,15 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Bench;
+use crate::Result;
 use crate::peers::Peer;
 use crate::process::{self, Running};
 use crate::report::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples, percentile};
-use crate::{Result, tools};
+use crate::tools::{self, AtTheEnd};
 
 const TIME: (&str, Unit) = ("time", Unit::Millis);
+const NO_FSYNC: &str = "conmon --no-sync-log";
 const NEW: &str = "vmon, new state directory";
 
 pub fn row(bench: &Bench) -> Result<Row> {
@@ -38,12 +40,14 @@ pub fn row(bench: &Bench) -> Result<Row> {
             median(starts, || time(tools::tini(path, child)))
         }),
     );
-    tools.extend(bench.peer(Peer::Conmon, "conmon", move |path| {
-        median(starts, || {
-            let scratch = bench.scratch()?;
-            time(tools::conmon(path, scratch.path(), child)?)
-        })
-    }));
+    for (name, end) in [("conmon", AtTheEnd::Fsync), (NO_FSYNC, AtTheEnd::NoFsync)] {
+        tools.extend(bench.peer(Peer::Conmon, name, move |path| {
+            median(starts, || {
+                let scratch = bench.scratch()?;
+                time(tools::conmon(path, scratch.path(), end, child)?)
+            })
+        }));
+    }
     tools.extend(bench.peer(Peer::Script, "script", move |path| {
         median(starts, || {
             let scratch = bench.scratch()?;
@@ -56,6 +60,7 @@ pub fn row(bench: &Bench) -> Result<Row> {
     row.take(&samples, &[TIME]);
     row.ratio(&samples, ("vmon", "tini"), TIME, Some(Goal::AtMost(2.0)));
     row.ratio(&samples, ("vmon", "conmon"), TIME, Some(Goal::AtMost(0.5)));
+    row.ratio(&samples, ("vmon", NO_FSYNC), TIME, None);
     row.ratio(&samples, (NEW, "tini"), TIME, None);
     row.ratio(&samples, ("vmon", "script"), TIME, None);
     row.notes.push(format!("A value is the median of {starts} starts in a row"));

@@ -11,8 +11,8 @@ fn command(target: &std::path::Path) -> (Command, PathBuf) {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--release", "--locked", "--quiet", "--bin", "vmon", "--target", &triple])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+        .args(["build", "--release", "--locked", "--quiet", "--bin", "vmon"])
+        .args(["--config", ".cargo/static.toml", "--target", &triple])
         .env("CARGO_TARGET_DIR", target);
     (cargo, target.join(triple).join("release/vmon"))
 }

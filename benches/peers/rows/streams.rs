@@ -13,7 +13,7 @@ use crate::peers::Peer;
 use crate::process::{Ended, Running, pipe, wait_readable};
 use crate::report::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples};
-use crate::tools::{self, Filter};
+use crate::tools::{self, AtTheEnd, Filter};
 use crate::{Error, Result};
 
 /// How long one run may take.
@@ -114,7 +114,7 @@ fn conmon(bench: &Bench, flood: Flood) -> Option<Contender<'_>> {
     bench.peer(Peer::Conmon, "conmon", move |path| {
         let scratch = bench.scratch()?;
         let child = modes::words("flood", &flood.words())?;
-        let mut command = tools::conmon(path, scratch.path(), &child)?;
+        let mut command = tools::conmon(path, scratch.path(), AtTheEnd::NoFsync, &child)?;
         let (ended, written) = supervise(tools::silent(&mut command), scratch.path())?;
         Ok(measured(&flood, &ended, &written, written.cpu))
     })

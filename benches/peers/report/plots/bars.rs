@@ -1,4 +1,4 @@
-//! Horizontal bars with their spread, one panel below the other.
+//! Horizontal bars with their spread: bands one below the other, panels of a band side by side.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -7,8 +7,10 @@ use crate::samples::Summary;
 use crate::{Error, Result};
 
 const WIDTH: i32 = 860;
-const LABELS: i32 = 290;
-const RIGHT: i32 = 90;
+/// Room on the left for what the bars are, and on the right of each panel for their values.
+const LABELS: i32 = 230;
+const VALUES: i32 = 60;
+const GAP: i32 = 16;
 const BAR: i32 = 22;
 const HEAD: i32 = 56;
 const FOOT: i32 = 34;
@@ -44,9 +46,7 @@ pub struct Bar {
 
 /// Bars that share a scale.
 pub struct Panel {
-    /// Above it.
-    pub title: String,
-    /// Below the title.
+    /// Above it: what the values are.
     pub unit: String,
     /// The scale.
     pub scale: Scale,
@@ -56,27 +56,45 @@ pub struct Panel {
     pub bars: Vec<Bar>,
 }
 
-impl Panel {
-    fn height(&self) -> i32 {
-        HEAD + FOOT + BAR * self.bars.len() as i32
+/// Panels beside each other, of the same bars: the first one's labels are for all.
+pub struct Band {
+    /// Above it.
+    pub title: String,
+    /// From left to right.
+    pub panels: Vec<Panel>,
+}
+
+impl Band {
+    /// Whether there is nothing to draw.
+    pub fn is_empty(&self) -> bool {
+        self.panels.iter().all(|panel| panel.bars.is_empty())
     }
 
+    fn height(&self) -> i32 {
+        let bars = self.panels.iter().map(|panel| panel.bars.len()).max();
+        HEAD + FOOT + BAR * bars.unwrap_or(0) as i32
+    }
+}
+
+impl Panel {
     /// The axis: what is at its left end, and its marks.
-    fn axis(&self) -> Axis {
+    fn axis(&self, left: i32, right: i32) -> Axis {
         let shown = |bar: &Bar| [Some(bar.summary.max), bar.goal];
         let values = self.bars.iter().flat_map(shown).flatten().chain(self.reference);
         let largest = values.fold(f64::MIN_POSITIVE, f64::max);
         match self.scale {
-            Scale::Linear => Axis::linear(largest),
+            Scale::Linear => Axis::linear(largest, left, right),
             Scale::Log => {
                 let least = self.bars.iter().map(|bar| bar.summary.min).fold(largest, f64::min);
-                Axis::log(least, largest)
+                Axis::log(least, largest, left, right)
             }
         }
     }
 }
 
 struct Axis {
+    left: i32,
+    right: i32,
     from: f64,
     to: f64,
     log: bool,
@@ -84,23 +102,29 @@ struct Axis {
 }
 
 impl Axis {
-    fn linear(largest: f64) -> Self {
+    fn linear(largest: f64, left: i32, right: i32) -> Self {
+        let room = f64::from((right - left) / 50);
         let magnitude = 10f64.powf(largest.log10().floor());
-        let steps = [0.1, 0.2, 0.5, 1.0, 2.0].map(|step| step * magnitude);
-        let step = steps.into_iter().find(|step| largest / step <= 8.0).unwrap_or(magnitude);
+        let steps = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0].map(|step| step * magnitude);
+        let step = steps.into_iter().find(|step| largest / step <= room).unwrap_or(magnitude);
         let count = (largest / step).ceil() as usize;
         let marks: Vec<f64> = (0..=count).map(|mark| mark as f64 * step).collect();
-        Self { from: 0.0, to: count as f64 * step, log: false, marks }
+        Self { left, right, from: 0.0, to: count as f64 * step, log: false, marks }
     }
 
-    fn log(least: f64, largest: f64) -> Self {
+    fn log(least: f64, largest: f64, left: i32, right: i32) -> Self {
         let from = 10f64.powf(least.log10().floor());
-        let marks: Vec<f64> = (0..12)
-            .flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * from * 10f64.powi(power)))
-            .collect();
-        let last = marks.iter().position(|mark| *mark >= largest).unwrap_or(marks.len() - 1);
-        let marks = marks[..=last].to_vec();
-        Self { from, to: marks[last], log: true, marks }
+        let all = |digits: &[f64]| -> Vec<f64> {
+            let decade = |power| digits.iter().map(move |digit| digit * from * 10f64.powi(power));
+            let marks: Vec<f64> = (0..12).flat_map(decade).collect();
+            let last = marks.iter().position(|mark| *mark >= largest);
+            marks[..=last.unwrap_or(marks.len() - 1)].to_vec()
+        };
+        let fine = all(&[1.0, 2.0, 5.0]);
+        let room = ((right - left) / 50) as usize;
+        let marks = if fine.len() <= room { fine } else { all(&[1.0]) };
+        let to = marks.last().copied().unwrap_or(largest);
+        Self { left, right, from, to, log: true, marks }
     }
 
     fn x(&self, value: f64) -> i32 {
@@ -109,23 +133,22 @@ impl Axis {
         } else {
             (value - self.from) / (self.to - self.from)
         };
-        LABELS + (part * f64::from(WIDTH - LABELS - RIGHT)).round() as i32
+        self.left + (part * f64::from(self.right - self.left)).round() as i32
     }
 }
 
-/// All panels as one picture.
-pub fn draw(panels: &[Panel]) -> Result<String> {
-    let shown: Vec<&Panel> = panels.iter().filter(|panel| !panel.bars.is_empty()).collect();
-    let height: i32 = shown.iter().map(|panel| panel.height()).sum();
+/// All bands as one picture.
+pub fn draw(bands: &[Band]) -> Result<String> {
+    let height: i32 = bands.iter().map(Band::height).sum();
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, (WIDTH as u32, height as u32));
         let root = root.into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
         let mut top = 0;
-        for panel in shown {
-            draw_panel(&root, panel, top).map_err(failed)?;
-            top += panel.height();
+        for band in bands {
+            draw_band(&root, band, top).map_err(failed)?;
+            top += band.height();
         }
         root.present().map_err(failed)?;
     }
@@ -140,18 +163,33 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Drawn<'a> =
     std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
-fn draw_panel<'a>(root: &Area<'a>, panel: &Panel, top: i32) -> Drawn<'a> {
-    let axis = panel.axis();
-    let (first, last) = (top + HEAD, top + HEAD + BAR * panel.bars.len() as i32);
-    text(root, &panel.title, (12, top + 18), 16, HPos::Left)?;
-    text(root, &panel.unit, (12, top + 38), 13, HPos::Left)?;
+fn draw_band<'a>(root: &Area<'a>, band: &Band, top: i32) -> Drawn<'a> {
+    text(root, &band.title, (12, top + 18), 16, HPos::Left)?;
+    let first = top + HEAD;
+    let labels = band.panels.first().map_or(&[][..], |panel| &panel.bars);
+    for (index, bar) in labels.iter().enumerate() {
+        let middle = first + BAR * index as i32 + BAR / 2;
+        text(root, &bar.label, (LABELS - 8, middle), 13, HPos::Right)?;
+    }
+    let width = (WIDTH - LABELS) / band.panels.len() as i32;
+    for (index, panel) in band.panels.iter().enumerate() {
+        let left = LABELS + width * index as i32 + if index > 0 { GAP } else { 0 };
+        let right = LABELS + width * (index as i32 + 1) - VALUES;
+        draw_panel(root, panel, &panel.axis(left, right), first)?;
+    }
+    Ok(())
+}
+
+fn draw_panel<'a>(root: &Area<'a>, panel: &Panel, axis: &Axis, first: i32) -> Drawn<'a> {
+    let last = first + BAR * panel.bars.len() as i32;
+    text(root, &panel.unit, (axis.left, first - 14), 13, HPos::Left)?;
     for mark in &axis.marks {
         let x = axis.x(*mark);
         root.draw(&PathElement::new(vec![(x, first), (x, last)], GRID))?;
         text(root, &short(*mark), (x, last + 12), 12, HPos::Center)?;
     }
     for (index, bar) in panel.bars.iter().enumerate() {
-        draw_bar(root, panel, &axis, bar, first + BAR * index as i32)?;
+        draw_bar(root, panel, axis, bar, first + BAR * index as i32)?;
     }
     if let Some(reference) = panel.reference {
         let x = axis.x(reference);
@@ -168,8 +206,7 @@ fn draw_bar<'a>(root: &Area<'a>, panel: &Panel, axis: &Axis, bar: &Bar, y: i32) 
     };
     let middle = y + BAR / 2;
     let Summary { median, min, max } = bar.summary;
-    text(root, &bar.label, (LABELS - 8, middle), 13, HPos::Right)?;
-    let corners = [(LABELS, y + 4), (axis.x(median), y + BAR - 4)];
+    let corners = [(axis.left, y + 4), (axis.x(median), y + BAR - 4)];
     root.draw(&Rectangle::new(corners, color.filled()))?;
     if min < max {
         let whisker = vec![(axis.x(min), middle), (axis.x(max), middle)];
@@ -196,7 +233,7 @@ fn text<'a>(root: &Area<'a>, text: &str, at: (i32, i32), size: i32, anchor: HPos
 }
 
 /// A mark of an axis, without digits that say nothing.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -2,10 +2,10 @@
 
 use plotters::prelude::*;
 
-use super::bars::{OURS, failed};
+use super::bars::{OURS, failed, short};
 use crate::Result;
 
-const PANEL: (u32, u32) = (430, 300);
+const PANEL: (u32, u32) = (290, 250);
 
 /// One measure.
 pub struct Line {
@@ -39,17 +39,21 @@ fn draw_line<'a>(area: &Area<'a>, line: &Line) -> Drawn<'a> {
     let most = line.points.iter().fold(10.0, |most, (children, _)| f64::max(most, *children));
     let largest = line.points.iter().fold(f64::MIN_POSITIVE, |most, (_, y)| f64::max(most, *y));
     let mut chart = ChartBuilder::on(area)
-        .caption(&line.title, ("sans-serif", 14))
+        .caption(&line.title, ("sans-serif", 13))
         .margin(12)
         .x_label_area_size(38)
-        .y_label_area_size(52)
+        .y_label_area_size(44)
         .build_cartesian_2d((0.8..most * 1.3).log_scale(), 0.0..largest * 1.15)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc("children")
-        .x_label_formatter(&|children| format!("{children:.0}"))
+        .x_label_formatter(&|children| match children.log10().fract() {
+            0.0 => short(*children),
+            _ => String::new(), // these would cover each other
+        })
+        .y_label_formatter(&|value| short(*value))
         .draw()?;
     let points = || line.points.iter().copied();
     chart.draw_series([PathElement::new(points().collect::<Vec<_>>(), OURS.stroke_width(2))])?;
