@@ -62,6 +62,7 @@ fn main() -> ExitCode {
 
 /// Runs what is asked for. Whether vmon did everything right; how fast is no question here.
 fn run(options: Options) -> Result<bool> {
+    pattern::check_the_checker()?;
     let _sweeper = process::Sweeper::install()?;
     let peers = Peers::find(&options);
     for missing in peers.missing() {

@@ -52,7 +52,7 @@ fn start(mode: &str, args: &[String]) -> Result<()> {
         ("echo", []) => children::echo(),
         ("idle", []) => children::idle(),
         ("phases", []) => children::phases(),
-        ("floor-pipe", [log]) => floor::pipe(log),
+        ("floor-pipe", [log, pause]) => floor::pipe(log, pause),
         ("floor-pty", [log, child @ ..]) => floor::pty(log, child),
         ("two-sandboxes", [dir]) => two_sandboxes::run(dir),
         ("crowd", [dir, spec]) => crowd::run(dir, spec),

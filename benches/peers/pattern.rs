@@ -179,3 +179,39 @@ impl Checker {
         Ok(())
     }
 }
+
+/// Whether the checker finds what it is there to find: no other test sees to it.
+pub fn check_the_checker() -> Result<()> {
+    let flood = Flood { blocks: 3, block: 120, line: 40 };
+    let mut block = Block::first(&flood);
+    let mut right = Vec::new();
+    for _ in 0..flood.blocks {
+        right.extend_from_slice(block.bytes());
+        block.advance();
+    }
+    let passes = |bytes: &[u8]| {
+        let mut checker = Checker::new(&flood);
+        bytes.chunks(7).for_each(|chunk| checker.take(chunk));
+        checker.finish().is_ok()
+    };
+    let changed = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = right.clone();
+        change(&mut bytes);
+        bytes
+    };
+    let wrong = [
+        ("a lost byte", changed(|bytes| _ = bytes.remove(200))),
+        ("a lost tail", changed(|bytes| bytes.truncate(359))),
+        ("a changed byte", changed(|bytes| bytes[300] ^= 1)),
+        ("a doubled block", changed(|bytes| bytes.extend_from_within(240..))),
+        ("a lost block", changed(|bytes| _ = bytes.drain(120..240))),
+        ("blocks out of order", changed(|bytes| bytes.rotate_left(120))),
+    ];
+    if !passes(&right) {
+        return Err("the checker does not take what is right".into());
+    }
+    match wrong.iter().find(|(_, bytes)| passes(bytes)) {
+        Some((what, _)) => Err(format!("the checker does not see {what}").into()),
+        None => Ok(()),
+    }
+}

@@ -63,10 +63,10 @@ pub fn tee(tee: &Path, dir: &Path) -> Result<Filter> {
     Ok(one_file(command, log))
 }
 
-/// The bare loop.
-pub fn floor(dir: &Path) -> Result<Filter> {
+/// The bare loop, with a pause of so many milliseconds after a short read.
+pub fn floor(dir: &Path, pause: u32) -> Result<Filter> {
     let log = dir.join("log");
-    let words = modes::words("floor-pipe", &[text(&log)?])?;
+    let words = modes::words("floor-pipe", &[text(&log)?, pause.to_string()])?;
     Ok(one_file(command(&words), log))
 }
 

@@ -25,6 +25,7 @@ use vmon::reactor::{HandlerId, Reactor};
 
 use super::children::{LINE, READY};
 use super::words;
+use crate::pattern::Flood;
 use crate::{Result, procfs};
 
 /// How long children may take to start, and to end.
@@ -214,9 +215,9 @@ impl Host {
     }
 
     fn flood(&mut self, time: Duration) -> Result<Value> {
+        let quiet = self.sizes()?;
         self.signal(Signal::SIGUSR2)?;
-        self.turn_for(SETTLE)?;
-        let before = self.sizes()?;
+        let before = self.wait_for_flood(&quiet)?;
         let turned = self.turn_for(time)?;
         let after = self.sizes()?;
         let grown: Vec<u64> = after.iter().zip(&before).map(|(now, then)| now - then).collect();
@@ -224,6 +225,23 @@ impl Host {
         let slowest = grown.iter().min().copied().unwrap_or(0) as f64;
         let rate = mean * grown.len() as f64 / turned.seconds / 1e6;
         Ok(json!({ "mb_per_second": rate, "mean_bytes": mean, "slowest_to_mean": slowest / mean }))
+    }
+
+    /// Until each child has begun, which takes many children a while: whoever begins late is not
+    /// slow. Gives what each log has then.
+    fn wait_for_flood(&mut self, quiet: &[u64]) -> Result<Vec<u64>> {
+        let give_up = Instant::now() + LIMIT;
+        let block = Flood::endless().block as u64;
+        loop {
+            self.turn_for(Duration::from_millis(100))?;
+            let sizes = self.sizes()?;
+            if sizes.iter().zip(quiet).all(|(now, then)| now - then >= block) {
+                return Ok(sizes);
+            }
+            if Instant::now() > give_up {
+                return Err("not every child floods".into());
+            }
+        }
     }
 
     /// How much each child's log has.

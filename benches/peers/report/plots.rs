@@ -59,9 +59,10 @@ fn ratios(rows: &[Row]) -> Band {
             if row.number == 10 {
                 continue;
             }
-            let form = verdict.tool.strip_prefix("vmon, ").map(|form| format!(" ({form})"));
-            let label =
-                format!("{}. {} / {peer}{}", row.number, verdict.measure, form.unwrap_or_default());
+            // A form that the peer has too is said once.
+            let form = verdict.tool.strip_prefix("vmon, ").unwrap_or_default();
+            let form = if peer.contains(form) { String::new() } else { format!(" ({form})") };
+            let label = format!("{}. {} / {peer}{form}", row.number, verdict.measure);
             bars.push(Bar {
                 label,
                 ours: verdict.is_met() == Some(true),

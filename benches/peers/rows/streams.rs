@@ -28,6 +28,7 @@ const CPU: (&str, Unit) = ("CPU", Unit::SecondsPerGb);
 const CAT: &str = "cat > file";
 const TEE: &str = "tee file > /dev/null";
 const ONE_KEPT: &str = "vmon, one generation kept";
+const PAUSING: &str = "bare loop, 1 ms pauses";
 const FLOOR: &str = "bare loop, 1 MiB pipe";
 
 /// Row 1.
@@ -68,6 +69,9 @@ pub fn small(bench: &Bench) -> Result<Row> {
     let few = Flood::small(bench.size(500_000, 50_000));
     let mut tools = vec![Contender::ours("vmon", move || vmon(bench, flood, None, Forwarded::No))];
     tools.extend(plain_filters(bench, flood));
+    tools.push(Contender::peer(PAUSING, move || {
+        filter(bench, flood, Forwarded::No, |dir| tools::floor(dir, 1))
+    }));
     tools.extend(conmon(bench, few));
     tools.extend(loggers(bench, few));
     let samples = Samples::in_turn(tools, bench.options.runs)?;
@@ -76,6 +80,8 @@ pub fn small(bench: &Bench) -> Result<Row> {
     row.take(&samples, &MEASURES);
     row.ratio(&samples, ("vmon", CAT), WALL, Some(Goal::AtMost(1.0)));
     row.ratio(&samples, ("vmon", CAT), CPU, Some(Goal::AtMost(0.25)));
+    row.ratio(&samples, (PAUSING, CAT), WALL, None);
+    row.ratio(&samples, (PAUSING, CAT), CPU, None);
     Ok(row)
 }
 
@@ -106,7 +112,9 @@ fn plain_filters(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
     let tee = bench.peer(Peer::Tee, TEE, move |path| {
         filter(bench, flood, Forwarded::No, |dir| tools::tee(path, dir))
     });
-    let floor = Contender::peer(FLOOR, move || filter(bench, flood, Forwarded::No, tools::floor));
+    let floor = Contender::peer(FLOOR, move || {
+        filter(bench, flood, Forwarded::No, |dir| tools::floor(dir, 0))
+    });
     cat.into_iter().chain([floor]).chain(tee).collect()
 }
 

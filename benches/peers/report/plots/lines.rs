@@ -49,8 +49,8 @@ fn draw_line<'a>(area: &Area<'a>, line: &Line) -> Drawn<'a> {
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc("children")
-        .x_label_formatter(&|children| match children.log10().fract() {
-            0.0 => short(*children),
+        .x_label_formatter(&|children| match children.log10() {
+            power if (power - power.round()).abs() < 1e-9 => short(*children),
             _ => String::new(), // these would cover each other
         })
         .y_label_formatter(&|value| short(*value))
