@@ -73,6 +73,7 @@ pub fn run(dir: &str, spec: &str) -> Result<()> {
     let dir = Path::new(dir);
     let mut host = Host::new(dir, spec.children)?;
     let before = Held::now()?;
+    lower_file_limit()?;
     let former = raise_file_limit()?;
     host.start(former)?;
     host.turn_for(SETTLE)?;
@@ -90,6 +91,12 @@ pub fn run(dir: &str, spec: &str) -> Result<()> {
     host.end()?;
     println!("{result}");
     Ok(())
+}
+
+/// To what a login usually gives: more than select(2) can take would break whoever calls that.
+fn lower_file_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard.min(1024), hard)?)
 }
 
 /// Raises the limit of open files as far as it goes, and returns the former one.
