@@ -85,8 +85,8 @@ impl Running {
         Ok(ended)
     }
 
-    /// Waits for its end without the timer, for ends that come at once.
-    pub fn reap(&mut self) -> Result<Ended> {
+    /// Takes its status when it has ended.
+    fn reap(&mut self) -> Result<Ended> {
         let mut status = 0;
         // SAFETY: rusage is plain integers, for which zeroes are valid.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

@@ -117,8 +117,8 @@ fn host(bench: &Bench, children: usize) -> Result<Value> {
     let flood = if children < 100 { 1500 } else { 4000 };
     let crowd = Crowd {
         children,
-        idle: Duration::from_millis(bench.size(5000, 300)),
-        lines: Duration::from_millis(bench.size(10_000, 1100)),
+        idle: Duration::from_millis(bench.size(4000, 300)),
+        lines: Duration::from_millis(bench.size(6000, 1100)),
         flood: Duration::from_millis(bench.size(flood, 100)),
     };
     let dir = scratch.path().to_str().ok_or("the directory's name is not UTF-8")?.to_owned();

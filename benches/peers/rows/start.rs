@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::Bench;
 use crate::Result;
@@ -67,13 +68,13 @@ pub fn row(bench: &Bench) -> Result<Row> {
     Ok(row)
 }
 
+/// How long one start may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// One start, in milliseconds.
 fn time(mut command: Command) -> Result<f64> {
     let began = process::now();
-    let ended = Running::spawn_plain(tools::silent(&mut command))?.reap()?;
-    if !ended.status.success() {
-        return Err(format!("it ended with {}", ended.status).into());
-    }
+    let ended = Running::spawn_plain(tools::silent(&mut command))?.wait_success(LIMIT)?;
     Ok((ended.at - began).as_secs_f64() * 1e3)
 }
 

@@ -1,4 +1,8 @@
 //! Rows 1 to 3: a flood through pipes, to a log and on.
+//!
+//! All logs are on one file system, and each is removed before the next tool runs, so that the
+//! kernel has as little as possible to write back meanwhile. What noise that leaves falls on all:
+//! the order is turned round every other time.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,7 +1,7 @@
 //! Row 5: a flood through a PTY to a PTY.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Bench;
@@ -42,16 +42,23 @@ fn vmon(bench: &Bench, flood: Flood) -> Result<Measured> {
     let options: Vec<&str> = keeps.iter().map(String::as_str).collect();
     let command = tools::vmon(&bench.peers.vmon, scratch.path(), "flood", &options, &child);
     let result = run(command, &flood, scratch.path())?;
-    let mut checker = Checker::on_a_terminal(&flood);
-    checker.take_files(&tools::vmon_log(scratch.path(), "flood")?)?;
-    checker.finish().map_err(|error| format!("log: {error}"))?;
+    check_log(&flood, &tools::vmon_log(scratch.path(), "flood")?)?;
     Ok(result)
 }
 
 fn script(bench: &Bench, path: &Path, flood: Flood) -> Result<Measured> {
     let scratch = bench.scratch()?;
     let child = modes::words("flood", &flood.words())?;
-    run(tools::script(path, &scratch.join("log"), &child)?, &flood, scratch.path())
+    let log = scratch.join("log");
+    let result = run(tools::script(path, &log, &child)?, &flood, scratch.path())?;
+    let typescript = std::fs::read(log)?;
+    // One line before it and one after it are script's own.
+    let first = typescript.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let bytes = flood.bytes_on_a_terminal() as usize;
+    let mut checker = Checker::on_a_terminal(&flood);
+    checker.take(typescript[first..].get(..bytes).unwrap_or_default());
+    checker.finish().map_err(|error| format!("typescript: {error}"))?;
+    Ok(result)
 }
 
 fn floor(bench: &Bench, flood: Flood) -> Result<Measured> {
@@ -59,9 +66,17 @@ fn floor(bench: &Bench, flood: Flood) -> Result<Measured> {
     let log = scratch.join("log");
     let child = modes::words("flood", &flood.words())?;
     let mut words = modes::words("floor-pty", &[])?;
-    words.push(log.into_os_string());
+    words.push(log.clone().into_os_string());
     words.extend(child);
-    run(tools::command(&words), &flood, scratch.path())
+    let result = run(tools::command(&words), &flood, scratch.path())?;
+    check_log(&flood, &[log])?;
+    Ok(result)
+}
+
+fn check_log(flood: &Flood, paths: &[PathBuf]) -> Result<()> {
+    let mut checker = Checker::on_a_terminal(flood);
+    checker.take_files(paths)?;
+    checker.finish().map_err(|error| format!("log: {error}").into())
 }
 
 /// Runs a tool on a PTY and takes what it writes there, which is to be the whole stream.

@@ -43,7 +43,7 @@ fn draw_line<'a>(area: &Area<'a>, line: &Line) -> Drawn<'a> {
         .margin(12)
         .x_label_area_size(38)
         .y_label_area_size(44)
-        .build_cartesian_2d((0.8..most * 1.3).log_scale(), 0.0..largest * 1.15)?;
+        .build_cartesian_2d((0.7..most * 3.0).log_scale(), 0.0..largest * 1.15)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -60,7 +60,7 @@ fn draw_line<'a>(area: &Area<'a>, line: &Line) -> Drawn<'a> {
     chart.draw_series(points().map(|point| Circle::new(point, 4, OURS.filled())))?;
     chart.draw_series(points().map(|(children, value)| {
         let text = super::Unit::Number.show(value);
-        EmptyElement::at((children, value)) + Text::new(text, (-10, -18), ("sans-serif", 12))
+        EmptyElement::at((children, value)) + Text::new(text, (2, -16), ("sans-serif", 12))
     }))?;
     Ok(())
 }
