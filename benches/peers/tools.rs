@@ -55,11 +55,11 @@ pub fn cat(cat: &Path, dir: &Path) -> Result<Filter> {
     Ok(one_file(command, log))
 }
 
-/// `tee file`; where it writes otherwise is the caller's.
+/// `tee file > /dev/null`, unless the caller sends its output elsewhere.
 pub fn tee(tee: &Path, dir: &Path) -> Result<Filter> {
     let log = dir.join("log");
     let mut command = Command::new(tee);
-    command.arg(&log);
+    command.arg(&log).stdout(Stdio::null());
     Ok(one_file(command, log))
 }
 
@@ -100,7 +100,8 @@ fn one_file(command: Command, log: PathBuf) -> Filter {
 }
 
 /// `@TIME.s` for each full log, in the order of time, and `current`.
-fn archive(command: Command, dir: PathBuf) -> Filter {
+fn archive(mut command: Command, dir: PathBuf) -> Filter {
+    command.stdout(Stdio::null());
     let log = move || {
         let mut paths = files(&dir, |name| name.starts_with('@'))?;
         paths.push(dir.join("current"));

@@ -202,16 +202,10 @@ fn filter(
     let (from_writer, to_tool) = pipe()?;
     command.stdin(from_writer);
     let mut drained = None;
-    match (forwarded, command.get_program().to_string_lossy().ends_with("tee")) {
-        (Forwarded::ToPipe, _) => {
-            let (read, write) = pipe()?;
-            command.stdout(write);
-            drained = Some(read);
-        }
-        (Forwarded::No, true) => {
-            command.stdout(Stdio::null());
-        }
-        (Forwarded::No, false) => {}
+    if forwarded == Forwarded::ToPipe {
+        let (read, write) = pipe()?;
+        command.stdout(write);
+        drained = Some(read);
     }
     let tool = Running::spawn(&mut command)?;
     drop(command); // it holds the pipes too
