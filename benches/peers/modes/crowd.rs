@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use vmon::child::Command;
 use vmon::logfile::Retention;
 use vmon::monitor::{Monitor, Sandbox};
+use vmon::process::{FileLimit, raise_file_limit};
 use vmon::reactor::{HandlerId, Reactor};
 
 use super::children::{LINE, READY};
@@ -73,7 +74,7 @@ pub fn run(dir: &str, spec: &str) -> Result<()> {
     let dir = Path::new(dir);
     let mut host = Host::new(dir, spec.children)?;
     let before = Held::now()?;
-    lower_file_limit()?;
+    let usual = usual_file_limit()?;
     let former = raise_file_limit()?;
     host.start(former)?;
     host.turn_for(SETTLE)?;
@@ -83,7 +84,7 @@ pub fn run(dir: &str, spec: &str) -> Result<()> {
         "children": spec.children,
         "heap": (after.heap - before.heap) / spec.children as f64,
         "anonymous": (after.anonymous - before.anonymous) / spec.children as f64,
-        "limit_restored": limit == former.to_string(),
+        "limit_restored": limit == usual.to_string(),
         "idle": host.idle(spec.idle)?,
         "lines": host.lines(spec.lines)?,
     });
@@ -93,22 +94,12 @@ pub fn run(dir: &str, spec: &str) -> Result<()> {
     Ok(())
 }
 
-/// To what a login usually gives: more than select(2) can take would break whoever calls that.
-fn lower_file_limit() -> Result<()> {
+/// What a login usually gives: the host is to have a limit to raise.
+fn usual_file_limit() -> Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard.min(1024), hard)?)
-}
-
-/// Raises the limit of open files as far as it goes, and returns the former one.
-fn raise_file_limit() -> Result<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok(soft)
-}
-
-/// A child that gets back the limit of open files that this process had.
-fn with_file_limit(command: Command, _former: u64) -> Command {
-    command
+    let usual = hard.min(1024);
+    setrlimit(Resource::RLIMIT_NOFILE, usual, hard)?;
+    Ok(usual)
 }
 
 /// Memory that the host holds, in bytes.
@@ -154,7 +145,7 @@ impl Host {
         Ok(Self { reactor: Reactor::new()?, ids, logs: dir.join("log"), fifo })
     }
 
-    fn start(&mut self, former_limit: u64) -> Result<()> {
+    fn start(&mut self, former: FileLimit) -> Result<()> {
         let mut ready = OpenOptions::new()
             .read(true)
             .write(true)
@@ -165,7 +156,7 @@ impl Host {
             let sandbox = Sandbox::new(name(number), "Sandboxfile", &self.logs)?
                 .retention(Retention { max_size: 0, max_files: 0 });
             let command = Command::new(&child[0]).args(&child[1..]).env(READY, &self.fifo);
-            let command = with_file_limit(command, former_limit);
+            let command = command.file_limit(former);
             self.ids.push(Monitor::builder(sandbox).spawn(&mut self.reactor, command));
         }
         self.wait_for_children(&mut ready)
