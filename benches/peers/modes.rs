@@ -12,6 +12,8 @@ mod two_sandboxes;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use nix::unistd::{Pid, getppid};
+
 pub use children::{LISTENING, READY};
 pub use crowd::Crowd;
 pub use flood::{REPORT, Written};
@@ -27,7 +29,7 @@ pub fn words(mode: &str, args: &[String]) -> Result<Vec<OsString>> {
     Ok([program.into_os_string(), mode].into_iter().chain(args.iter().map(Into::into)).collect())
 }
 
-/// Set for a child whose parent only starts it and leaves: it must outlive that one.
+/// Names the parent that only starts a child and leaves: the child must outlive that one.
 pub const ORPHAN: &str = "VMON_BENCH_ORPHAN";
 
 /// Runs a mode to its end.
@@ -44,9 +46,10 @@ pub fn run(mode: &str, args: &[String]) -> ExitCode {
 
 fn start(mode: &str, args: &[String]) -> Result<()> {
     // A tool that dies takes its child along, whether it sees to that or not.
-    if std::env::var_os(ORPHAN).is_none() {
-        die_with_parent()?;
+    if let Ok(starter) = std::env::var(ORPHAN) {
+        outlive(Pid::from_raw(starter.parse()?));
     }
+    die_with_parent()?;
     match (mode, args) {
         ("flood", [blocks, block, line]) => flood::run(blocks, block, line),
         ("echo", []) => children::echo(),
@@ -58,6 +61,14 @@ fn start(mode: &str, args: &[String]) -> Result<()> {
         ("crowd", [dir, spec]) => crowd::run(dir, spec),
         ("runtime", args) => runtime::run(args),
         _ => Err("no such mode".into()),
+    }
+}
+
+/// Returns when this process has another parent than the one that has started it.
+fn outlive(starter: Pid) {
+    // That one ends at once, and there is no event for it.
+    while getppid() == starter {
+        std::thread::yield_now();
     }
 }
 

@@ -21,7 +21,8 @@ pub fn run(args: &[String]) -> Result<()> {
     let mut words = words.lines();
     let program = words.next().ok_or("an empty command")?;
     // Its parent is this process, which is about to end; conmon takes it over as subreaper.
-    let child = Command::new(program).args(words).env(ORPHAN, "1").spawn()?;
+    let child =
+        Command::new(program).args(words).env(ORPHAN, std::process::id().to_string()).spawn()?;
     std::fs::write(value(args, "--pid-file")?, child.id().to_string())?;
     Ok(())
 }
