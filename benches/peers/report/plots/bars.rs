@@ -79,9 +79,12 @@ impl Band {
 impl Panel {
     /// The axis: what is at its left end, and its marks.
     fn axis(&self, left: i32, right: i32) -> Axis {
-        let shown = |bar: &Bar| [Some(bar.summary.max), bar.goal];
+        let shown = |bar: &Bar| [Some(bar.summary.median), bar.goal];
         let values = self.bars.iter().flat_map(shown).flatten().chain(self.reference);
-        let largest = values.fold(f64::MIN_POSITIVE, f64::max);
+        let longest = values.fold(f64::MIN_POSITIVE, f64::max);
+        // One run that went astray does not make all bars short: its whisker is cut.
+        let most = self.bars.iter().map(|bar| bar.summary.max).fold(longest, f64::max);
+        let largest = most.min(1.3 * longest);
         match self.scale {
             Scale::Linear => Axis::linear(largest, left, right),
             Scale::Log => {
@@ -133,7 +136,7 @@ impl Axis {
         } else {
             (value - self.from) / (self.to - self.from)
         };
-        self.left + (part * f64::from(self.right - self.left)).round() as i32
+        self.left + (part.min(1.0) * f64::from(self.right - self.left)).round() as i32
     }
 }
 
