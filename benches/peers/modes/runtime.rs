@@ -1,0 +1,34 @@
+//! `@runtime`: the OCI runtime that conmon calls, as far as conmon needs one.
+//!
+//! `create` starts what the bundle's file `command` names, on the streams that conmon has
+//! prepared, writes its pid where conmon looks for it, and leaves. The rest it allows and ignores.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::ORPHAN;
+use crate::Result;
+
+/// The file of the bundle with the command, one word a line.
+pub const COMMAND: &str = "command";
+
+pub fn run(args: &[String]) -> Result<()> {
+    if !args.iter().any(|arg| arg == "create") {
+        return Ok(());
+    }
+    let bundle = value(args, "--bundle")?;
+    let words = std::fs::read_to_string(Path::new(bundle).join(COMMAND))?;
+    let mut words = words.lines();
+    let program = words.next().ok_or("an empty command")?;
+    // Its parent is this process, which is about to end; conmon takes it over as subreaper.
+    let child =
+        Command::new(program).args(words).env(ORPHAN, std::process::id().to_string()).spawn()?;
+    std::fs::write(value(args, "--pid-file")?, child.id().to_string())?;
+    Ok(())
+}
+
+fn value<'a>(args: &'a [String], option: &str) -> Result<&'a str> {
+    let at = args.iter().position(|arg| arg == option);
+    let value = at.and_then(|at| args.get(at + 1));
+    Ok(value.ok_or_else(|| format!("no {option}"))?)
+}

@@ -1,0 +1,40 @@
+//! `@two-sandboxes DIR`: a host of two sandboxes on one reactor: one that is our terminal's, and
+//! one that floods its log.
+
+use std::path::Path;
+use std::time::Duration;
+
+use vmon::child::{Command, Signal};
+use vmon::logfile::Retention;
+use vmon::monitor::{Forward, Input, Monitor, Sandbox, command_signals};
+use vmon::reactor::Reactor;
+
+use super::words;
+use crate::Result;
+use crate::pattern::Flood;
+
+pub fn run(dir: &str) -> Result<()> {
+    let logs = Path::new(dir).join("log");
+    let mut reactor = Reactor::new()?;
+    reactor.watch_signals(command_signals())?;
+
+    let flood = Sandbox::new("flood", "Sandboxfile", &logs)?
+        .retention(Retention { max_size: 10 << 20, max_files: 1 })
+        .stop_with(Signal::KILL, Duration::from_secs(1));
+    let flood = Monitor::builder(flood)
+        .spawn(&mut reactor, command(&words("flood", &Flood::endless().words())?));
+    let echo =
+        Sandbox::new("echo", "Sandboxfile", &logs)?.forward(Forward::Block).input(Input::Forward);
+    let echo = Monitor::builder(echo).spawn(&mut reactor, command(&words("echo", &[])?).pty(true));
+
+    while reactor.get(echo).is_some_and(|echo| echo.end().is_none()) {
+        reactor.poll_once(None)?;
+    }
+    reactor.call(flood, Monitor::stop);
+    reactor.run()?;
+    Ok(())
+}
+
+fn command(words: &[std::ffi::OsString]) -> Command {
+    Command::new(words[0].clone()).args(&words[1..])
+}

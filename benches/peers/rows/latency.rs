@@ -1,0 +1,168 @@
+//! Row 6: one byte through the PTY and back.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::Bench;
+use crate::pattern::Flood;
+use crate::peers::Peer;
+use crate::process::{Running, check_interrupted};
+use crate::report::{Goal, Row, Unit};
+use crate::samples::{Contender, Measured, Samples, percentile};
+use crate::scratch::Scratch;
+use crate::{Result, modes, pty, tools};
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How much a flood has written when it counts as one.
+const FLOODING: u64 = 1 << 20;
+
+/// Keys that no tool means anything by, and that are not in the escape sequences of tmux.
+const KEYS: &[u8] = b"&|^+";
+
+const P50: (&str, Unit) = ("p50", Unit::Micros);
+const P99: (&str, Unit) = ("p99", Unit::Micros);
+const VMON_FLOOD: &str = "vmon, beside a flood";
+const SCRIPT_FLOOD: &str = "script, beside a flood";
+
+pub fn row(bench: &Bench) -> Result<Row> {
+    let keys = bench.size(5000, 200);
+    let mut tools = vec![
+        Contender::ours("vmon", move || {
+            let options = ["--tty", "always"];
+            alone(bench, keys, |dir, echo| {
+                Ok(tools::vmon(&bench.peers.vmon, dir, "echo", &options, echo))
+            })
+        }),
+        Contender::peer("no monitor", move || {
+            alone(bench, keys, |_, echo| Ok(tools::command(echo)))
+        }),
+    ];
+    tools.extend(bench.peer(Peer::Script, "script", move |path| {
+        alone(bench, keys, |dir, echo| tools::script(path, &dir.join("log"), echo))
+    }));
+    tools.extend(bench.peer(Peer::Dtach, "dtach", move |path| {
+        alone(bench, keys, |dir, echo| Ok(tools::dtach(path, dir, echo)))
+    }));
+    tools.extend(bench.peer(Peer::Tmux, "tmux", move |path| {
+        alone(bench, keys, |dir, echo| tools::tmux(path, dir, echo))
+    }));
+    tools.push(Contender::ours(VMON_FLOOD, move || vmon_beside_a_flood(bench, keys)));
+    tools
+        .extend(bench.peer(Peer::Script, SCRIPT_FLOOD, move |path| {
+            script_beside_a_flood(bench, path, keys)
+        }));
+    let samples = Samples::in_turn(tools, bench.options.runs)?;
+
+    let mut row = Row::new(6, format!("One byte through the PTY and back, {keys} times"));
+    row.take(&samples, &[P50, P99]);
+    for measure in [P50, P99] {
+        row.ratio(&samples, ("vmon", "script"), measure, Some(Goal::AtMost(1.0)));
+    }
+    for measure in [P50, P99] {
+        row.ratio(&samples, (VMON_FLOOD, SCRIPT_FLOOD), measure, Some(Goal::AtMost(1.0)));
+    }
+    row.notes.push(
+        "vmon's flood is another sandbox of the same reactor, through a pipe as fast as it is \
+         taken; script's is another script, through a PTY, which is slower"
+            .to_owned(),
+    );
+    Ok(row)
+}
+
+fn alone(
+    bench: &Bench,
+    keys: usize,
+    make: impl FnOnce(&Path, &[std::ffi::OsString]) -> Result<Command>,
+) -> Result<Measured> {
+    let scratch = bench.scratch()?;
+    let command = make(scratch.path(), &modes::words("echo", &[])?)?;
+    Session::start(command)?.measure(keys)
+}
+
+fn vmon_beside_a_flood(bench: &Bench, keys: usize) -> Result<Measured> {
+    let scratch = bench.scratch()?;
+    let dir = scratch.path().to_str().ok_or("the directory's name is not UTF-8")?.to_owned();
+    let host = tools::command(&modes::words("two-sandboxes", &[dir])?);
+    let session = Session::start(host)?;
+    wait_for_flood(&scratch, "log/Sandboxfile/flood.log.00000001")?;
+    session.measure(keys)
+}
+
+fn script_beside_a_flood(bench: &Bench, path: &Path, keys: usize) -> Result<Measured> {
+    let scratch = bench.scratch()?;
+    let child = modes::words("flood", &Flood::endless().words())?;
+    let mut flood = tools::script(path, &scratch.join("flood"), &child)?;
+    let _flood = Running::spawn(tools::silent(&mut flood))?;
+    wait_for_flood(&scratch, "flood")?;
+    let echo = modes::words("echo", &[])?;
+    Session::start(tools::script(path, &scratch.join("log"), &echo)?)?.measure(keys)
+}
+
+/// A file has no event for its size.
+fn wait_for_flood(scratch: &Scratch, file: &str) -> Result<()> {
+    let give_up = Instant::now() + LIMIT;
+    let path = scratch.join(file);
+    while std::fs::metadata(&path).map_or(0, |it| it.len()) < FLOODING {
+        check_interrupted()?;
+        if Instant::now() > give_up {
+            return Err("the flood does not flow".into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// A tool on a PTY of ours, with a child that echoes.
+struct Session {
+    master: File,
+    _running: Running,
+}
+
+impl Session {
+    /// Starts it, and waits until its child listens.
+    fn start(mut command: Command) -> Result<Self> {
+        let pty = pty::open()?;
+        let running = pty::spawn(&mut command, &pty.slave)?;
+        let mut session = Self { master: pty.master.into(), _running: running };
+        session.read_until(|seen| {
+            seen.windows(modes::LISTENING.len()).any(|window| window == modes::LISTENING)
+        })?;
+        Ok(session)
+    }
+
+    fn read_until(&mut self, is_there: impl Fn(&[u8]) -> bool) -> Result<()> {
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !is_there(&seen) {
+            match pty::read(&mut self.master, &mut buffer, LIMIT)? {
+                0 => {
+                    let text = String::from_utf8_lossy(&seen);
+                    return Err(format!("it ended, after {:?}", text.trim()).into());
+                }
+                n => seen.extend_from_slice(&buffer[..n]),
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(mut self, keys: usize) -> Result<Measured> {
+        let mut times = Vec::with_capacity(keys);
+        // The first ones warm up.
+        for number in 0..keys + keys / 20 {
+            check_interrupted()?;
+            let key = KEYS[number % KEYS.len()];
+            let began = Instant::now();
+            self.master.write_all(&[key])?;
+            self.read_until(|seen| seen.contains(&key))?;
+            times.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+        let mut times = times.split_off(keys / 20);
+        times.sort_by(f64::total_cmp);
+        Ok(vec![("p50", percentile(&times, 0.5)), ("p99", percentile(&times, 0.99))])
+    }
+}
