@@ -124,7 +124,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
 
     /// Reads into `scratch`, and says how much and why no more.
     fn gather(&mut self, scratch: &mut [u8]) -> (usize, Stopped) {
-        let room = if self.sink.is_some() { FORWARDED } else { scratch.len() };
+        let room = if self.sink.is_some() { FORWARDED.min(scratch.len()) } else { scratch.len() };
         let mut count = 0;
         while let (Some(free), Some((source, _))) =
             (scratch.get_mut(count..room).filter(|free| !free.is_empty()), &mut self.source)
