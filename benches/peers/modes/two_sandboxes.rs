@@ -1,5 +1,5 @@
-//! `@two-sandboxes DIR`: a host of two sandboxes on one reactor: one that is our terminal's, and
-//! one that floods its log.
+//! `@two-sandboxes DIR pty|pipe`: a host of two sandboxes on one reactor: one that is our terminal's,
+//! and one that floods its log, through a PTY or a pipe.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::words;
 use crate::Result;
 use crate::pattern::Flood;
 
-pub fn run(dir: &str) -> Result<()> {
+pub fn run(dir: &str, through: &str) -> Result<()> {
     let logs = Path::new(dir).join("log");
     let mut reactor = Reactor::new()?;
     reactor.watch_signals(command_signals())?;
@@ -21,8 +21,8 @@ pub fn run(dir: &str) -> Result<()> {
     let flood = Sandbox::new("flood", "Sandboxfile", &logs)?
         .retention(Retention { max_size: 10 << 20, max_files: 1 })
         .stop_with(Signal::KILL, Duration::from_secs(1));
-    let flood = Monitor::builder(flood)
-        .spawn(&mut reactor, command(&words("flood", &Flood::endless().words())?));
+    let flooding = command(&words("flood", &Flood::endless().words())?).pty(through == "pty");
+    let flood = Monitor::builder(flood).spawn(&mut reactor, flooding);
     let echo =
         Sandbox::new("echo", "Sandboxfile", &logs)?.forward(Forward::Block).input(Input::Forward);
     let echo = Monitor::builder(echo).spawn(&mut reactor, command(&words("echo", &[])?).pty(true));
