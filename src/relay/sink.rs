@@ -12,10 +12,14 @@ use crate::reactor::{Interest, SourceId, Sources};
 /// Bytes that wait for a slow reader under [`Overflow::Drop`] before more are left out.
 const QUEUE: usize = 256 * 1024;
 
+/// Bytes that wait for one under [`Overflow::Block`] before the source is read no further. Enough
+/// that the source need not stand still while the reader takes what it has.
+const BLOCK: usize = 64 * 1024;
+
 /// What happens when a reader does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overflow {
-    /// The source is not read until the reader has taken what there is.
+    /// The source is not read while the queue is full.
     Block,
     /// What the queue can't hold is left out, and the reader is told.
     Drop,
@@ -77,7 +81,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
 
     /// Whether the source may be read on.
     pub(crate) fn accepts(&self) -> bool {
-        self.overflow == Overflow::Drop || self.is_empty()
+        self.overflow == Overflow::Drop || self.queue.len() - self.sent < BLOCK
     }
 
     /// Forwards `bytes`, as many as are taken at once; the rest waits or is left out.
