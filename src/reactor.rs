@@ -73,8 +73,10 @@ use timers::Queue;
 /// The size of the scratch buffer in bytes: four times what a pipe holds by default (pipe(7)), for
 /// pipes that have grown.
 ///
-/// Large enough to be mapped for itself (mallopt(3), `M_MMAP_THRESHOLD`): the pages that nothing
-/// was read into are never touched, and it goes back to the system when it is let go.
+/// Large enough that glibc maps it by itself (mallopt(3), `M_MMAP_THRESHOLD`), so that pages which
+/// nothing was read into are never touched, and all go back to the system when it is let go. That
+/// holds for the first such block of a process, and for all of them after
+/// [`settle_heap`](crate::process::settle_heap).
 const SCRATCH: usize = 256 * 1024;
 
 /// How much of it a handler gets while others have something to do too: what one turn takes is what
@@ -296,7 +298,10 @@ impl<H: Handler> Reactor<H> {
         let result = f(handler, &mut cx);
         let done = handler.is_done();
         match (mem::replace(&mut slot.done, done), done) {
-            (false, true) => self.live -= 1,
+            (false, true) => {
+                self.live -= 1;
+                self.allowance += mem::take(&mut slot.taken);
+            }
             (true, false) => self.live += 1,
             _ => {}
         }
@@ -397,7 +402,7 @@ impl<H: Handler> Reactor<H> {
         let now = Instant::now();
         self.fire_timers(now);
         self.call_ready(now);
-        self.settle();
+        self.give_back_scratch();
         Ok(())
     }
 
@@ -440,7 +445,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// When nobody is busy any more, the pages that the scratch buffer has touched go back too.
-    fn settle(&mut self) {
+    fn give_back_scratch(&mut self) {
         let busy = self.allowance < allowance::TOTAL;
         if mem::replace(&mut self.busy, busy) && !busy {
             self.scratch = Box::default();

@@ -14,12 +14,11 @@ mod pipe;
 mod sink;
 
 pub(crate) use input::{Input, InputEvent};
+pub(crate) use kind::Kind;
 pub(crate) use log::{Log, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
 pub(crate) use sink::{Overflow, Sink};
-
-use kind::Kind;
 
 /// The line that stands where bytes were left out. It begins on a line of its own.
 fn notice(bytes: u64) -> Vec<u8> {

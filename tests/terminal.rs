@@ -590,3 +590,20 @@ fn our_terminal_is_raw_again_after_sigstop_and_sigcont() {
     assert_eq!(terminal.finish(), 0);
     assert!(terminal.modes() == before);
 }
+
+#[test]
+fn all_of_a_line_that_control_d_has_cut_reaches_a_child_on_pipes() {
+    // Our terminal is in canonical mode: what lies behind the ^D is read by a read of its own, of
+    // which no further readiness tells.
+    for (keys, expected) in [("abc\x04def\n\x04", "first\nabcdef\n"), ("abc\x04\x04", "first\nabc")]
+    {
+        let state = State::new();
+        let options = ["--tty", "never", "--no-forward"];
+        let mut terminal = Terminal::spawn(&mut state.run("x", &options, "exec cat"));
+        terminal.send("first\n");
+        state.wait_for_log("x", b"first\n");
+        terminal.send(keys);
+        assert_eq!(terminal.finish(), 0);
+        assert_eq!(String::from_utf8(state.log("x")).unwrap(), expected);
+    }
+}

@@ -12,7 +12,7 @@ use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::LogFile;
 use crate::reactor::{Context, Sources};
-use crate::relay::{Input, InputEvent, Log, Output, Overflow, PaceTimers, Sink};
+use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, Sink};
 use crate::terminal::{Direction, Handle, RawState, Terminal};
 
 /// The size of a PTY where we have no terminal of our own.
@@ -136,7 +136,11 @@ impl Streams {
             None => None,
         };
         let timers = PaceTimers { pause: Timer::Pause(stream), settle: Timer::Settle(stream) };
-        let output = Output::new(source, Source::Output(stream), timers, sink, sources)?;
+        let kind = match self.link {
+            Link::Pipes => Kind::of(&source)?,
+            Link::Pty | Link::Session => Kind::RawTerminal,
+        };
+        let output = Output::new(source, kind, Source::Output(stream), timers, sink, sources)?;
         self.outputs.push((stream, output));
         Ok(())
     }
@@ -248,8 +252,9 @@ impl Streams {
             }
             return;
         }
+        let raw = self.terminal.as_ref().is_some_and(Terminal::is_raw);
         let Some(input) = &mut self.input else { return };
-        match input.turn(cx) {
+        match input.turn(raw, cx) {
             Ok(event) => self.input_event(event, &mut cx.sources),
             // Reading a terminal from the background, with SIGTTIN blocked (termios(3)).
             Err(error) if error.raw_os_error() == Some(libc::EIO) && self.in_background() => {

@@ -1,13 +1,13 @@
 //! What handlers may take beyond the ordinary while they are busy, in all.
 
-/// Bytes that the handlers of one reactor may take together. Linux lets an unprivileged user have
-/// 64 MiB of pipes that are larger than usual, over all processes (pipe(7),
-/// `pipe-user-pages-soft`); from there on it gives all that user's new pipes two pages only.
+/// Bytes of kernel memory that the handlers of one reactor may take together: an eighth of what
+/// Linux lets an unprivileged user have in pipes, over all processes, before it gives all that
+/// user's new ones two pages only (pipe(7), `pipe-user-pages-soft`).
 pub(super) const TOTAL: usize = 8 << 20;
 
 /// One handler's access to what all handlers of the reactor may take together.
 ///
-/// What a handler has taken is given back when it is taken off the reactor.
+/// What a handler has taken is given back when it is done, and when it is taken off the reactor.
 #[derive(Debug)]
 pub struct Allowance<'a> {
     left: &'a mut usize,

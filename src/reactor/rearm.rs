@@ -7,7 +7,7 @@ use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-/// Changes what a descriptor is watched for, or watches it again.
+/// Changes what a registered descriptor is watched for.
 pub(super) fn update(
     registry: &Registry,
     fd: RawFd,
@@ -15,7 +15,7 @@ pub(super) fn update(
     interest: Interest,
 ) -> io::Result<()> {
     match registry.reregister(&mut SourceFd(&fd), token, interest) {
-        // It was muted; or the poll(2) back end has dropped it, closed on the other side.
+        // The poll(2) back end has dropped a descriptor that was closed on the other side.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             registry.register(&mut SourceFd(&fd), token, interest)
         }

@@ -67,6 +67,17 @@ impl SourceId {
     }
 }
 
+/// What the kernel was told of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Nothing: it can't be polled, and is always ready.
+    Always,
+    /// To tell when it becomes ready for this.
+    Polled(u8),
+    /// To tell nothing for a while; afterwards this.
+    Muted(u8),
+}
+
 #[derive(Debug)]
 struct Slot<S> {
     owner: HandlerId,
@@ -75,10 +86,7 @@ struct Slot<S> {
     generation: u32,
     wanted: u8,
     ready: u8,
-    /// What the kernel was told to watch for; 0 for what can't be polled and is always ready.
-    polled: u8,
-    /// Whether the kernel was told to be silent about it for a while.
-    muted: bool,
+    watch: Watch,
     queued: bool,
     used: bool,
 }
@@ -204,8 +212,8 @@ impl<S: Copy> Slots<S> {
     fn release(&mut self, id: SourceId, registry: &Registry) {
         let Some(entry) = self.get(id) else { return };
         entry.used = false;
-        if entry.polled != 0 {
-            // A muted one may be out already, and the poll(2) back end drops a closed descriptor.
+        if let Watch::Polled(_) = entry.watch {
+            // The poll(2) back end has dropped a closed descriptor by itself.
             let _ = registry.deregister(&mut SourceFd(&entry.fd));
         }
         let owner = entry.owner;
@@ -253,17 +261,17 @@ impl<'a, S: Copy> Sources<'a, S> {
             generation: 0,
             wanted: interest.0,
             ready: 0,
-            polled: 0,
-            muted: false,
+            watch: Watch::Always,
             queued: false,
             used: true,
         });
-        let polled = if always { Ok(0) } else { self.poll_for(id, fd.as_raw_fd(), interest) };
-        match polled {
-            Ok(polled) => {
+        let watch =
+            if always { Ok(Watch::Always) } else { self.poll_for(id, fd.as_raw_fd(), interest) };
+        match watch {
+            Ok(watch) => {
                 if let Some(entry) = self.slots.get(id) {
-                    entry.polled = polled;
-                    if polled == 0 {
+                    entry.watch = watch;
+                    if watch == Watch::Always {
                         entry.ready = READABLE | WRITABLE;
                     }
                 }
@@ -277,13 +285,12 @@ impl<'a, S: Copy> Sources<'a, S> {
         }
     }
 
-    /// What the kernel now watches for: 0 when it can't.
-    fn poll_for(&self, id: SourceId, fd: RawFd, interest: Interest) -> io::Result<u8> {
+    fn poll_for(&self, id: SourceId, fd: RawFd, interest: Interest) -> io::Result<Watch> {
         // Something must be asked for; an unwanted readiness costs one event at most.
         let asked = if interest == Interest::NONE { Interest::READ } else { interest };
         match self.registry.register(&mut SourceFd(&fd), id.token(), to_mio(asked.0)) {
-            Ok(()) => Ok(asked.0),
-            Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(0),
+            Ok(()) => Ok(Watch::Polled(asked.0)),
+            Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(Watch::Always),
             Err(error) => Err(error),
         }
     }
@@ -299,14 +306,17 @@ impl<'a, S: Copy> Sources<'a, S> {
     pub fn want(&mut self, id: SourceId, interest: Interest) -> io::Result<()> {
         let Some(entry) = self.slots.get(id) else { return Ok(()) };
         entry.wanted = interest.0;
-        let polled = match interest.0 | (entry.polled & READABLE) {
-            0 => entry.polled,
-            polled => polled,
+        let wider = |polled| match interest.0 | (polled & READABLE) {
+            0 => polled,
+            wider => wider,
         };
-        if entry.polled != 0 && entry.polled != polled {
-            entry.polled = polled;
-            entry.muted = false;
-            rearm::update(self.registry, entry.fd, id.token(), to_mio(polled))?;
+        match entry.watch {
+            Watch::Polled(polled) if polled != wider(polled) => {
+                entry.watch = Watch::Polled(wider(polled));
+                rearm::update(self.registry, entry.fd, id.token(), to_mio(wider(polled)))?;
+            }
+            Watch::Muted(polled) => entry.watch = Watch::Muted(wider(polled)),
+            Watch::Always | Watch::Polled(_) => {}
         }
         self.slots.enqueue(id.slot);
         Ok(())
@@ -316,12 +326,12 @@ impl<'a, S: Copy> Sources<'a, S> {
     /// kernel says so again.
     pub fn would_block(&mut self, id: SourceId, interest: Interest) {
         let Some(entry) = self.slots.get(id) else { return };
-        if entry.polled == 0 {
+        if entry.watch == Watch::Always {
             return;
         }
         entry.ready &= !interest.0;
-        if !entry.muted {
-            rearm::fd(self.registry, entry.fd, id.token(), to_mio(entry.polled));
+        if let Watch::Polled(polled) = entry.watch {
+            rearm::fd(self.registry, entry.fd, id.token(), to_mio(polled));
         }
     }
 
@@ -354,24 +364,28 @@ impl<'a, S: Copy> Sources<'a, S> {
     /// being told of.
     pub fn mute(&mut self, id: SourceId) {
         let Some(entry) = self.slots.get(id) else { return };
-        if entry.polled != 0 && !entry.muted {
-            // Taken out of the poller, not only watched for nothing: on Linux each write to a pipe
-            // would still go through the poller's lock, which costs its writer a third of its time.
-            entry.muted = self.registry.deregister(&mut SourceFd(&entry.fd)).is_ok();
+        // Taken out of the poller, not only watched for nothing: on Linux each write to a pipe
+        // would still go through the poller's lock, which costs its writer a third of its time.
+        if let Watch::Polled(polled) = entry.watch
+            && self.registry.deregister(&mut SourceFd(&entry.fd)).is_ok()
+        {
+            entry.watch = Watch::Muted(polled);
         }
     }
 
     /// Has it told of again, beginning with what it is ready for by now.
-    pub fn unmute(&mut self, id: SourceId) {
-        let Some(entry) = self.slots.get(id) else { return };
-        if !std::mem::take(&mut entry.muted) {
-            return;
+    ///
+    /// # Errors
+    ///
+    /// The poller's, as in [`register`](Self::register): its user may watch no more just now. The
+    /// source is muted still, so this is to be tried again.
+    pub fn unmute(&mut self, id: SourceId) -> io::Result<()> {
+        let Some(entry) = self.slots.get(id) else { return Ok(()) };
+        if let Watch::Muted(polled) = entry.watch {
+            self.registry.register(&mut SourceFd(&entry.fd), id.token(), to_mio(polled))?;
+            entry.watch = Watch::Polled(polled);
         }
-        if rearm::update(self.registry, entry.fd, id.token(), to_mio(entry.polled)).is_err() {
-            // Nobody would tell of it any more: let the handler find out what is wrong.
-            entry.ready |= entry.polled;
-            self.slots.enqueue(id.slot);
-        }
+        Ok(())
     }
 
     /// Forgets a source. Its descriptor is not closed.

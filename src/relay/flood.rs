@@ -31,7 +31,15 @@ const FLOOD: usize = match () {
 const FULL: usize = 8;
 
 /// Fewer bytes than this, for each millisecond of a pause, are not worth a delay.
-const TRICKLE: u128 = if cfg!(vmon_coalesce = "always") { 0 } else { 256 };
+const TRICKLE: usize = if cfg!(vmon_coalesce = "always") { 0 } else { 256 };
+
+/// A pause that brings less than this part of what the rate before it promised has made the writer
+/// wait: it is one that goes on only when it has been read, as one that answers requests does.
+const KEPT: usize = if cfg!(vmon_coalesce = "always") { usize::MAX } else { 4 };
+
+/// How long no pause is tried after that, at first, and at most while it happens again each time.
+const DOUBT: Duration = Duration::from_millis(100);
+const MOST_DOUBT: Duration = Duration::from_secs(3);
 
 /// What to do after a read that has left the pipe empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +56,8 @@ pub(super) enum Advice {
 enum State {
     /// Each arrival is read at once, and weighed.
     Watching { since: Instant, weight: usize },
-    /// What has come is read after each pause.
-    Pausing(Duration),
+    /// What has come is read after each pause; `promised` by the rate before.
+    Pausing { pause: Duration, promised: usize },
 }
 
 /// The rule for one pipe.
@@ -58,15 +66,16 @@ pub(super) struct Flood {
     state: State,
     /// Bytes read in this window, or since the last pause.
     bytes: usize,
+    /// No pause is tried before this instant.
+    not_before: Instant,
+    /// How long that is put off when the next pause breaks its promise too.
+    doubt: Duration,
 }
 
 impl Flood {
     pub(super) fn new(now: Instant) -> Self {
-        Self { state: State::Watching { since: now, weight: 0 }, bytes: 0 }
-    }
-
-    pub(super) fn is_pausing(&self) -> bool {
-        matches!(self.state, State::Pausing(_))
+        let state = State::Watching { since: now, weight: 0 };
+        Self { state, bytes: 0, not_before: now, doubt: DOUBT }
     }
 
     /// A read gave `count` bytes, and there may be more in the pipe.
@@ -83,33 +92,75 @@ impl Flood {
 
     /// The pipe is empty after that.
     pub(super) fn emptied(&mut self, capacity: usize, now: Instant) -> Advice {
-        let advice = match self.state {
-            State::Watching { weight, .. } if weight < FLOOD => return Advice::Watch,
-            State::Watching { since, .. } => {
-                let measured = now.saturating_duration_since(since).max(SHORTEST);
-                let expected = self.bytes as u128 * FIRST.as_nanos() / measured.as_nanos();
-                if expected > capacity as u128 / 2 { Advice::Grow } else { Advice::Pause(FIRST) }
-            }
-            State::Pausing(pause) => match self.bytes {
-                // It was about to fill up, and its writer to wait.
-                bytes if bytes > capacity / 2 && pause == FIRST => Advice::Grow,
-                bytes if bytes > capacity / 2 => Advice::Pause(FIRST),
-                bytes if (bytes as u128) < TRICKLE * pause.as_millis() => Advice::Watch,
-                bytes if bytes < capacity / 16 => Advice::Pause(LONGEST.min(pause * 2)),
-                _ => Advice::Pause(pause),
-            },
-        };
-        match advice {
-            Advice::Pause(pause) => *self = Self { state: State::Pausing(pause), bytes: 0 },
-            Advice::Watch | Advice::Grow => *self = Self::new(now),
+        match self.state {
+            State::Watching { weight, .. } if weight < FLOOD => Advice::Watch,
+            State::Watching { since, .. } => self.flooded(capacity, since, now),
+            State::Pausing { pause, promised } => self.paused(capacity, pause, promised, now),
         }
-        advice
     }
 
     /// Nothing has come in a pause, or nothing is to be read for now: the flood is over.
     pub(super) fn over(&mut self, now: Instant) {
-        *self = Self::new(now);
+        self.watch(now);
     }
+
+    fn flooded(&mut self, capacity: usize, since: Instant, now: Instant) -> Advice {
+        let measured = now.saturating_duration_since(since).max(SHORTEST);
+        let promised = scale(self.bytes, FIRST, measured);
+        if promised > capacity / 2 {
+            self.watch(now);
+            Advice::Grow
+        } else if now < self.not_before {
+            self.watch(now);
+            Advice::Watch
+        } else {
+            self.pause(FIRST, promised)
+        }
+    }
+
+    fn paused(&mut self, capacity: usize, was: Duration, promised: usize, now: Instant) -> Advice {
+        let bytes = self.bytes;
+        if bytes < promised / KEPT {
+            self.not_before = now + self.doubt;
+            self.doubt = MOST_DOUBT.min(self.doubt * 2);
+            self.watch(now);
+            return Advice::Watch;
+        }
+        self.doubt = DOUBT;
+        // It was about to fill up, and its writer to wait.
+        let too_much = bytes > capacity / 2;
+        if too_much && was == FIRST {
+            self.watch(now);
+            return Advice::Grow;
+        }
+        if bytes < scale(TRICKLE, was, FIRST) {
+            self.watch(now);
+            return Advice::Watch;
+        }
+        let pause = match bytes {
+            _ if too_much => FIRST,
+            bytes if bytes < capacity / 16 => LONGEST.min(was * 2),
+            _ => was,
+        };
+        self.pause(pause, scale(bytes, pause, was))
+    }
+
+    fn watch(&mut self, now: Instant) {
+        self.state = State::Watching { since: now, weight: 0 };
+        self.bytes = 0;
+    }
+
+    fn pause(&mut self, pause: Duration, promised: usize) -> Advice {
+        self.state = State::Pausing { pause, promised };
+        self.bytes = 0;
+        Advice::Pause(pause)
+    }
+}
+
+/// What comes in `wanted`, when `bytes` came in `measured`.
+fn scale(bytes: usize, wanted: Duration, measured: Duration) -> usize {
+    let scaled = bytes as u128 * wanted.as_nanos() / measured.as_nanos().max(1);
+    usize::try_from(scaled).unwrap_or(usize::MAX)
 }
 
 #[cfg(all(test, not(any(vmon_coalesce = "always", vmon_coalesce = "never"))))]
@@ -143,6 +194,10 @@ mod tests {
             (0..times).map(|_| self.read(after, count)).last().unwrap()
         }
 
+        fn is_pausing(&self) -> bool {
+            matches!(self.flood.state, State::Pausing { .. })
+        }
+
         /// In a flood of small writes.
         fn flooded() -> Self {
             let mut clock = Self::new();
@@ -155,9 +210,9 @@ mod tests {
     fn thirty_two_reads_within_four_milliseconds_are_a_flood() {
         let mut clock = Clock::new();
         assert_eq!(clock.reads(31, 100, 100), Advice::Watch);
-        assert!(!clock.flood.is_pausing());
+        assert!(!clock.is_pausing());
         assert_eq!(clock.read(100, 100), Advice::Pause(FIRST));
-        assert!(clock.flood.is_pausing());
+        assert!(clock.is_pausing());
     }
 
     #[test]
@@ -173,7 +228,42 @@ mod tests {
         let mut clock = Clock::new();
         assert_eq!(clock.reads(3, 50, CAPACITY), Advice::Watch);
         assert_eq!(clock.read(50, CAPACITY), Advice::Grow);
-        assert!(!clock.flood.is_pausing());
+        assert!(!clock.is_pausing());
+    }
+
+    /// How many of so many answers were read only after a pause, by a child that writes each as
+    /// soon as the one before it has been read.
+    fn delayed(answers: usize, micros: u64, count: usize) -> usize {
+        let mut clock = Clock::new();
+        let mut after = micros;
+        let mut delayed = 0;
+        for _ in 0..answers {
+            after = match clock.read(after, count) {
+                Advice::Pause(pause) => {
+                    delayed += 1;
+                    pause.as_micros() as u64
+                }
+                Advice::Watch | Advice::Grow => micros,
+            };
+        }
+        delayed
+    }
+
+    #[test]
+    fn a_child_that_waits_until_it_has_been_read_is_hardly_ever_delayed() {
+        for (micros, count) in [(20, 100), (20, 1_500), (50, 4_000), (30, 16_000), (100, 60_000)] {
+            let delayed = delayed(100_000, micros, count);
+            assert!(delayed < 100, "{delayed} of 100,000, {count} bytes each {micros} us");
+        }
+    }
+
+    #[test]
+    fn after_a_false_alarm_a_real_flood_is_one_again() {
+        let mut clock = Clock::flooded();
+        assert_eq!(clock.read(1_000, 100), Advice::Watch);
+        let waited = (0..).take_while(|_| clock.read(20, 100) == Advice::Watch).count() as u64;
+        assert!((DOUBT.as_micros()..2 * DOUBT.as_micros()).contains(&u128::from(waited * 20)));
+        assert_eq!(clock.read(1_000, 5_000), Advice::Pause(FIRST));
     }
 
     #[test]
@@ -207,7 +297,7 @@ mod tests {
         assert_eq!(clock.reads(2, 1_000, 2_000), Advice::Pause(LONGEST));
         assert_eq!(clock.read(4_000, CAPACITY - 1), Advice::Pause(FIRST));
         assert_eq!(clock.read(1_000, CAPACITY - 1), Advice::Grow);
-        assert!(!clock.flood.is_pausing());
+        assert!(!clock.is_pausing());
     }
 
     #[test]
@@ -223,14 +313,14 @@ mod tests {
     fn a_trickle_ends_the_flood() {
         let mut clock = Clock::flooded();
         assert_eq!(clock.read(1_000, 255), Advice::Watch);
-        assert!(!clock.flood.is_pausing());
+        assert!(!clock.is_pausing());
     }
 
     #[test]
     fn the_first_pause_ends_the_flood_and_what_comes_next_is_read_at_once() {
         let mut clock = Clock::flooded();
         clock.flood.over(clock.now);
-        assert!(!clock.flood.is_pausing());
+        assert!(!clock.is_pausing());
         assert_eq!(clock.reads(31, 10, 100), Advice::Watch);
     }
 }

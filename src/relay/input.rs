@@ -91,8 +91,8 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
-    /// Reads what is there and passes it on.
-    pub(crate) fn turn<H>(&mut self, cx: &mut Context<'_, H>) -> io::Result<InputEvent>
+    /// Reads what is there and passes it on. `raw` says that it is a terminal in raw mode.
+    pub(crate) fn turn<H>(&mut self, raw: bool, cx: &mut Context<'_, H>) -> io::Result<InputEvent>
     where
         H: Handler<Source = S>,
     {
@@ -110,9 +110,8 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
             }
             Ok(count) => {
                 let bytes = cx.scratch.get(..count).unwrap_or_default();
-                // A terminal in canonical mode gives one line, and may hold the next.
-                let line = self.kind == Kind::Terminal && bytes.ends_with(b"\n");
-                if self.seen_open && !line && self.kind.is_emptied_by(count, size) {
+                let kind = if raw { Kind::RawTerminal } else { self.kind };
+                if self.seen_open && kind.is_emptied_by(count, size) {
                     cx.sources.short_read(id);
                 }
                 Ok(self.send(bytes, &mut cx.sources))

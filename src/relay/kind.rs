@@ -4,42 +4,51 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::isatty;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Pipe,
-    /// A terminal or the master of a PTY. On Linux the latter answers `EIO` while nobody has the
-    /// other side open, which a live child may do again by `/dev/tty`.
+    /// A terminal in raw mode, as the master of a PTY always is. On Linux that answers `EIO` while
+    /// nobody has the other side open, which a live child may do again by `/dev/tty`.
+    RawTerminal,
+    /// A terminal that may be in any mode.
     Terminal,
     /// A socket, a file, another device.
     Other,
 }
 
 impl Kind {
-    pub(super) fn of(fd: &impl AsFd) -> io::Result<Self> {
+    /// What `fd` is, if it is not known to be a PTY's master.
+    ///
+    /// # Errors
+    ///
+    /// fstat(2)'s.
+    pub(crate) fn of(fd: &impl AsFd) -> io::Result<Self> {
         let mode = SFlag::from_bits_truncate(fstat(fd)?.st_mode);
         Ok(match mode & SFlag::S_IFMT {
             SFlag::S_IFIFO => Self::Pipe,
-            SFlag::S_IFCHR => Self::Terminal,
+            SFlag::S_IFCHR if isatty(fd).unwrap_or(false) => Self::Terminal,
             _ => Self::Other,
         })
     }
 
-    /// Whether a read of `count` of the `asked` bytes has left nothing that no further edge tells
-    /// of.
+    /// Whether the reader of this, after a read of `count` of the `asked` bytes, can rely on an
+    /// edge for whatever it has not read.
     ///
-    /// A pipe that gives less was empty (pipe(7)). A terminal on Linux gives all that its read
-    /// buffer holds, 4,095 bytes at most; whatever gets into that afterwards, the rest of a larger
-    /// write included, is told (n_tty.c: `n_tty_kick_worker`, `__receive_buf`). But in canonical
-    /// mode it gives a line and may hold the next, so who reads one looks at the bytes too. A
-    /// socket may give one message of several.
+    /// A pipe that gives less was empty (pipe(7)), unless its writer has made it one of packets
+    /// (pipe(2), `O_DIRECT`): those wait for the next one then, or for the child's end. A terminal
+    /// in raw mode on Linux gives all that its read buffer holds, 4,095 bytes at most; whatever
+    /// gets into that afterwards, the rest of a larger write included, is told (n_tty.c:
+    /// `n_tty_kick_worker`, `__receive_buf`). In canonical mode it gives a line and may hold the
+    /// next. A socket may give one message of several.
     pub(super) fn is_emptied_by(self, count: usize, asked: usize) -> bool {
         match self {
             Self::Pipe => count < asked,
-            Self::Terminal => {
+            Self::RawTerminal => {
                 cfg!(any(target_os = "linux", target_os = "android")) && count < asked
             }
-            Self::Other => false,
+            Self::Terminal | Self::Other => false,
         }
     }
 }

@@ -52,19 +52,19 @@ pub(crate) struct Output<W, S, T> {
 }
 
 impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
-    /// Relays `source`, which must be non-blocking.
+    /// Relays `source`, which must be non-blocking and of this `kind`.
     ///
     /// # Errors
     ///
     /// The poller's.
     pub(crate) fn new(
         source: OwnedFd,
+        kind: Kind,
         name: S,
         timers: PaceTimers<T>,
         sink: Option<Sink<W, S>>,
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Self> {
-        let kind = Kind::of(&source)?;
         let id = sources.register(&source, Interest::READ, name)?;
         let source = File::from(source);
         let pace = (kind == Kind::Pipe).then(|| Pace::new(&source, timers));
@@ -100,7 +100,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         let Some(id) = self.source.as_ref().map(|(_, id)| *id) else { return false };
         if self.is_paused() {
             // The edge is kept for when it is read again.
-            self.end_pace(&mut cx.sources);
+            self.end_pace(cx);
             return false;
         }
         let (count, stopped) = self.gather(cx.scratch);
@@ -158,15 +158,18 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         H: Handler<Source = S, Timer = T>,
     {
         if self.tail.is_some() {
-            self.end_pace(&mut cx.sources);
+            self.end_pace(cx);
         } else if let (Some(pace), Some((source, id))) = (&mut self.pace, &self.source) {
             pace.read(source, *id, count, empty, cx);
         }
     }
 
-    fn end_pace(&mut self, sources: &mut Sources<'_, S>) {
+    fn end_pace<H>(&mut self, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Source = S, Timer = T>,
+    {
         if let (Some(pace), Some((_, id))) = (&mut self.pace, &self.source) {
-            pace.over(*id, sources);
+            pace.over(*id, cx);
         }
     }
 
@@ -175,8 +178,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     where
         H: Handler<Source = S, Timer = T>,
     {
+        let blocked = self.is_paused();
         if let Some(pace) = &mut self.pace {
-            pace.settle(self.source.as_ref().map(|(source, _)| source), cx);
+            pace.settle(self.source.as_ref().map(|(source, _)| source), blocked, cx);
         }
     }
 
@@ -268,7 +272,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             Ok(count) => *count == 0,
             Err(error) => error.raw_os_error() == Some(libc::EIO),
         };
-        nobody_has_it && self.kind == Kind::Terminal && self.tail.is_none()
+        nobody_has_it && self.kind == Kind::RawTerminal && self.tail.is_none()
     }
 
     fn is_paused(&self) -> bool {

@@ -7,12 +7,17 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
 use super::flood::{Advice, Flood};
 use super::pipe::Size;
-use crate::reactor::{Context, Handler, SourceId, Sources, TimerId};
+use crate::reactor::{Context, Handler, SourceId, TimerId};
 
 /// How often a pipe that has grown is looked at: one without a flood since goes back to its size.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// How soon a pipe is read again that the kernel has no room to watch.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// What the handler calls the timers of one pipe.
 #[derive(Debug, Clone, Copy)]
@@ -60,50 +65,80 @@ impl<T: Copy> Pace<T> {
     ) where
         H: Handler<Timer = T>,
     {
-        if let Some(pause) = self.pause.take() {
-            cx.timers.cancel(pause);
-        }
         let now = Instant::now();
         if count == 0 {
-            return self.over(id, &mut cx.sources);
+            return self.over(id, cx);
         }
         self.flood.read(count, self.size.capacity(), now);
-        if !empty {
-            return;
-        }
-        match self.flood.emptied(self.size.capacity(), now) {
-            Advice::Watch => cx.sources.unmute(id),
+        // Read as fast as it fills up.
+        self.flooded |= !empty;
+        let advice = match empty {
+            true => self.flood.emptied(self.size.capacity(), now),
+            false => Advice::Watch,
+        };
+        self.flooded |= advice != Advice::Watch;
+        match advice {
+            Advice::Watch => self.watch(id, cx),
             Advice::Grow => {
-                self.flooded = true;
-                self.size.grow(pipe, &mut cx.allowance);
-                self.look_again(cx);
-                cx.sources.unmute(id);
+                self.size.grow(pipe, &mut cx.allowance, now);
+                self.watch(id, cx);
             }
             Advice::Pause(pause) => {
-                self.flooded = true;
                 cx.sources.mute(id);
-                self.pause = Some(cx.timers.set(pause, self.names.pause));
+                self.read_after(pause, cx);
             }
         }
+        self.look_again(cx);
     }
 
     /// The pipe is not to be paced any more, or not for now.
-    pub(super) fn over<S: Copy>(&mut self, id: SourceId, sources: &mut Sources<'_, S>) {
-        if self.flood.is_pausing() {
-            self.flood.over(Instant::now());
-        }
-        sources.unmute(id);
+    pub(super) fn over<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Timer = T>,
+    {
+        self.flood.over(Instant::now());
+        self.watch(id, cx);
     }
 
-    /// The time to give back what the pipe took to grow, unless it is still flooded.
-    pub(super) fn settle<H>(&mut self, pipe: Option<&File>, cx: &mut Context<'_, H>)
+    /// The time to give back what the pipe took to grow, unless it is still flooded. One that is
+    /// full while nobody reads it (`blocked`) can't, and is looked at when it is read again.
+    pub(super) fn settle<H>(&mut self, pipe: Option<&File>, blocked: bool, cx: &mut Context<'_, H>)
     where
         H: Handler<Timer = T>,
     {
         self.settle = None;
         let over = pipe.is_none() || !std::mem::take(&mut self.flooded);
-        if !over || !self.size.shrink(pipe, &mut cx.allowance) {
+        let done = over && self.size.shrink(pipe, &mut cx.allowance);
+        if !done && !blocked {
             self.look_again(cx);
+        }
+    }
+
+    /// Has the kernel tell of it again; where it has no room for that, the timer goes on.
+    fn watch<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Timer = T>,
+    {
+        match cx.sources.unmute(id) {
+            Ok(()) => {
+                if let Some(pause) = self.pause.take() {
+                    cx.timers.cancel(pause);
+                }
+            }
+            Err(error) => {
+                debug!("a stream is read by the clock: {error}");
+                self.read_after(RETRY, cx);
+            }
+        }
+    }
+
+    fn read_after<H>(&mut self, pause: Duration, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Timer = T>,
+    {
+        let next = cx.timers.set(pause, self.names.pause);
+        if let Some(last) = self.pause.replace(next) {
+            cx.timers.cancel(last);
         }
     }
 

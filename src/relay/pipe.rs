@@ -3,6 +3,7 @@
 //! Linux only (fcntl(2), `F_SETPIPE_SZ`); elsewhere a pipe is as large as it is.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -14,22 +15,32 @@ const USUAL: usize = 64 * 1024;
 /// The most that an unprivileged process may ask for by default (`/proc/sys/fs/pipe-max-size`).
 const LARGEST: usize = 1 << 20;
 
-/// The size of one pipe.
+/// How long nobody is asked for more after a refusal.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// What a pipe was given.
+#[derive(Debug, Clone, Copy)]
+struct Grown {
+    /// Its own size.
+    from: usize,
+    /// What it took of the allowance.
+    taken: usize,
+}
+
+/// The size of one pipe. Others may set it too, whoever has an end of it: from then on it is theirs.
 #[derive(Debug)]
 pub(super) struct Size {
     capacity: usize,
-    /// Its size before it grew, and what it took of the allowance since.
-    grown: Option<(usize, usize)>,
-    /// Somebody said no; asked again only in the next flood.
-    refused: bool,
+    grown: Option<Grown>,
+    refused: Option<Instant>,
 }
 
 impl Size {
     pub(super) fn of(pipe: &impl AsFd) -> Self {
-        Self { capacity: platform::capacity(pipe).unwrap_or(USUAL), grown: None, refused: false }
+        Self { capacity: platform::capacity(pipe).unwrap_or(USUAL), grown: None, refused: None }
     }
 
-    /// Bytes that it holds.
+    /// Bytes that it holds, as far as is known.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
@@ -39,27 +50,34 @@ impl Size {
     }
 
     /// Makes it four times as large, if the allowance and the system let us.
-    pub(super) fn grow(&mut self, pipe: &impl AsFd, allowance: &mut Allowance<'_>) {
-        let wanted = self.capacity.saturating_mul(4).min(LARGEST);
-        if self.refused || wanted <= self.capacity {
+    pub(super) fn grow(&mut self, pipe: &impl AsFd, allowance: &mut Allowance<'_>, now: Instant) {
+        let waits = |refused| now.saturating_duration_since(refused) < REFUSED;
+        if self.capacity >= LARGEST || self.refused.is_some_and(waits) {
             return;
         }
-        let more = wanted - self.capacity;
+        self.refused = None;
+        self.look(pipe, allowance);
+        let wanted = self.capacity.saturating_mul(4).min(LARGEST);
+        let more = wanted.saturating_sub(self.capacity);
+        if more == 0 {
+            return;
+        }
         if !allowance.take(more) {
-            self.refused = true;
+            self.refused = Some(now);
             return;
         }
         match platform::resize(pipe, wanted) {
             Ok(capacity) => {
-                let (before, taken) = self.grown.unwrap_or((self.capacity, 0));
-                self.grown = Some((before, taken + more));
+                let Grown { from, taken } =
+                    self.grown.unwrap_or(Grown { from: self.capacity, taken: 0 });
+                self.grown = Some(Grown { from, taken: taken + more });
                 self.capacity = capacity;
             }
             // EPERM: this user has no more pages for pipes (pipe(7)).
             Err(error) => {
                 debug!("a pipe can't grow: {error}");
                 allowance.give_back(more);
-                self.refused = true;
+                self.refused = Some(now);
             }
         }
     }
@@ -71,10 +89,12 @@ impl Size {
         pipe: Option<&impl AsFd>,
         allowance: &mut Allowance<'_>,
     ) -> bool {
-        self.refused = false;
-        let Some((before, taken)) = self.grown else { return true };
         if let Some(pipe) = pipe {
-            match platform::resize(pipe, before) {
+            self.look(pipe, allowance);
+        }
+        let Some(Grown { from, taken }) = self.grown else { return true };
+        if let Some(pipe) = pipe {
+            match platform::resize(pipe, from) {
                 Ok(capacity) => self.capacity = capacity,
                 Err(_) => return false,
             }
@@ -82,6 +102,17 @@ impl Size {
         allowance.give_back(taken);
         self.grown = None;
         true
+    }
+
+    /// Learns whether somebody else has set the size since.
+    fn look(&mut self, pipe: &impl AsFd, allowance: &mut Allowance<'_>) {
+        let Ok(found) = platform::capacity(pipe) else { return };
+        if found != self.capacity {
+            self.capacity = found;
+            if let Some(grown) = self.grown.take() {
+                allowance.give_back(grown.taken);
+            }
+        }
     }
 }
 
@@ -129,18 +160,19 @@ mod tests {
         size: Size,
         left: usize,
         taken: usize,
+        now: Instant,
     }
 
     impl Fixture {
         fn new(left: usize) -> Self {
             let (reader, writer) = pipe().unwrap();
             let size = Size::of(&reader);
-            Self { reader, writer, size, left, taken: 0 }
+            Self { reader, writer, size, left, taken: 0, now: Instant::now() }
         }
 
         fn grow(&mut self) {
             let mut allowance = Allowance::new(&mut self.left, &mut self.taken);
-            self.size.grow(&self.reader, &mut allowance);
+            self.size.grow(&self.reader, &mut allowance, self.now);
             assert_eq!(platform::capacity(&self.reader).unwrap(), self.size.capacity());
         }
 
@@ -174,6 +206,26 @@ mod tests {
         }
         assert_eq!(pipe.size.capacity(), 4 * USUAL);
         assert_eq!(pipe.taken, 3 * USUAL);
+        // When there is more to be had, it does, but is not asked all the time.
+        pipe.left = 1 << 20;
+        pipe.grow();
+        assert_eq!(pipe.size.capacity(), 4 * USUAL);
+        pipe.now += REFUSED;
+        pipe.grow();
+        assert_eq!(pipe.size.capacity(), LARGEST);
+    }
+
+    #[test]
+    fn a_pipe_whose_size_somebody_else_has_set_is_left_at_that() {
+        let mut pipe = Fixture::new(2 << 20);
+        pipe.grow();
+        let theirs = platform::resize(&pipe.writer, 8 * USUAL).unwrap();
+        assert!(pipe.shrink());
+        assert_eq!((pipe.size.capacity(), pipe.taken, pipe.left), (theirs, 0, 2 << 20));
+        pipe.grow();
+        assert_eq!(pipe.size.capacity(), LARGEST);
+        assert!(pipe.shrink());
+        assert_eq!(pipe.size.capacity(), theirs);
     }
 
     #[test]
