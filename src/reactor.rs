@@ -184,6 +184,7 @@ struct Slot<H> {
 pub struct Reactor<H: Handler> {
     poll: Poll,
     events: Events,
+    /// Empty until a handler is called.
     scratch: Box<[u8]>,
     slots: Slots<H::Source>,
     queue: Queue<H::Timer>,
@@ -218,7 +219,7 @@ impl<H: Handler> Reactor<H> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
-            scratch: new_scratch(),
+            scratch: Box::default(),
             slots: Slots::new(),
             queue: Queue::new(),
             allowance: allowance::TOTAL,
@@ -289,6 +290,9 @@ impl<H: Handler> Reactor<H> {
             return None;
         }
         let handler = slot.handler.as_mut()?;
+        if self.scratch.is_empty() {
+            self.scratch = vec![0; SCRATCH].into_boxed_slice();
+        }
         let mut cx = Context {
             sources: Sources::new(id, self.poll.registry(), &mut self.slots),
             timers: Timers::new(id, &mut self.queue),
@@ -402,7 +406,7 @@ impl<H: Handler> Reactor<H> {
         let now = Instant::now();
         self.fire_timers(now);
         self.call_ready(now);
-        self.give_back_scratch();
+        self.settle();
         Ok(())
     }
 
@@ -411,6 +415,12 @@ impl<H: Handler> Reactor<H> {
     /// one turn takes.
     pub fn next_deadline(&self) -> Option<Instant> {
         if self.more || self.slots.has_ready() { Some(Instant::now()) } else { self.queue.next() }
+    }
+
+    /// Lets go of the buffer that handlers share, until one is called again: for when a long wait
+    /// begins.
+    pub fn release_scratch(&mut self) {
+        self.scratch = Box::default();
     }
 
     fn slot(&mut self, id: HandlerId) -> Option<&mut Slot<H>> {
@@ -445,11 +455,10 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// When nobody is busy any more, the pages that the scratch buffer has touched go back too.
-    fn give_back_scratch(&mut self) {
+    fn settle(&mut self) {
         let busy = self.allowance < allowance::TOTAL;
         if mem::replace(&mut self.busy, busy) && !busy {
-            self.scratch = Box::default();
-            self.scratch = new_scratch();
+            self.release_scratch();
         }
     }
 
@@ -464,10 +473,6 @@ impl<H: Handler> Reactor<H> {
             self.call(id, |handler, cx| handler.ready(source, ready, cx));
         }
     }
-}
-
-fn new_scratch() -> Box<[u8]> {
-    vec![0; SCRATCH].into_boxed_slice()
 }
 
 fn can_be_watched(signal: i32) -> bool {

@@ -61,6 +61,7 @@ pub fn run(reactor: &mut Reactor<Monitor>, activity: &Activity) -> io::Result<()
         }
         let wait = trim_at.map(|at| at.saturating_duration_since(Instant::now()));
         if wait == Some(Duration::ZERO) {
+            reactor.release_scratch();
             process::trim_stack();
             process::trim_heap();
             trim_at = None;

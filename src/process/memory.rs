@@ -22,8 +22,7 @@ pub fn trim_heap() {
 
 /// Gives back the pages below the caller's stack frame, which deeper calls have used before.
 ///
-/// On the main thread of a Linux process only, elsewhere a no-op: other threads' stacks may end
-/// anywhere.
+/// On the main thread's own stack of a Linux process with `/proc` only, elsewhere a no-op.
 pub fn trim_stack() {
     stack::trim();
 }
@@ -31,38 +30,46 @@ pub fn trim_stack() {
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 mod stack {
-    use nix::unistd::{Pid, gettid};
+    use std::fs;
+    use std::ops::Range;
 
-    /// How far down pages are given back: what the main thread's stack has at least.
-    const REACH: usize = 128 << 10;
-    /// What stays below this frame, for the call that gives the rest back.
-    const MARGIN: usize = 8 << 10;
-    /// A multiple of the page size of every architecture.
-    const ALIGN: usize = 64 << 10;
+    use nix::unistd::{SysconfVar, sysconf};
+
+    /// What stays below this frame: the red zone, and the frame of the call that gives the rest
+    /// back.
+    const MARGIN: usize = 1 << 10;
 
     #[inline(never)]
     pub(super) fn trim() {
-        if gettid() != Pid::this() {
-            return;
-        }
         let local = 0_u8;
         let here = std::hint::black_box(&raw const local).addr();
-        let page = page_size();
-        let end = here.saturating_sub(MARGIN) / page * page;
-        let start = here.saturating_sub(REACH) / page * page;
-        // SAFETY: the stack grows down on every architecture that Linux has here, so all below
-        // this frame and its callees' (MARGIN) is dead. Pages of this range that are not the
-        // stack's do not exist: the kernel keeps 1 MiB below the main thread's stack free
-        // (stack_guard_gap), and madvise skips what is not mapped (ENOMEM, madvise(2)).
+        // Another thread's stack, or a coroutine's, may have anything below it.
+        let Some(stack) = main_stack().filter(|stack| stack.contains(&here)) else { return };
+        let Ok(Some(page)) = sysconf(SysconfVar::PAGE_SIZE) else { return };
+        let Some(above) =
+            usize::try_from(page).ok().and_then(|page| (here - MARGIN).checked_rem(page))
+        else {
+            return;
+        };
+        let Some(length) = (here - MARGIN - above).checked_sub(stack.start) else { return };
+        // SAFETY: all of it lies in the mapping of the main thread's stack, and below this frame
+        // and its callee's (MARGIN): stacks grow down on every architecture that Linux has here,
+        // so it is dead. A signal handler that uses it has returned before the next use.
         unsafe {
-            libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED)
+            libc::madvise(
+                std::ptr::without_provenance_mut(stack.start),
+                length,
+                libc::MADV_DONTNEED,
+            )
         };
     }
 
-    fn page_size() -> usize {
-        // SAFETY: sysconf takes a number.
-        let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        usize::try_from(size).ok().filter(|size| *size > 0).unwrap_or(ALIGN)
+    /// The mapping of the main thread's stack (proc_pid_maps(5)).
+    fn main_stack() -> Option<Range<usize>> {
+        let maps = fs::read_to_string("/proc/self/maps").ok()?;
+        let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::options::target_directory;
 
 /// How it is built, from the root of the crate; cargo puts it below `target`.
 fn command(target: &std::path::Path) -> (Command, PathBuf) {
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["build", "--release", "--locked", "--quiet", "--bin", "vmon"])
