@@ -465,7 +465,7 @@ impl<H: Handler> Reactor<H> {
     fn call_ready(&mut self, now: Instant) {
         let alone = self.changed.is_none_or(|at| now.saturating_duration_since(at) >= ALONE);
         self.share = if alone { SCRATCH } else { SHARE };
-        for _ in 0..self.slots.ready_len() {
+        for _ in 0..self.slots.begin_turn() {
             let Some((id, source, ready)) = self.slots.next_ready() else { continue };
             if self.last.replace(id).is_some_and(|last| last != id) {
                 self.changed = Some(now);

@@ -87,6 +87,8 @@ struct Slot<S> {
     wanted: u8,
     ready: u8,
     watch: Watch,
+    /// The number of the last call for it.
+    called: u64,
     queued: bool,
     used: bool,
 }
@@ -105,11 +107,19 @@ pub(super) struct Slots<S> {
     owned: Vec<u32>,
     /// Slots that are ready for something wanted, each once, in turn.
     queue: VecDeque<u32>,
+    /// Calls so far.
+    calls: u64,
 }
 
 impl<S: Copy> Slots<S> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), owned: Vec::new(), queue: VecDeque::new() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            owned: Vec::new(),
+            queue: VecDeque::new(),
+            calls: 0,
+        }
     }
 
     /// Notes what the kernel says of a source.
@@ -137,7 +147,12 @@ impl<S: Copy> Slots<S> {
         self.queue.iter().any(|&slot| self.due(slot) != 0)
     }
 
-    pub(super) fn ready_len(&self) -> usize {
+    /// Begins a turn: the sources that have waited longest since they were last called for come
+    /// first, so that a flood does not go before a keystroke. Says how many there are.
+    pub(super) fn begin_turn(&mut self) -> usize {
+        let slots = &self.slots;
+        let called = |&slot: &u32| slots.get(slot as usize).map_or(0, |entry| entry.called);
+        self.queue.make_contiguous().sort_unstable_by_key(called);
         self.queue.len()
     }
 
@@ -150,6 +165,8 @@ impl<S: Copy> Slots<S> {
             entry.queued = false;
             return None;
         }
+        self.calls += 1;
+        entry.called = self.calls;
         self.queue.push_back(slot);
         Some((entry.owner, entry.name, Ready(due)))
     }
@@ -262,6 +279,7 @@ impl<'a, S: Copy> Sources<'a, S> {
             wanted: interest.0,
             ready: 0,
             watch: Watch::Always,
+            called: 0,
             queued: false,
             used: true,
         });
