@@ -30,7 +30,8 @@ pub fn trim_stack() {
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 mod stack {
-    use std::fs;
+    use std::fs::File;
+    use std::io::{BufRead, BufReader};
     use std::ops::Range;
 
     use nix::unistd::{SysconfVar, sysconf};
@@ -66,8 +67,9 @@ mod stack {
 
     /// The mapping of the main thread's stack (proc_pid_maps(5)).
     fn main_stack() -> Option<Range<usize>> {
-        let maps = fs::read_to_string("/proc/self/maps").ok()?;
-        let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
+        // A line at a time: the whole of it would dirty a page or two of the heap.
+        let maps = BufReader::with_capacity(256, File::open("/proc/self/maps").ok()?);
+        let line = maps.lines().map_while(Result::ok).find(|line| line.ends_with("[stack]"))?;
         let (start, end) = line.split_whitespace().next()?.split_once('-')?;
         Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
     }
