@@ -1404,8 +1404,9 @@ mod cost {
         writeln!(run.stdin.take().unwrap(), "go").unwrap();
         let log = state.log_path("flood");
         eventually("the flood is in the log", || fs::metadata(&log).unwrap().len() == FLOOD + 3);
+        // VmHWM can fall: the kernel counts roughly, and the supervisor gives memory back meanwhile.
         let after = status(run.id(), "VmHWM");
-        assert!(after - before < 4096, "it grew from {before} kB to {after} kB");
+        assert!(after < before + 4096, "it grew from {before} kB to {after} kB");
         // The reader comes back, and learns what it has missed.
         let mut seen = Vec::new();
         run.stdout.take().unwrap().read_to_end(&mut seen).unwrap();

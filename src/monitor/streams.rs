@@ -76,7 +76,11 @@ impl Streams {
     ) -> io::Result<Self> {
         let mut streams = Self {
             log: Log::new(log, sandbox.on_log_error == OnLogError::Drop),
-            outputs: Vec::new(),
+            // Not the four that a vector begins with: each is a few hundred bytes, for ever.
+            outputs: Vec::with_capacity(match io {
+                ChildIo::Piped { .. } => 2,
+                ChildIo::Tty { .. } => 1,
+            }),
             input: None,
             link: match io {
                 ChildIo::Piped { .. } => Link::Pipes,

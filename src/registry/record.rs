@@ -79,7 +79,8 @@ impl Record {
             config_file: sandbox.config_file.to_string(),
             config_last_modified: timestamp(sandbox.config_last_modified),
             rootfs_paths: sandbox.rootfs.as_ref().map(rootfs_paths).unwrap_or_default(),
-            spec: spec(starting).to_string(),
+            // As long as it is: it stays for the life of the run.
+            spec: spec(starting).to_string().into_boxed_str().into(),
             supervisor: (*supervisor).clone(),
             started_at: timestamp(*at),
             child: None,
