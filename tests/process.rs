@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use common::{State, eventually, has, signal, wait};
@@ -37,13 +36,8 @@ fn a_trimmed_heap_gives_back_what_lies_between_blocks_in_use() {
 fn an_idle_supervisor_holds_no_descriptor_of_the_database() {
     let state = State::new();
     let mut vmon = state.run("idle", &["--stdin", "null"], "exec sleep 1000").spawn().unwrap();
-    let open = || -> Vec<PathBuf> {
-        let entries = fs::read_dir(format!("/proc/{}/fd", vmon.id())).unwrap();
-        let paths = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        paths.filter(|path| path.to_string_lossy().contains("sandbox.db")).collect()
-    };
     state.wait_for_status("idle", "RUNNING");
-    eventually("the database is closed", || open().is_empty());
+    state.wait_for_closed_db(vmon.id());
     signal(&vmon, Signal::SIGTERM);
     wait(&mut vmon);
     state.wait_for_status("idle", "STOPPED");

@@ -93,10 +93,11 @@ impl Held {
         Self { vmon, errors }
     }
 
-    /// As [`spawn`](Self::spawn), once it is on record as running.
+    /// As [`spawn`](Self::spawn), once it is on record as running and the record is closed.
     fn running(state: &State, name: &str, options: &[&str], then: &str) -> Self {
         let held = Self::spawn(state, name, options, then);
         state.wait_for_status(name, "RUNNING");
+        state.wait_for_closed_db(held.vmon.id());
         held
     }
 

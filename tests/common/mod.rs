@@ -134,6 +134,16 @@ impl State {
         });
     }
 
+    /// Waits until the process has no descriptor of the database any more.
+    pub fn wait_for_closed_db(&self, pid: u32) {
+        let is_db = |path: &Path| path.to_string_lossy().contains("sandbox.db");
+        eventually("the database is closed", || {
+            let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+            let mut paths = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+            !paths.any(|path| is_db(&path))
+        });
+    }
+
     /// Waits until the current log holds these bytes.
     pub fn wait_for_log(&self, name: &str, bytes: &[u8]) {
         let what = format!("{:?} in the log of {name}", String::from_utf8_lossy(bytes));
