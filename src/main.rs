@@ -7,8 +7,10 @@ mod cli;
 
 use std::process::ExitCode;
 
+#[allow(unsafe_code)] // for the one call that must come before all others
 fn main() -> ExitCode {
-    vmon::process::settle_heap();
+    // SAFETY: this is the only thread, and the command starts no other one.
+    unsafe { vmon::process::settle_heap() };
     vmon::child::restore_sigchld();
     vmon::child::unblock_signals();
     vmon::terminal::install_panic_hook();

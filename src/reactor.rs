@@ -76,7 +76,7 @@ use timers::Queue;
 /// Large enough that glibc maps it by itself (mallopt(3), `M_MMAP_THRESHOLD`), so that pages which
 /// nothing was read into are never touched, and all go back to the system when it is let go. That
 /// holds for the first such block of a process, and for all of them after
-/// [`settle_heap`](crate::process::settle_heap).
+/// `process::settle_heap`.
 const SCRATCH: usize = 256 * 1024;
 
 /// How much of it a handler gets while others have something to do too: what one turn takes is what
@@ -421,6 +421,11 @@ impl<H: Handler> Reactor<H> {
     /// begins.
     pub fn release_scratch(&mut self) {
         self.scratch = Box::default();
+    }
+
+    /// Whether there is one to let go of.
+    pub fn has_scratch(&self) -> bool {
+        !self.scratch.is_empty()
     }
 
     fn slot(&mut self, id: HandlerId) -> Option<&mut Slot<H>> {

@@ -109,7 +109,8 @@ impl Registry {
     }
 
     /// As [`open`](Registry::open), for a program that starts one sandbox, and that at once: the
-    /// connection is kept, with its memory and descriptors, and the next claim uses it. Its
+    /// connection is kept, with its memory, descriptors and lock (others can't change the journal
+    /// mode), and the next claim uses it. Its
     /// observers close theirs only when nothing has come for 50 ms, so that a run which is
     /// shorter costs one connection.
     ///

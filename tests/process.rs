@@ -5,10 +5,11 @@
 mod common;
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use common::{State, eventually, has, signal, wait};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Resident memory of this process in KiB (proc_pid_status(5)).
 #[cfg(target_env = "gnu")]
@@ -43,6 +44,19 @@ fn an_idle_supervisor_holds_no_descriptor_of_the_database() {
     state.wait_for_status("idle", "STOPPED");
 }
 
+/// A traced supervisor, which does not outlive a test that fails.
+struct Traced {
+    strace: Child,
+    supervisor: Pid,
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = kill(self.supervisor, Signal::SIGTERM);
+        wait(&mut self.strace);
+    }
+}
+
 #[test]
 fn an_idle_supervisor_gives_its_memory_back() {
     if !has("strace") {
@@ -51,20 +65,38 @@ fn an_idle_supervisor_gives_its_memory_back() {
     }
     let state = State::new();
     let trace = state.file("trace");
-    let traced = state.run("idle", &["--stdin", "null"], "exec sleep 1000");
-    let mut strace = Command::new("strace")
-        .args(["-f", "-e", "trace=madvise", "-o"])
+    let script = "echo begun; exec sleep 1000";
+    let traced = state.run("idle", &["--stdin", "null", "--no-forward"], script);
+    let strace = Command::new("strace")
+        .args(["-e", "trace=madvise,munmap", "-o"])
         .arg(&trace)
         .arg(traced.get_program())
         .args(traced.get_args())
         .envs(traced.get_envs().filter_map(|(key, value)| Some((key, value?))))
         .spawn()
         .unwrap();
-    // Of the stack, whatever the allocator has.
-    eventually("pages are given back", || {
-        fs::read_to_string(&trace).is_ok_and(|trace| trace.contains("MADV_DONTNEED"))
-    });
+    state.wait_for_status("idle", "RUNNING");
     let supervisor = state.run_column("idle", "supervisor_pid").unwrap().parse().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor), Signal::SIGTERM).unwrap();
-    wait(&mut strace);
+    let _traced = Traced { strace, supervisor: Pid::from_raw(supervisor) };
+
+    let maps = fs::read_to_string(format!("/proc/{supervisor}/maps")).unwrap();
+    let stack = maps.lines().find(|line| line.ends_with("[stack]")).unwrap();
+    let stack = format!("madvise(0x{},", stack.split('-').next().unwrap());
+    let calls = |what: &dyn Fn(&str) -> bool| {
+        fs::read_to_string(&trace).is_ok_and(|trace| trace.lines().any(what))
+    };
+    // The stack grows when it is used, so its first page is looked for by its last digits' range.
+    let stack_page = &stack[..stack.len() - 6];
+    eventually("the stack's pages are given back", || {
+        calls(&|line| line.starts_with(stack_page) && line.contains("MADV_DONTNEED"))
+    });
+    eventually("the buffer that the streams share is given back", || {
+        calls(&|line| {
+            let length =
+                line.strip_prefix("munmap(").and_then(|rest| rest.split([',', ')']).nth(1));
+            length
+                .and_then(|length| length.trim().parse::<u64>().ok())
+                .is_some_and(|it| it > 256 << 10)
+        })
+    });
 }

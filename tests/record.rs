@@ -454,6 +454,26 @@ fn a_state_directory_that_becomes_read_only_does_not_touch_the_child() {
 }
 
 #[test]
+fn a_trigger_of_another_program_that_reads_json_is_no_hindrance() {
+    let state = State::new();
+    assert_eq!(state.run("first", &[], "exit 0").status().unwrap().code(), Some(0));
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    db.execute_batch(
+        "CREATE TABLE seen (status TEXT);
+         CREATE TRIGGER watch AFTER UPDATE ON sandboxes BEGIN
+             INSERT INTO seen VALUES (json_extract(json_object('status', new.status), '$.status'));
+         END;",
+    )
+    .unwrap();
+    assert_eq!(state.run("x", &[], "exit 3").status().unwrap().code(), Some(3));
+    assert_eq!(state.run_column("x", "exit_code").as_deref(), Some("3"));
+    let last = db.query_row("SELECT status FROM seen ORDER BY rowid DESC LIMIT 1", [], |row| {
+        row.get::<_, String>(0)
+    });
+    assert_eq!(last.unwrap(), "STOPPED");
+}
+
+#[test]
 fn a_broken_database_refuses_the_start() {
     let state = State::new();
     fs::write(state.db(), common::noise(20_000, 1)).unwrap();

@@ -1,5 +1,5 @@
-//! The wait of a supervisor: after each transition it gives back the memory that this took, and
-//! then sleeps in the kernel.
+//! The wait of a supervisor: when it has nothing more to do, it gives back the memory that this took,
+//! and then sleeps in the kernel.
 
 use std::cell::Cell;
 use std::io;
@@ -14,6 +14,10 @@ use vmon::registry::RegistryObserver;
 /// How long after a transition the memory is given back. A command that ends sooner never pays
 /// for that, nor for the page faults that follow.
 const LULL: Duration = Duration::from_millis(50);
+
+/// How long nothing must have been relayed before the buffer for that goes too: long enough that a
+/// child which writes a line a second does not cost a second wake-up each.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Says whether the record was written since it was last asked.
 #[derive(Debug, Clone, Default)]
@@ -47,27 +51,43 @@ impl Observer for Noted {
     }
 
     fn retry(&mut self) -> Progress {
-        self.activity.note();
-        self.registry.retry()
+        let progress = self.registry.retry();
+        // One that failed follows, and each of them would look through the heap.
+        if progress == Progress::Done {
+            self.activity.note();
+        }
+        progress
     }
 }
 
 /// Runs the reactor until its handlers are done.
 pub fn run(reactor: &mut Reactor<Monitor>, activity: &Activity) -> io::Result<()> {
     let mut trim_at: Option<Instant> = None;
+    let mut release_at: Option<Instant> = None;
     while !reactor.is_done() {
+        let now = Instant::now();
         if activity.take() {
-            trim_at = Some(Instant::now() + LULL);
+            trim_at = Some(now + LULL);
         }
-        let wait = trim_at.map(|at| at.saturating_duration_since(Instant::now()));
-        if wait == Some(Duration::ZERO) {
-            reactor.release_scratch();
-            process::trim_stack();
-            process::trim_heap();
+        if trim_at.is_some_and(|at| now >= at) {
             trim_at = None;
-            continue;
+            trim(reactor);
+        } else if release_at.is_some_and(|at| now >= at) {
+            reactor.release_scratch();
         }
-        reactor.poll_once(wait)?;
+        // Each turn that had something to do puts it off.
+        release_at = reactor.has_scratch().then(|| now + SILENCE);
+        let next = [trim_at, release_at].into_iter().flatten().min();
+        reactor.poll_once(next.map(|at| at.saturating_duration_since(now)))?;
     }
     Ok(())
+}
+
+#[allow(unsafe_code)]
+fn trim(reactor: &mut Reactor<Monitor>) {
+    reactor.release_scratch();
+    // SAFETY: the command has one thread, the main one, and no coroutines: below this frame are
+    // dead ones only.
+    unsafe { process::trim_stack() };
+    process::trim_heap();
 }

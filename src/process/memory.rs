@@ -7,7 +7,12 @@
 ///
 /// glibc raises this limit of 128 KiB to the size of each such block that is freed (mallopt(3)),
 /// up to 32 MiB: then one large buffer stays for good. A no-op where glibc is not the libc.
-pub fn settle_heap() {
+///
+/// # Safety
+///
+/// No other thread exists yet: mallopt(3) is MT-Unsafe.
+#[allow(unsafe_code)]
+pub unsafe fn settle_heap() {
     allocator::fix_thresholds();
 }
 
@@ -22,8 +27,14 @@ pub fn trim_heap() {
 
 /// Gives back the pages below the caller's stack frame, which deeper calls have used before.
 ///
-/// On the main thread's own stack of a Linux process with `/proc` only, elsewhere a no-op.
-pub fn trim_stack() {
+/// A no-op on any system but Linux, without `/proc`, and on any thread but the main one.
+///
+/// # Safety
+///
+/// The caller runs on the stack that the kernel has given the main thread, and all that lives on
+/// that stack lies above the caller's frame. A coroutine whose stack is a buffer on it does not.
+#[allow(unsafe_code)]
+pub unsafe fn trim_stack() {
     stack::trim();
 }
 
@@ -40,29 +51,31 @@ mod stack {
     /// back.
     const MARGIN: usize = 1 << 10;
 
-    #[inline(never)]
     pub(super) fn trim() {
+        // Another thread's stack may have anything below it.
+        let Some(stack) = main_stack() else { return };
+        let Ok(Some(page)) = sysconf(SysconfVar::PAGE_SIZE) else { return };
+        if let Ok(page @ 1..) = usize::try_from(page) {
+            release_below(&stack, page);
+        }
+    }
+
+    /// A function of its own, so that its frame is small.
+    #[inline(never)]
+    fn release_below(stack: &Range<usize>, page: usize) {
         let local = 0_u8;
         let here = std::hint::black_box(&raw const local).addr();
-        // Another thread's stack, or a coroutine's, may have anything below it.
-        let Some(stack) = main_stack().filter(|stack| stack.contains(&here)) else { return };
-        let Ok(Some(page)) = sysconf(SysconfVar::PAGE_SIZE) else { return };
-        let Some(above) =
-            usize::try_from(page).ok().and_then(|page| (here - MARGIN).checked_rem(page))
-        else {
+        if !stack.contains(&here) {
             return;
-        };
-        let Some(length) = (here - MARGIN - above).checked_sub(stack.start) else { return };
+        }
+        let end = (here - MARGIN) / page * page;
+        let Some(length) = end.checked_sub(stack.start) else { return };
+        let start = std::ptr::without_provenance_mut(stack.start);
         // SAFETY: all of it lies in the mapping of the main thread's stack, and below this frame
-        // and its callee's (MARGIN): stacks grow down on every architecture that Linux has here,
-        // so it is dead. A signal handler that uses it has returned before the next use.
-        unsafe {
-            libc::madvise(
-                std::ptr::without_provenance_mut(stack.start),
-                length,
-                libc::MADV_DONTNEED,
-            )
-        };
+        // and its callee's (MARGIN). Stacks grow down on every architecture that Linux has here,
+        // and the caller of `trim_stack` vouches that nothing below its frame lives. A signal
+        // handler that used it has returned before this call, or begins after it.
+        unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
     }
 
     /// The mapping of the main thread's stack (proc_pid_maps(5)).
@@ -87,7 +100,8 @@ mod allocator {
     const MMAP_THRESHOLD: libc::c_int = 128 << 10;
 
     pub(super) fn fix_thresholds() {
-        // SAFETY: mallopt takes two integers and only sets parameters of the allocator.
+        // SAFETY: mallopt takes two integers and only sets parameters of the allocator, and the
+        // caller of `settle_heap` vouches that no other thread reads them meanwhile.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) };
     }
 

@@ -4,7 +4,7 @@
 //! drops all of the process's POSIX locks on it (fcntl(2)), those of a connection that a host
 //! holds included.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -87,22 +87,62 @@ pub(super) fn random() -> u64 {
 #[derive(Debug)]
 pub(super) struct Kept {
     connection: Connection,
-    database: Option<FileId>,
-    /// `-wal` and `-shm` as the last use left them. What is written to ones that somebody has
-    /// removed is lost.
-    companions: [Option<FileId>; 2],
+    files: Files,
 }
 
-/// Device and inode, which nothing else can get while the connection has the file open.
-type FileId = (u64, u64);
+/// What tells a file from another, and from itself after somebody else has changed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    /// Device and inode, which nothing else can get while the connection has the file open.
+    id: (u64, u64),
+    len: u64,
+}
+
+/// The files of a database, as a connection left them. One that is used after somebody has removed
+/// or truncated them, or has copied a backup over them, writes where nobody reads, takes what it
+/// remembers for what is there, or dies of SIGBUS in a mapping that has no file behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Files {
+    database: Option<Stamp>,
+    /// Seconds and nanoseconds. Only that of the database: the others change by their use.
+    modified: Option<(i64, i64)>,
+    companions: [Option<Stamp>; 2],
+}
+
+impl Files {
+    fn of(db: &Path) -> Self {
+        let stamp = |metadata: &Metadata| Stamp {
+            id: (metadata.dev(), metadata.ino()),
+            len: metadata.len(),
+        };
+        let database = fs::symlink_metadata(db).ok();
+        let companions = ["-wal", "-shm"].map(|suffix| {
+            fs::symlink_metadata(companion(db, suffix)).ok().map(|metadata| stamp(&metadata))
+        });
+        Self {
+            database: database.as_ref().map(stamp),
+            modified: database.map(|metadata| (metadata.mtime(), metadata.mtime_nsec())),
+            companions,
+        }
+    }
+
+    /// Learns what a use of the connection has made of them, unless the database is another one.
+    fn follow(&mut self, db: &Path) {
+        let now = Self::of(db);
+        if now.database.map(|stamp| stamp.id) == self.database.map(|stamp| stamp.id) {
+            *self = now;
+        }
+    }
+}
 
 impl Kept {
     /// Opens `db` for writing; makes it anew if it has gone.
     pub(super) fn open(db: &Path, patience: Duration) -> Result<Self, Fault> {
         // Before the file is opened: one that takes its place meanwhile is told from it then.
-        let database = file_id(db);
+        let mut files = Files::of(db);
         let connection = open(db, patience)?;
-        Ok(Self { connection, database, companions: companions(db) })
+        files.follow(db);
+        Ok(Self { connection, files })
     }
 
     pub(super) fn is_current(&self) -> Result<bool, Fault> {
@@ -116,14 +156,10 @@ impl Kept {
         }
     }
 
-    /// Whether the files in the database's place are those that are open here.
+    /// Whether the files in the database's place are those that are open here, as they were left.
     fn is_of(&self, db: &Path) -> bool {
-        self.database.is_some() && self.database == file_id(db) && self.companions == companions(db)
+        self.files.database.is_some() && self.files == Files::of(db)
     }
-}
-
-fn companions(db: &Path) -> [Option<FileId>; 2] {
-    ["-wal", "-shm"].map(|suffix| file_id(&companion(db, suffix)))
 }
 
 /// The file that SQLite has beside the database.
@@ -131,10 +167,6 @@ fn companion(db: &Path, suffix: &str) -> PathBuf {
     let mut path = db.as_os_str().to_owned();
     path.push(suffix);
     path.into()
-}
-
-fn file_id(db: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(db).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Opens `db` for writing, set up for one transaction; makes it anew if it has gone.
@@ -203,7 +235,7 @@ pub(super) fn write_kept<T>(
     if wal_size(db) / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
         checkpoint(&kept.connection);
     }
-    kept.companions = companions(db);
+    kept.files.follow(db);
     Ok((value, kept))
 }
 

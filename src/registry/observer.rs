@@ -21,18 +21,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Records the life of one sandbox; made by [`Registry::observer`].
 ///
-/// Between two calls it holds no connection and no lock, and no call waits for one. The
-/// connection of a claim that was granted is kept for the transition that follows at once, and
+/// No call waits for a lock, and between two calls it holds no connection, with two exceptions.
+/// The connection of a claim that was granted is kept for the transition that follows at once, and
 /// closed with it; by one of a registry that was [opened for a start](Registry::open_for_start),
-/// only when nothing else has come for 50 ms.
+/// only when nothing else has come for 50 ms. An open connection keeps others from changing the
+/// database's journal mode, and from nothing else.
 ///
 /// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may
 ///   live for all that can be told from here (another pid namespace), or is RUNNING under another
 ///   program whose supervisor's pid exists. What a dead supervisor left open is closed with the
 ///   reason `supervisor-lost`. A locked or full database is asked again; any other failure refuses.
 /// - Once claimed, no failure of the database reaches the child. A delay of more than a second
-///   is told in one warning, and its end in one message. After the end it is tried for five seconds, then the record goes
-///   to the [spill directory](Registry::spill_dir).
+///   is told in one warning, and its end in one message. After the end it is tried for five
+///   seconds, then the record goes to the [spill directory](Registry::spill_dir).
 /// - The claim of a child that runs already, handed over by a host, may be late too: then the
 ///   whole record is written at once. If the sandbox proves to be somebody else's, the record of
 ///   this run is given up with a warning.
@@ -567,6 +568,79 @@ mod tests {
             fs::remove_file(fixture.dir.path().join(name)).unwrap();
         }
         assert_eq!(observer.transition(&exited()), Progress::Done);
+        assert_eq!(fixture.only_run().exit_code, Some(7));
+    }
+
+    /// Claimed and running, its connection still open.
+    fn started(fixture: &mut Fixture) -> RegistryObserver {
+        fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+        let mut observer = fixture.registry.observer();
+        assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+        assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+        observer
+    }
+
+    fn truncate(path: &std::path::Path) {
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
+    }
+
+    #[test]
+    fn a_kept_connection_survives_a_log_and_an_index_that_somebody_truncates() {
+        for suffix in ["-wal", "-shm"] {
+            let mut fixture = Fixture::new();
+            let mut observer = started(&mut fixture);
+            truncate(&fixture.dir.path().join(format!("sandbox.db{suffix}")));
+            assert!(matches!(observer.transition(&exited()), Progress::Done | Progress::Later(_)));
+            drop(observer);
+            assert_eq!(fixture.only_run().exit_code, Some(7), "{suffix}");
+        }
+    }
+
+    #[test]
+    fn a_kept_connection_does_not_take_a_restored_database_for_a_damaged_one() {
+        let mut fixture = Fixture::new();
+        let backup = fixture.dir.path().join("backup.db");
+        drop(Registry::open(&backup).unwrap());
+        let other = Connection::open(&backup).unwrap();
+        other
+            .execute_batch(
+                "CREATE TABLE theirs(x); INSERT INTO theirs SELECT value FROM
+                     (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n
+                      WHERE value < 3000) SELECT value FROM n);",
+            )
+            .unwrap();
+        let checkpoint = |db: &Connection| {
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        };
+        checkpoint(&other);
+        checkpoint(&Connection::open(fixture.registry.path()).unwrap());
+        fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+        // Over the same file, as cp(1) does it.
+        fs::copy(&backup, fixture.registry.path()).unwrap();
+        let mut observer = fixture.registry.observer();
+        let claimed = claim(&mut observer, Some(&Command::new("true")));
+        assert!(matches!(claimed, Claim::Granted), "{claimed:?}");
+        let rows = Connection::open(fixture.registry.path()).unwrap();
+        let theirs: u32 =
+            rows.query_row("SELECT count(*) FROM theirs", [], |row| row.get(0)).unwrap();
+        assert_eq!(theirs, 3000);
+    }
+
+    #[test]
+    fn a_kept_connection_follows_to_a_database_that_was_renamed_over_its_own() {
+        let mut fixture = Fixture::new();
+        let mut observer = started(&mut fixture);
+        let other = fixture.dir.path().join("other.db");
+        drop(Registry::open(&other).unwrap());
+        let copy = Connection::open(&other).unwrap();
+        copy.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(copy);
+        fs::rename(&other, fixture.registry.path()).unwrap();
+        for suffix in ["-wal", "-shm"] {
+            fs::remove_file(fixture.dir.path().join(format!("sandbox.db{suffix}"))).unwrap();
+        }
+        assert!(matches!(observer.transition(&exited()), Progress::Done | Progress::Later(_)));
+        drop(observer);
         assert_eq!(fixture.only_run().exit_code, Some(7));
     }
 }
