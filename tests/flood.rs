@@ -363,6 +363,9 @@ mod command {
 
     #[test]
     fn an_echoed_keystroke_costs_seven_system_calls() {
+        if cfg!(mio_unsupported_force_poll_poll) {
+            return; // that back end has calls of its own
+        }
         if !has("strace") {
             let _ = writeln!(std::io::stderr(), "skipped: an echoed keystroke: no strace");
             return;
