@@ -52,6 +52,7 @@
 
 mod allowance;
 mod rearm;
+mod share;
 mod sources;
 mod timers;
 
@@ -67,24 +68,9 @@ pub use allowance::Allowance;
 pub use sources::{Interest, Ready, SourceId, Sources};
 pub use timers::{TimerId, Timers};
 
+use share::Share;
 use sources::Slots;
 use timers::Queue;
-
-/// The size of the scratch buffer in bytes: four times what a pipe holds by default (pipe(7)), for
-/// pipes that have grown.
-///
-/// Large enough that glibc maps it by itself (mallopt(3), `M_MMAP_THRESHOLD`), so that pages which
-/// nothing was read into are never touched, and all go back to the system when it is let go. That
-/// holds for the first such block of a process, and for all of them after
-/// `process::settle_heap`.
-const SCRATCH: usize = 256 * 1024;
-
-/// How much of it a handler gets while others have something to do too: what one turn takes is what
-/// all others wait for. 32 KiB are through to a log in some 25 microseconds.
-const SHARE: usize = 32 * 1024;
-
-/// How long a handler must have been the only one that sources are ready for, to get all of it.
-const ALONE: Duration = Duration::from_secs(1);
 
 /// Events taken from the kernel at once; more simply wait for the next turn.
 const EVENTS: usize = 256;
@@ -200,11 +186,9 @@ pub struct Reactor<H: Handler> {
     /// Whether the last poll gave as many events as it could: the kernel may hold more, of which
     /// an edge-triggered outer loop has been told already.
     more: bool,
-    /// The handler that a source was ready for last, and when that last was another one.
-    last: Option<HandlerId>,
-    changed: Option<Instant>,
-    /// How much of the scratch buffer a handler gets now.
-    share: usize,
+    share: Share,
+    /// How much of the scratch buffer a handler gets in this turn.
+    slice: usize,
     signals: Option<Signals>,
     waker: Option<Waker>,
 }
@@ -228,9 +212,8 @@ impl<H: Handler> Reactor<H> {
             free: Vec::new(),
             live: 0,
             more: false,
-            last: None,
-            changed: None,
-            share: SCRATCH,
+            share: Share::default(),
+            slice: share::WHOLE,
             signals: None,
             waker: None,
         })
@@ -291,13 +274,13 @@ impl<H: Handler> Reactor<H> {
         }
         let handler = slot.handler.as_mut()?;
         if self.scratch.is_empty() {
-            self.scratch = vec![0; SCRATCH].into_boxed_slice();
+            self.scratch = vec![0; share::WHOLE].into_boxed_slice();
         }
         let mut cx = Context {
             sources: Sources::new(id, self.poll.registry(), &mut self.slots),
             timers: Timers::new(id, &mut self.queue),
             allowance: Allowance::new(&mut self.allowance, &mut slot.taken),
-            scratch: self.scratch.get_mut(..self.share).unwrap_or_default(),
+            scratch: self.scratch.get_mut(..self.slice).unwrap_or_default(),
         };
         let result = f(handler, &mut cx);
         let done = handler.is_done();
@@ -404,6 +387,7 @@ impl<H: Handler> Reactor<H> {
             self.take_signals();
         }
         let now = Instant::now();
+        self.slice = self.share.bytes(now);
         self.fire_timers(now);
         self.call_ready(now);
         self.settle();
@@ -455,6 +439,7 @@ impl<H: Handler> Reactor<H> {
     fn fire_timers(&mut self, now: Instant) {
         // Timers that are set meanwhile wait for the next turn: none can keep the loop here.
         while let Some((id, timer)) = self.queue.pop_due(now) {
+            self.share.serve(id, now);
             self.call(id, |handler, cx| handler.timer(timer, cx));
         }
     }
@@ -468,13 +453,9 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn call_ready(&mut self, now: Instant) {
-        let alone = self.changed.is_none_or(|at| now.saturating_duration_since(at) >= ALONE);
-        self.share = if alone { SCRATCH } else { SHARE };
         for _ in 0..self.slots.begin_turn() {
             let Some((id, source, ready)) = self.slots.next_ready() else { continue };
-            if self.last.replace(id).is_some_and(|last| last != id) {
-                self.changed = Some(now);
-            }
+            self.share.serve(id, now);
             self.call(id, |handler, cx| handler.ready(source, ready, cx));
         }
     }

@@ -5,7 +5,9 @@ mod common;
 
 /// The reactor's part, through its public interface.
 mod loops {
+    use std::cell::RefCell;
     use std::io::{self, PipeReader, Read, Write};
+    use std::rc::Rc;
     use std::time::Duration;
 
     use vmon::reactor::{Context, Handler, Interest, Reactor, Ready, SourceId};
@@ -103,6 +105,63 @@ mod loops {
         assert_eq!(reactor.get(id).unwrap().bytes, b"bytes");
     }
 
+    /// Takes a byte a call of a pipe that always has more, and notes each call in the list of all.
+    struct Nibble {
+        name: char,
+        calls: Rc<RefCell<Vec<(char, usize)>>>,
+        source: Option<(PipeReader, SourceId)>,
+    }
+
+    impl Handler for Nibble {
+        type Source = ();
+        type Timer = ();
+
+        fn start(&mut self, _: &mut Context<'_, Self>) {}
+
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+            self.calls.borrow_mut().push((self.name, cx.scratch.len()));
+            let Some((reader, _)) = &mut self.source else { return };
+            assert_eq!(reader.read(&mut cx.scratch[..1]).unwrap(), 1);
+        }
+
+        fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+
+        fn is_done(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn who_has_waited_longest_comes_first_and_several_get_less_each() {
+        let calls = Rc::new(RefCell::new(Vec::new()));
+        let mut reactor = Reactor::new().unwrap();
+        let mut add = |name| {
+            let (reader, writer) = io::pipe().unwrap();
+            let id = reactor.add(Nibble { name, calls: calls.clone(), source: None });
+            reactor.call(id, |nibble, cx| {
+                let source = cx.sources.register(&reader, Interest::READ, ()).unwrap();
+                nibble.source = Some((reader, source));
+            });
+            writer
+        };
+        let mut flood = add('f');
+        let mut keystroke = add('k');
+        flood.write_all(&[0; 1000]).unwrap();
+        for _ in 0..10 {
+            reactor.poll_once(None).unwrap();
+        }
+        let whole = calls.borrow()[0].1;
+        assert_eq!(calls.take(), vec![('f', whole); 10]);
+        keystroke.write_all(&[0; 1000]).unwrap();
+        for _ in 0..3 {
+            reactor.poll_once(None).unwrap();
+        }
+        let calls = calls.take();
+        let names: String = calls.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, "kfkfkf");
+        assert!(calls[2..].iter().all(|(_, slice)| *slice < whole / 4), "{calls:?}");
+    }
+
     #[test]
     fn what_a_handler_takes_of_the_allowance_others_lack_until_it_is_done_or_removed() {
         let mut reactor = Reactor::new().unwrap();
@@ -134,7 +193,7 @@ mod loops {
 #[cfg(feature = "cli")]
 mod command {
     use std::fs::{self, File, OpenOptions};
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
@@ -260,16 +319,24 @@ mod command {
     }
 
     #[test]
-    fn a_reader_that_stops_in_the_middle_of_a_flood_costs_no_wake_ups() {
-        let mut run = Flooding::start("yes", &[]);
+    fn a_reader_that_stops_in_a_flood_costs_no_wake_ups_and_keeps_nothing_afterwards() {
+        let mut run = Flooding::start("dd if=/dev/zero bs=100 status=none", &[]);
         let status = format!("/proc/{}/status", run.vmon.id());
         let switches = || {
             let status = fs::read_to_string(&status).unwrap();
             let mut lines = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
             lines.next().unwrap().to_owned()
         };
+        let pipes = output_pipes(&run.vmon, run.child);
+        let usual = size(&pipes[0]);
+        let total = || pipes.iter().map(size).sum::<usize>();
+        let mut reader = run.vmon.stdout.take().unwrap();
         run.line();
-        run.state.wait_for_log("x", b"y\ny\n");
+        let mut buffer = vec![0; 1 << 16];
+        let grows = cfg!(not(vmon_coalesce = "never"));
+        while grows && total() == 2 * usual {
+            assert_ne!(reader.read(&mut buffer).unwrap(), 0);
+        }
         // Nobody reads vmon's stdout. It has come to rest when it sleeps through the life of a
         // process that sleeps itself.
         eventually("it waits", || {
@@ -277,9 +344,11 @@ mod command {
             assert!(Command::new("sleep").arg("1").status().unwrap().success());
             switches() == before
         });
-        let mut reader = run.vmon.stdout.take().unwrap();
+        run.line();
         let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-        for _ in 0..5 {
+        run.state.wait_for_log("x", b"over 1");
+        eventually("the pipe has its own size again", || total() == 2 * usual);
+        for _ in 0..4 {
             run.line();
         }
         run.finish();

@@ -40,6 +40,8 @@ pub(super) struct Pace<T> {
     settle: Option<TimerId>,
     /// Whether it was flooded since that was set.
     flooded: bool,
+    /// Bytes read since it was last empty.
+    unbroken: usize,
 }
 
 impl<T: Copy> Pace<T> {
@@ -51,6 +53,7 @@ impl<T: Copy> Pace<T> {
             pause: None,
             settle: None,
             flooded: false,
+            unbroken: 0,
         }
     }
 
@@ -67,11 +70,17 @@ impl<T: Copy> Pace<T> {
     {
         let now = Instant::now();
         if count == 0 {
-            return self.over(id, cx);
+            self.unbroken = 0;
+            self.over(id, cx);
+            return self.look_again(cx);
         }
         self.flood.read(count, self.size.capacity(), now);
-        // Read as fast as it fills up.
-        self.flooded |= !empty;
+        self.unbroken += count;
+        // Of its own size it could not have held what was in it.
+        self.flooded |= self.unbroken > self.size.usual();
+        if empty {
+            self.unbroken = 0;
+        }
         let advice = match empty {
             true => self.flood.emptied(self.size.capacity(), now),
             false => Advice::Watch,
@@ -100,16 +109,15 @@ impl<T: Copy> Pace<T> {
         self.watch(id, cx);
     }
 
-    /// The time to give back what the pipe took to grow, unless it is still flooded. One that is
-    /// full while nobody reads it (`blocked`) can't, and is looked at when it is read again.
+    /// The time to give back what the pipe took to grow, unless it is still flooded. One that holds
+    /// too much while it is not read (`blocked`) can't, and is looked at when it is read again.
     pub(super) fn settle<H>(&mut self, pipe: Option<&File>, blocked: bool, cx: &mut Context<'_, H>)
     where
         H: Handler<Timer = T>,
     {
         self.settle = None;
-        let over = pipe.is_none() || !std::mem::take(&mut self.flooded);
-        let done = over && self.size.shrink(pipe, &mut cx.allowance);
-        if !done && !blocked {
+        let flooded = std::mem::take(&mut self.flooded) && pipe.is_some();
+        if flooded || (!self.size.shrink(pipe, &mut cx.allowance) && !blocked) {
             self.look_again(cx);
         }
     }

@@ -45,6 +45,11 @@ impl Size {
         self.capacity
     }
 
+    /// Bytes that it holds when it has not grown.
+    pub(super) fn usual(&self) -> usize {
+        self.grown.map_or(self.capacity, |grown| grown.from)
+    }
+
     pub(super) fn has_grown(&self) -> bool {
         self.grown.is_some()
     }

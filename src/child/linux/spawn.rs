@@ -154,10 +154,21 @@ fn die_with_parent(parent: Pid) -> nix::Result<()> {
 /// through: a handler would run in the host's memory. What is ignored stays so, except SIGPIPE,
 /// which Rust's runtime ignores, and SIGCHLD, without which a program can't wait for its children.
 ///
+/// What came for the host's process group before setsid(2) was the host's to handle, and is
+/// discarded. It waits here because all is blocked, and would end the child when that is over: on a
+/// kernel before 5.16, where it dumps core, the host as well, whose memory this still is.
+///
 /// Some C libraries take a lock in sigaction for SIGABRT, against abort(3). Another thread that
 /// keeps it is about to end the host, and by now the child ends with that.
 fn reset_signals(last: c_int) -> nix::Result<()> {
+    let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigpending(2) writes one set to the pointer, which is valid for one.
+    Errno::result(unsafe { libc::sigpending(pending.as_mut_ptr()) })?;
+    // SAFETY: zeroed is a valid set, and the kernel has filled it.
+    let pending = unsafe { pending.assume_init() };
     for signal in 1..=last {
+        // SAFETY: sigismember reads one set from a live reference.
+        let is_pending = unsafe { libc::sigismember(&raw const pending, signal) } == 1;
         let mut current = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
         // which is valid for one sigaction.
@@ -167,11 +178,11 @@ fn reset_signals(last: c_int) -> nix::Result<()> {
         }
         // SAFETY: zeroed is a valid sigaction, and the kernel has filled it.
         let action = unsafe { current.assume_init() }.sa_sigaction;
-        if action != libc::SIG_DFL && action != libc::SIG_IGN {
-            // Ignored first: that discards one which came for the host's process group before
-            // setsid(2). It was the host's to handle.
+        let is_caught = action != libc::SIG_DFL && action != libc::SIG_IGN;
+        if is_caught || is_pending {
+            // To ignore one discards what is pending of it (sigaction(2)).
             set_action(signal, libc::SIG_IGN)?;
-            set_action(signal, libc::SIG_DFL)?;
+            set_action(signal, if is_caught { libc::SIG_DFL } else { action })?;
         }
     }
     set_action(libc::SIGPIPE, libc::SIG_DFL)?;
