@@ -127,7 +127,7 @@ pub struct Context<'a, H: Handler> {
     /// Holds bytes within one call only; the next handler overwrites them.
     ///
     /// One call is to take no more from a source than this holds, so that none holds up the
-    /// others: it is 256 KiB long, and 32 KiB while sources of several handlers are ready.
+    /// others: it is 512 KiB long, and 32 KiB while sources of several handlers are ready.
     pub scratch: &'a mut [u8],
 }
 

@@ -287,7 +287,7 @@ mod command {
             run.line();
             run.state.wait_for_log("x", format!("over {flood}").as_bytes());
             eventually("it has its own size again", || total() == 2 * usual);
-            // What the first one left: the scratch buffer alone is 256 kB when all of it is used.
+            // What the first one left: the scratch buffer alone is 512 kB when all of it is used.
             let first = *memory.get_or_insert_with(|| anonymous(pid));
             eventually("the memory is given back", || anonymous(pid) < first + 100);
         }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::HandlerId;
 
-/// The size of the scratch buffer in bytes: four times what a pipe holds by default (pipe(7)), for
-/// pipes that have grown.
+/// The size of the scratch buffer in bytes: half of what a pipe that has grown holds, so that its
+/// writer fills the other half meanwhile.
 ///
 /// Large enough that glibc maps it by itself (mallopt(3), `M_MMAP_THRESHOLD`), so that pages which
 /// nothing was read into are never touched, and all go back to the system when it is let go. That
 /// holds for the first such block of a process, and for all of them after
 /// `process::settle_heap`.
-pub(super) const WHOLE: usize = 256 * 1024;
+pub(super) const WHOLE: usize = 512 * 1024;
 
 /// How much of it a handler gets while others have something to do too: what one turn takes is what
 /// all others wait for. 32 KiB are through to a log in some 25 microseconds.

@@ -2,10 +2,12 @@
 //!
 //! All logs are on one file system, and each is removed before the next tool runs, so that the
 //! kernel has as little as possible to write back meanwhile. What noise that leaves falls on all:
-//! the order is turned round every other time.
+//! the order is turned round every other time. Before each run as much is written and removed as
+//! the run will write: a virtual machine takes memory that was not used for a while from its host
+//! page by page, and whoever runs first after a slow tool would pay for that.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -124,6 +126,7 @@ fn plain_filters(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
 
 fn conmon(bench: &Bench, flood: Flood) -> Option<Contender<'_>> {
     bench.peer(Peer::Conmon, "conmon", move |path| {
+        warm_up(bench, flood)?;
         let scratch = bench.scratch()?;
         let child = modes::words("flood", &flood.words())?;
         let mut command = tools::conmon(path, scratch.path(), AtTheEnd::NoFsync, &child)?;
@@ -147,6 +150,17 @@ fn loggers(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
     makes.into_iter().filter_map(contender).collect()
 }
 
+/// Has the page cache hold as much as the flood, for the run that follows.
+fn warm_up(bench: &Bench, flood: Flood) -> Result<()> {
+    const BLOCK: usize = 1 << 20;
+    let scratch = bench.scratch()?;
+    let mut file = File::create(scratch.join("warm"))?;
+    for _ in 0..flood.bytes().div_ceil(BLOCK as u64) {
+        file.write_all(&[0; BLOCK])?;
+    }
+    Ok(())
+}
+
 /// What becomes of the stream beside the log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Forwarded {
@@ -156,6 +170,7 @@ enum Forwarded {
 
 /// One run of vmon, which keeps so many generations, or all.
 fn vmon(bench: &Bench, flood: Flood, kept: Option<u32>, forwarded: Forwarded) -> Result<Measured> {
+    warm_up(bench, flood)?;
     let scratch = bench.scratch()?;
     let child = modes::words("flood", &flood.words())?;
     let keeps = tools::vmon_keeps(kept);
@@ -197,6 +212,7 @@ fn filter(
     forwarded: Forwarded,
     make: impl FnOnce(&Path) -> Result<Filter>,
 ) -> Result<Measured> {
+    warm_up(bench, flood)?;
     let scratch = bench.scratch()?;
     let Filter { mut command, log } = make(scratch.path())?;
     let (from_writer, to_tool) = pipe()?;
