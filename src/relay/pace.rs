@@ -81,10 +81,8 @@ impl<T: Copy> Pace<T> {
         if empty {
             self.unbroken = 0;
         }
-        let advice = match empty {
-            true => self.flood.emptied(self.size.capacity(), now),
-            false => Advice::Watch,
-        };
+        let advice =
+            if empty { self.flood.emptied(self.size.capacity(), now) } else { Advice::Watch };
         self.flooded |= advice != Advice::Watch;
         match advice {
             Advice::Watch => self.watch(id, cx),

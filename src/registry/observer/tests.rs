@@ -1,0 +1,348 @@
+//! The observer against a real database: locked, broken, replaced, and with a connection that lingers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use chrono::Utc;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::child::{Command, ExitStatus};
+use crate::monitor::{End, Identity, Outcome, Reason, Sandbox};
+use crate::registry::Run;
+
+struct Fixture {
+    dir: TempDir,
+    registry: Registry,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let registry = Registry::open(dir.path().join("sandbox.db")).unwrap();
+        Self { dir, registry }
+    }
+
+    /// An observer that gives up at the first failure after the end.
+    fn impatient(&self) -> RegistryObserver {
+        RegistryObserver { patience: Duration::ZERO, ..self.registry.observer() }
+    }
+
+    fn locked(&self) -> Connection {
+        let lock = Connection::open(self.registry.path()).unwrap();
+        lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        lock
+    }
+
+    fn spilled(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path().join("run")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn only_run(&self) -> Run {
+        let mut runs = self.registry.runs().unwrap();
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        runs.remove(0)
+    }
+}
+
+fn claim(observer: &mut RegistryObserver, command: Option<&Command>) -> Claim {
+    let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+    let supervisor = Identity::current();
+    let starting = Starting { sandbox: &sandbox, command, supervisor: &supervisor, at: Utc::now() };
+    observer.claim(&starting)
+}
+
+fn running() -> Transition {
+    Transition::Running { at: Utc::now(), child: Identity::current() }
+}
+
+fn exited() -> Transition {
+    let outcome = Outcome::Ended { status: ExitStatus::Code(7), reason: Reason::Exited };
+    let end = End { outcome, bytes_logged: 5, bytes_dropped: 0 };
+    Transition::Stopped { at: Utc::now(), end }
+}
+
+/// A run whose end is in a file and nowhere else.
+fn spill(fixture: &Fixture) {
+    let mut observer = fixture.impatient();
+    let granted = claim(&mut observer, Some(&Command::new("true")));
+    assert!(matches!(granted, Claim::Granted), "{granted:?}");
+    assert_eq!(observer.transition(&running()), Progress::Done);
+    let _lock = fixture.locked();
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(fixture.spilled().len(), 1);
+}
+
+#[test]
+fn an_end_is_not_spilled_while_there_is_patience() {
+    let fixture = Fixture::new();
+    let mut observer = fixture.registry.observer();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    let _lock = fixture.locked();
+    assert!(matches!(observer.transition(&exited()), Progress::Later(_)));
+    assert!(matches!(observer.retry(), Progress::Later(_)));
+    assert_eq!(fixture.spilled().len(), 0);
+}
+
+#[test]
+fn a_spilled_end_is_private_and_taken_in_by_the_next_reader() {
+    let fixture = Fixture::new();
+    spill(&fixture);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&fixture.dir.path().join("run")), 0o700);
+    assert_eq!(mode(&fixture.spilled()[0]), 0o600);
+
+    let run = fixture.only_run();
+    assert_eq!((run.state.as_str(), run.exit_code), ("STOPPED", Some(7)));
+    assert_eq!((run.pid, run.bytes_logged), (Some(std::process::id()), Some(5)));
+    assert_eq!(fixture.spilled().len(), 0);
+}
+
+#[test]
+fn a_spilled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
+    let fixture = Fixture::new();
+    spill(&fixture);
+    let next = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
+    assert!(matches!(next, Claim::Granted), "{next:?}");
+    assert_eq!(fixture.spilled().len(), 0);
+    let runs = fixture.registry.runs().unwrap();
+    let states: Vec<_> = runs.iter().map(|run| (run.state.as_str(), run.exit_code)).collect();
+    assert_eq!(states, [("STOPPED", Some(7)), ("STARTING", None)]);
+}
+
+#[test]
+fn a_spilled_end_that_is_taken_in_twice_is_one_run() {
+    let fixture = Fixture::new();
+    spill(&fixture);
+    let path = fixture.spilled().remove(0);
+    let content = fs::read(&path).unwrap();
+    let once = fixture.only_run();
+    fs::write(&path, content).unwrap();
+    assert_eq!(fixture.only_run(), once);
+}
+
+#[test]
+fn a_run_whose_claim_was_never_written_is_spilled_and_taken_in_whole() {
+    let fixture = Fixture::new();
+    let mut observer = fixture.impatient();
+    let lock = fixture.locked();
+    assert!(matches!(claim(&mut observer, None), Claim::Later(..)));
+    assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    drop(lock);
+    let run = fixture.only_run();
+    assert_eq!((run.name.as_str(), run.state.as_str(), run.exit_code), ("web", "STOPPED", Some(7)));
+    assert!(run.running_at.is_some());
+}
+
+#[test]
+fn what_is_spilled_for_another_database_stays() {
+    let fixture = Fixture::new();
+    spill(&fixture);
+    let other = Registry::open(fixture.dir.path().join("other.db")).unwrap();
+    assert_eq!(other.runs().unwrap(), []);
+    assert_eq!(fixture.spilled().len(), 1);
+}
+
+#[test]
+fn rubbish_among_the_spilled_ends_does_no_harm() {
+    let fixture = Fixture::new();
+    spill(&fixture);
+    let path = |name: &str| fixture.dir.path().join("run").join(name);
+    fs::write(path("cut.end.json"), "{\"version\": 1, \"name\":").unwrap();
+    fs::create_dir(path("dir.end.json")).unwrap();
+    nix::unistd::mkfifo(&path("fifo.end.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", path("link.end.json")).unwrap();
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+    assert_eq!(fixture.spilled().len(), 4);
+}
+
+#[test]
+fn a_database_that_breaks_while_the_child_runs_delays_the_record_and_no_more() {
+    let fixture = Fixture::new();
+    let mut observer = fixture.impatient();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    let files = ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"];
+    let path = |name: &str| fixture.dir.path().join(name);
+    for name in files {
+        fs::remove_file(path(name)).unwrap();
+    }
+    fs::write(path("sandbox.db"), "no database, but as long as the header of one. ".repeat(99))
+        .unwrap();
+    assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+    assert!(matches!(observer.retry(), Progress::Later(_)));
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert!(fixture.registry.runs().is_err());
+    assert_eq!(fixture.spilled().len(), 1);
+    // Moved away, as the message says.
+    fs::remove_file(path("sandbox.db")).unwrap();
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+}
+
+#[test]
+fn an_end_that_can_not_even_be_spilled_ends_the_monitors_wait() {
+    let fixture = Fixture::new();
+    fs::write(fixture.dir.path().join("run"), "not a directory").unwrap();
+    let mut observer = fixture.impatient();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    let _lock = fixture.locked();
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(observer.retry(), Progress::Done);
+}
+
+/// How many descriptors of the database this process has open.
+#[cfg(target_os = "linux")]
+fn descriptors(fixture: &Fixture) -> usize {
+    let is_db = |path: PathBuf| path == fixture.registry.path();
+    let entries = fs::read_dir("/proc/self/fd").unwrap();
+    // Descriptors of other tests come and go.
+    entries
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| is_db(path.clone()))
+        .count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_connection_of_a_claim_serves_the_transition_that_follows_and_no_more() {
+    let fixture = Fixture::new();
+    let mut observer = fixture.registry.observer();
+    assert_eq!(descriptors(&fixture), 0);
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(descriptors(&fixture), 1);
+    assert_eq!(observer.transition(&running()), Progress::Done);
+    assert_eq!(descriptors(&fixture), 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_registry_opened_for_a_start_keeps_its_connection_until_nothing_has_come_for_a_moment() {
+    let mut fixture = Fixture::new();
+    fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+    assert_eq!(descriptors(&fixture), 1);
+    let mut observer = fixture.registry.observer();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    assert_eq!(descriptors(&fixture), 1);
+    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(descriptors(&fixture), 0);
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(descriptors(&fixture), 0);
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_connection_of_a_name_that_is_taken_serves_the_next_claim() {
+    let mut fixture = Fixture::new();
+    let mut first = fixture.registry.observer();
+    assert!(matches!(claim(&mut first, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(first.transition(&running()), Progress::Done);
+    fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+    let taken = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
+    assert!(matches!(taken, Claim::Taken { .. }), "{taken:?}");
+    assert_eq!(descriptors(&fixture), 1);
+}
+
+#[test]
+fn a_database_that_is_removed_while_its_connection_is_kept_gets_the_record_anew() {
+    let mut fixture = Fixture::new();
+    fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+    let mut observer = fixture.registry.observer();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
+        fs::remove_file(fixture.dir.path().join(name)).unwrap();
+    }
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+}
+
+#[test]
+fn a_kept_connection_does_not_write_to_a_log_that_was_removed() {
+    let mut fixture = Fixture::new();
+    fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+    let mut observer = fixture.registry.observer();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    for name in ["sandbox.db-wal", "sandbox.db-shm"] {
+        fs::remove_file(fixture.dir.path().join(name)).unwrap();
+    }
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+}
+
+/// Claimed and running, its connection still open.
+fn started(fixture: &mut Fixture) -> RegistryObserver {
+    fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+    let mut observer = fixture.registry.observer();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    observer
+}
+
+fn truncate(path: &std::path::Path) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
+}
+
+#[test]
+fn a_kept_connection_survives_a_log_and_an_index_that_somebody_truncates() {
+    for suffix in ["-wal", "-shm"] {
+        let mut fixture = Fixture::new();
+        let mut observer = started(&mut fixture);
+        truncate(&fixture.dir.path().join(format!("sandbox.db{suffix}")));
+        assert!(matches!(observer.transition(&exited()), Progress::Done | Progress::Later(_)));
+        drop(observer);
+        assert_eq!(fixture.only_run().exit_code, Some(7), "{suffix}");
+    }
+}
+
+#[test]
+fn a_kept_connection_does_not_take_a_restored_database_for_a_damaged_one() {
+    let mut fixture = Fixture::new();
+    let backup = fixture.dir.path().join("backup.db");
+    drop(Registry::open(&backup).unwrap());
+    let other = Connection::open(&backup).unwrap();
+    other
+        .execute_batch(
+            "CREATE TABLE theirs(x); INSERT INTO theirs SELECT value FROM
+                 (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n
+                  WHERE value < 3000) SELECT value FROM n);",
+        )
+        .unwrap();
+    let checkpoint = |db: &Connection| {
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    };
+    checkpoint(&other);
+    checkpoint(&Connection::open(fixture.registry.path()).unwrap());
+    fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
+    // Over the same file, as cp(1) does it.
+    fs::copy(&backup, fixture.registry.path()).unwrap();
+    let mut observer = fixture.registry.observer();
+    let claimed = claim(&mut observer, Some(&Command::new("true")));
+    assert!(matches!(claimed, Claim::Granted), "{claimed:?}");
+    let rows = Connection::open(fixture.registry.path()).unwrap();
+    let theirs: u32 = rows.query_row("SELECT count(*) FROM theirs", [], |row| row.get(0)).unwrap();
+    assert_eq!(theirs, 3000);
+}
+
+#[test]
+fn a_kept_connection_follows_to_a_database_that_was_renamed_over_its_own() {
+    let mut fixture = Fixture::new();
+    let mut observer = started(&mut fixture);
+    let other = fixture.dir.path().join("other.db");
+    drop(Registry::open(&other).unwrap());
+    let copy = Connection::open(&other).unwrap();
+    copy.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(copy);
+    fs::rename(&other, fixture.registry.path()).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(fixture.dir.path().join(format!("sandbox.db{suffix}"))).unwrap();
+    }
+    assert!(matches!(observer.transition(&exited()), Progress::Done | Progress::Later(_)));
+    drop(observer);
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+}
