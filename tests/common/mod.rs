@@ -79,7 +79,8 @@ impl State {
     pub fn whole_log(&self, name: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         for generation in self.generations(name) {
-            bytes.extend(fs::read(generation).unwrap());
+            // The oldest may be removed between the look and the read.
+            bytes.extend(fs::read(generation).unwrap_or_default());
         }
         bytes.extend(self.log(name));
         bytes
