@@ -390,7 +390,7 @@ impl<H: Handler> Reactor<H> {
         self.slice = self.share.bytes(now);
         self.fire_timers(now);
         self.call_ready(now);
-        self.settle();
+        self.give_back_scratch();
         Ok(())
     }
 
@@ -445,7 +445,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// When nobody is busy any more, the pages that the scratch buffer has touched go back too.
-    fn settle(&mut self) {
+    fn give_back_scratch(&mut self) {
         let busy = self.allowance < allowance::TOTAL;
         if mem::replace(&mut self.busy, busy) && !busy {
             self.release_scratch();

@@ -1,5 +1,5 @@
-//! The wait of a supervisor: when it has nothing more to do, it gives back the memory that this took,
-//! and then sleeps in the kernel.
+//! The wait of a supervisor: when it has nothing more to do, it gives back the memory that its work
+//! took, and then sleeps in the kernel.
 
 use std::cell::Cell;
 use std::io;
