@@ -1002,21 +1002,9 @@ mod process {
     /// Runs one of [`hosts`] as a process of its own, to its end.
     #[track_caller]
     fn run_host(state: &State, name: &str, stdin: Stdio) {
-        let mut command = StdCommand::new(std::env::current_exe().unwrap());
-        let path = state.file("host.out");
-        let output = fs::File::options().create(true).append(true).open(&path).unwrap();
-        command
-            .args([&format!("hosts::{name}"), "--exact", "--ignored", "--nocapture"])
-            // One thread: the test runs on the main one.
-            .arg("--test-threads=1")
-            .env(hosts::DIRECTORY, state.path())
-            .stdin(stdin)
-            .stdout(output.try_clone().unwrap())
-            .stderr(output);
-        let status = wait(&mut command.spawn().unwrap());
-        let said = fs::read_to_string(&path).unwrap();
-        assert!(status.success(), "{status}: {said}");
-        assert!(said.contains("1 passed"), "{said}");
+        common::run_host(state, name, hosts::DIRECTORY, |command| {
+            command.stdin(stdin);
+        });
     }
 
     #[test]

@@ -20,7 +20,7 @@ use vmon::child::Command;
 use vmon::monitor::{End, Monitor, Outcome, Sandbox};
 use vmon::reactor::Reactor;
 
-use common::{State, wait};
+use common::State;
 
 type Loop = Reactor<Monitor>;
 
@@ -181,34 +181,21 @@ fn run_host(name: &str) {
 /// The same with these signals blocked in each of its threads.
 fn run_host_that_blocks(name: &str, signals: &[nix::sys::signal::Signal]) {
     let blocked: nix::sys::signal::SigSet = signals.iter().copied().collect();
-    let state = State::new();
-    let mut command = StdCommand::new(std::env::current_exe().unwrap());
-    let path = state.file("host.out");
-    let output = fs::File::options().create(true).append(true).open(&path).unwrap();
-    command
-        .args([&format!("hosts::{name}"), "--exact", "--ignored", "--nocapture"])
-        // One thread: the test runs on the main one.
-        .arg("--test-threads=1")
-        .env(hosts::DIRECTORY, state.path())
-        .stdin(Stdio::null())
-        .stdout(output.try_clone().unwrap())
-        .stderr(output)
-        .process_group(0);
-    // SAFETY: close_range is a system call on three integers, and the other sets a mask. What the
-    // test itself was started with stays out of it.
-    unsafe {
-        command.pre_exec(move || {
-            blocked.thread_block()?;
-            // By number: not every C library has the call.
-            let flags = libc::CLOSE_RANGE_CLOEXEC;
-            nix::errno::Errno::result(libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags))?;
-            Ok(())
-        });
-    }
-    let status = wait(&mut command.spawn().unwrap());
-    let said = fs::read_to_string(&path).unwrap();
-    assert!(status.success(), "{status}: {said}");
-    assert!(said.contains("1 passed"), "{said}");
+    let close_on_exec = move || {
+        blocked.thread_block()?;
+        // By number: not every C library has the call.
+        let flags = libc::CLOSE_RANGE_CLOEXEC;
+        // SAFETY: close_range is a system call on three integers.
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) };
+        nix::errno::Errno::result(closed)?;
+        Ok(())
+    };
+    common::run_host(&State::new(), name, hosts::DIRECTORY, |command| {
+        command.process_group(0);
+        // SAFETY: two system calls on values of its own. What the test itself was started with
+        // stays out of it.
+        unsafe { command.pre_exec(close_on_exec) };
+    });
 }
 
 #[test]

@@ -392,6 +392,28 @@ pub fn set_size(master: &File, rows: u16, columns: u16) {
     assert_eq!(result, 0);
 }
 
+/// Runs the test `hosts::NAME` of this binary, ignored otherwise, as a process of its own to its end.
+/// It learns the state directory from the variable `directory`; `prepare` adds to its command.
+#[track_caller]
+pub fn run_host(state: &State, name: &str, directory: &str, prepare: impl FnOnce(&mut Command)) {
+    let path = state.file("host.out");
+    let output = File::options().create(true).append(true).open(&path).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([&format!("hosts::{name}"), "--exact", "--ignored", "--nocapture"])
+        // One thread: the test runs on the main one.
+        .arg("--test-threads=1")
+        .env(directory, state.path())
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output);
+    prepare(&mut command);
+    let status = wait(&mut command.spawn().unwrap());
+    let said = fs::read_to_string(&path).unwrap();
+    assert!(status.success(), "{status}: {said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
 /// Whether a program is installed.
 pub fn has(program: impl AsRef<OsStr>) -> bool {
     Command::new(program)
