@@ -39,6 +39,8 @@
 //! record, `bundled` compiles SQLite in, `cli` adds the command.
 
 pub mod child;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod logfile;
 pub mod monitor;
 pub mod process;

@@ -276,7 +276,13 @@ impl LogFile {
         }
     }
 
-    fn reopen(&mut self) -> Result<(), LogError> {
+    /// Closes the log and opens it by its name, making it where it is missing: for a log that
+    /// somebody else has moved away and is going to compress, as logrotate(8) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open). The next write tries again then.
+    pub fn reopen(&mut self) -> Result<(), LogError> {
         self.current = None;
         let directory = self.place.directory()?;
         self.open_in(&directory)

@@ -10,12 +10,16 @@
 
 mod draining;
 mod observer;
+mod report;
 mod reports;
 mod running;
 mod sandbox;
+mod service;
+mod sessions;
 mod starting;
 mod streams;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -26,10 +30,13 @@ pub use crate::child::{Identity, Liveness};
 pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };
+pub use report::{Phase, Report};
 pub use sandbox::{
-    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, Name, NameError, OnLogError, Rootfs,
-    Sandbox,
+    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, Name, NameError, OnLogError,
+    Restart, Rootfs, Sandbox,
 };
+pub use service::{Desk, Service};
+pub use sessions::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 
 use crate::child::{Child, ChildIo, Command, ExitStatus, Signal};
 use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
@@ -66,6 +73,8 @@ pub enum Source {
     ChildInput,
     /// The child's end.
     Exit,
+    /// A source of a service's own.
+    Service { service: usize, key: u32 },
 }
 
 /// The timers of a monitor.
@@ -90,6 +99,29 @@ pub enum Timer {
     Pause(Stream),
     /// A stream that was flooded may be so no longer.
     Settle(Stream),
+    /// A timer of a service's own.
+    Service { service: usize, key: u32 },
+}
+
+/// Why a request can't be met now.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There is no child, or it has ended.
+    #[error("the sandbox is not running")]
+    NotRunning,
+    /// Nobody is attached under that name.
+    #[error("there is no session {}", .0.0)]
+    NoSuchSession(SessionId),
+    /// The session may only look.
+    #[error("session {} is read-only", .0.0)]
+    ReadOnly(SessionId),
+    /// The child has pipes.
+    #[error("the sandbox has no terminal")]
+    NoTerminal,
+    /// The system refused; the text says what.
+    #[error("{0}")]
+    System(String),
 }
 
 /// Monitors one child. See the [module](self).
@@ -117,7 +149,17 @@ pub struct Monitor {
     supervisor: Identity,
     asked: DateTime<Utc>,
     state: State,
+    /// The child of this run, once it ran, and when that was seen.
+    child: Option<(Identity, DateTime<Utc>)>,
+    /// How often it has been started again.
+    restarts: u32,
     streams: Option<Streams>,
+    /// `None` for the one that is being called.
+    services: Vec<Option<Box<dyn Service>>>,
+    /// How many of them have been opened.
+    services_open: usize,
+    /// Transitions that the services have not been told yet.
+    untold: VecDeque<Transition>,
     /// Set while bytes wait for the log.
     log_retry: Option<TimerId>,
 }
@@ -170,7 +212,7 @@ type Cx<'a> = Context<'a, Monitor>;
 impl Monitor {
     /// A monitor of this sandbox, to be given observers and a child.
     pub fn builder(sandbox: Sandbox) -> Builder {
-        Builder { sandbox, reports: Reports::default() }
+        Builder { sandbox, reports: Reports::default(), services: Vec::new() }
     }
 
     /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, then KILL after
@@ -180,6 +222,72 @@ impl Monitor {
     /// Returns at once. The end comes to the observers.
     pub fn stop(&mut self, cx: &mut Context<'_, Self>) {
         self.stop_requested(true, cx);
+    }
+
+    /// As [`stop`](Self::stop), killing after `timeout` instead of the sandbox's own, where one is
+    /// given.
+    pub fn stop_within(&mut self, timeout: Option<Duration>, cx: &mut Context<'_, Self>) {
+        let _ = timeout;
+        self.stop_requested(true, cx);
+    }
+
+    /// Sends `signal` to the child's process group, or to the child alone if it leads none.
+    ///
+    /// # Errors
+    ///
+    /// There is no child to signal now.
+    pub fn signal_child(&mut self, signal: Signal) -> Result<(), RequestError> {
+        match &self.state {
+            State::Running(running) | State::Stopping(running, _) => running
+                .child
+                .signal(signal)
+                .map_err(|error| RequestError::System(format!("can't send {signal}: {error}"))),
+            _ => Err(RequestError::NotRunning),
+        }
+    }
+
+    /// Closes the log and opens it by its name: for whoever has moved it away.
+    ///
+    /// # Errors
+    ///
+    /// There is no log now, or it can't be opened; then the next write tries again.
+    pub fn reopen_log(&mut self) -> Result<(), RequestError> {
+        let streams = self.streams.as_mut().ok_or(RequestError::NotRunning)?;
+        streams.reopen_log().map_err(|error| RequestError::System(error.to_string()))
+    }
+
+    /// What is known of the sandbox now.
+    pub fn report(&self) -> Report {
+        let (logged, dropped) = match (&self.state, &self.streams) {
+            (State::Stopped(end), None) => (end.bytes_logged, end.bytes_dropped),
+            (_, streams) => streams.as_ref().map_or((0, 0), Streams::bytes),
+        };
+        Report {
+            name: self.sandbox.name.clone(),
+            config_file: self.sandbox.config_file.clone(),
+            phase: self.phase(),
+            supervisor: self.supervisor.clone(),
+            child: self.pid().and(self.child.as_ref().map(|(child, _)| child.clone())),
+            started_at: self.asked,
+            running_at: self.child.as_ref().map(|(_, at)| *at),
+            restarts: self.restarts,
+            tty: self.streams.as_ref().map(Streams::has_terminal),
+            log: self.sandbox.log_path(),
+            bytes_logged: logged,
+            bytes_dropped: dropped,
+            sessions: Vec::new(),
+            end: self.end().cloned(),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.state {
+            State::Starting { .. } | State::Moving => Phase::Starting,
+            State::Running(_) => Phase::Running,
+            State::Stopping(..) => Phase::Stopping,
+            State::Draining(_) => Phase::Draining,
+            State::Stopped(_) => Phase::Stopped,
+        }
     }
 
     /// How it ended; `None` while it has not.
@@ -213,6 +321,7 @@ impl Monitor {
 pub struct Builder {
     sandbox: Sandbox,
     reports: Reports,
+    services: Vec<Option<Box<dyn Service>>>,
 }
 
 impl Builder {
@@ -220,6 +329,13 @@ impl Builder {
     #[must_use]
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.reports.add(Box::new(observer));
+        self
+    }
+
+    /// Serves others beside the monitor, as a control socket does.
+    #[must_use]
+    pub fn service(mut self, service: impl Service + 'static) -> Self {
+        self.services.push(Some(Box::new(service)));
         self
     }
 
@@ -261,7 +377,12 @@ impl Builder {
             supervisor: Identity::current(),
             asked: Utc::now(),
             state: State::Starting { launch, give_up: Instant::now() + CLAIM_TIMEOUT },
+            child: None,
+            restarts: 0,
             streams: None,
+            services: self.services,
+            services_open: 0,
+            untold: VecDeque::new(),
             log_retry: None,
         })
     }
@@ -291,9 +412,12 @@ impl Handler for Monitor {
         self.claim(cx);
     }
 
-    fn ready(&mut self, source: Source, _: Ready, cx: &mut Cx<'_>) {
+    fn ready(&mut self, source: Source, ready: Ready, cx: &mut Cx<'_>) {
         match source {
             Source::Exit => self.look_for_exit(cx),
+            Source::Service { service, key } => {
+                self.with_service(service, cx, |service, desk| service.ready(key, ready, desk));
+            }
             Source::Output(stream) => self.read_output(stream, cx),
             Source::Sink(stream) => {
                 if let Some(streams) = &mut self.streams {
@@ -325,6 +449,9 @@ impl Handler for Monitor {
             Timer::Kill => self.kill("the stop timeout has passed"),
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
+            Timer::Service { service, key } => {
+                self.with_service(service, cx, |service, desk| service.timer(key, desk));
+            }
             Timer::Pause(stream) => self.read_output(stream, cx),
             Timer::Settle(stream) => {
                 if let Some(streams) = &mut self.streams {
@@ -367,20 +494,15 @@ impl Handler for Monitor {
     }
 
     fn is_done(&self) -> bool {
-        matches!(self.state, State::Stopped(_)) && self.reports.are_done()
+        matches!(self.state, State::Stopped(_))
+            && self.reports.are_done()
+            && self.services_are_done()
     }
 }
 
 impl fmt::Debug for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::Starting { .. } => "STARTING",
-            State::Running(_) => "RUNNING",
-            State::Stopping(..) => "STOPPING",
-            State::Draining(_) => "DRAINING",
-            State::Stopped(_) => "STOPPED",
-            State::Moving => "MOVING",
-        };
+        let state = self.phase().as_str();
         f.debug_struct("Monitor").field("name", &self.sandbox.name).field("state", &state).finish()
     }
 }

@@ -94,5 +94,9 @@ impl Monitor {
 
     pub(super) fn tell(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
         self.reports.tell(transition, &mut cx.timers, Timer::Observer);
+        if self.services_open > 0 {
+            self.untold.push_back(transition.clone());
+            self.tell_services(cx);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The transitions of a monitored child, and the trait of whoever is told of them.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -60,6 +61,13 @@ pub struct Starting<'a> {
     pub supervisor: &'a Identity,
     /// When the start was asked for.
     pub at: DateTime<Utc>,
+    /// How often the command has been started again: 0 for its first run. A claim of a later run
+    /// takes over from the one that [`Transition::Restarting`] has told of, in one step; like
+    /// that of a child that runs already it is asked once, and a record that is late is no reason
+    /// not to start.
+    pub restarts: u32,
+    /// Where a [`Service`](super::Service) of the monitor can be found: its control socket.
+    pub socket: Option<&'a Path>,
 }
 
 /// An observer's answer to [`Observer::claim`].
@@ -110,6 +118,17 @@ pub enum Transition {
         /// How it ended.
         status: ExitStatus,
     },
+    /// This run is over, the child reaped and its output in the log; after a while the command is
+    /// started again, as a run of its own, which begins with a [claim](Observer::claim). If a stop
+    /// comes first, [`Stopped`](Self::Stopped) follows with the same end.
+    Restarting {
+        /// When this run was over.
+        at: DateTime<Utc>,
+        /// How, and with how many bytes.
+        end: End,
+        /// How long after `at` the next run begins.
+        after: Duration,
+    },
     /// Everything is over: the child reaped and its output in the log, or never started.
     Stopped {
         /// When.
@@ -159,16 +178,26 @@ pub enum Reason {
     Stopped,
     /// By our KILL, after the stop timeout or a second stop request.
     Killed,
+    /// By a stop, because it has run for as long as it may.
+    MaxDuration,
+    /// By a stop, because there was neither output nor input for as long as that may be.
+    IdleTimeout,
+    /// By the kernel, for want of memory in its cgroup.
+    OutOfMemory,
 }
 
 impl Reason {
-    /// The word in the record: `exited`, `signalled`, `stopped` or `killed`.
+    /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
+    /// `idle-timeout` or `out-of-memory`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exited => "exited",
             Self::Signalled => "signalled",
             Self::Stopped => "stopped",
             Self::Killed => "killed",
+            Self::MaxDuration => "max-duration",
+            Self::IdleTimeout => "idle-timeout",
+            Self::OutOfMemory => "out-of-memory",
         }
     }
 }
@@ -195,6 +224,9 @@ pub enum StartError {
     /// The log's directory or file is unusable; the text names it and the reason.
     #[error("{0}")]
     Log(String),
+    /// What is to be served beside it can't be: the control socket, say.
+    #[error("{0}")]
+    Service(String),
     /// The command could not be executed.
     #[error(transparent)]
     Spawn(SpawnError),

@@ -151,6 +151,24 @@ pub enum OnLogError {
     Drop,
 }
 
+/// Whether a command that has ended is started again. Never after a stop, whatever asked for it.
+///
+/// The first time after 100 ms, then after twice as long each time up to 30 s; once it has run for
+/// ten seconds, the next time is a first one again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Restart {
+    /// No.
+    #[default]
+    No,
+    /// When it ended with another exit code than 0, or by a signal.
+    OnFailure {
+        /// How often at most, in all; `None` is without limit.
+        max: Option<u32>,
+    },
+    /// However it ended.
+    Always,
+}
+
 /// The description of one sandbox.
 ///
 /// ```
@@ -180,6 +198,11 @@ pub struct Sandbox {
     pub(crate) input: Input,
     pub(crate) stop_signal: Signal,
     pub(crate) stop_timeout: Duration,
+    pub(crate) restart: Restart,
+    pub(crate) max_duration: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) leave_descendants: bool,
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 impl Sandbox {
@@ -210,6 +233,11 @@ impl Sandbox {
             input: Input::default(),
             stop_signal: Signal::TERM,
             stop_timeout: DEFAULT_STOP_TIMEOUT,
+            restart: Restart::No,
+            max_duration: None,
+            idle_timeout: None,
+            leave_descendants: false,
+            cgroup: None,
         })
     }
 
@@ -269,6 +297,49 @@ impl Sandbox {
         self.stop_signal = signal;
         self.stop_timeout = timeout;
         self
+    }
+
+    /// Whether the command is started again when it has ended. A child that a host hands over
+    /// never is.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// How long one run may take; then it is stopped.
+    #[must_use]
+    pub fn max_duration(mut self, time: Duration) -> Self {
+        self.max_duration = Some(time);
+        self
+    }
+
+    /// How long there may be neither output nor input; then it is stopped.
+    #[must_use]
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = Some(time);
+        self
+    }
+
+    /// Whether what the child has left behind when it ends goes on running. Otherwise it gets the
+    /// stop signal, and KILL after the stop timeout.
+    #[must_use]
+    pub fn leave_descendants(mut self, leave: bool) -> Self {
+        self.leave_descendants = leave;
+        self
+    }
+
+    /// The directory of the cgroup (v2, cgroups(7)) that the child is put into, made when it is
+    /// missing. Whatever is in it belongs to the child.
+    #[must_use]
+    pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(directory.into());
+        self
+    }
+
+    /// The path of the log.
+    pub fn log_path(&self) -> PathBuf {
+        self.log_dir.join(self.config_file.as_str()).join(format!("{}.log", self.name))
     }
 
     /// The sandbox's name.

@@ -37,6 +37,8 @@ impl Monitor {
             command,
             supervisor: &self.supervisor,
             at: self.asked,
+            restarts: self.restarts,
+            socket: self.services.iter().flatten().find_map(|service| service.address()),
         };
         if command.is_none() {
             return match self.reports.claim_running(&starting) {
@@ -61,6 +63,9 @@ impl Monitor {
         let State::Starting { launch, .. } = mem::replace(&mut self.state, State::Moving) else {
             return;
         };
+        if let Err(error) = self.open_services(cx) {
+            return self.not_started(StartError::Service(error.to_string()), cx);
+        }
         match self.try_launch(launch, cx) {
             Ok(running) => self.running(running, cx),
             Err(error) => self.not_started(error, cx),
@@ -138,10 +143,12 @@ impl Monitor {
         // The child is unreaped, so there is a process of this pid.
         let child =
             Identity::of(pid).unwrap_or_else(|| Identity { pid, ..self.supervisor.clone() });
+        let at = Utc::now();
+        self.child = Some((child.clone(), at));
         self.state = State::Running(running);
         if let Some(streams) = &mut self.streams {
             streams.enter_terminal();
         }
-        self.tell(&Transition::Running { at: Utc::now(), child }, cx);
+        self.tell(&Transition::Running { at, child }, cx);
     }
 }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
 use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
-use crate::logfile::LogFile;
+use crate::logfile::{LogError, LogFile};
 use crate::reactor::{Context, Sources};
 use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, Sink};
 use crate::terminal::{Direction, Handle, RawState, Terminal};
@@ -389,6 +389,16 @@ impl Streams {
         }
         self.log.tell();
         self.leave_terminal();
+    }
+
+    /// Whether the child has a terminal.
+    pub(super) fn has_terminal(&self) -> bool {
+        self.link != Link::Pipes
+    }
+
+    /// Opens the log anew by its name.
+    pub(super) fn reopen_log(&mut self) -> Result<(), LogError> {
+        self.log.reopen()
     }
 
     /// Bytes in the log, and bytes that the log or a reader of ours lacks.

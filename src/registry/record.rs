@@ -117,7 +117,9 @@ impl Record {
             Transition::Stopping { .. } => self.stage = Stage::Stopping,
             // The state has no word for it, and the end follows with all that is known now.
             Transition::Draining { .. } => return Follow::Later,
-            Transition::Stopped { at, end } => self.stage = Stage::Stopped(Ending::new(*at, end)),
+            Transition::Restarting { at, end, .. } | Transition::Stopped { at, end } => {
+                self.stage = Stage::Stopped(Ending::new(*at, end))
+            }
         }
         Follow::Now
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::notice;
-use crate::logfile::LogFile;
+use crate::logfile::{LogError, LogFile};
 
 /// How long after a failure the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
@@ -87,6 +87,11 @@ impl Log {
                 self.refuse(bytes.len(), error.written)
             }
         }
+    }
+
+    /// Closes the file and opens it by its name, now or at the next write.
+    pub(crate) fn reopen(&mut self) -> Result<(), LogError> {
+        self.file.reopen()
     }
 
     /// Whether the log still has to tell of bytes that it lacks.

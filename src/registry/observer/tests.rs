@@ -51,7 +51,14 @@ impl Fixture {
 fn claim(observer: &mut RegistryObserver, command: Option<&Command>) -> Claim {
     let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
     let supervisor = Identity::current();
-    let starting = Starting { sandbox: &sandbox, command, supervisor: &supervisor, at: Utc::now() };
+    let starting = Starting {
+        sandbox: &sandbox,
+        command,
+        supervisor: &supervisor,
+        at: Utc::now(),
+        restarts: 0,
+        socket: None,
+    };
     observer.claim(&starting)
 }
 
