@@ -109,7 +109,14 @@ impl Life {
 
     fn starting(&self) -> Starting<'_> {
         let Self { sandbox, command, supervisor, at } = self;
-        Starting { sandbox, command: command.as_ref(), supervisor, at: *at }
+        Starting {
+            sandbox,
+            command: command.as_ref(),
+            supervisor,
+            at: *at,
+            restarts: 0,
+            socket: None,
+        }
     }
 
     /// Asks until the claim is no longer late, as the monitor's timer does.
