@@ -3,9 +3,12 @@
 //! Nothing here prints with a macro: those panic on a closed stdout or stderr.
 
 mod args;
+mod history;
 mod name;
+mod output;
 mod ps;
 mod run;
+mod select;
 mod settle;
 mod shared;
 mod tell;
@@ -38,17 +41,44 @@ struct Cli {
     command: Subcommand,
 }
 
-#[derive(Debug, clap::Subcommand)]
-enum Subcommand {
-    Run(Box<run::RunArgs>),
-    Ps(ps::PsArgs),
+/// The table of the subcommands: what each takes, whether it has the options that the others share
+/// (`shared`) or not (`plain`), and what does it.
+macro_rules! subcommands {
+    ($($(#[$attribute:meta])* $kind:ident $name:ident($args:ty) => $execute:expr;)*) => {
+        #[derive(Debug, clap::Subcommand)]
+        enum Subcommand {
+            $($(#[$attribute])* $name($args),)*
+        }
+
+        impl Subcommand {
+            fn execute(self, messages: &Messages) -> Result<u8, Failure> {
+                match self {
+                    $(Self::$name(args) => {
+                        subcommands!(@install $kind messages args);
+                        $execute(args, messages)
+                    })*
+                }
+            }
+        }
+    };
+    (@install shared $messages:ident $args:ident) => {
+        tell::install($messages, $args.shared.log_level)
+    };
+    (@install plain $messages:ident $args:ident) => {};
+}
+
+subcommands! {
+    shared Run(Box<run::RunArgs>) => |args: Box<_>, _: &_| run::run(*args);
+    shared Ps(ps::PsArgs) => ps::ps;
+    shared History(history::HistoryArgs) => history::history;
 }
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  run   the command's own; 128+n when signal n ended it; 125 when vmon itself failed (usage
-        errors too), 126 when the command can't be executed, 127 when it was not found
-  ps    0; 1 when the list could not be written; 125 usage or environment";
+  run     the command's own; 128+n when signal n ended it; 125 when vmon itself failed (usage
+          errors too), 126 when the command can't be executed, 127 when it was not found
+  others  0 all done; 1 a name is unknown or something could not be done, each told on stderr;
+          125 usage or environment";
 
 /// What keeps a subcommand from doing what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -102,21 +132,6 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Err(error) => answer(&messages, &error, &args),
     };
     ExitCode::from(code)
-}
-
-impl Subcommand {
-    fn execute(self, messages: &Messages) -> Result<u8, Failure> {
-        match self {
-            Self::Run(args) => {
-                tell::install(messages, args.shared.log_level);
-                run::run(*args)
-            }
-            Self::Ps(args) => {
-                tell::install(messages, args.shared.log_level);
-                ps::ps(&args)
-            }
-        }
-    }
 }
 
 /// Help and the version go to stdout; anything else that clap has to say is a usage error.

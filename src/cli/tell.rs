@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind as IoErrorKind, Write as _};
 
-use clap::ValueEnum;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, ValueEnum};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 use vmon::terminal::Messages;
+
+use super::Cli;
 
 /// Which of vmon's own messages are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -154,7 +156,8 @@ pub fn usage_error(error: &clap::Error, args: &[OsString]) -> String {
     let subcommand = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
     match error.kind() {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return "nothing to do: give a subcommand, 'run' or 'ps'; see 'vmon --help'".to_owned();
+            return "nothing to do: give a subcommand, such as 'run' or 'ps'; see 'vmon --help'"
+                .to_owned();
         }
         ErrorKind::MissingRequiredArgument if subcommand == "run" => return no_command(args),
         _ => {}
@@ -183,11 +186,10 @@ fn tells_values(kind: ErrorKind, problem: &str) -> bool {
     kind == ErrorKind::ValueValidation || problem.contains("[possible values:")
 }
 
-fn command_name(subcommand: &str) -> &'static str {
-    match subcommand {
-        "run" => "vmon run",
-        "ps" => "vmon ps",
-        _ => "vmon",
+fn command_name(subcommand: &str) -> String {
+    match Cli::command().find_subcommand(subcommand) {
+        Some(command) => format!("vmon {}", command.get_name()),
+        None => "vmon".to_owned(),
     }
 }
 
@@ -244,7 +246,7 @@ mod tests {
         );
         assert_eq!(
             error_of(&["vmon"]),
-            "nothing to do: give a subcommand, 'run' or 'ps'; see 'vmon --help'"
+            "nothing to do: give a subcommand, such as 'run' or 'ps'; see 'vmon --help'"
         );
     }
 

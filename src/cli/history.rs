@@ -1,0 +1,64 @@
+//! `vmon history`: the runs of a sandbox.
+
+use serde_json::Value;
+use vmon::registry::Run;
+use vmon::terminal::Messages;
+
+use super::Failure;
+use super::output::{exit, or_dash, print, print_json, run_object, short, table};
+use super::select::{Names, Record, Tally};
+use super::shared::SharedArgs;
+
+const HEADER: [&str; 9] =
+    ["NAME", "CONFIG", "RUN", "STATE", "STARTED", "ENDED", "EXIT", "REASON", "LOGGED"];
+
+/// List the runs of a sandbox, newest first
+///
+/// Times in the table are local. EXIT is the exit code, or the signal that ended the command;
+/// LOGGED is in bytes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+With --json, an array of the objects that 'vmon ps --json' prints.
+
+Examples:
+  vmon history web           how it ended the last times
+  vmon history a/web --json  of the web that config a has")]
+pub struct HistoryArgs {
+    #[command(flatten)]
+    names: Names,
+
+    /// An array of objects instead of a table
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// Prints the runs of each sandbox that is named.
+pub fn history(args: HistoryArgs, messages: &Messages) -> Result<u8, Failure> {
+    let record = Record::read(&args.shared)?;
+    let mut tally = Tally::new(messages);
+    let selected = record.select(&args.names.names, &mut tally);
+    let runs = selected.into_iter().flat_map(|sandbox| sandbox.runs());
+    if args.json {
+        print_json(&Value::Array(runs.map(run_object).collect()))?;
+    } else {
+        print(&table(HEADER, runs.map(row)))?;
+    }
+    Ok(tally.code())
+}
+
+fn row(run: &Run) -> [String; 9] {
+    [
+        run.name.clone(),
+        run.config_file.clone(),
+        or_dash(run.id),
+        run.state.clone(),
+        or_dash(run.started_at.map(short)),
+        or_dash(run.ended_at.map(short)),
+        exit(run.exit_code, run.signal),
+        or_dash(run.reason.as_deref()),
+        or_dash(run.bytes_logged),
+    ]
+}

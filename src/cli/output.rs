@@ -1,0 +1,119 @@
+//! How an answer looks: tables, JSON, and how times, exits and statuses are written in each.
+//!
+//! Another program may have written the database: nothing of it steers a terminal.
+
+use chrono::{DateTime, Local, SecondsFormat, Utc};
+use comfy_table::{Table, presets};
+use serde_json::{Value, json};
+use vmon::child::Signal;
+use vmon::registry::{Run, Status};
+
+use super::{Failure, reason, tell};
+
+/// Writes an answer to stdout.
+pub fn print(answer: &str) -> Result<(), Failure> {
+    tell::stdout(answer.as_bytes()).map_err(|error| Failure::Output(reason(&error)))
+}
+
+/// Writes a list or a record as JSON, over several lines.
+pub fn print_json(value: &Value) -> Result<(), Failure> {
+    print(&format!("{value:#}\n"))
+}
+
+/// Columns under their heads, no line with a blank at its end.
+pub fn table<const N: usize>(
+    header: [&'static str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| tell::printable(&cell).into_owned()));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A value, or the dash of one that is not known.
+pub fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// The ecosystem's words.
+pub fn word(status: Status) -> &'static str {
+    match status {
+        Status::Running => "RUNNING",
+        Status::Stopped => "STOPPED",
+    }
+}
+
+/// For people: local, to the second.
+pub fn short(time: DateTime<Utc>) -> String {
+    time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// For programs: RFC 3339, UTC, microseconds.
+pub fn stamp(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The code, else the signal by name, as one word.
+pub fn exit(code: Option<i32>, signal: Option<i32>) -> String {
+    or_dash(code.map(|code| code.to_string()).or_else(|| signal.map(signal_name)))
+}
+
+fn signal_name(number: i32) -> String {
+    match Signal::from_number(number).map(|signal| signal.to_string()) {
+        Some(name) if name.starts_with("SIG") => name,
+        // A real-time signal, or one of another system.
+        _ => format!("SIG{number}"),
+    }
+}
+
+/// A run as `ps`, `history` and `inspect` have it.
+pub fn run_object(run: &Run) -> Value {
+    json!({
+        "id": run.id,
+        "name": run.name,
+        "config_file": run.config_file,
+        "state": run.state,
+        "status": word(run.status),
+        "pid": run.pid,
+        "supervisor_pid": run.supervisor,
+        "started_at": run.started_at.map(stamp),
+        "running_at": run.running_at.map(stamp),
+        "ended_at": run.ended_at.map(stamp),
+        "exit_code": run.exit_code,
+        "signal": run.signal,
+        "reason": run.reason,
+        "bytes_logged": run.bytes_logged,
+        "bytes_dropped": run.bytes_dropped,
+        "rootfs_paths": run.rootfs_paths,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_is_the_code_or_the_signal_in_one_word() {
+        assert_eq!(exit(Some(7), None), "7");
+        assert_eq!(exit(None, Some(Signal::TERM.number())), "SIGTERM");
+        assert_eq!(exit(None, Some(1000)), "SIG1000");
+        assert_eq!(exit(None, None), "-");
+    }
+
+    #[test]
+    fn an_empty_table_is_its_header() {
+        assert_eq!(table(["NAME", "EXIT"], []), "NAME  EXIT\n");
+    }
+
+    #[test]
+    fn no_cell_steers_the_terminal() {
+        let row = ["\u{1b}[2Jx".to_owned(), "a\nb".to_owned()];
+        assert_eq!(table(["A", "B"], [row]).lines().count(), 2);
+    }
+}
