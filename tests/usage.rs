@@ -79,7 +79,7 @@ fn an_unknown_option_is_refused_with_its_likeness() {
     let scratch = Scratch::new();
     scratch.refuses(&["run", "--nmae", "x", "touch", "started"], "'--name'");
     scratch.refuses(&["run", "--frobnicate", "--", "touch", "started"], "vmon run --help");
-    scratch.refuses(&["ps", "--frobnicate"], "vmon ps --help");
+    scratch.refuses(&["ps", "--qqq"], "vmon ps --help");
     scratch.refuses(&["--frobnicate"], "vmon --help");
 }
 

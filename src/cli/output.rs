@@ -72,6 +72,26 @@ fn signal_name(number: i32) -> String {
     }
 }
 
+/// The keys of [`run_object`].
+pub const RUN_KEYS: [&str; 16] = [
+    "id",
+    "name",
+    "config_file",
+    "state",
+    "status",
+    "pid",
+    "supervisor_pid",
+    "started_at",
+    "running_at",
+    "ended_at",
+    "exit_code",
+    "signal",
+    "reason",
+    "bytes_logged",
+    "bytes_dropped",
+    "rootfs_paths",
+];
+
 /// A run as `ps`, `history` and `inspect` have it.
 pub fn run_object(run: &Run) -> Value {
     json!({

@@ -1,12 +1,20 @@
-//! `vmon ps`: the runs in the record, as a table or as JSON. It changes nothing that runs.
+//! `vmon ps`: the runs in the record, as a table, as JSON, as names, as metrics or by a template.
+//! It changes nothing that runs.
+
+mod metrics;
+mod template;
+
+use std::collections::HashMap;
+use std::str::FromStr;
 
 use serde_json::Value;
 use vmon::registry::{Run, Status};
 use vmon::terminal::Messages;
 
+use self::template::{Template, TemplateError};
 use super::Failure;
 use super::output::{exit, or_dash, print, print_json, run_object, short, table, word};
-use super::select::Record;
+use super::select::{Record, Recorded};
 use super::shared::SharedArgs;
 
 const HEADER: [&str; 8] =
@@ -17,38 +25,111 @@ const HEADER: [&str; 8] =
 /// Times in the table are local. EXIT is the exit code, or the signal that ended the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+FORMAT is one of
+  table        the default
+  json         an array of objects, as --json
+  names        each sandbox once, as the other commands take it
+  openmetrics  the OpenMetrics text format: each sandbox and its last run
+  TEMPLATE     a line a run, with {name} and the other keys of --json in braces; '-' stands for
+               what is not known, {{ and }} for braces, \\t and \\n for a tab and a new line
+
 With --json, an array of objects, newest first, null where a value is not known:
   id, name, config_file, state, status, pid, supervisor_pid, started_at, running_at, ended_at,
   exit_code, signal, reason, bytes_logged, bytes_dropped, rootfs_paths
-Times are RFC 3339, in UTC; a signal is its number.")]
-pub struct PsArgs {
-    #[command(flatten)]
-    pub shared: SharedArgs,
+Times are RFC 3339, in UTC; a signal is its number.
 
+Examples:
+  vmon ps                               what runs
+  vmon ps --all --json                  every run on record
+  vmon ps --format '{name} {pid}'       a line each
+  vmon ps --all --format openmetrics    for a textfile collector")]
+pub struct PsArgs {
     /// Also list every run that is over
     #[arg(long)]
     all: bool,
 
     /// An array of objects instead of a table
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+
+    /// How the list looks: table, json, names, openmetrics, or a template with {name}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+#[derive(Debug, Clone)]
+enum Format {
+    Table,
+    Json,
+    Names,
+    OpenMetrics,
+    Template(Template),
+}
+
+impl FromStr for Format {
+    type Err = TemplateError;
+
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        Ok(match text {
+            "table" => Self::Table,
+            "json" => Self::Json,
+            "names" => Self::Names,
+            "openmetrics" => Self::OpenMetrics,
+            template => Self::Template(template.parse()?),
+        })
+    }
 }
 
 /// Prints the list.
 pub fn ps(args: PsArgs, _: &Messages) -> Result<u8, Failure> {
+    let format = if args.json { Format::Json } else { args.format };
     let record = Record::read(&args.shared)?;
-    let sandboxes = record.sandboxes().iter();
-    let mut runs: Vec<&Run> = sandboxes.flat_map(|sandbox| sandbox.runs()).collect();
-    if !args.all {
+    match format {
+        Format::Table => print(&table(HEADER, runs(&record, args.all).into_iter().map(row))),
+        Format::Json => {
+            let objects = runs(&record, args.all).into_iter().map(run_object);
+            print_json(&Value::Array(objects.collect()))
+        }
+        Format::Names => print(&names(&record, args.all)),
+        Format::OpenMetrics => print(&metrics::exposition(&sandboxes(&record, args.all))),
+        Format::Template(template) => {
+            let lines = runs(&record, args.all).into_iter().map(|run| template.line(run));
+            print(&lines.collect::<String>())
+        }
+    }?;
+    Ok(0)
+}
+
+/// The runs that go on, or all, newest first.
+fn runs(record: &Record, all: bool) -> Vec<&Run> {
+    let mut runs: Vec<&Run> = record.sandboxes().iter().flat_map(Recorded::runs).collect();
+    if !all {
         runs.retain(|run| run.status == Status::Running);
     }
     runs.sort_by_key(|run| std::cmp::Reverse((run.started_at, run.id)));
-    if args.json {
-        print_json(&Value::Array(runs.into_iter().map(run_object).collect()))?;
-    } else {
-        print(&table(HEADER, runs.into_iter().map(row)))?;
+    runs
+}
+
+/// The sandboxes that run, or all.
+fn sandboxes(record: &Record, all: bool) -> Vec<&Recorded> {
+    record.sandboxes().iter().filter(|sandbox| all || sandbox.running().is_some()).collect()
+}
+
+/// The names as every command takes them: with the config where several have the name, be they
+/// listed or not.
+fn names(record: &Record, all: bool) -> String {
+    let mut owners: HashMap<&str, u32> = HashMap::new();
+    for sandbox in record.sandboxes() {
+        *owners.entry(&sandbox.name).or_default() += 1;
     }
-    Ok(0)
+    let line = |sandbox: &Recorded| match owners.get(sandbox.name.as_str()) {
+        Some(1) => format!("{}\n", super::tell::printable(&sandbox.name)),
+        _ => format!("{}\n", super::tell::printable(&sandbox.to_string())),
+    };
+    sandboxes(record, all).into_iter().map(line).collect()
 }
 
 fn row(run: &Run) -> [String; 8] {

@@ -127,6 +127,12 @@ impl Recorded {
         self.latest().filter(|run| run.status == Status::Running)
     }
 
+    /// How many runs its supervisor had before the latest one.
+    pub fn restarts(&self) -> usize {
+        let supervisor = self.runs.first().and_then(|run| run.supervisor);
+        self.runs.iter().skip(1).take_while(|run| run.supervisor == supervisor).count()
+    }
+
     /// Every run, newest first.
     pub fn runs(&self) -> &[Run] {
         &self.runs

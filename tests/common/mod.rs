@@ -152,6 +152,21 @@ impl State {
     }
 }
 
+/// Python with the packages that `.ci/install` installs, which check formats and protocols from
+/// outside. `None`, which skips the test and says so, where it was not run; with
+/// `VMON_REQUIRE_PYTHON` set, a failure.
+#[track_caller]
+pub fn python() -> Option<Command> {
+    let python = Path::new("/var/cache/vmon-ci/venv/bin/python");
+    if python.exists() {
+        return Some(Command::new(python));
+    }
+    let missing = format!("{} is missing: run .ci/install", python.display());
+    assert!(std::env::var_os("VMON_REQUIRE_PYTHON").is_none(), "{missing}");
+    eprintln!("skipped: {missing}");
+    None
+}
+
 /// Looks again and again until `event` has happened. The test waits for the event; the bound only
 /// keeps a failure from hanging.
 #[track_caller]

@@ -1,0 +1,237 @@
+//! The record in the OpenMetrics text format, for a textfile collector.
+//!
+//! Each sandbox by its run that goes on, else by its last one.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use vmon::registry::{Run, Status};
+
+use super::super::select::Recorded;
+
+/// The states of a run, as the record has them.
+const STATES: [&str; 5] = ["STARTING", "RUNNING", "STOPPING", "RESTARTING", "STOPPED"];
+
+/// What OpenMetrics calls a metric family: a name, its type, and samples one after the other.
+struct Family {
+    name: &'static str,
+    kind: Kind,
+    /// The name must end with it.
+    unit: Option<&'static str>,
+    help: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Gauge,
+    Counter,
+    Info,
+    StateSet,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Counter => "counter",
+            Self::Info => "info",
+            Self::StateSet => "stateset",
+        }
+    }
+
+    /// What a sample's name has behind the family's.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Gauge | Self::StateSet => "",
+            Self::Counter => "_total",
+            Self::Info => "_info",
+        }
+    }
+}
+
+const INFO: Family =
+    Family { name: "vmon_sandbox", kind: Kind::Info, unit: None, help: "The sandbox's last run." };
+const STATE: Family = Family {
+    name: "vmon_sandbox_state",
+    kind: Kind::StateSet,
+    unit: None,
+    help: "The state of that run.",
+};
+
+/// A number of a run, where it is known.
+type Value = fn(&Subject<'_>) -> Option<String>;
+
+const NUMBERS: [(Family, Value); 6] = [
+    (
+        Family {
+            name: "vmon_sandbox_start_time_seconds",
+            kind: Kind::Gauge,
+            unit: Some("seconds"),
+            help: "When the command ran, in seconds since 1970.",
+        },
+        |subject| subject.run.running_at.map(seconds),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_end_time_seconds",
+            kind: Kind::Gauge,
+            unit: Some("seconds"),
+            help: "When the run was over, in seconds since 1970.",
+        },
+        |subject| subject.run.ended_at.map(seconds),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_restarts",
+            kind: Kind::Counter,
+            unit: None,
+            help: "Runs of the same supervisor before this one.",
+        },
+        |subject| Some(subject.sandbox.restarts().to_string()),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_logged_bytes",
+            kind: Kind::Counter,
+            unit: Some("bytes"),
+            help: "Output of the run that is in the log.",
+        },
+        |subject| subject.run.bytes_logged.map(|bytes| bytes.to_string()),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_dropped_bytes",
+            kind: Kind::Counter,
+            unit: Some("bytes"),
+            help: "Output of the run that some sink left out.",
+        },
+        |subject| subject.run.bytes_dropped.map(|bytes| bytes.to_string()),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_last_exit_code",
+            kind: Kind::Gauge,
+            unit: None,
+            help: "How the last run that is over ended: its exit code, or 128 and the signal.",
+        },
+        |subject| subject.sandbox.runs().iter().find_map(exit_code).map(|code| code.to_string()),
+    ),
+];
+
+/// What the samples of one sandbox are made of.
+struct Subject<'a> {
+    sandbox: &'a Recorded,
+    run: &'a Run,
+}
+
+/// The whole exposition, up to its end mark.
+pub fn exposition(sandboxes: &[&Recorded]) -> String {
+    let subjects: Vec<Subject<'_>> = sandboxes
+        .iter()
+        .filter_map(|sandbox| Some(Subject { sandbox, run: sandbox.latest()? }))
+        .collect();
+    let mut text = String::new();
+    INFO.head(&mut text);
+    for subject in &subjects {
+        INFO.sample(&mut text, subject, &info(subject.run), "1");
+    }
+    STATE.head(&mut text);
+    for subject in &subjects {
+        let now = state(subject.run);
+        for state in STATES {
+            let is = if state == now { "1" } else { "0" };
+            STATE.sample(&mut text, subject, &[(STATE.name, state.to_owned())], is);
+        }
+    }
+    for (family, value) in &NUMBERS {
+        family.head(&mut text);
+        for subject in &subjects {
+            if let Some(value) = value(subject) {
+                family.sample(&mut text, subject, &[], &value);
+            }
+        }
+    }
+    text.push_str("# EOF\n");
+    text
+}
+
+impl Family {
+    fn head(&self, text: &mut String) {
+        let Self { name, kind, unit, help } = self;
+        // A String takes everything.
+        let _ = writeln!(text, "# TYPE {name} {}", kind.word());
+        if let Some(unit) = unit {
+            let _ = writeln!(text, "# UNIT {name} {unit}");
+        }
+        let _ = writeln!(text, "# HELP {name} {help}");
+    }
+
+    fn sample(
+        &self,
+        text: &mut String,
+        subject: &Subject<'_>,
+        labels: &[(&str, String)],
+        value: &str,
+    ) {
+        let Recorded { name, config_file, .. } = subject.sandbox;
+        let mut pairs =
+            vec![format!("name={}", quoted(name)), format!("config_file={}", quoted(config_file))];
+        pairs.extend(labels.iter().map(|(label, value)| format!("{label}={}", quoted(value))));
+        let pairs = pairs.join(",");
+        let _ = writeln!(text, "{}{}{{{pairs}}} {value}", self.name, self.kind.suffix());
+    }
+}
+
+fn info(run: &Run) -> Vec<(&'static str, String)> {
+    let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
+    vec![
+        ("run", number(run.id)),
+        ("pid", number(run.pid.map(i64::from))),
+        ("supervisor_pid", number(run.supervisor.map(i64::from))),
+        ("rootfs_paths", run.rootfs_paths.clone()),
+        ("reason", run.reason.clone().unwrap_or_default()),
+    ]
+}
+
+/// One of [`STATES`], whatever the database says.
+fn state(run: &Run) -> &str {
+    match run.status {
+        Status::Stopped => "STOPPED",
+        Status::Running if STATES.contains(&run.state.as_str()) => &run.state,
+        Status::Running => "RUNNING",
+    }
+}
+
+fn exit_code(run: &Run) -> Option<i32> {
+    run.exit_code.or_else(|| run.signal.map(|signal| 128_i32.saturating_add(signal)))
+}
+
+fn seconds(time: DateTime<Utc>) -> String {
+    // To the microsecond, as the record has it, and never in exponential notation.
+    let micros = time.timestamp_micros();
+    format!("{}.{:06}", micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000))
+}
+
+/// A label's value: the three characters that the format reserves are escaped, everything else is
+/// taken as it is.
+fn quoted(value: &str) -> String {
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_escaped() {
+        assert_eq!(quoted("a\\b\"c\nd"), "\"a\\\\b\\\"c\\nd\"");
+    }
+
+    #[test]
+    fn nothing_is_a_head_for_each_family_and_the_end() {
+        let text = exposition(&[]);
+        assert!(text.lines().all(|line| line.starts_with("# ")), "{text}");
+        assert!(text.ends_with("\n# EOF\n"));
+    }
+}

@@ -1,0 +1,132 @@
+//! A line a run by a template of the user's: text with the keys of `--json` in braces.
+
+use std::str::FromStr;
+
+use serde_json::Value;
+use vmon::registry::Run;
+
+use super::super::output::{RUN_KEYS, run_object};
+use super::super::tell::printable;
+
+/// A template that names known fields only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(Vec<Piece>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Field(&'static str),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("there is no field '{0}': the fields are {list}", list = RUN_KEYS.join(", "))]
+    Unknown(String),
+    #[error("a brace is left open: write {{name}} for a field, and {{{{ or }}}} for a brace")]
+    Brace,
+    #[error(
+        "neither table, json, names, openmetrics nor a template: one has a field in it, as in '{{name}} {{pid}}'"
+    )]
+    NoField,
+}
+
+impl FromStr for Template {
+    type Err = TemplateError;
+
+    fn from_str(template: &str) -> Result<Self, TemplateError> {
+        let mut pieces = Vec::new();
+        let mut text = String::new();
+        let mut characters = template.chars().peekable();
+        while let Some(character) = characters.next() {
+            match (character, characters.peek()) {
+                ('{', Some('{')) | ('}', Some('}')) | ('\\', Some('\\')) => {
+                    text.extend(characters.next());
+                }
+                ('\\', Some('t')) => {
+                    characters.next();
+                    text.push('\t');
+                }
+                ('\\', Some('n')) => {
+                    characters.next();
+                    text.push('\n');
+                }
+                ('{', _) => {
+                    pieces.push(Piece::Text(std::mem::take(&mut text)));
+                    pieces.push(field(&mut characters)?);
+                }
+                ('}', _) => return Err(TemplateError::Brace),
+                _ => text.push(character),
+            }
+        }
+        pieces.push(Piece::Text(text));
+        let has_field = pieces.iter().any(|piece| matches!(piece, Piece::Field(_)));
+        if has_field { Ok(Self(pieces)) } else { Err(TemplateError::NoField) }
+    }
+}
+
+/// The field whose opening brace has been read.
+fn field(characters: &mut impl Iterator<Item = char>) -> Result<Piece, TemplateError> {
+    let mut name = String::new();
+    loop {
+        match characters.next() {
+            Some('}') => break,
+            Some('{') | None => return Err(TemplateError::Brace),
+            Some(character) => name.push(character),
+        }
+    }
+    let known = RUN_KEYS.into_iter().find(|key| *key == name);
+    known.map(Piece::Field).ok_or(TemplateError::Unknown(name))
+}
+
+impl Template {
+    /// The line of one run. What the database holds is made printable; the user's own text is
+    /// taken as it is.
+    pub fn line(&self, run: &Run) -> String {
+        let object = run_object(run);
+        let mut line = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => line.push_str(text),
+                Piece::Field(key) => line.push_str(&cell(object.get(key))),
+            }
+        }
+        line.push('\n');
+        line
+    }
+}
+
+fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => printable(text).into_owned(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Template, TemplateError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_template_has_text_fields_and_escapes() {
+        let text = |text: &str| Piece::Text(text.to_owned());
+        let pieces = vec![text("{\t"), Piece::Field("name"), text("}\n\\x")];
+        assert_eq!(parse("{{\\t{name}}}\\n\\\\x"), Ok(Template(pieces)));
+    }
+
+    #[test]
+    fn what_is_no_template_says_what_one_is() {
+        let unknown = parse("{nmae}").unwrap_err().to_string();
+        assert!(unknown.contains("'nmae'") && unknown.contains("config_file"), "{unknown}");
+        for text in ["{name", "name}", "{na{me}"] {
+            assert_eq!(parse(text), Err(TemplateError::Brace), "{text}");
+        }
+        for text in ["", "csv", "{{name}}"] {
+            assert_eq!(parse(text), Err(TemplateError::NoField), "{text}");
+        }
+    }
+}
