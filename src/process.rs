@@ -2,12 +2,14 @@
 //! nothing of it by itself. The command `vmon` does.
 
 mod memory;
+mod reaper;
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 pub use memory::{settle_heap, trim_heap, trim_stack};
+pub use reaper::become_subreaper;
 
 /// How many descriptors a process may have open: the soft `RLIMIT_NOFILE` of getrlimit(2).
 ///
