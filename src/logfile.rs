@@ -13,6 +13,7 @@ mod current;
 mod directory;
 mod generations;
 mod rename;
+mod tail;
 #[cfg(test)]
 mod tests;
 

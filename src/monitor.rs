@@ -9,9 +9,11 @@
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
 mod draining;
+mod limits;
 mod observer;
 mod report;
 mod reports;
+mod restarting;
 mod running;
 mod sandbox;
 mod service;
@@ -41,7 +43,11 @@ pub use sessions::{Attach, AttachError, AttachTo, Attached, SessionId, SessionRe
 use crate::child::{Child, ChildIo, Command, ExitStatus, Signal};
 use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
+use limits::Limits;
 use reports::Reports;
+use restarting::Again;
+use running::Request;
+use sessions::Sessions;
 use streams::Streams;
 
 /// How long the child's streams must be silent after its end to be at theirs, although somebody
@@ -73,6 +79,10 @@ pub enum Source {
     ChildInput,
     /// The child's end.
     Exit,
+    /// What a client sends that is attached.
+    SessionInput(SessionId),
+    /// A client, while it does not take what it gets.
+    SessionOutput(SessionId),
     /// A source of a service's own.
     Service { service: usize, key: u32 },
 }
@@ -99,6 +109,14 @@ pub enum Timer {
     Pause(Stream),
     /// A stream that was flooded may be so no longer.
     Settle(Stream),
+    /// The command is started again.
+    Restart,
+    /// The run has taken as long as it may.
+    MaxDuration,
+    /// There may have been neither output nor input for too long.
+    Idle,
+    /// Those who are attached have had their time to take the end.
+    Sessions,
     /// A timer of a service's own.
     Service { service: usize, key: u32 },
 }
@@ -151,9 +169,14 @@ pub struct Monitor {
     state: State,
     /// The child of this run, once it ran, and when that was seen.
     child: Option<(Identity, DateTime<Utc>)>,
+    /// Set while that may be started again.
+    again: Option<Box<Again>>,
     /// How often it has been started again.
     restarts: u32,
+    /// When output or input was last seen; kept only where an idle timeout asks for it.
+    moved: Option<Instant>,
     streams: Option<Streams>,
+    sessions: Sessions,
     /// `None` for the one that is being called.
     services: Vec<Option<Box<dyn Service>>>,
     /// How many of them have been opened.
@@ -170,17 +193,29 @@ enum Launch {
     Adopt(Child, ChildIo),
 }
 
-/// A live child and what tells its end.
+/// A live child, what tells its end, and what limits its life.
 struct Running {
     child: Child,
     exit: Option<SourceId>,
+    limits: Limits,
 }
 
 /// How far a stop has come.
 struct Stop {
+    cause: Cause,
     asked: Instant,
     kill: TimerId,
+    kill_at: Instant,
     killed: bool,
+}
+
+/// What a stop comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody asked for it.
+    Request,
+    MaxDuration,
+    IdleTimeout,
 }
 
 /// What a drain ends with.
@@ -202,6 +237,8 @@ enum State {
     Running(Running),
     Stopping(Running, Stop),
     Draining(Drain),
+    /// Waits until the command is started again.
+    Restarting(End, TimerId),
     Stopped(End),
     /// Between two states, within one method.
     Moving,
@@ -221,14 +258,13 @@ impl Monitor {
     ///
     /// Returns at once. The end comes to the observers.
     pub fn stop(&mut self, cx: &mut Context<'_, Self>) {
-        self.stop_requested(true, cx);
+        self.stop_requested(Request::Urgent, cx);
     }
 
-    /// As [`stop`](Self::stop), killing after `timeout` instead of the sandbox's own, where one is
-    /// given.
+    /// As [`stop`](Self::stop), but killing after `timeout` instead of the sandbox's own, where one
+    /// is given. Asked again it never kills at once: the earlier of both times counts.
     pub fn stop_within(&mut self, timeout: Option<Duration>, cx: &mut Context<'_, Self>) {
-        let _ = timeout;
-        self.stop_requested(true, cx);
+        self.stop_requested(Request::Within(timeout), cx);
     }
 
     /// Sends `signal` to the child's process group, or to the child alone if it leads none.
@@ -259,7 +295,9 @@ impl Monitor {
     /// What is known of the sandbox now.
     pub fn report(&self) -> Report {
         let (logged, dropped) = match (&self.state, &self.streams) {
-            (State::Stopped(end), None) => (end.bytes_logged, end.bytes_dropped),
+            (State::Stopped(end) | State::Restarting(end, _), None) => {
+                (end.bytes_logged, end.bytes_dropped)
+            }
             (_, streams) => streams.as_ref().map_or((0, 0), Streams::bytes),
         };
         Report {
@@ -275,8 +313,11 @@ impl Monitor {
             log: self.sandbox.log_path(),
             bytes_logged: logged,
             bytes_dropped: dropped,
-            sessions: Vec::new(),
-            end: self.end().cloned(),
+            sessions: self.sessions.report(),
+            end: match &self.state {
+                State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
+                _ => None,
+            },
         }
     }
 
@@ -286,6 +327,7 @@ impl Monitor {
             State::Running(_) => Phase::Running,
             State::Stopping(..) => Phase::Stopping,
             State::Draining(_) => Phase::Draining,
+            State::Restarting(..) => Phase::Restarting,
             State::Stopped(_) => Phase::Stopped,
         }
     }
@@ -378,8 +420,11 @@ impl Builder {
             asked: Utc::now(),
             state: State::Starting { launch, give_up: Instant::now() + CLAIM_TIMEOUT },
             child: None,
+            again: None,
             restarts: 0,
+            moved: None,
             streams: None,
+            sessions: Sessions::default(),
             services: self.services,
             services_open: 0,
             untold: VecDeque::new(),
@@ -425,16 +470,15 @@ impl Handler for Monitor {
                 }
                 self.output_moved(false, cx);
             }
-            Source::Stdin => {
-                if let Some(streams) = &mut self.streams {
-                    streams.input_ready(cx);
-                }
-            }
+            Source::Stdin => self.read_stdin(cx),
             Source::ChildInput => {
                 if let Some(streams) = &mut self.streams {
                     streams.child_input_ready(&mut cx.sources);
+                    self.sessions.go_on(&mut cx.sources);
                 }
             }
+            Source::SessionInput(session) => self.read_session(session, cx),
+            Source::SessionOutput(session) => self.sessions.flush(session, &mut cx.sources),
         }
     }
 
@@ -449,6 +493,10 @@ impl Handler for Monitor {
             Timer::Kill => self.kill("the stop timeout has passed"),
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
+            Timer::Restart => self.start_again(cx),
+            Timer::MaxDuration => self.stopping(Cause::MaxDuration, None, cx),
+            Timer::Idle => self.look_for_idleness(cx),
+            Timer::Sessions => self.sessions.close_all(&mut cx.sources),
             Timer::Service { service, key } => {
                 self.with_service(service, cx, |service, desk| service.timer(key, desk));
             }
@@ -463,13 +511,11 @@ impl Handler for Monitor {
 
     fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
         match Signal::from_number(signal) {
-            Some(Signal::TERM | Signal::INT | Signal::QUIT) => self.stop_requested(true, cx),
-            Some(Signal::HUP) => self.stop_requested(false, cx),
-            Some(Signal::WINCH) => {
-                if let Some(streams) = &self.streams {
-                    streams.resize();
-                }
+            Some(Signal::TERM | Signal::INT | Signal::QUIT) => {
+                self.stop_requested(Request::Urgent, cx);
             }
+            Some(Signal::HUP) => self.stop_requested(Request::Once, cx),
+            Some(Signal::WINCH) => self.our_size(),
             Some(Signal::TSTP) => {
                 if let Some(streams) = &mut self.streams {
                     streams.leave_terminal();
@@ -496,6 +542,7 @@ impl Handler for Monitor {
     fn is_done(&self) -> bool {
         matches!(self.state, State::Stopped(_))
             && self.reports.are_done()
+            && self.sessions.is_empty()
             && self.services_are_done()
     }
 }

@@ -18,7 +18,18 @@ pub(crate) use kind::Kind;
 pub(crate) use log::{Log, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
-pub(crate) use sink::{Overflow, Sink};
+pub(crate) use sink::{Overflow, QUEUE, Sink};
+
+use crate::reactor::Sources;
+
+/// Those who read one output along with its sink. Not waited for, whatever they do.
+pub(crate) trait Audience<S> {
+    /// Whether nobody does.
+    fn is_empty(&self) -> bool;
+
+    /// Takes what the log has taken.
+    fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>);
+}
 
 /// The line that stands where bytes were left out. It begins on a line of its own.
 fn notice(bytes: u64) -> Vec<u8> {

@@ -135,6 +135,22 @@ impl Directory {
         Ok(Current::new(File::from(fd), &stat))
     }
 
+    /// Opens a log, or a generation of one, to be read, with its size; `None` where there is no
+    /// regular file of that name.
+    pub(super) fn open_to_read(&self, name: &str) -> Result<Option<(File, u64)>, LogError> {
+        let cannot = |error| LogError::io("read the log", self.path.join(name), error);
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT | Errno::ELOOP) => return Ok(None),
+            Err(error) => return Err(cannot(error)),
+        };
+        let metadata = file
+            .metadata()
+            .map_err(|error| LogError::io("read the log", self.path.join(name), error))?;
+        Ok(metadata.is_file().then_some((file, metadata.len())))
+    }
+
     /// Whether a log can be made, written and rotated here.
     pub(super) fn check(&self, name: &str) -> Result<(), LogError> {
         let enter = AccessFlags::W_OK | AccessFlags::X_OK;

@@ -109,6 +109,11 @@ impl Generations {
         self.highest = self.highest.max(number);
     }
 
+    /// The names of those that are there, the newest first.
+    pub(super) fn newest_first<'a>(&'a self, log: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.kept.iter().rev().flat_map(|range| range.clone().rev()).map(|number| name(log, number))
+    }
+
     fn take_oldest(&mut self) -> Option<u64> {
         let range = self.kept.front_mut()?;
         let number = range.next()?;

@@ -5,7 +5,7 @@ use std::mem;
 use chrono::Utc;
 use tracing::{info, warn};
 
-use super::{Cx, Drain, End, Monitor, Outcome, State, Timer, Transition};
+use super::{Cx, Drain, End, Monitor, Outcome, State, Timer, Transition, sessions};
 
 impl Monitor {
     /// Ends the drain once everything has been read and has reached its sinks.
@@ -29,7 +29,7 @@ impl Monitor {
         drain.quiet = None;
         // Timers come before sources: what came while this process did not run (suspended, or on
         // a busy machine) is still to be read.
-        if streams.read_again(cx) {
+        if streams.read_again(&mut self.sessions, cx) {
             return self.output_moved(true, cx);
         }
         // A stream that waits for its sinks is not quiet: the grace begins when it is read again.
@@ -71,12 +71,16 @@ impl Monitor {
         if let Some(quiet) = drain.quiet {
             cx.timers.cancel(quiet);
         }
-        let Drain { status, reason, .. } = drain;
-        self.stopped(Outcome::Ended { status, reason }, cx);
+        let Drain { status, reason, asked, .. } = drain;
+        if asked.is_some() {
+            self.again = None;
+        }
+        self.ended(Outcome::Ended { status, reason }, cx);
     }
 
-    /// `DRAINING → STOPPED`, or `STARTING → STOPPED` for what never ran.
-    pub(super) fn stopped(&mut self, outcome: Outcome, cx: &mut Cx<'_>) {
+    /// This run is over: `DRAINING → STOPPED`, or `RESTARTING` where the command is started again;
+    /// `STARTING → STOPPED` for what never ran.
+    pub(super) fn ended(&mut self, outcome: Outcome, cx: &mut Cx<'_>) {
         let mut bytes = (0, 0);
         if let Some(mut streams) = self.streams.take() {
             streams.close(&mut cx.sources);
@@ -87,7 +91,19 @@ impl Monitor {
         }
         let (bytes_logged, bytes_dropped) = bytes;
         let end = End { outcome, bytes_logged, bytes_dropped };
+        match self.restart_after(&end) {
+            Some(after) => self.restarting(end, after, cx),
+            None => self.over(end, cx),
+        }
+    }
+
+    /// `STOPPED`.
+    pub(super) fn over(&mut self, end: End, cx: &mut Cx<'_>) {
         info!(name = %self.sandbox.name, reason = end.reason(), "stopped");
+        if self.sessions.finish(&mut cx.sources) {
+            cx.timers.set(sessions::LAST_WORDS, Timer::Sessions);
+        }
+        self.again = None;
         self.state = State::Stopped(end.clone());
         self.tell(&Transition::Stopped { at: Utc::now(), end }, cx);
     }

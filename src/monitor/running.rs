@@ -8,7 +8,7 @@ use chrono::Utc;
 use tracing::{debug, info, warn};
 
 use super::{
-    Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer, Transition,
+    Cause, Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer, Transition,
 };
 use crate::child::{Child, ExitStatus, Signal};
 use crate::reactor::Interest;
@@ -17,21 +17,46 @@ use crate::reactor::Interest;
 /// process group and one to the process, say.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
+/// As good as never, for a stop timeout beyond all clocks.
+const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// How often an ended child is looked for where the kernel has no descriptor that tells.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 
+/// How a stop is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Repeated, it kills.
+    Urgent,
+    /// Repeated, it changes nothing.
+    Once,
+    /// To kill after this time, or after the sandbox's own.
+    Within(Option<Duration>),
+}
+
 impl Monitor {
-    pub(super) fn stop_requested(&mut self, may_kill: bool, cx: &mut Cx<'_>) {
+    pub(super) fn stop_requested(&mut self, request: Request, cx: &mut Cx<'_>) {
         let now = Instant::now();
+        let within = match request {
+            Request::Within(time) => time,
+            Request::Urgent | Request::Once => None,
+        };
         match &mut self.state {
             State::Starting { .. } => self.not_started(StartError::Stopped, cx),
-            State::Running(_) => self.stopping(cx),
+            State::Running(_) => self.stopping(Cause::Request, within, cx),
             State::Stopping(_, stop) => {
-                if may_kill && now.duration_since(stop.asked) >= SAME_REQUEST {
+                if request == Request::Urgent && now.duration_since(stop.asked) >= SAME_REQUEST {
                     stop.asked = now;
                     self.kill("a second stop was asked for");
+                } else if let Some(time) = within
+                    && let Some(at) = now.checked_add(time).filter(|at| *at < stop.kill_at)
+                {
+                    cx.timers.cancel(stop.kill);
+                    stop.kill = cx.timers.set(time, Timer::Kill);
+                    stop.kill_at = at;
                 }
             }
+            State::Restarting(..) => self.not_started_again(cx),
             State::Draining(drain) => {
                 let told_twice =
                     drain.asked.is_some_and(|asked| now.duration_since(asked) < SAME_REQUEST);
@@ -44,14 +69,21 @@ impl Monitor {
     }
 
     /// `RUNNING → STOPPING`.
-    pub(super) fn stopping(&mut self, cx: &mut Cx<'_>) {
-        let State::Running(running) = mem::replace(&mut self.state, State::Moving) else { return };
-        info!(name = %self.sandbox.name, pid = running.child.pid(), "stopping");
+    pub(super) fn stopping(&mut self, cause: Cause, within: Option<Duration>, cx: &mut Cx<'_>) {
+        let State::Running(_) = self.state else { return };
+        let State::Running(mut running) = mem::replace(&mut self.state, State::Moving) else {
+            return;
+        };
+        info!(name = %self.sandbox.name, pid = running.child.pid(), ?cause, "stopping");
+        running.limits.lift(cx);
         send(&running.child, self.sandbox.stop_signal);
         // A child that is stopped could not act on it.
         send(&running.child, Signal::CONT);
-        let kill = cx.timers.set(self.sandbox.stop_timeout, Timer::Kill);
-        self.state = State::Stopping(running, Stop { asked: Instant::now(), kill, killed: false });
+        let (asked, timeout) = (Instant::now(), within.unwrap_or(self.sandbox.stop_timeout));
+        let kill = cx.timers.set(timeout, Timer::Kill);
+        // What no clock can name is never.
+        let kill_at = asked.checked_add(timeout).unwrap_or(asked + FAR);
+        self.state = State::Stopping(running, Stop { cause, asked, kill, kill_at, killed: false });
         self.tell(&Transition::Stopping { at: Utc::now() }, cx);
     }
 
@@ -83,7 +115,7 @@ impl Monitor {
 
     /// `RUNNING → DRAINING` and `STOPPING → DRAINING`.
     pub(super) fn exited(&mut self, status: ExitStatus, cx: &mut Cx<'_>) {
-        let (running, stop) = match mem::replace(&mut self.state, State::Moving) {
+        let (mut running, stop) = match mem::replace(&mut self.state, State::Moving) {
             State::Running(running) => (running, None),
             State::Stopping(running, stop) => (running, Some(stop)),
             other => {
@@ -92,6 +124,7 @@ impl Monitor {
             }
         };
         info!(name = %self.sandbox.name, pid = running.child.pid(), ?status, "ended; draining");
+        running.limits.lift(cx);
         if let Some(exit) = running.exit {
             cx.sources.deregister(exit);
         }
@@ -108,27 +141,33 @@ impl Monitor {
             asked: stop.map(|stop| stop.asked),
         });
         if let Some(streams) = &mut self.streams {
-            streams.begin_drain(cx);
+            streams.begin_drain(&mut self.sessions, cx);
         }
         self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
         self.output_moved(true, cx);
     }
 
     pub(super) fn read_output(&mut self, stream: Stream, cx: &mut Cx<'_>) {
-        let read = self.streams.as_mut().is_some_and(|streams| streams.output_ready(stream, cx));
+        let read = self
+            .streams
+            .as_mut()
+            .is_some_and(|streams| streams.output_ready(stream, &mut self.sessions, cx));
         self.output_moved(read, cx);
     }
 
     pub(super) fn retry_log(&mut self, cx: &mut Cx<'_>) {
         self.log_retry = None;
         if let Some(streams) = &mut self.streams {
-            streams.retry_log(&mut cx.sources);
+            streams.retry_log(&mut self.sessions, &mut cx.sources);
         }
         self.output_moved(false, cx);
     }
 
     /// Output has been `read`, or only logged or forwarded: what follows from it.
     pub(super) fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
+        if read {
+            self.note_moved();
+        }
         let Some(streams) = &self.streams else { return };
         if streams.log_needs_retry() && self.log_retry.is_none() {
             self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
@@ -159,6 +198,8 @@ fn send(child: &Child, signal: Signal) {
 
 fn reason(status: ExitStatus, stop: Option<&Stop>) -> Reason {
     match (status, stop) {
+        (_, Some(Stop { cause: Cause::MaxDuration, .. })) => Reason::MaxDuration,
+        (_, Some(Stop { cause: Cause::IdleTimeout, .. })) => Reason::IdleTimeout,
         (ExitStatus::Signal(Signal::KILL), Some(Stop { killed: true, .. })) => Reason::Killed,
         (_, Some(_)) => Reason::Stopped,
         (ExitStatus::Signal(_), None) => Reason::Signalled,

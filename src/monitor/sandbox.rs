@@ -133,11 +133,13 @@ pub enum Forward {
 /// What the child reads as its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Input {
-    /// Nothing: the null device (or, on a handed-over child, an input that is closed at once).
+    /// Nothing (but a terminal takes what is typed in a session): the null device (or, on a handed-over child, an input that is closed at once).
     #[default]
     Null,
     /// Our own stdin, up to its end. At most one sandbox of a process should take it.
     Forward,
+    /// What those send who are attached: a pipe for that stays open, whether anybody is or not.
+    Attached,
 }
 
 /// What happens while the log can't be written: a full disk, a quota, a file system gone

@@ -148,6 +148,11 @@ impl Desk<'_, '_> {
         self.monitor.attach(client, request, preamble, self.cx)
     }
 
+    /// [`Monitor::send`].
+    pub fn send(&mut self, session: SessionId, bytes: &[u8]) {
+        self.monitor.send(session, bytes, self.cx);
+    }
+
     /// [`Monitor::resize`].
     ///
     /// # Errors
@@ -169,7 +174,8 @@ impl Monitor {
         &mut self,
         cx: &mut Cx<'_>,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        for service in 0..self.services.len() {
+        // Those of a command that is started again are open already.
+        for service in self.services_open..self.services.len() {
             self.with_service(service, cx, |service, desk| service.open(desk)).unwrap_or(Ok(()))?;
             self.services_open = service + 1;
         }

@@ -1,9 +1,19 @@
 //! Those who are attached: each a stream socket that gets one of the child's outputs, and whose
 //! bytes may go to the child's input.
 
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use super::{Cx, Monitor, RequestError, Stream};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::Winsize;
+use tracing::debug;
+
+use super::streams::Streams;
+use super::{Cx, Monitor, RequestError, Source, State, Stream};
+use crate::reactor::{Interest, SourceId, Sources};
+use crate::relay::{Audience, Overflow, QUEUE, Sink};
 
 /// Names an attached client among those of its monitor. Never names another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,13 +91,247 @@ pub struct SessionReport {
     pub missed: u64,
 }
 
+/// How long a client has to take the end of the output once all is over.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What waits for all clients of one sandbox together, at most; what one has of it is between
+/// [`LEAST`] and [`QUEUE`].
+const ALL_QUEUES: usize = 4 << 20;
+const LEAST: usize = 4 << 10;
+
+/// Bytes read from a client at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// What a client can do to the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Reader,
+    /// Has sent something, or told its size, as the so manieth act of all writers.
+    Writer {
+        act: u64,
+        size: Option<(u16, u16)>,
+    },
+}
+
+/// One attached client.
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    to: AttachTo,
+    stream: Stream,
+    role: Role,
+    socket: UnixStream,
+    input: SourceId,
+    /// Whether it has said that it will send no more.
+    input_ended: bool,
+    sink: Sink<UnixStream, Source>,
+}
+
+impl Session {
+    /// The last act of a writer.
+    fn act(&self) -> Option<u64> {
+        match self.role {
+            Role::Reader => None,
+            Role::Writer { act, .. } => Some(act),
+        }
+    }
+
+    fn size(&self) -> Option<(u16, u16)> {
+        match self.role {
+            Role::Reader => None,
+            Role::Writer { size, .. } => size,
+        }
+    }
+
+    /// Whether its other side is closed both ways. After an end of its input nothing else tells
+    /// that, until something is written.
+    fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        let [fd] = fds;
+        fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    }
+}
+
+/// Those who are attached to one sandbox, over all its runs.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    list: Vec<Session>,
+    last_id: u64,
+    acts: u64,
+    /// The last act of our own terminal: its size counts from there on.
+    ours: u64,
+}
+
+/// Those who get one of the child's outputs.
+pub(super) struct StreamAudience<'a> {
+    sessions: &'a mut Sessions,
+    stream: Stream,
+}
+
+impl Audience<Source> for StreamAudience<'_> {
+    fn is_empty(&self) -> bool {
+        !self.sessions.list.iter().any(|session| session.stream == self.stream)
+    }
+
+    fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, Source>) {
+        let members = self.sessions.list.iter_mut().filter(|session| session.stream == self.stream);
+        members.for_each(|session| session.sink.offer(bytes, sources));
+        self.sessions.sweep(sources);
+    }
+}
+
+impl Sessions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn audience(&mut self, stream: Stream) -> StreamAudience<'_> {
+        StreamAudience { sessions: self, stream }
+    }
+
+    pub(super) fn report(&self) -> Vec<SessionReport> {
+        let report = |session: &Session| SessionReport {
+            session: session.id,
+            to: session.to,
+            read_only: session.role == Role::Reader,
+            missed: session.sink.dropped(),
+        };
+        self.list.iter().map(report).collect()
+    }
+
+    /// How many bytes may wait for each of so many clients.
+    fn room(clients: usize) -> usize {
+        (ALL_QUEUES / clients.max(1)).clamp(LEAST, QUEUE)
+    }
+
+    /// Takes a client in. `first` goes to it before anything else.
+    fn add(
+        &mut self,
+        socket: UnixStream,
+        attached: Attached,
+        stream: Stream,
+        read_only: bool,
+        first: [&[u8]; 2],
+        sources: &mut Sources<'_, Source>,
+    ) -> Result<(), (io::Error, UnixStream)> {
+        let id = attached.session;
+        let prepared = socket.set_nonblocking(true).and_then(|()| {
+            // Two descriptors of one socket: each can be watched for itself.
+            let writer = socket.try_clone()?;
+            Ok((writer, sources.register(&socket, Interest::READ, Source::SessionInput(id))?))
+        });
+        let (writer, input) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Err((error, socket)),
+        };
+        let mut sink = Sink::new(writer, Source::SessionOutput(id), Overflow::Drop);
+        sink.set_room(first.iter().map(|part| part.len()).sum());
+        for part in first {
+            sink.offer(part, sources);
+        }
+        let role = if read_only { Role::Reader } else { Role::Writer { act: 0, size: None } };
+        let session =
+            Session { id, to: attached.to, stream, role, socket, input, input_ended: false, sink };
+        self.list.push(session);
+        self.share();
+        Ok(())
+    }
+
+    fn share(&mut self) {
+        let room = Self::room(self.list.len());
+        self.list.iter_mut().for_each(|session| session.sink.set_room(room));
+    }
+
+    fn get(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.list.iter_mut().find(|session| session.id == id)
+    }
+
+    /// Lets those go whose client has gone.
+    fn sweep(&mut self, sources: &mut Sources<'_, Source>) {
+        if self.list.iter().any(|session| session.sink.is_gone()) {
+            self.let_go(sources, |session| session.sink.is_gone());
+        }
+    }
+
+    fn let_go(&mut self, sources: &mut Sources<'_, Source>, which: impl Fn(&Session) -> bool) {
+        self.list.retain_mut(|session| {
+            let goes = which(session);
+            if goes {
+                sources.deregister(session.input);
+                session.sink.abandon(sources);
+            }
+            !goes
+        });
+        self.share();
+    }
+
+    /// Goes on sending, once a client takes more.
+    pub(super) fn flush(&mut self, id: SessionId, sources: &mut Sources<'_, Source>) {
+        if let Some(session) = self.get(id) {
+            session.sink.flush(sources);
+        }
+        self.sweep(sources);
+    }
+
+    /// The child takes input again.
+    pub(super) fn go_on(&mut self, sources: &mut Sources<'_, Source>) {
+        for session in &self.list {
+            // Reading alone never asks the kernel, so this can't fail.
+            let _ = sources.want(session.input, Interest::READ);
+        }
+    }
+
+    /// Nothing more will come: lets those go who have all of it, and says whether others are left.
+    pub(super) fn finish(&mut self, sources: &mut Sources<'_, Source>) -> bool {
+        self.let_go(sources, |session| session.sink.is_empty());
+        for session in &self.list {
+            let _ = sources.want(session.input, Interest::NONE);
+        }
+        !self.list.is_empty()
+    }
+
+    pub(super) fn close_all(&mut self, sources: &mut Sources<'_, Source>) {
+        self.let_go(sources, |_| true);
+    }
+
+    /// Notes an act of our own terminal; says whether its size did not count until now.
+    fn our_act(&mut self) -> bool {
+        let newest = self.newest().is_some();
+        self.ours = self.acts;
+        newest
+    }
+
+    /// The writer whose size counts, unless that is our own terminal's.
+    fn newest(&self) -> Option<&Session> {
+        let sized = self.list.iter().filter(|session| session.size().is_some());
+        let newest = sized.max_by_key(|session| session.act());
+        newest.filter(|session| session.act().is_some_and(|act| act > self.ours))
+    }
+
+    /// Notes an act of a writer; says whether it was not the last one's.
+    fn act(&mut self, id: SessionId, new_size: Option<(u16, u16)>) -> bool {
+        let newest = self.newest().map(|session| session.id);
+        self.acts += 1;
+        let acts = self.acts;
+        if let Some(Session { role: Role::Writer { act, size }, .. }) = self.get(id) {
+            *act = acts;
+            *size = new_size.or(*size);
+        }
+        newest != Some(id)
+    }
+}
+
 impl Monitor {
     /// Attaches a client: `preamble` goes to it first, then the end of the log as asked for, then
     /// what the child writes from here on, without a gap. What it sends goes to the child.
     ///
     /// The monitor owns the stream from here on and makes it non-blocking. A client that does not
     /// keep up is skipped forward, with a line that says how many bytes it has missed; it never
-    /// holds the child up.
+    /// holds the child up. Up to 256 KiB wait for one, and 4 MiB for all of them; so much of the
+    /// log is what it gets at most.
+    ///
+    /// The log of a child on pipes holds both its streams, and so does its end.
     ///
     /// # Errors
     ///
@@ -99,11 +343,32 @@ impl Monitor {
         preamble: impl FnOnce(&Attached) -> Vec<u8>,
         cx: &mut Cx<'_>,
     ) -> Result<Attached, (AttachError, UnixStream)> {
-        let _ = (request, cx, preamble, Stream::Out);
-        Err((AttachError::NotRunning, client))
+        let Some(streams) = self.streams.as_mut().filter(|_| {
+            matches!(self.state, State::Running(_) | State::Stopping(..) | State::Draining(_))
+        }) else {
+            return Err((AttachError::NotRunning, client));
+        };
+        let default = if streams.has_terminal() { AttachTo::Tty } else { AttachTo::Stdout };
+        let to = request.to.unwrap_or(default);
+        let Some((to, stream)) = streams.stream(to) else {
+            return Err((AttachError::NoSuchStream(to), client));
+        };
+        let room = Sessions::room(self.sessions.list.len() + 1);
+        let most = usize::try_from(request.tail).unwrap_or(usize::MAX).min(room);
+        let tail = if most > 0 { streams.log_tail(most) } else { Vec::new() };
+        self.sessions.last_id += 1;
+        let session = SessionId(self.sessions.last_id);
+        let attached = Attached { session, to, tail: tail.len() as u64 };
+        let first = [&preamble(&attached)[..], &tail];
+        self.sessions
+            .add(client, attached, stream, request.read_only, first, &mut cx.sources)
+            .map_err(|(error, client)| (AttachError::System(error), client))?;
+        debug!(name = %self.sandbox.name, session = session.0, "attached");
+        Ok(attached)
     }
 
-    /// Gives the child's terminal the size of a session's.
+    /// Gives the child's terminal the size of a session's, which counts until another writer types
+    /// or tells its own.
     ///
     /// # Errors
     ///
@@ -114,7 +379,106 @@ impl Monitor {
         rows: u16,
         columns: u16,
     ) -> Result<(), RequestError> {
-        let _ = (rows, columns);
-        Err(RequestError::NoSuchSession(session))
+        let known = self.sessions.get(session).ok_or(RequestError::NoSuchSession(session))?;
+        if known.role == Role::Reader {
+            return Err(RequestError::ReadOnly(session));
+        }
+        self.sessions.act(session, Some((rows, columns)));
+        let streams = self.streams.as_ref().ok_or(RequestError::NotRunning)?;
+        streams
+            .resize_to(&winsize(rows, columns))
+            .ok_or(RequestError::NoTerminal)?
+            .map_err(|error| RequestError::System(error.to_string()))
     }
+
+    /// Gives the child bytes that a client has sent before it was attached, as if they had come
+    /// after that. Those of a session that is read-only are nobody's.
+    pub fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
+        let writes = self.sessions.get(session).is_some_and(|known| known.role != Role::Reader);
+        let (true, State::Running(_) | State::Stopping(..)) = (writes, &self.state) else {
+            return;
+        };
+        if let Some(streams) = &mut self.streams {
+            streams.send_input(bytes, &mut cx.sources);
+        }
+        self.note_moved();
+        if self.sessions.act(session, None) {
+            self.size_of_newest();
+        }
+    }
+
+    /// Reads what a client has sent.
+    pub(super) fn read_session(&mut self, id: SessionId, cx: &mut Cx<'_>) {
+        let accepts = self.streams.as_ref().is_some_and(Streams::accepts_input);
+        let Some(session) = self.sessions.get(id) else { return };
+        let reader = session.role == Role::Reader;
+        if !reader && !accepts && !session.input_ended {
+            let _ = cx.sources.want(session.input, Interest::NONE);
+            return;
+        }
+        let size = CHUNK.min(cx.scratch.len());
+        match session.socket.read(cx.scratch.get_mut(..size).unwrap_or_default()) {
+            Ok(0) => {
+                session.input_ended = true;
+                cx.sources.would_block(session.input, Interest::READ);
+                if session.is_hung_up() {
+                    self.let_go(id, cx);
+                }
+            }
+            Ok(_) if reader => {}
+            Ok(count) => {
+                let bytes = cx.scratch.get(..count).unwrap_or_default().to_vec();
+                self.send(id, &bytes, cx);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                cx.sources.would_block(session.input, Interest::READ);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.let_go(id, cx),
+        }
+    }
+
+    fn let_go(&mut self, id: SessionId, cx: &mut Cx<'_>) {
+        debug!(name = %self.sandbox.name, session = id.0, "detached");
+        let counted = self.sessions.newest().is_some_and(|newest| newest.id == id);
+        self.sessions.let_go(&mut cx.sources, |session| session.id == id);
+        if counted {
+            self.size_of_newest();
+        }
+    }
+
+    /// Our own terminal has a new size, which counts from here on.
+    pub(super) fn our_size(&mut self) {
+        self.sessions.our_act();
+        if let Some(streams) = &self.streams {
+            streams.resize();
+        }
+    }
+
+    /// Reads our stdin; whoever types there has the size that counts.
+    pub(super) fn read_stdin(&mut self, cx: &mut Cx<'_>) {
+        let Some(streams) = &mut self.streams else { return };
+        streams.input_ready(cx);
+        if streams.is_session() && self.sessions.our_act() {
+            streams.resize();
+        }
+        self.note_moved();
+    }
+
+    /// Gives the child's terminal the size of the newest writer.
+    fn size_of_newest(&self) {
+        let Some(streams) = &self.streams else { return };
+        match self.sessions.newest().and_then(Session::size) {
+            Some((rows, columns)) => {
+                if let Some(Err(error)) = streams.resize_to(&winsize(rows, columns)) {
+                    debug!("can't resize the child's terminal: {error}");
+                }
+            }
+            None => streams.resize(),
+        }
+    }
+}
+
+fn winsize(rows: u16, columns: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }

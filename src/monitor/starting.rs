@@ -7,11 +7,12 @@ use chrono::Utc;
 use tracing::{debug, info};
 
 use super::reports::Claims;
+use super::restarting::Again;
 use super::running::LOOK;
 use super::streams::{self, Streams};
 use super::{
-    Cx, Launch, Monitor, Outcome, Running, Sandbox, Source, StartError, Starting, State, Timer,
-    Transition,
+    Cx, Launch, Monitor, Outcome, Restart, Running, Sandbox, Source, StartError, Starting, State,
+    Timer, Transition,
 };
 use crate::child::{Child, ChildIo, Identity};
 use crate::logfile::LogFile;
@@ -28,6 +29,7 @@ impl Monitor {
     pub(super) fn claim(&mut self, cx: &mut Cx<'_>) {
         let State::Starting { launch, give_up } = &self.state else { return };
         let give_up = *give_up;
+        let again = self.restarts > 0;
         let command = match launch {
             Launch::Spawn(command) => Some(command),
             Launch::Adopt(..) => None,
@@ -40,7 +42,8 @@ impl Monitor {
             restarts: self.restarts,
             socket: self.services.iter().flatten().find_map(|service| service.address()),
         };
-        if command.is_none() {
+        // The record of what runs already, or has run before, never keeps it from running.
+        if command.is_none() || again {
             return match self.reports.claim_running(&starting) {
                 Ok(()) => self.launch(cx),
                 Err(error) => self.not_started(error, cx),
@@ -80,11 +83,14 @@ impl Monitor {
         let log = self.open_log()?;
         match launch {
             Launch::Spawn(command) => {
+                if self.sandbox.restart != Restart::No && self.again.is_none() {
+                    self.again = Some(Box::new(Again::new(command.clone())));
+                }
                 let terminal = streams::open_terminal(&self.sandbox, command.wants_pty());
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
                 let (child, io) = Child::spawn(&command, io).map_err(StartError::Spawn)?;
                 match self.watch(&child, io, log, terminal, cx) {
-                    Ok(exit) => Ok(Running { child, exit }),
+                    Ok(exit) => Ok(Running { child, exit, limits: self.limits(cx) }),
                     Err(error) => {
                         child.discard();
                         Err(error)
@@ -95,7 +101,7 @@ impl Monitor {
                 let tty = matches!(io, ChildIo::Tty { .. });
                 let terminal = streams::open_terminal(&self.sandbox, tty);
                 let exit = self.watch(&child, io, log, terminal, cx)?;
-                Ok(Running { child, exit })
+                Ok(Running { child, exit, limits: self.limits(cx) })
             }
         }
     }
@@ -133,7 +139,7 @@ impl Monitor {
     /// `STARTING → STOPPED`.
     pub(super) fn not_started(&mut self, error: StartError, cx: &mut Cx<'_>) {
         debug!(name = %self.sandbox.name, "not started: {error}");
-        self.stopped(Outcome::NotStarted(error), cx);
+        self.ended(Outcome::NotStarted(error), cx);
     }
 
     /// `STARTING → RUNNING`.
@@ -146,9 +152,14 @@ impl Monitor {
         let at = Utc::now();
         self.child = Some((child.clone(), at));
         self.state = State::Running(running);
+        if let Some(again) = &mut self.again {
+            again.runs();
+        }
         if let Some(streams) = &mut self.streams {
             streams.enter_terminal();
         }
+        // Those who were attached before the child was started again.
+        self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);
     }
 }

@@ -8,6 +8,7 @@ use nix::pty::Winsize;
 use tracing::{debug, warn};
 
 use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
+use super::sessions::{AttachTo, Sessions};
 use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::{LogError, LogFile};
@@ -42,7 +43,7 @@ pub(super) struct Streams {
 
 /// What a command gets as its streams, by what the sandbox wants and what our terminal is.
 pub(super) fn spawn_io(sandbox: &Sandbox, pty: bool, terminal: Option<&Terminal>) -> SpawnIo {
-    let input = sandbox.input == InputPolicy::Forward;
+    let input = sandbox.input != InputPolicy::Null;
     if !pty {
         return SpawnIo::Pipes { input };
     }
@@ -156,17 +157,73 @@ impl Streams {
         sources: &mut Sources<'_, Source>,
     ) -> io::Result<()> {
         // Dropping the target is the end of the child's input, where it has a pipe for one.
-        let (Some(target), InputPolicy::Forward) = (target, policy) else { return Ok(()) };
-        let Some(ours) = Handle::open(io::stdin().as_fd(), Direction::Read)? else {
-            return Ok(());
+        let Some(target) = target else { return Ok(()) };
+        let ours = match policy {
+            InputPolicy::Null => None,
+            InputPolicy::Attached if self.link == Link::Pty => None,
+            InputPolicy::Attached => {
+                self.input = Some(Self::lasting_input(target)?);
+                return Ok(());
+            }
+            InputPolicy::Forward => Handle::open(io::stdin().as_fd(), Direction::Read)?,
         };
+        let Some(ours) = ours else { return Ok(()) };
         child::set_nonblocking(target.as_fd())?;
         if self.link == Link::Pty && ours.is_terminal() {
             self.link = Link::Session;
         }
-        let input = Input::new(ours, Source::Stdin, target, Source::ChildInput, sources)?;
+        // A terminal takes what those who are attached type, also after our stdin has ended.
+        let mut input = Input::new(target, Source::ChildInput, self.link != Link::Pipes);
+        input.take_from(ours, Source::Stdin, sources)?;
         self.input = Some(input);
         Ok(())
+    }
+
+    fn lasting_input(target: OwnedFd) -> io::Result<Input<Handle, Source>> {
+        child::set_nonblocking(target.as_fd())?;
+        Ok(Input::new(target, Source::ChildInput, true))
+    }
+
+    /// Whether what is attached may send the child something now.
+    pub(super) fn accepts_input(&self) -> bool {
+        self.input.as_ref().is_none_or(Input::accepts)
+    }
+
+    /// Sends the child what somebody who is attached has typed. Where the child has no input, that
+    /// is nobody's.
+    pub(super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_, Source>) {
+        if self.input.is_none() && self.link != Link::Pipes {
+            // Nobody has written to this terminal yet: a descriptor of its own for that.
+            let master = self.outputs.iter().find_map(|(_, output)| output.source());
+            let target = master.and_then(|master| master.as_fd().try_clone_to_owned().ok());
+            self.input = target.and_then(|target| Self::lasting_input(target).ok());
+        }
+        if let Some(input) = &mut self.input
+            && input.send(bytes, sources) == InputEvent::Refused
+        {
+            self.close_input(sources);
+        }
+    }
+
+    /// The stream that a client gets, where the child has it.
+    pub(super) fn stream(&self, to: AttachTo) -> Option<(AttachTo, Stream)> {
+        let (to, stream) = match (to, self.link) {
+            (AttachTo::Tty | AttachTo::Stdout, Link::Pty | Link::Session) => {
+                (AttachTo::Tty, Stream::Out)
+            }
+            (AttachTo::Stdout, Link::Pipes) => (AttachTo::Stdout, Stream::Out),
+            (AttachTo::Stderr, Link::Pipes) => (AttachTo::Stderr, Stream::Err),
+            (AttachTo::Tty, Link::Pipes) | (AttachTo::Stderr, _) => return None,
+        };
+        self.outputs.iter().any(|(name, _)| *name == stream).then_some((to, stream))
+    }
+
+    /// The last bytes of the log, `most` at most; none where it can't be read.
+    pub(super) fn log_tail(&mut self, most: usize) -> Vec<u8> {
+        self.log.tail(most).unwrap_or_else(|error| {
+            warn!("{error}");
+            Vec::new()
+        })
     }
 
     /// Makes our terminal the child's, if it is to be and we are in the foreground.
@@ -189,22 +246,33 @@ impl Streams {
 
     /// Gives the child's PTY the size of our terminal.
     pub(super) fn resize(&self) {
-        let Some(size) = self.terminal.as_ref().and_then(Terminal::window_size) else { return };
-        let master = self.outputs.iter().find_map(|(_, output)| output.source());
-        if let Some(master) = master.filter(|_| self.link != Link::Pipes)
-            && let Err(error) = child::resize(master.as_fd(), &size)
+        let size = self.terminal.as_ref().and_then(Terminal::window_size);
+        if let Some(size) = size
+            && let Some(Err(error)) = self.resize_to(&size)
         {
             debug!("can't resize the child's terminal: {error}");
         }
     }
 
+    /// Gives the child's PTY this size; `None` where it has none.
+    pub(super) fn resize_to(&self, size: &Winsize) -> Option<io::Result<()>> {
+        let master = self.outputs.iter().find_map(|(_, output)| output.source());
+        let master = master.filter(|_| self.link != Link::Pipes)?;
+        Some(child::resize(master.as_fd(), size))
+    }
+
     /// Reads one of the child's streams; says whether anything came.
-    pub(super) fn output_ready(&mut self, stream: Stream, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn output_ready(
+        &mut self,
+        stream: Stream,
+        sessions: &mut Sessions,
+        cx: &mut Cx<'_>,
+    ) -> bool {
         // A shell's `fg` tells a job that runs already nothing: any output is a time to look.
         self.waits_in_background();
         let Self { outputs, log, .. } = self;
         match outputs.iter_mut().find(|(name, _)| *name == stream) {
-            Some((_, output)) => output.turn(log, cx),
+            Some((_, output)) => output.turn(log, &mut sessions.audience(stream), cx),
             None => false,
         }
     }
@@ -241,10 +309,10 @@ impl Streams {
     }
 
     /// Offers the log again what it has not taken.
-    pub(super) fn retry_log(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn retry_log(&mut self, sessions: &mut Sessions, sources: &mut Sources<'_, Source>) {
         self.log.tell();
-        for (_, output) in &mut self.outputs {
-            output.retry_log(&mut self.log, sources);
+        for (stream, output) in &mut self.outputs {
+            output.retry_log(&mut self.log, &mut sessions.audience(*stream), sources);
         }
     }
 
@@ -337,11 +405,11 @@ impl Streams {
     }
 
     /// The child has ended: notes what of its output is still to be read, and reads.
-    pub(super) fn begin_drain(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn begin_drain(&mut self, sessions: &mut Sessions, cx: &mut Cx<'_>) {
         self.close_input(&mut cx.sources);
         let pty = self.link != Link::Pipes;
         let Self { outputs, log, .. } = self;
-        for (_, output) in outputs {
+        for (stream, output) in outputs {
             let left = match output.source() {
                 // FIONREAD tells of a part of what a PTY holds only.
                 Some(_) if pty => Some(child::PTY_CAPACITY),
@@ -349,14 +417,16 @@ impl Streams {
                 None => None,
             };
             output.begin_tail(left);
-            output.turn(log, cx);
+            output.turn(log, &mut sessions.audience(*stream), cx);
         }
     }
 
     /// Reads what is there on every stream; says whether anything came.
-    pub(super) fn read_again(&mut self, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn read_again(&mut self, sessions: &mut Sessions, cx: &mut Cx<'_>) -> bool {
         let Self { outputs, log, .. } = self;
-        outputs.iter_mut().fold(false, |any, (_, output)| output.turn(log, cx) || any)
+        outputs.iter_mut().fold(false, |any, (stream, output)| {
+            output.turn(log, &mut sessions.audience(*stream), cx) || any
+        })
     }
 
     /// Whether nothing comes any more on streams that are being read.
@@ -389,6 +459,11 @@ impl Streams {
         }
         self.log.tell();
         self.leave_terminal();
+    }
+
+    /// Whether our terminal is the child's.
+    pub(super) fn is_session(&self) -> bool {
+        self.link == Link::Session
     }
 
     /// Whether the child has a terminal.

@@ -207,5 +207,6 @@ fn input(sandbox: &Sandbox) -> &'static str {
     match sandbox.input {
         Input::Null => "null",
         Input::Forward => "forward",
+        Input::Attached => "attached",
     }
 }

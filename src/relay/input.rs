@@ -1,4 +1,4 @@
-//! Our stdin on its way to the child.
+//! What the child reads: our stdin, and whatever else is sent to it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -26,8 +26,10 @@ pub(crate) enum InputEvent {
 /// Reads ours, writes the child's, and reads no further than that one takes.
 #[derive(Debug)]
 pub(crate) struct Input<R, S> {
-    /// `None` after its end.
+    /// `None` where there is none, and after its end.
     source: Option<(R, SourceId)>,
+    /// Whether the child's side stays open without a source.
+    lasting: bool,
     kind: Kind,
     /// Whether it has been empty and not at its end: from there on an edge tells of the end, too.
     /// One that lies before the opening of a FIFO is told by none (Linux: `fifo_open`).
@@ -42,23 +44,13 @@ pub(crate) struct Input<R, S> {
 }
 
 impl<R: Read + AsFd, S: Copy> Input<R, S> {
-    /// Relays `source` to `target`; both must be non-blocking.
-    ///
-    /// # Errors
-    ///
-    /// The poller's.
-    pub(crate) fn new(
-        source: R,
-        source_name: S,
-        target: OwnedFd,
-        target_name: S,
-        sources: &mut Sources<'_, S>,
-    ) -> io::Result<Self> {
-        let kind = Kind::of(&source)?;
-        let id = sources.register(&source, Interest::READ, source_name)?;
-        Ok(Self {
-            source: Some((source, id)),
-            kind,
+    /// Writes to `target`, which must be non-blocking. One that is `lasting` stays open without a
+    /// source.
+    pub(crate) fn new(target: OwnedFd, target_name: S, lasting: bool) -> Self {
+        Self {
+            source: None,
+            lasting,
+            kind: Kind::Other,
             seen_open: false,
             target: target.into(),
             target_name,
@@ -66,12 +58,35 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
             sent: 0,
             waiting: None,
             last: None,
-        })
+        }
     }
 
-    /// Whether all that our side gave, its end included, has reached the child.
+    /// Relays `source`, which must be non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// The poller's.
+    pub(crate) fn take_from(
+        &mut self,
+        source: R,
+        name: S,
+        sources: &mut Sources<'_, S>,
+    ) -> io::Result<()> {
+        self.kind = Kind::of(&source)?;
+        let id = sources.register(&source, Interest::READ, name)?;
+        self.source = Some((source, id));
+        Ok(())
+    }
+
+    /// Whether nothing more will be written: all that our side gave, its end included, has reached
+    /// the child.
     pub(crate) fn is_finished(&self) -> bool {
-        self.source.is_none() && self.pending.is_empty()
+        !self.lasting && self.source.is_none() && self.pending.is_empty()
+    }
+
+    /// Whether the child has taken all that was sent to it.
+    pub(crate) fn accepts(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// The last byte that went to the child.

@@ -94,6 +94,11 @@ impl Log {
         self.file.reopen()
     }
 
+    /// The last bytes of the log, `most` at most.
+    pub(crate) fn tail(&mut self, most: usize) -> Result<Vec<u8>, LogError> {
+        self.file.tail(most)
+    }
+
     /// Whether the log still has to tell of bytes that it lacks.
     pub(crate) fn has_untold(&self) -> bool {
         self.untold > 0 || !self.notice.is_empty()

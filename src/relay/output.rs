@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use tracing::warn;
 
 use super::pace::Pace;
-use super::{Kind, Log, PaceTimers, Sink};
+use super::{Audience, Kind, Log, PaceTimers, Sink};
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
 
 /// Bytes relayed in one turn where they are forwarded too: what the pipe behind our stdout takes in
@@ -93,7 +93,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Reads what is there, up to a bound, and relays it. Says whether anything came.
-    pub(crate) fn turn<H>(&mut self, log: &mut Log, cx: &mut Context<'_, H>) -> bool
+    pub(crate) fn turn<H>(
+        &mut self,
+        log: &mut Log,
+        audience: &mut impl Audience<S>,
+        cx: &mut Context<'_, H>,
+    ) -> bool
     where
         H: Handler<Source = S, Timer = T>,
     {
@@ -103,9 +108,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             self.end_pace(cx);
             return false;
         }
-        let (count, stopped) = self.gather(cx.scratch);
+        let forwarded = self.sink.is_some() || !audience.is_empty();
+        let room = if forwarded { FORWARDED.min(cx.scratch.len()) } else { cx.scratch.len() };
+        let (count, stopped) = self.gather(cx.scratch.get_mut(..room).unwrap_or_default());
         if count > 0 {
-            self.relay(cx.scratch.get(..count).unwrap_or_default(), log, &mut cx.sources);
+            let bytes = cx.scratch.get(..count).unwrap_or_default();
+            self.relay(bytes, log, audience, &mut cx.sources);
         }
         match &stopped {
             // The next turn goes on, also where an earlier one took the edge for used up.
@@ -124,10 +132,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
 
     /// Reads into `scratch`, and says how much and why no more.
     fn gather(&mut self, scratch: &mut [u8]) -> (usize, Stopped) {
-        let room = if self.sink.is_some() { FORWARDED.min(scratch.len()) } else { scratch.len() };
         let mut count = 0;
         while let (Some(free), Some((source, _))) =
-            (scratch.get_mut(count..room).filter(|free| !free.is_empty()), &mut self.source)
+            (scratch.get_mut(count..).filter(|free| !free.is_empty()), &mut self.source)
         {
             let asked = free.len();
             match source.read(free) {
@@ -185,12 +192,17 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Offers the log again what it has not taken.
-    pub(crate) fn retry_log(&mut self, log: &mut Log, sources: &mut Sources<'_, S>) {
+    pub(crate) fn retry_log(
+        &mut self,
+        log: &mut Log,
+        audience: &mut impl Audience<S>,
+        sources: &mut Sources<'_, S>,
+    ) {
         if self.held.is_empty() {
             return;
         }
         let held = std::mem::take(&mut self.held);
-        self.relay(&held, log, sources);
+        self.relay(&held, log, audience, sources);
         self.pause_or_resume(sources);
     }
 
@@ -253,14 +265,24 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    /// To the log first; what is there goes on to the sink, and the rest is held.
-    fn relay(&mut self, bytes: &[u8], log: &mut Log, sources: &mut Sources<'_, S>) {
+    /// To the log first; what is there goes on to the sink and the audience, and the rest is held.
+    fn relay(
+        &mut self,
+        bytes: &[u8],
+        log: &mut Log,
+        audience: &mut impl Audience<S>,
+        sources: &mut Sources<'_, S>,
+    ) {
         let taken = log.write(bytes);
         let (done, rest) = bytes.split_at(taken);
         self.held = rest.to_vec();
-        if let Some(sink) = self.sink.as_mut().filter(|_| !done.is_empty()) {
+        if done.is_empty() {
+            return;
+        }
+        if let Some(sink) = &mut self.sink {
             sink.offer(done, sources);
         }
+        audience.offer(done, sources);
     }
 
     /// Whether this is no end: the child has closed its terminal and has not ended.

@@ -10,7 +10,7 @@ use super::notice;
 use crate::reactor::{Interest, SourceId, Sources};
 
 /// Bytes that wait for a slow reader under [`Overflow::Drop`] before more are left out.
-const QUEUE: usize = 256 * 1024;
+pub(crate) const QUEUE: usize = 256 * 1024;
 
 /// Bytes that wait for one under [`Overflow::Block`] before the source is read no further. Enough
 /// that the source need not stand still while the reader takes what it has.
@@ -43,6 +43,8 @@ pub(crate) struct Sink<W, S> {
     writer: Writer<W>,
     name: S,
     overflow: Overflow,
+    /// How many bytes may wait under [`Overflow::Drop`].
+    room: usize,
     queue: Vec<u8>,
     /// How much of the queue has been written.
     sent: usize,
@@ -60,6 +62,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
             writer: Writer::Open(writer),
             name,
             overflow,
+            room: QUEUE,
             queue: Vec::new(),
             sent: 0,
             notice_end: 0,
@@ -67,6 +70,16 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
             missed: 0,
             dropped: 0,
         }
+    }
+
+    /// Changes how many bytes may wait under [`Overflow::Drop`]. What waits already stays.
+    pub(crate) fn set_room(&mut self, room: usize) {
+        self.room = room;
+    }
+
+    /// Whether the reader has gone away, or can't be written to any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        !matches!(self.writer, Writer::Open(_))
     }
 
     /// Bytes that the reader never got.
@@ -157,7 +170,9 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
             Overflow::Block => rest.len(),
             // Once something is missing, all of it is, up to the notice: no stray pieces.
             Overflow::Drop if self.missed > 0 => 0,
-            Overflow::Drop => QUEUE.saturating_sub(self.queue.len() - self.sent).min(rest.len()),
+            Overflow::Drop => {
+                self.room.saturating_sub(self.queue.len() - self.sent).min(rest.len())
+            }
         };
         let (kept, lost) = rest.split_at(room);
         if self.sent > 0 && self.sent >= self.queue.len() / 2 {
