@@ -13,6 +13,7 @@ mod limits;
 mod observer;
 mod report;
 mod reports;
+mod requests;
 mod restarting;
 mod running;
 mod sandbox;
@@ -33,6 +34,7 @@ pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };
 pub use report::{Phase, Report};
+pub use requests::RequestError;
 pub use sandbox::{
     DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, Name, NameError, OnLogError,
     Restart, Rootfs, Sandbox,
@@ -119,27 +121,6 @@ pub enum Timer {
     Sessions,
     /// A timer of a service's own.
     Service { service: usize, key: u32 },
-}
-
-/// Why a request can't be met now.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// There is no child, or it has ended.
-    #[error("the sandbox is not running")]
-    NotRunning,
-    /// Nobody is attached under that name.
-    #[error("there is no session {}", .0.0)]
-    NoSuchSession(SessionId),
-    /// The session may only look.
-    #[error("session {} is read-only", .0.0)]
-    ReadOnly(SessionId),
-    /// The child has pipes.
-    #[error("the sandbox has no terminal")]
-    NoTerminal,
-    /// The system refused; the text says what.
-    #[error("{0}")]
-    System(String),
 }
 
 /// Monitors one child. See the [module](self).
@@ -259,77 +240,6 @@ impl Monitor {
     /// Returns at once. The end comes to the observers.
     pub fn stop(&mut self, cx: &mut Context<'_, Self>) {
         self.stop_requested(Request::Urgent, cx);
-    }
-
-    /// As [`stop`](Self::stop), but killing after `timeout` instead of the sandbox's own, where one
-    /// is given. Asked again it never kills at once: the earlier of both times counts.
-    pub fn stop_within(&mut self, timeout: Option<Duration>, cx: &mut Context<'_, Self>) {
-        self.stop_requested(Request::Within(timeout), cx);
-    }
-
-    /// Sends `signal` to the child's process group, or to the child alone if it leads none.
-    ///
-    /// # Errors
-    ///
-    /// There is no child to signal now.
-    pub fn signal_child(&mut self, signal: Signal) -> Result<(), RequestError> {
-        match &self.state {
-            State::Running(running) | State::Stopping(running, _) => running
-                .child
-                .signal(signal)
-                .map_err(|error| RequestError::System(format!("can't send {signal}: {error}"))),
-            _ => Err(RequestError::NotRunning),
-        }
-    }
-
-    /// Closes the log and opens it by its name: for whoever has moved it away.
-    ///
-    /// # Errors
-    ///
-    /// There is no log now, or it can't be opened; then the next write tries again.
-    pub fn reopen_log(&mut self) -> Result<(), RequestError> {
-        let streams = self.streams.as_mut().ok_or(RequestError::NotRunning)?;
-        streams.reopen_log().map_err(|error| RequestError::System(error.to_string()))
-    }
-
-    /// What is known of the sandbox now.
-    pub fn report(&self) -> Report {
-        let (logged, dropped) = match (&self.state, &self.streams) {
-            (State::Stopped(end) | State::Restarting(end, _), None) => {
-                (end.bytes_logged, end.bytes_dropped)
-            }
-            (_, streams) => streams.as_ref().map_or((0, 0), Streams::bytes),
-        };
-        Report {
-            name: self.sandbox.name.clone(),
-            config_file: self.sandbox.config_file.clone(),
-            phase: self.phase(),
-            supervisor: self.supervisor.clone(),
-            child: self.pid().and(self.child.as_ref().map(|(child, _)| child.clone())),
-            started_at: self.asked,
-            running_at: self.child.as_ref().map(|(_, at)| *at),
-            restarts: self.restarts,
-            tty: self.streams.as_ref().map(Streams::has_terminal),
-            log: self.sandbox.log_path(),
-            bytes_logged: logged,
-            bytes_dropped: dropped,
-            sessions: self.sessions.report(),
-            end: match &self.state {
-                State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
-                _ => None,
-            },
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        match self.state {
-            State::Starting { .. } | State::Moving => Phase::Starting,
-            State::Running(_) => Phase::Running,
-            State::Stopping(..) => Phase::Stopping,
-            State::Draining(_) => Phase::Draining,
-            State::Restarting(..) => Phase::Restarting,
-            State::Stopped(_) => Phase::Stopped,
-        }
     }
 
     /// How it ended; `None` while it has not.

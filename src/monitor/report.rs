@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
-use super::Identity;
 use super::observer::End;
 use super::sandbox::Name;
 use super::sessions::SessionReport;
+use super::streams::Streams;
+use super::{Identity, Monitor, State};
 
 /// Where a monitor is in the life of its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,4 +74,46 @@ pub struct Report {
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, once one has.
     pub end: Option<End>,
+}
+
+impl Monitor {
+    /// What is known of the sandbox now.
+    pub fn report(&self) -> Report {
+        let (logged, dropped) = match (&self.state, &self.streams) {
+            (State::Stopped(end) | State::Restarting(end, _), None) => {
+                (end.bytes_logged, end.bytes_dropped)
+            }
+            (_, streams) => streams.as_ref().map_or((0, 0), Streams::bytes),
+        };
+        Report {
+            name: self.sandbox.name.clone(),
+            config_file: self.sandbox.config_file.clone(),
+            phase: self.phase(),
+            supervisor: self.supervisor.clone(),
+            child: self.pid().and(self.child.as_ref().map(|(child, _)| child.clone())),
+            started_at: self.asked,
+            running_at: self.child.as_ref().map(|(_, at)| *at),
+            restarts: self.restarts,
+            tty: self.streams.as_ref().map(Streams::has_terminal),
+            log: self.sandbox.log_path(),
+            bytes_logged: logged,
+            bytes_dropped: dropped,
+            sessions: self.sessions.report(),
+            end: match &self.state {
+                State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
+                _ => None,
+            },
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.state {
+            State::Starting { .. } | State::Moving => Phase::Starting,
+            State::Running(_) => Phase::Running,
+            State::Stopping(..) => Phase::Stopping,
+            State::Draining(_) => Phase::Draining,
+            State::Restarting(..) => Phase::Restarting,
+            State::Stopped(_) => Phase::Stopped,
+        }
+    }
 }
