@@ -38,10 +38,15 @@
 
 mod connection;
 mod error;
+mod left;
+mod metrics;
 mod observer;
 mod read;
+mod reconcile;
 mod record;
+mod remove;
 mod schema;
+mod spec;
 mod spill;
 mod store;
 
@@ -54,8 +59,13 @@ use std::time::Duration;
 use connection::Kept;
 pub use error::RegistryError;
 use error::{At, Fault};
+pub use metrics::Sample;
 pub use observer::RegistryObserver;
+use read::Which;
 pub use read::{Run, Status};
+pub use reconcile::Lost;
+pub use remove::{Pruned, Removal};
+pub use spec::Spec;
 
 /// How long a command waits for somebody else's lock.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
@@ -181,12 +191,26 @@ impl Registry {
     /// The database can't be read. One that we may not write can be, as long as `DB-wal` and
     /// `DB-shm` are readable or `DB-wal` does not exist.
     pub fn runs(&self) -> Result<Vec<Run>, RegistryError> {
+        self.read_runs(Which::All)
+    }
+
+    /// As [`runs`](Registry::runs), and of each sandbox only the latest: the one that goes on, or
+    /// the last that began. The sandbox of another program that took it over is that program's.
+    ///
+    /// # Errors
+    ///
+    /// As [`runs`](Registry::runs).
+    pub fn latest(&self) -> Result<Vec<Run>, RegistryError> {
+        self.read_runs(Which::Latest)
+    }
+
+    fn read_runs(&self, which: Which) -> Result<Vec<Run>, RegistryError> {
         let db = &self.paths.db;
         self.take_in_spilled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        let runs = connection::read(db, COMMAND_PATIENCE, read::runs).at(db)?;
+        let runs = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which)).at(db)?;
         connection::checkpoint_large(db);
         Ok(runs)
     }

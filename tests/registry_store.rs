@@ -258,11 +258,14 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
     let text = fixture.text("SELECT spec FROM vmon_runs");
     assert!(!text.contains("s3cret") && !text.contains("TOKEN"), "{text}");
     let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let none = serde_json::Value::Null;
     let expected = serde_json::json!({
-        "command": ["qemu", "-M", "microvm"], "directory": "/srv", "tty": false,
-        "rootfs": "native:/srv/root", "log_dir": "/var/log/vmon", "log_max_size": 10 << 20,
+        "version": 2, "command": ["qemu", "-M", "microvm"], "directory": "/srv", "tty": false,
+        "rootfs": { "native": "/srv/root" }, "log_dir": "/var/log/vmon", "log_max_size": 10 << 20,
         "log_max_files": 1, "on_log_error": "pause", "forward": "drop", "stdin": "null",
-        "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5,
+        "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "no",
+        "max_duration_seconds": none, "idle_timeout_seconds": none, "leave_descendants": false,
+        "cgroup": none, "options": none,
     });
     assert_eq!(spec, expected);
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
 use super::record::{Follow, Record, timestamp};
@@ -42,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct RegistryObserver {
     registry: Registry,
+    /// For the spec of its runs.
+    options: Value,
     state: State,
     /// The connection of a claim until the transition that follows it; of a registry that was
     /// opened for a start, that of any transition for a moment.
@@ -104,7 +108,17 @@ impl Delay {
 
 impl RegistryObserver {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, state: State::Idle, kept: None, patience: PATIENCE }
+        let options = Value::Null;
+        Self { registry, options, state: State::Idle, kept: None, patience: PATIENCE }
+    }
+
+    /// What the starting program wants to find in [`Spec::options`](super::Spec::options) of the
+    /// runs: whatever of its own it needs to start the same again. Never values of the
+    /// environment, which holds secrets.
+    #[must_use]
+    pub fn options(mut self, options: Value) -> Self {
+        self.options = options;
+        self
     }
 
     fn take_state(&mut self) -> State {
@@ -236,8 +250,8 @@ impl Observer for RegistryObserver {
                 return Claim::Granted;
             }
             State::Behind(record, delay) if record.is_of(starting) => (record, Some(delay)),
-            State::Claiming(delay) => (Box::new(Record::new(starting)), Some(delay)),
-            _ => (Box::new(Record::new(starting)), None),
+            State::Claiming(delay) => (Box::new(Record::new(starting, &self.options)), Some(delay)),
+            _ => (Box::new(Record::new(starting, &self.options)), None),
         };
         match store(&self.registry, &record, self.registry.take_first()) {
             Ok((Stored::Row(row), kept)) => {

@@ -1,13 +1,18 @@
 //! Reading the record back: every run, with the status that is true now.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Result, Row};
 
 use super::error::Fault;
 use super::record::SUPERVISOR_LOST;
 use super::schema;
+use super::spec::Spec;
 use super::store::{RUNNING, foreign_supervisor, supervisor, unsigned};
-use crate::monitor::Liveness;
+use crate::monitor::{Identity, Liveness};
 
 /// One run of a sandbox, or a sandbox that another program runs or ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +20,8 @@ use crate::monitor::Liveness;
 pub struct Run {
     /// The run's row in `vmon_runs`; `None` for another program's sandbox.
     pub id: Option<i64>,
+    /// The sandbox's row in `sandboxes`, which all its runs share.
+    pub sandbox_id: i64,
     /// The sandbox's name.
     pub name: String,
     /// The namespace of its log and record.
@@ -25,19 +32,28 @@ pub struct Run {
     pub status: Status,
     /// The child's pid, once it ran. Whether it still is that child's, [`Run::status`] says.
     pub pid: Option<u32>,
+    /// The child, once it ran, as it can be told from any other process; `None` for another
+    /// program's.
+    pub child: Option<Identity>,
     /// The supervisor's pid.
     pub supervisor: Option<u32>,
+    /// The supervisor; `None` for another program's.
+    pub supervisor_identity: Option<Identity>,
+    /// The supervisor's control socket, where it has one.
+    pub socket: Option<PathBuf>,
     /// When the start was asked for.
     pub started_at: Option<DateTime<Utc>>,
     /// When the child ran.
     pub running_at: Option<DateTime<Utc>>,
     /// When the run was over; `None` as well where nobody could tell.
     pub ended_at: Option<DateTime<Utc>>,
-    /// The child's exit code, or 125 to 127 for one that could not be started.
+    /// The child's exit code, or 125 to 127 for one that could not be started. While a run goes
+    /// on, that of a child which has ended and whose output is still read.
     pub exit_code: Option<i32>,
     /// The signal that ended the child.
     pub signal: Option<i32>,
-    /// `exited`, `signalled`, `stopped`, `killed`, `start-failed` or `supervisor-lost`.
+    /// `exited`, `signalled`, `stopped`, `killed`, `max-duration`, `idle-timeout`,
+    /// `out-of-memory`, `start-failed` or `supervisor-lost`.
     pub reason: Option<String>,
     /// Bytes of the child's output that are in the log.
     pub bytes_logged: Option<u64>,
@@ -45,6 +61,17 @@ pub struct Run {
     pub bytes_dropped: Option<u64>,
     /// `native:PATH`, `overlayfs:PATH:PATH…`, or empty. That of the sandbox's latest run.
     pub rootfs_paths: String,
+    /// The command and its options; `None` for another program's sandbox, or where the column
+    /// holds something else.
+    pub spec: Option<Spec>,
+}
+
+impl Run {
+    /// The log that this run has written to; `None` for another program's.
+    pub fn log_path(&self) -> Option<PathBuf> {
+        let directory = &self.spec.as_ref()?.log_dir;
+        Some(directory.join(&self.config_file).join(format!("{}.log", self.name)))
+    }
 }
 
 /// Whether a run goes on, as its supervisor's life tells.
@@ -58,13 +85,19 @@ pub enum Status {
 }
 
 const OURS: &str = "
-SELECT r.id, s.name, s.config_file, r.state, r.pid, r.started_at, r.running_at, r.ended_at,
-    r.exit_code, r.signal, r.reason, r.bytes_logged, r.bytes_dropped, s.rootfs_paths,
-    r.boot_id, r.pid_namespace, r.supervisor_pid, r.supervisor_start
-FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id ORDER BY r.id";
+SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r.started_at,
+    r.running_at, r.ended_at, r.exit_code, r.signal, r.reason, r.bytes_logged, r.bytes_dropped,
+    s.rootfs_paths, r.boot_id, r.pid_namespace, r.supervisor_pid, r.supervisor_start, r.spec,
+    r.socket
+FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
+
+/// One of each sandbox. An end that was spilled may have been added after a later run.
+const LATEST: &str = "
+WHERE r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
+    ORDER BY state = 'STOPPED', started_at DESC, id DESC) AS place FROM vmon_runs) WHERE place = 1)";
 
 const SANDBOXES: &str = "
-SELECT name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths FROM sandboxes s";
+SELECT id, name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths FROM sandboxes s";
 
 /// Those that we never ran, and those that another program runs now.
 const NOT_OURS: &str = "
@@ -73,8 +106,16 @@ WHERE id NOT IN (SELECT sandbox_id FROM vmon_runs)
         (SELECT 1 FROM vmon_runs r WHERE r.sandbox_id = s.id AND r.state <> 'STOPPED'
             AND r.supervisor_pid = s.supervisor_pid))";
 
-/// Every run, oldest first, and then the sandboxes that other programs have.
-pub(super) fn runs(connection: &Connection) -> Result<Vec<Run>, Fault> {
+/// Which runs are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Which {
+    All,
+    /// The latest of each sandbox.
+    Latest,
+}
+
+/// Runs, oldest first, and then the sandboxes that other programs have.
+pub(super) fn runs(connection: &Connection, which: Which) -> Result<Vec<Run>, Fault> {
     // Both queries are to see the same state.
     let transaction = connection.unchecked_transaction()?;
     if !schema::has_table(&transaction, "sandboxes")? {
@@ -83,9 +124,33 @@ pub(super) fn runs(connection: &Connection) -> Result<Vec<Run>, Fault> {
     if !schema::is_current(&transaction)? {
         return Ok(collect(&transaction, SANDBOXES, foreign_run)?);
     }
-    let mut runs = collect(&transaction, OURS, our_run)?;
-    runs.extend(collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?);
+    let condition = match which {
+        Which::All => "",
+        Which::Latest => LATEST,
+    };
+    let mut runs = collect(&transaction, &format!("{OURS}{condition} ORDER BY r.id"), our_run)?;
+    let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;
+    if matches!(which, Which::Latest) {
+        runs.retain(|run| foreign.iter().all(|other| other.sandbox_id != run.sandbox_id));
+    }
+    runs.extend(foreign);
     Ok(runs)
+}
+
+/// The runs of one sandbox of ours, oldest first.
+pub(super) fn runs_of(connection: &Connection, sandbox: i64) -> Result<Vec<Run>> {
+    let sql = format!("{OURS} WHERE r.sandbox_id = ?1 ORDER BY r.id");
+    let mut statement = connection.prepare(&sql)?;
+    statement.query_map([sandbox], our_run)?.collect()
+}
+
+/// Those that have not ended, oldest first.
+pub(super) fn unfinished(connection: &Connection) -> Result<Vec<Run>, Fault> {
+    if !schema::has_table(connection, "sandboxes")? || !schema::is_current(connection)? {
+        return Ok(Vec::new());
+    }
+    let sql = format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id");
+    Ok(collect(connection, &sql, our_run)?)
 }
 
 fn collect(
@@ -103,23 +168,35 @@ fn our_run(row: &Row<'_>) -> Result<Run> {
     let ended = state == "STOPPED";
     let lost = !ended && supervisor.liveness() == Liveness::Dead;
     let reason: Option<String> = row.get("reason")?;
+    let pid: Option<u32> = row.get("pid")?;
+    let start: Option<i64> = row.get("pid_start")?;
+    let child = pid.zip(start).map(|(pid, start)| Identity {
+        pid,
+        start: unsigned(start),
+        ..supervisor.clone()
+    });
     Ok(Run {
         id: Some(row.get("id")?),
+        sandbox_id: row.get("sandbox_id")?,
         name: row.get("name")?,
         config_file: row.get("config_file")?,
         state,
         status: if ended || lost { Status::Stopped } else { Status::Running },
-        pid: row.get("pid")?,
+        pid,
+        child,
         supervisor: Some(supervisor.pid),
+        supervisor_identity: Some(supervisor),
+        socket: path(row, "socket")?,
         started_at: time(row, "started_at")?,
         running_at: time(row, "running_at")?,
         ended_at: time(row, "ended_at")?,
         exit_code: row.get("exit_code")?,
         signal: row.get("signal")?,
-        reason: if lost { Some(SUPERVISOR_LOST.to_owned()) } else { reason },
+        reason: reason.or_else(|| lost.then(|| SUPERVISOR_LOST.to_owned())),
         bytes_logged: row.get::<_, Option<i64>>("bytes_logged")?.map(unsigned),
         bytes_dropped: row.get::<_, Option<i64>>("bytes_dropped")?.map(unsigned),
         rootfs_paths: row.get("rootfs_paths")?,
+        spec: row.get_ref("spec")?.as_str().ok().and_then(Spec::parse),
     })
 }
 
@@ -129,12 +206,16 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
     let runs = state == RUNNING && foreign_supervisor(supervisor).is_some();
     Ok(Run {
         id: None,
+        sandbox_id: row.get("id")?,
         name: row.get("name")?,
         config_file: row.get("config_file")?,
         state,
         status: if runs { Status::Running } else { Status::Stopped },
         pid: pid(row.get("microvm_pid")?),
+        child: None,
         supervisor: pid(supervisor),
+        supervisor_identity: None,
+        socket: None,
         started_at: None,
         running_at: None,
         ended_at: None,
@@ -144,7 +225,14 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
         bytes_logged: None,
         bytes_dropped: None,
         rootfs_paths: row.get("rootfs_paths")?,
+        spec: None,
     })
+}
+
+/// A path, which is a BLOB where it is not UTF-8.
+fn path(row: &Row<'_>, column: &str) -> Result<Option<PathBuf>> {
+    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+    Ok(bytes.map(|bytes| OsString::from_vec(bytes.to_vec()).into()))
 }
 
 /// A pid that a process could have: a sandbox that never ran has 0.

@@ -3,14 +3,13 @@
 //! Transitions change the record; the store brings the rows up to it, however far they are behind.
 //! So transitions that could not be written need no queue: the record holds them, merged.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::monitor::{
-    End, Forward, Identity, Input, OnLogError, Rootfs, Sandbox, Starting, Transition,
-};
+use super::spec::Spec;
+use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
 
 /// The reason of a run whose supervisor ended before it could write the end.
 pub(super) const SUPERVISOR_LOST: &str = "supervisor-lost";
@@ -25,6 +24,7 @@ pub(super) struct Record {
     pub(super) config_last_modified: String,
     pub(super) rootfs_paths: String,
     pub(super) spec: String,
+    pub(super) socket: Option<PathBuf>,
     pub(super) supervisor: Identity,
     pub(super) started_at: String,
     pub(super) child: Option<Child>,
@@ -71,8 +71,9 @@ impl Stage {
 }
 
 impl Record {
-    pub(super) fn new(starting: &Starting<'_>) -> Self {
-        let Starting { sandbox, supervisor, at, .. } = starting;
+    /// A run that begins; `options` are what its starter has added to the spec.
+    pub(super) fn new(starting: &Starting<'_>, options: &Value) -> Self {
+        let Starting { sandbox, supervisor, at, socket, .. } = starting;
         Self {
             row: None,
             name: sandbox.name.to_string(),
@@ -80,7 +81,8 @@ impl Record {
             config_last_modified: timestamp(sandbox.config_last_modified),
             rootfs_paths: sandbox.rootfs.as_ref().map(rootfs_paths).unwrap_or_default(),
             // As long as it is: it stays for the life of the run.
-            spec: spec(starting).to_string().into_boxed_str().into(),
+            spec: Spec::of(starting, options).to_json().to_string().into_boxed_str().into(),
+            socket: socket.map(Into::into),
             supervisor: (*supervisor).clone(),
             started_at: timestamp(*at),
             child: None,
@@ -156,57 +158,5 @@ fn rootfs_paths(rootfs: &Rootfs) -> String {
         Rootfs::Overlayfs(layers) => layers
             .iter()
             .fold("overlayfs".to_owned(), |paths, layer| paths + ":" + &layer.to_string_lossy()),
-    }
-}
-
-/// The command and the options of a run. Never the environment: it holds secrets. Bytes that are
-/// not UTF-8 are replaced, as the columns are text.
-fn spec(starting: &Starting<'_>) -> Value {
-    let sandbox = starting.sandbox;
-    let command = starting.command.map(|command| {
-        let words = std::iter::once(command.program())
-            .chain(command.arguments().iter().map(|word| word.as_os_str()));
-        words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
-    });
-    let directory = starting.command.and_then(|command| {
-        // An empty path is the working directory.
-        std::path::absolute(Path::new(".").join(command.directory().unwrap_or(Path::new("")))).ok()
-    });
-    json!({
-        "command": command,
-        "directory": directory.map(|path| path.to_string_lossy().into_owned()),
-        "tty": starting.command.map(|command| command.wants_pty()),
-        "rootfs": sandbox.rootfs.as_ref().map(rootfs_paths),
-        "log_dir": sandbox.log_dir.to_string_lossy(),
-        "log_max_size": sandbox.retention.max_size,
-        "log_max_files": sandbox.retention.max_files,
-        "on_log_error": on_log_error(sandbox),
-        "forward": forward(sandbox),
-        "stdin": input(sandbox),
-        "stop_signal": sandbox.stop_signal.to_string(),
-        "stop_timeout_seconds": sandbox.stop_timeout.as_secs_f64(),
-    })
-}
-
-fn on_log_error(sandbox: &Sandbox) -> &'static str {
-    match sandbox.on_log_error {
-        OnLogError::Pause => "pause",
-        OnLogError::Drop => "drop",
-    }
-}
-
-fn forward(sandbox: &Sandbox) -> &'static str {
-    match sandbox.forward {
-        Forward::Off => "off",
-        Forward::Block => "block",
-        Forward::Drop => "drop",
-    }
-}
-
-fn input(sandbox: &Sandbox) -> &'static str {
-    match sandbox.input {
-        Input::Null => "null",
-        Input::Forward => "forward",
-        Input::Attached => "attached",
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::connection::random;
 use super::error::Fault;
 use super::record::{Child, Ending, Record, Stage};
-use super::store;
+use super::{spec, store};
 use crate::monitor::Identity;
 
 /// Of the file's content. A file of another version waits for a vmon that knows it.
@@ -127,6 +127,7 @@ fn to_json(db: &Path, record: &Record) -> Value {
         "config_last_modified": record.config_last_modified,
         "rootfs_paths": record.rootfs_paths,
         "spec": record.spec,
+        "socket": spec::path(record.socket.as_deref()),
         "started_at": record.started_at,
         "supervisor": {
             "pid": supervisor.pid,
@@ -167,6 +168,7 @@ fn from_json(value: &Value) -> Option<Record> {
         config_last_modified: text(&value["config_last_modified"])?,
         rootfs_paths: text(&value["rootfs_paths"])?,
         spec: text(&value["spec"])?,
+        socket: spec::read_path(&value["socket"]),
         supervisor: Identity {
             pid: number(&supervisor["pid"])?,
             start: supervisor["start"].as_u64()?,

@@ -2,12 +2,17 @@
 //!
 //! Everything here happens inside one immediate transaction that somebody else opened.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use chrono::Utc;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
+use super::read::Run;
 use super::record::{Record, SUPERVISOR_LOST, Stage, timestamp};
 use crate::monitor::{Identity, Liveness};
 
@@ -49,17 +54,25 @@ pub(super) fn store_lost(tx: &Transaction<'_>, record: &Record) -> Result<Stored
 }
 
 /// One row of `sandboxes`.
-struct SandboxRow {
+pub(super) struct SandboxRow {
+    pub(super) id: i64,
+    pub(super) name: String,
+    pub(super) config_file: String,
+    pub(super) status: String,
+    pub(super) supervisor_pid: i64,
+}
+
+/// One run that stands open.
+pub(super) struct OpenRun {
     id: i64,
-    status: String,
-    supervisor_pid: i64,
+    pub(super) supervisor: Identity,
 }
 
 /// Takes the sandbox for `record` unless somebody else who lives has it, and adds the run's row.
 ///
 /// A run that is over claims nothing. It is added all the same: it did happen.
 fn claim(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
-    let rows = sandbox_rows(tx, record)?;
+    let rows = sandbox_rows(tx, &record.config_file, &record.name)?;
     for row in &rows {
         match (occupant(tx, row)?, record.ending()) {
             (None, _) => {}
@@ -68,7 +81,7 @@ fn claim(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
         }
     }
     for row in &rows {
-        close_lost(tx, row)?;
+        close_all(tx, row)?;
     }
     // Programs that update and then insert may have left a second row; the first one stays ours.
     let sandbox = match rows.first() {
@@ -80,40 +93,56 @@ fn claim(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
     Ok(Stored::Row(run))
 }
 
-fn sandbox_rows(tx: &Transaction<'_>, record: &Record) -> Result<Vec<SandboxRow>> {
-    let mut statement = tx.prepare(
-        "SELECT id, status, supervisor_pid FROM sandboxes
-         WHERE name = ?1 AND config_file = ?2 ORDER BY id",
-    )?;
-    let rows = statement.query_map([&record.name, &record.config_file], |row| {
-        Ok(SandboxRow { id: row.get(0)?, status: row.get(1)?, supervisor_pid: row.get(2)? })
-    })?;
-    rows.collect()
+const SANDBOX_ROW: &str = "SELECT id, name, config_file, status, supervisor_pid FROM sandboxes";
+
+pub(super) fn sandbox_rows(
+    tx: &Transaction<'_>,
+    config_file: &str,
+    name: &str,
+) -> Result<Vec<SandboxRow>> {
+    let sql = format!("{SANDBOX_ROW} WHERE name = ?1 AND config_file = ?2 ORDER BY id");
+    let mut statement = tx.prepare(&sql)?;
+    statement.query_map([name, config_file], read_sandbox)?.collect()
+}
+
+pub(super) fn sandbox_row(tx: &Transaction<'_>, id: i64) -> Result<SandboxRow> {
+    tx.query_row(&format!("{SANDBOX_ROW} WHERE id = ?1"), [id], read_sandbox)
+}
+
+fn read_sandbox(row: &Row<'_>) -> Result<SandboxRow> {
+    Ok(SandboxRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        config_file: row.get(2)?,
+        status: row.get(3)?,
+        supervisor_pid: row.get(4)?,
+    })
 }
 
 /// The pid of the live supervisor that has this sandbox.
 fn occupant(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
     let unfinished = unfinished_runs(tx, row.id)?;
     // What can't be told, as from another pid namespace, is not judged dead.
-    let lives = |supervisor: &&Identity| supervisor.liveness() != Liveness::Dead;
-    if let Some(supervisor) = unfinished.iter().find(lives) {
-        return Ok(Some(supervisor.pid));
+    let lives = |open: &&OpenRun| open.supervisor.liveness() != Liveness::Dead;
+    if let Some(open) = unfinished.iter().find(lives) {
+        return Ok(Some(open.supervisor.pid));
     }
     // A run that was lost may stand open while another program has the sandbox since.
-    let ours = unfinished.iter().any(|lost| i64::from(lost.pid) == row.supervisor_pid);
+    let ours = unfinished.iter().any(|lost| i64::from(lost.supervisor.pid) == row.supervisor_pid);
     if row.status == RUNNING && !ours {
         return Ok(foreign_supervisor(row.supervisor_pid));
     }
     Ok(None)
 }
 
-fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<Identity>> {
+/// The runs of a sandbox that have not ended, newest first.
+pub(super) fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<OpenRun>> {
     let mut statement = tx.prepare(
-        "SELECT boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
+        "SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
          WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC",
     )?;
-    let supervisors = statement.query_map([sandbox], supervisor)?;
-    supervisors.collect()
+    let open = |row: &Row<'_>| Ok(OpenRun { id: row.get("id")?, supervisor: supervisor(row)? });
+    statement.query_map([sandbox], open)?.collect()
 }
 
 /// The supervisor of a run, from a row that names its columns.
@@ -138,19 +167,48 @@ pub(super) fn foreign_supervisor(pid: i64) -> Option<u32> {
     (exists && pid != std::process::id()).then_some(pid)
 }
 
-/// Closes what a dead supervisor left open.
-fn close_lost(tx: &Transaction<'_>, row: &SandboxRow) -> Result<()> {
-    tx.execute(
-        "UPDATE vmon_runs SET state = 'STOPPED', reason = ?2, ended_at = ?3
-         WHERE sandbox_id = ?1 AND state <> 'STOPPED'",
-        params![row.id, SUPERVISOR_LOST, timestamp(Utc::now())],
-    )?;
+/// Closes what a dead supervisor left open, before its sandbox is taken.
+fn close_all(tx: &Transaction<'_>, row: &SandboxRow) -> Result<()> {
+    for OpenRun { id, .. } in unfinished_runs(tx, row.id)? {
+        close_run(tx, id)?;
+    }
     if row.status == RUNNING {
         tx.execute(
             "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP WHERE id = ?1",
             params![row.id, STOPPED],
         )?;
     }
+    Ok(())
+}
+
+/// Closes a run that has lost its supervisor, unless that has been done meanwhile or the number is
+/// another run's now, and its sandbox's row, if that is still this run's.
+pub(super) fn close_lost(tx: &Transaction<'_>, run: &Run) -> Result<()> {
+    let open = unfinished_runs(tx, run.sandbox_id)?;
+    let same = |open: &&OpenRun| {
+        Some(open.id) == run.id && Some(&open.supervisor) == run.supervisor_identity.as_ref()
+    };
+    let Some(OpenRun { id, supervisor }) = open.iter().find(same) else { return Ok(()) };
+    close_run(tx, *id)?;
+    tx.execute(
+        "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
+         WHERE id = ?1 AND status = ?3 AND supervisor_pid = ?4
+            AND (?5 IS NULL OR microvm_pid = ?5)
+            AND NOT EXISTS (SELECT 1 FROM vmon_runs WHERE sandbox_id = ?1 AND state <> 'STOPPED')",
+        params![run.sandbox_id, STOPPED, RUNNING, supervisor.pid, run.pid],
+    )?;
+    Ok(())
+}
+
+/// What is known of its end stays: that of a run which waited to be started again, or the exit
+/// code of a child whose output was still being read.
+fn close_run(tx: &Transaction<'_>, id: i64) -> Result<()> {
+    tx.execute(
+        "UPDATE vmon_runs SET state = 'STOPPED', reason = coalesce(reason, ?2),
+            ended_at = coalesce(ended_at, ?3)
+         WHERE id = ?1 AND state <> 'STOPPED'",
+        params![id, SUPERVISOR_LOST, timestamp(Utc::now())],
+    )?;
     Ok(())
 }
 
@@ -194,8 +252,8 @@ fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64
     let supervisor = &record.supervisor;
     tx.execute(
         "INSERT INTO vmon_runs (sandbox_id, state, boot_id, pid_namespace, supervisor_pid,
-            supervisor_start, started_at, spec)
-         VALUES (?1, 'STARTING', ?2, ?3, ?4, ?5, ?6, ?7)",
+            supervisor_start, started_at, spec, socket)
+         VALUES (?1, 'STARTING', ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
             sandbox,
             supervisor.boot_id,
@@ -204,6 +262,7 @@ fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64
             signed(supervisor.start),
             record.started_at,
             record.spec,
+            record.socket.as_deref().map(path),
         ],
     )?;
     let row = tx.last_insert_rowid();
@@ -297,8 +356,17 @@ fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result
     Ok(())
 }
 
+/// A path as text, or as a BLOB where it is not UTF-8.
+fn path(path: &Path) -> ToSqlOutput<'_> {
+    let bytes = path.as_os_str().as_bytes();
+    ToSqlOutput::Borrowed(match str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => ValueRef::Blob(bytes),
+    })
+}
+
 /// SQLite's integers are signed; inodes, start times and byte counts stay below 2^63.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

@@ -1,0 +1,104 @@
+//! Making the record true: runs whose supervisor is gone, and what is left of them.
+//!
+//! A run that has not ended and whose supervisor is dead (its pid free or another's since, or the
+//! machine booted since) is *lost*. What is left of its child's session or cgroup is ended first,
+//! and then the run is closed, so that a record which says STOPPED is true. What can't be judged
+//! from here, as a supervisor in another pid namespace, is left alone.
+//!
+//! Any number of commands may do this at once, while sandboxes start and stop: a run is closed in
+//! a transaction that looks again whether it is the same and still open, and a dead supervisor
+//! never comes back.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::connection;
+use super::error::{At, RegistryError};
+use super::left::{self, Left};
+use super::read::{self, Run};
+use super::{COMMAND_PATIENCE, Registry, store};
+use crate::monitor::Liveness;
+
+/// How long what has been killed may take to be gone, before the run is left open.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A run whose supervisor was gone: what [`Registry::reconcile`] has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lost {
+    /// The run as the record had it.
+    pub run: Run,
+    /// How many processes it had left that were ended.
+    pub ended: usize,
+    /// Why something of it is still there. Then the run stays open on record, and its name is
+    /// not free.
+    pub remains: Option<String>,
+}
+
+impl Registry {
+    /// Makes the record true, and the processes with it: takes in spilled ends, ends what lost
+    /// runs have left behind, and closes them with the reason `supervisor-lost`. What the record
+    /// knows of their end it keeps.
+    ///
+    /// For commands, not for a loop: waits up to five seconds for the database, and as long for
+    /// what it kills. Where nothing is to be done it only reads.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be read, or something is to be written and it can't be.
+    pub fn reconcile(&self) -> Result<Vec<Lost>, RegistryError> {
+        let db = &self.paths.db;
+        self.take_in_spilled();
+        if !connection::exists(db).at(db)? {
+            return Ok(Vec::new());
+        }
+        let open = connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
+        let lost: Vec<Lost> = open.into_iter().filter(is_lost).map(end_leftovers).collect();
+        close(db, &lost)?;
+        Ok(lost)
+    }
+}
+
+fn is_lost(run: &Run) -> bool {
+    let supervisor = run.supervisor_identity.as_ref();
+    supervisor.is_some_and(|supervisor| supervisor.liveness() == Liveness::Dead)
+}
+
+/// Ends what the run has left behind, and waits until it is gone.
+fn end_leftovers(run: Run) -> Lost {
+    let give_up = Instant::now() + LEFTOVER_PATIENCE;
+    let mut lost = Lost { run, ended: 0, remains: None };
+    loop {
+        match left::end(&lost.run) {
+            Ok(Left::Nothing) => return lost,
+            Ok(Left::Killed(count)) if Instant::now() < give_up => {
+                lost.ended = lost.ended.max(count);
+                thread::park_timeout(LOOK);
+            }
+            Ok(Left::Killed(count)) => {
+                lost.remains = Some(format!("{count} processes do not end although killed"));
+                return lost;
+            }
+            Err(error) => {
+                lost.remains = Some(error.to_string());
+                return lost;
+            }
+        }
+    }
+}
+
+/// Closes those of which nothing is left.
+fn close(db: &Path, lost: &[Lost]) -> Result<(), RegistryError> {
+    let gone: Vec<&Run> =
+        lost.iter().filter(|lost| lost.remains.is_none()).map(|lost| &lost.run).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let closed = connection::write(db, COMMAND_PATIENCE, |tx| {
+        Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?)
+    });
+    closed.at(db)
+}

@@ -1,0 +1,184 @@
+//! Taking sandboxes out of the record, their runs and metrics with them.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Result, Transaction, params};
+
+use super::error::{At, RegistryError};
+use super::read::{self, Run};
+use super::record::timestamp;
+use super::store::{self, SandboxRow};
+use super::{COMMAND_PATIENCE, Registry, connection, metrics};
+
+/// What became of a removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// The sandbox is out of the record; these were its runs, oldest first.
+    Removed(Vec<Run>),
+    /// The record has no such sandbox.
+    Unknown,
+    /// It has not stopped, as far as the record knows: nothing was changed.
+    Live {
+        /// The pid of its supervisor.
+        supervisor: u32,
+    },
+}
+
+/// What [`Registry::prune`] has taken out of one sandbox's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// The sandbox's name.
+    pub name: String,
+    /// Its namespace.
+    pub config_file: String,
+    /// The runs, oldest first.
+    pub runs: Vec<Run>,
+    /// Whether nothing is left of the sandbox in the record.
+    pub whole: bool,
+}
+
+impl Registry {
+    /// Removes a sandbox that has stopped, with all its runs and metrics.
+    ///
+    /// In one transaction: no start of that name comes between. A run whose supervisor is gone
+    /// counts as live until [`reconcile`](Registry::reconcile) has closed it. For commands: takes
+    /// in spilled ends first, and waits up to five seconds for the lock.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be written.
+    pub fn remove(&self, config_file: &str, name: &str) -> Result<Removal, RegistryError> {
+        self.remove_with(config_file, name, |_| ())
+    }
+
+    /// As [`remove`](Registry::remove), and calls `also` while the name is still held: nobody can
+    /// start it until that returns. For what belongs to the sandbox beside the record: its log.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be written. Where the last step of that fails, `also` has been called.
+    pub fn remove_with(
+        &self,
+        config_file: &str,
+        name: &str,
+        also: impl FnOnce(&[Run]),
+    ) -> Result<Removal, RegistryError> {
+        let db = &self.paths.db;
+        self.take_in_spilled();
+        if !connection::exists(db).at(db)? {
+            return Ok(Removal::Unknown);
+        }
+        let removed = connection::write(db, COMMAND_PATIENCE, |tx| {
+            let removal = remove(tx, config_file, name)?;
+            if let Removal::Removed(runs) = &removal {
+                also(runs);
+            }
+            Ok(removal)
+        });
+        removed.at(db)
+    }
+
+    /// Removes the runs that ended before `before`, the metrics from before it, and the stopped
+    /// sandboxes that are left without a run. The sandboxes of other programs stay as they are.
+    ///
+    /// For commands, as [`remove`](Registry::remove).
+    ///
+    /// # Errors
+    ///
+    /// The database can't be written.
+    pub fn prune(&self, before: DateTime<Utc>) -> Result<Vec<Pruned>, RegistryError> {
+        self.prune_with(before, |_| ())
+    }
+
+    /// As [`prune`](Registry::prune), and calls `also` while the names are still held.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove_with`](Registry::remove_with).
+    pub fn prune_with(
+        &self,
+        before: DateTime<Utc>,
+        also: impl FnOnce(&[Pruned]),
+    ) -> Result<Vec<Pruned>, RegistryError> {
+        let db = &self.paths.db;
+        self.take_in_spilled();
+        if !connection::exists(db).at(db)? {
+            return Ok(Vec::new());
+        }
+        let pruned = connection::write(db, COMMAND_PATIENCE, |tx| {
+            let pruned = prune(tx, before)?;
+            also(&pruned);
+            Ok(pruned)
+        });
+        pruned.at(db)
+    }
+}
+
+fn remove(tx: &Transaction<'_>, config_file: &str, name: &str) -> Result<Removal> {
+    let rows = store::sandbox_rows(tx, config_file, name)?;
+    if rows.is_empty() {
+        return Ok(Removal::Unknown);
+    }
+    let mut runs = Vec::new();
+    for row in &rows {
+        if let Some(supervisor) = holder(tx, row)? {
+            return Ok(Removal::Live { supervisor });
+        }
+        runs.extend(read::runs_of(tx, row.id)?);
+    }
+    for row in &rows {
+        delete_sandbox(tx, row.id)?;
+    }
+    Ok(Removal::Removed(runs))
+}
+
+/// The supervisor of a sandbox that is not known to have stopped.
+fn holder(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
+    if let Some(open) = store::unfinished_runs(tx, row.id)?.first() {
+        return Ok(Some(open.supervisor.pid));
+    }
+    let foreign = row.status == store::RUNNING;
+    Ok(foreign.then(|| store::foreign_supervisor(row.supervisor_pid)).flatten())
+}
+
+/// The runs go with it (`ON DELETE CASCADE`); the ecosystem's table has no such reference.
+fn delete_sandbox(tx: &Transaction<'_>, sandbox: i64) -> Result<()> {
+    tx.execute("DELETE FROM sandbox_metrics WHERE sandbox_id = ?1", [sandbox])?;
+    tx.execute("DELETE FROM vmon_runs WHERE sandbox_id = ?1", [sandbox])?;
+    tx.execute("DELETE FROM sandboxes WHERE id = ?1", [sandbox])?;
+    Ok(())
+}
+
+fn prune(tx: &Transaction<'_>, before: DateTime<Utc>) -> Result<Vec<Pruned>> {
+    tx.execute(
+        "DELETE FROM sandbox_metrics WHERE timestamp < ?1
+            AND sandbox_id IN (SELECT sandbox_id FROM vmon_runs)",
+        [metrics::timestamp(before)],
+    )?;
+    let before = timestamp(before);
+    let mut sandboxes = tx.prepare(
+        "SELECT DISTINCT sandbox_id FROM vmon_runs WHERE state = 'STOPPED'
+            AND coalesce(ended_at, started_at) < ?1 ORDER BY sandbox_id",
+    )?;
+    let sandboxes: Vec<i64> =
+        sandboxes.query_map([&before], |row| row.get(0))?.collect::<Result<_>>()?;
+    let pruned = sandboxes.into_iter().map(|sandbox| prune_sandbox(tx, sandbox, &before));
+    pruned.collect()
+}
+
+fn prune_sandbox(tx: &Transaction<'_>, sandbox: i64, before: &str) -> Result<Pruned> {
+    let mut runs = read::runs_of(tx, sandbox)?;
+    tx.execute(
+        "DELETE FROM vmon_runs WHERE sandbox_id = ?1 AND state = 'STOPPED'
+            AND coalesce(ended_at, started_at) < ?2",
+        params![sandbox, before],
+    )?;
+    let left = read::runs_of(tx, sandbox)?;
+    runs.retain(|run| left.iter().all(|stays| stays.id != run.id));
+    let row = store::sandbox_row(tx, sandbox)?;
+    let whole = left.is_empty() && holder(tx, &row)?.is_none();
+    if whole {
+        delete_sandbox(tx, sandbox)?;
+    }
+    Ok(Pruned { name: row.name, config_file: row.config_file, runs, whole })
+}

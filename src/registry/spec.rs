@@ -1,0 +1,409 @@
+//! What was asked for: the command of a run and every option, as the record's `spec` has them.
+//!
+//! The column is a JSON object, written by [`Spec::to_json`] and read by [`Spec::parse`]:
+//!
+//! - A word or a path is a string; one that is not UTF-8 is `{"bytes": [104, 255, …]}`, so that a
+//!   command can be started again as it was.
+//! - Durations are seconds. What is absent or `null` was not asked for.
+//! - `options` is whatever the program that started the run has added for itself.
+//! - `version` is 2. Without one it was written by an earlier vmon, which replaced bytes that are
+//!   not UTF-8 with U+FFFD.
+//!
+//! The environment is in none of it: it holds secrets.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::child::{Command, Signal};
+use crate::logfile::Retention;
+use crate::monitor::{
+    DEFAULT_STOP_TIMEOUT, Forward, Input, NameError, OnLogError, Restart, Rootfs, Sandbox, Starting,
+};
+
+const VERSION: u64 = 2;
+
+/// The command of a run, and the options it was started with; never the environment.
+///
+/// ```
+/// use vmon::registry::Spec;
+///
+/// let spec = Spec::parse(r#"{"version": 2, "command": ["echo", {"bytes": [255]}]}"#).unwrap();
+/// assert!(spec.exact);
+/// assert_eq!(spec.to_command().unwrap().program(), "echo");
+/// assert_eq!(Spec::parse(&spec.to_json().to_string()).unwrap(), spec);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Spec {
+    /// The program and its arguments; `None` for a child that a host has started itself and
+    /// handed over, which can't be started from here.
+    pub command: Option<Vec<OsString>>,
+    /// The working directory, absolute; `None` where there is no command, or it was not known.
+    pub directory: Option<PathBuf>,
+    /// Whether the command runs on a PTY of its own.
+    pub tty: bool,
+    /// The root file system.
+    pub rootfs: Option<Rootfs>,
+    /// The directory above `<config_file>/<name>.log`.
+    pub log_dir: PathBuf,
+    /// The log's size, and how many older generations stay.
+    pub retention: Retention,
+    /// What happens while the log can't be written.
+    pub on_log_error: OnLogError,
+    /// What becomes of the output beside the log.
+    pub forward: Forward,
+    /// What the child reads.
+    pub input: Input,
+    /// The signal of a stop.
+    pub stop_signal: Signal,
+    /// How long after it the child is killed.
+    pub stop_timeout: Duration,
+    /// Whether a command that has ended is started again.
+    pub restart: Restart,
+    /// How long one run may take.
+    pub max_duration: Option<Duration>,
+    /// How long there may be neither output nor input.
+    pub idle_timeout: Option<Duration>,
+    /// Whether what the child leaves behind goes on.
+    pub leave_descendants: bool,
+    /// The directory of the cgroup that the child is in.
+    pub cgroup: Option<PathBuf>,
+    /// What the program that started the run has added:
+    /// [`RegistryObserver::options`](super::RegistryObserver::options). `Null` where it is nothing.
+    pub options: Value,
+    /// Whether all of it is what was asked for. An earlier vmon did not keep bytes that are not
+    /// UTF-8.
+    pub exact: bool,
+}
+
+impl Spec {
+    pub(super) fn of(starting: &Starting<'_>, options: &Value) -> Self {
+        let sandbox = starting.sandbox;
+        let command = starting.command;
+        Self {
+            command: command.map(words),
+            directory: command.and_then(directory),
+            tty: command.is_some_and(Command::wants_pty),
+            rootfs: sandbox.rootfs.clone(),
+            log_dir: sandbox.log_dir.clone(),
+            retention: sandbox.retention,
+            on_log_error: sandbox.on_log_error,
+            forward: sandbox.forward,
+            input: sandbox.input,
+            stop_signal: sandbox.stop_signal,
+            stop_timeout: sandbox.stop_timeout,
+            restart: sandbox.restart,
+            max_duration: sandbox.max_duration,
+            idle_timeout: sandbox.idle_timeout,
+            leave_descendants: sandbox.leave_descendants,
+            cgroup: sandbox.cgroup.clone(),
+            options: options.clone(),
+            exact: true,
+        }
+    }
+
+    /// The command, to be started again; `None` for a child that was handed over.
+    pub fn to_command(&self) -> Option<Command> {
+        let (program, arguments) = self.command.as_deref()?.split_first()?;
+        let command = Command::new(program).args(arguments).pty(self.tty);
+        Some(match &self.directory {
+            Some(directory) => command.current_dir(directory),
+            None => command,
+        })
+    }
+
+    /// The sandbox that it describes, under these names.
+    ///
+    /// # Errors
+    ///
+    /// A [`NameError`] for either name.
+    pub fn to_sandbox(
+        &self,
+        name: impl Into<String>,
+        config_file: impl Into<String>,
+    ) -> Result<Sandbox, NameError> {
+        let sandbox = Sandbox::new(name, config_file, &self.log_dir)?;
+        Ok(Sandbox {
+            retention: self.retention,
+            on_log_error: self.on_log_error,
+            rootfs: self.rootfs.clone(),
+            forward: self.forward,
+            input: self.input,
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
+            restart: self.restart,
+            max_duration: self.max_duration,
+            idle_timeout: self.idle_timeout,
+            leave_descendants: self.leave_descendants,
+            cgroup: self.cgroup.clone(),
+            ..sandbox
+        })
+    }
+
+    /// As the record has it: see the module's words on the form.
+    pub fn to_json(&self) -> Value {
+        let words = |words: &Vec<OsString>| words.iter().map(|word| bytes(word)).collect::<Value>();
+        json!({
+            "version": VERSION,
+            "command": self.command.as_ref().map(words),
+            "directory": path(self.directory.as_deref()),
+            "tty": self.command.is_some().then_some(self.tty),
+            "rootfs": self.rootfs.as_ref().map(rootfs),
+            "log_dir": bytes(self.log_dir.as_os_str()),
+            "log_max_size": self.retention.max_size,
+            "log_max_files": self.retention.max_files,
+            "on_log_error": on_log_error(self.on_log_error),
+            "forward": forward(self.forward),
+            "stdin": input(self.input),
+            "stop_signal": signal(self.stop_signal),
+            "stop_timeout_seconds": self.stop_timeout.as_secs_f64(),
+            "restart": restart(self.restart),
+            "max_duration_seconds": self.max_duration.map(|time| time.as_secs_f64()),
+            "idle_timeout_seconds": self.idle_timeout.map(|time| time.as_secs_f64()),
+            "leave_descendants": self.leave_descendants,
+            "cgroup": path(self.cgroup.as_deref()),
+            "options": self.options,
+        })
+    }
+
+    /// Reads what [`to_json`](Self::to_json) or an earlier vmon has written; `None` for anything
+    /// that is no JSON object.
+    pub fn parse(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        value.is_object().then_some(())?;
+        let log_size = Retention::default();
+        Some(Self {
+            command: read_words(&value["command"]),
+            directory: read_path(&value["directory"]),
+            tty: value["tty"].as_bool().unwrap_or(false),
+            rootfs: read_rootfs(&value["rootfs"]),
+            log_dir: read_path(&value["log_dir"]).unwrap_or_default(),
+            retention: Retention {
+                max_size: value["log_max_size"].as_u64().unwrap_or(log_size.max_size),
+                max_files: value["log_max_files"]
+                    .as_u64()
+                    .and_then(|files| files.try_into().ok())
+                    .unwrap_or(log_size.max_files),
+            },
+            on_log_error: match value["on_log_error"].as_str() {
+                Some("drop") => OnLogError::Drop,
+                _ => OnLogError::Pause,
+            },
+            forward: match value["forward"].as_str() {
+                Some("block") => Forward::Block,
+                Some("drop") => Forward::Drop,
+                _ => Forward::Off,
+            },
+            input: match value["stdin"].as_str() {
+                Some("forward") => Input::Forward,
+                Some("attached") => Input::Attached,
+                _ => Input::Null,
+            },
+            stop_signal: read_signal(&value["stop_signal"]).unwrap_or(Signal::TERM),
+            stop_timeout: read_seconds(&value["stop_timeout_seconds"])
+                .unwrap_or(DEFAULT_STOP_TIMEOUT),
+            restart: read_restart(&value["restart"]),
+            max_duration: read_seconds(&value["max_duration_seconds"]),
+            idle_timeout: read_seconds(&value["idle_timeout_seconds"]),
+            leave_descendants: value["leave_descendants"].as_bool().unwrap_or(false),
+            cgroup: read_path(&value["cgroup"]),
+            options: value["options"].clone(),
+            exact: value["version"].is_u64() || !text.contains('\u{fffd}'),
+        })
+    }
+}
+
+fn words(command: &Command) -> Vec<OsString> {
+    let arguments = command.arguments().iter().map(OsString::as_os_str);
+    std::iter::once(command.program()).chain(arguments).map(OsStr::to_owned).collect()
+}
+
+fn directory(command: &Command) -> Option<PathBuf> {
+    // An empty path is the working directory.
+    std::path::absolute(Path::new(".").join(command.directory().unwrap_or(Path::new("")))).ok()
+}
+
+fn bytes(word: &OsStr) -> Value {
+    match word.to_str() {
+        Some(text) => text.into(),
+        None => json!({ "bytes": word.as_bytes() }),
+    }
+}
+
+fn read_bytes(value: &Value) -> Option<OsString> {
+    if let Some(text) = value.as_str() {
+        return Some(text.into());
+    }
+    let numbers = value["bytes"].as_array()?.iter();
+    let bytes: Option<Vec<u8>> = numbers.map(|byte| byte.as_u64()?.try_into().ok()).collect();
+    bytes.map(OsString::from_vec)
+}
+
+fn read_words(value: &Value) -> Option<Vec<OsString>> {
+    value.as_array()?.iter().map(read_bytes).collect()
+}
+
+pub(super) fn path(path: Option<&Path>) -> Value {
+    path.map_or(Value::Null, |path| bytes(path.as_os_str()))
+}
+
+pub(super) fn read_path(value: &Value) -> Option<PathBuf> {
+    read_bytes(value).map(PathBuf::from)
+}
+
+fn rootfs(rootfs: &Rootfs) -> Value {
+    match rootfs {
+        Rootfs::Native(path) => json!({ "native": bytes(path.as_os_str()) }),
+        Rootfs::Overlayfs(layers) => {
+            let layers: Value = layers.iter().map(|layer| bytes(layer.as_os_str())).collect();
+            json!({ "overlayfs": layers })
+        }
+    }
+}
+
+fn read_rootfs(value: &Value) -> Option<Rootfs> {
+    // An earlier vmon wrote what `rootfs_paths` has.
+    if let Some(text) = value.as_str() {
+        let (kind, paths) = text.split_once(':')?;
+        return match kind {
+            "native" => Some(Rootfs::Native(paths.into())),
+            "overlayfs" => Some(Rootfs::Overlayfs(paths.split(':').map(PathBuf::from).collect())),
+            _ => None,
+        };
+    }
+    let native = read_path(&value["native"]).map(Rootfs::Native);
+    let layers = || read_words(&value["overlayfs"]);
+    native.or_else(|| {
+        layers().map(|layers| Rootfs::Overlayfs(layers.into_iter().map(PathBuf::from).collect()))
+    })
+}
+
+/// A real-time signal has no name of its own.
+fn signal(signal: Signal) -> String {
+    let name = signal.to_string();
+    if name.parse() == Ok(signal) { name } else { signal.number().to_string() }
+}
+
+fn read_signal(value: &Value) -> Option<Signal> {
+    let text = value.as_str()?;
+    text.strip_prefix("signal ").unwrap_or(text).parse().ok()
+}
+
+fn read_seconds(value: &Value) -> Option<Duration> {
+    let seconds = value.as_f64().filter(|seconds| *seconds >= 0.0)?;
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+/// `no`, `always`, `on-failure` or `on-failure:N`.
+fn restart(restart: Restart) -> String {
+    match restart {
+        Restart::No => "no".to_owned(),
+        Restart::Always => "always".to_owned(),
+        Restart::OnFailure { max: None } => "on-failure".to_owned(),
+        Restart::OnFailure { max: Some(max) } => format!("on-failure:{max}"),
+    }
+}
+
+fn read_restart(value: &Value) -> Restart {
+    match value.as_str().map(|word| word.split_once(':').unwrap_or((word, ""))) {
+        Some(("always", _)) => Restart::Always,
+        Some(("on-failure", max)) => Restart::OnFailure { max: max.parse().ok() },
+        _ => Restart::No,
+    }
+}
+
+fn on_log_error(policy: OnLogError) -> &'static str {
+    match policy {
+        OnLogError::Pause => "pause",
+        OnLogError::Drop => "drop",
+    }
+}
+
+fn forward(forward: Forward) -> &'static str {
+    match forward {
+        Forward::Off => "off",
+        Forward::Block => "block",
+        Forward::Drop => "drop",
+    }
+}
+
+fn input(input: Input) -> &'static str {
+    match input {
+        Input::Null => "null",
+        Input::Forward => "forward",
+        Input::Attached => "attached",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Spec {
+        Spec {
+            command: Some(vec!["printf".into(), OsString::from_vec(vec![b'a', 0xff, b'\n'])]),
+            directory: Some(OsString::from_vec(vec![b'/', 0xfe]).into()),
+            tty: true,
+            rootfs: Some(Rootfs::Overlayfs(vec!["/a:b".into(), "/c".into()])),
+            log_dir: "/log".into(),
+            retention: Retention { max_size: 7, max_files: 3 },
+            on_log_error: OnLogError::Drop,
+            forward: Forward::Drop,
+            input: Input::Forward,
+            stop_signal: Signal::INT,
+            stop_timeout: Duration::from_millis(2500),
+            restart: Restart::OnFailure { max: Some(3) },
+            max_duration: Some(Duration::from_secs(60)),
+            idle_timeout: Some(Duration::from_millis(100)),
+            leave_descendants: true,
+            cgroup: Some("/sys/fs/cgroup/web".into()),
+            options: json!({ "pid_file": "/run/web.pid" }),
+            exact: true,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_it_was() {
+        let spec = everything();
+        assert_eq!(Spec::parse(&spec.to_json().to_string()), Some(spec));
+    }
+
+    #[test]
+    fn a_replacement_character_that_was_asked_for_is_exact() {
+        let command = Some(vec!["echo".into(), "\u{fffd}".into()]);
+        let spec = Spec { command, ..everything() };
+        assert_eq!(Spec::parse(&spec.to_json().to_string()), Some(spec));
+    }
+
+    #[test]
+    fn a_spec_of_an_earlier_vmon_is_read_and_tells_whether_it_is_exact() {
+        let old = |word: &str| {
+            json!({
+                "command": ["echo", word], "directory": "/tmp", "tty": false,
+                "rootfs": "overlayfs:/a:/b", "log_dir": "/log", "log_max_size": 9,
+                "log_max_files": 2, "on_log_error": "pause", "forward": "block",
+                "stdin": "null", "stop_signal": "signal 40", "stop_timeout_seconds": 1.5,
+            })
+            .to_string()
+        };
+        let spec = Spec::parse(&old("hello")).unwrap();
+        assert!(spec.exact);
+        assert_eq!(spec.rootfs, Some(Rootfs::Overlayfs(vec!["/a".into(), "/b".into()])));
+        assert_eq!(spec.stop_signal.number(), 40);
+        assert_eq!(spec.stop_timeout, Duration::from_millis(1500));
+        assert_eq!((spec.retention.max_size, spec.retention.max_files), (9, 2));
+        assert_eq!((spec.restart, &spec.options), (Restart::No, &Value::Null));
+        assert!(!Spec::parse(&old("\u{fffd}")).unwrap().exact);
+    }
+
+    #[test]
+    fn a_real_time_signal_and_a_timeout_without_end_are_read_as_they_were() {
+        let stop_signal = "SIGRTMIN+3".parse().unwrap_or(Signal::HUP);
+        let spec = Spec { stop_signal, stop_timeout: Duration::MAX, ..everything() };
+        assert_eq!(Spec::parse(&spec.to_json().to_string()), Some(spec));
+    }
+}
