@@ -1,0 +1,307 @@
+//! The client's end of a control connection, for programs that may wait.
+
+mod error;
+mod watch;
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::geteuid;
+use serde_json::{Map, Value, json};
+
+pub use error::ClientError;
+pub use watch::Watch;
+
+use super::MAX_MESSAGE;
+use super::stream::{self, Took};
+use super::value::{Fields, Unreadable, int};
+use super::view::{Status, stream_of};
+use crate::child::Signal;
+use crate::monitor::{Attach, Attached, SessionId};
+
+/// How long a supervisor has to answer, unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to the control socket of one sandbox.
+///
+/// Each call waits for its answer, for [`DEFAULT_TIMEOUT`] or as long as
+/// [`timeout`](Self::timeout) says: a supervisor that hangs, or is stopped, is no reason to hang.
+/// After any error but [`ClientError::Call`] the connection is of no more use.
+///
+/// ```no_run
+/// use vmon::control::Client;
+/// # fn main() -> Result<(), vmon::control::ClientError> {
+/// let mut client = Client::connect("/var/lib/host/run/Sandboxfile/web.sock")?;
+/// println!("{}: {}", client.status()?.name, client.status()?.phase.as_str());
+/// client.stop(None)?;
+/// for event in client.watch()? {
+///     println!("{}", event?.phase.as_str());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    path: PathBuf,
+    timeout: Duration,
+    /// What has come of the next message.
+    unfinished: Vec<u8>,
+}
+
+impl Client {
+    /// Connects to the socket at `path`, which may be of any length where the system can reach it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NotServed`] where no supervisor serves it; the others as they say.
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
+        let path = path.as_ref();
+        let stream = stream::dial(path, DEFAULT_TIMEOUT)
+            .map_err(|error| ClientError::of_connect(path, error))?;
+        let client = Self {
+            stream,
+            path: path.to_owned(),
+            timeout: DEFAULT_TIMEOUT,
+            unfinished: Vec::new(),
+        };
+        // In a directory that others can write to, anybody may serve a socket of that name.
+        let owner = stream::peer_uid(&client.stream).map_err(|error| client.io(error))?;
+        let us = geteuid();
+        if owner != 0 && owner != us.as_raw() && !us.is_root() {
+            return Err(ClientError::Stranger { path: path.to_owned(), owner });
+        }
+        client.stream.set_nonblocking(true).map_err(|error| client.io(error))?;
+        Ok(client)
+    }
+
+    /// How long a supervisor has to answer each call.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// What the sandbox is and does now.
+    ///
+    /// # Errors
+    ///
+    /// As all calls: see [`ClientError`].
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        let reply = self.call("GetStatus", json!({}))?;
+        let status = Fields::of(&reply).and_then(|reply| Status::read(reply.some("status")?));
+        status.map_err(|error| self.unreadable("GetStatus", &error))
+    }
+
+    /// Sends a signal to the child's process group.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Call`] with `NotRunning`, and as all calls.
+    pub fn signal(&mut self, signal: Signal) -> Result<(), ClientError> {
+        // By number: both ends are on one system.
+        self.call("Signal", json!({ "signal": signal.number().to_string() })).map(drop)
+    }
+
+    /// Has the child stopped, and killed after `timeout` or the sandbox's own. Returns once that
+    /// has been asked for; [`watch`](Self::watch) tells the end.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Call`] with `NotRunning` once it is over, and as all calls.
+    pub fn stop(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.call("Stop", json!({ "timeout": timeout.map(|time| int(milliseconds(time))) }))
+            .map(drop)
+    }
+
+    /// Has the log closed and opened by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Call`] with `NotRunning` or `Failed`, and as all calls.
+    pub fn reopen_log(&mut self) -> Result<(), ClientError> {
+        self.call("ReopenLog", json!({})).map(drop)
+    }
+
+    /// Gives the child's terminal the size of a session's.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Call`] with `NoSuchSession`, `ReadOnly` or `NotATerminal`, and as all calls.
+    pub fn resize(
+        &mut self,
+        session: SessionId,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), ClientError> {
+        let size = json!({ "session": int(session.0), "rows": rows, "columns": columns });
+        self.call("Resize", size).map(drop)
+    }
+
+    /// Attaches: from here on the connection carries the child's output, and what is written to
+    /// it is the child's input. It is a blocking one.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Call`] with `NotRunning` or `NoSuchStream`, and as all calls.
+    pub fn attach(mut self, request: &Attach) -> Result<(Attached, UnixStream), ClientError> {
+        let parameters = json!({
+            "stream": request.to.map(|stream| stream.as_str()),
+            "read_only": request.read_only,
+            "tail": int(request.tail),
+        });
+        let give_up = self.send("Attach", parameters, "upgrade")?;
+        let reply = self.reply(Some(give_up))?.parameters;
+        let attached = read_attached(&reply).map_err(|error| self.unreadable("Attach", &error))?;
+        self.stream.set_nonblocking(false).map_err(|error| self.io(error))?;
+        Ok((attached, self.stream))
+    }
+
+    /// Follows the sandbox to its end.
+    ///
+    /// # Errors
+    ///
+    /// As all calls.
+    pub fn watch(mut self) -> Result<Watch, ClientError> {
+        let give_up = self.send("Watch", json!({}), "more")?;
+        Watch::begin(self, give_up)
+    }
+
+    fn call(&mut self, method: &'static str, parameters: Value) -> Result<Value, ClientError> {
+        let give_up = self.send(method, parameters, "")?;
+        Ok(self.reply(Some(give_up))?.parameters)
+    }
+
+    /// Sends a call, and says until when its answer is to be there.
+    fn send(
+        &mut self,
+        method: &str,
+        parameters: Value,
+        flag: &str,
+    ) -> Result<Instant, ClientError> {
+        let mut call = Map::new();
+        call.insert("method".to_owned(), format!("io.vmon.Monitor.{method}").into());
+        call.insert("parameters".to_owned(), parameters);
+        if !flag.is_empty() {
+            call.insert(flag.to_owned(), true.into());
+        }
+        let mut message = Value::Object(call).to_string().into_bytes();
+        message.push(0);
+        let give_up = later(self.timeout);
+        let mut rest = message.as_slice();
+        while !rest.is_empty() {
+            match (&self.stream).write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::POLLOUT, Some(give_up))?;
+                }
+                // A server that wants no calls of ours has said so before it closed.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(self.io(error)),
+            }
+        }
+        Ok(give_up)
+    }
+
+    /// Waits for the next reply.
+    fn reply(&mut self, give_up: Option<Instant>) -> Result<Reply, ClientError> {
+        loop {
+            match stream::take(&self.stream, &mut self.unfinished) {
+                Ok(Took::Whole) => {
+                    let message = std::mem::take(&mut self.unfinished);
+                    return Reply::read(message.strip_suffix(&[0]).unwrap_or(&message), &self.path);
+                }
+                Ok(Took::Part) if self.unfinished.len() > MAX_MESSAGE => {
+                    return Err(self.protocol("a reply is too long"));
+                }
+                Ok(Took::Part) => {}
+                Ok(Took::End) => return Err(ClientError::Closed(self.path.clone())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::POLLIN, give_up)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(ClientError::Closed(self.path.clone()));
+                }
+                Err(error) => return Err(self.io(error)),
+            }
+        }
+    }
+
+    fn wait(&self, event: PollFlags, give_up: Option<Instant>) -> Result<(), ClientError> {
+        let timeout = match give_up.map(|at| at.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return Err(ClientError::Timeout(self.path.clone())),
+            // Rounded up, so as not to look before the time has come.
+            Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        match poll(&mut [PollFd::new(self.stream.as_fd(), event)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(self.io(error.into())),
+        }
+    }
+
+    fn io(&self, source: io::Error) -> ClientError {
+        ClientError::Io { path: self.path.clone(), source }
+    }
+
+    fn protocol(&self, what: impl Into<String>) -> ClientError {
+        ClientError::Protocol { path: self.path.clone(), what: what.into() }
+    }
+
+    fn unreadable(&self, method: &str, error: &Unreadable) -> ClientError {
+        self.protocol(format!("the reply to {method} has no proper {}", error.0))
+    }
+}
+
+/// What a server has answered.
+struct Reply {
+    parameters: Value,
+    /// Whether another reply to the same call follows.
+    continues: bool,
+}
+
+impl Reply {
+    fn read(message: &[u8], path: &Path) -> Result<Self, ClientError> {
+        let no_reply = || ClientError::Protocol {
+            path: path.to_owned(),
+            what: "what came is no varlink reply".to_owned(),
+        };
+        let message: Value = serde_json::from_slice(message).map_err(|_| no_reply())?;
+        let Value::Object(mut reply) = message else { return Err(no_reply()) };
+        let parameters = reply.remove("parameters").unwrap_or_else(|| json!({}));
+        let continues = reply.get("continues").and_then(Value::as_bool).unwrap_or(false);
+        match reply.get("error").and_then(Value::as_str) {
+            None => Ok(Self { parameters, continues }),
+            Some("io.vmon.Monitor.PermissionDenied") => {
+                Err(ClientError::Refused { path: path.to_owned() })
+            }
+            Some(name) => Err(ClientError::Call {
+                path: path.to_owned(),
+                name: name.to_owned(),
+                parameters: parameters.to_string(),
+            }),
+        }
+    }
+}
+
+fn read_attached(reply: &Value) -> Result<Attached, Unreadable> {
+    let fields = Fields::of(reply)?;
+    Ok(Attached {
+        session: SessionId(fields.number("session")?),
+        to: stream_of(fields.text("stream")?).ok_or(Unreadable("stream"))?,
+        tail: fields.number("tail")?,
+    })
+}
+
+/// The moment after this time; one that no clock can name is a century off.
+fn later(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400))
+}

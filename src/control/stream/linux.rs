@@ -1,0 +1,42 @@
+//! Linux: `/proc/self/fd` makes any path short, and leads to what a descriptor has open, whatever
+//! is put in its place meanwhile.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, getsockopt, socket as new_socket, sockopt,
+};
+use nix::sys::stat::Mode;
+
+/// A new stream socket.
+pub(in super::super) fn socket() -> io::Result<OwnedFd> {
+    Ok(new_socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+/// How long the path of a socket may be; `None` is without limit.
+pub(in super::super) fn path_limit() -> Option<usize> {
+    None
+}
+
+/// Calls `connect` with an address of the socket at `path`.
+pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let socket = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    match connect(&of_descriptor(socket.as_raw_fd())) {
+        // No /proc here.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => connect(path),
+        connected => connected,
+    }
+}
+
+/// The effective user of the peer, when it connected (or began to listen).
+pub(in super::super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    Ok(getsockopt(stream, sockopt::PeerCredentials)?.uid())
+}
+
+fn of_descriptor(descriptor: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{descriptor}"))
+}

@@ -1,0 +1,300 @@
+//! A sandbox as it is seen through its control socket, and how that travels.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use super::value::{Fields, Unreadable, int};
+use crate::child::{ExitStatus, Identity, Signal};
+use crate::monitor::{AttachTo, End, Outcome, Phase, Report, SessionId, SessionReport, Transition};
+
+/// A sandbox at one moment, as its supervisor describes it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// The namespace of its log and record.
+    pub config_file: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// The process that serves the socket.
+    pub supervisor: Identity,
+    /// The child, from its start until it has been reaped.
+    pub child: Option<Identity>,
+    /// When this run was asked for.
+    pub started_at: DateTime<Utc>,
+    /// When the child of this run was seen to run.
+    pub running_at: Option<DateTime<Utc>>,
+    /// How often the command has been started again.
+    pub restarts: u32,
+    /// Whether the child has a terminal; `None` while it has no streams.
+    pub tty: Option<bool>,
+    /// The log; U+FFFD stands for what is not UTF-8 in its path.
+    pub log: PathBuf,
+    /// Bytes of this run's output that are in the log.
+    pub bytes_logged: u64,
+    /// Bytes that the log, or the supervisor's own stdout and stderr, lack.
+    pub bytes_dropped: u64,
+    /// Those who are attached.
+    pub sessions: Vec<SessionReport>,
+    /// How the last run ended, while none is going on.
+    pub end: Option<Ended>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ended {
+    /// The record's word for why: see [`End::reason`]. `None` while the output is still being read.
+    pub reason: Option<String>,
+    /// The exit code, of a child that exited or could not be started.
+    pub exit_code: Option<i32>,
+    /// The signal, of a child that was ended by one.
+    pub signal: Option<Signal>,
+    /// Why it could not be started.
+    pub message: Option<String>,
+    /// Bytes of output that are in the log, once all is read.
+    pub bytes_logged: Option<u64>,
+    /// Bytes that some sink left out.
+    pub bytes_dropped: Option<u64>,
+}
+
+impl Ended {
+    /// The exit code of a command that stands for the child's end, as [`End::exit_code`].
+    pub fn code(&self) -> u8 {
+        let code = match (self.exit_code, self.signal) {
+            (Some(code), _) => Some(code),
+            (None, Some(signal)) => Some(128 + signal.number()),
+            (None, None) => None,
+        };
+        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)
+    }
+}
+
+/// A transition of a sandbox, or the state that a [`Watch`](super::Watch) begins with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// The new state.
+    pub phase: Phase,
+    /// When; of the first event of a watch, the moment of the answer.
+    pub at: DateTime<Utc>,
+    /// The child, with [`Phase::Running`].
+    pub child: Option<Identity>,
+    /// With [`Phase::Draining`], [`Phase::Restarting`] and [`Phase::Stopped`].
+    pub end: Option<Ended>,
+    /// How long after `at` the next run begins, with [`Phase::Restarting`].
+    pub restart_in: Option<Duration>,
+}
+
+impl Event {
+    /// Whether none follows.
+    pub fn is_final(&self) -> bool {
+        self.phase == Phase::Stopped
+    }
+}
+
+/// The reply of `GetStatus`.
+pub(super) fn status(report: &Report) -> Value {
+    let sessions: Vec<Value> = report.sessions.iter().map(session).collect();
+    json!({
+        "name": report.name.as_str(),
+        "config_file": report.config_file.as_str(),
+        "state": report.phase.as_str(),
+        "supervisor": process(&report.supervisor),
+        "child": report.child.as_ref().map(process),
+        "started_at": time(report.started_at),
+        "running_at": report.running_at.map(time),
+        "restarts": report.restarts,
+        "tty": report.tty,
+        "log": report.log.to_string_lossy(),
+        "bytes_logged": int(report.bytes_logged),
+        "bytes_dropped": int(report.bytes_dropped),
+        "sessions": sessions,
+        "end": report.end.as_ref().map(end),
+    })
+}
+
+/// The first reply of `Watch`.
+pub(super) fn state(report: &Report) -> Value {
+    json!({
+        "state": report.phase.as_str(),
+        "at": time(Utc::now()),
+        "child": report.child.as_ref().map(process),
+        "end": report.end.as_ref().map(end),
+        "restart_in": null,
+    })
+}
+
+/// A further reply of `Watch`, and whether it is the last.
+pub(super) fn transition(transition: &Transition) -> (Value, bool) {
+    let none = Value::Null;
+    let (phase, at, child, end, restart_in) = match transition {
+        Transition::Running { at, child } => {
+            (Phase::Running, at, process(child), none.clone(), none)
+        }
+        Transition::Stopping { at } => (Phase::Stopping, at, none.clone(), none.clone(), none),
+        Transition::Draining { at, status } => {
+            (Phase::Draining, at, none.clone(), bare_end(*status), none)
+        }
+        Transition::Restarting { at, end: ended, after } => {
+            let after = int(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+            (Phase::Restarting, at, none, end(ended), after.into())
+        }
+        Transition::Stopped { at, end: ended } => {
+            (Phase::Stopped, at, none.clone(), end(ended), none)
+        }
+    };
+    let event = json!({
+        "state": phase.as_str(),
+        "at": time(*at),
+        "child": child,
+        "end": end,
+        "restart_in": restart_in,
+    });
+    (event, phase == Phase::Stopped)
+}
+
+fn process(identity: &Identity) -> Value {
+    json!({
+        "pid": identity.pid,
+        "start": int(identity.start),
+        "boot_id": identity.boot_id,
+        "pid_namespace": identity.pid_namespace.map(int),
+    })
+}
+
+fn session(session: &SessionReport) -> Value {
+    json!({
+        "session": int(session.session.0),
+        "stream": session.to.as_str(),
+        "read_only": session.read_only,
+        "missed": int(session.missed),
+    })
+}
+
+fn end(end: &End) -> Value {
+    let message = match &end.outcome {
+        Outcome::NotStarted(error) => Some(error.to_string()),
+        Outcome::Ended { .. } => None,
+    };
+    json!({
+        "reason": end.reason(),
+        "exit_code": end.recorded_code(),
+        "signal": end.signal().map(Signal::number),
+        "message": message,
+        "bytes_logged": int(end.bytes_logged),
+        "bytes_dropped": int(end.bytes_dropped),
+    })
+}
+
+/// The end of a child whose output is still being read.
+fn bare_end(status: ExitStatus) -> Value {
+    json!({
+        "reason": null,
+        "exit_code": status.code(),
+        "signal": status.signal().map(Signal::number),
+        "message": null,
+        "bytes_logged": null,
+        "bytes_dropped": null,
+    })
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+impl Status {
+    pub(super) fn read(value: &Value) -> Result<Self, Unreadable> {
+        let fields = Fields::of(value)?;
+        let sessions = fields.list("sessions")?.iter().map(read_session);
+        Ok(Self {
+            name: fields.text("name")?.to_owned(),
+            config_file: fields.text("config_file")?.to_owned(),
+            phase: read_phase(&fields)?,
+            supervisor: read_process(fields.some("supervisor")?)?,
+            child: fields.get("child").map(read_process).transpose()?,
+            started_at: read_time(fields.text("started_at")?)?,
+            running_at: fields.optional_text("running_at")?.map(read_time).transpose()?,
+            restarts: fields.number("restarts")?,
+            tty: fields.flag("tty")?,
+            log: fields.text("log")?.into(),
+            bytes_logged: fields.number("bytes_logged")?,
+            bytes_dropped: fields.number("bytes_dropped")?,
+            sessions: sessions.collect::<Result<_, _>>()?,
+            end: fields.get("end").map(read_end).transpose()?,
+        })
+    }
+}
+
+impl Event {
+    pub(super) fn read(value: &Value) -> Result<Self, Unreadable> {
+        let fields = Fields::of(value)?;
+        Ok(Self {
+            phase: read_phase(&fields)?,
+            at: read_time(fields.text("at")?)?,
+            child: fields.get("child").map(read_process).transpose()?,
+            end: fields.get("end").map(read_end).transpose()?,
+            restart_in: fields.optional_number("restart_in")?.map(Duration::from_millis),
+        })
+    }
+}
+
+fn read_phase(fields: &Fields<'_>) -> Result<Phase, Unreadable> {
+    let phases = [
+        Phase::Starting,
+        Phase::Running,
+        Phase::Stopping,
+        Phase::Draining,
+        Phase::Restarting,
+        Phase::Stopped,
+    ];
+    let word = fields.text("state")?;
+    phases.into_iter().find(|phase| phase.as_str() == word).ok_or(Unreadable("state"))
+}
+
+fn read_process(value: &Value) -> Result<Identity, Unreadable> {
+    let fields = Fields::of(value)?;
+    Ok(Identity {
+        pid: fields.number("pid")?,
+        start: fields.number("start")?,
+        boot_id: fields.text("boot_id")?.to_owned(),
+        pid_namespace: fields.optional_number("pid_namespace")?,
+    })
+}
+
+fn read_session(value: &Value) -> Result<SessionReport, Unreadable> {
+    let fields = Fields::of(value)?;
+    Ok(SessionReport {
+        session: SessionId(fields.number("session")?),
+        to: stream_of(fields.text("stream")?).ok_or(Unreadable("stream"))?,
+        read_only: fields.flag("read_only")?.ok_or(Unreadable("read_only"))?,
+        missed: fields.number("missed")?,
+    })
+}
+
+fn read_end(value: &Value) -> Result<Ended, Unreadable> {
+    let fields = Fields::of(value)?;
+    Ok(Ended {
+        reason: fields.optional_text("reason")?.map(str::to_owned),
+        exit_code: fields.optional_number("exit_code")?,
+        signal: fields.optional_number("signal")?.and_then(Signal::from_number),
+        message: fields.optional_text("message")?.map(str::to_owned),
+        bytes_logged: fields.optional_number("bytes_logged")?,
+        bytes_dropped: fields.optional_number("bytes_dropped")?,
+    })
+}
+
+fn read_time(text: &str) -> Result<DateTime<Utc>, Unreadable> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| Unreadable("a time"))?;
+    Ok(time.with_timezone(&Utc))
+}
+
+/// The stream of this name.
+pub(super) fn stream_of(name: &str) -> Option<AttachTo> {
+    let streams = [AttachTo::Stdout, AttachTo::Stderr, AttachTo::Tty];
+    streams.into_iter().find(|stream| stream.as_str() == name)
+}
