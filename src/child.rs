@@ -5,9 +5,12 @@
 //! children).
 
 #![allow(unsafe_code)] // clone, pre_exec, ioctl and pidfd calls that no safe wrapper offers
+#![allow(dead_code)] // parts that the monitor and the registry are to call
 
+mod cgroup;
 mod command;
 mod identity;
+pub(crate) mod lost;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "child/linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "child/bsd.rs")]
 mod platform;
@@ -28,6 +31,7 @@ use nix::sys::termios::{
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpgid};
 
+pub(crate) use cgroup::CgroupError;
 pub use command::Command;
 pub use identity::{Identity, Liveness};
 pub(crate) use signal::is_ignored;

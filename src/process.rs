@@ -3,6 +3,8 @@
 
 mod memory;
 mod reaper;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod table;
 
 use std::io;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
-use super::identity::Process;
+use super::identity::{Identity, Process};
 use super::signal::restore_sigchld;
 use super::{ChildStdio, Command, SpawnFailure};
 
@@ -219,6 +219,11 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     let micros = u64::try_from(info.ki_start.tv_usec).unwrap_or_default();
     let ended = i32::from(info.ki_stat) == i32::from(libc::SZOMB);
     Ok(Some(Process { start: seconds * 1_000_000 + micros, ended }))
+}
+
+/// There is no pidfd here, nor a way to look again.
+pub(super) fn end_lost_session(_: &Identity, _: Option<&Path>) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The kernel's own name for this boot (macOS: a UUID, FreeBSD: 16 random bytes), in hexadecimal;

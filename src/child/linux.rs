@@ -1,24 +1,33 @@
 //! Linux: clone and exec, pidfd, `/proc`.
 
+#[path = "linux/cgroup.rs"]
+pub(super) mod cgroup;
 #[path = "linux/exec.rs"]
 mod exec;
+#[path = "linux/members.rs"]
+mod members;
+#[path = "linux/pidfd.rs"]
+mod pidfd;
 #[path = "linux/spawn.rs"]
 mod spawn;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::identity::Process;
+use super::{Identity, Signal};
+use crate::process::table::Entry;
+use members::{Leader, Scope};
+use pidfd::PidFd;
 pub(super) use spawn::spawn;
 
 pub(super) fn last_signal() -> i32 {
@@ -30,20 +39,14 @@ pub(super) fn realtime_signals() -> Option<(i32, i32)> {
     Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
 }
 
-/// Tells the end of one child through a pidfd (pidfd_open(2), Linux 5.3).
+/// Tells the end of one child through a pidfd.
 #[derive(Debug)]
-pub(super) struct ExitWatch(Option<OwnedFd>);
+pub(super) struct ExitWatch(Option<PidFd>);
 
 impl ExitWatch {
     pub(super) fn new(pid: Pid) -> io::Result<Self> {
-        // SAFETY: pidfd_open takes two integers; flags 0. It sets CLOEXEC by itself.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-        match Errno::result(fd) {
-            Ok(fd) => {
-                let fd = i32::try_from(fd).map_err(io::Error::other)?;
-                // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
-                Ok(Self(Some(unsafe { OwnedFd::from_raw_fd(fd) })))
-            }
+        match PidFd::open(pid.as_raw()) {
+            Ok(pidfd) => Ok(Self(Some(pidfd))),
             // An older kernel, or a seccomp filter that does not know the call.
             Err(Errno::ENOSYS | Errno::EPERM) => Ok(Self(None)),
             // Gone already, and reaped by the kernel, since this process ignores SIGCHLD
@@ -75,31 +78,24 @@ pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     Ok((master.into(), path.into()))
 }
 
-/// Start time (field 22) and state (field 3) of `/proc/PID/stat`; `None` when there is no such
-/// process.
+/// Start time and whether it is a zombie; `None` when there is no such process.
 pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
-    let stat = match fs::read(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat,
-        // Without /proc, or behind its `hidepid`, there may be one all the same (proc(5)).
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let pid = i32::try_from(pid).map_err(io::Error::other)?;
-            return match kill(Pid::from_raw(pid), None) {
-                Err(Errno::ESRCH) => Ok(None),
-                _ => Err(error),
-            };
-        }
-        // The process ended between open and read.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-        Err(error) => return Err(error),
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    let entry = Entry::of(pid)?;
+    Ok(entry.map(|entry| Process { start: entry.start, ended: entry.has_ended() }))
+}
+
+/// See [`end_lost_session`](super::lost::end_lost_session).
+pub(super) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::Result<usize> {
+    let in_cgroup = usize::from(cgroup.is_some_and(cgroup::kill_cgroup));
+    // Pid 0 is nobody's: the session of the kernel's own threads.
+    let Some(pid) = i32::try_from(child.pid).ok().filter(|pid| *pid > 0) else {
+        return Ok(in_cgroup);
     };
-    let malformed = || io::Error::other(format!("/proc/{pid}/stat is malformed"));
-    // The second field is the command's name in parentheses, which may itself hold any of them.
-    let name_end = stat.iter().rposition(|&byte| byte == b')').ok_or_else(malformed)?;
-    let rest = stat.get(name_end + 1..).unwrap_or_default();
-    let mut fields = std::str::from_utf8(rest).map_err(io::Error::other)?.split_ascii_whitespace();
-    let state = fields.next().ok_or_else(malformed)?;
-    let start = fields.nth(18).ok_or_else(malformed)?.parse().map_err(io::Error::other)?;
-    Ok(Some(Process { start, ended: matches!(state, "Z" | "X") }))
+    let session = Scope::Session(Leader { pid, start: child.start });
+    let members = session.members()?;
+    session.send(&members, Signal::KILL);
+    Ok(members.len() + in_cgroup)
 }
 
 pub(super) fn boot_id() -> String {

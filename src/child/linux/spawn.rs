@@ -30,6 +30,7 @@ use nix::unistd::{Pid, SysconfVar, chdir, getppid, setsid, sysconf};
 
 use super::ExitWatch;
 use super::exec::{Program, c_string};
+use super::pidfd::PidFd;
 use crate::child::{ChildStdio, Command, SpawnFailure};
 use crate::process::FileLimit;
 
@@ -46,7 +47,7 @@ pub(in crate::child) fn spawn(
         return Err(failure.into());
     }
     let exit = match pidfd {
-        Some(pidfd) => ExitWatch(Some(pidfd)),
+        Some(pidfd) => ExitWatch(Some(PidFd::of(pidfd))),
         None => ExitWatch::new(pid).inspect_err(|_| {
             // A child that can't be watched must not be left running; KILL makes the wait short.
             let _ = killpg(pid, Signal::SIGKILL);

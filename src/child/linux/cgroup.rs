@@ -1,0 +1,225 @@
+//! A cgroup (v2) as the home of one child and of all that it starts: cgroups(7), and the kernel's
+//! cgroup-v2 document.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use tracing::debug;
+
+use super::pidfd::send_to;
+use crate::child::command::reason;
+use crate::child::{CgroupError, Signal};
+
+/// The directory of a cgroup that holds one child and its descendants, and nobody else.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    directory: PathBuf,
+    /// Made for this child, and so to be removed with it.
+    made: bool,
+    /// `oom_kill` of `memory.events` before the child was started; `None` without that controller.
+    oom_kills: Option<u64>,
+}
+
+impl Cgroup {
+    /// The cgroup of this directory, which is made if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// It can't be used, or has processes already and is to be `empty`. Nothing is left of it then.
+    pub(crate) fn open(directory: &Path, empty: bool) -> Result<Self, CgroupError> {
+        let failed = |error: io::Error| CgroupError::new(directory, &error);
+        let directory = std::path::absolute(directory).map_err(failed)?;
+        let made = match fs::create_dir(&directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(CgroupError::Make(directory, reason(&error))),
+        };
+        let mut cgroup = Self { directory, made, oom_kills: None };
+        match cgroup.check(empty) {
+            Ok(()) => {
+                cgroup.oom_kills = oom_kills(&cgroup.directory);
+                Ok(cgroup)
+            }
+            Err(error) => {
+                cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn check(&self, empty: bool) -> Result<(), CgroupError> {
+        let directory = &self.directory;
+        if !is_cgroup(directory) {
+            return Err(CgroupError::NotCgroup2(directory.clone()));
+        }
+        self.procs().map_err(|error| CgroupError::new(directory, &error))?;
+        match is_populated(directory) {
+            Ok(true) if empty => Err(CgroupError::InUse(directory.clone())),
+            Ok(_) => Ok(()),
+            // Of a root only: nobody is to be killed with all that.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(CgroupError::Root(directory.clone()))
+            }
+            Err(error) => Err(CgroupError::new(directory, &error)),
+        }
+    }
+
+    /// A process that writes 0 to it, or whose pid is written, becomes a member.
+    pub(in crate::child) fn procs(&self) -> io::Result<File> {
+        File::options().write(true).open(self.directory.join("cgroup.procs"))
+    }
+
+    /// Makes a child of ours that runs already a member.
+    pub(in crate::child) fn admit(&self, pid: i32) -> Result<(), CgroupError> {
+        fs::write(self.directory.join("cgroup.procs"), pid.to_string())
+            .map_err(|error| CgroupError::new(&self.directory, &error))
+    }
+
+    pub(in crate::child) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the kernel has killed a member for want of memory since the child was started.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let before = self.oom_kills.unwrap_or(0);
+        oom_kills(&self.directory).is_some_and(|now| now > before)
+    }
+
+    /// Whether no process is left in it or below it.
+    pub(crate) fn is_empty(&self) -> bool {
+        // One that is gone holds nobody.
+        !is_populated(&self.directory).unwrap_or(false)
+    }
+
+    /// Sends `signal` to every member.
+    pub(crate) fn signal(&self, signal: Signal) {
+        signal_members(&self.directory, signal);
+    }
+
+    /// Removes it if it was made here and is empty.
+    pub(crate) fn remove(&self) {
+        if self.made && is_cgroup(&self.directory) {
+            remove_tree(&self.directory);
+        } else if self.made {
+            // A plain directory, made where there turned out to be no cgroup.
+            let _ = fs::remove_dir(&self.directory);
+        }
+    }
+}
+
+/// Kills everything in the cgroup of this directory, if it still is one, and tells whether anybody
+/// was left. Never one that we are in.
+pub(in crate::child) fn kill_cgroup(directory: &Path) -> bool {
+    if !is_cgroup(directory) || !is_populated(directory).unwrap_or(false) || holds_us(directory) {
+        return false;
+    }
+    signal_members(directory, Signal::KILL);
+    true
+}
+
+fn holds_us(directory: &Path) -> bool {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    members(directory).contains(&own)
+}
+
+fn signal_members(directory: &Path, signal: Signal) {
+    if !is_cgroup(directory) {
+        return;
+    }
+    if signal == Signal::KILL {
+        // Linux 5.14; also against a bomb that forks faster than anybody could kill.
+        match fs::write(directory.join("cgroup.kill"), "1") {
+            Ok(()) => return,
+            Err(error) => debug!("{}: no cgroup.kill: {error}", directory.display()),
+        }
+    }
+    for pid in members(directory) {
+        let is_member = || members(directory).contains(&pid);
+        if let Err(error) = send_to(pid, signal, is_member) {
+            debug!(pid, "{signal} not sent: {error}");
+        }
+    }
+}
+
+/// Whether the directory is one of a cgroup v2.
+pub(crate) fn is_cgroup(directory: &Path) -> bool {
+    statfs(directory).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+        && directory.is_dir()
+}
+
+/// The pids in it and below it. A threaded one, and a process of another pid namespace (0), has
+/// none.
+pub(crate) fn members(directory: &Path) -> Vec<i32> {
+    let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<i32> =
+        procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
+    for child in children(directory) {
+        pids.extend(members(&child));
+    }
+    pids
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.flatten().filter(is_directory).map(|entry| entry.path()).collect()
+}
+
+fn is_populated(directory: &Path) -> io::Result<bool> {
+    let events = fs::read_to_string(directory.join("cgroup.events"))?;
+    Ok(value(&events, "populated").unwrap_or(0) != 0)
+}
+
+fn oom_kills(directory: &Path) -> Option<u64> {
+    value(&fs::read_to_string(directory.join("memory.events")).ok()?, "oom_kill")
+}
+
+/// The number beside `key` in a flat keyed file.
+pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
+    pairs.find(|(name, _)| *name == key)?.1.trim().parse().ok()
+}
+
+/// What the child has made below it goes as well; a cgroup's directory has no other content.
+fn remove_tree(directory: &Path) {
+    for child in children(directory) {
+        remove_tree(&child);
+    }
+    if let Err(error) = fs::remove_dir(directory) {
+        debug!("{} stays: {error}", directory.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_killed_for_want_of_memory_is_seen_in_the_counter() {
+        let directory = tempfile::tempdir().unwrap();
+        let events = directory.path().join("memory.events");
+        fs::write(&events, "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n").unwrap();
+        let cgroup = Cgroup {
+            directory: directory.path().to_owned(),
+            made: false,
+            oom_kills: oom_kills(directory.path()),
+        };
+        assert!(!cgroup.ran_out_of_memory());
+        fs::write(&events, "low 0\nhigh 0\nmax 19\noom 2\noom_kill 2\noom_group_kill 0\n").unwrap();
+        assert!(cgroup.ran_out_of_memory());
+        fs::remove_file(&events).unwrap();
+        assert!(!cgroup.ran_out_of_memory());
+    }
+
+    #[test]
+    fn what_is_no_cgroup_is_neither_made_nor_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web");
+        let error = Cgroup::open(&path, true).unwrap_err().to_string();
+        assert!(error.contains("no cgroup v2") && error.contains("web"), "{error}");
+        assert!(!path.exists());
+        assert!(!kill_cgroup(directory.path()));
+    }
+}

@@ -1,0 +1,85 @@
+//! What is left of a child whose supervisor has gone without ending it.
+
+use std::io;
+use std::path::Path;
+
+use super::Identity;
+use super::platform;
+
+/// Kills what is left of a lost child: every process of the session that it led, itself included,
+/// and everything in the cgroup that it was put into, if that still is one. Tells how many there
+/// were, so that the caller can ask again: 0 is the end of it.
+///
+/// The caller has made sure that `child` is of this boot and of this pid namespace. Nothing is
+/// touched that could be a stranger's: where another process has the child's pid, its session is
+/// left alone; members that started before the child are no members; each is signalled through a
+/// pidfd that was opened first and compared with the process table afterwards. Neither this
+/// process nor a cgroup that it is in is ever killed.
+///
+/// # Errors
+///
+/// [`Unsupported`](io::ErrorKind::Unsupported) on any system but Linux, where nothing is done; the
+/// process table can't be read.
+pub(crate) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::Result<usize> {
+    platform::end_lost_session(child, cgroup)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::{Child, ChildIo, Command, SpawnIo};
+    use super::*;
+    use crate::process::table::Entry;
+
+    fn start(script: &str) -> (Child, ChildIo, Identity) {
+        let command = Command::new("sh").args(["-c", script]);
+        let (child, io) = Child::spawn(&command, SpawnIo::Pipes { input: false }).unwrap();
+        let identity = Identity::of(child.pid()).unwrap();
+        (child, io, identity)
+    }
+
+    fn members(child: &Identity) -> usize {
+        let session = i32::try_from(child.pid).unwrap();
+        let of_session = |entry: &Entry| entry.session == session && !entry.has_ended();
+        Entry::all().unwrap().into_iter().filter(of_session).count()
+    }
+
+    fn eventually(mut event: impl FnMut() -> bool) {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while !event() {
+            assert!(Instant::now() < give_up);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_lost_session_is_ended_with_its_leader_and_without() {
+        // The second has a group of its own, as a shell's job has.
+        let jobs = "sleep 1000 & sh -mc 'sleep 1000 & wait' & sleep 1000 &";
+        for end in ["wait", "exit 0"] {
+            let (child, _io, identity) = start(&format!("{jobs} {end}"));
+            eventually(|| members(&identity) >= 4);
+            if end == "exit 0" {
+                eventually(|| child.try_reap().unwrap().is_some());
+            }
+            assert!(end_lost_session(&identity, None).unwrap() >= 4);
+            eventually(|| end_lost_session(&identity, None).unwrap() == 0);
+            assert_eq!(members(&identity), 0);
+            let _ = child.try_reap();
+        }
+    }
+
+    #[test]
+    fn the_session_of_a_namesake_is_left_alone() {
+        let (child, _io, identity) = start("sleep 1000 & wait");
+        eventually(|| members(&identity) == 2);
+        let earlier = Identity { start: identity.start - 1, ..identity.clone() };
+        assert_eq!(end_lost_session(&earlier, None).unwrap(), 0);
+        let later = Identity { start: identity.start + 1, ..identity.clone() };
+        assert_eq!(end_lost_session(&later, None).unwrap(), 0);
+        assert_eq!(members(&identity), 2);
+        eventually(|| end_lost_session(&identity, None).unwrap() == 0);
+        child.discard();
+    }
+}

@@ -1,0 +1,142 @@
+//! The process table, as `/proc/PID/stat` tells it (proc_pid_stat(5)). Linux only.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// Longer than any `/proc/PID/stat`: 52 numbers of at most 20 digits, and a name of 64 bytes.
+const STAT_SIZE: usize = 1536;
+
+/// One process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) pid: i32,
+    state: u8,
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+    /// In clock ticks: its own, user and system.
+    pub(crate) cpu: u64,
+    /// In clock ticks: that of its children which it has reaped.
+    pub(crate) reaped_cpu: u64,
+    pub(crate) threads: u64,
+    /// In clock ticks since boot.
+    pub(crate) start: u64,
+    /// In pages.
+    pub(crate) resident: u64,
+}
+
+impl Entry {
+    /// The process with this pid; `None` when there is none.
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
+        match read_stat(pid) {
+            Ok(stat) => Self::parse(pid, &stat).map(Some),
+            // Without /proc, or behind its `hidepid`, there may be one all the same (proc(5)).
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match kill(Pid::from_raw(pid), None) {
+                    Err(Errno::ESRCH) => Ok(None),
+                    _ => Err(error),
+                }
+            }
+            // The process ended between open and read.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every process that can be seen from here; those that end meanwhile are left out.
+    ///
+    /// # Errors
+    ///
+    /// There is no `/proc`.
+    pub(crate) fn all() -> io::Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            // One that has ended since, or that `hidepid` hides.
+            let Ok(stat) = read_stat(pid) else { continue };
+            found.extend(Self::parse(pid, &stat));
+        }
+        Ok(found)
+    }
+
+    /// Only its exit status is left.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    fn parse(pid: i32, stat: &[u8]) -> io::Result<Self> {
+        parse(pid, stat)
+            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat can't be understood")))
+    }
+}
+
+fn read_stat(pid: i32) -> io::Result<Vec<u8>> {
+    let mut file = File::open(format!("/proc/{pid}/stat"))?;
+    let mut stat = vec![0; STAT_SIZE];
+    // One read gives all of it.
+    let length = file.read(&mut stat)?;
+    stat.truncate(length);
+    Ok(stat)
+}
+
+fn parse(pid: i32, stat: &[u8]) -> Option<Entry> {
+    // The second field is the command's name in parentheses, which may itself hold any of them.
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().take(22).collect();
+    // By the numbers of proc_pid_stat(5); the first of the rest is field 3.
+    let text = |number: usize| fields.get(number - 3).copied();
+    let number = |field| text(field)?.parse::<u64>().ok();
+    let id = |field| text(field)?.parse::<i32>().ok();
+    // The times of reaped children are signed in the kernel's format.
+    let ticks = |field| Some(u64::try_from(text(field)?.parse::<i64>().ok()?).unwrap_or(0));
+    Some(Entry {
+        pid,
+        state: *text(3)?.as_bytes().first()?,
+        parent: id(4)?,
+        group: id(5)?,
+        session: id(6)?,
+        cpu: number(14)?.saturating_add(number(15)?),
+        reaped_cpu: ticks(16)?.saturating_add(ticks(17)?),
+        threads: number(20)?,
+        start: number(22)?,
+        resident: ticks(24)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "6829 (a) b (c) R 6800 6801 2649 0 -1 4194304 98 0 0 0 7 5 11 2 20 0 3 0 \
+        1330844 3133440 414 18446744073709551615 94309123596288 94309123616169 140735877823408";
+
+    #[test]
+    fn a_name_with_parentheses_and_blanks_hides_no_field() {
+        let entry = parse(6829, STAT.as_bytes()).unwrap();
+        assert_eq!((entry.parent, entry.group, entry.session), (6800, 6801, 2649));
+        assert_eq!((entry.cpu, entry.reaped_cpu, entry.threads), (12, 13, 3));
+        assert_eq!((entry.start, entry.resident), (1_330_844, 414));
+        assert!(!entry.has_ended());
+    }
+
+    #[test]
+    fn what_is_cut_short_is_no_entry() {
+        assert_eq!(parse(1, b""), None);
+        assert_eq!(parse(1, b"1 (init"), None);
+        assert_eq!(parse(1, &STAT.as_bytes()[..60]), None);
+    }
+
+    #[test]
+    fn this_process_is_in_the_table() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let own = Entry::of(pid).unwrap().unwrap();
+        let listed = Entry::all().unwrap().into_iter().find(|entry| entry.pid == pid).unwrap();
+        assert_eq!((own.start, own.parent), (listed.start, listed.parent));
+    }
+}
