@@ -79,6 +79,18 @@ pub enum RegistryError {
         /// Whether it may be over by itself.
         passing: bool,
     },
+    /// What a run whose supervisor was lost has left behind is still there.
+    #[error(
+        "what the last run of {config_file}/{name} has left behind is being ended: {reason}; try again, or end it yourself"
+    )]
+    Leftovers {
+        /// The namespace.
+        config_file: String,
+        /// The sandbox.
+        name: String,
+        /// What is there, or why it can't be ended.
+        reason: String,
+    },
     /// Anything else that SQLite says: its tables are not those that vmon knows.
     #[error("can't use the registry {path}: {reason}; choose another database if it is not vmon's")]
     Sqlite {
@@ -94,7 +106,7 @@ impl RegistryError {
     /// an input/output error.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Locked { .. } | Self::Full { .. } => true,
+            Self::Locked { .. } | Self::Full { .. } | Self::Leftovers { .. } => true,
             Self::System { passing, .. } => *passing,
             Self::NotAFile { .. }
             | Self::NotADatabase { .. }

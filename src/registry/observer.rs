@@ -1,15 +1,20 @@
 //! The [`Observer`] that keeps the record of one sandbox.
 
+mod earlier;
+
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
+use super::left::{self, Left};
+use super::read::Run;
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
 use super::{Paths, Registry, spill};
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
+use earlier::{Earlier, spill_record};
 
 /// How long a connection is kept for the next transition, where one is.
 const LINGER: Duration = Duration::from_millis(50);
@@ -32,21 +37,28 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may
 ///   live for all that can be told from here (another pid namespace), or is RUNNING under another
 ///   program whose supervisor's pid exists. What a dead supervisor left open is closed with the
-///   reason `supervisor-lost`. A locked or full database is asked again; any other failure refuses.
+///   reason `supervisor-lost`, once what is left of its child's session or cgroup has been killed
+///   and is gone. Until then, as while the database is locked or full, the claim is asked again;
+///   any other failure refuses.
 /// - Once claimed, no failure of the database reaches the child. A delay of more than a second
 ///   is told in one warning, and its end in one message. After the end it is tried for five
 ///   seconds, then the record goes to the [spill directory](Registry::spill_dir).
 /// - The claim of a child that runs already, handed over by a host, may be late too: then the
 ///   whole record is written at once. If the sandbox proves to be somebody else's, the record of
 ///   this run is given up with a warning.
-/// - `Draining` is not written by itself: the end brings all that it says. A supervisor that is
-///   lost while it drains leaves a run without an exit code.
+/// - The claim of a command that is started again closes the run before it and adds its own in one
+///   transaction: the name is never free in between. Where that can't be written it is late, and
+///   the end of the earlier run waits with it, for five seconds, and then in a file as well.
+/// - `Draining` is written when the end has not followed within 50 ms: a supervisor that is lost
+///   while it drains for longer leaves a run with its exit code.
 #[derive(Debug)]
 pub struct RegistryObserver {
     registry: Registry,
     /// For the spec of its runs.
     options: Value,
     state: State,
+    /// What is still to be written of runs before this one.
+    earlier: Earlier,
     /// The connection of a claim until the transition that follows it; of a registry that was
     /// opened for a start, that of any transition for a moment.
     kept: Option<Kept>,
@@ -76,11 +88,13 @@ struct Delay {
     told: bool,
     /// When the end was told, if it was.
     ended: Option<Instant>,
+    /// Whether a file has the end of a run that another one follows.
+    spilled: bool,
 }
 
 impl Delay {
     fn begin() -> Self {
-        Self { since: Instant::now(), next: FIRST_DELAY, told: false, ended: None }
+        Self { since: Instant::now(), next: FIRST_DELAY, told: false, ended: None, spilled: false }
     }
 
     /// Warns once, of a delay that is more than supervisors getting into each other's way.
@@ -109,7 +123,8 @@ impl Delay {
 impl RegistryObserver {
     pub(super) fn new(registry: Registry) -> Self {
         let options = Value::Null;
-        Self { registry, options, state: State::Idle, kept: None, patience: PATIENCE }
+        let (state, earlier) = (State::Idle, Earlier::default());
+        Self { registry, options, state, earlier, kept: None, patience: PATIENCE }
     }
 
     /// What the starting program wants to find in [`Spec::options`](super::Spec::options) of the
@@ -127,13 +142,14 @@ impl RegistryObserver {
 
     /// Tries once to bring the rows up to `record`; with a `delay` when they were behind already.
     fn bring_up(&mut self, record: Box<Record>, delay: Option<Delay>) -> Progress {
-        match store(&self.registry, &record, self.kept.take()) {
-            Ok((Stored::Row(row), kept)) => {
+        let kept = self.kept.take();
+        match self.store(&record, kept) {
+            Ok((Fate::Row(row), kept)) => {
                 self.kept = Some(kept).filter(|_| self.registry.lingers() && !record.is_over());
                 self.written(record, row, delay);
                 self.linger()
             }
-            Ok((Stored::Taken { supervisor }, _)) => {
+            Ok((Fate::Taken { supervisor }, _)) => {
                 tracing::warn!(
                     sandbox = %record.name, config = %record.config_file, supervisor,
                     "another supervisor has this name: this run is left out of the registry",
@@ -157,9 +173,9 @@ impl RegistryObserver {
             );
         }
         record.row = Some(row);
-        self.state = match record.ending() {
-            Some(_) => State::Over { started_at: record.started_at },
-            None => State::Written(record),
+        self.state = match record.is_over() {
+            true => State::Over { started_at: record.started_at },
+            false => State::Written(record),
         };
     }
 
@@ -173,31 +189,44 @@ impl RegistryObserver {
         let mut delay = delay.unwrap_or_else(Delay::begin);
         delay.tell(&self.registry, &record, error);
         let mut next = delay.step(LONGEST_DELAY);
+        self.earlier.spill_after(self.patience, &self.registry);
         if record.ending().is_some() {
             let waited = delay.ended.get_or_insert_with(Instant::now).elapsed();
-            if waited >= self.patience {
-                self.spill(record, error);
-                return Progress::Done;
+            match waited >= self.patience {
+                true if record.is_over() => {
+                    self.give_up(record, error);
+                    return Progress::Done;
+                }
+                // It stays ours to write: nobody else closes it while we live.
+                true => {
+                    delay.spilled =
+                        delay.spilled || spill_record(&self.registry, &record, Some(error));
+                }
+                false => next = next.min(self.patience - waited),
             }
-            next = next.min(self.patience - waited);
         }
         self.state = State::Behind(record, delay);
         Progress::Later(next)
     }
 
-    fn spill(&mut self, record: Box<Record>, error: &RegistryError) {
-        let Paths { db, spill } = &*self.registry.paths;
-        match spill::write(spill, db, &record) {
-            Ok(path) => tracing::warn!(
-                path = %path.display(), sandbox = %record.name, %error,
-                "the end is spilled, for the next command that reads the registry",
-            ),
-            Err(spilling) => tracing::error!(
-                directory = %spill.display(), sandbox = %record.name, %error, %spilling,
-                "the end of this run is lost: neither the registry nor a file could be written",
-            ),
-        }
+    /// Leaves the end, and those before it, to the next command.
+    fn give_up(&mut self, record: Box<Record>, error: &RegistryError) {
+        self.earlier.spill_after(Duration::ZERO, &self.registry);
+        self.earlier.clear();
+        spill_record(&self.registry, &record, Some(error));
         self.state = State::Over { started_at: record.started_at };
+    }
+
+    /// Keeps the end of the run before one that begins, for the transaction that adds that.
+    fn keep_earlier(&mut self, state: State) {
+        let (record, spilled) = match state {
+            State::Written(record) => (record, false),
+            State::Behind(record, delay) => (record, delay.spilled),
+            State::Idle | State::Claiming(_) | State::Over { .. } => return,
+        };
+        if record.ending().is_some() {
+            self.earlier.push(record, spilled, &self.registry);
+        }
     }
 
     /// What a claim that could not be written answers.
@@ -208,8 +237,7 @@ impl RegistryObserver {
         mut delay: Delay,
         error: RegistryError,
     ) -> Claim {
-        // A child that was handed over runs already, so its record is kept whatever is wrong.
-        let runs = starting.command.is_none();
+        let runs = runs_anyhow(starting);
         if !runs && !error.is_passing() {
             return Claim::Refused(error.into());
         }
@@ -219,22 +247,77 @@ impl RegistryObserver {
     }
 }
 
-/// Makes the one transaction that brings the rows up to `record`. A claim first takes in what was
-/// spilled: the last run of its sandbox may be there.
-fn store(
-    registry: &Registry,
-    record: &Record,
-    kept: Option<Kept>,
-) -> Result<(Stored, Kept), RegistryError> {
-    let Paths { db, spill } = &*registry.paths;
-    let spilled = if record.row.is_none() { spill::read(spill, db) } else { Vec::new() };
-    let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
-        spill::take_in(tx, &spilled)?;
-        Ok(store::store(tx, record)?)
-    })
-    .at(db)?;
-    spill::remove(&spilled);
-    Ok(stored)
+/// Whether the child runs whatever a claim says, so that its record is kept whatever is wrong: one
+/// that was handed over runs already, and one that is started again has the name.
+fn runs_anyhow(starting: &Starting<'_>) -> bool {
+    starting.command.is_none() || starting.restarts > 0
+}
+
+/// What became of a record, once nothing stood in its way any more.
+enum Fate {
+    Row(i64),
+    Taken { supervisor: u32 },
+}
+
+impl RegistryObserver {
+    /// Brings the rows up to `record`, after what is left of lost runs in its place has been ended.
+    /// On success nothing of earlier runs waits any more.
+    fn store(
+        &mut self,
+        record: &Record,
+        mut kept: Option<Kept>,
+    ) -> Result<(Fate, Kept), RegistryError> {
+        let mut cleared = Vec::new();
+        loop {
+            let (stored, now) = self.store_once(record, kept, &cleared)?;
+            let fate = match stored {
+                Stored::Row(row) => Fate::Row(row),
+                Stored::Taken { supervisor } => Fate::Taken { supervisor },
+                Stored::Lost(runs) => {
+                    // Each turn clears one more at least, or returns.
+                    runs.iter().try_for_each(end_leftovers)?;
+                    cleared.extend(runs.iter().filter_map(|run| run.id));
+                    kept = Some(now);
+                    continue;
+                }
+            };
+            self.earlier.clear();
+            return Ok((fate, now));
+        }
+    }
+
+    /// Makes the one transaction. A claim first takes in what was spilled: the last run of its
+    /// sandbox may be there.
+    fn store_once(
+        &self,
+        record: &Record,
+        kept: Option<Kept>,
+        cleared: &[i64],
+    ) -> Result<(Stored, Kept), RegistryError> {
+        let Paths { db, spill } = &*self.registry.paths;
+        let spilled = if record.row.is_none() { spill::read(spill, db) } else { Vec::new() };
+        let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
+            spill::take_in(tx, &spilled)?;
+            for ended in self.earlier.records() {
+                store::store(tx, ended, &[])?;
+            }
+            Ok(store::store(tx, record, cleared)?)
+        })
+        .at(db)?;
+        spill::remove(&spilled);
+        Ok(stored)
+    }
+}
+
+/// Kills what a lost run has left behind; an error as long as there is any.
+fn end_leftovers(run: &Run) -> Result<(), RegistryError> {
+    let reason = match left::end(run) {
+        Ok(Left::Nothing) => return Ok(()),
+        Ok(Left::Killed(count)) => format!("{count} processes were killed and are not gone yet"),
+        Err(error) => error.to_string(),
+    };
+    let (config_file, name) = (run.config_file.clone(), run.name.clone());
+    Err(RegistryError::Leftovers { config_file, name, reason })
 }
 
 impl Observer for RegistryObserver {
@@ -250,22 +333,27 @@ impl Observer for RegistryObserver {
                 return Claim::Granted;
             }
             State::Behind(record, delay) if record.is_of(starting) => (record, Some(delay)),
+            state if starting.restarts > 0 => {
+                self.keep_earlier(state);
+                (Box::new(Record::new(starting, &self.options)), None)
+            }
             State::Claiming(delay) => (Box::new(Record::new(starting, &self.options)), Some(delay)),
             _ => (Box::new(Record::new(starting, &self.options)), None),
         };
-        match store(&self.registry, &record, self.registry.take_first()) {
-            Ok((Stored::Row(row), kept)) => {
+        let kept = self.kept.take().or_else(|| self.registry.take_first());
+        match self.store(&record, kept) {
+            Ok((Fate::Row(row), kept)) => {
                 self.kept = Some(kept);
                 self.written(record, row, delay);
                 Claim::Granted
             }
-            Ok((Stored::Taken { supervisor }, kept)) => {
+            Ok((Fate::Taken { supervisor }, kept)) => {
                 self.registry.give_back_first(kept);
                 Claim::Taken { supervisor }
             }
             Err(error) => {
                 let mut delay = delay.unwrap_or_else(Delay::begin);
-                if starting.command.is_none() {
+                if runs_anyhow(starting) {
                     delay.tell(&self.registry, &record, &error);
                 }
                 self.claim_later(starting, record, delay, error)
@@ -284,8 +372,8 @@ impl Observer for RegistryObserver {
             }
         };
         if record.apply(transition) == Follow::Later && delay.is_none() {
-            self.state = State::Written(record);
-            return self.linger();
+            self.state = State::Behind(record, Delay::begin());
+            return Progress::Later(FIRST_DELAY);
         }
         self.bring_up(record, delay)
     }

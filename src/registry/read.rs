@@ -67,6 +67,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether the record says that it goes on.
+    pub(super) fn is_open(&self) -> bool {
+        self.state != "STOPPED"
+    }
+
     /// The log that this run has written to; `None` for another program's.
     pub fn log_path(&self) -> Option<PathBuf> {
         let directory = &self.spec.as_ref()?.log_dir;

@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
 use super::spec::Spec;
+use crate::child::ExitStatus;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
 
 /// The reason of a run whose supervisor ended before it could write the end.
@@ -28,7 +29,11 @@ pub(super) struct Record {
     pub(super) supervisor: Identity,
     pub(super) started_at: String,
     pub(super) child: Option<Child>,
+    /// How the child has ended, from its end on.
+    pub(super) reaped: Option<ExitStatus>,
     pub(super) stage: Stage,
+    /// Whether it takes over from an earlier run of the same supervisor.
+    pub(super) follows: bool,
 }
 
 /// The child, once it runs.
@@ -45,6 +50,8 @@ pub(super) enum Stage {
     Starting,
     Running,
     Stopping,
+    /// Over, and to be followed by another run of the same supervisor, which keeps the name.
+    Restarting(Ending),
     Stopped(Ending),
 }
 
@@ -65,6 +72,7 @@ impl Stage {
             Self::Starting => "STARTING",
             Self::Running => "RUNNING",
             Self::Stopping => "STOPPING",
+            Self::Restarting(_) => "RESTARTING",
             Self::Stopped(_) => "STOPPED",
         }
     }
@@ -86,7 +94,9 @@ impl Record {
             supervisor: (*supervisor).clone(),
             started_at: timestamp(*at),
             child: None,
+            reaped: None,
             stage: Stage::Starting,
+            follows: starting.restarts > 0,
         }
     }
 
@@ -97,15 +107,37 @@ impl Record {
             && self.config_file == starting.sandbox.config_file.as_str()
     }
 
+    /// Whether nothing follows: neither a transition nor another run.
     pub(super) fn is_over(&self) -> bool {
-        self.ending().is_some()
+        matches!(self.stage, Stage::Stopped(_))
     }
 
+    /// How it ended, whether or not another run follows.
     pub(super) fn ending(&self) -> Option<&Ending> {
         match &self.stage {
-            Stage::Stopped(ending) => Some(ending),
+            Stage::Restarting(ending) | Stage::Stopped(ending) => Some(ending),
             Stage::Starting | Stage::Running | Stage::Stopping => None,
         }
+    }
+
+    /// The same, but that nothing follows a run which has ended.
+    pub(super) fn finished(mut self) -> Self {
+        if let Stage::Restarting(ending) = self.stage {
+            self.stage = Stage::Stopped(ending);
+        }
+        self
+    }
+
+    /// The child's exit code, as far as it is known.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        let reaped = || self.reaped.and_then(ExitStatus::code);
+        self.ending().map_or_else(reaped, |ending| ending.exit_code)
+    }
+
+    /// The signal that ended the child, as far as it is known.
+    pub(super) fn signal(&self) -> Option<i32> {
+        let reaped = || self.reaped.and_then(ExitStatus::signal).map(|signal| signal.number());
+        self.ending().map_or_else(reaped, |ending| ending.signal)
     }
 
     /// Takes in a transition; says whether the rows are to follow it at once.
@@ -117,11 +149,16 @@ impl Record {
                 self.stage = Stage::Running;
             }
             Transition::Stopping { .. } => self.stage = Stage::Stopping,
-            // The state has no word for it, and the end follows with all that is known now.
-            Transition::Draining { .. } => return Follow::Later,
-            Transition::Restarting { at, end, .. } | Transition::Stopped { at, end } => {
-                self.stage = Stage::Stopped(Ending::new(*at, end))
+            // The state has no word for it, and usually the end follows at once, with all that is
+            // known now.
+            Transition::Draining { status, .. } => {
+                self.reaped = Some(*status);
+                return Follow::Later;
             }
+            Transition::Restarting { at, end, .. } => {
+                self.stage = Stage::Restarting(Ending::new(*at, end));
+            }
+            Transition::Stopped { at, end } => self.stage = Stage::Stopped(Ending::new(*at, end)),
         }
         Follow::Now
     }

@@ -100,7 +100,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// Brings the rows up to the spilled records.
 pub(super) fn take_in(tx: &Transaction<'_>, spilled: &[Spilled]) -> Result<(), Fault> {
     for Spilled { record, .. } in spilled {
-        store::store_lost(tx, record)?;
+        store::store_spilled(tx, record)?;
     }
     Ok(())
 }
@@ -140,6 +140,8 @@ fn to_json(db: &Path, record: &Record) -> Value {
             "start": child.start,
             "running_at": child.running_at,
         })),
+        // Another run of the same supervisor was to follow.
+        "restarting": !record.is_over(),
         "end": record.ending().map(|end| json!({
             "at": end.at,
             "exit_code": end.exit_code,
@@ -177,7 +179,12 @@ fn from_json(value: &Value) -> Option<Record> {
         },
         started_at: text(&value["started_at"])?,
         child,
-        stage: Stage::Stopped(ending(&value["end"])?),
+        reaped: None,
+        stage: match value["restarting"].as_bool() {
+            Some(true) => Stage::Restarting(ending(&value["end"])?),
+            _ => Stage::Stopped(ending(&value["end"])?),
+        },
+        follows: false,
     })
 }
 

@@ -12,17 +12,20 @@ use nix::unistd::Pid;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
-use super::read::Run;
+use super::read::{self, Run};
 use super::record::{Record, SUPERVISOR_LOST, Stage, timestamp};
 use crate::monitor::{Identity, Liveness};
 
 /// What became of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stored {
     /// The rows say what it says; its row in `vmon_runs`.
     Row(i64),
     /// Nothing was changed: the sandbox is somebody else's, who lives.
     Taken { supervisor: u32 },
+    /// Nothing was changed: these runs of the sandbox have lost their supervisor, and what they
+    /// may have left behind is to be ended first.
+    Lost(Vec<Run>),
 }
 
 /// The status of a sandbox whose child runs, in the ecosystem's words.
@@ -30,27 +33,91 @@ pub(super) const RUNNING: &str = "RUNNING";
 /// The status of any other.
 const STOPPED: &str = "STOPPED";
 
-/// Brings the rows of `record` up to it; claims the sandbox for one that has no row yet.
-pub(super) fn store(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
-    let Some(row) = record.row else {
-        return claim(tx, record);
-    };
-    if update_run(tx, record, row)? {
+/// Brings the rows of `record` up to it; claims the sandbox for one that has no row yet, over lost
+/// runs only if nothing is left of them: those in `cleared`.
+pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Stored> {
+    if let Some(row) = record.row
+        && update_run(tx, record, row)?
+    {
         return Ok(Stored::Row(row));
     }
-    store_lost(tx, record)
-}
-
-/// Stores a record whose row is not known, or not there any more: in a database that was removed
-/// or replaced, or one that has the run already.
-pub(super) fn store_lost(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
+    if record.follows {
+        close_restarting(tx, record)?;
+    }
+    if record.row.is_none() && !record.follows && record.ending().is_none() {
+        return claim(tx, record, cleared);
+    }
+    // In a database that was removed or replaced, or one that has the run already.
     match find_run(tx, record)? {
         Some(row) => {
             update_run(tx, record, row)?;
             Ok(Stored::Row(row))
         }
-        None => claim(tx, record),
+        None => claim(tx, record, cleared),
     }
+}
+
+/// Stores an end that was spilled, perhaps before what the rows say now.
+pub(super) fn store_spilled(tx: &Transaction<'_>, record: &Record) -> Result<()> {
+    let found = find_run(tx, record)?;
+    if record.is_over() {
+        return store(tx, &Record { row: found, ..record.clone() }, &[]).map(drop);
+    }
+    let ended = match found {
+        Some(row) => has_ended(tx, row)?,
+        None => false,
+    };
+    if ended {
+        return Ok(());
+    }
+    // Where nobody is left to start it again, or that has been done, this run is simply over.
+    let over = record.supervisor.liveness() == Liveness::Dead || is_followed(tx, record)?;
+    let record = if over { record.clone().finished() } else { record.clone() };
+    store(tx, &Record { row: found, ..record }, &[]).map(drop)
+}
+
+fn has_ended(tx: &Transaction<'_>, row: i64) -> Result<bool> {
+    let sql = "SELECT ended_at IS NOT NULL FROM vmon_runs WHERE id = ?1";
+    tx.query_row(sql, [row], |row| row.get(0))
+}
+
+/// Whether the rows have a later run of the same supervisor.
+fn is_followed(tx: &Transaction<'_>, record: &Record) -> Result<bool> {
+    let supervisor = &record.supervisor;
+    tx.query_row(
+        "SELECT EXISTS (SELECT 1 FROM vmon_runs WHERE started_at > ?1 AND supervisor_pid = ?2
+            AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+            (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6))",
+        params![
+            record.started_at,
+            supervisor.pid,
+            signed(supervisor.start),
+            supervisor.boot_id,
+            record.name,
+            record.config_file,
+        ],
+        |row| row.get(0),
+    )
+}
+
+/// Closes the run that has waited for this one: it keeps the end that it has.
+fn close_restarting(tx: &Transaction<'_>, record: &Record) -> Result<()> {
+    let supervisor = &record.supervisor;
+    tx.execute(
+        "UPDATE vmon_runs SET state = 'STOPPED'
+         WHERE state = 'RESTARTING' AND started_at < ?1 AND supervisor_pid = ?2
+            AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+            (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)",
+        params![
+            record.started_at,
+            supervisor.pid,
+            signed(supervisor.start),
+            supervisor.boot_id,
+            record.name,
+            record.config_file,
+        ],
+    )?;
+    Ok(())
 }
 
 /// One row of `sandboxes`.
@@ -70,15 +137,26 @@ pub(super) struct OpenRun {
 
 /// Takes the sandbox for `record` unless somebody else who lives has it, and adds the run's row.
 ///
-/// A run that is over claims nothing. It is added all the same: it did happen.
-fn claim(tx: &Transaction<'_>, record: &Record) -> Result<Stored> {
+/// A run that has ended claims nothing where anything stands open. It is added all the same: it
+/// did happen.
+fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Stored> {
     let rows = sandbox_rows(tx, &record.config_file, &record.name)?;
+    let mut lost = Vec::new();
     for row in &rows {
-        match (occupant(tx, row)?, record.ending()) {
-            (None, _) => {}
-            (Some(supervisor), None) => return Ok(Stored::Taken { supervisor }),
-            (Some(_), Some(_)) => return Ok(Stored::Row(insert_run(tx, record, row.id)?)),
+        let open = unfinished_runs(tx, row.id)?;
+        let occupant = occupant(row, &open);
+        if record.ending().is_some() && (occupant.is_some() || !open.is_empty()) {
+            return Ok(Stored::Row(insert_run(tx, &record.clone().finished(), row.id)?));
         }
+        if let Some(supervisor) = occupant {
+            return Ok(Stored::Taken { supervisor });
+        }
+        if open.iter().any(|open| !cleared.contains(&open.id)) {
+            lost.extend(read::runs_of(tx, row.id)?.into_iter().filter(Run::is_open));
+        }
+    }
+    if !lost.is_empty() {
+        return Ok(Stored::Lost(lost));
     }
     for row in &rows {
         close_all(tx, row)?;
@@ -120,19 +198,18 @@ fn read_sandbox(row: &Row<'_>) -> Result<SandboxRow> {
 }
 
 /// The pid of the live supervisor that has this sandbox.
-fn occupant(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
-    let unfinished = unfinished_runs(tx, row.id)?;
+fn occupant(row: &SandboxRow, unfinished: &[OpenRun]) -> Option<u32> {
     // What can't be told, as from another pid namespace, is not judged dead.
     let lives = |open: &&OpenRun| open.supervisor.liveness() != Liveness::Dead;
     if let Some(open) = unfinished.iter().find(lives) {
-        return Ok(Some(open.supervisor.pid));
+        return Some(open.supervisor.pid);
     }
     // A run that was lost may stand open while another program has the sandbox since.
     let ours = unfinished.iter().any(|lost| i64::from(lost.supervisor.pid) == row.supervisor_pid);
     if row.status == RUNNING && !ours {
-        return Ok(foreign_supervisor(row.supervisor_pid));
+        return foreign_supervisor(row.supervisor_pid);
     }
-    Ok(None)
+    None
 }
 
 /// The runs of a sandbox that have not ended, newest first.
@@ -320,8 +397,8 @@ fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
                 ":pid_start": child.as_ref().map(|child| signed(child.start)),
                 ":running_at": child.as_ref().map(|child| &child.running_at),
                 ":ended_at": ending.map(|ending| &ending.at),
-                ":exit_code": ending.and_then(|ending| ending.exit_code),
-                ":signal": ending.and_then(|ending| ending.signal),
+                ":exit_code": record.exit_code(),
+                ":signal": record.signal(),
                 ":reason": ending.map(|ending| &ending.reason),
                 ":bytes_logged": ending.map(|ending| signed(ending.bytes_logged)),
                 ":bytes_dropped": ending.map(|ending| signed(ending.bytes_dropped)),
@@ -345,10 +422,10 @@ fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result
             params![sandbox, RUNNING, record.supervisor.pid, child.pid],
         ),
         // An end may come late, when another run or another program has the sandbox.
-        (Stage::Stopped(_), _) => tx.execute(
+        (Stage::Restarting(_) | Stage::Stopped(_), _) => tx.execute(
             "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
-             WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS
-                (SELECT 1 FROM vmon_runs WHERE sandbox_id = ?1 AND state <> 'STOPPED')",
+             WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS (SELECT 1 FROM vmon_runs
+                WHERE sandbox_id = ?1 AND state NOT IN ('STOPPED', 'RESTARTING'))",
             params![sandbox, STOPPED, record.supervisor.pid],
         ),
         (Stage::Starting | Stage::Running | Stage::Stopping, _) => Ok(0),
