@@ -4,23 +4,27 @@
 
 mod args;
 mod history;
+mod hooks;
 mod name;
+mod notify;
 mod output;
 mod ps;
 mod run;
 mod select;
 mod settle;
 mod shared;
+mod supervise;
 mod tell;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use nix::errno::Errno;
+use vmon::control::ControlError;
 use vmon::logfile::LogError;
 use vmon::monitor::{NameError, StartError};
 use vmon::registry::RegistryError;
@@ -68,7 +72,7 @@ macro_rules! subcommands {
 }
 
 subcommands! {
-    shared Run(Box<run::RunArgs>) => |args: Box<_>, _: &_| run::run(*args);
+    plain Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
     shared Ps(ps::PsArgs) => ps::ps;
     shared History(history::HistoryArgs) => history::history;
 }
@@ -89,6 +93,14 @@ enum Failure {
     NoHome,
     #[error("the argument '--forward-output' cannot be used with '--no-forward': leave one out")]
     ForwardBothWays,
+    #[error("the argument '--forward-output' cannot be used with '--detach': leave one out")]
+    ForwardDetached,
+    #[error("can't start the supervisor: {0}")]
+    Supervisor(io::Error),
+    #[error("the supervisor ended before the command ran ({0})")]
+    SupervisorDied(ExitStatus),
+    #[error("{why}")]
+    Detached { why: String, code: u8 },
     #[error("can't resolve {path}: {reason}; give an absolute path")]
     Relative { path: PathBuf, reason: &'static str },
     #[error("can't use the {what} {path}: {reason}; choose another with {option}")]
@@ -97,6 +109,8 @@ enum Failure {
     Name(#[from] NameError),
     #[error("{0} (--log-dir)")]
     Log(#[from] LogError),
+    #[error("{0} (--runtime-dir)")]
+    Control(#[from] ControlError),
     #[error("{0} (--db)")]
     Registry(#[from] RegistryError),
     #[error("can't set up the event loop: {0}")]
@@ -115,7 +129,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Output(_) => NOT_ALL_DONE,
-            Self::NotStarted { code, .. } => *code,
+            Self::NotStarted { code, .. } | Self::Detached { code, .. } => *code,
             _ => OWN_FAILURE,
         }
     }

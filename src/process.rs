@@ -1,6 +1,7 @@
 //! What concerns this whole process, and happens only when a host asks for it: the library calls
 //! nothing of it by itself. The command `vmon` does.
 
+mod descriptors;
 mod memory;
 mod reaper;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -10,6 +11,7 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
+pub use descriptors::keep_descriptors_from_programs;
 pub use memory::{settle_heap, trim_heap, trim_stack};
 pub use reaper::become_subreaper;
 

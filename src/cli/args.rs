@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use vmon::monitor::Restart;
 
 /// A value that can't be read, and what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +31,10 @@ pub enum ValueError {
     Colon,
     #[error("a path must not be empty")]
     NoPath,
+    #[error("a time of 0 would be over at once: give a longer one, or leave the option out")]
+    NoTime,
+    #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
+    Restart,
 }
 
 /// The longest time that an option takes: what clocks can add to now on every system.
@@ -63,6 +68,27 @@ pub fn time(text: &str) -> Result<Duration, ValueError> {
     let number: u64 = number.parse().map_err(|_| ValueError::TimeTooLong)?;
     let time = number.checked_mul(milliseconds).map(Duration::from_millis);
     time.filter(|time| *time <= MAX_TIME).ok_or(ValueError::TimeTooLong)
+}
+
+/// As [`time`], and longer than nothing.
+pub fn positive_time(text: &str) -> Result<Duration, ValueError> {
+    let time = time(text)?;
+    if time.is_zero() { Err(ValueError::NoTime) } else { Ok(time) }
+}
+
+/// `no`, `on-failure`, `on-failure:N` or `always`.
+pub fn restart(text: &str) -> Result<Restart, ValueError> {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match (text, text.strip_prefix("on-failure:")) {
+        ("no", _) => Ok(Restart::No),
+        ("always", _) => Ok(Restart::Always),
+        ("on-failure", _) => Ok(Restart::OnFailure { max: None }),
+        (_, Some(number)) if digits(number) => {
+            let max = number.parse().map_err(|_| ValueError::Restart)?;
+            Ok(Restart::OnFailure { max: Some(max) })
+        }
+        _ => Err(ValueError::Restart),
+    }
 }
 
 /// The digits that `text` begins with, at least one, and what follows them.
@@ -163,6 +189,17 @@ mod tests {
         }
         for text in ["4294967296", "18446744073709551615h", "99999999999999999999"] {
             assert_eq!(time(text), Err(ValueError::TimeTooLong), "{text}");
+        }
+    }
+
+    #[test]
+    fn restarts_are_words_and_a_number() {
+        assert_eq!(restart("no"), Ok(Restart::No));
+        assert_eq!(restart("always"), Ok(Restart::Always));
+        assert_eq!(restart("on-failure"), Ok(Restart::OnFailure { max: None }));
+        assert_eq!(restart("on-failure:3"), Ok(Restart::OnFailure { max: Some(3) }));
+        for text in ["", "yes", "on-failure:", "on-failure:-1", "on-failure:x", "no:1"] {
+            assert_eq!(restart(text), Err(ValueError::Restart), "{text:?}");
         }
     }
 

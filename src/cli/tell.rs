@@ -25,6 +25,20 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// As it is given on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
         match level {
@@ -40,18 +54,36 @@ impl From<LogLevel> for LevelFilter {
 
 /// Sends the library's events to `messages`.
 pub fn install(messages: &Messages, level: LogLevel) {
-    let lines = Lines { messages: messages.clone(), level: level.into() };
+    install_on(messages.clone(), level);
+}
+
+/// Sends the library's events to whoever takes lines.
+pub fn install_on(listener: impl Listener, level: LogLevel) {
+    let lines = Lines { listener, level: level.into() };
     // Fails only when this process has a subscriber already; then that one takes the events.
     let _ = tracing::subscriber::set_global_default(lines);
 }
 
+/// Takes what vmon says. Never waits, and never fails for long.
+pub trait Listener: Send + Sync + 'static {
+    /// One line, with its end.
+    fn line(&self, line: &str);
+}
+
+impl Listener for Messages {
+    fn line(&self, line: &str) {
+        // Every write of `Messages` succeeds.
+        let _ = self.clone().write_all(line.as_bytes());
+    }
+}
+
 /// Tells each event as a line, `vmon: warn: message key=value`. There are no spans to tell.
-struct Lines {
-    messages: Messages,
+struct Lines<L> {
+    listener: L,
     level: LevelFilter,
 }
 
-impl Subscriber for Lines {
+impl<L: Listener> Subscriber for Lines<L> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= self.level
     }
@@ -64,9 +96,7 @@ impl Subscriber for Lines {
         let mut fields = Fields(String::new());
         event.record(&mut fields);
         let level = level_name(*event.metadata().level());
-        let line = format!("vmon: {level}: {}\n", one_line(&fields.0));
-        // Every write of `Messages` succeeds.
-        let _ = self.messages.clone().write_all(line.as_bytes());
+        self.listener.line(&format!("vmon: {level}: {}\n", one_line(&fields.0)));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -116,9 +146,13 @@ fn level_name(level: Level) -> &'static str {
 
 /// Says on stderr why the command fails, as one line.
 pub fn failure(messages: &Messages, text: &str) {
-    // One write, so that lines of several processes on one stderr do not mix. There is nobody
-    // left to tell of an error here.
-    let _ = messages.clone().write_all(format!("vmon: {}\n", one_line(text)).as_bytes());
+    // One write, so that lines of several processes on one stderr do not mix.
+    messages.line(&failure_line(text));
+}
+
+/// Why the command fails, as one line.
+pub fn failure_line(text: &str) -> String {
+    format!("vmon: {}\n", one_line(text))
 }
 
 /// Writes an answer to stdout. A reader that has gone away has all it wanted.

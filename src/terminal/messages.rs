@@ -1,7 +1,7 @@
 //! Our own messages on stderr, which must not hold up the loop or spoil a raw terminal.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::{Direction, Handle, is_raw};
@@ -16,7 +16,16 @@ pub struct Messages(Option<Arc<Handle>>);
 impl Messages {
     /// Messages to our stderr, or to nobody where it is closed.
     pub fn stderr() -> Self {
-        let handle = Handle::open(io::stderr().as_fd(), Direction::Write);
+        Self::to(io::stderr().as_fd())
+    }
+
+    /// The same to our stdout.
+    pub fn stdout() -> Self {
+        Self::to(io::stdout().as_fd())
+    }
+
+    fn to(stream: BorrowedFd<'_>) -> Self {
+        let handle = Handle::open(stream, Direction::Write);
         Self(handle.ok().flatten().map(Arc::new))
     }
 }

@@ -1,0 +1,148 @@
+//! `vmon run --detach`: the supervisor is this program again, in a session of its own, and tells
+//! through a pipe that the command runs, or why it does not.
+//!
+//! The pipe is the supervisor's stdout until then. It takes lines of JSON: what the supervisor
+//! says meanwhile, and at last either who runs or what failed. From there on the supervisor holds
+//! no descriptor of ours, and what it says goes to `NAME@supervisor.log`.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use serde_json::Value;
+use vmon::monitor::{Observer, Sandbox, Transition};
+use vmon::process;
+use vmon::terminal::Messages;
+
+use super::args::RunArgs;
+use super::plan::Plan;
+use crate::cli::supervise::Voice;
+use crate::cli::tell::{self, Listener};
+use crate::cli::{Failure, reason};
+
+/// The option that makes a process the supervisor.
+const SUPERVISOR: &str = "--supervisor";
+
+/// A line of the pipe; `Voice` writes them.
+enum Word {
+    Said(String),
+    Outcome(Started),
+}
+
+/// Starts the supervisor of `vmon run --detach …`, whose arguments are `args` with the program's
+/// name and `run` first; returns when the command runs.
+pub fn launch(args: Vec<OsString>, messages: &Messages) -> Result<u8, Failure> {
+    match start(args, messages)? {
+        Started::Running { name, pid } => {
+            let line = format!("{name} {pid}\n");
+            tell::stdout(line.as_bytes()).map_err(|error| Failure::Output(reason(&error)))?;
+            Ok(0)
+        }
+        Started::Failed { why, code } => Err(Failure::Detached { why, code }),
+    }
+}
+
+/// What has come of a start.
+pub enum Started {
+    Running { name: String, pid: u64 },
+    Failed { why: String, code: u8 },
+}
+
+/// As [`launch`], and says nothing of the outcome.
+pub fn start(args: Vec<OsString>, messages: &Messages) -> Result<Started, Failure> {
+    let mut args = args.into_iter();
+    let (program, subcommand) = (args.next().unwrap_or_default(), args.next());
+    // A pipe of a caller's that stayed open in the supervisor would keep its reader waiting.
+    process::keep_descriptors_from_programs().map_err(Failure::Supervisor)?;
+    let (reader, writer) = io::pipe().map_err(Failure::Supervisor)?;
+    let mut command = Command::new(ourselves().map_err(Failure::Supervisor)?);
+    command.arg0(program).args(subcommand).arg(SUPERVISOR).args(args);
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let mut supervisor = command.spawn().map_err(Failure::Supervisor)?;
+    // It holds our end of the pipe.
+    drop(command);
+    for line in BufReader::new(reader).lines() {
+        let line = line.map_err(Failure::Supervisor)?;
+        match Word::read(&line) {
+            Some(Word::Said(line)) => messages.line(&line),
+            Some(Word::Outcome(started)) => return Ok(started),
+            None => break,
+        }
+    }
+    let status = supervisor.wait().map_err(Failure::Supervisor)?;
+    Err(Failure::SupervisorDied(status))
+}
+
+/// This program: by its name where that still leads to it, so that lists of processes show it.
+fn ourselves() -> io::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    let named = std::env::current_exe();
+    let is_same = |named: &Path| match (fs::metadata(named), fs::metadata(running)) {
+        (Ok(named), Ok(running)) => (named.dev(), named.ino()) == (running.dev(), running.ino()),
+        // Elsewhere there is no other way.
+        (_, Err(_)) => true,
+        (Err(_), _) => false,
+    };
+    match named {
+        Ok(named) if is_same(&named) => Ok(named),
+        Ok(_) => Ok(running.to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs the command as its detached supervisor.
+pub fn supervise(args: RunArgs) -> Result<u8, Failure> {
+    // A private description, or a shared one that is asked before each write: never ours to change.
+    let starter = Messages::stdout();
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(Failure::Supervisor)?;
+    let detached = dup2_stdin(&null).and(dup2_stdout(&null)).and(dup2_stderr(&null));
+    // Fails for the leader of a process group, which has been started by hand.
+    drop(null);
+    detached.and(setsid()).map_err(|errno| Failure::Supervisor(errno.into()))?;
+    let voice = Voice::new(starter);
+    tell::install_on(voice.clone(), args.shared.log_level);
+    voice.take_panics();
+    let ready = Ready(voice.clone());
+    let done = Plan::new(args).and_then(|plan| plan.raise_file_limit().carry_out(Some(&ready)));
+    if let Err(failure) = &done {
+        voice.failed(&failure.to_string(), failure.exit_code());
+    }
+    done.or_else(|failure| Ok(failure.exit_code()))
+}
+
+/// Tells the one who waits for it that the command runs.
+pub struct Ready(Voice);
+
+impl Ready {
+    /// For the start under this name.
+    pub fn observer(&self, sandbox: &Sandbox) -> impl Observer + use<> {
+        let (voice, sandbox) = (self.0.clone(), sandbox.clone());
+        move |transition: &Transition| {
+            if let Transition::Running { child, .. } = transition {
+                voice.ready(&sandbox, child.pid);
+            }
+        }
+    }
+}
+
+impl Word {
+    /// `None` for what is no line of a supervisor's.
+    fn read(line: &str) -> Option<Self> {
+        let word: Value = serde_json::from_str(line).ok()?;
+        if let Some(said) = word.get("said") {
+            return Some(Self::Said(said.as_str()?.to_owned()));
+        }
+        if let Some(why) = word.get("failed") {
+            let code = u8::try_from(word.get("code")?.as_u64()?).ok()?;
+            return Some(Self::Outcome(Started::Failed { why: why.as_str()?.to_owned(), code }));
+        }
+        let name = word.get("running")?.as_str()?.to_owned();
+        Some(Self::Outcome(Started::Running { name, pid: word.get("pid")?.as_u64()? }))
+    }
+}
