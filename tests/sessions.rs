@@ -347,3 +347,20 @@ fn the_end_of_the_sandbox_is_the_end_of_its_sessions() {
     assert!(matches!(host.try_attach(LOOK).err().unwrap(), AttachError::NotRunning));
     drop(stuck);
 }
+
+#[test]
+fn the_end_waits_for_a_client_that_takes_it() {
+    let script = "read go; head -c 400000 /dev/zero";
+    let mut host = Host::new(script, false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, _) = host.attach(TYPE);
+    client.send(b"go\n");
+    host.until("it has ended", |host| host.monitor().end().is_some());
+    assert!(!host.monitor().is_done(), "the client does not have it all yet");
+    host.until("the client's end", |_| {
+        client.read();
+        client.ended
+    });
+    assert_eq!(client.seen.len(), HELLO.len() + 400_000);
+    host.until("the end", |host| host.monitor().is_done());
+}

@@ -161,6 +161,8 @@ pub(super) struct Sessions {
     acts: u64,
     /// The last act of our own terminal: its size counts from there on.
     ours: u64,
+    /// Whether nothing more will come.
+    over: bool,
 }
 
 /// Those who get one of the child's outputs.
@@ -272,6 +274,9 @@ impl Sessions {
             session.sink.flush(sources);
         }
         self.sweep(sources);
+        if self.over {
+            self.let_go(sources, |session| session.sink.is_empty());
+        }
     }
 
     /// The child takes input again.
@@ -284,6 +289,7 @@ impl Sessions {
 
     /// Nothing more will come: lets those go who have all of it, and says whether others are left.
     pub(super) fn finish(&mut self, sources: &mut Sources<'_, Source>) -> bool {
+        self.over = true;
         self.let_go(sources, |session| session.sink.is_empty());
         for session in &self.list {
             let _ = sources.want(session.input, Interest::NONE);
