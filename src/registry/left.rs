@@ -1,8 +1,20 @@
-//! What a lost run has left behind, by way of the child's module.
+//! What a lost run has left behind: which processes those are, by what the record says of it.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
-use super::read::Run;
+use super::read::{Run, Status};
+use crate::child::lost::end_lost_session;
+use crate::monitor::Identity;
+
+/// Where the processes of a lost run are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Leftovers {
+    /// The child, whose session it is; with pid 0, which nobody has, where only the cgroup is
+    /// known.
+    child: Identity,
+    cgroup: Option<PathBuf>,
+}
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,12 +22,55 @@ pub(super) enum Left {
     /// Nothing is left of it.
     Nothing,
     /// So many processes, which have been killed; look again.
-    #[expect(dead_code, reason = "the child's module does not look for it yet")]
     Killed(usize),
 }
 
-/// Kills what is left of the child's session or cgroup. Never waits.
-pub(super) fn end(run: &Run) -> io::Result<Left> {
-    let Some(_child) = &run.child else { return Ok(Left::Nothing) };
-    Ok(Left::Nothing)
+impl Leftovers {
+    /// Those of `run`, which is lost; `open` are all that stand open on record. `None` where
+    /// there can be none, or none that is known.
+    pub(super) fn of(run: &Run, open: &[Run]) -> Option<Self> {
+        let supervisor = run.supervisor_identity.clone()?;
+        // The supervisor was of our boot and namespace if its child can be anything here.
+        let here = Identity::current();
+        let same = supervisor.boot_id == here.boot_id
+            && supervisor.pid_namespace == here.pid_namespace
+            && !here.boot_id.is_empty();
+        let spec = run.spec.as_ref();
+        // It had ended before the supervisor was lost, and what it left was to go on.
+        let kept = run.ended_at.is_some() && spec.is_some_and(|spec| spec.leave_descendants);
+        if !same || kept {
+            return None;
+        }
+        let cgroup = spec.and_then(|spec| spec.cgroup.clone());
+        let cgroup = cgroup.filter(|cgroup| !is_used(cgroup, open));
+        let child = match (&run.child, &cgroup) {
+            (Some(child), _) => child.clone(),
+            (None, Some(_)) => Identity { pid: 0, start: 0, ..supervisor },
+            (None, None) => return None,
+        };
+        Some(Self { child, cgroup })
+    }
+
+    /// Kills what is left. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// It can't be found out.
+    pub(super) fn end(&self) -> io::Result<Left> {
+        match end_lost_session(&self.child, self.cgroup.as_deref()) {
+            Ok(0) => Ok(Left::Nothing),
+            Ok(count) => Ok(Left::Killed(count)),
+            // Where sessions can't be looked through, a child that has no supervisor any more is
+            // its user's.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Left::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a run that goes on has this cgroup, one above it or one below it.
+fn is_used(cgroup: &Path, open: &[Run]) -> bool {
+    let live = open.iter().filter(|run| run.status == Status::Running);
+    let mut theirs = live.filter_map(|run| run.spec.as_ref()?.cgroup.as_deref());
+    theirs.any(|other| other.starts_with(cgroup) || cgroup.starts_with(other))
 }

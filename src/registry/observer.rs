@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
-use super::left::{self, Left};
+use super::left::{Left, Leftovers};
 use super::read::Run;
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
@@ -273,9 +273,9 @@ impl RegistryObserver {
             let fate = match stored {
                 Stored::Row(row) => Fate::Row(row),
                 Stored::Taken { supervisor } => Fate::Taken { supervisor },
-                Stored::Lost(runs) => {
+                Stored::Lost { runs, open } => {
                     // Each turn clears one more at least, or returns.
-                    runs.iter().try_for_each(end_leftovers)?;
+                    runs.iter().try_for_each(|run| end_leftovers(run, &open))?;
                     cleared.extend(runs.iter().filter_map(|run| run.id));
                     kept = Some(now);
                     continue;
@@ -310,8 +310,9 @@ impl RegistryObserver {
 }
 
 /// Kills what a lost run has left behind; an error as long as there is any.
-fn end_leftovers(run: &Run) -> Result<(), RegistryError> {
-    let reason = match left::end(run) {
+fn end_leftovers(run: &Run, open: &[Run]) -> Result<(), RegistryError> {
+    let Some(leftovers) = Leftovers::of(run, open) else { return Ok(()) };
+    let reason = match leftovers.end() {
         Ok(Left::Nothing) => return Ok(()),
         Ok(Left::Killed(count)) => format!("{count} processes were killed and are not gone yet"),
         Err(error) => error.to_string(),

@@ -149,13 +149,17 @@ pub(super) fn runs_of(connection: &Connection, sandbox: i64) -> Result<Vec<Run>>
     statement.query_map([sandbox], our_run)?.collect()
 }
 
-/// Those that have not ended, oldest first.
+/// Those that have not ended, oldest first; none where there is no schema of ours.
 pub(super) fn unfinished(connection: &Connection) -> Result<Vec<Run>, Fault> {
     if !schema::has_table(connection, "sandboxes")? || !schema::is_current(connection)? {
         return Ok(Vec::new());
     }
-    let sql = format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id");
-    Ok(collect(connection, &sql, our_run)?)
+    Ok(open_runs(connection)?)
+}
+
+/// Those that have not ended, oldest first.
+pub(super) fn open_runs(connection: &Connection) -> Result<Vec<Run>> {
+    collect(connection, &format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id"), our_run)
 }
 
 fn collect(

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::connection;
 use super::error::{At, RegistryError};
-use super::left::{self, Left};
+use super::left::{Left, Leftovers};
 use super::read::{self, Run};
 use super::{COMMAND_PATIENCE, Registry, store};
 use crate::monitor::Liveness;
@@ -56,7 +56,9 @@ impl Registry {
             return Ok(Vec::new());
         }
         let open = connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
-        let lost: Vec<Lost> = open.into_iter().filter(is_lost).map(end_leftovers).collect();
+        let lost = open.iter().filter(|run| is_lost(run));
+        let give_up = Instant::now() + LEFTOVER_PATIENCE;
+        let lost: Vec<Lost> = lost.map(|run| end_leftovers(run, &open, give_up)).collect();
         close(db, &lost)?;
         Ok(lost)
     }
@@ -68,11 +70,11 @@ fn is_lost(run: &Run) -> bool {
 }
 
 /// Ends what the run has left behind, and waits until it is gone.
-fn end_leftovers(run: Run) -> Lost {
-    let give_up = Instant::now() + LEFTOVER_PATIENCE;
-    let mut lost = Lost { run, ended: 0, remains: None };
+fn end_leftovers(run: &Run, open: &[Run], give_up: Instant) -> Lost {
+    let mut lost = Lost { run: run.clone(), ended: 0, remains: None };
+    let Some(leftovers) = Leftovers::of(run, open) else { return lost };
     loop {
-        match left::end(&lost.run) {
+        match leftovers.end() {
             Ok(Left::Nothing) => return lost,
             Ok(Left::Killed(count)) if Instant::now() < give_up => {
                 lost.ended = lost.ended.max(count);

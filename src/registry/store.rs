@@ -24,8 +24,8 @@ pub(super) enum Stored {
     /// Nothing was changed: the sandbox is somebody else's, who lives.
     Taken { supervisor: u32 },
     /// Nothing was changed: these runs of the sandbox have lost their supervisor, and what they
-    /// may have left behind is to be ended first.
-    Lost(Vec<Run>),
+    /// may have left behind is to be ended first. With all that stand open.
+    Lost { runs: Vec<Run>, open: Vec<Run> },
 }
 
 /// The status of a sandbox whose child runs, in the ecosystem's words.
@@ -156,7 +156,7 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
         }
     }
     if !lost.is_empty() {
-        return Ok(Stored::Lost(lost));
+        return Ok(Stored::Lost { runs: lost, open: read::open_runs(tx)? });
     }
     for row in &rows {
         close_all(tx, row)?;
