@@ -49,3 +49,4 @@ pub mod reactor;
 pub mod registry;
 mod relay;
 pub mod terminal;
+pub mod usage;

@@ -1,6 +1,8 @@
 //! What concerns this whole process, and happens only when a host asks for it: the library calls
 //! nothing of it by itself. The command `vmon` does.
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod cgroup;
 mod descriptors;
 mod memory;
 mod reaper;

@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 const STAT_SIZE: usize = 1536;
 
 /// One process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Entry {
     pub(crate) pid: i32,
-    state: u8,
+    pub(crate) state: u8,
     pub(crate) parent: i32,
     pub(crate) group: i32,
     pub(crate) session: i32,

@@ -5,12 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::debug;
 
 use super::pidfd::send_to;
 use crate::child::command::reason;
 use crate::child::{CgroupError, Signal};
+use crate::process::cgroup::{children, is_cgroup, is_populated, members, value};
 
 /// The directory of a cgroup that holds one child and its descendants, and nobody else.
 #[derive(Debug)]
@@ -143,43 +143,8 @@ fn signal_members(directory: &Path, signal: Signal) {
     }
 }
 
-/// Whether the directory is one of a cgroup v2.
-pub(crate) fn is_cgroup(directory: &Path) -> bool {
-    statfs(directory).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
-        && directory.is_dir()
-}
-
-/// The pids in it and below it. A threaded one, and a process of another pid namespace (0), has
-/// none.
-pub(crate) fn members(directory: &Path) -> Vec<i32> {
-    let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<i32> =
-        procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
-    for child in children(directory) {
-        pids.extend(members(&child));
-    }
-    pids
-}
-
-fn children(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    entries.flatten().filter(is_directory).map(|entry| entry.path()).collect()
-}
-
-fn is_populated(directory: &Path) -> io::Result<bool> {
-    let events = fs::read_to_string(directory.join("cgroup.events"))?;
-    Ok(value(&events, "populated").unwrap_or(0) != 0)
-}
-
 fn oom_kills(directory: &Path) -> Option<u64> {
     value(&fs::read_to_string(directory.join("memory.events")).ok()?, "oom_kill")
-}
-
-/// The number beside `key` in a flat keyed file.
-pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
-    let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
-    pairs.find(|(name, _)| *name == key)?.1.trim().parse().ok()
 }
 
 /// What the child has made below it goes as well; a cgroup's directory has no other content.
