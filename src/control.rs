@@ -27,12 +27,13 @@
 //! # }
 //! ```
 
+mod call;
 mod client;
 mod error;
+mod place;
 mod server;
 mod stream;
 mod value;
-#[expect(dead_code)] // what the server says with it is on its way
 mod view;
 
 pub use client::{Client, ClientError, DEFAULT_TIMEOUT, Watch};

@@ -62,7 +62,7 @@ impl Client {
     /// [`ClientError::NotServed`] where no supervisor serves it; the others as they say.
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path = path.as_ref();
-        let stream = stream::dial(path, DEFAULT_TIMEOUT)
+        let stream = stream::dial(path, Some(DEFAULT_TIMEOUT))
             .map_err(|error| ClientError::of_connect(path, error))?;
         let client = Self {
             stream,
@@ -159,7 +159,9 @@ impl Client {
         let give_up = self.send("Attach", parameters, "upgrade")?;
         let reply = self.reply(Some(give_up))?.parameters;
         let attached = read_attached(&reply).map_err(|error| self.unreadable("Attach", &error))?;
-        self.stream.set_nonblocking(false).map_err(|error| self.io(error))?;
+        let stream = &self.stream;
+        let blocking = stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(None));
+        blocking.map_err(|error| self.io(error))?;
         Ok((attached, self.stream))
     }
 

@@ -22,12 +22,10 @@ pub enum ControlError {
     #[error("the control socket {} is in use by a live supervisor: stop that one, or choose another name", .0.display())]
     InUse(PathBuf),
     /// What is there is no socket of ours.
-    #[error("{} is {found}, not {wanted}: move it away", .path.display())]
+    #[error("{} is not {wanted}: move it away", .path.display())]
     WrongKind {
         /// Where.
         path: PathBuf,
-        /// What it is.
-        found: &'static str,
         /// What it should be.
         wanted: &'static str,
     },

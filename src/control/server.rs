@@ -1,17 +1,45 @@
 //! The server's end: a service of one monitor.
+//!
+//! While nobody is connected it has one descriptor, no buffer and no timer. A client has a buffer
+//! only for a message that it has not sent to its end, and for a reply that it has not taken.
+
+mod connection;
+mod connections;
+mod methods;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 
 use super::ControlError;
-use super::stream;
+use super::place::{Bound, Place};
 use crate::monitor::{Desk, Sandbox, Service, Transition};
-use crate::reactor::Ready;
+use crate::reactor::{Interest, Ready, SourceId};
+use connections::{Connections, FIRST_KEY};
+
+/// The listener's source and timer.
+const LISTENER: u32 = 0;
 
 /// Serves the control socket of one sandbox, `<runtime dir>/<config file>/<name>.sock`.
-#[derive(Debug)]
+///
+/// The socket is there from before the child is started until its end has been told; both it and
+/// its directories admit nobody but their owner. A stale one is replaced, a live one is not: then
+/// nothing is started.
 pub struct Server {
-    path: PathBuf,
+    place: Place,
+    stage: Stage,
+}
+
+enum Stage {
+    New,
+    Open {
+        bound: Bound,
+        source: SourceId,
+        clients: Connections,
+    },
+    /// All is over; some have yet to take their last reply.
+    Leaving(Connections),
+    Done,
 }
 
 impl Server {
@@ -21,40 +49,101 @@ impl Server {
     ///
     /// [`ControlError::PathTooLong`], where the system has such a limit.
     pub fn new(runtime_dir: &Path, sandbox: &Sandbox) -> Result<Self, ControlError> {
-        let directory = std::path::absolute(runtime_dir)
-            .map_err(|error| ControlError::io("find the runtime directory", runtime_dir, error))?;
-        let name = format!("{}.sock", sandbox.name());
-        let path = directory.join(sandbox.config_file().as_str()).join(name);
-        match stream::path_limit() {
-            Some(limit) if path.as_os_str().len() > limit => {
-                Err(ControlError::PathTooLong { path, limit })
-            }
-            _ => Ok(Self { path }),
-        }
+        let config_file = sandbox.config_file().as_str();
+        let place = Place::new(runtime_dir, config_file, sandbox.name().as_str())?;
+        Ok(Self { place, stage: Stage::New })
     }
 
     /// The path of the socket.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
+    }
+
+    fn clients(&mut self) -> Option<&mut Connections> {
+        match &mut self.stage {
+            Stage::Open { clients, .. } | Stage::Leaving(clients) => Some(clients),
+            Stage::New | Stage::Done => None,
+        }
+    }
+
+    fn settle(&mut self) {
+        if let Stage::Leaving(clients) = &self.stage
+            && clients.is_empty()
+        {
+            self.stage = Stage::Done;
+        }
+    }
+
+    /// The socket goes first, so that nobody comes any more; those who have come are answered.
+    fn finish(&mut self, desk: &mut Desk<'_, '_>) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Done);
+        let Stage::Open { bound, source, mut clients } = stage else { return };
+        bound.leave();
+        clients.accept_all(&bound.listener, desk);
+        desk.deregister(source);
+        drop(bound);
+        clients.finish(desk);
+        self.stage = Stage::Leaving(clients);
+        self.settle();
     }
 }
 
 impl Service for Server {
     fn address(&self) -> Option<&Path> {
-        Some(&self.path)
+        Some(self.place.path())
     }
 
-    fn open(&mut self, _desk: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn open(&mut self, desk: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let bound = self.place.bind()?;
+        let cannot = |error| ControlError::io("serve", self.place.path(), error);
+        bound.listener.set_nonblocking(true).map_err(cannot)?;
+        let source = desk.register(&bound.listener, Interest::READ, LISTENER).map_err(cannot)?;
+        self.stage = Stage::Open { bound, source, clients: Connections::new(source) };
         Ok(())
     }
 
-    fn ready(&mut self, _key: u32, _ready: Ready, _desk: &mut Desk<'_, '_>) {}
+    fn ready(&mut self, key: u32, ready: Ready, desk: &mut Desk<'_, '_>) {
+        match &mut self.stage {
+            Stage::Open { bound, clients, .. } if key == LISTENER => {
+                clients.accept(&bound.listener, desk);
+            }
+            _ => {
+                if let Some(clients) = self.clients() {
+                    clients.ready(key, ready, desk);
+                }
+            }
+        }
+        self.settle();
+    }
 
-    fn timer(&mut self, _key: u32, _desk: &mut Desk<'_, '_>) {}
+    fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>) {
+        match &mut self.stage {
+            Stage::Open { clients, .. } if key < FIRST_KEY => clients.accept_again(desk),
+            _ => {
+                if let Some(clients) = self.clients() {
+                    clients.timer(key, desk);
+                }
+            }
+        }
+        self.settle();
+    }
 
-    fn transition(&mut self, _transition: &Transition, _desk: &mut Desk<'_, '_>) {}
+    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+        if let Some(clients) = self.clients() {
+            clients.transition(transition, desk);
+        }
+        if let Transition::Stopped { .. } = transition {
+            self.finish(desk);
+        }
+    }
 
     fn is_done(&self) -> bool {
-        true
+        matches!(self.stage, Stage::New | Stage::Done)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("path", &self.place.path()).finish_non_exhaustive()
     }
 }

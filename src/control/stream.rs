@@ -6,16 +6,16 @@
 mod platform;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrLike, UnixAddr, connect, recv, setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, UnixAddr, connect, recv};
 
-pub(super) use platform::{path_limit, peer_uid};
+pub(super) use platform::{bind, path_limit, peer_uid};
 
 /// What one look at a connection takes at most.
 const CHUNK: usize = 4096;
@@ -57,21 +57,30 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], flags: MsgFlags) -> io::Resul
     }
 }
 
-/// Connects to the socket at `path`, which is not a symbolic link, and waits no longer than that
-/// for a server that accepts nobody (then it is `WouldBlock`).
-pub(super) fn dial(path: &Path, patience: Duration) -> io::Result<UnixStream> {
-    let socket = platform::socket()?;
-    // Linux lets connect(2) wait for room among those who have not been accepted, unix(7), for
-    // as long as a send may; elsewhere it never waits. Zero would be for ever.
-    let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX).max(1);
-    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::microseconds(patience))?;
+/// Connects to the socket at `path`, which is not a symbolic link. With a server that accepts nobody
+/// it waits for as long as `patience` says, or not at all; then it is `WouldBlock`.
+pub(super) fn dial(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
+    let socket = UnixStream::from(platform::socket()?);
+    match patience {
+        // Linux lets connect(2) wait for room among those who have not been accepted, unix(7), for
+        // as long as a send may; elsewhere it never waits. Zero would be for ever.
+        Some(time) => socket.set_write_timeout(Some(time.max(Duration::from_micros(1))))?,
+        None => socket.set_nonblocking(true)?,
+    }
     platform::reach(path, |address| connect_to(&socket, address))?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
-fn connect_to(socket: &OwnedFd, address: &Path) -> io::Result<()> {
+/// Whether the peer has closed the connection both ways, and not only said that it sends no more.
+pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let _ = poll(&mut fds, PollTimeout::ZERO);
+    let [fd] = fds;
+    fd.revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}
+
+fn connect_to(socket: &UnixStream, address: &Path) -> io::Result<()> {
     let address = UnixAddr::new(address)?;
-    debug_assert!(address.len() > 0);
     loop {
         match connect(socket.as_raw_fd(), &address) {
             Err(Errno::EINTR) => {}

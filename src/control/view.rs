@@ -129,8 +129,8 @@ pub(super) fn state(report: &Report) -> Value {
     })
 }
 
-/// A further reply of `Watch`, and whether it is the last.
-pub(super) fn transition(transition: &Transition) -> (Value, bool) {
+/// A further reply of `Watch`, and the state that it tells.
+pub(super) fn transition(transition: &Transition) -> (Value, Phase) {
     let none = Value::Null;
     let (phase, at, child, end, restart_in) = match transition {
         Transition::Running { at, child } => {
@@ -155,7 +155,7 @@ pub(super) fn transition(transition: &Transition) -> (Value, bool) {
         "end": end,
         "restart_in": restart_in,
     });
-    (event, phase == Phase::Stopped)
+    (event, phase)
 }
 
 fn process(identity: &Identity) -> Value {

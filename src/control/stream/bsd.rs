@@ -1,9 +1,10 @@
 //! macOS and the BSDs: a path must fit into a `sockaddr_un`.
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -28,6 +29,16 @@ pub(in super::super) fn path_limit() -> Option<usize> {
 /// Calls `connect` with an address of the socket at `path`.
 pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     connect(path)
+}
+
+/// Makes a listening socket of this name in an open directory, whose path serves where the
+/// descriptor does not.
+pub(in super::super) fn bind(
+    _directory: &OwnedFd,
+    path: &Path,
+    name: &OsStr,
+) -> io::Result<UnixListener> {
+    UnixListener::bind(path.join(name))
 }
 
 /// The effective user of the peer, when it connected (or began to listen).

@@ -1,9 +1,10 @@
 //! Linux: `/proc/self/fd` makes any path short, and leads to what a descriptor has open, whatever
 //! is put in its place meanwhile.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -29,6 +30,21 @@ pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> i
         // No /proc here.
         Err(error) if error.kind() == io::ErrorKind::NotFound => connect(path),
         connected => connected,
+    }
+}
+
+/// Makes a listening socket of this name in an open directory, whose path serves where the
+/// descriptor does not.
+pub(in super::super) fn bind(
+    directory: &OwnedFd,
+    path: &Path,
+    name: &OsStr,
+) -> io::Result<UnixListener> {
+    match UnixListener::bind(of_descriptor(directory.as_raw_fd()).join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            UnixListener::bind(path.join(name))
+        }
+        bound => bound,
     }
 }
 

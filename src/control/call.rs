@@ -1,0 +1,199 @@
+//! A varlink call, read without building more of it than the methods here can use: whatever a
+//! message of a mebibyte holds, what is kept of it is small.
+
+use std::fmt;
+
+use serde_core::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// No method takes so many parameters.
+const MOST_PARAMETERS: usize = 16;
+
+/// One call.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    pub(super) method: String,
+    pub(super) parameters: Vec<(String, Scalar)>,
+    pub(super) more: bool,
+    pub(super) oneway: bool,
+    pub(super) upgrade: bool,
+}
+
+/// A parameter; no method takes one that is an array or an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Scalar {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Text(String),
+    Other,
+}
+
+impl Call {
+    /// Reads a message, its NUL taken off. The error says what is wrong with it.
+    pub(super) fn read(message: &[u8]) -> Result<Self, String> {
+        let call: Self = serde_json::from_slice(message).map_err(|error| error.to_string())?;
+        if call.method.is_empty() { Err("it names no method".to_owned()) } else { Ok(call) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Call {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(CallVisitor)
+    }
+}
+
+struct CallVisitor;
+
+impl<'de> Visitor<'de> for CallVisitor {
+    type Value = Call;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a varlink call")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Call, A::Error> {
+        let mut call = Call::default();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "method" => call.method = map.next_value()?,
+                "parameters" => {
+                    call.parameters =
+                        map.next_value::<Option<Parameters>>()?.unwrap_or(Parameters(Vec::new())).0;
+                }
+                "more" => call.more = map.next_value::<Option<bool>>()?.unwrap_or_default(),
+                "oneway" => call.oneway = map.next_value::<Option<bool>>()?.unwrap_or_default(),
+                "upgrade" => call.upgrade = map.next_value::<Option<bool>>()?.unwrap_or_default(),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(call)
+    }
+}
+
+struct Parameters(Vec<(String, Scalar)>);
+
+impl<'de> Deserialize<'de> for Parameters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ParametersVisitor)
+    }
+}
+
+struct ParametersVisitor;
+
+impl<'de> Visitor<'de> for ParametersVisitor {
+    type Value = Parameters;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of parameters")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parameters, A::Error> {
+        let mut parameters = Vec::new();
+        while let Some(entry) = map.next_entry::<String, Scalar>()? {
+            if parameters.len() == MOST_PARAMETERS {
+                return Err(A::Error::custom("too many parameters"));
+            }
+            parameters.push(entry);
+        }
+        Ok(Parameters(parameters))
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Scalar, E> {
+        Ok(Scalar::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Scalar, E> {
+        Ok(Scalar::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Scalar, E> {
+        Ok(Scalar::Int(value))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Scalar, E> {
+        Ok(i64::try_from(value).map_or(Scalar::Other, Scalar::Int))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Scalar, E> {
+        Ok(Scalar::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Scalar, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_read_with_its_flags_and_parameters() {
+        let call = Call::read(
+            br#"{"method":"a.b.C","more":true,"parameters":{"n":-3,"t":"x","o":{"a":[1]},"z":null},"x":[{}]}"#,
+        )
+        .unwrap();
+        assert_eq!((call.method.as_str(), call.more, call.oneway), ("a.b.C", true, false));
+        let text = |text: &str| text.to_owned();
+        let expected = [
+            (text("n"), Scalar::Int(-3)),
+            (text("t"), Scalar::Text(text("x"))),
+            (text("o"), Scalar::Other),
+            (text("z"), Scalar::Null),
+        ];
+        assert_eq!(call.parameters, expected);
+    }
+
+    #[test]
+    fn what_is_no_call_is_refused_with_a_reason() {
+        let deep = format!(r#"{{"method":"a.b","x":{}"#, "[".repeat(500_000));
+        let many = r#""k":0,"#.repeat(20);
+        let many = format!(r#"{{"method":"a.b","parameters":{{{many}"l":0}}}}"#);
+        for message in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            "\u{0}",
+            r#"{"method":3}"#,
+            r#"{"method":"a"} x"#,
+            &deep,
+            &many,
+        ] {
+            assert!(Call::read(message.as_bytes()).is_err(), "{message:.40}");
+        }
+        assert!(Call::read(b"{\"method\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn null_parameters_and_flags_are_as_none() {
+        let call = Call::read(br#"{"method":"a.B","parameters":null,"more":null}"#).unwrap();
+        assert!(call.parameters.is_empty() && !call.more);
+    }
+}

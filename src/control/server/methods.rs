@@ -1,0 +1,261 @@
+//! The methods: what a call asks for, done or turned down.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::call::{Call, Scalar};
+use super::super::view::{self, stream_of};
+use super::super::{INTERFACE_DESCRIPTION, value::int};
+use crate::child::Signal;
+use crate::monitor::{Attach, AttachError, Desk, Phase, RequestError, SessionId};
+
+const SERVICE: &str = "org.varlink.service";
+const MONITOR: &str = "io.vmon.Monitor";
+
+/// How much of a name that nobody knows is told back.
+const ECHO: usize = 256;
+
+/// The interface that every varlink service has.
+const SERVICE_DESCRIPTION: &str = include_str!("org.varlink.service.varlink");
+
+/// What becomes of a call.
+pub(super) enum Answer {
+    /// It is done.
+    Reply(Value),
+    /// The state, then transitions.
+    Watch,
+    /// The connection becomes a session.
+    Attach(Attach),
+}
+
+/// A varlink error.
+#[derive(Debug)]
+pub(super) struct Fault {
+    interface: &'static str,
+    name: &'static str,
+    parameters: Value,
+}
+
+impl Fault {
+    pub(super) fn new(name: &'static str, parameters: Value) -> Self {
+        Self { interface: MONITOR, name, parameters }
+    }
+
+    fn standard(name: &'static str, parameters: Value) -> Self {
+        Self { interface: SERVICE, name, parameters }
+    }
+
+    fn parameter(name: &str) -> Self {
+        Self::standard("InvalidParameter", json!({ "parameter": echo(name) }))
+    }
+
+    pub(super) fn of_attach(error: AttachError) -> Self {
+        match error {
+            AttachError::NotRunning => Self::new("NotRunning", json!({})),
+            AttachError::NoSuchStream(stream) => {
+                Self::new("NoSuchStream", json!({ "stream": stream.as_str() }))
+            }
+            error => Self::new("Failed", json!({ "message": error.to_string() })),
+        }
+    }
+
+    /// As a message.
+    pub(super) fn message(&self) -> Vec<u8> {
+        let error = format!("{}.{}", self.interface, self.name);
+        message(&json!({ "error": error, "parameters": self.parameters }))
+    }
+}
+
+impl From<RequestError> for Fault {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NotRunning => Self::new("NotRunning", json!({})),
+            RequestError::NoSuchSession(session) => {
+                Self::new("NoSuchSession", json!({ "session": int(session.0) }))
+            }
+            RequestError::ReadOnly(session) => {
+                Self::new("ReadOnly", json!({ "session": int(session.0) }))
+            }
+            RequestError::NoTerminal => Self::new("NotATerminal", json!({})),
+            RequestError::System(text) => Self::new("Failed", json!({ "message": text })),
+        }
+    }
+}
+
+/// A reply as a message.
+pub(super) fn reply(parameters: Value, continues: bool) -> Vec<u8> {
+    match continues {
+        true => message(&json!({ "parameters": parameters, "continues": true })),
+        false => message(&json!({ "parameters": parameters })),
+    }
+}
+
+fn message(value: &Value) -> Vec<u8> {
+    let mut bytes = value.to_string().into_bytes();
+    bytes.push(0);
+    bytes
+}
+
+/// Does what a call asks for, as far as that needs no connection.
+pub(super) fn answer(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+    let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
+    let unknown = || {
+        let method = echo(&call.method);
+        Fault::standard("MethodNotFound", json!({ "method": method }))
+    };
+    match interface {
+        SERVICE => service(method, call).unwrap_or_else(|| Err(unknown())),
+        MONITOR => monitor(method, call, desk).unwrap_or_else(|| Err(unknown())),
+        _ => {
+            let interface = echo(interface);
+            Err(Fault::standard("InterfaceNotFound", json!({ "interface": interface })))
+        }
+    }
+}
+
+type Answered = Option<Result<Answer, Fault>>;
+
+fn service(method: &str, call: &Call) -> Answered {
+    let answered = match method {
+        "GetInfo" => Parameters::of(call, &[]).map(|_| {
+            json!({
+                "vendor": "vmon",
+                "product": "vmon",
+                "version": env!("CARGO_PKG_VERSION"),
+                "url": env!("CARGO_PKG_REPOSITORY"),
+                "interfaces": [SERVICE, MONITOR],
+            })
+        }),
+        "GetInterfaceDescription" => description(call),
+        _ => return None,
+    };
+    Some(answered.map(Answer::Reply))
+}
+
+fn description(call: &Call) -> Result<Value, Fault> {
+    match Parameters::of(call, &["interface"])?.text("interface")? {
+        Some(MONITOR) => Ok(json!({ "description": INTERFACE_DESCRIPTION })),
+        Some(SERVICE) => Ok(json!({ "description": SERVICE_DESCRIPTION })),
+        Some(other) => {
+            Err(Fault::standard("InterfaceNotFound", json!({ "interface": echo(other) })))
+        }
+        None => Err(Fault::parameter("interface")),
+    }
+}
+
+fn monitor(method: &str, call: &Call, desk: &mut Desk<'_, '_>) -> Answered {
+    if call.upgrade && method != "Attach" {
+        return Some(Err(Fault::parameter("upgrade")));
+    }
+    let answered = match method {
+        "GetStatus" => Parameters::of(call, &[])
+            .map(|_| Answer::Reply(json!({ "status": view::status(&desk.report()) }))),
+        "Signal" => signal(call, desk),
+        "Stop" => stop(call, desk),
+        "ReopenLog" => Parameters::of(call, &[]).and_then(|_| Ok(done(desk.reopen_log()?))),
+        "Attach" => attach(call),
+        "Resize" => resize(call, desk),
+        "Watch" => Parameters::of(call, &[]).and_then(|_| match call.more {
+            true => Ok(Answer::Watch),
+            false => Err(Fault::standard("ExpectedMore", json!({}))),
+        }),
+        _ => return None,
+    };
+    Some(answered)
+}
+
+fn done((): ()) -> Answer {
+    Answer::Reply(json!({}))
+}
+
+fn signal(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+    let parameters = Parameters::of(call, &["signal"])?;
+    let name = parameters.text("signal")?.ok_or_else(|| Fault::parameter("signal"))?;
+    let signal: Signal =
+        name.parse().map_err(|_| Fault::new("InvalidSignal", json!({ "signal": echo(name) })))?;
+    Ok(done(desk.signal(signal)?))
+}
+
+fn stop(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+    let timeout = Parameters::of(call, &["timeout"])?.number("timeout")?;
+    if desk.report().phase == Phase::Stopped {
+        return Err(Fault::from(RequestError::NotRunning));
+    }
+    desk.stop(timeout.map(Duration::from_millis));
+    Ok(done(()))
+}
+
+fn attach(call: &Call) -> Result<Answer, Fault> {
+    let parameters = Parameters::of(call, &["stream", "read_only", "tail"])?;
+    let to = match parameters.text("stream")? {
+        Some(name) => Some(stream_of(name).ok_or_else(|| Fault::parameter("stream"))?),
+        None => None,
+    };
+    let read_only = parameters.flag("read_only")?.unwrap_or(false);
+    let tail = parameters.number("tail")?.unwrap_or(0);
+    match call.upgrade {
+        true => Ok(Answer::Attach(Attach { to, read_only, tail })),
+        false => Err(Fault::new("ExpectedUpgrade", json!({}))),
+    }
+}
+
+fn resize(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+    let parameters = Parameters::of(call, &["session", "rows", "columns"])?;
+    let size = |name| match parameters.number::<u16>(name)? {
+        Some(number @ 1..) => Ok(number),
+        _ => Err(Fault::parameter(name)),
+    };
+    let session = parameters.number("session")?.ok_or_else(|| Fault::parameter("session"))?;
+    desk.resize(SessionId(session), size("rows")?, size("columns")?)?;
+    Ok(done(()))
+}
+
+/// The parameters of a call; one that is null is as one that is missing.
+struct Parameters<'a>(&'a [(String, Scalar)]);
+
+impl<'a> Parameters<'a> {
+    /// Turns down a parameter that the method does not know.
+    fn of(call: &'a Call, known: &[&str]) -> Result<Self, Fault> {
+        match call.parameters.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, _)) => Err(Fault::parameter(name)),
+            None => Ok(Self(&call.parameters)),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Scalar> {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value).filter(|value| **value != Scalar::Null)
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<&'a str>, Fault> {
+        match self.get(name) {
+            Some(Scalar::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(Fault::parameter(name)),
+            None => Ok(None),
+        }
+    }
+
+    fn flag(&self, name: &'static str) -> Result<Option<bool>, Fault> {
+        match self.get(name) {
+            Some(Scalar::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(Fault::parameter(name)),
+            None => Ok(None),
+        }
+    }
+
+    fn number<N: TryFrom<i64>>(&self, name: &'static str) -> Result<Option<N>, Fault> {
+        match self.get(name) {
+            Some(&Scalar::Int(number)) => {
+                N::try_from(number).map(Some).map_err(|_| Fault::parameter(name))
+            }
+            Some(_) => Err(Fault::parameter(name)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A name to tell back, which may be as long as a message.
+fn echo(name: &str) -> String {
+    name.chars().take(ECHO).collect()
+}
