@@ -226,6 +226,11 @@ pub(super) fn end_lost_session(_: &Identity, _: Option<&Path>) -> io::Result<usi
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// As for [`end_lost_session`].
+pub(super) fn end_marked(_: &str) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// The kernel's own name for this boot (macOS: a UUID, FreeBSD: 16 random bytes), in hexadecimal;
 /// empty where it has none. The boot time is none: it moves when the clock is set.
 pub(super) fn boot_id() -> String {

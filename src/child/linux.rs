@@ -98,6 +98,24 @@ pub(super) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::R
     Ok(members.len() + in_cgroup)
 }
 
+/// See [`end_marked`](super::lost::end_marked).
+pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
+    let entry = format!("{}={marker}", super::lost::RUN_VARIABLE).into_bytes();
+    let is_marked = |pid: i32| {
+        // That of an ended process is empty.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == entry)
+    };
+    let mut count = 0;
+    let us = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    let others = Entry::all()?.into_iter().filter(|process| process.pid != us);
+    for process in others.filter(|process| is_marked(process.pid)) {
+        pidfd::send_to(process.pid, Signal::KILL, || is_marked(process.pid))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 pub(super) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim_end().to_owned())

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use super::Identity;
 use super::platform;
 
@@ -22,6 +24,25 @@ use super::platform;
 /// process table can't be read.
 pub(crate) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::Result<usize> {
     platform::end_lost_session(child, cgroup)
+}
+
+/// The variable in the environment of a command that says which run it belongs to.
+pub(crate) const RUN_VARIABLE: &str = "VMON_RUN";
+
+/// What [`RUN_VARIABLE`] says: no other run has the same on one boot.
+pub(crate) fn run_marker(supervisor: &Identity, started_at: DateTime<Utc>) -> String {
+    format!("{}.{}.{}", supervisor.pid, supervisor.start, started_at.timestamp_micros())
+}
+
+/// As [`end_lost_session`], for a run whose supervisor has gone between the start of the child and
+/// the record of its pid: kills every process whose environment began with this marker, as that of
+/// the child did. What may not be looked at is another user's.
+///
+/// # Errors
+///
+/// As [`end_lost_session`].
+pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
+    platform::end_marked(marker)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -68,6 +89,30 @@ mod tests {
             assert_eq!(members(&identity), 0);
             let _ = child.try_reap();
         }
+    }
+
+    #[test]
+    fn what_has_the_marker_of_a_lost_run_is_ended_and_nothing_else() {
+        let marked = |marker: &str| {
+            let command = Command::new("sh")
+                .args(["-c", "(setsid sleep 1000 &) ; sleep 1000 & wait"])
+                .env(RUN_VARIABLE, marker);
+            Child::spawn(&command, SpawnIo::Pipes { input: false }).unwrap()
+        };
+        let unique = run_marker(&Identity::current(), Utc::now());
+        let (child, _io) = marked(&unique);
+        let (other, _other_io) = marked(&format!("{unique}0"));
+        let identity = Identity::of(other.pid()).unwrap();
+        eventually(|| members(&identity) == 2);
+        let mut most = 0;
+        eventually(|| {
+            most = most.max(end_marked(&unique).unwrap());
+            child.try_reap().is_ok_and(|ended| ended.is_some()) && end_marked(&unique).unwrap() == 0
+        });
+        assert!(most > 0);
+        assert_eq!(members(&identity), 2, "the other run's");
+        eventually(|| end_marked(&format!("{unique}0")).unwrap() == 0);
+        other.discard();
     }
 
     #[test]

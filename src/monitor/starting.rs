@@ -14,6 +14,7 @@ use super::{
     Cx, Launch, Monitor, Outcome, Restart, Running, Sandbox, Source, StartError, Starting, State,
     Timer, Transition,
 };
+use crate::child::lost::{RUN_VARIABLE, run_marker};
 use crate::child::{Child, ChildIo, Identity};
 use crate::logfile::LogFile;
 use crate::reactor::{Interest, SourceId};
@@ -86,6 +87,8 @@ impl Monitor {
                 if self.sandbox.restart != Restart::No && self.again.is_none() {
                     self.again = Some(Box::new(Again::new(command.clone())));
                 }
+                let marker = run_marker(&self.supervisor, self.asked);
+                let command = command.env(RUN_VARIABLE, marker);
                 let terminal = streams::open_terminal(&self.sandbox, command.wants_pty());
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
                 let (child, io) = Child::spawn(&command, io).map_err(StartError::Spawn)?;
