@@ -4,16 +4,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::read::{Run, Status};
-use crate::child::lost::end_lost_session;
+use crate::child::lost::{end_lost_session, end_marked, run_marker};
 use crate::monitor::Identity;
 
 /// Where the processes of a lost run are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Leftovers {
-    /// The child, whose session it is; with pid 0, which nobody has, where only the cgroup is
-    /// known.
-    child: Identity,
+    child: Lead,
     cgroup: Option<PathBuf>,
+}
+
+/// What leads to the child and what it has started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Lead {
+    /// The child, whose session it is.
+    Session(Identity),
+    /// The supervisor was lost before it could record the child: what its environment says.
+    Marker { marker: String, supervisor: Identity },
 }
 
 /// What was found.
@@ -43,9 +50,11 @@ impl Leftovers {
         }
         let cgroup = spec.and_then(|spec| spec.cgroup.clone());
         let cgroup = cgroup.filter(|cgroup| !is_used(cgroup, open));
-        let child = match (&run.child, &cgroup) {
-            (Some(child), _) => child.clone(),
-            (None, Some(_)) => Identity { pid: 0, start: 0, ..supervisor },
+        let child = match (&run.child, run.started_at) {
+            (Some(child), _) => Lead::Session(child.clone()),
+            (None, Some(started_at)) => {
+                Lead::Marker { marker: run_marker(&supervisor, started_at), supervisor }
+            }
             (None, None) => return None,
         };
         Some(Self { child, cgroup })
@@ -57,7 +66,16 @@ impl Leftovers {
     ///
     /// It can't be found out.
     pub(super) fn end(&self) -> io::Result<Left> {
-        match end_lost_session(&self.child, self.cgroup.as_deref()) {
+        let cgroup = self.cgroup.as_deref();
+        let found = match &self.child {
+            Lead::Session(child) => end_lost_session(child, cgroup),
+            Lead::Marker { marker, supervisor } => {
+                // Nobody has pid 0, nor its session: only the cgroup counts.
+                let nobody = Identity { pid: 0, start: 0, ..supervisor.clone() };
+                end_lost_session(&nobody, cgroup).and_then(|count| Ok(count + end_marked(marker)?))
+            }
+        };
+        match found {
             Ok(0) => Ok(Left::Nothing),
             Ok(count) => Ok(Left::Killed(count)),
             // Where sessions can't be looked through, a child that has no supervisor any more is
