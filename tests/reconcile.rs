@@ -1,0 +1,272 @@
+//! The record is true after anything: what a lost supervisor leaves on record and in the process
+//! table, and what is never touched.
+
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+#[path = "common/lives.rs"]
+mod lives;
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use chrono::Utc;
+use common::{State, eventually, is_alive, signal, wait};
+use lives::{Fixture, Life, Supervisor, exited, only, restarting, running, told};
+use nix::sys::signal::Signal;
+use vmon::monitor::{Identity, Transition};
+use vmon::registry::{Lost, Registry, Run, Status};
+
+/// A child with a family: two that ignore what can be ignored, one in a group of its own.
+const FAMILY: &str =
+    "trap '' TERM HUP INT; sleep 1000 & sh -mc 'sleep 1000 & wait' & echo up; wait";
+
+/// The live processes of a session.
+fn session(leader: u32) -> Vec<u32> {
+    let member = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        fields.nth(3) == Some(&leader.to_string()) && is_alive(*pid)
+    };
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(member).collect()
+}
+
+/// `vmon run` of the family, RUNNING on record, and the child's pid.
+fn family(state: &State, name: &str) -> (Child, u32) {
+    let supervisor = state.run(name, &[], FAMILY).stdout(Stdio::null()).spawn().unwrap();
+    state.wait_for_log(name, b"up");
+    state.wait_for_status(name, "RUNNING");
+    let pid = state.run_column(name, "pid").unwrap().parse().unwrap();
+    eventually("the family is complete", || session(pid).len() == 4);
+    (supervisor, pid)
+}
+
+fn registry(state: &State) -> Registry {
+    Registry::open_existing(state.db()).unwrap().unwrap()
+}
+
+fn names(lost: &[Lost]) -> Vec<&str> {
+    lost.iter().map(|lost| lost.run.name.as_str()).collect()
+}
+
+/// As a test compares them.
+fn end(run: &Run) -> (&str, Option<i32>, Option<&str>) {
+    (&run.state, run.exit_code, run.reason.as_deref())
+}
+
+#[test]
+fn a_lost_supervisor_is_recorded_as_such_and_its_childs_session_ended() {
+    let state = State::new();
+    let (mut supervisor, pid) = family(&state, "web");
+    signal(&supervisor, Signal::SIGKILL);
+    wait(&mut supervisor);
+    let lost = registry(&state).reconcile().unwrap();
+    assert_eq!(session(pid), [0_u32; 0]);
+    assert_eq!(names(&lost), ["web"]);
+    assert!(lost[0].ended >= 3 && lost[0].remains.is_none(), "{lost:?}");
+    assert_eq!(state.run_column("web", "state").unwrap(), "STOPPED");
+    assert_eq!(state.run_column("web", "reason").unwrap(), "supervisor-lost");
+    assert!(state.run_column("web", "ended_at").is_some());
+    assert_eq!(state.sandbox_column("web", "status").unwrap(), "STOPPED");
+    assert_eq!(registry(&state).reconcile().unwrap(), []);
+}
+
+#[test]
+fn the_next_run_of_a_lost_name_starts_when_nothing_of_the_last_is_left() {
+    let state = State::new();
+    let (mut supervisor, pid) = family(&state, "web");
+    signal(&supervisor, Signal::SIGKILL);
+    wait(&mut supervisor);
+    // The leader dies with its supervisor; the others would see the next run begin.
+    let script = format!(
+        "for p in /proc/[0-9]*; do read -r line < $p/stat && echo \"$line\"; done | \
+        sed 's/.*) //' | awk '$1 != \"Z\" && $4 == {pid}' | wc -l"
+    );
+    let output = state.run("web", &[], &script).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0", "{output:?}");
+    assert_eq!(session(pid), [0_u32; 0]);
+    let runs = registry(&state).runs().unwrap();
+    let ends: Vec<_> = runs.iter().map(end).collect();
+    assert_eq!(
+        ends,
+        [("STOPPED", None, Some("supervisor-lost")), ("STOPPED", Some(0), Some("exited"))]
+    );
+}
+
+#[test]
+fn a_live_supervisor_is_left_alone_when_fifty_reconcile_at_once() {
+    let state = State::new();
+    let (mut live, live_pid) = family(&state, "live");
+    let families: Vec<_> = (0..3).map(|number| family(&state, &format!("lost-{number}"))).collect();
+    let pids: Vec<u32> = families.iter().map(|(_, pid)| *pid).collect();
+    for (mut supervisor, _) in families {
+        signal(&supervisor, Signal::SIGKILL);
+        wait(&mut supervisor);
+    }
+    let (barrier, over) = (Barrier::new(51), AtomicBool::new(false));
+    thread::scope(|scope| {
+        // Sandboxes start and stop meanwhile, each as its own supervisor tells it.
+        scope.spawn(|| {
+            let registry = registry(&state);
+            barrier.wait();
+            for number in 0.. {
+                let mut observer = registry.observer();
+                Life::of(&format!("short-{number}")).granted(&mut observer);
+                told(&mut observer, &running());
+                told(&mut observer, &exited(3));
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let reconcilers: Vec<_> = (0..50)
+            .map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    registry(&state).reconcile().unwrap()
+                })
+            })
+            .collect();
+        let found: Vec<_> = reconcilers.into_iter().map(|one| one.join().unwrap()).collect();
+        over.store(true, Ordering::Relaxed);
+        for lost in found {
+            assert!(lost.iter().all(|lost| lost.run.name.starts_with("lost-")), "{lost:?}");
+        }
+    });
+    assert!(pids.into_iter().all(|pid| session(pid).is_empty()));
+    assert_eq!(session(live_pid).len(), 4);
+    for run in registry(&state).runs().unwrap() {
+        match run.name.as_str() {
+            "live" => assert_eq!(end(&run), ("RUNNING", None, None)),
+            name if name.starts_with("lost") => {
+                assert_eq!(end(&run), ("STOPPED", None, Some("supervisor-lost")));
+            }
+            _ => assert_eq!(end(&run), ("STOPPED", Some(3), Some("exited"))),
+        }
+    }
+    assert_eq!(state.sandbox_column("live", "status").unwrap(), "RUNNING");
+    signal(&live, Signal::SIGKILL);
+    wait(&mut live);
+    assert_eq!(names(&registry(&state).reconcile().unwrap()), ["live"]);
+}
+
+/// A run of this supervisor, with a child that is a live process of somebody else.
+fn recorded(fixture: &Fixture, supervisor: Identity, child: Identity) {
+    let mut observer = fixture.registry().observer();
+    Life::of("web").under(supervisor).granted(&mut observer);
+    told(&mut observer, &Transition::Running { at: Utc::now(), child });
+}
+
+#[test]
+fn after_a_reboot_nothing_is_signalled() {
+    let fixture = Fixture::new();
+    let stranger = Supervisor::start();
+    let before = Identity { boot_id: "an-earlier-one".to_owned(), ..Identity::current() };
+    recorded(&fixture, before, stranger.identity());
+    let lost = fixture.registry().reconcile().unwrap();
+    assert_eq!((names(&lost), lost[0].ended), (vec!["web"], 0));
+    assert_eq!(end(&only(&fixture.registry())), ("STOPPED", None, Some("supervisor-lost")));
+    assert!(is_alive(stranger.0.id()));
+    stranger.kill();
+}
+
+#[test]
+fn a_pid_that_was_used_again_is_neither_the_supervisor_nor_the_child() {
+    let fixture = Fixture::new();
+    let (stranger, other) = (Supervisor::start(), Supervisor::start());
+    let earlier = |identity: Identity| Identity { start: identity.start - 1, ..identity };
+    recorded(&fixture, earlier(stranger.identity()), earlier(other.identity()));
+    assert_eq!(names(&fixture.registry().reconcile().unwrap()), ["web"]);
+    assert_eq!(only(&fixture.registry()).status, Status::Stopped);
+    assert!(is_alive(stranger.0.id()) && is_alive(other.0.id()));
+    stranger.kill();
+    other.kill();
+}
+
+#[test]
+fn a_supervisor_of_another_pid_namespace_is_not_judged() {
+    let fixture = Fixture::new();
+    let elsewhere = Identity { pid_namespace: Some(1), pid: u32::MAX >> 2, ..Identity::current() };
+    recorded(&fixture, elsewhere.clone(), elsewhere);
+    assert_eq!(fixture.registry().reconcile().unwrap(), []);
+    assert_eq!(end(&only(&fixture.registry())), ("RUNNING", None, None));
+}
+
+#[test]
+fn a_supervisor_that_is_lost_between_two_runs_leaves_the_end_of_the_first() {
+    let fixture = Fixture::new();
+    let supervisor = Supervisor::start();
+    let mut observer = fixture.registry().observer();
+    Life::of("web").under(supervisor.identity()).granted(&mut observer);
+    told(&mut observer, &running());
+    told(&mut observer, &restarting(7));
+    let before = only(&fixture.registry());
+    assert_eq!(end(&before), ("RESTARTING", Some(7), Some("exited")));
+    assert_eq!(fixture.registry().reconcile().unwrap(), []);
+    supervisor.kill();
+    assert_eq!(names(&fixture.registry().reconcile().unwrap()), ["web"]);
+    let after = only(&fixture.registry());
+    assert_eq!(end(&after), ("STOPPED", Some(7), Some("exited")));
+    assert_eq!(after.ended_at, before.ended_at);
+}
+
+#[test]
+fn a_supervisor_that_is_lost_while_it_drains_leaves_the_exit_code() {
+    let state = State::new();
+    let script = "(trap '' TERM; while :; do echo more; sleep 0.01; done) & exit 7";
+    let mut supervisor = state
+        .run("web", &["--stop-timeout", "1000"], script)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the exit code is on record", || {
+        state.run_column("web", "exit_code").as_deref() == Some("7")
+    });
+    assert_eq!(state.run_column("web", "state").unwrap(), "RUNNING");
+    let pid = state.run_column("web", "pid").unwrap().parse().unwrap();
+    signal(&supervisor, Signal::SIGKILL);
+    wait(&mut supervisor);
+    assert_eq!(names(&registry(&state).reconcile().unwrap()), ["web"]);
+    assert_eq!(session(pid), [0_u32; 0]);
+    let runs = registry(&state).runs().unwrap();
+    assert_eq!(end(&runs[0]), ("STOPPED", Some(7), Some("supervisor-lost")));
+}
+
+#[test]
+fn a_sandbox_that_another_program_runs_since_is_left_as_it_is() {
+    let fixture = Fixture::new();
+    let (supervisor, theirs) = (Supervisor::start(), Supervisor::start());
+    recorded(&fixture, supervisor.identity(), Identity { start: 1, ..supervisor.identity() });
+    supervisor.kill();
+    let sql = "UPDATE sandboxes SET supervisor_pid = ?1, microvm_pid = 77";
+    fixture.sqlite().execute(sql, [theirs.0.id()]).unwrap();
+    assert_eq!(names(&fixture.registry().reconcile().unwrap()), ["web"]);
+    assert_eq!(fixture.text("SELECT status FROM sandboxes"), "RUNNING");
+    theirs.kill();
+}
+
+#[test]
+fn nothing_is_made_where_nothing_is() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", fixture.db().display()));
+    }
+    assert_eq!(registry.reconcile().unwrap(), []);
+    assert!(!fixture.db().exists());
+}
+
+#[test]
+fn where_nothing_is_lost_a_writer_is_not_waited_for() {
+    let fixture = Fixture::new();
+    let mut observer = fixture.registry().observer();
+    Life::of("web").granted(&mut observer);
+    let lock = fixture.sqlite();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(fixture.registry().reconcile().unwrap(), []);
+}
