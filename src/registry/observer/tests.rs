@@ -1,5 +1,7 @@
 //! The observer against a real database: locked, broken, replaced, and with a connection that lingers.
 
+mod restarts;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -1,0 +1,178 @@
+//! A command that is started again: one transaction from run to run, whatever the database does.
+
+use super::*;
+
+/// The claim of the run with this number, 0 for the first.
+fn claim_again(observer: &mut RegistryObserver, restarts: u32) -> Claim {
+    let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+    let (supervisor, command) = (Identity::current(), Command::new("true"));
+    let (command, at) = (Some(&command), Utc::now());
+    let starting = Starting {
+        sandbox: &sandbox,
+        command,
+        supervisor: &supervisor,
+        at,
+        restarts,
+        socket: None,
+    };
+    observer.claim(&starting)
+}
+
+fn restarting(code: i32) -> Transition {
+    let outcome = Outcome::Ended { status: ExitStatus::Code(code), reason: Reason::Exited };
+    let end = End { outcome, bytes_logged: 5, bytes_dropped: 0 };
+    Transition::Restarting { at: Utc::now(), end, after: Duration::from_millis(100) }
+}
+
+fn states(fixture: &Fixture) -> Vec<(String, Option<i32>)> {
+    let runs = fixture.registry.runs().unwrap();
+    runs.into_iter().map(|run| (run.state, run.exit_code)).collect()
+}
+
+fn is(state: &str, code: Option<i32>) -> (String, Option<i32>) {
+    (state.to_owned(), code)
+}
+
+fn is_taken(fixture: &Fixture) -> bool {
+    let claim = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
+    matches!(claim, Claim::Taken { .. })
+}
+
+/// Claimed and running.
+fn first(mut observer: RegistryObserver) -> RegistryObserver {
+    assert!(matches!(claim_again(&mut observer, 0), Claim::Granted));
+    assert_eq!(observer.transition(&running()), Progress::Done);
+    observer
+}
+
+#[test]
+fn a_run_that_another_follows_keeps_the_name_until_the_next_claim_closes_it() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.registry.observer());
+    assert_eq!(observer.transition(&restarting(1)), Progress::Done);
+    assert_eq!(states(&fixture), [is("RESTARTING", Some(1))]);
+    let db = Connection::open(fixture.registry.path()).unwrap();
+    let status = || -> String {
+        db.query_row("SELECT status FROM sandboxes", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(status(), "STOPPED");
+    assert!(is_taken(&fixture));
+    assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
+    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+    assert!(is_taken(&fixture));
+    assert_eq!(observer.transition(&running()), Progress::Done);
+    assert_eq!(status(), "RUNNING");
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STOPPED", Some(7))]);
+}
+
+#[test]
+fn a_stop_while_it_waits_to_be_started_again_is_the_end_with_the_same_end() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.registry.observer());
+    assert_eq!(observer.transition(&restarting(7)), Progress::Done);
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(states(&fixture), [is("STOPPED", Some(7))]);
+    assert!(!is_taken(&fixture));
+}
+
+#[test]
+fn ends_that_wait_for_a_lock_are_written_in_order_with_the_run_that_goes_on() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.registry.observer());
+    let lock = fixture.locked();
+    for number in 1..=3 {
+        let code = i32::try_from(number).unwrap();
+        assert!(matches!(observer.transition(&restarting(code)), Progress::Later(_)));
+        assert!(matches!(claim_again(&mut observer, number), Claim::Later(..)));
+        assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+    }
+    drop(lock);
+    assert_eq!(observer.retry(), Progress::Done);
+    let ended = [1, 2, 3].map(|code| is("STOPPED", Some(code)));
+    let mut expected = ended.to_vec();
+    expected.push(is("RUNNING", None));
+    assert_eq!(states(&fixture), expected);
+    assert!(is_taken(&fixture));
+    assert_eq!(fixture.spilled().len(), 0);
+}
+
+#[test]
+fn ends_that_have_waited_are_in_files_and_none_is_lost_or_told_twice() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.impatient());
+    let lock = fixture.locked();
+    for number in 1..=20 {
+        let code = i32::try_from(number).unwrap();
+        assert!(matches!(observer.transition(&restarting(code)), Progress::Later(_)));
+        assert!(matches!(claim_again(&mut observer, number), Claim::Later(..)));
+        assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+    }
+    // As if the supervisor were lost now, all of them are in files.
+    assert!(fixture.spilled().len() >= 20, "{:?}", fixture.spilled());
+    drop(lock);
+    assert_eq!(observer.retry(), Progress::Done);
+    let mut expected: Vec<_> = (1..=20).map(|code| is("STOPPED", Some(code))).collect();
+    expected.push(is("RUNNING", None));
+    let mut found = states(&fixture);
+    // Those of files come in the order of the directory.
+    found.sort_by_key(|(_, code)| code.unwrap_or(i32::MAX));
+    assert_eq!(found, expected);
+    assert_eq!(fixture.spilled().len(), 0);
+}
+
+#[test]
+fn an_end_in_a_file_does_not_free_the_name_while_its_supervisor_lives() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.impatient());
+    let lock = fixture.locked();
+    assert!(matches!(observer.transition(&restarting(1)), Progress::Later(_)));
+    assert_eq!(fixture.spilled().len(), 1);
+    drop(lock);
+    // Another command takes it in before the supervisor has written it.
+    assert_eq!(states(&fixture), [is("RESTARTING", Some(1))]);
+    assert!(is_taken(&fixture));
+    assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
+    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+}
+
+#[test]
+fn an_end_that_is_taken_in_late_does_not_open_what_is_closed() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.impatient());
+    let lock = fixture.locked();
+    assert!(matches!(observer.transition(&restarting(1)), Progress::Later(_)));
+    let path = fixture.spilled().remove(0);
+    let content = fs::read(&path).unwrap();
+    drop(lock);
+    assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
+    fs::write(&path, content).unwrap();
+    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+    assert_eq!(fixture.spilled().len(), 0);
+}
+
+#[test]
+fn a_database_that_is_replaced_between_two_runs_gets_both() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.registry.observer());
+    assert_eq!(observer.transition(&restarting(1)), Progress::Done);
+    for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
+        fs::remove_file(fixture.dir.path().join(name)).unwrap();
+    }
+    assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
+    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+}
+
+#[test]
+fn a_drain_that_takes_longer_than_a_moment_leaves_the_exit_code_on_record() {
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.registry.observer());
+    let status = ExitStatus::Code(7);
+    let draining = Transition::Draining { at: Utc::now(), status };
+    assert!(matches!(observer.transition(&draining), Progress::Later(_)));
+    assert_eq!(states(&fixture), [is("RUNNING", None)]);
+    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(states(&fixture), [is("RUNNING", Some(7))]);
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(states(&fixture), [is("STOPPED", Some(7))]);
+}
