@@ -128,6 +128,19 @@ impl State {
     }
 
     #[cfg(feature = "registry")]
+    /// The supervisors of all runs that are not over on record.
+    pub fn supervisors(&self) -> Vec<u32> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let Ok(db) = rusqlite::Connection::open_with_flags(self.db(), flags) else {
+            return Vec::new();
+        };
+        let query = "SELECT supervisor_pid FROM vmon_runs WHERE state <> 'STOPPED'";
+        let Ok(mut statement) = db.prepare(query) else { return Vec::new() };
+        let pids = statement.query_map([], |row| row.get(0));
+        pids.map(|pids| pids.flatten().collect()).unwrap_or_default()
+    }
+
+    #[cfg(feature = "registry")]
     /// Waits until the sandbox has this status on record.
     pub fn wait_for_status(&self, name: &str, status: &str) {
         eventually(&format!("{name} is {status}"), || {
