@@ -5,16 +5,21 @@
 mod args;
 mod history;
 mod hooks;
+mod kill;
+mod live;
 mod name;
 mod notify;
 mod output;
 mod ps;
+mod restart;
 mod run;
 mod select;
 mod settle;
 mod shared;
+mod stop;
 mod supervise;
 mod tell;
+mod wait;
 
 use std::ffi::OsString;
 use std::io;
@@ -73,6 +78,10 @@ macro_rules! subcommands {
 
 subcommands! {
     plain Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
+    shared Stop(stop::StopArgs) => stop::stop;
+    shared Kill(kill::KillArgs) => kill::kill;
+    shared Wait(wait::WaitArgs) => wait::wait;
+    shared Restart(restart::RestartArgs) => restart::restart;
     shared Ps(ps::PsArgs) => ps::ps;
     shared History(history::HistoryArgs) => history::history;
 }

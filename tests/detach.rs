@@ -6,44 +6,9 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use common::{State, Terminal, code, eventually, is_alive, wait};
-use nix::sys::signal::{Signal, kill, killpg};
+use common::{Detached, State, Terminal, code, eventually, is_alive, wait};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-
-/// A sandbox in the background, which goes with the test.
-struct Detached {
-    name: String,
-    pid: u32,
-    supervisor: u32,
-}
-
-impl Detached {
-    fn of(state: &State, answer: &str) -> Self {
-        let (name, pid) = answer.trim_end().split_once(' ').unwrap();
-        let supervisor = state.run_column(name, "supervisor_pid").unwrap().parse().unwrap();
-        Self { name: name.to_owned(), pid: pid.parse().unwrap(), supervisor }
-    }
-
-    fn start(state: &State, command: &mut Command) -> Self {
-        let output = command.output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-        assert_eq!(output.status.code(), Some(0));
-        Self::of(state, &String::from_utf8(output.stdout).unwrap())
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.supervisor as i32), signal).unwrap();
-    }
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        // Not reused: a zombie at most, where nobody reaps it.
-        if is_alive(self.supervisor) {
-            self.signal(Signal::SIGKILL);
-        }
-    }
-}
 
 #[test]
 fn it_returns_with_name_and_pid_while_the_command_runs() {

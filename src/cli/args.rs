@@ -38,7 +38,7 @@ pub enum ValueError {
 }
 
 /// The longest time that an option takes: what clocks can add to now on every system.
-const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
+pub const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// `0`, plain bytes, or a number of KiB, MiB or GiB; K, M and G mean the same powers of 1,024.
 pub fn size(text: &str) -> Result<u64, ValueError> {

@@ -452,3 +452,46 @@ pub fn has(program: impl AsRef<OsStr>) -> bool {
         .status()
         .is_ok()
 }
+
+/// A sandbox in the background, which goes with the test.
+#[cfg(all(feature = "cli", feature = "registry"))]
+pub struct Detached {
+    pub name: String,
+    pub pid: u32,
+    pub supervisor: u32,
+}
+
+#[cfg(all(feature = "cli", feature = "registry"))]
+impl Detached {
+    /// From what `vmon run -d` has printed.
+    #[track_caller]
+    pub fn of(state: &State, answer: &str) -> Self {
+        let (name, pid) = answer.trim_end().split_once(' ').unwrap();
+        let supervisor = state.run_column(name, "supervisor_pid").unwrap().parse().unwrap();
+        Self { name: name.to_owned(), pid: pid.parse().unwrap(), supervisor }
+    }
+
+    /// Runs a `vmon run -d`, which must succeed without a word.
+    #[track_caller]
+    pub fn start(state: &State, command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(0));
+        Self::of(state, &String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// Signals the supervisor.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.supervisor as i32), signal).unwrap();
+    }
+}
+
+#[cfg(all(feature = "cli", feature = "registry"))]
+impl Drop for Detached {
+    fn drop(&mut self) {
+        // Not reused so soon: a zombie at most, where nobody reaps it.
+        if is_alive(self.supervisor) {
+            self.signal(Signal::SIGKILL);
+        }
+    }
+}

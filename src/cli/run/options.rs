@@ -1,8 +1,6 @@
 //! The options of `vmon run` that the library knows nothing of, as the record keeps them beside the
 //! rest of what was asked for: `vmon restart` reads them there.
 
-#![allow(dead_code)] // a part is for `vmon restart`, which follows
-
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 

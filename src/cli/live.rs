@@ -1,0 +1,149 @@
+//! A sandbox that runs, spoken to through its supervisor's control socket; and its end, waited for.
+//!
+//! Nobody is signalled from here: only the supervisor knows whose pid that is.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
+use vmon::control::{Client, ClientError, Ended, Watch};
+use vmon::monitor::Liveness;
+use vmon::registry::{Registry, RegistryError, Run, Status};
+
+use super::select::{Record, Recorded};
+
+/// How long after its end a sandbox may take to be on record as stopped, and its socket to go.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// How long a supervisor may live on after that: it runs the command of --on-exit.
+const AFTERMATH: Duration = Duration::from_secs(40);
+
+/// How often it is looked for what nothing tells.
+const LOOK: u8 = 10;
+
+/// Why a sandbox does not do what it is told.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    #[error("it is not running")]
+    NotRunning,
+    #[error(
+        "its supervisor, pid {supervisor}, has no control socket: that one has to be told itself"
+    )]
+    NoSocket { supervisor: u32 },
+    #[error("no process serves its control socket, though its supervisor, pid {supervisor}, lives")]
+    NotServed { supervisor: u32 },
+    #[error(transparent)]
+    Client(ClientError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("it has ended, but is not on record as stopped: the database may be locked")]
+    NotOnRecord,
+    #[error("it has ended, but its supervisor still serves its socket")]
+    StillServed,
+    #[error("it has ended, but its supervisor still lives")]
+    StillThere,
+}
+
+impl From<ClientError> for LiveError {
+    fn from(error: ClientError) -> Self {
+        match error.name() {
+            Some("NotRunning") => Self::NotRunning,
+            _ => Self::Client(error),
+        }
+    }
+}
+
+impl LiveError {
+    /// Whether it says no more than that the sandbox runs no longer.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::NotRunning => true,
+            Self::Client(error) => error.is_gone(),
+            _ => false,
+        }
+    }
+}
+
+/// A connection to the supervisor of a sandbox that runs.
+pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
+    let run = sandbox.running().ok_or(LiveError::NotRunning)?;
+    let supervisor = run.supervisor.unwrap_or_default();
+    let socket = run.socket.as_ref().ok_or(LiveError::NoSocket { supervisor })?;
+    Ok(Client::connect(socket)?)
+}
+
+/// Follows a sandbox to its end, restarts included.
+pub fn follow(mut watch: Watch) -> Result<Option<Ended>, LiveError> {
+    while let Some(event) = watch.next_within(None)? {
+        if event.is_final() {
+            return Ok(event.end);
+        }
+    }
+    Ok(None)
+}
+
+/// The run of `sandbox` that is over. Waits until the record says so, and until nothing of its
+/// supervisor is in the way of the next run.
+pub fn settled(record: &Record, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
+    let Some(registry) = record.registry() else { return Ok(None) };
+    let run = within(SETTLING, LiveError::NotOnRecord, || {
+        Ok(latest(registry, sandbox)?.filter(|run| run.status == Status::Stopped))
+    })?;
+    if let Some(socket) = &run.socket {
+        within(SETTLING, LiveError::StillServed, || {
+            Ok(matches!(Client::connect(socket), Err(error) if error.is_gone()).then_some(()))
+        })?;
+    }
+    Ok(Some(run))
+}
+
+/// Waits until the supervisor of a run has ended. Only of one that has nothing else to do.
+pub fn supervisor_gone(run: &Run) -> Result<(), LiveError> {
+    let Some(supervisor) = &run.supervisor_identity else { return Ok(()) };
+    within(AFTERMATH, LiveError::StillThere, || {
+        Ok((supervisor.liveness() != Liveness::Alive).then_some(()))
+    })
+}
+
+/// The latest run, as the record has it now.
+fn latest(registry: &Registry, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
+    registry.reconcile()?;
+    let mut runs = registry.latest()?.into_iter();
+    Ok(runs.find(|run| run.config_file == sandbox.config_file && run.name == sandbox.name))
+}
+
+/// Looks again and again, for so long at most.
+fn within<T>(
+    time: Duration,
+    too_late: LiveError,
+    mut look: impl FnMut() -> Result<Option<T>, LiveError>,
+) -> Result<T, LiveError> {
+    let give_up = Instant::now() + time;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if Instant::now() >= give_up {
+            return Err(too_late);
+        }
+        let _ = poll(&mut [], PollTimeout::from(LOOK));
+    }
+}
+
+/// What a run that goes on must have been when its supervisor is not to be found: over by now, or
+/// out of reach.
+pub fn lost(
+    record: &Record,
+    sandbox: &Recorded,
+    error: LiveError,
+) -> Result<Option<Run>, LiveError> {
+    if !error.is_over() {
+        return Err(error);
+    }
+    match settled(record, sandbox) {
+        Err(LiveError::NotOnRecord) => {
+            let supervisor = sandbox.running().and_then(|run| run.supervisor).unwrap_or_default();
+            Err(LiveError::NotServed { supervisor })
+        }
+        settled => settled,
+    }
+}

@@ -1,0 +1,74 @@
+//! `vmon stop`: sandboxes asked to end, and waited for.
+
+use std::time::Duration;
+
+use vmon::control::Watch;
+use vmon::terminal::Messages;
+
+use super::select::{Names, Record, Recorded, Tally};
+use super::shared::SharedArgs;
+use super::{Failure, args, live};
+use live::LiveError;
+
+/// Ask sandboxes to stop, and return when they have
+///
+/// Each command gets its stop signal, and is killed when the stop timeout has passed. One that has
+/// stopped already is as it should be.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vmon stop web                 as 'vmon run' was told to, by --stop-signal and --stop-timeout
+  vmon stop web db --timeout 2  both at once, and killed after two seconds")]
+pub struct StopArgs {
+    #[command(flatten)]
+    names: Names,
+
+    /// How long after the stop signal the command is killed [default: as the sandbox was started]
+    #[arg(long, value_name = "TIME", value_parser = args::time)]
+    timeout: Option<Duration>,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// Stops them all at once.
+pub fn stop(args: StopArgs, messages: &Messages) -> Result<u8, Failure> {
+    let record = Record::read(&args.shared)?;
+    let mut tally = Tally::new(messages);
+    let selected = record.select(&args.names.names, &mut tally);
+    stop_all(&record, &selected, args.timeout, &mut tally);
+    Ok(tally.code())
+}
+
+/// Asks each to stop and then waits for each; gives those that have stopped.
+pub fn stop_all<'a>(
+    record: &Record,
+    sandboxes: &[&'a Recorded],
+    timeout: Option<Duration>,
+    tally: &mut Tally<'_>,
+) -> Vec<&'a Recorded> {
+    let asked: Vec<_> = sandboxes.iter().map(|sandbox| (*sandbox, ask(sandbox, timeout))).collect();
+    let mut stopped = Vec::new();
+    for (sandbox, asked) in asked {
+        let ended = asked.and_then(|watch| match watch {
+            Some(watch) => live::follow(watch).and_then(|_| live::settled(record, sandbox)),
+            None => Ok(None),
+        });
+        match ended.or_else(|error| live::lost(record, sandbox, error)) {
+            Ok(_) => stopped.push(sandbox),
+            Err(error) => tally.failed(&format!("can't stop {sandbox}: {error}")),
+        }
+    }
+    stopped
+}
+
+/// `None` where there is nothing to stop.
+fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Watch>, LiveError> {
+    if sandbox.running().is_none() {
+        return Ok(None);
+    }
+    // Before the stop, so that no end is missed.
+    let watch = live::connect(sandbox)?.watch()?;
+    live::connect(sandbox)?.stop(timeout)?;
+    Ok(Some(watch))
+}
