@@ -3,19 +3,28 @@
 //! Nothing here prints with a macro: those panic on a closed stdout or stderr.
 
 mod args;
+mod completions;
+mod events;
 mod history;
 mod hooks;
+mod inspect;
 mod kill;
 mod live;
+mod logs;
+mod man;
 mod name;
 mod notify;
 mod output;
+mod pause;
+mod prune;
 mod ps;
 mod restart;
+mod rm;
 mod run;
 mod select;
 mod settle;
 mod shared;
+mod stats;
 mod stop;
 mod supervise;
 mod tell;
@@ -44,7 +53,7 @@ const NOT_ALL_DONE: u8 = 1;
 /// Runs a microVM, or any other command, under a monitor: its output in a rotating log and at
 /// your terminal, its life in a record.
 #[derive(Debug, Parser)]
-#[command(name = "vmon", version, after_help = EXIT_CODES)]
+#[command(name = "vmon", version, after_help = NOTES)]
 struct Cli {
     #[command(subcommand)]
     command: Subcommand,
@@ -83,10 +92,35 @@ subcommands! {
     shared Wait(wait::WaitArgs) => wait::wait;
     shared Restart(restart::RestartArgs) => restart::restart;
     shared Ps(ps::PsArgs) => ps::ps;
+    shared Inspect(inspect::InspectArgs) => inspect::inspect;
     shared History(history::HistoryArgs) => history::history;
+    shared Events(events::EventsArgs) => events::events;
+    shared Stats(stats::StatsArgs) => stats::stats;
+    shared Rm(rm::RmArgs) => rm::rm;
+    shared Prune(prune::PruneArgs) => prune::prune;
+    plain Completions(completions::CompletionsArgs) => completions::completions;
+    plain Man(man::ManArgs) => man::man;
 }
 
-const EXIT_CODES: &str = "\
+const NOTES: &str = "\
+NAME is a sandbox's name, or CONFIG/NAME where several configs have that name.
+
+Examples:
+  vmon run -d --name web -- ./server   in the background, under a monitor
+  vmon stop web --timeout 30s          end it; killed after that
+  vmon kill -s HUP web                 send it a signal
+  vmon wait web                        until it ends, and how
+  vmon restart web                     as it was started
+  vmon ps                              what runs
+  vmon inspect web                     all that is known of it, as JSON
+  vmon history web                     how its runs ended
+  vmon events                          what happens from now on
+  vmon stats --watch                   CPU, memory, I/O, every second
+  vmon rm web --logs                   out of the record, and its log off the disk
+  vmon prune --older-than 168h         what ended more than a week ago
+  source <(vmon completions bash)      names complete in this shell
+  vmon man run | man -l -              the manual page of a command
+
 Exit codes:
   run     the command's own; 128+n when signal n ended it; 125 when vmon itself failed (usage
           errors too), 126 when the command can't be executed, 127 when it was not found
@@ -130,7 +164,9 @@ enum Failure {
     NoEnd,
     #[error("{error}")]
     NotStarted { error: StartError, code: u8 },
-    #[error("can't write the list: {0}")]
+    #[error("there is no command '{0}': 'vmon --help' lists them")]
+    NoSuchCommand(String),
+    #[error("can't write to stdout: {0}")]
     Output(&'static str),
 }
 
@@ -147,6 +183,9 @@ impl Failure {
 /// Does what `args`, the program's name first, ask for.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let messages = Messages::stderr();
+    if let Some(code) = completions::answer(&args, &messages) {
+        return ExitCode::from(code);
+    }
     let code = match Cli::try_parse_from(&args) {
         Ok(cli) => cli.command.execute(&messages).unwrap_or_else(|failure| {
             tell::failure(&messages, &failure.to_string());
@@ -179,4 +218,28 @@ fn answer(messages: &Messages, error: &clap::Error, args: &[OsString]) -> u8 {
 /// The system's words for an error, without Rust's error number behind them.
 fn reason(error: &io::Error) -> &'static str {
     error.raw_os_error().map_or("unknown error", |raw| Errno::from_raw(raw).desc())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_help_has_an_example_of_each_command() {
+        let mut vmon = Cli::command();
+        vmon.build();
+        for command in vmon.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            assert!(
+                name == "help"
+                    || NOTES.contains(&format!("vmon {name} "))
+                    || NOTES.contains(&format!("vmon {name}\n")),
+                "{name}"
+            );
+            let own = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(name == "help" || own.contains("Examples:\n"), "{name}");
+        }
+    }
 }

@@ -14,15 +14,16 @@
 //! A name that is unknown or that several configs have is told, and the others are done all the
 //! same.
 
-#![allow(dead_code)] // a part is for commands that follow
-
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use vmon::registry::{Registry, Run, Status};
+use clap_complete::ArgValueCandidates;
+use tracing::warn;
+use vmon::registry::{Lost, Registry, Run, Status};
 use vmon::terminal::Messages;
 
+use super::completions::{all_names, running_names};
 use super::shared::SharedArgs;
 use super::{Failure, NOT_ALL_DONE, tell};
 
@@ -38,7 +39,15 @@ pub struct Selector {
 #[derive(Debug, clap::Args)]
 pub struct Names {
     /// The sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required = true, add = ArgValueCandidates::new(all_names))]
+    pub names: Vec<Selector>,
+}
+
+/// The names of a command that is about what runs, and wants at least one.
+#[derive(Debug, clap::Args)]
+pub struct RunningNames {
+    /// The sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
+    #[arg(value_name = "NAME", required = true, add = ArgValueCandidates::new(running_names))]
     pub names: Vec<Selector>,
 }
 
@@ -46,7 +55,7 @@ pub struct Names {
 #[derive(Debug, clap::Args)]
 pub struct AnyNames {
     /// Only these sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(all_names))]
     pub names: Vec<Selector>,
 }
 
@@ -78,7 +87,7 @@ pub struct Recorded {
 /// What a command could not do, told as it happens, and the exit code that follows.
 #[derive(Debug)]
 pub struct Tally<'a> {
-    messages: &'a Messages,
+    messages: Option<&'a Messages>,
     code: u8,
 }
 
@@ -146,7 +155,13 @@ impl Record {
         let Some(registry) = Registry::open_existing(&places.db.path)? else {
             return Ok(Self { registry: None, sandboxes: Vec::new() });
         };
+        let reconciled = registry.reconcile();
         let sandboxes = grouped(registry.runs()?);
+        // A record that can't be made true now can still be read.
+        match reconciled {
+            Ok(lost) => lost.iter().for_each(warn_of_remains),
+            Err(error) => warn!("{error}"),
+        }
         Ok(Self { registry: Some(registry), sandboxes })
     }
 
@@ -201,6 +216,15 @@ impl Record {
     }
 }
 
+fn warn_of_remains(lost: &Lost) {
+    if let Some(remains) = &lost.remains {
+        let Run { config_file, name, .. } = &lost.run;
+        warn!(
+            "the supervisor of {config_file}/{name} is gone, but something of it stays: {remains}"
+        );
+    }
+}
+
 /// The runs, oldest first, by their sandboxes.
 fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
     let mut sandboxes: Vec<Recorded> = Vec::new();
@@ -221,12 +245,19 @@ fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
 
 impl<'a> Tally<'a> {
     pub fn new(messages: &'a Messages) -> Self {
-        Self { messages, code: 0 }
+        Self { messages: Some(messages), code: 0 }
+    }
+
+    /// One that tells nobody: what it hears has been told before.
+    pub fn silent() -> Self {
+        Self { messages: None, code: 0 }
     }
 
     /// Tells what could not be done, as one line.
     pub fn failed(&mut self, text: &str) {
-        tell::failure(self.messages, text);
+        if let Some(messages) = self.messages {
+            tell::failure(messages, text);
+        }
         self.code = NOT_ALL_DONE;
     }
 

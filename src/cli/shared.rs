@@ -71,6 +71,12 @@ impl Place {
     }
 }
 
+/// The database that these options and the environment lead to, for a look at what there is.
+pub fn default_db(state_dir: Option<PathBuf>, db: Option<PathBuf>) -> Option<PathBuf> {
+    let shared = SharedArgs { state_dir, db, log_level: LogLevel::Off };
+    shared.places().ok().map(|places| places.db.path)
+}
+
 /// `path` from the current directory, without resolving links.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)

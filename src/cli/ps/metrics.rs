@@ -5,12 +5,15 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
+use vmon::control::Status as Live;
 use vmon::registry::{Run, Status};
+use vmon::usage::Usage;
 
 use super::super::select::Recorded;
+use super::super::{inspect, stats};
 
 /// The states of a run, as the record has them.
-const STATES: [&str; 5] = ["STARTING", "RUNNING", "STOPPING", "RESTARTING", "STOPPED"];
+const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];
 
 /// What OpenMetrics calls a metric family: a name, its type, and samples one after the other.
 struct Family {
@@ -61,7 +64,7 @@ const STATE: Family = Family {
 /// A number of a run, where it is known.
 type Value = fn(&Subject<'_>) -> Option<String>;
 
-const NUMBERS: [(Family, Value); 6] = [
+const NUMBERS: [(Family, Value); 10] = [
     (
         Family {
             name: "vmon_sandbox_start_time_seconds",
@@ -87,7 +90,46 @@ const NUMBERS: [(Family, Value); 6] = [
             unit: None,
             help: "Runs of the same supervisor before this one.",
         },
-        |subject| Some(subject.sandbox.restarts().to_string()),
+        |subject| {
+            let live = subject.live.as_ref().map(|live| live.restarts.to_string());
+            live.or_else(|| Some(subject.sandbox.restarts().to_string()))
+        },
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_cpu_seconds",
+            kind: Kind::Counter,
+            unit: Some("seconds"),
+            help: "Processor time of the processes of the run.",
+        },
+        |subject| subject.usage.map(|usage| format!("{:.6}", usage.cpu.as_secs_f64())),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_memory_bytes",
+            kind: Kind::Gauge,
+            unit: Some("bytes"),
+            help: "Resident memory of the processes of the run.",
+        },
+        |subject| subject.usage.map(|usage| usage.resident.to_string()),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_processes",
+            kind: Kind::Gauge,
+            unit: None,
+            help: "Processes of the run.",
+        },
+        |subject| subject.usage.map(|usage| usage.processes.to_string()),
+    ),
+    (
+        Family {
+            name: "vmon_sandbox_threads",
+            kind: Kind::Gauge,
+            unit: None,
+            help: "Threads of these processes.",
+        },
+        |subject| subject.usage.map(|usage| usage.threads.to_string()),
     ),
     (
         Family {
@@ -96,7 +138,10 @@ const NUMBERS: [(Family, Value); 6] = [
             unit: Some("bytes"),
             help: "Output of the run that is in the log.",
         },
-        |subject| subject.run.bytes_logged.map(|bytes| bytes.to_string()),
+        |subject| {
+            let live = subject.live.as_ref().map(|live| live.bytes_logged);
+            live.or(subject.run.bytes_logged).map(|bytes| bytes.to_string())
+        },
     ),
     (
         Family {
@@ -105,7 +150,10 @@ const NUMBERS: [(Family, Value); 6] = [
             unit: Some("bytes"),
             help: "Output of the run that some sink left out.",
         },
-        |subject| subject.run.bytes_dropped.map(|bytes| bytes.to_string()),
+        |subject| {
+            let live = subject.live.as_ref().map(|live| live.bytes_dropped);
+            live.or(subject.run.bytes_dropped).map(|bytes| bytes.to_string())
+        },
     ),
     (
         Family {
@@ -122,14 +170,26 @@ const NUMBERS: [(Family, Value); 6] = [
 struct Subject<'a> {
     sandbox: &'a Recorded,
     run: &'a Run,
+    /// What its supervisor says, while it runs and can be asked.
+    live: Option<Live>,
+    usage: Option<Usage>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(sandbox: &'a Recorded) -> Option<Self> {
+        let running = sandbox.running();
+        Some(Self {
+            sandbox,
+            run: sandbox.latest()?,
+            live: running.and_then(|run| inspect::status(run).ok()),
+            usage: running.and_then(|run| stats::measure(run).ok()),
+        })
+    }
 }
 
 /// The whole exposition, up to its end mark.
 pub fn exposition(sandboxes: &[&Recorded]) -> String {
-    let subjects: Vec<Subject<'_>> = sandboxes
-        .iter()
-        .filter_map(|sandbox| Some(Subject { sandbox, run: sandbox.latest()? }))
-        .collect();
+    let subjects: Vec<Subject<'_>> = sandboxes.iter().copied().filter_map(Subject::new).collect();
     let mut text = String::new();
     INFO.head(&mut text);
     for subject in &subjects {

@@ -26,7 +26,11 @@ use crate::cli::{Failure, reason};
     override_usage = "vmon run [OPTIONS] [--] COMMAND [ARG]...",
     after_help = "SIZE is whole bytes or a number with KiB, MiB or GiB (short: K, M, G).\n\
                   TIME is whole seconds or a number with ms, s, m or h.\n\
-                  NAME is letters, digits, '_', '.', '+' and '-' after a letter or digit, at most 128 bytes."
+                  NAME is letters, digits, '_', '.', '+' and '-' after a letter or digit, at most 128 bytes.\n\n\
+                  Examples:\n  \
+                  vmon run -- make -j4                        at this terminal, and to a log\n  \
+                  vmon run -d --name web -- ./server          in the background\n  \
+                  vmon run -d --restart on-failure:5 -- ./db  and again when it fails"
 )]
 pub struct RunArgs {
     /// The command to run, and its arguments: everything from its name on is the command's

@@ -1,0 +1,153 @@
+//! `vmon inspect`: all that is known of a sandbox, as JSON.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use vmon::control::{Client, Status};
+use vmon::monitor::SessionReport;
+use vmon::registry::Run;
+use vmon::terminal::Messages;
+
+use super::Failure;
+use super::logs::Logs;
+use super::output::{print_json, run_object, stamp};
+use super::select::{Names, Record, Recorded, Tally};
+use super::shared::SharedArgs;
+use super::stats::measure;
+
+/// How long a supervisor has to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Print all that is known of sandboxes, as JSON
+///
+/// Of each, its run that goes on, else its last one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+An array of objects, in the order of the names, null where a value is not known. Each has the keys
+of 'vmon ps --json', and
+  runs, restarts       how many are on record; how many of this supervisor came before
+  spec                 command, directory, options: as the run was started, without environment
+  socket               the supervisor's control socket
+  live                 what the supervisor says: state, pid, restarts, tty, bytes_logged,
+                       bytes_dropped, sessions; live_error says why there is none
+  usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
+                       usage_error
+  log                  path, size, generations and other files beside it; log_error
+The README tells each.
+
+Examples:
+  vmon inspect web
+  vmon inspect web | jq -r '.[0].spec.command[0]'")]
+pub struct InspectArgs {
+    #[command(flatten)]
+    names: Names,
+
+    /// JSON: it is what is printed anyway
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// Prints an object for each sandbox that is named.
+pub fn inspect(args: InspectArgs, messages: &Messages) -> Result<u8, Failure> {
+    let InspectArgs { names, json: _, shared } = args;
+    let record = Record::read(&shared)?;
+    let mut tally = Tally::new(messages);
+    let selected = record.select(&names.names, &mut tally);
+    print_json(&selected.into_iter().filter_map(object).collect())?;
+    Ok(tally.code())
+}
+
+fn object(sandbox: &Recorded) -> Option<Value> {
+    let run = sandbox.latest()?;
+    let mut object = match run_object(run) {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    };
+    let (live, live_error) = parts(live(sandbox));
+    let (log, log_error) = parts(log(run));
+    let (usage, usage_error) = parts(usage(sandbox));
+    let more = json!({
+        "runs": sandbox.runs().len(),
+        "restarts": sandbox.restarts(),
+        "spec": run.spec.as_ref().map(|spec| spec.to_json()),
+        "socket": run.socket.as_ref().map(|path| path.to_string_lossy()),
+        "live": live,
+        "live_error": live_error,
+        "usage": usage,
+        "usage_error": usage_error,
+        "log": log,
+        "log_error": log_error,
+    });
+    if let Value::Object(more) = more {
+        object.extend(more);
+    }
+    Some(Value::Object(object))
+}
+
+/// A value, or the reason why there is none.
+fn parts(value: Result<Value, String>) -> (Value, Option<String>) {
+    match value {
+        Ok(value) => (value, None),
+        Err(error) => (Value::Null, Some(error)),
+    }
+}
+
+fn live(sandbox: &Recorded) -> Result<Value, String> {
+    let run = sandbox.running().ok_or("it does not run")?;
+    status(run).map(|status| live_object(&status))
+}
+
+fn usage(sandbox: &Recorded) -> Result<Value, String> {
+    let run = sandbox.running().ok_or("it does not run")?;
+    let usage = measure(run)?;
+    Ok(json!({
+        "cpu_seconds": usage.cpu.as_secs_f64(),
+        "memory_bytes": usage.resident,
+        "threads": usage.threads,
+        "processes": usage.processes,
+        "read_bytes": usage.read_bytes,
+        "written_bytes": usage.write_bytes,
+    }))
+}
+
+/// What the supervisor of a run says.
+pub fn status(run: &Run) -> Result<Status, String> {
+    let socket = run.socket.as_ref().ok_or("its supervisor has no control socket")?;
+    let asked = Client::connect(socket).and_then(|client| client.timeout(ANSWER).status());
+    asked.map_err(|error| error.to_string())
+}
+
+fn live_object(status: &Status) -> Value {
+    json!({
+        "state": status.phase.as_str(),
+        "pid": status.child.as_ref().map(|child| child.pid),
+        "supervisor_pid": status.supervisor.pid,
+        "started_at": stamp(status.started_at),
+        "running_at": status.running_at.map(stamp),
+        "restarts": status.restarts,
+        "tty": status.tty,
+        "bytes_logged": status.bytes_logged,
+        "bytes_dropped": status.bytes_dropped,
+        "sessions": status.sessions.iter().map(session).collect::<Value>(),
+    })
+}
+
+fn session(session: &SessionReport) -> Value {
+    json!({
+        "session": session.session.0,
+        "to": session.to.as_str(),
+        "read_only": session.read_only,
+        "missed": session.missed,
+    })
+}
+
+fn log(run: &Run) -> Result<Value, String> {
+    let spec = run.spec.as_ref().ok_or("it is another program's")?;
+    match Logs::open(&spec.log_dir, &run.config_file, &run.name)? {
+        Some(logs) => logs.object(),
+        None => Err("there is no log directory".to_owned()),
+    }
+}

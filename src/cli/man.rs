@@ -1,0 +1,110 @@
+//! `vmon man`: the manual pages, from the same words as the help.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use vmon::terminal::Messages;
+
+use super::output::print;
+use super::{Cli, Failure, reason};
+
+/// Print a manual page, of vmon or of one of its commands
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vmon man | man -l -
+  vmon man run | man -l -
+  vmon man --out-dir /usr/local/share/man/man1    all of them, as vmon.1, vmon-run.1 ...")]
+pub struct ManArgs {
+    /// The command whose page is wanted [default: vmon itself]
+    #[arg(value_name = "COMMAND")]
+    command: Option<String>,
+
+    /// Write all pages into this directory instead
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    out_dir: Option<PathBuf>,
+}
+
+/// Prints or writes the pages.
+pub fn man(args: ManArgs, _: &Messages) -> Result<u8, Failure> {
+    let vmon = vmon();
+    if let Some(directory) = &args.out_dir {
+        write(directory, &vmon)?;
+        return Ok(0);
+    }
+    let command = match args.command {
+        None => &vmon,
+        Some(name) => vmon.find_subcommand(&name).ok_or(Failure::NoSuchCommand(name))?,
+    };
+    print(&page(command))?;
+    Ok(0)
+}
+
+/// The command with the names of its subcommands' pages in it.
+fn vmon() -> Command {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    command
+}
+
+fn write(directory: &Path, vmon: &Command) -> Result<(), Failure> {
+    let visible = vmon.get_subcommands().filter(|command| !command.is_hide_set());
+    for command in std::iter::once(vmon).chain(visible) {
+        let name = command.get_display_name().unwrap_or(command.get_name());
+        let path = directory.join(format!("{name}.1"));
+        std::fs::write(&path, page(command)).map_err(|error| Failure::Directory {
+            what: "directory of the pages",
+            path: directory.to_owned(),
+            reason: reason(&error),
+            option: "--out-dir",
+        })?;
+    }
+    Ok(())
+}
+
+/// One page. What follows the options in the help keeps its lines: it has columns.
+fn page(command: &Command) -> String {
+    let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let version = concat!("vmon ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).source(version).manual("vmon").section("1");
+    let mut page = Vec::new();
+    // A Vec takes everything.
+    let _ = man.render_title(&mut page);
+    let _ = man.render_name_section(&mut page);
+    let _ = man.render_synopsis_section(&mut page);
+    let _ = man.render_description_section(&mut page);
+    let _ = man.render_options_section(&mut page);
+    if command.has_subcommands() {
+        let _ = man.render_subcommands_section(&mut page);
+    }
+    let mut page = String::from_utf8_lossy(&page).into_owned();
+    if !notes.is_empty() {
+        page.push_str(".SH NOTES\n.nf\n");
+        for line in notes.lines() {
+            page.push_str(&escaped(line));
+            page.push('\n');
+        }
+        page.push_str(".fi\n");
+    }
+    ascii(&page)
+}
+
+/// A line that roff takes as text, character for character.
+fn escaped(line: &str) -> String {
+    let text = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    if text.starts_with('.') { format!("\\&{text}") } else { text }
+}
+
+/// Other characters by their number: roff reads bytes, in an encoding of its own.
+fn ascii(page: &str) -> String {
+    let mut ascii = String::with_capacity(page.len());
+    for character in page.chars() {
+        if character.is_ascii() {
+            ascii.push(character);
+        } else {
+            ascii.push_str(&format!("\\[u{:04X}]", u32::from(character)));
+        }
+    }
+    ascii
+}

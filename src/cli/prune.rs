@@ -1,0 +1,86 @@
+//! `vmon prune`: takes everything out of the record that is over.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::json;
+use vmon::registry::{Pruned, Registry};
+use vmon::terminal::Messages;
+
+use super::output::{print, print_json};
+use super::select::Tally;
+use super::shared::SharedArgs;
+use super::{Failure, args, logs};
+
+/// Remove all runs that are over from the record, and the sandboxes that are left without a run
+///
+/// What runs stays, and so do other programs' sandboxes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+TIME is whole seconds or a number with ms, s, m or h.
+
+With --json, an object: sandboxes, an array of the names that are gone as CONFIG/NAME, and runs,
+how many are gone.
+
+Examples:
+  vmon prune                          all that have stopped
+  vmon prune --older-than 168h --logs what ended more than a week ago, and its logs")]
+pub struct PruneArgs {
+    /// Only what ended longer ago than this
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = args::time)]
+    older_than: Duration,
+
+    /// Remove the logs of the sandboxes too that are left without a run
+    #[arg(long)]
+    logs: bool,
+
+    /// An object instead of a line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// Removes it, and says how much it was.
+pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
+    let mut tally = Tally::new(messages);
+    let places = args.shared.places()?;
+    let mut pruned = Vec::new();
+    if let Some(registry) = Registry::open_existing(&places.db.path)? {
+        registry.reconcile()?;
+        let now = Utc::now();
+        let age = chrono::Duration::from_std(args.older_than).unwrap_or(chrono::Duration::MAX);
+        let before = now.checked_sub_signed(age).unwrap_or_default();
+        let also = |pruned: &[Pruned]| {
+            if args.logs {
+                remove_logs(pruned, &mut tally);
+            }
+        };
+        pruned = registry.prune_with(before, also)?;
+    }
+    let whole = |pruned: &&Pruned| pruned.whole;
+    let name = |pruned: &Pruned| format!("{}/{}", pruned.config_file, pruned.name);
+    let runs: usize = pruned.iter().map(|pruned| pruned.runs.len()).sum();
+    let sandboxes: Vec<String> = pruned.iter().filter(whole).map(name).collect();
+    if args.json {
+        print_json(&json!({ "sandboxes": sandboxes, "runs": runs }))?;
+    } else {
+        let (of_sandboxes, of_runs) =
+            (many(sandboxes.len(), "sandbox", "es"), many(runs, "run", "s"));
+        print(&format!("removed {of_sandboxes} and {of_runs}\n"))?;
+    }
+    Ok(tally.code())
+}
+
+fn remove_logs(pruned: &[Pruned], tally: &mut Tally<'_>) {
+    for Pruned { config_file, name, runs, .. } in pruned.iter().filter(|pruned| pruned.whole) {
+        if let Err(error) = logs::remove(runs) {
+            tally.failed(&format!("the log of {config_file}/{name} stays: {error}"));
+        }
+    }
+}
+
+fn many(count: usize, what: &str, plural: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { plural })
+}
