@@ -188,9 +188,10 @@ fn tell_run(
     if told.is_none() {
         tell(What::Starting, run.started_at);
     }
-    let told = told.unwrap_or(What::Starting);
+    let mut told = told.unwrap_or(What::Starting);
     if told < What::Running && run.running_at.is_some() {
         tell(What::Running, run.running_at);
+        told = What::Running;
     }
     match now {
         What::Stopping | What::Draining if told < now => tell(now, None),
