@@ -285,6 +285,24 @@ fn a_client_that_sends_no_more_gets_its_answers_still() {
 }
 
 #[test]
+fn a_monitor_that_leaves_its_reactor_takes_its_socket_along() {
+    let state = State::new();
+    let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
+    let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
+    let path = server.path().to_owned();
+    let mut reactor = Reactor::new().unwrap();
+    let command = Command::new("sleep").args(["1000"]);
+    let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+    assert!(path.exists());
+    let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    reactor.poll_once(None).unwrap();
+    reactor.call(id, |it, _| it.signal_child(Signal::KILL)).unwrap().unwrap();
+    drop(reactor.remove(id).unwrap());
+    assert!(!path.exists());
+    drop(client);
+}
+
+#[test]
 fn a_stale_socket_is_replaced() {
     let state = State::new();
     let path = socket_of(&state, "a");

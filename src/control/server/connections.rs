@@ -28,8 +28,11 @@ const MOST_HELD: usize = 4 << 20;
 /// Clients accepted in a turn.
 const ACCEPTS: usize = 64;
 
-/// Looks at one client in a turn, each at no more than a page or a message.
+/// Looks at one client in a turn, each at no more than a page, and at one message at most.
 const LOOKS: usize = 16;
+
+/// Calls of one client that are answered when all is over.
+const LAST_CALLS: usize = 4;
 
 /// How long nobody is accepted when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -168,7 +171,8 @@ impl Connections {
         }
     }
 
-    /// Answers the calls that have come, as far as one turn goes.
+    /// Answers the next call that has come, or takes a part of it: a thousand clients together hold
+    /// up the loop for no longer than their calls take once.
     fn serve(&mut self, slot: usize, desk: &mut Desk<'_, '_>) {
         for _ in 0..LOOKS {
             let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
@@ -182,9 +186,13 @@ impl Connections {
             }
             match connection.look(desk) {
                 Look::Message(message) if message.len() < MAX_MESSAGE => {
-                    self.message(slot, &message, desk);
+                    return self.message(slot, &message, desk);
                 }
-                Look::Part if !connection.is_too_long() => self.bound(desk),
+                Look::Part if !connection.is_too_long() => {
+                    if connection.held() > MOST_HELD / MOST {
+                        self.bound(desk);
+                    }
+                }
                 Look::Message(_) | Look::Part => {
                     let fault = Fault::new("MessageTooLong", json!({ "limit": MAX_MESSAGE }));
                     self.with(slot, desk, |it, desk| it.tell_off(&fault, desk));
@@ -296,7 +304,9 @@ impl Connections {
     /// All is over: calls that have come are answered, and who has taken all is gone.
     pub(super) fn finish(&mut self, desk: &mut Desk<'_, '_>) {
         for slot in 0..self.slots.len() {
-            self.serve(slot, desk);
+            for _ in 0..LAST_CALLS {
+                self.serve(slot, desk);
+            }
             self.with(slot, desk, |it, desk| {
                 if it.is_flushed() {
                     return Fate::Gone;
