@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
@@ -272,5 +273,40 @@ fn a_full_stdout_is_told_and_exit_1() {
         let output = state.vmon().args(args).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         tells(&output, &["No space left"]);
+    }
+}
+
+/// Every key in this, at any depth but below `options`.
+fn keys(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+        Value::Object(object) => {
+            for (key, value) in object {
+                found.push(key.clone());
+                if key != "options" {
+                    keys(value, found);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_of_json_is_documented() {
+    let state = State::new();
+    ran(&state, "web", &["--log-max-size", "4K"], "seq 4000");
+    let _web = Running::start(&state, "web", &[], "exec sleep 600");
+    let documented = fs::read_to_string(format!("{}/docs/json.md", env!("CARGO_MANIFEST_DIR")));
+    let documented = documented.unwrap();
+    for args in
+        [&["ps", "--json"][..], &["inspect", "web"], &["stats", "--json"], &["prune", "--json"]]
+    {
+        let mut found = Vec::new();
+        keys(&json_of(&vmon(&state, args)), &mut found);
+        assert!(!found.is_empty());
+        for key in found {
+            assert!(documented.contains(&format!("`{key}`")), "{key} of {args:?}");
+        }
     }
 }
