@@ -4,8 +4,24 @@
 //! transaction and closes it again, so an idle sandbox holds neither memory nor locks of SQLite.
 //! Only from a claim to the RUNNING (or the failure) that follows it at once, the connection is
 //! kept; [`Registry::open_for_start`] is for those who want fewer of them.
-//! Nothing here starts, stops or signals a process, and nothing on the loop waits: a database
-//! that is locked, full or broken delays the record, never the child.
+//! Nothing on the loop waits: a database that is locked, full or broken delays the record, never
+//! the child. Nothing here starts or stops a sandbox; the only processes that are signalled are
+//! those that a [lost run](Lost) has left behind.
+//!
+//! # Who holds what
+//!
+//! - A *name* is held by the row of a run that is not STOPPED, and by nothing else, as long as the
+//!   supervisor in that row lives: a claim adds the row, the end closes it. Between two runs of a
+//!   command that is started again it is the row of the one that ended, in RESTARTING, until the
+//!   claim of the next closes it in the transaction that adds its own. A program of the ecosystem
+//!   holds a name by a RUNNING row in `sandboxes` and its supervisor's pid.
+//! - The row of a run is written by its supervisor alone while that lives. Once it is dead
+//!   ([`Liveness::Dead`](crate::monitor::Liveness)), whoever comes first ends what is left and
+//!   closes it: [`Registry::reconcile`], or the next claim of that name. One that can't be judged,
+//!   as from another pid namespace, keeps its row.
+//! - The row in `sandboxes` belongs to the run, or the program, whose supervisor's pid it has.
+//! - SQLite's write lock is held for the time of one transaction; by
+//!   [`Registry::remove_with`] also while what belongs to the sandbox is removed.
 //!
 //! # Who waits, who syncs, who checkpoints
 //!
@@ -30,8 +46,11 @@
 //!
 //! A transition that can't be written waits in the observer, merged with those that follow, and
 //! is tried again after 50 ms to 1 s. An end that can't be written within five seconds becomes a
-//! file in the [spill directory](Registry::spill_dir), which the next claim and the next
-//! [`Registry::runs`] take in. A database that was removed or replaced while a child runs gets
+//! file in the [spill directory](Registry::spill_dir), which the next claim and the next command
+//! that reads take in. So does the end of a run that another one follows; that one's supervisor
+//! goes on trying all the same. Where not even the file can be written (the same disk is full or
+//! read-only) the end is lost, which is told as an error, and the run reconciles to
+//! `supervisor-lost`. A database that was removed or replaced while a child runs gets
 //! schema and rows anew at the next transition.
 //!
 //! [`Observer`]: crate::monitor::Observer
