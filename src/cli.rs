@@ -183,7 +183,7 @@ impl Failure {
 /// Does what `args`, the program's name first, ask for.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let messages = Messages::stderr();
-    if let Some(code) = completions::answer(&args, &messages) {
+    if let Some(code) = completions::answer(&args) {
         return ExitCode::from(code);
     }
     let code = match Cli::try_parse_from(&args) {

@@ -74,7 +74,7 @@ fn names_are_those_of_the_state_directory_on_the_command_line() {
 #[test]
 fn every_shell_gets_a_script_and_another_one_is_a_usage_error() {
     let state = State::new();
-    for shell in ["bash", "elvish", "fish", "zsh"] {
+    for shell in ["bash", "fish", "zsh"] {
         let output = state.vmon().args(["completions", shell]).output().unwrap();
         assert!(output.status.success());
         assert!(String::from_utf8(output.stdout).unwrap().contains("VMON_COMPLETE"), "{shell}");

@@ -1,23 +1,49 @@
 //! `vmon completions`: what a shell has to load, and the answers to its questions.
 //!
-//! The shell's script is short: at each TAB it runs vmon with `VMON_COMPLETE` set, and vmon answers
-//! from its own options and from the record.
+//! The shell's script is short: at each TAB it runs vmon with `VMON_COMPLETE` set and the words so
+//! far, and vmon answers, a line each, from its own options and from the record. No answer leaves
+//! the word to the shell's own completion, of files.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use clap::{CommandFactory, ValueEnum};
-use clap_complete::CompletionCandidate;
-use clap_complete::env::{Bash, CompleteEnv, Elvish, EnvCompleter, Fish, Zsh};
+use clap::{Arg, Command, CommandFactory, ValueEnum};
 use vmon::registry::{Registry, Run, Status};
 use vmon::terminal::Messages;
 
 use super::output::print;
 use super::shared::default_db;
-use super::{Cli, Failure, NOT_ALL_DONE, OWN_FAILURE, reason, tell};
+use super::{Cli, Failure, NOT_ALL_DONE, tell};
 
 /// Set by the script when it asks.
 const VARIABLE: &str = "VMON_COMPLETE";
+
+/// The commands that can only be about what runs.
+const OF_RUNNING: [&str; 4] = ["attach", "stop", "kill", "stats"];
+
+/// bash splits words at '=' too, and gives that as a word of its own.
+const BASH: &str = r#"_vmon() {
+    local IFS=$'\n'
+    COMPREPLY=($(VMON_COMPLETE=1 vmon "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+}
+complete -o bashdefault -o default -F _vmon vmon
+"#;
+
+const ZSH: &str = r#"#compdef vmon
+_vmon() {
+    local -a candidates
+    candidates=(${(f)"$(VMON_COMPLETE=1 vmon "${(@)words[2,CURRENT]}" 2>/dev/null)"})
+    if (( $#candidates )); then compadd -a candidates; else _files; fi
+}
+compdef _vmon vmon
+"#;
+
+const FISH: &str = r#"function __vmon_complete
+    set -l words (commandline -opc) (commandline -ct)
+    VMON_COMPLETE=1 vmon $words[2..] 2>/dev/null
+end
+complete -c vmon -a '(__vmon_complete)'
+"#;
 
 /// Print what a shell loads so that commands, options and names complete
 ///
@@ -25,9 +51,9 @@ const VARIABLE: &str = "VMON_COMPLETE";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  source <(vmon completions bash)                      in ~/.bashrc
-  source <(vmon completions zsh)                       in ~/.zshrc, after compinit
-  vmon completions fish | source                       in ~/.config/fish/config.fish
+  source <(vmon completions bash)        in ~/.bashrc
+  source <(vmon completions zsh)         in ~/.zshrc, after compinit
+  vmon completions fish | source         in ~/.config/fish/config.fish
   vmon completions bash >/usr/share/bash-completion/completions/vmon")]
 pub struct CompletionsArgs {
     /// The shell
@@ -38,83 +64,177 @@ pub struct CompletionsArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Shell {
     Bash,
-    Elvish,
     Fish,
     Zsh,
 }
 
-impl Shell {
-    fn completer(self) -> &'static dyn EnvCompleter {
-        match self {
-            Self::Bash => &Bash,
-            Self::Elvish => &Elvish,
-            Self::Fish => &Fish,
-            Self::Zsh => &Zsh,
-        }
-    }
-}
-
 /// Prints the script.
 pub fn completions(args: CompletionsArgs, _: &Messages) -> Result<u8, Failure> {
-    let mut script = Vec::new();
-    // A Vec takes everything.
-    let written =
-        args.shell.completer().write_registration(VARIABLE, "vmon", "vmon", "vmon", &mut script);
-    written.map_err(|error| Failure::Output(reason(&error)))?;
-    print(&String::from_utf8_lossy(&script))?;
+    print(match args.shell {
+        Shell::Bash => BASH,
+        Shell::Fish => FISH,
+        Shell::Zsh => ZSH,
+    })?;
     Ok(0)
 }
 
 /// Answers a shell's question; `None` where nobody asks.
-pub fn answer(args: &[OsString], messages: &Messages) -> Option<u8> {
+pub fn answer(args: &[OsString]) -> Option<u8> {
     std::env::var_os(VARIABLE)?;
-    let asked = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
-    let directory = std::env::current_dir().ok();
-    match asked.try_complete(args.iter().cloned(), directory.as_deref()) {
-        Ok(true) => Some(0),
-        Ok(false) => None,
-        Err(error) => match error.kind() {
-            clap::error::ErrorKind::Io => Some(NOT_ALL_DONE),
-            _ => {
-                tell::failure(messages, &error.to_string());
-                Some(OWN_FAILURE)
-            }
-        },
+    let words: Vec<String> =
+        args.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut vmon = Cli::command();
+    vmon.build();
+    let answer: String = candidates(&vmon, &words).into_iter().map(|word| word + "\n").collect();
+    match tell::stdout(answer.as_bytes()) {
+        Ok(()) => Some(0),
+        Err(_) => Some(NOT_ALL_DONE),
     }
 }
 
-/// Every sandbox on record.
-pub fn all_names() -> Vec<CompletionCandidate> {
-    names(|_| true)
+/// What the last of these words may become.
+fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
+    let Some((current, before)) = words.split_last() else { return Vec::new() };
+    let Some((name, before)) = before.split_first() else {
+        return beginning(with_options(vmon, subcommands(vmon), current), current);
+    };
+    let Some(command) = vmon.find_subcommand(name) else { return Vec::new() };
+    match place(command, before) {
+        Place::Value(option) => {
+            beginning(values(option), if current == "=" { "" } else { current })
+        }
+        Place::Argument(number) => match current.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => {
+                let option = option_of(command, option).map(values).unwrap_or_default();
+                let option = beginning(option, value).into_iter();
+                let (before, _) = current.split_at(current.len() - value.len());
+                option.map(|value| format!("{before}{value}")).collect()
+            }
+            _ => {
+                let arguments = arguments(vmon, command, number);
+                beginning(with_options(command, arguments, current), current)
+            }
+        },
+        Place::Taken(number) => beginning(arguments(vmon, command, number), current),
+        Place::Command => Vec::new(),
+    }
 }
 
-/// The sandboxes that run.
-pub fn running_names() -> Vec<CompletionCandidate> {
-    names(|run| run.status == Status::Running)
+/// What the word behind these is.
+enum Place<'a> {
+    /// The value of an option.
+    Value(&'a Arg),
+    /// An option, or an argument with so many before it.
+    Argument(usize),
+    /// An argument behind `--`.
+    Taken(usize),
+    /// A word of the command that is to be run.
+    Command,
+}
+
+fn place<'a>(command: &'a Command, before: &[String]) -> Place<'a> {
+    let mut awaited: Option<&Arg> = None;
+    let mut arguments = 0;
+    let mut words = before.iter().peekable();
+    while let Some(word) = words.next() {
+        match awaited.take() {
+            Some(option) if word == "=" => awaited = Some(option),
+            Some(_) => {}
+            None if word == "--" => {
+                let behind = arguments + words.count();
+                return if runs(command) { Place::Command } else { Place::Taken(behind) };
+            }
+            None if word.starts_with('-') => {
+                awaited = option_of(command, word).filter(|option| takes_value(option));
+            }
+            None if runs(command) => return Place::Command,
+            None => arguments += 1,
+        }
+    }
+    awaited.map_or(Place::Argument(arguments), Place::Value)
+}
+
+/// Whether what follows is another command's line.
+fn runs(command: &Command) -> bool {
+    command.get_name() == "run"
+}
+
+fn takes_value(option: &Arg) -> bool {
+    option.get_action().takes_values() && !option.is_require_equals_set()
+}
+
+/// The option of this word, `--long` or `-s`.
+fn option_of<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|option| match word.strip_prefix("--") {
+        Some(long) => option.get_long() == Some(long),
+        None => option.get_short().is_some_and(|short| word == format!("-{short}")),
+    })
+}
+
+fn values(option: &Arg) -> Vec<String> {
+    let values = option.get_possible_values().into_iter().filter(|value| !value.is_hide_set());
+    values.map(|value| value.get_name().to_owned()).collect()
+}
+
+/// What the argument with so many before it may be.
+fn arguments(vmon: &Command, command: &Command, number: usize) -> Vec<String> {
+    let last = command.get_positionals().last();
+    let argument = command.get_positionals().nth(number);
+    // The last one may be given again where it takes several.
+    let argument = argument.or_else(|| {
+        last.filter(|last| last.get_num_args().is_some_and(|count| count.max_values() > 1))
+    });
+    match argument.map(|argument| (argument, argument.get_id().as_str())) {
+        Some((_, "names" | "name")) if OF_RUNNING.contains(&command.get_name()) => {
+            names(|run| run.status == Status::Running)
+        }
+        Some((_, "names" | "name")) => names(|_| true),
+        Some((_, "command")) if !runs(command) => subcommands(vmon),
+        Some((argument, _)) => values(argument),
+        None => Vec::new(),
+    }
+}
+
+fn subcommands(vmon: &Command) -> Vec<String> {
+    let shown = vmon.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.map(|command| command.get_name().to_owned()).collect()
+}
+
+/// With the options too, once a word looks like one.
+fn with_options(command: &Command, mut candidates: Vec<String>, current: &str) -> Vec<String> {
+    if current.starts_with('-') {
+        let shown = command.get_arguments().filter(|option| !option.is_hide_set());
+        candidates.extend(shown.filter_map(|option| Some(format!("--{}", option.get_long()?))));
+    }
+    candidates
+}
+
+fn beginning(mut candidates: Vec<String>, start: &str) -> Vec<String> {
+    candidates.retain(|candidate| candidate.starts_with(start));
+    candidates
 }
 
 /// The sandboxes with a run that is wanted. Whatever is wrong with the record, a TAB is not the
 /// moment to tell it; and nothing is reconciled for one.
-fn names(wanted: impl Fn(&Run) -> bool) -> Vec<CompletionCandidate> {
+fn names(wanted: impl Fn(&Run) -> bool) -> Vec<String> {
     let Some(registry) = db().and_then(|db| Registry::open_existing(db).ok().flatten()) else {
         return Vec::new();
     };
-    let mut pairs: Vec<(String, String)> =
-        registry.runs().unwrap_or_default().into_iter().filter(wanted).map(pair).collect();
-    pairs.sort();
-    pairs.dedup();
-    let candidate = |(name, config_file): &(String, String)| {
-        let alone = pairs.iter().filter(|(other, _)| other == name).count() == 1;
-        let text = if alone { name.clone() } else { format!("{config_file}/{name}") };
+    let pair = |run: &Run| (run.name.clone(), run.config_file.clone());
+    let runs = registry.latest().unwrap_or_default();
+    let named: Vec<_> = runs.iter().map(pair).collect();
+    let mut names: Vec<String> = runs
+        .iter()
+        .filter(|run| wanted(run))
+        .map(|run| match named.iter().filter(|(name, _)| *name == run.name).count() {
+            1 => run.name.clone(),
+            _ => format!("{}/{}", run.config_file, run.name),
+        })
         // It is put on a command line: one that would not come back the same is left out.
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_.+-/".contains(c);
-        text.chars().all(plain).then(|| CompletionCandidate::new(text))
-    };
-    pairs.iter().filter_map(candidate).collect()
-}
-
-fn pair(run: Run) -> (String, String) {
-    (run.name, run.config_file)
+        .filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.+-/".contains(c)))
+        .collect();
+    names.sort();
+    names
 }
 
 /// The database that the command line so far is about.
@@ -125,11 +245,52 @@ fn db() -> Option<PathBuf> {
 
 /// The value of an option in a command line that need not be complete.
 fn option(words: &[OsString], name: &str) -> Option<PathBuf> {
-    words.iter().enumerate().find_map(|(at, word)| {
-        if word == name {
-            return words.get(at + 1).map(PathBuf::from);
-        }
+    let at = words.iter().position(|word| word == name);
+    if let Some(at) = at {
+        let mut values = words.iter().skip(at + 1).filter(|word| *word != "=");
+        return values.next().map(PathBuf::from);
+    }
+    words.iter().find_map(|word| {
         let value = word.to_str()?.strip_prefix(name)?.strip_prefix('=')?;
         Some(PathBuf::from(OsStr::new(value)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(words: &[&str]) -> Vec<String> {
+        let mut vmon = Cli::command();
+        vmon.build();
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        candidates(&vmon, &words)
+    }
+
+    #[test]
+    fn commands_options_and_values_are_offered() {
+        assert_eq!(offered(&["hist"]), ["history"]);
+        assert_eq!(offered(&["--vers"]), ["--version"]);
+        assert_eq!(offered(&["ps", "--al"]), ["--all"]);
+        assert_eq!(offered(&["run", "--tty", "a"]), ["auto", "always"]);
+        assert_eq!(offered(&["run", "--tty=al"]), ["--tty=always"]);
+        assert_eq!(offered(&["run", "--tty", "=", "al"]), ["always"]);
+        assert_eq!(offered(&["run", "--tty", "="]), ["auto", "always", "never"]);
+        assert_eq!(offered(&["man", "hist"]), ["history"]);
+        assert_eq!(offered(&["completions", ""]), ["bash", "fish", "zsh"]);
+    }
+
+    #[test]
+    fn a_command_to_run_is_the_shells_own_business() {
+        for words in [
+            &["run", "make", "--al"][..],
+            &["run", "--", ""],
+            &["run", "--name", "web", "make", ""],
+            &["run", "--cwd", ""],
+            &["nothing", ""],
+            &[],
+        ] {
+            assert_eq!(offered(words), [] as [String; 0], "{words:?}");
+        }
+    }
 }

@@ -18,12 +18,10 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use clap_complete::ArgValueCandidates;
 use tracing::warn;
 use vmon::registry::{Lost, Registry, Run, Status};
 use vmon::terminal::Messages;
 
-use super::completions::{all_names, running_names};
 use super::shared::SharedArgs;
 use super::{Failure, NOT_ALL_DONE, tell};
 
@@ -39,15 +37,7 @@ pub struct Selector {
 #[derive(Debug, clap::Args)]
 pub struct Names {
     /// The sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
-    #[arg(value_name = "NAME", required = true, add = ArgValueCandidates::new(all_names))]
-    pub names: Vec<Selector>,
-}
-
-/// The names of a command that is about what runs, and wants at least one.
-#[derive(Debug, clap::Args)]
-pub struct RunningNames {
-    /// The sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
-    #[arg(value_name = "NAME", required = true, add = ArgValueCandidates::new(running_names))]
+    #[arg(value_name = "NAME", required = true)]
     pub names: Vec<Selector>,
 }
 
@@ -55,7 +45,7 @@ pub struct RunningNames {
 #[derive(Debug, clap::Args)]
 pub struct AnyNames {
     /// Only these sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
-    #[arg(value_name = "NAME", add = ArgValueCandidates::new(all_names))]
+    #[arg(value_name = "NAME")]
     pub names: Vec<Selector>,
 }
 
