@@ -189,6 +189,20 @@ fn a_pid_that_was_used_again_is_neither_the_supervisor_nor_the_child() {
 }
 
 #[test]
+fn a_lost_child_that_its_host_has_started_in_its_own_session_is_ended_alone() {
+    let fixture = Fixture::new();
+    let (host, mut child, other) = (Supervisor::start(), Supervisor::start(), Supervisor::start());
+    recorded(&fixture, host.identity(), child.identity());
+    host.kill();
+    // The child is ours here, so that it is a zombie until it is waited for.
+    let lost = fixture.registry().reconcile().unwrap();
+    assert_eq!((names(&lost), lost[0].ended), (vec!["web"], 1));
+    wait(&mut child.0);
+    assert!(is_alive(other.0.id()));
+    other.kill();
+}
+
+#[test]
 fn a_supervisor_of_another_pid_namespace_is_not_judged() {
     let fixture = Fixture::new();
     let elsewhere = Identity { pid_namespace: Some(1), pid: u32::MAX >> 2, ..Identity::current() };

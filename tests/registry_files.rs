@@ -101,7 +101,7 @@ fn a_database_removed_or_replaced_while_a_child_runs_is_made_right() {
     fs::remove_dir_all(fixture.dir.path().join("state")).unwrap();
     told(&mut observer, &stopping());
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.pid), ("STOPPING", Some(4242)));
+    assert_eq!((run.state.as_str(), run.pid), ("STOPPING", Some(4242424)));
     assert_eq!(fixture.text("SELECT status FROM sandboxes"), "RUNNING");
 
     // The file alone is removed, with its log left behind, and the run's number goes to another.

@@ -41,9 +41,12 @@ fn each_transition_leaves_the_right_rows() {
     assert_eq!(fixture.text("SELECT started_at FROM vmon_runs"), "2026-11-23T17:02:03.123456Z");
 
     told(&mut observer, &running());
-    assert_eq!(fixture.text(sandbox), format!("{head}|RUNNING|0|4242|{paths}"));
+    assert_eq!(fixture.text(sandbox), format!("{head}|RUNNING|0|4242424|{paths}"));
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.status, run.pid), ("RUNNING", Status::Running, Some(4242)));
+    assert_eq!(
+        (run.state.as_str(), run.status, run.pid),
+        ("RUNNING", Status::Running, Some(4242424))
+    );
     assert_eq!(run.running_at, Some(time("2026-11-23T17:02:04Z")));
 
     told(&mut observer, &stopping());
@@ -55,7 +58,7 @@ fn each_transition_leaves_the_right_rows() {
     assert_eq!(only(&registry).state, "STOPPING");
 
     told(&mut observer, &stopped(Outcome::Ended { status, reason: Reason::Stopped }));
-    assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|4242|{paths}"));
+    assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|4242424|{paths}"));
     let run = only(&registry);
     assert_eq!((run.state.as_str(), run.status), ("STOPPED", Status::Stopped));
     assert_eq!(
@@ -194,7 +197,7 @@ fn a_locked_database_delays_claim_and_transitions_without_waiting() {
     drop(lock);
     assert_eq!(observer.retry(), Progress::Done);
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.exit_code, run.pid), ("STOPPED", Some(3), Some(4242)));
+    assert_eq!((run.state.as_str(), run.exit_code, run.pid), ("STOPPED", Some(3), Some(4242424)));
     assert_eq!(run.running_at, Some(time("2026-11-23T17:02:04Z")));
     assert_eq!(observer.retry(), Progress::Done);
 }
@@ -304,8 +307,8 @@ fn a_database_of_the_seed_is_read_and_kept() {
     let row =
         "SELECT id || '|' || status || '|' || microvm_pid || '|' || group_id || '|' || group_ip ||
         '|' || created_at || '|' || (modified_at > created_at) FROM sandboxes WHERE name = 'old'";
-    assert_eq!(fixture.text(row), "7|RUNNING|4242|3|10.0.0.2|2025-01-01 00:00:00|1");
-    let old = ("old".to_owned(), Status::Running, Some(4242));
+    assert_eq!(fixture.text(row), "7|RUNNING|4242424|3|10.0.0.2|2025-01-01 00:00:00|1");
+    let old = ("old".to_owned(), Status::Running, Some(4242424));
     assert_eq!(seen(&registry), [old, live]);
     assert_eq!(fixture.count("SELECT count(*) FROM groups"), 1);
     assert_eq!(fixture.count("SELECT memory_usage_bytes FROM sandbox_metrics"), 4096);
@@ -359,7 +362,7 @@ fn fifty_lives_at_once_leave_fifty_right_rows() {
     assert_eq!(runs.len(), 50);
     for (number, run) in (0..).zip(&runs) {
         assert_eq!((run.name.as_str(), run.exit_code), (&*format!("vm-{number}"), Some(number)));
-        assert_eq!((run.state.as_str(), run.pid), ("STOPPED", Some(4242)));
+        assert_eq!((run.state.as_str(), run.pid), ("STOPPED", Some(4242424)));
     }
     assert_eq!(fixture.count("SELECT count(*) FROM sandboxes WHERE status = 'STOPPED'"), 50);
     assert_eq!(fixture.text("PRAGMA integrity_check"), "ok");

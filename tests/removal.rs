@@ -92,7 +92,7 @@ fn a_live_program_of_the_ecosystem_keeps_its_sandbox() {
     fixture.seed(&format!(
         "INSERT INTO sandboxes (name, config_file, config_last_modified, status, supervisor_pid,
             microvm_pid, rootfs_paths)
-         VALUES ('old', 'Sandboxfile', '2025-01-01', 'RUNNING', {pid}, 4242, 'native:/x')"
+         VALUES ('old', 'Sandboxfile', '2025-01-01', 'RUNNING', {pid}, 4242424, 'native:/x')"
     ));
     let registry = fixture.registry();
     let removal = registry.remove("Sandboxfile", "old").unwrap();
@@ -195,7 +195,7 @@ fn a_run_is_read_back_with_its_socket_its_identities_and_what_was_asked_for() {
     let run = only(&registry);
     assert_eq!(run.socket, life.socket);
     assert_eq!(run.supervisor_identity, Some(Identity::current()));
-    assert_eq!(run.child, Some(Identity { pid: 4242, start: 77, ..Identity::current() }));
+    assert_eq!(run.child, Some(Identity { pid: 4242424, start: 77, ..Identity::current() }));
     let spec = run.spec.unwrap();
     assert_eq!((&spec.options, spec.exact), (&options, true));
     assert_eq!(spec.command.as_ref().unwrap(), &["sh", "-c", "exit 7"]);

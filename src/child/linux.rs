@@ -92,9 +92,9 @@ pub(super) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::R
     let Some(pid) = i32::try_from(child.pid).ok().filter(|pid| *pid > 0) else {
         return Ok(in_cgroup);
     };
-    let session = Scope::Session(Leader { pid, start: child.start });
-    let members = session.members()?;
-    session.send(&members, Signal::KILL);
+    let lost = Scope::Lost(Leader { pid, start: child.start });
+    let members = lost.members()?;
+    lost.send(&members, Signal::KILL);
     Ok(members.len() + in_cgroup)
 }
 

@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use super::Identity;
 use super::platform;
 
-/// Kills what is left of a lost child: every process of the session that it led, itself included,
-/// and everything in the cgroup that it was put into, if that still is one. Tells how many there
+/// Kills what is left of a lost child: itself, every process of the session and of the group that it
+/// led, if it did, and everything in the cgroup that it was put into, if that still is one. Tells how many there
 /// were, so that the caller can ask again: 0 is the end of it.
 ///
 /// The caller has made sure that `child` is of this boot and of this pid namespace. Nothing is

@@ -148,7 +148,8 @@ pub fn time(text: &str) -> DateTime<Utc> {
 }
 
 pub fn running() -> Transition {
-    let child = Identity { pid: 4242, start: 77, ..Identity::current() };
+    // Above the highest that Linux gives (proc_sys_kernel(5)): what is left of it may be killed.
+    let child = Identity { pid: 4242424, start: 77, ..Identity::current() };
     Transition::Running { at: time("2026-11-23T17:02:04Z"), child }
 }
 

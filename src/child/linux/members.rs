@@ -12,8 +12,9 @@ use crate::process::table::Entry;
 /// The processes that are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::child) enum Scope {
-    /// The session that this process led.
-    Session(Leader),
+    /// This process, and the session and the group that it led, if it did: one that a host has
+    /// started need lead neither.
+    Lost(Leader),
     /// The group that this process led.
     Group(Leader),
     /// All below us, except what is of our own session: a child leads one of its own, which no
@@ -53,12 +54,12 @@ impl Scope {
         let mut table = Entry::all()?;
         match self {
             Self::Below => table = below(table)?,
-            Self::Session(_) | Self::Group(_) => table.retain(|entry| self.includes(entry)),
+            Self::Lost(_) | Self::Group(_) => table.retain(|entry| self.includes(entry)),
         }
         table.retain(|entry| !entry.has_ended() && !is_us(entry.pid));
         // After the look, so that the number has been theirs all the while.
         match self {
-            Self::Session(leader) | Self::Group(leader) if !table.is_empty() => {
+            Self::Lost(leader) | Self::Group(leader) if !table.is_empty() => {
                 Ok(if leader.is_unambiguous() { table } else { Vec::new() })
             }
             _ => Ok(table),
@@ -82,7 +83,10 @@ impl Scope {
 
     fn includes(&self, entry: &Entry) -> bool {
         match self {
-            Self::Session(leader) => entry.session == leader.pid && entry.start >= leader.start,
+            Self::Lost(leader) => {
+                [entry.session, entry.group, entry.pid].contains(&leader.pid)
+                    && entry.start >= leader.start
+            }
             Self::Group(leader) => entry.group == leader.pid && entry.start >= leader.start,
             Self::Below => true,
         }
