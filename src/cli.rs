@@ -3,6 +3,7 @@
 //! Nothing here prints with a macro: those panic on a closed stdout or stderr.
 
 mod args;
+mod attach;
 mod completions;
 mod events;
 mod history;
@@ -87,6 +88,7 @@ macro_rules! subcommands {
 
 subcommands! {
     plain Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
+    shared Attach(attach::AttachArgs) => attach::attach;
     shared Stop(stop::StopArgs) => stop::stop;
     shared Kill(kill::KillArgs) => kill::kill;
     shared Wait(wait::WaitArgs) => wait::wait;

@@ -23,7 +23,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
-pub(crate) use handle::{Direction, Handle};
+pub use handle::{Direction, Handle};
 pub use messages::Messages;
 
 /// The terminal's modes before we made it raw, while it is raw.
@@ -48,8 +48,11 @@ impl Saved {
 }
 
 /// Our terminal: the first of stdin, stdout and stderr that is one.
+///
+/// While it is [raw](Self::enter_raw) its former modes are kept for the whole process, so that
+/// [`install_panic_hook`] can give them back; dropping this gives them back too.
 #[derive(Debug)]
-pub(crate) struct Terminal {
+pub struct Terminal {
     fd: OwnedFd,
     modes: Termios,
     /// Ours is the raw mode that [`RAW`] undoes.
@@ -61,7 +64,7 @@ impl Terminal {
     ///
     /// Blocks `SIGTTIN` and `SIGTTOU` for the calling thread: from the background, a read or a
     /// mode change then fails or passes, and does not stop the process (termios(3)).
-    pub(crate) fn open() -> Option<Self> {
+    pub fn open() -> Option<Self> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
         let fd = fds.into_iter().find(|fd| isatty(fd).unwrap_or(false))?;
@@ -88,12 +91,17 @@ impl Terminal {
         (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(size)
     }
 
+    /// The window's rows and columns; `None` when the terminal does not know them.
+    pub fn size(&self) -> Option<(u16, u16)> {
+        self.window_size().map(|size| (size.ws_row, size.ws_col))
+    }
+
     /// Makes the terminal raw if we are in its foreground and it is not raw yet.
     ///
     /// # Errors
     ///
     /// tcsetattr's.
-    pub(crate) fn enter_raw(&mut self) -> io::Result<RawState> {
+    pub fn enter_raw(&mut self) -> io::Result<RawState> {
         let mut saved = RAW.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_foreground(self.fd.as_fd()) {
             // What the modes are is the foreground's business now; ours are void.
@@ -115,7 +123,7 @@ impl Terminal {
     }
 
     /// Gives the terminal its modes back.
-    pub(crate) fn leave_raw(&mut self) {
+    pub fn leave_raw(&mut self) {
         if std::mem::take(&mut self.raw)
             && let Some(saved) = RAW.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
@@ -124,12 +132,12 @@ impl Terminal {
     }
 
     /// Whether it is raw, by our doing.
-    pub(crate) fn is_raw(&self) -> bool {
+    pub fn is_raw(&self) -> bool {
         self.raw
     }
 
     /// Whether our process group is the terminal's foreground one.
-    pub(crate) fn is_foreground(&self) -> bool {
+    pub fn is_foreground(&self) -> bool {
         is_foreground(self.fd.as_fd())
     }
 }
@@ -142,7 +150,7 @@ impl Drop for Terminal {
 
 /// What [`Terminal::enter_raw`] has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RawState {
+pub enum RawState {
     /// The terminal is raw.
     Raw,
     /// We are in the background: nothing was touched.
@@ -174,7 +182,11 @@ pub fn install_panic_hook() {
 /// Does what `SIGTSTP` does where it is not caught: stops the process until `SIGCONT`, unless its
 /// process group is orphaned and nobody could continue it. `SIGCONT` is raised in either case, so
 /// that what it undoes is undone.
-pub(crate) fn stop_process() -> io::Result<()> {
+///
+/// # Errors
+///
+/// sigaction(2)'s.
+pub fn stop_process() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL installs no handler; the former action is put back below.
     let caught = unsafe { sigaction(Signal::SIGTSTP, &default) }?;

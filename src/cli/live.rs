@@ -35,6 +35,8 @@ pub enum LiveError {
     Client(ClientError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("its supervisor was lost, and the sandbox has ended with it")]
+    Lost,
     #[error("it has ended, but is not on record as stopped: the database may be locked")]
     NotOnRecord,
     #[error("it has ended, but its supervisor still serves its socket")]

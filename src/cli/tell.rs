@@ -15,7 +15,7 @@ use vmon::terminal::Messages;
 use super::Cli;
 
 /// Which of vmon's own messages are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum LogLevel {
     Off,
     Error,
@@ -148,6 +148,11 @@ fn level_name(level: Level) -> &'static str {
 pub fn failure(messages: &Messages, text: &str) {
     // One write, so that lines of several processes on one stderr do not mix.
     messages.line(&failure_line(text));
+}
+
+/// Says something on a terminal where the cursor may be anywhere.
+pub fn on_new_line(messages: &Messages, text: &str) {
+    messages.line(&format!("\n{}", failure_line(text)));
 }
 
 /// Why the command fails, as one line.

@@ -14,8 +14,10 @@ use super::platform;
 
 /// What a handle is for. A pipe opened for both would never end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
+    /// To be read.
     Read,
+    /// To be written.
     Write,
 }
 
@@ -38,9 +40,10 @@ const PIPE_CHUNK: usize = libc::PIPE_BUF;
 /// write waits until all of it has been taken (Linux: `n_tty_write`).
 const TERMINAL_CHUNK: usize = 1;
 
-/// A private handle on one of our standard streams.
+/// A private handle on one of our standard streams, which never waits and never changes what others
+/// have of that stream: reads and writes answer `WouldBlock`.
 #[derive(Debug)]
-pub(crate) struct Handle {
+pub struct Handle {
     fd: OwnedFd,
     mode: Mode,
     terminal: bool,
@@ -53,7 +56,7 @@ impl Handle {
     /// # Errors
     ///
     /// `EMFILE` and the like: no descriptor was to be had.
-    pub(crate) fn open(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<Option<Self>> {
+    pub fn open(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<Option<Self>> {
         let kind = match fstat(stream) {
             Ok(stat) => SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT,
             Err(Errno::EBADF) => return Ok(None),
@@ -106,7 +109,8 @@ impl Handle {
         Ok(Self { fd, mode: Mode::Private, terminal: false })
     }
 
-    pub(crate) fn is_terminal(&self) -> bool {
+    /// Whether the stream is a terminal.
+    pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 

@@ -382,6 +382,11 @@ impl Terminal {
         open(self.path().as_str(), flags, Mode::empty()).unwrap().into()
     }
 
+    /// The process group in the foreground.
+    pub fn foreground(&self) -> Pid {
+        nix::unistd::tcgetpgrp(&self.master).unwrap()
+    }
+
     /// Closes the user's side: the terminal is gone.
     pub fn hang_up(&mut self) {
         self.master = File::open("/dev/null").unwrap();

@@ -1,0 +1,203 @@
+//! `vmon attach`: our terminal, or our streams, at a sandbox that runs.
+//!
+//! A loop of its own on the library's reactor, with one thread. The sandbox never waits for us; what
+//! we are too slow for its supervisor leaves out, and says so.
+
+mod flow;
+mod keys;
+mod session;
+
+use std::io::{self, IsTerminal};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use tracing::info;
+use vmon::child::Signal;
+use vmon::control::Client;
+use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
+use vmon::reactor::Reactor;
+use vmon::terminal::{Messages, Terminal};
+
+use super::live::{self, LiveError};
+use super::select::{Record, Recorded, Selector, Tally};
+use super::shared::SharedArgs;
+use super::tell::{self, LogLevel};
+use super::{Failure, args};
+use keys::{Keys, Search};
+use session::{Outcome, Session};
+
+/// How long the supervisor may take to be told our window's size.
+const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Use a sandbox that runs: its output comes here, and what you type goes there
+///
+/// Any number of people can be attached at once. A command with a terminal gets the size of
+/// yours. The command goes on when you leave, and when your input ends.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+KEYS is a list such as ctrl-p,ctrl-q: each a character, or ctrl- and one of a-z, @, [, \\, ], ^, _.
+The empty list is never typed. Keys count at a terminal only; what comes through a pipe is the
+command's, whatever it is.
+
+Examples:
+  vmon attach web                    leave with Ctrl-P Ctrl-Q
+  vmon attach web --tail 4KiB        see first what came last
+  vmon attach web --read-only        look on; Ctrl-C leaves too
+  echo status | vmon attach monitor  send a line, and read until the sandbox ends")]
+pub struct AttachArgs {
+    /// The sandbox, as NAME, or as CONFIG/NAME where several configs have that name
+    #[arg(value_name = "NAME")]
+    name: Selector,
+
+    /// Send nothing
+    #[arg(long)]
+    read_only: bool,
+
+    /// The keys that leave; the empty string for none
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: Keys,
+
+    /// Do not read our stdin at all: the keys have no effect, and Ctrl-C leaves
+    #[arg(long)]
+    no_stdin: bool,
+
+    /// How much of the log's end comes first, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = args::size)]
+    tail: u64,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
+}
+
+/// The streams of one sandbox.
+struct Streams {
+    /// The terminal's, or stdout and what goes to stdin.
+    main: UnixStream,
+    stderr: Option<UnixStream>,
+    session: SessionId,
+    tty: bool,
+}
+
+/// Attaches until the sandbox ends or we leave.
+pub fn attach(args: AttachArgs, messages: &Messages) -> Result<u8, Failure> {
+    let record = Record::read(&args.shared)?;
+    let mut tally = Tally::new(messages);
+    let sandbox = match record.find(&args.name) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            tally.failed(&error.to_string());
+            return Ok(tally.code());
+        }
+    };
+    let outcome = match connect(&args, sandbox) {
+        Ok(streams) => {
+            let outcome = relay(&args, sandbox, streams)?;
+            told(outcome, &args, &record, sandbox, messages)
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(code) => return Ok(code),
+        Err(error) => tally.failed(&format!("can't attach to {sandbox}: {error}")),
+    }
+    Ok(tally.code())
+}
+
+fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> {
+    let main = Attach { to: None, read_only: args.read_only, tail: args.tail };
+    let (attached, main) = live::connect(sandbox)?.attach(&main)?;
+    let tty = attached.to == AttachTo::Tty;
+    let stderr = if tty { None } else { connect_stderr(sandbox)? };
+    Ok(Streams { main, stderr, session: attached.session, tty })
+}
+
+/// `None` where a host's child has no such pipe.
+fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
+    let stderr = Attach { to: Some(AttachTo::Stderr), read_only: true, tail: 0 };
+    match live::connect(sandbox)?.attach(&stderr) {
+        Ok((_, stderr)) => Ok(Some(stderr)),
+        Err(error) if error.name() == Some("NoSuchStream") => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<Outcome, Failure> {
+    let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
+    reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
+    let terminal = Terminal::open().filter(|_| streams.tty);
+    let size = Size {
+        socket: sandbox.running().and_then(|run| run.socket.clone()),
+        session: streams.session,
+        counts: !args.read_only,
+    };
+    let search = io::stdin().is_terminal().then(|| Search::new(args.detach_keys.clone()));
+    let session = Session::new(streams.main, streams.stderr, terminal, size)
+        .reading(!args.no_stdin, search)
+        .read_only(args.read_only);
+    let id = reactor.add(session);
+    reactor.run().map_err(Failure::Loop)?;
+    // Dropped before anything is told: the terminal is back by then.
+    reactor.remove(id).map_or(Err(Failure::NoEnd), Session::into_outcome)
+}
+
+/// Says how it ended; the exit code.
+fn told(
+    outcome: Outcome,
+    args: &AttachArgs,
+    record: &Record,
+    sandbox: &Recorded,
+    messages: &Messages,
+) -> Result<u8, LiveError> {
+    let say = |text: &str| {
+        if io::stderr().is_terminal() && args.shared.log_level >= LogLevel::Warn {
+            // Where the cursor is nobody knows.
+            tell::on_new_line(messages, text);
+        } else {
+            info!("{text}");
+        }
+    };
+    match outcome {
+        Outcome::Left => say(&format!("left {sandbox}, which goes on")),
+        Outcome::Signalled(signal) => return Ok(signalled(signal)),
+        Outcome::Ended => {
+            let ended = match live::connect(sandbox).and_then(|mut client| Ok(client.status()?)) {
+                Ok(_) => Ok(()),
+                Err(error) => live::lost(record, sandbox, error).and_then(|run| {
+                    let reason = run.and_then(|run| run.reason);
+                    let lost = reason.as_deref() == Some("supervisor-lost");
+                    if lost { Err(LiveError::Lost) } else { Ok(()) }
+                }),
+            };
+            ended?;
+            say(&format!("{sandbox} has ended"));
+        }
+    }
+    Ok(0)
+}
+
+fn signalled(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
+}
+
+/// How the sandbox's terminal learns of our window's size.
+struct Size {
+    socket: Option<std::path::PathBuf>,
+    session: SessionId,
+    counts: bool,
+}
+
+impl Size {
+    /// Tells it, on a connection of its own. The size is a courtesy: nothing fails for it.
+    fn tell(&self, terminal: &Terminal) {
+        let (true, Some(socket), Some((rows, columns))) =
+            (self.counts, &self.socket, terminal.size())
+        else {
+            return;
+        };
+        let told = Client::connect(socket)
+            .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, rows, columns));
+        if let Err(error) = told {
+            info!("can't tell the window's size: {error}");
+        }
+    }
+}
