@@ -57,6 +57,10 @@ impl Host {
         Client::connect(&self.path).unwrap().timeout(PATIENCE)
     }
 
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
     /// Its own memory, in KiB.
     fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
@@ -240,6 +244,7 @@ fn a_thousand_clients_are_served_and_the_next_one_is_told() {
         assert_eq!(raw.next().unwrap()["parameters"]["status"]["name"], "a");
     }
     drop(clients);
+    eventually("no descriptor is left of them", || host.descriptors() < 32);
     let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
     session.write_all(b"one\n").unwrap();
     host.state.wait_for_log("a", b"got one\n");

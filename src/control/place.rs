@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
 use nix::sys::stat::{
@@ -30,10 +31,7 @@ const TRIES: u32 = 1000;
 /// The place of one socket.
 #[derive(Debug)]
 pub(super) struct Place {
-    runtime_dir: PathBuf,
-    config_file: String,
-    /// `<name>.sock`.
-    name: String,
+    /// `<runtime dir>/<config file>/<name>.sock`, and nothing beside it: a host has a thousand.
     path: PathBuf,
 }
 
@@ -41,8 +39,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) listener: UnixListener,
-    directory: PathBuf,
-    name: String,
+    path: PathBuf,
     file: (u64, u64),
 }
 
@@ -62,18 +59,27 @@ impl Place {
         // Absolute, because a host may change its working directory before the start.
         let runtime_dir = std::path::absolute(runtime_dir)
             .map_err(|error| ControlError::io("find the runtime directory", runtime_dir, error))?;
-        let name = format!("{name}.sock");
-        let path = runtime_dir.join(config_file).join(&name);
+        let path = runtime_dir.join(config_file).join(format!("{name}.sock"));
         match stream::path_limit() {
             Some(limit) if path.as_os_str().len() > limit => {
                 Err(ControlError::PathTooLong { path, limit })
             }
-            _ => Ok(Self { runtime_dir, config_file: config_file.to_owned(), name, path }),
+            _ => Ok(Self { path }),
         }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The socket's name in its directory.
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    /// Its directory, `<runtime dir>/<config file>`.
+    fn parent(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
     }
 
     /// Listens there.
@@ -82,7 +88,7 @@ impl Place {
         let (listener, made) = self.listen(&directory)?;
         let bound = self.put(&directory, &made, listener);
         // In its place it has a name of its own; elsewhere nobody is to find it.
-        let _ = remove(&directory, &made);
+        let _ = remove(&directory, made.as_str());
         bound
     }
 
@@ -99,13 +105,12 @@ impl Place {
         while !self.link(directory, made)? {
             self.clear(directory)?;
         }
-        let parent = self.path.parent().unwrap_or(&self.runtime_dir).to_owned();
-        Ok(Bound { listener, directory: parent, name: self.name.clone(), file: identity(&file) })
+        Ok(Bound { listener, path: self.path.clone(), file: identity(&file) })
     }
 
     /// Whether the place was free and has been taken.
     fn link(&self, directory: &OwnedFd, made: &str) -> Result<bool, ControlError> {
-        match linkat(directory, made, directory, self.name.as_str(), AtFlags::empty()) {
+        match linkat(directory, made, directory, self.name(), AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
             Err(error) => Err(ControlError::io("make the control socket", &self.path, error)),
@@ -118,15 +123,15 @@ impl Place {
         if let Found::Live = self.look(directory)? {
             return Err(ControlError::InUse(self.path.clone()));
         }
-        let name = format!(".{}.lock", self.name);
+        let name = format!(".{}.lock", self.name().display());
         let _lock = self.lock(directory, &name)?;
         let cleared = match self.look(directory)? {
             Found::Live => Err(ControlError::InUse(self.path.clone())),
             Found::Nothing => Ok(()),
-            Found::Stale => remove(directory, &self.name)
+            Found::Stale => remove(directory, self.name())
                 .map_err(|error| ControlError::io("remove the stale", &self.path, error)),
         };
-        let _ = remove(directory, &name);
+        let _ = remove(directory, name.as_str());
         cleared
     }
 
@@ -153,7 +158,7 @@ impl Place {
     }
 
     fn look(&self, directory: &OwnedFd) -> Result<Found, ControlError> {
-        match fstatat(directory, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match fstatat(directory, self.name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) if kind(&stat) == SFlag::S_IFSOCK => {}
             Ok(_) => {
                 let path = self.path.clone();
@@ -176,7 +181,7 @@ impl Place {
 
     /// A listening socket, under a name that no sandbox can have.
     fn listen(&self, directory: &OwnedFd) -> Result<(UnixListener, String), ControlError> {
-        let parent = self.path.parent().unwrap_or(&self.runtime_dir);
+        let parent = self.parent();
         let pid = std::process::id();
         let mut tries = 0..TRIES;
         loop {
@@ -194,27 +199,28 @@ impl Place {
 
     /// Opens the socket's directory from the top, and makes what is missing.
     fn directory(&self) -> Result<OwnedFd, ControlError> {
-        let cannot = |error: io::Error| {
-            ControlError::io("use the runtime directory", &self.runtime_dir, error)
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.runtime_dir).map_err(cannot)?;
-        let parent = open(&self.runtime_dir, DIRECTORY, Mode::empty())
-            .map_err(|error| cannot(error.into()))?;
-        let path = self.runtime_dir.join(&self.config_file);
-        let cannot = |error: Errno| ControlError::io("use the directory", &path, error);
-        match mkdirat(&parent, self.config_file.as_str(), Mode::S_IRWXU) {
+        let path = self.parent();
+        let runtime_dir = path.parent().unwrap_or(path);
+        let config_file = path.file_name().unwrap_or_default();
+        let cannot =
+            |error: io::Error| ControlError::io("use the runtime directory", runtime_dir, error);
+        DirBuilder::new().recursive(true).mode(0o700).create(runtime_dir).map_err(cannot)?;
+        let parent =
+            open(runtime_dir, DIRECTORY, Mode::empty()).map_err(|error| cannot(error.into()))?;
+        let cannot = |error: Errno| ControlError::io("use the directory", path, error);
+        match mkdirat(&parent, config_file, Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(cannot(error)),
         }
         let flags = DIRECTORY | OFlag::O_NOFOLLOW;
-        match openat(&parent, self.config_file.as_str(), flags, Mode::empty()) {
+        match openat(&parent, config_file, flags, Mode::empty()) {
             Ok(directory) => {
-                guard(&directory, &path)?;
+                guard(&directory, path)?;
                 Ok(directory)
             }
             // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
             Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
-                Err(ControlError::WrongKind { path: path.clone(), wanted: "a directory" })
+                Err(ControlError::WrongKind { path: path.to_owned(), wanted: "a directory" })
             }
             Err(error) => Err(cannot(error)),
         }
@@ -226,10 +232,13 @@ impl Bound {
     /// stale: it listens still.
     pub(super) fn leave(&self) {
         let flags = DIRECTORY | OFlag::O_NOFOLLOW;
-        let Ok(directory) = open(&self.directory, flags, Mode::empty()) else { return };
-        let there = fstatat(&directory, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return;
+        };
+        let Ok(directory) = open(parent, flags, Mode::empty()) else { return };
+        let there = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         if there.is_ok_and(|stat| identity(&stat) == self.file) {
-            let _ = remove(&directory, &self.name);
+            let _ = remove(&directory, name);
         }
     }
 }
@@ -254,7 +263,7 @@ fn guard(directory: &OwnedFd, path: &Path) -> Result<(), ControlError> {
     Ok(())
 }
 
-fn remove(directory: &OwnedFd, name: &str) -> Result<(), Errno> {
+fn remove(directory: &OwnedFd, name: &(impl NixPath + ?Sized)) -> Result<(), Errno> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::ENOENT) => Ok(()),
         removed => removed,
