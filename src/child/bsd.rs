@@ -222,7 +222,11 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
 }
 
 /// There is no pidfd here, nor a way to look again.
-pub(super) fn end_lost_session(_: &Identity, _: Option<&Path>) -> io::Result<usize> {
+pub(super) fn end_lost_session(
+    _: &Identity,
+    _: Option<&str>,
+    _: Option<&Path>,
+) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -86,7 +86,11 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
 }
 
 /// See [`end_lost_session`](super::lost::end_lost_session).
-pub(super) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::Result<usize> {
+pub(super) fn end_lost_session(
+    child: &Identity,
+    marker: Option<&str>,
+    cgroup: Option<&Path>,
+) -> io::Result<usize> {
     let in_cgroup = usize::from(cgroup.is_some_and(cgroup::kill_cgroup));
     // Pid 0 is nobody's: the session of the kernel's own threads.
     let Some(pid) = i32::try_from(child.pid).ok().filter(|pid| *pid > 0) else {
@@ -94,26 +98,33 @@ pub(super) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::R
     };
     let lost = Scope::Lost(Leader { pid, start: child.start });
     let members = lost.members()?;
+    // Without its leader the number may be that of a later session, whose leader has ended too.
+    let marked = || marker.is_some_and(|mark| members.iter().any(|one| is_marked(one.pid, mark)));
+    if Entry::of(pid)?.is_none() && !marked() {
+        return Ok(in_cgroup);
+    }
     lost.send(&members, Signal::KILL);
     Ok(members.len() + in_cgroup)
 }
 
 /// See [`end_marked`](super::lost::end_marked).
 pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
-    let entry = format!("{}={marker}", super::lost::RUN_VARIABLE).into_bytes();
-    let is_marked = |pid: i32| {
-        // That of an ended process is empty.
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|variable| variable == entry)
-    };
     let mut count = 0;
     let us = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let others = Entry::all()?.into_iter().filter(|process| process.pid != us);
-    for process in others.filter(|process| is_marked(process.pid)) {
-        pidfd::send_to(process.pid, Signal::KILL, || is_marked(process.pid))?;
+    for process in others.filter(|process| is_marked(process.pid, marker)) {
+        pidfd::send_to(process.pid, Signal::KILL, || is_marked(process.pid, marker))?;
         count += 1;
     }
     Ok(count)
+}
+
+/// Whether the environment that this process began with has the marker.
+fn is_marked(pid: i32, marker: &str) -> bool {
+    let entry = format!("{}={marker}", super::lost::RUN_VARIABLE).into_bytes();
+    // That of an ended process is empty.
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|&byte| byte == 0).any(|variable| variable == entry)
 }
 
 pub(super) fn boot_id() -> String {

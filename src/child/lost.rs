@@ -14,7 +14,7 @@ use super::platform;
 ///
 /// The caller has made sure that `child` is of this boot and of this pid namespace. Nothing is
 /// touched that could be a stranger's: where another process has the child's pid, its session is
-/// left alone; members that started before the child are no members; each is signalled through a
+/// left alone, and where none has it, unless one of the members has the `marker` of the run; members that started before the child are no members; each is signalled through a
 /// pidfd that was opened first and compared with the process table afterwards. Neither this
 /// process nor a cgroup that it is in is ever killed.
 ///
@@ -22,8 +22,12 @@ use super::platform;
 ///
 /// [`Unsupported`](io::ErrorKind::Unsupported) on any system but Linux, where nothing is done; the
 /// process table can't be read.
-pub(crate) fn end_lost_session(child: &Identity, cgroup: Option<&Path>) -> io::Result<usize> {
-    platform::end_lost_session(child, cgroup)
+pub(crate) fn end_lost_session(
+    child: &Identity,
+    marker: Option<&str>,
+    cgroup: Option<&Path>,
+) -> io::Result<usize> {
+    platform::end_lost_session(child, marker, cgroup)
 }
 
 /// The variable in the environment of a command that says which run it belongs to.
@@ -54,7 +58,7 @@ mod tests {
     use crate::process::table::Entry;
 
     fn start(script: &str) -> (Child, ChildIo, Identity) {
-        let command = Command::new("sh").args(["-c", script]);
+        let command = Command::new("sh").args(["-c", script]).env(RUN_VARIABLE, "this run");
         let (child, io) = Child::spawn(&command, SpawnIo::Pipes { input: false }).unwrap();
         let identity = Identity::of(child.pid()).unwrap();
         (child, io, identity)
@@ -84,8 +88,14 @@ mod tests {
             if end == "exit 0" {
                 eventually(|| child.try_reap().unwrap().is_some());
             }
-            assert!(end_lost_session(&identity, None).unwrap() >= 4);
-            eventually(|| end_lost_session(&identity, None).unwrap() == 0);
+            if end == "exit 0" {
+                for marker in [None, Some("another run")] {
+                    assert_eq!(end_lost_session(&identity, marker, None).unwrap(), 0);
+                }
+            }
+            let ended = || end_lost_session(&identity, Some("this run"), None).unwrap();
+            assert!(ended() >= 4);
+            eventually(|| ended() == 0);
             assert_eq!(members(&identity), 0);
             let _ = child.try_reap();
         }
@@ -120,11 +130,11 @@ mod tests {
         let (child, _io, identity) = start("sleep 1000 & wait");
         eventually(|| members(&identity) == 2);
         let earlier = Identity { start: identity.start - 1, ..identity.clone() };
-        assert_eq!(end_lost_session(&earlier, None).unwrap(), 0);
+        assert_eq!(end_lost_session(&earlier, None, None).unwrap(), 0);
         let later = Identity { start: identity.start + 1, ..identity.clone() };
-        assert_eq!(end_lost_session(&later, None).unwrap(), 0);
+        assert_eq!(end_lost_session(&later, None, None).unwrap(), 0);
         assert_eq!(members(&identity), 2);
-        eventually(|| end_lost_session(&identity, None).unwrap() == 0);
+        eventually(|| end_lost_session(&identity, None, None).unwrap() == 0);
         child.discard();
     }
 }

@@ -17,8 +17,9 @@ pub(super) struct Leftovers {
 /// What leads to the child and what it has started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Lead {
-    /// The child, whose session it is.
-    Session(Identity),
+    /// The child, whose session it is, and what its environment says; nothing if it was handed
+    /// over.
+    Session { child: Identity, marker: Option<String> },
     /// The supervisor was lost before it could record the child: what its environment says.
     Marker { marker: String, supervisor: Identity },
 }
@@ -51,7 +52,12 @@ impl Leftovers {
         let cgroup = spec.and_then(|spec| spec.cgroup.clone());
         let cgroup = cgroup.filter(|cgroup| !is_used(cgroup, open));
         let child = match (&run.child, run.started_at) {
-            (Some(child), _) => Lead::Session(child.clone()),
+            (Some(child), started_at) => {
+                let spawned = spec.is_some_and(|spec| spec.command.is_some());
+                let started_at = started_at.filter(|_| spawned);
+                let marker = started_at.map(|at| run_marker(&supervisor, at));
+                Lead::Session { child: child.clone(), marker }
+            }
             (None, Some(started_at)) => {
                 Lead::Marker { marker: run_marker(&supervisor, started_at), supervisor }
             }
@@ -68,11 +74,12 @@ impl Leftovers {
     pub(super) fn end(&self) -> io::Result<Left> {
         let cgroup = self.cgroup.as_deref();
         let found = match &self.child {
-            Lead::Session(child) => end_lost_session(child, cgroup),
+            Lead::Session { child, marker } => end_lost_session(child, marker.as_deref(), cgroup),
             Lead::Marker { marker, supervisor } => {
                 // Nobody has pid 0, nor its session: only the cgroup counts.
                 let nobody = Identity { pid: 0, start: 0, ..supervisor.clone() };
-                end_lost_session(&nobody, cgroup).and_then(|count| Ok(count + end_marked(marker)?))
+                end_lost_session(&nobody, None, cgroup)
+                    .and_then(|count| Ok(count + end_marked(marker)?))
             }
         };
         match found {
