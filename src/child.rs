@@ -5,11 +5,11 @@
 //! children).
 
 #![allow(unsafe_code)] // clone, pre_exec, ioctl and pidfd calls that no safe wrapper offers
-#![allow(dead_code)] // parts that the monitor and the registry are to call
 
 mod cgroup;
 mod command;
 mod identity;
+mod left;
 pub(crate) mod lost;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "child/linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "child/bsd.rs")]
@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -34,6 +35,8 @@ use nix::unistd::{Pid, getpgid};
 pub(crate) use cgroup::CgroupError;
 pub use command::Command;
 pub use identity::{Identity, Liveness};
+pub(crate) use left::{Left, Parting, Reach, reap_orphans};
+pub(crate) use platform::Cgroup;
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 
@@ -135,6 +138,14 @@ pub enum SpawnError {
         /// The system's reason.
         reason: String,
     },
+    /// It can't be put into its cgroup.
+    #[error("can't put it into the cgroup {path}: {reason}")]
+    Cgroup {
+        /// The cgroup's directory.
+        path: String,
+        /// The system's reason.
+        reason: String,
+    },
     /// No process, pipe or PTY could be had.
     #[error("can't start {program}: {reason}")]
     System {
@@ -151,7 +162,7 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => 127,
             Self::NotExecutable { .. } => 126,
-            Self::Directory { .. } | Self::System { .. } => 125,
+            Self::Directory { .. } | Self::Cgroup { .. } | Self::System { .. } => 125,
         }
     }
 }
@@ -177,6 +188,9 @@ struct ChildStdio<'a> {
 enum SpawnFailure {
     /// Making a pipe, a PTY, a process.
     System(io::Error),
+    /// Entering the cgroup of this directory.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
+    Cgroup(PathBuf, io::Error),
     /// Entering the working directory.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     Directory(io::Error),
@@ -204,22 +218,30 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `command` in a session of its own.
+    /// Starts `command` in a session of its own, and in this cgroup from its first moment.
     ///
     /// On Linux the child gets SIGKILL when the calling *thread* ends (`PR_SET_PDEATHSIG`,
     /// prctl(2)), unless it executes a set-uid program.
-    pub(crate) fn spawn(command: &Command, io: SpawnIo) -> Result<(Self, ChildIo), SpawnError> {
+    pub(crate) fn spawn(
+        command: &Command,
+        io: SpawnIo,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(Self, ChildIo), SpawnError> {
         command.check_directory()?;
         match io {
-            SpawnIo::Pipes { input } => Self::spawn_on_pipes(command, input),
+            SpawnIo::Pipes { input } => Self::spawn_on_pipes(command, input, cgroup),
             SpawnIo::Pty { input, size, modes } => {
-                Self::spawn_on_pty(command, input, &size, modes.as_ref())
+                Self::spawn_on_pty(command, input, &size, modes.as_ref(), cgroup)
             }
         }
         .map_err(|failure| command.spawn_error(&failure))
     }
 
-    fn spawn_on_pipes(command: &Command, input: bool) -> Result<(Self, ChildIo), SpawnFailure> {
+    fn spawn_on_pipes(
+        command: &Command,
+        input: bool,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(Self, ChildIo), SpawnFailure> {
         let (stdin, our_stdin) = match input {
             true => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
             false => (null_input()?, None),
@@ -227,7 +249,8 @@ impl Child {
         let (our_stdout, stdout) = pipe()?;
         let (our_stderr, stderr) = pipe()?;
         let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        let (pid, exit) = platform::spawn(command, &ChildStdio { fds, terminal: false })?;
+        let stdio = ChildStdio { fds, terminal: false };
+        let (pid, exit) = platform::spawn(command, &stdio, cgroup)?;
         let io =
             ChildIo::Piped { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
         Ok((Self { pid, exit }, io))
@@ -238,6 +261,7 @@ impl Child {
         input: bool,
         size: &Winsize,
         modes: Option<&Termios>,
+        cgroup: Option<&Cgroup>,
     ) -> Result<(Self, ChildIo), SpawnFailure> {
         let (master, path) = platform::open_pty()?;
         let master = above_stdio(master)?;
@@ -250,7 +274,8 @@ impl Child {
         let null = if input { None } else { Some(null_input()?) };
         let stdin = null.as_ref().unwrap_or(&slave).as_fd();
         let fds = [stdin, slave.as_fd(), slave.as_fd()];
-        let (pid, exit) = platform::spawn(command, &ChildStdio { fds, terminal: true })?;
+        let stdio = ChildStdio { fds, terminal: true };
+        let (pid, exit) = platform::spawn(command, &stdio, cgroup)?;
         Ok((Self { pid, exit }, ChildIo::Tty { master }))
     }
 
@@ -267,6 +292,11 @@ impl Child {
             .ok_or(Errno::ECHILD)?;
         platform::check_own_child(pid)?;
         Ok(Self { pid, exit: platform::ExitWatch::new(pid)? })
+    }
+
+    /// Makes a child that runs already a member of this cgroup.
+    pub(crate) fn join(&self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        cgroup.admit(self.pid.as_raw())
     }
 
     /// Ends and reaps a child that can't be monitored, at once.

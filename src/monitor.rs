@@ -8,6 +8,7 @@
 //! long as it takes: the write of a regular file while the kernel throttles dirty pages; open,
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
+mod descendants;
 mod draining;
 mod limits;
 mod observer;
@@ -42,9 +43,10 @@ pub use sandbox::{
 pub use service::{Desk, Service};
 pub use sessions::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 
-use crate::child::{Child, ChildIo, Command, ExitStatus, Signal};
+use crate::child::{Cgroup, Child, ChildIo, Command, ExitStatus, Reach, Signal};
 use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
+use descendants::Remains;
 use limits::Limits;
 use reports::Reports;
 use restarting::Again;
@@ -107,6 +109,8 @@ pub enum Timer {
     Quiet,
     /// Descendants have had their time.
     DrainLimit,
+    /// What the child left behind is looked at.
+    Remains,
     /// A flooded stream is read again.
     Pause(Stream),
     /// A stream that was flooded may be so no longer.
@@ -148,6 +152,8 @@ pub struct Monitor {
     supervisor: Identity,
     asked: DateTime<Utc>,
     state: State,
+    /// Whom it answers for when the child has ended.
+    reach: Reach,
     /// The child of this run, once it ran, and when that was seen.
     child: Option<(Identity, DateTime<Utc>)>,
     /// Set while that may be started again.
@@ -179,6 +185,7 @@ struct Running {
     child: Child,
     exit: Option<SourceId>,
     limits: Limits,
+    cgroup: Option<Cgroup>,
 }
 
 /// How far a stop has come.
@@ -206,6 +213,8 @@ struct Drain {
     quiet: Option<TimerId>,
     limit: TimerId,
     limit_passed: bool,
+    /// What the child left behind and the drain waits for.
+    remains: Option<Remains>,
     /// The last stop request before or during the drain.
     asked: Option<Instant>,
 }
@@ -230,7 +239,8 @@ type Cx<'a> = Context<'a, Monitor>;
 impl Monitor {
     /// A monitor of this sandbox, to be given observers and a child.
     pub fn builder(sandbox: Sandbox) -> Builder {
-        Builder { sandbox, reports: Reports::default(), services: Vec::new() }
+        let (reports, services) = (Reports::default(), Vec::new());
+        Builder { sandbox, reports, services, reach: Reach::Group }
     }
 
     /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, then KILL after
@@ -274,6 +284,7 @@ pub struct Builder {
     sandbox: Sandbox,
     reports: Reports,
     services: Vec<Option<Box<dyn Service>>>,
+    reach: Reach,
 }
 
 impl Builder {
@@ -288,6 +299,22 @@ impl Builder {
     #[must_use]
     pub fn service(mut self, service: impl Service + 'static) -> Self {
         self.services.push(Some(Box::new(service)));
+        self
+    }
+
+    /// Has the monitor answer for everything that its child has started, daemons too, and not only
+    /// for the child's process group: for a program that has [become a
+    /// subreaper](crate::process::become_subreaper) and monitors one sandbox.
+    ///
+    /// What has come down to this process is reaped when it ends, and counts as left behind when
+    /// the child has ended, unless it is of this process's own session: a child leads one of its
+    /// own, so that is what others of this program have started. Where this process has children
+    /// already, only what is of the child's session is taken for the child's.
+    ///
+    /// Linux only: elsewhere it is the group all the same.
+    #[must_use]
+    pub fn answer_for_descendants(mut self) -> Self {
+        self.reach = Reach::of_subreaper();
         self
     }
 
@@ -326,6 +353,7 @@ impl Builder {
         reactor.add(Monitor {
             sandbox: self.sandbox,
             reports: self.reports,
+            reach: self.reach,
             supervisor: Identity::current(),
             asked: Utc::now(),
             state: State::Starting { launch, give_up: Instant::now() + CLAIM_TIMEOUT },
@@ -403,6 +431,7 @@ impl Handler for Monitor {
             Timer::Kill => self.kill("the stop timeout has passed"),
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
+            Timer::Remains => self.look_at_remains(cx),
             Timer::Restart => self.start_again(cx),
             Timer::MaxDuration => self.stopping(Cause::MaxDuration, None, cx),
             Timer::Idle => self.look_for_idleness(cx),
@@ -425,6 +454,7 @@ impl Handler for Monitor {
                 self.stop_requested(Request::Urgent, cx);
             }
             Some(Signal::HUP) => self.stop_requested(Request::Once, cx),
+            Some(Signal::CHLD) => self.orphan_ended(cx),
             Some(Signal::WINCH) => self.our_size(),
             Some(Signal::TSTP) => {
                 if let Some(streams) = &mut self.streams {

@@ -250,7 +250,11 @@ fn a_descendant_in_a_session_of_its_own_does_not_hold_up_the_stop() {
     let fifo = state.file("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     let script = format!("setsid sh -c 'echo up $$; read x < {}' & wait", fifo.display());
-    let mut session = Session::spawn(&mut state.run("x", &["--stop-timeout", "1h"], &script));
+    let mut session = Session::spawn(&mut state.run(
+        "x",
+        &["--stop-timeout", "1h", "--leave-descendants"],
+        &script,
+    ));
     session.wait_for("up ");
     let descendant = session.number();
     session.signal(Signal::SIGTERM);
@@ -534,7 +538,8 @@ fn stopped_only_after_the_output_of_descendants() -> bool {
         "(while ! [ -e {} ]; do echo tick; done; echo last) & echo child $$; exit 6",
         enough.display()
     );
-    let options = ["--no-forward", "--log-max-size", "0", "--stop-timeout", "1h"];
+    let options =
+        ["--no-forward", "--log-max-size", "0", "--stop-timeout", "1h", "--leave-descendants"];
     let mut vmon = state.run("x", &options, &script).spawn().unwrap();
     eventually("the child is reaped", || {
         let pid = state.run_column("x", "pid").and_then(|pid| pid.parse::<u32>().ok());
@@ -578,7 +583,8 @@ fn suspended_during_the_drain() -> bool {
         enough.display(),
         state.file("pid").display(),
     );
-    let options = ["--no-forward", "--log-max-size", "0", "--stop-timeout", "1h"];
+    let options =
+        ["--no-forward", "--log-max-size", "0", "--stop-timeout", "1h", "--leave-descendants"];
     let mut vmon = state.run("x", &options, &script).spawn().unwrap();
     eventually("the child is reaped", || {
         let pid = state.run_column("x", "pid").and_then(|pid| pid.parse::<u32>().ok());

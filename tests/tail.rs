@@ -36,8 +36,10 @@ impl Drop for Grandchild {
     }
 }
 
+/// What a script leaves behind is left alone: here it stands for whoever else has the pipe open.
 fn here(state: &State, options: &[&str], script: &str) -> Command {
-    let mut command = state.run("child", options, script);
+    let options = [options, &["--leave-descendants"]].concat();
+    let mut command = state.run("child", &options, script);
     command.current_dir(state.path());
     command
 }
@@ -72,7 +74,7 @@ fn the_tail_survives_a_silent_grandchild_on_the_pipe_which_holds_nothing_up() {
 fn a_silent_grandchild_holds_nothing_up_where_the_log_fails_either() {
     let state = State::new();
     fs::write(state.file("noise"), noise(MIB, 3)).unwrap();
-    let options = ["--stop-timeout", "1h", "--on-log-error", "drop"];
+    let options = ["--stop-timeout", "1h", "--on-log-error", "drop", "--leave-descendants"];
     let run = state.run("child", &options, "sleep 600 & echo $! > pid; cat noise; exit 3");
     let mut command = Command::new("sh");
     // 512 KiB, in units of 512 bytes.

@@ -1,5 +1,8 @@
 //! macOS and the BSDs: std's fork and exec, kqueue's process filter, sysctl.
 
+#[path = "bsd/left.rs"]
+mod left;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +21,9 @@ use nix::unistd::{Pid, setsid};
 use super::identity::{Identity, Process};
 use super::signal::restore_sigchld;
 use super::{ChildStdio, Command, SpawnFailure};
+
+pub(crate) use left::Cgroup;
+pub(super) use left::{Left, has_ended, has_no_child, reap_orphans};
 
 pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2
@@ -73,6 +79,7 @@ pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
 pub(super) fn spawn(
     command: &Command,
     stdio: &ChildStdio<'_>,
+    _cgroup: Option<&Cgroup>,
 ) -> Result<(Pid, ExitWatch), SpawnFailure> {
     let mut std = std_command(command);
     let [stdin, stdout, stderr] = stdio.fds.map(|fd| fd.try_clone_to_owned().map(Stdio::from));

@@ -138,6 +138,9 @@ impl Command {
         let program = self.program.to_string_lossy().into_owned();
         match failure {
             SpawnFailure::System(error) => SpawnError::System { program, reason: reason(error) },
+            SpawnFailure::Cgroup(path, error) => {
+                SpawnError::Cgroup { path: path.display().to_string(), reason: reason(error) }
+            }
             SpawnFailure::Directory(error) => self.directory_error(reason(error)),
             SpawnFailure::Execute(error) => self.exec_error(error),
         }

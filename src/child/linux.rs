@@ -1,9 +1,11 @@
 //! Linux: clone and exec, pidfd, `/proc`.
 
 #[path = "linux/cgroup.rs"]
-pub(super) mod cgroup;
+mod cgroup;
 #[path = "linux/exec.rs"]
 mod exec;
+#[path = "linux/left.rs"]
+mod left;
 #[path = "linux/members.rs"]
 mod members;
 #[path = "linux/pidfd.rs"]
@@ -26,6 +28,8 @@ use nix::unistd::Pid;
 use super::identity::Process;
 use super::{Identity, Signal};
 use crate::process::table::Entry;
+pub(crate) use cgroup::Cgroup;
+pub(super) use left::{Left, has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
 use pidfd::PidFd;
 pub(super) use spawn::spawn;
@@ -92,14 +96,12 @@ pub(super) fn end_lost_session(
     cgroup: Option<&Path>,
 ) -> io::Result<usize> {
     let in_cgroup = usize::from(cgroup.is_some_and(cgroup::kill_cgroup));
-    // Pid 0 is nobody's: the session of the kernel's own threads.
-    let Some(pid) = i32::try_from(child.pid).ok().filter(|pid| *pid > 0) else {
-        return Ok(in_cgroup);
-    };
-    let lost = Scope::Lost(Leader { pid, start: child.start });
+    let Some(leader) = Leader::of(child) else { return Ok(in_cgroup) };
+    let lost = Scope::Lost(leader);
     let members = lost.members()?;
     // Without its leader the number may be that of a later session, whose leader has ended too.
     let marked = || marker.is_some_and(|mark| members.iter().any(|one| is_marked(one.pid, mark)));
+    let pid = i32::try_from(child.pid).map_err(io::Error::other)?;
     if Entry::of(pid)?.is_none() && !marked() {
         return Ok(in_cgroup);
     }

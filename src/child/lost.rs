@@ -59,7 +59,7 @@ mod tests {
 
     fn start(script: &str) -> (Child, ChildIo, Identity) {
         let command = Command::new("sh").args(["-c", script]).env(RUN_VARIABLE, "this run");
-        let (child, io) = Child::spawn(&command, SpawnIo::Pipes { input: false }).unwrap();
+        let (child, io) = Child::spawn(&command, SpawnIo::Pipes { input: false }, None).unwrap();
         let identity = Identity::of(child.pid()).unwrap();
         (child, io, identity)
     }
@@ -107,7 +107,7 @@ mod tests {
             let command = Command::new("sh")
                 .args(["-c", "(setsid sleep 1000 &) ; sleep 1000 & wait"])
                 .env(RUN_VARIABLE, marker);
-            Child::spawn(&command, SpawnIo::Pipes { input: false }).unwrap()
+            Child::spawn(&command, SpawnIo::Pipes { input: false }, None).unwrap()
         };
         let unique = run_marker(&Identity::current(), Utc::now());
         let (child, _io) = marked(&unique);

@@ -39,6 +39,8 @@ impl Signal {
     pub const CONT: Self = Self(libc::SIGCONT);
     /// The terminal's stop.
     pub const TSTP: Self = Self(libc::SIGTSTP);
+    /// A child has ended, was stopped, or goes on.
+    pub const CHLD: Self = Self(libc::SIGCHLD);
     /// The window's size has changed.
     pub const WINCH: Self = Self(libc::SIGWINCH);
     /// A write beyond the file size limit.

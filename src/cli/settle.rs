@@ -3,9 +3,12 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::raise;
+use vmon::child::Signal;
 use vmon::monitor::{Claim, Monitor, Observer, Progress, Starting, Transition};
 use vmon::process;
 use vmon::reactor::Reactor;
@@ -60,8 +63,12 @@ impl Observer for Noted {
     }
 }
 
-/// Runs the reactor until its handlers are done.
-pub fn run(reactor: &mut Reactor<Monitor>, activity: &Activity) -> io::Result<()> {
+/// Runs the reactor until its handlers are done. `orphans` come down to us, and are to be reaped.
+pub fn run(
+    reactor: &mut Reactor<Monitor>,
+    activity: &Activity,
+    mut orphans: bool,
+) -> io::Result<()> {
     let mut trim_at: Option<Instant> = None;
     let mut release_at: Option<Instant> = None;
     while !reactor.is_done() {
@@ -71,6 +78,9 @@ pub fn run(reactor: &mut Reactor<Monitor>, activity: &Activity) -> io::Result<()
         }
         if trim_at.is_some_and(|at| now >= at) {
             trim_at = None;
+            if mem::take(&mut orphans) {
+                watch_orphans(reactor)?;
+            }
             trim(reactor);
         } else if release_at.is_some_and(|at| now >= at) {
             reactor.release_scratch();
@@ -81,6 +91,14 @@ pub fn run(reactor: &mut Reactor<Monitor>, activity: &Activity) -> io::Result<()
         reactor.poll_once(next.map(|at| at.saturating_duration_since(now)))?;
     }
     Ok(())
+}
+
+/// From here on, processes that have come down to us are reaped as soon as they have ended. Not
+/// before: a command that ends sooner would only pay for it, and what it leaves is looked for then.
+fn watch_orphans(reactor: &mut Reactor<Monitor>) -> io::Result<()> {
+    reactor.watch_signals([Signal::CHLD])?;
+    // One may have ended already.
+    Ok(raise(nix::sys::signal::Signal::SIGCHLD)?)
 }
 
 #[allow(unsafe_code)]

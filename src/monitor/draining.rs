@@ -16,7 +16,7 @@ impl Monitor {
         if drain.limit_passed {
             streams.end_complete(&mut cx.sources);
         }
-        if streams.are_finished() {
+        if streams.are_finished() && drain.remains.is_none() {
             self.drained(cx);
         }
     }
@@ -33,7 +33,8 @@ impl Monitor {
             return self.output_moved(true, cx);
         }
         // A stream that waits for its sinks is not quiet: the grace begins when it is read again.
-        if streams.are_quiet() {
+        // Nor is it over while somebody is left who may have last words.
+        if streams.are_quiet() && drain.remains.is_none() {
             streams.end_complete(&mut cx.sources);
         }
         self.drain(cx);
@@ -43,6 +44,7 @@ impl Monitor {
         if let State::Draining(drain) = &mut self.state {
             drain.limit_passed = true;
         }
+        self.kill_remains("the stop timeout has passed", cx);
         self.drain(cx);
     }
 
@@ -58,10 +60,11 @@ impl Monitor {
         }
         if streams.wait_for_log() {
             streams.close(&mut cx.sources);
-            return self.drained(cx);
+        } else {
+            streams.abandon_sinks(&mut cx.sources);
         }
-        streams.abandon_sinks(&mut cx.sources);
         drain.limit_passed = true;
+        self.kill_remains("a stop was asked for", cx);
         self.output_moved(false, cx);
     }
 

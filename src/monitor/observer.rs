@@ -227,6 +227,9 @@ pub enum StartError {
     /// What is to be served beside it can't be: the control socket, say.
     #[error("{0}")]
     Service(String),
+    /// The cgroup can't be the child's; the text names it and the way out.
+    #[error("{0}")]
+    Cgroup(String),
     /// The command could not be executed.
     #[error(transparent)]
     Spawn(SpawnError),

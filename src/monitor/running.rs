@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use super::{
     Cause, Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer, Transition,
 };
-use crate::child::{Child, ExitStatus, Signal};
+use crate::child::{Cgroup, Child, ExitStatus, Left, Signal};
 use crate::reactor::Interest;
 
 /// A stop request that follows another one sooner is the same one, told twice: a signal to the
@@ -97,8 +97,8 @@ impl Monitor {
 
     pub(super) fn look_for_exit(&mut self, cx: &mut Cx<'_>) {
         let (State::Running(running) | State::Stopping(running, _)) = &self.state else { return };
-        match running.child.try_reap() {
-            Ok(Some(status)) => self.exited(status, cx),
+        match self.try_end(running) {
+            Ok(Some((status, left))) => self.exited(status, left, cx),
             Ok(None) => {
                 // kqueue may tell of the end before waitpid(2) knows of it, and tells once.
                 if let Some(exit) = running.exit {
@@ -108,13 +108,13 @@ impl Monitor {
             }
             Err(error) => {
                 warn!(pid = running.child.pid(), "can't wait for the child: {error}");
-                self.exited(ExitStatus::Unknown, cx);
+                self.exited(ExitStatus::Unknown, None, cx);
             }
         }
     }
 
     /// `RUNNING → DRAINING` and `STOPPING → DRAINING`.
-    pub(super) fn exited(&mut self, status: ExitStatus, cx: &mut Cx<'_>) {
+    pub(super) fn exited(&mut self, status: ExitStatus, left: Option<Left>, cx: &mut Cx<'_>) {
         let (mut running, stop) = match mem::replace(&mut self.state, State::Moving) {
             State::Running(running) => (running, None),
             State::Stopping(running, stop) => (running, Some(stop)),
@@ -134,10 +134,11 @@ impl Monitor {
         let limit = cx.timers.set(self.sandbox.stop_timeout, Timer::DrainLimit);
         self.state = State::Draining(Drain {
             status,
-            reason: reason(status, stop.as_ref()),
+            reason: reason(status, stop.as_ref(), running.cgroup.as_ref()),
             quiet: None,
             limit,
             limit_passed: false,
+            remains: self.remains(left, running.cgroup, stop.as_ref(), cx),
             asked: stop.map(|stop| stop.asked),
         });
         if let Some(streams) = &mut self.streams {
@@ -196,7 +197,14 @@ fn send(child: &Child, signal: Signal) {
     }
 }
 
-fn reason(status: ExitStatus, stop: Option<&Stop>) -> Reason {
+fn reason(status: ExitStatus, stop: Option<&Stop>, cgroup: Option<&Cgroup>) -> Reason {
+    let killed = stop.is_some_and(|stop| stop.killed);
+    if status == ExitStatus::Signal(Signal::KILL)
+        && !killed
+        && cgroup.is_some_and(Cgroup::ran_out_of_memory)
+    {
+        return Reason::OutOfMemory;
+    }
     match (status, stop) {
         (_, Some(Stop { cause: Cause::MaxDuration, .. })) => Reason::MaxDuration,
         (_, Some(Stop { cause: Cause::IdleTimeout, .. })) => Reason::IdleTimeout,

@@ -15,7 +15,7 @@ use super::{
     Timer, Transition,
 };
 use crate::child::lost::{RUN_VARIABLE, run_marker};
-use crate::child::{Child, ChildIo, Identity};
+use crate::child::{Cgroup, Child, ChildIo, Identity};
 use crate::logfile::LogFile;
 use crate::reactor::{Interest, SourceId};
 use crate::terminal::Terminal;
@@ -91,11 +91,17 @@ impl Monitor {
                 let command = command.env(RUN_VARIABLE, marker);
                 let terminal = streams::open_terminal(&self.sandbox, command.wants_pty());
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
-                let (child, io) = Child::spawn(&command, io).map_err(StartError::Spawn)?;
+                let cgroup = self.open_cgroup()?;
+                let spawned = Child::spawn(&command, io, cgroup.as_ref());
+                let (child, io) = spawned.map_err(|error| {
+                    remove(cgroup.as_ref());
+                    StartError::Spawn(error)
+                })?;
                 match self.watch(&child, io, log, terminal, cx) {
-                    Ok(exit) => Ok(Running { child, exit, limits: self.limits(cx) }),
+                    Ok(exit) => Ok(Running { child, exit, limits: self.limits(cx), cgroup }),
                     Err(error) => {
                         child.discard();
+                        remove(cgroup.as_ref());
                         Err(error)
                     }
                 }
@@ -103,10 +109,24 @@ impl Monitor {
             Launch::Adopt(child, io) => {
                 let tty = matches!(io, ChildIo::Tty { .. });
                 let terminal = streams::open_terminal(&self.sandbox, tty);
+                let cgroup = self.open_cgroup()?;
+                if let Some(cgroup) = &cgroup {
+                    child.join(cgroup).map_err(|error| {
+                        cgroup.remove();
+                        StartError::Cgroup(error.to_string())
+                    })?;
+                }
                 let exit = self.watch(&child, io, log, terminal, cx)?;
-                Ok(Running { child, exit, limits: self.limits(cx) })
+                Ok(Running { child, exit, limits: self.limits(cx), cgroup })
             }
         }
+    }
+
+    fn open_cgroup(&self) -> Result<Option<Cgroup>, StartError> {
+        // Whoever keeps what an earlier run has left finds it there.
+        let empty = !self.sandbox.leave_descendants;
+        let opened = self.sandbox.cgroup.as_deref().map(|path| Cgroup::open(path, empty));
+        opened.transpose().map_err(|error| StartError::Cgroup(error.to_string()))
     }
 
     pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
@@ -164,5 +184,11 @@ impl Monitor {
         // Those who were attached before the child was started again.
         self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);
+    }
+}
+
+fn remove(cgroup: Option<&Cgroup>) {
+    if let Some(cgroup) = cgroup {
+        cgroup.remove();
     }
 }

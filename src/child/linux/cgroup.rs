@@ -11,6 +11,7 @@ use super::pidfd::send_to;
 use crate::child::command::reason;
 use crate::child::{CgroupError, Signal};
 use crate::process::cgroup::{children, is_cgroup, is_populated, members, value};
+use crate::process::table::Entry;
 
 /// The directory of a cgroup that holds one child and its descendants, and nobody else.
 #[derive(Debug)]
@@ -93,9 +94,9 @@ impl Cgroup {
         !is_populated(&self.directory).unwrap_or(false)
     }
 
-    /// Sends `signal` to every member.
-    pub(crate) fn signal(&self, signal: Signal) {
-        signal_members(&self.directory, signal);
+    /// Sends `signal` to every member, those of this process group excepted.
+    pub(crate) fn signal(&self, signal: Signal, except_group: Option<i32>) {
+        signal_members(&self.directory, signal, except_group);
     }
 
     /// Removes it if it was made here and is empty.
@@ -115,7 +116,7 @@ pub(in crate::child) fn kill_cgroup(directory: &Path) -> bool {
     if !is_cgroup(directory) || !is_populated(directory).unwrap_or(false) || holds_us(directory) {
         return false;
     }
-    signal_members(directory, Signal::KILL);
+    signal_members(directory, Signal::KILL, None);
     true
 }
 
@@ -124,7 +125,7 @@ fn holds_us(directory: &Path) -> bool {
     members(directory).contains(&own)
 }
 
-fn signal_members(directory: &Path, signal: Signal) {
+fn signal_members(directory: &Path, signal: Signal, except_group: Option<i32>) {
     if !is_cgroup(directory) {
         return;
     }
@@ -136,8 +137,11 @@ fn signal_members(directory: &Path, signal: Signal) {
         }
     }
     for pid in members(directory) {
-        let is_member = || members(directory).contains(&pid);
-        if let Err(error) = send_to(pid, signal, is_member) {
+        let is_meant = || {
+            let group = Entry::of(pid).ok().flatten().map(|entry| entry.group);
+            members(directory).contains(&pid) && (except_group.is_none() || except_group != group)
+        };
+        if let Err(error) = send_to(pid, signal, is_meant) {
             debug!(pid, "{signal} not sent: {error}");
         }
     }

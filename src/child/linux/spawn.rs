@@ -15,6 +15,7 @@
 
 use std::cell::Cell;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -31,20 +32,31 @@ use nix::unistd::{Pid, SysconfVar, chdir, getppid, setsid, sysconf};
 use super::ExitWatch;
 use super::exec::{Program, c_string};
 use super::pidfd::PidFd;
-use crate::child::{ChildStdio, Command, SpawnFailure};
+use crate::child::{Cgroup, ChildStdio, Command, SpawnFailure};
 use crate::process::FileLimit;
 
 /// Starts `command` in a session of its own, and has it killed when the calling thread ends.
 pub(in crate::child) fn spawn(
     command: &Command,
     stdio: &ChildStdio<'_>,
+    cgroup: Option<&Cgroup>,
 ) -> Result<(Pid, ExitWatch), SpawnFailure> {
-    let plan = Plan::new(command, stdio)?;
+    let at_cgroup = |error| match cgroup {
+        Some(cgroup) => SpawnFailure::Cgroup(cgroup.directory().to_owned(), error),
+        None => SpawnFailure::System(error),
+    };
+    let procs = cgroup.map(Cgroup::procs).transpose().map_err(at_cgroup)?;
+    let plan = Plan::new(command, stdio, procs)?;
     let (pid, pidfd) = clone(&plan)?;
     if let Some(failure) = plan.failure.take() {
         // Ends at once. It is gone already where this process ignores SIGCHLD (wait(2)).
         while waitpid(pid, None) == Err(Errno::EINTR) {}
-        return Err(failure.into());
+        return Err(match failure {
+            Failure::Cgroup(errno) => at_cgroup(errno.into()),
+            Failure::Prepare(errno) => SpawnFailure::System(errno.into()),
+            Failure::Directory(errno) => SpawnFailure::Directory(errno.into()),
+            Failure::Execute(errno) => SpawnFailure::Execute(errno.into()),
+        });
     }
     let exit = match pidfd {
         Some(pidfd) => ExitWatch(Some(PidFd::of(pidfd))),
@@ -65,6 +77,8 @@ struct Plan {
     /// Whether descriptor 1 becomes its controlling terminal.
     terminal: bool,
     last_signal: c_int,
+    /// The `cgroup.procs` of its cgroup, open for writing.
+    cgroup: Option<File>,
     directory: Option<CString>,
     file_limit: Option<FileLimit>,
     program: Program,
@@ -76,28 +90,20 @@ struct Plan {
 #[derive(Clone, Copy)]
 enum Failure {
     Prepare(Errno),
+    Cgroup(Errno),
     Directory(Errno),
     Execute(Errno),
 }
 
-impl From<Failure> for SpawnFailure {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Prepare(errno) => Self::System(errno.into()),
-            Failure::Directory(errno) => Self::Directory(errno.into()),
-            Failure::Execute(errno) => Self::Execute(errno.into()),
-        }
-    }
-}
-
 impl Plan {
-    fn new(command: &Command, stdio: &ChildStdio<'_>) -> io::Result<Self> {
+    fn new(command: &Command, stdio: &ChildStdio<'_>, cgroup: Option<File>) -> io::Result<Self> {
         let directory = command.directory().map(|path| c_string(path.as_os_str().as_bytes()));
         Ok(Self {
             parent: Pid::this(),
             stdio: stdio.fds.map(|fd| fd.as_raw_fd()),
             terminal: stdio.terminal,
             last_signal: super::last_signal(),
+            cgroup,
             directory: directory.transpose()?,
             file_limit: command.former_file_limit(),
             program: Program::new(command)?,
@@ -119,6 +125,10 @@ impl Plan {
         // First, so that nothing that follows can leave it behind.
         die_with_parent(self.parent).map_err(Failure::Prepare)?;
         setsid().map_err(Failure::Prepare)?;
+        if let Some(cgroup) = &self.cgroup {
+            // 0 means whoever writes it (cgroups(7)).
+            nix::unistd::write(cgroup, b"0").map_err(Failure::Cgroup)?;
+        }
         reset_signals(self.last_signal).map_err(Failure::Prepare)?;
         for (from, to) in self.stdio.iter().zip(libc::STDIN_FILENO..) {
             // SAFETY: dup2 takes two integers. Its table of descriptors is the child's own, in

@@ -202,6 +202,11 @@ pub(super) struct LifecycleArgs {
     #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Option<PathBuf>,
 
+    /// Leave alone what the command has left behind when it ends; otherwise that gets the stop
+    /// signal, and KILL after the stop timeout
+    #[arg(long)]
+    pub(super) leave_descendants: bool,
+
     /// Write the command's pid to this file while it runs
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,

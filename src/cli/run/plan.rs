@@ -47,6 +47,7 @@ pub(super) struct Plan {
     restart: Restart,
     max_duration: Option<Duration>,
     idle_timeout: Option<Duration>,
+    leave_descendants: bool,
     cgroup: Option<PathBuf>,
     files: LifecycleFiles,
     on_exit: Option<OsString>,
@@ -81,6 +82,7 @@ impl Plan {
             input: streams.input(detach),
             stop_signal: child.stop_signal,
             stop_timeout: child.stop_timeout,
+            leave_descendants: lifecycle.leave_descendants,
             cgroup: lifecycle.cgroup.as_deref().map(absolute).transpose()?,
             files: lifecycle.files()?,
             restart: lifecycle.restart,
@@ -111,7 +113,8 @@ impl Plan {
             .forward(self.forward)
             .input(self.input)
             .stop_with(self.stop_signal, self.stop_timeout)
-            .restart(self.restart);
+            .restart(self.restart)
+            .leave_descendants(self.leave_descendants);
         let sandbox = with(sandbox, self.rootfs.clone(), Sandbox::rootfs);
         let sandbox = with(sandbox, self.max_duration, Sandbox::max_duration);
         let sandbox = with(sandbox, self.idle_timeout, Sandbox::idle_timeout);
@@ -132,6 +135,13 @@ impl Plan {
     }
 
     fn supervise(&self, name: &mut Name, ready: Option<&Ready>) -> Result<End, Failure> {
+        // Daemons of the command's come down to us, to be ended with it. What is to be left alone is
+        // better off with init.
+        if !self.leave_descendants
+            && let Err(error) = process::become_subreaper()
+        {
+            debug!("only the command's process group will be ended with it: {error}");
+        }
         let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
         // Before anything is written: XFSZ would end us there, TERM in the middle of it.
         reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
@@ -219,6 +229,9 @@ impl Plan {
         let sandbox = self.sandbox(name)?;
         let server = Server::new(&self.runtime_dir, &sandbox)?;
         let mut monitor = Monitor::builder(sandbox.clone()).observer(observer).service(server);
+        if !self.leave_descendants {
+            monitor = monitor.answer_for_descendants();
+        }
         if !self.files.are_none() {
             monitor = monitor.service(self.files.clone());
         }
@@ -230,7 +243,7 @@ impl Plan {
             monitor = monitor.observer(ready.observer(&sandbox));
         }
         let id = monitor.spawn(reactor, self.command.clone());
-        settle::run(reactor, &activity).map_err(Failure::Loop)?;
+        settle::run(reactor, &activity, !self.leave_descendants).map_err(Failure::Loop)?;
         // Dropped before anything is told: the terminal is back by then.
         reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
     }
