@@ -22,6 +22,7 @@ mod ps;
 mod restart;
 mod rm;
 mod run;
+mod sample;
 mod select;
 mod settle;
 mod shared;
@@ -109,6 +110,7 @@ NAME is a sandbox's name, or CONFIG/NAME where several configs have that name.
 
 Examples:
   vmon run -d --name web -- ./server   in the background, under a monitor
+  vmon attach web                      use it; Ctrl-P Ctrl-Q leaves
   vmon stop web --timeout 30s          end it; killed after that
   vmon kill -s HUP web                 send it a signal
   vmon wait web                        until it ends, and how

@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 pub struct Activity(Rc<Cell<bool>>);
 
 impl Activity {
-    fn note(&self) {
+    pub fn note(&self) {
         self.0.set(true);
     }
 

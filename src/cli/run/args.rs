@@ -219,6 +219,10 @@ pub(super) struct LifecycleArgs {
     /// how it ended
     #[arg(long, value_name = "CMD")]
     pub(super) on_exit: Option<OsString>,
+
+    /// How often the command's CPU time and memory are put on record [default: never]
+    #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
+    pub(super) metrics_interval: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -24,6 +24,7 @@ use super::files::LifecycleFiles;
 use super::options::Options;
 use crate::cli::name::NameChoice;
 use crate::cli::notify::{self, Notifier};
+use crate::cli::sample::Sampler;
 use crate::cli::settle::{self, Activity, Noted};
 use crate::cli::shared::{NewDirectories, Place, Places, absolute};
 use crate::cli::tell::LogLevel;
@@ -51,6 +52,7 @@ pub(super) struct Plan {
     cgroup: Option<PathBuf>,
     files: LifecycleFiles,
     on_exit: Option<OsString>,
+    metrics_interval: Option<Duration>,
     log_level: LogLevel,
     command: Command,
 }
@@ -89,6 +91,7 @@ impl Plan {
             max_duration: lifecycle.max_duration,
             idle_timeout: lifecycle.idle_timeout,
             on_exit: lifecycle.on_exit,
+            metrics_interval: lifecycle.metrics_interval,
             log_level: shared.log_level,
             command: child.apply(notify::hide(command))?,
         })
@@ -156,6 +159,8 @@ impl Plan {
         options.add("pid-file", self.files.pid.as_ref());
         options.add("exit-file", self.files.exit.as_ref());
         options.add("on-exit", self.on_exit.as_ref());
+        let interval = self.metrics_interval.map(|time| format!("{}ms", time.as_millis()));
+        options.add("metrics-interval", interval);
         options.add("log-level", Some(self.log_level.word()));
         options.to_json()
     }
@@ -234,6 +239,12 @@ impl Plan {
         }
         if !self.files.are_none() {
             monitor = monitor.service(self.files.clone());
+        }
+        if let Some(interval) = self.metrics_interval {
+            let (registry, cgroup) = (registry.clone(), self.cgroup.clone());
+            let activity = activity.clone();
+            let sampler = Sampler::new(registry, sandbox.clone(), cgroup, interval, activity);
+            monitor = monitor.service(sampler);
         }
         if let Some(notifier) = Notifier::from_environment() {
             monitor = monitor.service(notifier);

@@ -1,0 +1,131 @@
+//! What the command uses, put on record now and then: only where --metrics-interval asks for it.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tracing::{debug, warn};
+use vmon::monitor::{Desk, Identity, Sandbox, Service, Transition};
+use vmon::reactor::{Ready, TimerId};
+use vmon::registry::{Registry, Sample};
+use vmon::usage;
+
+use super::settle::Activity;
+
+/// The one timer.
+const NEXT: u32 = 0;
+
+/// Adds a row of `sandbox_metrics` at each interval, while the command runs.
+pub struct Sampler {
+    registry: Registry,
+    sandbox: Sandbox,
+    cgroup: Option<PathBuf>,
+    interval: Duration,
+    activity: Activity,
+    running: Option<Running>,
+    /// Whether a failure that will not pass has been told.
+    told: bool,
+}
+
+/// The command of this run.
+struct Running {
+    child: Identity,
+    timer: TimerId,
+    /// The processor time that had been used, and when.
+    before: (Instant, Duration),
+}
+
+impl Sampler {
+    pub fn new(
+        registry: Registry,
+        sandbox: Sandbox,
+        cgroup: Option<PathBuf>,
+        interval: Duration,
+        activity: Activity,
+    ) -> Self {
+        Self { registry, sandbox, cgroup, interval, activity, running: None, told: false }
+    }
+
+    /// In its cgroup where it has one, which also counts what has left the tree.
+    fn usage(&self, child: &Identity) -> Result<usage::Usage, usage::UsageError> {
+        match &self.cgroup {
+            Some(cgroup) => usage::of_cgroup(cgroup),
+            None => usage::of_tree(child),
+        }
+    }
+
+    fn sample(&mut self, running: &mut Running) {
+        let usage = match self.usage(&running.child) {
+            Ok(usage) => usage,
+            Err(error) => return debug!("no sample: {error}"),
+        };
+        let now = (Instant::now(), usage.cpu);
+        let before = std::mem::replace(&mut running.before, now);
+        let time = now.0.duration_since(before.0).as_secs_f64();
+        let cpu = now.1.saturating_sub(before.1).as_secs_f64();
+        let sample = Sample {
+            at: Utc::now(),
+            cpu_usage_percent: (time > 0.0).then(|| cpu / time * 100.0),
+            memory_usage_bytes: Some(usage.resident),
+            disk_usage_bytes: None,
+        };
+        self.record(&sample);
+    }
+
+    /// What can't be written now is left out: the next sample says as much.
+    fn record(&mut self, sample: &Sample) {
+        let (config_file, name) = (self.sandbox.config_file(), self.sandbox.name());
+        self.activity.note();
+        match self.registry.add_metrics(config_file.as_str(), name.as_str(), sample) {
+            Ok(_) => {}
+            Err(error) if error.is_passing() || self.told => {
+                debug!("a sample is left out: {error}")
+            }
+            Err(error) => {
+                self.told = true;
+                warn!("samples are left out: {error}");
+            }
+        }
+    }
+
+    fn stop(&mut self, desk: &mut Desk<'_, '_>) {
+        if let Some(running) = self.running.take() {
+            desk.cancel_timer(running.timer);
+        }
+    }
+}
+
+impl Service for Sampler {
+    fn open(&mut self, _: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+
+    fn ready(&mut self, _: u32, _: Ready, _: &mut Desk<'_, '_>) {}
+
+    fn timer(&mut self, _: u32, desk: &mut Desk<'_, '_>) {
+        if let Some(mut running) = self.running.take() {
+            self.sample(&mut running);
+            running.timer = desk.set_timer(self.interval, NEXT);
+            self.running = Some(running);
+        }
+    }
+
+    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+        match transition {
+            Transition::Running { child, .. } => {
+                self.stop(desk);
+                let used = self.usage(child).map(|usage| usage.cpu).unwrap_or_default();
+                let timer = desk.set_timer(self.interval, NEXT);
+                let before = (Instant::now(), used);
+                self.running = Some(Running { child: child.clone(), timer, before });
+            }
+            Transition::Stopping { .. } => {}
+            _ => self.stop(desk),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        true
+    }
+}
