@@ -187,13 +187,25 @@ struct Size {
 }
 
 impl Size {
-    /// Tells it, on a connection of its own. The size is a courtesy: nothing fails for it.
+    /// Tells it. A courtesy: nothing fails for it.
     fn tell(&self, terminal: &Terminal) {
-        let (true, Some(socket), Some((rows, columns))) =
-            (self.counts, &self.socket, terminal.size())
-        else {
-            return;
-        };
+        if let Some((rows, columns)) = terminal.size() {
+            self.resize(rows, columns);
+        }
+    }
+
+    /// Tells it so that a program which has filled the screen fills ours, also if the size is what
+    /// it was: a terminal tells its program of changes only (SIGWINCH, tty_ioctl(4)).
+    fn tell_anew(&self, terminal: &Terminal) {
+        if let Some((rows, columns)) = terminal.size() {
+            self.resize(rows, columns.saturating_add(1));
+            self.resize(rows, columns);
+        }
+    }
+
+    /// On a connection of its own.
+    fn resize(&self, rows: u16, columns: u16) {
+        let (true, Some(socket)) = (self.counts, &self.socket) else { return };
         let told = Client::connect(socket)
             .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, rows, columns));
         if let Err(error) = told {

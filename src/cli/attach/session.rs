@@ -128,7 +128,9 @@ impl Session {
                 .transpose()?;
         }
         self.enter_terminal();
-        self.resize();
+        if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
+            self.size.tell_anew(terminal);
+        }
         Ok(())
     }
 
