@@ -57,8 +57,12 @@ impl Host {
         Client::connect(&self.path).unwrap().timeout(PATIENCE)
     }
 
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    /// How many clients it has accepted: their sockets have the name under which its own was made,
+    /// which has its pid (proc_net(5)).
+    fn connections(&self) -> usize {
+        let name = format!("/.{:x}-0", self.process.id());
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        sockets.lines().filter(|line| line.ends_with(&name)).count() - 1
     }
 
     /// Its own memory, in KiB.
@@ -244,7 +248,7 @@ fn a_thousand_clients_are_served_and_the_next_one_is_told() {
         assert_eq!(raw.next().unwrap()["parameters"]["status"]["name"], "a");
     }
     drop(clients);
-    eventually("no descriptor is left of them", || host.descriptors() < 32);
+    eventually("they are gone", || host.connections() == 0);
     let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
     session.write_all(b"one\n").unwrap();
     host.state.wait_for_log("a", b"got one\n");
@@ -345,4 +349,47 @@ fn one_that_does_not_take_the_end_does_not_keep_the_host() {
     while raw.stream().write(GET_STATUS).is_ok_and(|count| count == GET_STATUS.len()) {}
     host.stop();
     drop(raw);
+}
+
+#[test]
+fn one_that_watches_and_sends_no_more_is_forgotten_once_it_has_left() {
+    let host = Host::start(SLEEP, 1024);
+    let mut gone = Raw::connect(&host.path);
+    gone.send(WATCH);
+    gone.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(gone.next().unwrap()["parameters"]["event"]["state"], "RUNNING");
+    eventually("the others have left", || host.connections() == 1);
+    // Its end of input has been seen by the time that a later one has been answered twice.
+    let mut client = host.client();
+    for _ in 0..2 {
+        client.status().unwrap();
+    }
+    drop((gone, client));
+    eventually("it has left", || host.connections() == 0);
+    host.stop();
+}
+
+#[test]
+fn noise_is_answered_or_dropped_and_nothing_breaks() {
+    let host = Served::start(SLEEP);
+    host.client();
+    for seed in 1..=200 {
+        let mut noise = common::noise(seed as usize * 37, seed);
+        // Some of it in frames, some of it almost a call.
+        if seed % 3 == 0 {
+            noise.iter_mut().step_by(41).for_each(|byte| *byte = 0);
+        }
+        if seed % 2 == 0 {
+            let at = seed as usize % GET_STATUS.len();
+            let mut call = GET_STATUS.to_vec();
+            call[at] = noise[0];
+            noise.splice(0..0, call);
+        }
+        let mut raw = host.raw();
+        pour(&mut raw, &noise);
+        let _ = raw.stream().shutdown(std::net::Shutdown::Write);
+        while raw.next().is_some() {}
+    }
+    assert_eq!(host.client().status().unwrap().phase, Phase::Running);
+    host.stop();
 }

@@ -62,7 +62,8 @@ pub(super) struct Connection {
     message: Vec<u8>,
     output: Vec<u8>,
     written: usize,
-    /// For the rest of its message, or until it has taken a reply: never both.
+    /// For the rest of its message, or until it has taken a reply, or to look whether one that
+    /// watches and sends no more is there still: never two of them.
     timer: Option<TimerId>,
     timer_key: u32,
 }
@@ -110,9 +111,7 @@ impl Connection {
                 Look::Message(message)
             }
             Ok(Took::Part) => {
-                if self.timer.is_none() {
-                    self.timer = Some(desk.set_timer(PATIENCE, self.timer_key));
-                }
+                self.wait(PATIENCE, desk);
                 Look::Part
             }
             Ok(Took::End) => Look::End,
@@ -146,7 +145,16 @@ impl Connection {
             return Fate::Gone;
         }
         self.ended = true;
+        if self.is_flushed() {
+            self.wait(PATIENCE, desk);
+        }
         self.want(desk)
+    }
+
+    fn wait(&mut self, time: Duration, desk: &mut Desk<'_, '_>) {
+        if self.timer.is_none() {
+            self.timer = Some(desk.set_timer(time, self.timer_key));
+        }
     }
 
     /// Sends a reply, or what it does not take at once when it does.
@@ -179,7 +187,7 @@ impl Connection {
         self.mode = Mode::Leaving;
         self.message = Vec::new();
         self.forget_timer(desk);
-        self.timer = Some(desk.set_timer(FAREWELL, self.timer_key));
+        self.wait(FAREWELL, desk);
     }
 
     /// Writes what waits.
@@ -191,9 +199,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     desk.would_block(self.source, Interest::WRITE);
-                    if self.timer.is_none() {
-                        self.timer = Some(desk.set_timer(PATIENCE, self.timer_key));
-                    }
+                    self.wait(PATIENCE, desk);
                     return self.want(desk);
                 }
                 Err(_) => return Fate::Gone,
@@ -205,6 +211,9 @@ impl Connection {
             return Fate::Gone;
         }
         self.forget_timer(desk);
+        if self.ended {
+            self.wait(PATIENCE, desk);
+        }
         self.want(desk)
     }
 
@@ -237,6 +246,10 @@ impl Connection {
     /// Its timer has expired.
     pub(super) fn timer_expired(&mut self, desk: &mut Desk<'_, '_>) -> Fate {
         self.timer = None;
+        if self.is_watching() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
+            self.wait(PATIENCE, desk);
+            return Fate::Stays;
+        }
         if self.mode == Mode::Leaving || !self.is_unfinished() {
             return Fate::Gone;
         }
