@@ -1,5 +1,7 @@
 //! `vmon attach`: as many as like use one sandbox, and leave it as it was.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::fs::{self, File};

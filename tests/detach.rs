@@ -1,5 +1,7 @@
 //! `vmon run --detach`: it returns when the command runs, and what stays behind is on its own.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::fs::{self, File};

@@ -1,5 +1,7 @@
 //! The files and the command by which others follow a run.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! What the service manager is told, as sd_notify(3) describes it.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::os::linux::net::SocketAddrExt;

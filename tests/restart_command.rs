@@ -1,5 +1,7 @@
 //! `vmon restart`: the same again, as the record has it.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::ffi::OsStr;

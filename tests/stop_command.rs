@@ -1,5 +1,7 @@
 //! `vmon stop`, `vmon kill` and `vmon wait`: said to the supervisor, never to a pid.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::path::PathBuf;
