@@ -53,7 +53,7 @@ impl Moment {
         match random.below(4) {
             0 => Self::Start(random.below(20_000)),
             // Rotation comes all along: the log is rotated each 64 KiB.
-            1 | 2 => Self::Bytes(random.below(2_000_000)),
+            1 | 2 => Self::Bytes(random.below(1_900_000)),
             _ => Self::Stop(random.below(30_000)),
         }
     }
