@@ -5,7 +5,7 @@ mod common;
 use std::process::Output;
 use std::thread;
 
-use common::State;
+use common::{State, eventually};
 use serde_json::Value;
 
 const SANDBOXES: usize = 200;
@@ -67,6 +67,8 @@ fn two_hundred_sandboxes_are_started_listed_stopped_and_removed() {
             });
         }
     });
+    // Eight that write at once may be late by a moment each.
+    eventually("all are on record", || crowd.list(&[]).iter().all(|run| run["pid"].is_u64()));
     let running = crowd.list(&[]);
     let mut listed: Vec<&str> = running.iter().map(|run| run["name"].as_str().unwrap()).collect();
     listed.sort_unstable();
