@@ -101,8 +101,7 @@ pub(super) fn end_lost_session(
     let members = lost.members()?;
     // Without its leader the number may be that of a later session, whose leader has ended too.
     let marked = || marker.is_some_and(|mark| members.iter().any(|one| is_marked(one.pid, mark)));
-    let pid = i32::try_from(child.pid).map_err(io::Error::other)?;
-    if Entry::of(pid)?.is_none() && !marked() {
+    if Entry::of(leader.pid)?.is_none() && !marked() {
         return Ok(in_cgroup);
     }
     lost.send(&members, Signal::KILL);
