@@ -85,6 +85,9 @@ fn every_option_is_as_it_was() {
         pid.to_str().unwrap(),
         "--on-exit",
         "true --x",
+        "--leave-descendants",
+        "--metrics-interval",
+        "1h",
     ];
     let _first = Detached::start(&state, &mut state.run("web", &options, "exec sleep 100"));
     let before = state.run_column("web", "spec").unwrap();

@@ -18,7 +18,7 @@ use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
 use vmon::reactor::Reactor;
 use vmon::terminal::{Messages, Terminal};
 
-use super::live::{self, LiveError};
+use super::live::{self, Endings, LiveError};
 use super::select::{Record, Recorded, Selector, Tally};
 use super::shared::SharedArgs;
 use super::tell::{self, LogLevel};
@@ -162,7 +162,7 @@ fn told(
         Outcome::Ended => {
             let ended = match live::connect(sandbox).and_then(|mut client| Ok(client.status()?)) {
                 Ok(_) => Ok(()),
-                Err(error) => live::lost(record, sandbox, error).and_then(|run| {
+                Err(error) => Endings::new(record).lost(sandbox, error).and_then(|run| {
                     let reason = run.and_then(|run| run.reason);
                     let lost = reason.as_deref() == Some("supervisor-lost");
                     if lost { Err(LiveError::Lost) } else { Ok(()) }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 use vmon::control::{Client, ClientError, Ended, Watch};
 use vmon::monitor::Liveness;
-use vmon::registry::{Registry, RegistryError, Run, Status};
+use vmon::registry::{RegistryError, Run, Status};
 
 use super::select::{Record, Recorded};
 
@@ -83,19 +83,59 @@ pub fn follow(mut watch: Watch) -> Result<Option<Ended>, LiveError> {
     Ok(None)
 }
 
-/// The run of `sandbox` that is over. Waits until the record says so, and until nothing of its
-/// supervisor is in the way of the next run.
-pub fn settled(record: &Record, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
-    let Some(registry) = record.registry() else { return Ok(None) };
-    let run = within(SETTLING, LiveError::NotOnRecord, || {
-        Ok(latest(registry, sandbox)?.filter(|run| run.status == Status::Stopped))
-    })?;
-    if let Some(socket) = &run.socket {
-        within(SETTLING, LiveError::StillServed, || {
-            Ok(matches!(Client::connect(socket), Err(error) if error.is_gone()).then_some(()))
-        })?;
+/// Tells of sandboxes that have ended what the record has of their last runs.
+pub struct Endings<'a> {
+    record: &'a Record,
+    /// What was read last. Of many that end together one look tells.
+    latest: Vec<Run>,
+}
+
+impl<'a> Endings<'a> {
+    pub fn new(record: &'a Record) -> Self {
+        Self { record, latest: Vec::new() }
     }
-    Ok(Some(run))
+
+    /// The run of `sandbox` that is over. Waits until the record says so, and until nothing of its
+    /// supervisor is in the way of the next run.
+    pub fn settled(&mut self, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
+        let Some(registry) = self.record.registry() else { return Ok(None) };
+        let run = within(SETTLING, LiveError::NotOnRecord, || {
+            let ended = self.ended(sandbox);
+            if ended.is_none() {
+                registry.reconcile()?;
+                self.latest = registry.latest()?;
+            }
+            Ok(ended.or_else(|| self.ended(sandbox)))
+        })?;
+        if let Some(socket) = &run.socket {
+            within(SETTLING, LiveError::StillServed, || {
+                Ok(matches!(Client::connect(socket), Err(error) if error.is_gone()).then_some(()))
+            })?;
+        }
+        Ok(Some(run))
+    }
+
+    fn ended(&self, sandbox: &Recorded) -> Option<Run> {
+        let is_it = |run: &&Run| run.config_file == sandbox.config_file && run.name == sandbox.name;
+        let run = self.latest.iter().find(is_it)?;
+        (run.status == Status::Stopped).then(|| run.clone())
+    }
+
+    /// What a run that goes on must have been when its supervisor is not to be found: over by now,
+    /// or out of reach.
+    pub fn lost(&mut self, sandbox: &Recorded, error: LiveError) -> Result<Option<Run>, LiveError> {
+        if !error.is_over() {
+            return Err(error);
+        }
+        match self.settled(sandbox) {
+            Err(LiveError::NotOnRecord) => {
+                let running = sandbox.running();
+                let supervisor = running.and_then(|run| run.supervisor).unwrap_or_default();
+                Err(LiveError::NotServed { supervisor })
+            }
+            settled => settled,
+        }
+    }
 }
 
 /// Waits until the supervisor of a run has ended. Only of one that has nothing else to do.
@@ -104,13 +144,6 @@ pub fn supervisor_gone(run: &Run) -> Result<(), LiveError> {
     within(AFTERMATH, LiveError::StillThere, || {
         Ok((supervisor.liveness() != Liveness::Alive).then_some(()))
     })
-}
-
-/// The latest run, as the record has it now.
-fn latest(registry: &Registry, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
-    registry.reconcile()?;
-    let mut runs = registry.latest()?.into_iter();
-    Ok(runs.find(|run| run.config_file == sandbox.config_file && run.name == sandbox.name))
 }
 
 /// Looks again and again, for so long at most.
@@ -128,24 +161,5 @@ fn within<T>(
             return Err(too_late);
         }
         let _ = poll(&mut [], PollTimeout::from(LOOK));
-    }
-}
-
-/// What a run that goes on must have been when its supervisor is not to be found: over by now, or
-/// out of reach.
-pub fn lost(
-    record: &Record,
-    sandbox: &Recorded,
-    error: LiveError,
-) -> Result<Option<Run>, LiveError> {
-    if !error.is_over() {
-        return Err(error);
-    }
-    match settled(record, sandbox) {
-        Err(LiveError::NotOnRecord) => {
-            let supervisor = sandbox.running().and_then(|run| run.supervisor).unwrap_or_default();
-            Err(LiveError::NotServed { supervisor })
-        }
-        settled => settled,
     }
 }

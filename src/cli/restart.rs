@@ -113,6 +113,9 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
     add("name", run.name.as_ref());
     add("config-file", run.config_file.as_ref());
     add_spec(spec, &mut add);
+    if spec.leave_descendants {
+        arguments.push("--leave-descendants".into());
+    }
     arguments.extend(own);
     arguments.push("--".into());
     arguments.extend(command.iter().cloned());

@@ -8,7 +8,7 @@ use vmon::terminal::Messages;
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
 use super::{Failure, args, live};
-use live::LiveError;
+use live::{Endings, LiveError};
 
 /// Ask sandboxes to stop, and return when they have
 ///
@@ -48,13 +48,22 @@ pub fn stop_all<'a>(
     tally: &mut Tally<'_>,
 ) -> Vec<&'a Recorded> {
     let asked: Vec<_> = sandboxes.iter().map(|sandbox| (*sandbox, ask(sandbox, timeout))).collect();
+    // All of them are waited for before the first is looked up: one look may then tell of all.
+    let ended: Vec<_> = asked
+        .into_iter()
+        .map(|(sandbox, asked)| {
+            (sandbox, asked.and_then(|watch| watch.map(live::follow).transpose()))
+        })
+        .collect();
+    let mut endings = Endings::new(record);
     let mut stopped = Vec::new();
-    for (sandbox, asked) in asked {
-        let ended = asked.and_then(|watch| match watch {
-            Some(watch) => live::follow(watch).and_then(|_| live::settled(record, sandbox)),
-            None => Ok(None),
-        });
-        match ended.or_else(|error| live::lost(record, sandbox, error)) {
+    for (sandbox, ended) in ended {
+        let settled = match ended {
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => endings.settled(sandbox),
+            Err(error) => endings.lost(sandbox, error),
+        };
+        match settled {
             Ok(_) => stopped.push(sandbox),
             Err(error) => tally.failed(&format!("can't stop {sandbox}: {error}")),
         }

@@ -8,7 +8,7 @@ use vmon::terminal::Messages;
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
 use super::{Failure, live, output};
-use live::LiveError;
+use live::{Endings, LiveError};
 
 /// Wait until sandboxes have stopped, and print their exit codes
 ///
@@ -38,8 +38,9 @@ pub fn wait(args: WaitArgs, messages: &Messages) -> Result<u8, Failure> {
     let selected = record.select(&args.names.names, &mut tally);
     // All of them first: each may end, and be started anew by hand, while another is waited for.
     let watched: Vec<_> = selected.into_iter().map(|sandbox| (sandbox, watch(sandbox))).collect();
+    let mut endings = Endings::new(&record);
     for (sandbox, watch) in watched {
-        match code(&record, sandbox, watch) {
+        match code(&mut endings, sandbox, watch) {
             Ok(Some(code)) => output::print(&format!("{code}\n"))?,
             Ok(None) => {
                 output::print(&format!("{UNKNOWN}\n"))?;
@@ -60,15 +61,15 @@ fn watch(sandbox: &Recorded) -> Result<Option<Watch>, LiveError> {
 }
 
 fn code(
-    record: &Record,
+    endings: &mut Endings<'_>,
     sandbox: &Recorded,
     watch: Result<Option<Watch>, LiveError>,
 ) -> Result<Option<i32>, LiveError> {
     match watch.and_then(|watch| watch.map(live::follow).transpose()) {
         Ok(Some(Some(end))) => Ok(Some(end.code().into())),
-        Ok(Some(None)) => Ok(live::settled(record, sandbox)?.as_ref().and_then(recorded)),
+        Ok(Some(None)) => Ok(endings.settled(sandbox)?.as_ref().and_then(recorded)),
         Ok(None) => Ok(sandbox.latest().and_then(recorded)),
-        Err(error) => Ok(live::lost(record, sandbox, error)?.as_ref().and_then(recorded)),
+        Err(error) => Ok(endings.lost(sandbox, error)?.as_ref().and_then(recorded)),
     }
 }
 
