@@ -100,32 +100,54 @@ pub(super) fn end_lost_session(
     let lost = Scope::Lost(leader);
     let members = lost.members()?;
     // Without its leader the number may be that of a later session, whose leader has ended too.
-    let marked = || marker.is_some_and(|mark| members.iter().any(|one| is_marked(one.pid, mark)));
-    if Entry::of(leader.pid)?.is_none() && !marked() {
-        return Ok(in_cgroup);
+    let ours = match marker {
+        _ if Entry::of(leader.pid)?.is_some() => Mark::Ours,
+        Some(marker) => {
+            members.iter().map(|one| mark(one.pid, marker)).max().unwrap_or(Mark::Other)
+        }
+        None => Mark::Other,
+    };
+    match ours {
+        Mark::Other => return Ok(in_cgroup),
+        // To be asked again, as of one that was killed.
+        Mark::None => {}
+        Mark::Ours => lost.send(&members, Signal::KILL),
     }
-    lost.send(&members, Signal::KILL);
     Ok(members.len() + in_cgroup)
 }
 
 /// See [`end_marked`](super::lost::end_marked).
 pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
+    let is_marked = |pid: i32| mark(pid, marker) == Mark::Ours;
     let mut count = 0;
     let us = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let others = Entry::all()?.into_iter().filter(|process| process.pid != us);
-    for process in others.filter(|process| is_marked(process.pid, marker)) {
-        pidfd::send_to(process.pid, Signal::KILL, || is_marked(process.pid, marker))?;
+    for process in others.filter(|process| is_marked(process.pid)) {
+        pidfd::send_to(process.pid, Signal::KILL, || is_marked(process.pid))?;
         count += 1;
     }
     Ok(count)
 }
 
-/// Whether the environment that this process began with has the marker.
-fn is_marked(pid: i32, marker: &str) -> bool {
+/// What the environment that a process began with says of the run it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Mark {
+    /// Another one, or none.
+    Other,
+    /// It has none now: in the middle of execve(2), or about to be gone.
+    None,
+    /// This one.
+    Ours,
+}
+
+fn mark(pid: i32, marker: &str) -> Mark {
     let entry = format!("{}={marker}", super::lost::RUN_VARIABLE).into_bytes();
-    // That of an ended process is empty.
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|&byte| byte == 0).any(|variable| variable == entry)
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environment) if environment.is_empty() => Mark::None,
+        Ok(environment) if environment.split(|&byte| byte == 0).any(|it| it == entry) => Mark::Ours,
+        // Gone, or another user's, who is not to be signalled by us.
+        Ok(_) | Err(_) => Mark::Other,
+    }
 }
 
 pub(super) fn boot_id() -> String {
