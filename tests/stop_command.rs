@@ -133,10 +133,11 @@ fn wait_prints_each_exit_code_in_the_order_of_the_names() {
     let sandboxes =
         [("a", 3), ("b", 4)].map(|(name, code)| start(&state, name, &[], &ends_with(code)));
     let mut waiting = state.vmon();
-    waiting.args(["wait", "b", "a"]).stdout(Stdio::piped());
+    waiting.args(["wait", "b", "a"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let waiting = waiting.spawn().unwrap();
     sandboxes.iter().for_each(|sandbox| sandbox.signal(Signal::SIGTERM));
     let output = waiting.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "4\n3\n");
     // They have stopped by now.

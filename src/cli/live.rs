@@ -118,7 +118,7 @@ impl<'a> Endings<'a> {
     fn ended(&self, sandbox: &Recorded) -> Option<Run> {
         let is_it = |run: &&Run| run.config_file == sandbox.config_file && run.name == sandbox.name;
         let run = self.latest.iter().find(is_it)?;
-        (run.status == Status::Stopped).then(|| run.clone())
+        is_closed(run).then(|| run.clone())
     }
 
     /// What a run that goes on must have been when its supervisor is not to be found: over by now,
@@ -136,6 +136,12 @@ impl<'a> Endings<'a> {
             settled => settled,
         }
     }
+}
+
+/// Whether the record has the end of a run. One whose supervisor has just ended may have been read
+/// before that wrote it: it is stopped, and how it ended is not known yet.
+pub fn is_closed(run: &Run) -> bool {
+    run.status == Status::Stopped && (run.state == "STOPPED" || run.id.is_none())
 }
 
 /// Waits until the supervisor of a run has ended. Only of one that has nothing else to do.

@@ -68,7 +68,10 @@ fn code(
     match watch.and_then(|watch| watch.map(live::follow).transpose()) {
         Ok(Some(Some(end))) => Ok(Some(end.code().into())),
         Ok(Some(None)) => Ok(endings.settled(sandbox)?.as_ref().and_then(recorded)),
-        Ok(None) => Ok(sandbox.latest().and_then(recorded)),
+        Ok(None) => match sandbox.latest().filter(|run| live::is_closed(run)) {
+            Some(run) => Ok(recorded(run)),
+            None => Ok(endings.settled(sandbox)?.as_ref().and_then(recorded)),
+        },
         Err(error) => Ok(endings.lost(sandbox, error)?.as_ref().and_then(recorded)),
     }
 }
