@@ -5,6 +5,7 @@
 //! says meanwhile, and at last either who runs or what failed. From there on the supervisor holds
 //! no descriptor of ours, and what it says goes to `NAME@supervisor.log`.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -15,9 +16,9 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde_json::Value;
-use vmon::monitor::{Observer, Sandbox, Transition};
-use vmon::process;
+use vmon::monitor::{Desk, Sandbox, Service, Transition};
 use vmon::terminal::Messages;
+use vmon::{process, reactor};
 
 use super::args::RunArgs;
 use super::plan::Plan;
@@ -120,14 +121,36 @@ pub fn supervise(args: RunArgs) -> Result<u8, Failure> {
 pub struct Ready(Voice);
 
 impl Ready {
-    /// For the start under this name.
-    pub fn observer(&self, sandbox: &Sandbox) -> impl Observer + use<> {
-        let (voice, sandbox) = (self.0.clone(), sandbox.clone());
-        move |transition: &Transition| {
-            if let Transition::Running { child, .. } = transition {
-                voice.ready(&sandbox, child.pid);
-            }
+    /// For the start of this sandbox. To be given to the monitor last: who is told that the command
+    /// runs finds it on record, its PID file written and its socket served.
+    pub fn service(&self, sandbox: &Sandbox) -> impl Service + use<> {
+        Teller { voice: self.0.clone(), sandbox: sandbox.clone() }
+    }
+}
+
+/// Only transitions concern it.
+struct Teller {
+    voice: Voice,
+    sandbox: Sandbox,
+}
+
+impl Service for Teller {
+    fn open(&mut self, _: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+
+    fn ready(&mut self, _: u32, _: reactor::Ready, _: &mut Desk<'_, '_>) {}
+
+    fn timer(&mut self, _: u32, _: &mut Desk<'_, '_>) {}
+
+    fn transition(&mut self, transition: &Transition, _: &mut Desk<'_, '_>) {
+        if let Transition::Running { child, .. } = transition {
+            self.voice.ready(&self.sandbox, child.pid);
         }
+    }
+
+    fn is_done(&self) -> bool {
+        true
     }
 }
 

@@ -249,9 +249,8 @@ impl Plan {
         if let Some(notifier) = Notifier::from_environment() {
             monitor = monitor.service(notifier);
         }
-        // After the record: who is told that it runs finds it there.
         if let Some(ready) = ready {
-            monitor = monitor.observer(ready.observer(&sandbox));
+            monitor = monitor.service(ready.service(&sandbox));
         }
         let id = monitor.spawn(reactor, self.command.clone());
         settle::run(reactor, &activity, !self.leave_descendants).map_err(Failure::Loop)?;
