@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, State, contains};
-use vmon::child::Command;
+use vmon::child::{Command, Signal};
 use vmon::monitor::{End, Input, Monitor, Phase, Reason, Restart, Sandbox, Transition};
 use vmon::reactor::{Handler, HandlerId, Reactor};
 
@@ -134,6 +134,21 @@ fn a_stop_ends_the_restarts_while_it_runs_and_between_two_runs() {
     let end = host.end();
     assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
     assert!(host.told().last().unwrap().starts_with("stopped 5"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_stop_while_the_output_is_drained_ends_the_restarts() {
+    // What is left ignores the signal that the child's end brings.
+    let script = "trap '' TERM; sleep 1000 & exit 5";
+    let mut host = Host::sh(script, |sandbox| {
+        sandbox.restart(Restart::Always).stop_with(Signal::TERM, Duration::from_secs(3600))
+    });
+    host.until("it drains", |host| host.monitor().report().phase == Phase::Draining);
+    host.stop();
+    let end = host.end();
+    assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
+    assert_eq!(host.told(), ["running", "stopped 5"]);
 }
 
 #[test]

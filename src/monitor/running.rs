@@ -61,6 +61,8 @@ impl Monitor {
                 let told_twice =
                     drain.asked.is_some_and(|asked| now.duration_since(asked) < SAME_REQUEST);
                 if !told_twice {
+                    // Asked for while it drains, it is a stop all the same: no run follows.
+                    drain.asked = Some(now);
                     self.abandon(cx);
                 }
             }
