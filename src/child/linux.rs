@@ -143,6 +143,10 @@ enum Mark {
 fn mark(pid: i32, marker: &str) -> Mark {
     let entry = format!("{}={marker}", super::lost::RUN_VARIABLE).into_bytes();
     match fs::read(format!("/proc/{pid}/environ")) {
+        // Who never had any can't be told from a stranger, however often it is asked.
+        Ok(environment) if environment.is_empty() && Entry::began_without_environment(pid) => {
+            Mark::Other
+        }
         Ok(environment) if environment.is_empty() => Mark::None,
         Ok(environment) if environment.split(|&byte| byte == 0).any(|it| it == entry) => Mark::Ours,
         // Gone, or another user's, who is not to be signalled by us.

@@ -102,6 +102,19 @@ mod tests {
     }
 
     #[test]
+    fn who_began_without_an_environment_is_not_waited_for_without_the_leader() {
+        let (child, _io, identity) = start("env -i sleep 1000 & exit 0");
+        eventually(|| child.try_reap().unwrap().is_some());
+        let session = i32::try_from(identity.pid).unwrap();
+        let left = || Entry::all().unwrap().into_iter().find(|entry| entry.session == session);
+        let left = left().unwrap().pid;
+        eventually(|| Entry::began_without_environment(left));
+        assert_eq!(end_lost_session(&identity, Some("this run"), None).unwrap(), 0);
+        let left = nix::unistd::Pid::from_raw(left);
+        nix::sys::signal::kill(left, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
     fn what_has_the_marker_of_a_lost_run_is_ended_and_nothing_else() {
         let marked = |marker: &str| {
             let command = Command::new("sh")

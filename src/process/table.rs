@@ -69,6 +69,19 @@ impl Entry {
         matches!(self.state, b'Z' | b'X')
     }
 
+    /// Whether this process began with no environment at all, as by `env -i`. Of one that has none
+    /// for a moment only, in execve(2) or at its end, this is not true.
+    pub(crate) fn began_without_environment(pid: i32) -> bool {
+        let Ok(stat) = read_stat(pid) else { return false };
+        let fields: Vec<&str> =
+            after_name(&stat).unwrap_or_default().split_ascii_whitespace().collect();
+        // `env_start` and `env_end`, fields 50 and 51.
+        match fields.get(50 - 3..=51 - 3) {
+            Some([start, end]) => *start != "0" && start == end,
+            _ => false,
+        }
+    }
+
     fn parse(pid: i32, stat: &[u8]) -> io::Result<Self> {
         parse(pid, stat)
             .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat can't be understood")))
@@ -84,11 +97,15 @@ fn read_stat(pid: i32) -> io::Result<Vec<u8>> {
     Ok(stat)
 }
 
-fn parse(pid: i32, stat: &[u8]) -> Option<Entry> {
+/// All fields from the third on.
+fn after_name(stat: &[u8]) -> Option<&str> {
     // The second field is the command's name in parentheses, which may itself hold any of them.
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().take(22).collect();
+    std::str::from_utf8(stat.get(name_end + 1..)?).ok()
+}
+
+fn parse(pid: i32, stat: &[u8]) -> Option<Entry> {
+    let fields: Vec<&str> = after_name(stat)?.split_ascii_whitespace().take(22).collect();
     // By the numbers of proc_pid_stat(5); the first of the rest is field 3.
     let text = |number: usize| fields.get(number - 3).copied();
     let number = |field| text(field)?.parse::<u64>().ok();
