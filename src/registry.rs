@@ -229,7 +229,19 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        let runs = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which)).at(db)?;
+        let read = || connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which)).at(db);
+        let mut runs = read()?;
+        // A supervisor may have written the end after the rows were read and before it was found
+        // dead. What is read after that is its last word.
+        let mut dead = read::lost(&runs);
+        while !dead.is_empty() {
+            runs = read()?;
+            let still = read::lost(&runs);
+            if still.iter().all(|run| dead.contains(run)) {
+                break;
+            }
+            dead = still;
+        }
         connection::checkpoint_large(db);
         Ok(runs)
     }

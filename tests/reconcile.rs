@@ -284,3 +284,70 @@ fn where_nothing_is_lost_a_writer_is_not_waited_for() {
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_eq!(fixture.registry().reconcile().unwrap(), []);
 }
+
+/// So many runs of this process on record that to read them takes a while.
+fn crowd(state: &State) {
+    let Identity { pid, start, boot_id, pid_namespace } = Identity::current();
+    let namespace = pid_namespace.unwrap();
+    let rows = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+        INSERT INTO sandboxes (name, config_file, config_last_modified, status, supervisor_pid,
+            microvm_pid, rootfs_paths)
+            SELECT 'other-' || i, 'Sandboxfile', '', 'STOPPED', 0, 0, '' FROM n;
+        INSERT INTO vmon_runs (sandbox_id, state, boot_id, pid_namespace, supervisor_pid,
+            supervisor_start, started_at, spec)
+            SELECT id, 'STARTING', '{boot_id}', {namespace}, {pid}, {start}, '', '{{}}'
+            FROM sandboxes WHERE name LIKE 'other-%';"
+    );
+    rusqlite::Connection::open(state.db()).unwrap().execute_batch(&rows).unwrap();
+}
+
+#[test]
+fn a_supervisor_that_ends_while_it_is_looked_at_is_not_lost() {
+    let state = State::new();
+    assert!(state.run("web", &[], "true").status().unwrap().success());
+    crowd(&state);
+    let over = AtomicBool::new(false);
+    let registry = registry(&state);
+    thread::scope(|scope| {
+        let readers = [
+            scope.spawn(|| {
+                let lost = |run: &Run| run.reason.as_deref() == Some("supervisor-lost");
+                let mut seen = 0;
+                while !over.load(Ordering::Relaxed) {
+                    seen += registry.runs().unwrap().iter().filter(|run| lost(run)).count();
+                }
+                seen
+            }),
+            scope.spawn(|| {
+                let mut seen = 0;
+                while !over.load(Ordering::Relaxed) {
+                    seen += registry.reconcile().unwrap().len();
+                }
+                seen
+            }),
+        ];
+        for _ in 0..20 {
+            let options = ["--leave-descendants"];
+            assert!(state.run("web", &options, "exit 0").status().unwrap().success());
+        }
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(readers.map(|reader| reader.join().unwrap()), [0, 0]);
+    });
+}
+
+#[test]
+fn a_run_whose_end_waits_in_a_file_is_not_lost() {
+    let fixture = Fixture::new();
+    let (registry, supervisor) = (fixture.registry(), Supervisor::start());
+    let mut observer = registry.observer();
+    Life::of("web").under(supervisor.identity()).granted(&mut observer);
+    told(&mut observer, &running());
+    let lock = fixture.locked();
+    told(&mut observer, &exited(3));
+    supervisor.kill();
+    // The file can't be taken in while somebody has the lock, nor is the run closed without it.
+    assert_eq!(registry.reconcile().unwrap(), []);
+    drop(lock);
+    assert_eq!(end(&only(&registry)), ("STOPPED", Some(3), Some("exited")));
+}

@@ -142,6 +142,12 @@ pub(super) fn runs(connection: &Connection, which: Which) -> Result<Vec<Run>, Fa
     Ok(runs)
 }
 
+/// Those that the record has as open, while their supervisors were found dead.
+pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
+    let lost = runs.iter().filter(|run| run.is_open() && run.status == Status::Stopped);
+    lost.filter_map(|run| run.id).collect()
+}
+
 /// The runs of one sandbox of ours, oldest first.
 pub(super) fn runs_of(connection: &Connection, sandbox: i64) -> Result<Vec<Run>> {
     let sql = format!("{OURS} WHERE r.sandbox_id = ?1 ORDER BY r.id");

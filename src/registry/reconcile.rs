@@ -17,7 +17,7 @@ use super::connection;
 use super::error::{At, RegistryError};
 use super::left::{Left, Leftovers};
 use super::read::{self, Run};
-use super::{COMMAND_PATIENCE, Registry, store};
+use super::{COMMAND_PATIENCE, Registry, spill, store};
 use crate::monitor::Liveness;
 
 /// How long what has been killed may take to be gone, before the run is left open.
@@ -55,12 +55,29 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        let open = connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
-        let lost = open.iter().filter(|run| is_lost(run));
+        let dead = read::lost(&self.unfinished()?);
+        if dead.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A supervisor that was found dead may have written the end after the rows were read: only
+        // what is read now is its last word, be it in the database or in a file.
+        let ended = spill::read(&self.paths.spill, db);
+        let open = self.unfinished()?;
+        let is_lost = |run: &&Run| {
+            run.id.is_some_and(|id| dead.contains(&id))
+                && is_lost(run)
+                && !ended.iter().any(|end| end.is_of(run))
+        };
+        let lost = open.iter().filter(is_lost);
         let give_up = Instant::now() + LEFTOVER_PATIENCE;
         let lost: Vec<Lost> = lost.map(|run| end_leftovers(run, &open, give_up)).collect();
         close(db, &lost)?;
         Ok(lost)
+    }
+
+    fn unfinished(&self) -> Result<Vec<Run>, RegistryError> {
+        let db = &self.paths.db;
+        connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)
     }
 }
 

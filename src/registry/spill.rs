@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::connection::random;
 use super::error::Fault;
-use super::record::{Child, Ending, Record, Stage};
+use super::read::Run;
+use super::record::{Child, Ending, Record, Stage, timestamp};
 use super::{spec, store};
 use crate::monitor::Identity;
 
@@ -30,6 +31,16 @@ const MAX_SIZE: u64 = 4 << 20;
 pub(super) struct Spilled {
     path: PathBuf,
     record: Record,
+}
+
+impl Spilled {
+    /// Whether it is this run's.
+    pub(super) fn is_of(&self, run: &Run) -> bool {
+        let Record { name, config_file, supervisor, started_at, .. } = &self.record;
+        (name, config_file) == (&run.name, &run.config_file)
+            && run.supervisor_identity.as_ref() == Some(supervisor)
+            && run.started_at.is_some_and(|at| timestamp(at) == *started_at)
+    }
 }
 
 /// Writes `record` to a file of its own in `directory`. Not synced: this is called on the loop.
