@@ -74,6 +74,29 @@ fn a_file_in_a_missing_directory_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn a_fifo_or_a_device_in_the_place_of_a_file_is_refused_and_stays() {
+    let state = State::new();
+    let fifo = state.file("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for option in ["--pid-file", "--exit-file"] {
+        let output = state.run("web", &[option, fifo.to_str().unwrap()], "true").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(said.contains("fifo") && said.contains(option), "{said}");
+        assert!(!fs::symlink_metadata(&fifo).unwrap().is_file());
+    }
+}
+
+#[test]
+fn a_file_may_have_the_longest_name_that_there_is() {
+    let state = State::new();
+    let file = state.file(&"x".repeat(255));
+    let option = ["--exit-file", file.to_str().unwrap()];
+    wait(&mut state.run("web", &option, "exit 4").spawn().unwrap());
+    assert_eq!(text(&file), "4\n");
+}
+
+#[test]
 fn the_command_of_on_exit_knows_how_it_ended() {
     let state = State::new();
     let file = state.file("told");

@@ -349,6 +349,10 @@ fn file_place(path: &Path, what: &'static str, option: &'static str) -> Result<P
     let (Some(parent), Some(_), false) = (path.parent(), path.file_name(), path.is_dir()) else {
         return Err(failed(&path, "it names a directory, not a file"));
     };
+    // What is there is replaced by a new file: not to happen to a device or a FIFO.
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(failed(&path, "it is no regular file, and would be replaced by one"));
+    }
     let flags = AccessFlags::W_OK | AccessFlags::X_OK;
     check_directory(parent, flags).map_err(|error| failed(parent, reason(&error)))?;
     Ok(path)

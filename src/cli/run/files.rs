@@ -2,8 +2,10 @@
 //! when all is over.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,9 @@ use vmon::monitor::{Desk, Service, Transition};
 use vmon::reactor::Ready;
 
 use crate::cli::reason;
+
+/// How much of a file's name that of the file which is to replace it has, in bytes.
+const LONGEST: usize = 200;
 
 /// Where they lie; both paths are absolute.
 #[derive(Debug, Clone)]
@@ -89,7 +94,10 @@ fn remove(path: &Path, what: &str) {
 /// Puts a file with this text at `path` in one step: whoever looks sees the former one or all of
 /// this.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
+    let mut name = path.file_name().unwrap_or_default().as_bytes();
+    // With what is added it must stay below NAME_MAX.
+    name = name.get(..LONGEST).unwrap_or(name);
+    let mut name = OsStr::from_bytes(name).to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(name);
     // A left-over of a process that had this pid.
