@@ -229,6 +229,31 @@ fn a_cgroup_that_was_there_before_stays() {
 }
 
 #[test]
+fn the_cgroup_of_a_lost_run_that_is_another_runs_by_now_is_left_alone() {
+    let Some(path) = cgroup("reused") else { return };
+    fs::create_dir(&path).unwrap();
+    let (lost, live) = (State::new(), State::new());
+    let options = ["--cgroup", path.to_str().unwrap()];
+    let run = |state: &State| here(state, &options, "echo up; exec sleep 1000").spawn().unwrap();
+    let mut supervisor = run(&lost);
+    lost.wait_for_status("x", "RUNNING");
+    signal(&supervisor, Signal::SIGKILL);
+    wait(&mut supervisor);
+    let populated = || fs::read_to_string(path.join("cgroup.events")).unwrap();
+    eventually("its child is gone", || populated().contains("populated 0"));
+    // In another record, so that no claim ends what may be left of the first.
+    let mut supervisor = run(&live);
+    live.wait_for_log("x", b"up");
+    live.wait_for_status("x", "RUNNING");
+    assert!(lost.vmon().args(["ps", "--all"]).output().unwrap().status.success());
+    assert_eq!(lost.run_column("x", "reason").as_deref(), Some("supervisor-lost"));
+    signal(&supervisor, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut supervisor)), 143);
+    assert_eq!(live.run_column("x", "reason").as_deref(), Some("stopped"));
+    eventually("the cgroup can be removed", || fs::remove_dir(&path).is_ok());
+}
+
+#[test]
 fn a_library_ends_the_group_of_its_child_and_touches_nobody_else() {
     run_host(&State::new(), "the_group_ends_and_others_stay", "VMON_TEST_DESCENDANTS", |_| {});
 }

@@ -26,7 +26,9 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::identity::Process;
+use super::lost::RUN_VARIABLE;
 use super::{Identity, Signal};
+use crate::process::cgroup::members;
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
 pub(super) use left::{Left, has_ended, has_no_child, reap_orphans};
@@ -95,25 +97,25 @@ pub(super) fn end_lost_session(
     marker: Option<&str>,
     cgroup: Option<&Path>,
 ) -> io::Result<usize> {
+    let leader = Leader::of(child);
+    let cgroup = cgroup.filter(|cgroup| !is_another_runs(cgroup, leader, marker));
     let in_cgroup = usize::from(cgroup.is_some_and(cgroup::kill_cgroup));
-    let Some(leader) = Leader::of(child) else { return Ok(in_cgroup) };
+    let Some(leader) = leader else { return Ok(in_cgroup) };
     let lost = Scope::Lost(leader);
-    let members = lost.members()?;
+    let found = lost.members()?;
     // Without its leader the number may be that of a later session, whose leader has ended too.
     let ours = match marker {
         _ if Entry::of(leader.pid)?.is_some() => Mark::Ours,
-        Some(marker) => {
-            members.iter().map(|one| mark(one.pid, marker)).max().unwrap_or(Mark::Other)
-        }
+        Some(marker) => found.iter().map(|one| mark(one.pid, marker)).max().unwrap_or(Mark::Other),
         None => Mark::Other,
     };
     match ours {
         Mark::Other => return Ok(in_cgroup),
         // To be asked again, as of one that was killed.
         Mark::None => {}
-        Mark::Ours => lost.send(&members, Signal::KILL),
+        Mark::Ours => lost.send(&found, Signal::KILL),
     }
-    Ok(members.len() + in_cgroup)
+    Ok(found.len() + in_cgroup)
 }
 
 /// See [`end_marked`](super::lost::end_marked).
@@ -129,6 +131,24 @@ pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
     Ok(count)
 }
 
+/// Whether the cgroup that a lost child was put into is another run's by now, as one of another
+/// record: nobody in it is known to be the lost run's, and somebody to be another's.
+fn is_another_runs(cgroup: &Path, leader: Option<Leader>, marker: Option<&str>) -> bool {
+    let mut others = false;
+    for pid in members(cgroup) {
+        let entry = Entry::of(pid).ok().flatten();
+        if leader.zip(entry).is_some_and(|(leader, entry)| leader.is(&entry)) {
+            return false;
+        }
+        match (environment(pid).as_deref().and_then(run_of), marker) {
+            (Some(run), Some(marker)) if run == marker.as_bytes() => return false,
+            (Some(_), _) => others = true,
+            (None, _) => {}
+        }
+    }
+    others
+}
+
 /// What the environment that a process began with says of the run it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Mark {
@@ -141,17 +161,30 @@ enum Mark {
 }
 
 fn mark(pid: i32, marker: &str) -> Mark {
-    let entry = format!("{}={marker}", super::lost::RUN_VARIABLE).into_bytes();
-    match fs::read(format!("/proc/{pid}/environ")) {
+    match environment(pid) {
         // Who never had any can't be told from a stranger, however often it is asked.
-        Ok(environment) if environment.is_empty() && Entry::began_without_environment(pid) => {
-            Mark::Other
+        Some(environment) if environment.is_empty() => {
+            if Entry::began_without_environment(pid) {
+                Mark::Other
+            } else {
+                Mark::None
+            }
         }
-        Ok(environment) if environment.is_empty() => Mark::None,
-        Ok(environment) if environment.split(|&byte| byte == 0).any(|it| it == entry) => Mark::Ours,
+        Some(environment) if run_of(&environment) == Some(marker.as_bytes()) => Mark::Ours,
         // Gone, or another user's, who is not to be signalled by us.
-        Ok(_) | Err(_) => Mark::Other,
+        Some(_) | None => Mark::Other,
     }
+}
+
+/// The environment that a process began with; `None` where we may not see it.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/environ")).ok()
+}
+
+/// The run that a process with this environment belongs to.
+fn run_of(environment: &[u8]) -> Option<&[u8]> {
+    let mut variables = environment.split(|&byte| byte == 0);
+    variables.find_map(|it| it.strip_prefix(RUN_VARIABLE.as_bytes())?.strip_prefix(b"="))
 }
 
 pub(super) fn boot_id() -> String {

@@ -15,7 +15,8 @@ use super::platform;
 /// The caller has made sure that `child` is of this boot and of this pid namespace. Nothing is
 /// touched that could be a stranger's: where another process has the child's pid, its session is
 /// left alone, and where none has it, unless one of the members has the `marker` of the run; members that started before the child are no members; each is signalled through a
-/// pidfd that was opened first and compared with the process table afterwards. Neither this
+/// pidfd that was opened first and compared with the process table afterwards. A cgroup is left alone
+/// where nobody in it is known to be of this run, and somebody to be of another one. Neither this
 /// process nor a cgroup that it is in is ever killed.
 ///
 /// # Errors

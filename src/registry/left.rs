@@ -78,7 +78,7 @@ impl Leftovers {
             Lead::Marker { marker, supervisor } => {
                 // Nobody has pid 0, nor its session: only the cgroup counts.
                 let nobody = Identity { pid: 0, start: 0, ..supervisor.clone() };
-                end_lost_session(&nobody, None, cgroup)
+                end_lost_session(&nobody, Some(marker), cgroup)
                     .and_then(|count| Ok(count + end_marked(marker)?))
             }
         };

@@ -31,6 +31,11 @@ pub(in crate::child) struct Leader {
 }
 
 impl Leader {
+    /// Whether it is this very process.
+    pub(in crate::child) fn is(&self, entry: &Entry) -> bool {
+        (entry.pid, entry.start) == (self.pid, self.start)
+    }
+
     /// Whether the number can only mean what this process led. Another process that has its pid
     /// is a stranger, and so is the session that it may lead; and as long as one member of the
     /// old one is left, the kernel gives the number to nobody.
