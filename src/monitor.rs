@@ -416,7 +416,7 @@ impl Handler for Monitor {
                 }
             }
             Source::SessionInput(session) => self.read_session(session, cx),
-            Source::SessionOutput(session) => self.sessions.flush(session, &mut cx.sources),
+            Source::SessionOutput(session) => self.flush_session(session, cx),
         }
     }
 

@@ -271,6 +271,22 @@ fn a_host_without_descriptors_serves_again_when_there_are_some() {
 }
 
 #[test]
+fn writers_that_leave_a_child_that_does_not_read_make_room() {
+    let host = Host::start(SLEEP, 4096);
+    let (_, mut full) = host.client().attach(&Attach::default()).unwrap();
+    full.set_nonblocking(true).unwrap();
+    let filler = [b'x'; 1 << 16];
+    eventually("the child's pipe is full", || full.write(&filler).is_err());
+    for _ in 0..200 {
+        let (_, mut gone) = host.client().attach(&Attach::default()).unwrap();
+        gone.write_all(b"typed").unwrap();
+    }
+    let sessions = host.client().status().unwrap().sessions.len();
+    assert!(sessions < 100, "{sessions} sessions");
+    host.stop();
+}
+
+#[test]
 fn clients_that_read_nothing_hold_up_neither_the_child_nor_the_memory() {
     let script = format!("read go; seq 1 {COUNT}; echo done; exec sleep 1000");
     let host = Host::start(&script, 4096);

@@ -246,6 +246,25 @@ fn a_terminal_has_the_size_of_the_newest_writer() {
 }
 
 #[test]
+fn the_size_goes_back_when_a_write_shows_that_the_newest_writer_has_left() {
+    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
+    let mut host = Host::new(script, true, attached_input);
+    host.until_logged(b"ready");
+    let (_one, first) = host.attach(TYPE);
+    let (two, second) = host.attach(TYPE);
+    host.resize(first.session, 30, 90).unwrap();
+    host.until_logged(b"30 90");
+    // Its input is open still, so that only a write can tell.
+    two.stream.shutdown(std::net::Shutdown::Read).unwrap();
+    host.resize(second.session, 50, 120).unwrap();
+    host.until_logged(b"50 120");
+    host.until("the first's size is back", |host| {
+        host.state.whole_log("a").ends_with(b"30 90\r\n")
+    });
+    host.stop();
+}
+
+#[test]
 fn pipes_have_no_size() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());

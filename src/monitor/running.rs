@@ -171,6 +171,8 @@ impl Monitor {
         if read {
             self.note_moved();
         }
+        // To write to a client may have shown that it has left.
+        self.follow_size();
         let Some(streams) = &self.streams else { return };
         if streams.log_needs_retry() && self.log_retry.is_none() {
             self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));

@@ -99,6 +99,9 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 const ALL_QUEUES: usize = 4 << 20;
 const LEAST: usize = 4 << 10;
 
+/// From so many clients on, one that has left goes although the child has yet to take what it sent.
+const CROWD: usize = 64;
+
 /// Bytes read from a client at a time.
 const CHUNK: usize = 16 * 1024;
 
@@ -163,6 +166,8 @@ pub(super) struct Sessions {
     ours: u64,
     /// Whether nothing more will come.
     over: bool,
+    /// Whether the writer whose size counted has left, and the terminal has that size still.
+    newest_left: bool,
 }
 
 /// Those who get one of the child's outputs.
@@ -257,6 +262,7 @@ impl Sessions {
     }
 
     fn let_go(&mut self, sources: &mut Sources<'_, Source>, which: impl Fn(&Session) -> bool) {
+        self.newest_left |= self.newest().is_some_and(&which);
         self.list.retain_mut(|session| {
             let goes = which(session);
             if goes {
@@ -269,7 +275,7 @@ impl Sessions {
     }
 
     /// Goes on sending, once a client takes more.
-    pub(super) fn flush(&mut self, id: SessionId, sources: &mut Sources<'_, Source>) {
+    fn flush(&mut self, id: SessionId, sources: &mut Sources<'_, Source>) {
         if let Some(session) = self.get(id) {
             session.sink.flush(sources);
         }
@@ -359,6 +365,10 @@ impl Monitor {
         let Some((to, stream)) = streams.stream(to) else {
             return Err((AttachError::NoSuchStream(to), client));
         };
+        if self.sessions.list.len() >= CROWD {
+            // While the child takes no input, none of theirs is read, and nothing tells their end.
+            self.sessions.let_go(&mut cx.sources, Session::is_hung_up);
+        }
         let room = Sessions::room(self.sessions.list.len() + 1);
         let most = usize::try_from(request.tail).unwrap_or(usize::MAX).min(room);
         let tail = if most > 0 { streams.log_tail(most) } else { Vec::new() };
@@ -369,6 +379,7 @@ impl Monitor {
         self.sessions
             .add(client, attached, stream, request.read_only, first, &mut cx.sources)
             .map_err(|(error, client)| (AttachError::System(error), client))?;
+        self.follow_size();
         debug!(name = %self.sandbox.name, session = session.0, "attached");
         Ok(attached)
     }
@@ -446,9 +457,19 @@ impl Monitor {
 
     fn let_go(&mut self, id: SessionId, cx: &mut Cx<'_>) {
         debug!(name = %self.sandbox.name, session = id.0, "detached");
-        let counted = self.sessions.newest().is_some_and(|newest| newest.id == id);
         self.sessions.let_go(&mut cx.sources, |session| session.id == id);
-        if counted {
+        self.follow_size();
+    }
+
+    /// Goes on sending to a client.
+    pub(super) fn flush_session(&mut self, id: SessionId, cx: &mut Cx<'_>) {
+        self.sessions.flush(id, &mut cx.sources);
+        self.follow_size();
+    }
+
+    /// Where the writer whose size counted has left, that of the one before it counts again.
+    pub(super) fn follow_size(&mut self) {
+        if std::mem::take(&mut self.sessions.newest_left) {
             self.size_of_newest();
         }
     }
