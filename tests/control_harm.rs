@@ -35,6 +35,10 @@ struct Host {
 
 impl Host {
     fn start(script: &str, descriptors: u64) -> Self {
+        Self::start_with_log(script, descriptors, 0)
+    }
+
+    fn start_with_log(script: &str, descriptors: u64, log_size: u64) -> Self {
         let state = State::new();
         let path = socket_of(&state, "a");
         let process = StdCommand::new(std::env::current_exe().unwrap())
@@ -42,6 +46,7 @@ impl Host {
             .env("VMON_TEST_SERVES", state.path())
             .env("VMON_TEST_SCRIPT", script)
             .env("VMON_TEST_DESCRIPTORS", descriptors.to_string())
+            .env("VMON_TEST_LOG_SIZE", log_size.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -89,8 +94,9 @@ mod hosts {
         let number = std::env::var("VMON_TEST_DESCRIPTORS").unwrap().parse().unwrap();
         limit_descriptors(number);
         let script = std::env::var("VMON_TEST_SCRIPT").unwrap();
+        let max_size = std::env::var("VMON_TEST_LOG_SIZE").unwrap().parse().unwrap();
         served::run(state.as_ref(), "a", &script, false, |sandbox| {
-            sandbox.input(Input::Attached).retention(Retention { max_size: 0, max_files: 0 })
+            sandbox.input(Input::Attached).retention(Retention { max_size, max_files: 1 })
         });
     }
 }
@@ -267,6 +273,26 @@ fn a_host_without_descriptors_serves_again_when_there_are_some() {
     drop(clients);
     assert_eq!(host.client().status().unwrap().phase, Phase::Running);
     drop(session);
+    host.stop();
+}
+
+#[test]
+fn clients_leave_the_descriptors_that_the_log_needs() {
+    let script = format!("read go; seq 1 {COUNT}; echo done; exec sleep 1000");
+    let host = Host::start_with_log(&script, 64, 1 << 20);
+    let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
+    let mut clients: Vec<Raw> = (0..100).map(|_| Raw::connect(&host.path)).collect();
+    // Those behind them in the queue have been taken by the time that the last is told.
+    assert_eq!(clients.last_mut().unwrap().told(), "io.vmon.Monitor.Failed");
+    session.write_all(b"go\n").unwrap();
+    eventually("the flood is over, and the log was rotated", || {
+        let log = fs::read(host.state.log_path("a")).unwrap_or_default();
+        log.ends_with(b"done\n")
+    });
+    drop(clients);
+    eventually("others are served again", || {
+        Client::connect(&host.path).is_ok_and(|mut client| client.status().is_ok())
+    });
     host.stop();
 }
 

@@ -1,9 +1,11 @@
 //! The clients of one server: who may be one, whose turn it is, who has gone too far.
 
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, rlim_t};
 use nix::unistd::geteuid;
 use serde_json::json;
 use tracing::{debug, warn};
@@ -24,6 +26,10 @@ const MOST: usize = 1024;
 
 /// What all of them may make us hold.
 const MOST_HELD: usize = 4 << 20;
+
+/// Descriptors that are not for clients: the log needs some for its next file, the record for its
+/// next entry, and the child for its next run.
+const SPARE: rlim_t = 24;
 
 /// Clients accepted in a turn.
 const ACCEPTS: usize = 64;
@@ -110,6 +116,9 @@ impl Connections {
         }
         if self.open >= MOST {
             return turn_away(&stream, &too_many());
+        }
+        if is_of_the_last(&stream) {
+            return turn_away(&stream, &no_descriptors());
         }
         let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         // Far fewer than 2^32.
@@ -251,6 +260,12 @@ impl Connections {
             let fault = too_many();
             return self.with(slot, desk, |it, desk| it.tell_off(&fault, desk));
         }
+        let Some(connection) = self.slots.get(slot).and_then(Option::as_ref) else { return };
+        // A session takes a second one.
+        if connection.stream.try_clone().map_or(true, |second| is_of_the_last(&second)) {
+            let message = no_descriptors().message();
+            return self.with(slot, desk, |it, desk| it.send(message, desk));
+        }
         let Some(connection) = self.slots.get_mut(slot).and_then(Option::take) else { return };
         let stream = connection.into_stream(desk);
         let attached = desk.attach(stream, request, |attached| {
@@ -333,6 +348,17 @@ fn watch(connection: &mut Connection, desk: &mut Desk<'_, '_>) -> Fate {
 
 fn too_many() -> Fault {
     Fault::new("TooManyConnections", json!({ "limit": MOST }))
+}
+
+fn no_descriptors() -> Fault {
+    Fault::new("Failed", json!({ "message": "no descriptors are left for more clients" }))
+}
+
+/// Whether this descriptor is among the last that the process may have. The kernel gives the lowest
+/// that is free (open(2)), so those below it are in use.
+fn is_of_the_last(descriptor: &impl AsRawFd) -> bool {
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return false };
+    rlim_t::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number + SPARE >= limit)
 }
 
 /// Says why, to a client that has taken nothing yet, and closes.
