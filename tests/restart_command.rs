@@ -126,6 +126,30 @@ fn what_the_record_has_no_command_for_goes_on() {
 }
 
 #[test]
+fn what_could_not_be_started_again_goes_on() {
+    let state = State::new();
+    let directory = state.file("work");
+    fs::create_dir(&directory).unwrap();
+    let mut run = state.run("web", &["-d"], "exec sleep 100");
+    let sandbox = Detached::start(&state, run.current_dir(&directory));
+    let refused = |why: &str| {
+        let output = state.vmon().args(["restart", "web"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("can't restart Sandboxfile/web") && said.contains(why), "{said}");
+        assert!(common::is_alive(sandbox.pid));
+    };
+    fs::remove_dir(&directory).unwrap();
+    refused("working directory");
+    fs::create_dir(&directory).unwrap();
+    // As of a host that keeps something of its own there.
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    db.execute("UPDATE vmon_runs SET spec = json_set(spec, '$.options.tenant', 'x')", []).unwrap();
+    drop(db);
+    refused("options on record");
+}
+
+#[test]
 fn a_command_that_is_gone_is_told() {
     let state = State::new();
     let program = state.file("program");

@@ -1,8 +1,10 @@
 //! `vmon restart`: a sandbox stopped, and started again as the record says it was started.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use vmon::child::Signal;
 use vmon::monitor::{Input, OnLogError, Restart, Rootfs};
 use vmon::registry::{Run, Spec};
@@ -11,8 +13,8 @@ use vmon::terminal::Messages;
 use super::run::detach::{self, Started};
 use super::run::options::{Options, argument};
 use super::select::{Names, Record, Recorded, Tally};
-use super::shared::{Places, SharedArgs};
-use super::{Failure, args, live, output, stop};
+use super::shared::{Places, SharedArgs, check_directory};
+use super::{Failure, args, live, output, reason, stop};
 
 /// Stop sandboxes if they run, and start them again in the background
 ///
@@ -47,6 +49,8 @@ enum SpecError {
     NotExact,
     #[error("the options on record are not of 'vmon run': start it anew with 'vmon run'")]
     NotOurs,
+    #[error("can't use its working directory {path}: {reason}", path = .0.display(), reason = .1)]
+    Directory(PathBuf, &'static str),
 }
 
 /// Stops those that can be started again, all at once, and starts each.
@@ -106,6 +110,10 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
         return Err(SpecError::NotExact);
     }
     let own = Options::arguments(&spec.options).ok_or(SpecError::NotOurs)?;
+    if let Some(directory) = &spec.directory {
+        check_directory(directory, AccessFlags::X_OK)
+            .map_err(|error| SpecError::Directory(directory.clone(), reason(&error)))?;
+    }
     let mut arguments: Vec<OsString> = vec!["vmon".into(), "run".into(), "--detach".into()];
     let mut add = |name: &str, value: &OsStr| arguments.push(argument(name, value));
     add("state-dir", places.state_dir.as_os_str());
@@ -133,7 +141,7 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
     add("stop-signal", signal(spec.stop_signal).as_ref());
     add("stop-timeout", time(spec.stop_timeout).as_ref());
     add("restart", restart_word(spec.restart).as_ref());
-    let mut add_path = |name, path: Option<&std::path::PathBuf>| {
+    let mut add_path = |name, path: Option<&PathBuf>| {
         if let Some(path) = path {
             add(name, path.as_os_str());
         }

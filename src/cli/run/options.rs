@@ -6,6 +6,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde_json::{Map, Value, json};
 
+/// Those that there are. A host may have recorded whatever it likes.
+const NAMES: [&str; 6] =
+    ["runtime-dir", "pid-file", "exit-file", "on-exit", "metrics-interval", "log-level"];
+
 /// The options by name, without their dashes, each with its one value.
 #[derive(Debug, Clone, Default)]
 pub struct Options(Map<String, Value>);
@@ -13,6 +17,7 @@ pub struct Options(Map<String, Value>);
 impl Options {
     /// Adds `--name value`, where there is a value.
     pub fn add(&mut self, name: &str, value: Option<impl AsRef<OsStr>>) {
+        debug_assert!(NAMES.contains(&name), "{name} would not be read back");
         if let Some(value) = value {
             let value = value.as_ref();
             // As the rest of the spec has what is not UTF-8.
@@ -34,7 +39,11 @@ impl Options {
             return Some(Vec::new());
         }
         let options = recorded.as_object()?.iter();
-        options.map(|(name, value)| Some(argument(name, &read(value)?))).collect()
+        let one = |(name, value): (&String, &Value)| {
+            NAMES.contains(&name.as_str()).then_some(())?;
+            Some(argument(name, &read(value)?))
+        };
+        options.map(one).collect()
     }
 }
 
@@ -69,6 +78,7 @@ mod tests {
             [OsString::from("--on-exit=--x y"), OsString::from_vec(b"--pid-file=/\xff".to_vec())];
         assert_eq!(arguments, expected);
         assert_eq!(Options::arguments(&Value::Null), Some(Vec::new()));
-        assert_eq!(Options::arguments(&json!({ "x": 1 })), None);
+        assert_eq!(Options::arguments(&json!({ "on-exit": 1 })), None);
+        assert_eq!(Options::arguments(&json!({ "tenant": "x" })), None);
     }
 }
