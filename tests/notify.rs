@@ -71,6 +71,23 @@ fn a_socket_in_the_abstract_namespace_and_the_watchdog() {
 }
 
 #[test]
+fn a_manager_whose_socket_is_full_is_told_when_it_has_read() {
+    let state = State::new();
+    let path = state.file("notify");
+    let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
+    let others = UnixDatagram::unbound().unwrap();
+    others.set_nonblocking(true).unwrap();
+    while others.send_to(b"STATUS=another", &path).is_ok() {}
+    let mut run = state.run("web", &[], "exec sleep 100");
+    let mut run = run.env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    state.wait_for_status("web", "RUNNING");
+    let ready = manager.wait_for("READY=1");
+    assert!(ready.contains("STATUS=running, pid "), "{ready}");
+    signal(&run, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut run)), 143);
+}
+
+#[test]
 fn the_watchdog_of_another_process_is_left_alone() {
     let state = State::new();
     let path = state.file("notify");

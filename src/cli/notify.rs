@@ -21,8 +21,12 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
-/// The one timer.
+/// The timers.
 const WATCHDOG: u32 = 0;
+const LATE: u32 = 1;
+
+/// After what time a manager whose socket was full is told again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Tells the manager how the run goes on.
 pub struct Notifier {
@@ -30,7 +34,17 @@ pub struct Notifier {
     manager: SocketAddr,
     /// How often the manager wants to hear that the loop turns.
     watchdog: Option<Duration>,
-    ready: bool,
+    ready: Readiness,
+    /// What found the manager's socket full: it would wait for `READY=1` and then give us up.
+    late: Option<String>,
+}
+
+/// Whether the command runs, and whether the manager knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    NotYet,
+    Untold,
+    Told,
 }
 
 impl Notifier {
@@ -40,25 +54,53 @@ impl Notifier {
         let notifier = address(&name).and_then(|manager| {
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
-            Ok(Self { socket, manager, watchdog: watchdog(), ready: false })
+            Ok(Self { socket, manager, watchdog: watchdog(), ready: Readiness::NotYet, late: None })
         });
         notifier.inspect_err(|error| warn!("can't use the socket ${SOCKET} {name:?}: {error}")).ok()
     }
 
-    fn tell(&self, lines: &str) {
-        if let Err(error) = self.socket.send_to_addr(lines.as_bytes(), &self.manager) {
-            warn!("can't tell the service manager: {}", reason(&error));
+    /// The manager is told `READY=1` once, with which process to watch: us, who take its signals
+    /// and tell the exit code. A newer status takes the place of one that is late.
+    fn tell(&mut self, lines: String, desk: &mut Desk<'_, '_>) {
+        let ready = match self.ready {
+            Readiness::Untold => format!("READY=1\nMAINPID={}\n", std::process::id()),
+            Readiness::NotYet | Readiness::Told => String::new(),
+        };
+        match self.send(&(ready + &lines)) {
+            Ok(()) => {
+                self.late = None;
+                if self.ready == Readiness::Untold {
+                    self.ready = Readiness::Told;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if self.late.replace(lines).is_none() {
+                    desk.set_timer(RETRY, LATE);
+                }
+            }
+            Err(error) => warn!("can't tell the service manager: {}", reason(&error)),
         }
     }
 
-    /// The manager is told each `READY=1` once, and which process to watch: us, who take its
-    /// signals and tell the exit code.
-    fn running(&mut self, pid: u32) {
-        let status = format!("STATUS=running, pid {pid}\n");
-        if std::mem::replace(&mut self.ready, true) {
-            return self.tell(&status);
+    fn send(&self, lines: &str) -> io::Result<()> {
+        self.socket.send_to_addr(lines.as_bytes(), &self.manager).map(drop)
+    }
+
+    fn running(&mut self, pid: u32, desk: &mut Desk<'_, '_>) {
+        if self.ready == Readiness::NotYet {
+            self.ready = Readiness::Untold;
         }
-        self.tell(&format!("READY=1\nMAINPID={}\n{status}", std::process::id()));
+        self.tell(format!("STATUS=running, pid {pid}\n"), desk);
+    }
+
+    /// One that finds the socket full is not told again: the next one comes in time.
+    fn alive(&self) {
+        match self.send("WATCHDOG=1\n") {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                warn!("can't tell the service manager: {}", reason(&error));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -70,28 +112,32 @@ impl Service for Notifier {
 
     fn ready(&mut self, _: u32, _: Ready, _: &mut Desk<'_, '_>) {}
 
-    fn timer(&mut self, _: u32, desk: &mut Desk<'_, '_>) {
-        if let Some(interval) = self.watchdog {
-            self.tell("WATCHDOG=1\n");
+    fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>) {
+        if key == LATE {
+            if let Some(lines) = self.late.take() {
+                self.tell(lines, desk);
+            }
+        } else if let Some(interval) = self.watchdog {
+            self.alive();
             desk.set_timer(interval, WATCHDOG);
         }
     }
 
-    fn transition(&mut self, transition: &Transition, _: &mut Desk<'_, '_>) {
-        match transition {
-            Transition::Running { child, .. } => self.running(child.pid),
-            Transition::Stopping { .. } => self.tell("STOPPING=1\nSTATUS=stopping\n"),
-            Transition::Draining { .. } => self.tell("STATUS=reading the rest of the output\n"),
+    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+        let lines = match transition {
+            Transition::Running { child, .. } => return self.running(child.pid, desk),
+            Transition::Stopping { .. } => "STOPPING=1\nSTATUS=stopping\n".to_owned(),
+            Transition::Draining { .. } => "STATUS=reading the rest of the output\n".to_owned(),
             Transition::Restarting { end, after, .. } => {
-                let how = end.reason();
-                self.tell(&format!("STATUS={how}; to be started again in {after:?}\n"));
+                format!("STATUS={}; to be started again in {after:?}\n", end.reason())
             }
             Transition::Stopped { end, .. } => {
                 let (how, code) = (end.reason(), end.exit_code());
-                self.tell(&format!("STOPPING=1\nSTATUS={how}, exit code {code}\n"));
+                format!("STOPPING=1\nSTATUS={how}, exit code {code}\n")
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.tell(lines, desk);
     }
 
     fn is_done(&self) -> bool {
