@@ -1,17 +1,21 @@
 //! A cgroup (v2) as the home of one child and of all that it starts: cgroups(7), and the kernel's
 //! cgroup-v2 document.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::debug;
 
-use super::pidfd::send_to;
+use super::pidfd::PidFd;
 use crate::child::command::reason;
 use crate::child::{CgroupError, Signal};
 use crate::process::cgroup::{children, is_cgroup, is_populated, members, value};
 use crate::process::table::Entry;
+
+/// How many members have a pidfd of ours at once, while they are signalled.
+const AT_ONCE: usize = 32;
 
 /// The directory of a cgroup that holds one child and its descendants, and nobody else.
 #[derive(Debug)]
@@ -136,12 +140,24 @@ fn signal_members(directory: &Path, signal: Signal, except_group: Option<i32>) {
             Err(error) => debug!("{}: no cgroup.kill: {error}", directory.display()),
         }
     }
-    for pid in members(directory) {
-        let is_meant = || {
-            let group = Entry::of(pid).ok().flatten().map(|entry| entry.group);
-            members(directory).contains(&pid) && (except_group.is_none() || except_group != group)
-        };
-        if let Err(error) = send_to(pid, signal, is_meant) {
+    for pids in members(directory).chunks(AT_ONCE) {
+        send_to_members(directory, pids, signal, except_group);
+    }
+}
+
+/// Sends to those of `pids` that are members still, after they can't be exchanged any more. The
+/// kernel sorts all members for each look, so one look is for many.
+fn send_to_members(directory: &Path, pids: &[i32], signal: Signal, except_group: Option<i32>) {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let open = |pid: &i32| PidFd::open(*pid).map(|process| (*pid, process));
+    let opened: Vec<(i32, PidFd)> = pids.iter().filter(|pid| **pid != own).flat_map(open).collect();
+    let still: HashSet<i32> = members(directory).into_iter().collect();
+    for (pid, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+        let group = || Entry::of(*pid).ok().flatten().map(|entry| entry.group);
+        if except_group.is_some() && except_group == group() {
+            continue;
+        }
+        if let Err(error) = process.send(signal) {
             debug!(pid, "{signal} not sent: {error}");
         }
     }
@@ -163,6 +179,8 @@ fn remove_tree(directory: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+
     use super::*;
 
     #[test]
@@ -180,6 +198,38 @@ mod tests {
         assert!(cgroup.ran_out_of_memory());
         fs::remove_file(&events).unwrap();
         assert!(!cgroup.ran_out_of_memory());
+    }
+
+    #[test]
+    fn every_member_of_a_crowd_is_signalled_but_for_one_group() {
+        let name = format!("vmon-test-{}-crowd", std::process::id());
+        let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let made = mounts.into_iter().find_map(|mount| {
+            let cgroup =
+                is_cgroup(mount).then(|| Cgroup::open(&mount.join(&name), true).ok())??;
+            cgroup.procs().is_ok().then_some(cgroup)
+        });
+        let Some(cgroup) = made else {
+            eprintln!("SKIPPED: no cgroup v2 here that could be used");
+            return;
+        };
+        let start = |_| {
+            let mut command = std::process::Command::new("sleep");
+            let child = command.arg("1000").process_group(0).spawn().unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            cgroup.admit(pid).unwrap();
+            (child, pid)
+        };
+        let mut crowd: Vec<_> = (0..2 * AT_ONCE + 3).map(start).collect();
+        let (mut spared, group) = crowd.pop().unwrap();
+        cgroup.signal(Signal::TERM, Some(group));
+        for (mut child, _) in crowd {
+            assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        }
+        assert!(spared.try_wait().unwrap().is_none());
+        cgroup.signal(Signal::KILL, None);
+        spared.wait().unwrap();
+        cgroup.remove();
     }
 
     #[test]
