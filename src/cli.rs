@@ -37,8 +37,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{FromArgMatches, Parser};
 use nix::errno::Errno;
 use vmon::control::ControlError;
 use vmon::logfile::LogError;
@@ -61,16 +61,26 @@ struct Cli {
     command: Subcommand,
 }
 
-/// The table of the subcommands: what each takes, whether it has the options that the others share
+/// The table of the subcommands: its word, what each takes, whether it has the options that the others share
 /// (`shared`) or not (`plain`), and what does it.
 macro_rules! subcommands {
-    ($($(#[$attribute:meta])* $kind:ident $name:ident($args:ty) => $execute:expr;)*) => {
+    ($($(#[$attribute:meta])* $kind:ident $word:ident: $name:ident($args:ty) => $execute:expr;)*) => {
         #[derive(Debug, clap::Subcommand)]
         enum Subcommand {
-            $($(#[$attribute])* $name($args),)*
+            $($(#[$attribute])* #[command(name = stringify!($word))] $name($args),)*
         }
 
         impl Subcommand {
+            /// The command line with this subcommand alone: to define the options of all the others
+            /// takes longer than the whole life of a short command should.
+            fn alone(name: &str) -> Option<clap::Command> {
+                $(if name == stringify!($word) {
+                    let command = clap::Command::new(stringify!($word));
+                    return Some(frame().subcommand(<$args as clap::Args>::augment_args(command)));
+                })*
+                None
+            }
+
             fn execute(self, messages: &Messages) -> Result<u8, Failure> {
                 match self {
                     $(Self::$name(args) => {
@@ -88,21 +98,21 @@ macro_rules! subcommands {
 }
 
 subcommands! {
-    plain Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
-    shared Attach(attach::AttachArgs) => attach::attach;
-    shared Stop(stop::StopArgs) => stop::stop;
-    shared Kill(kill::KillArgs) => kill::kill;
-    shared Wait(wait::WaitArgs) => wait::wait;
-    shared Restart(restart::RestartArgs) => restart::restart;
-    shared Ps(ps::PsArgs) => ps::ps;
-    shared Inspect(inspect::InspectArgs) => inspect::inspect;
-    shared History(history::HistoryArgs) => history::history;
-    shared Events(events::EventsArgs) => events::events;
-    shared Stats(stats::StatsArgs) => stats::stats;
-    shared Rm(rm::RmArgs) => rm::rm;
-    shared Prune(prune::PruneArgs) => prune::prune;
-    plain Completions(completions::CompletionsArgs) => completions::completions;
-    plain Man(man::ManArgs) => man::man;
+    plain run: Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
+    shared attach: Attach(attach::AttachArgs) => attach::attach;
+    shared stop: Stop(stop::StopArgs) => stop::stop;
+    shared kill: Kill(kill::KillArgs) => kill::kill;
+    shared wait: Wait(wait::WaitArgs) => wait::wait;
+    shared restart: Restart(restart::RestartArgs) => restart::restart;
+    shared ps: Ps(ps::PsArgs) => ps::ps;
+    shared inspect: Inspect(inspect::InspectArgs) => inspect::inspect;
+    shared history: History(history::HistoryArgs) => history::history;
+    shared events: Events(events::EventsArgs) => events::events;
+    shared stats: Stats(stats::StatsArgs) => stats::stats;
+    shared rm: Rm(rm::RmArgs) => rm::rm;
+    shared prune: Prune(prune::PruneArgs) => prune::prune;
+    plain completions: Completions(completions::CompletionsArgs) => completions::completions;
+    plain man: Man(man::ManArgs) => man::man;
 }
 
 const NOTES: &str = "\
@@ -190,14 +200,27 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     if let Some(code) = completions::answer(&args) {
         return ExitCode::from(code);
     }
-    let code = match Cli::try_parse_from(&args) {
-        Ok(cli) => cli.command.execute(&messages).unwrap_or_else(|failure| {
+    let code = match parse(&args) {
+        Ok(command) => command.execute(&messages).unwrap_or_else(|failure| {
             tell::failure(&messages, &failure.to_string());
             failure.exit_code()
         }),
         Err(error) => answer(&messages, &error, &args),
     };
     ExitCode::from(code)
+}
+
+/// Reads the command line, by its subcommand's own options alone where the first word is one.
+fn parse(args: &[OsString]) -> Result<Subcommand, clap::Error> {
+    match args.get(1).and_then(|word| Subcommand::alone(word.to_str()?)) {
+        Some(command) => Subcommand::from_arg_matches_mut(&mut command.try_get_matches_from(args)?),
+        None => Cli::try_parse_from(args).map(|cli| cli.command),
+    }
+}
+
+/// What the command line is without its subcommands.
+fn frame() -> clap::Command {
+    clap::Command::new("vmon").version(env!("CARGO_PKG_VERSION")).subcommand_required(true)
 }
 
 /// Help and the version go to stdout; anything else that clap has to say is a usage error.
@@ -229,6 +252,22 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_subcommand_alone_is_what_it_is_among_the_others() {
+        let mut vmon = Cli::command();
+        vmon.build();
+        for among in vmon.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let name = among.get_name().to_owned();
+            let mut alone = Subcommand::alone(&name).unwrap();
+            alone.build();
+            let alone = alone.find_subcommand_mut(&name).unwrap();
+            let (alone, among) = (alone.render_long_help(), among.render_long_help());
+            assert_eq!(alone.to_string(), among.to_string());
+        }
+        assert!(Subcommand::alone("help").is_none());
+        assert!(Subcommand::alone("RUN").is_none());
+    }
 
     #[test]
     fn the_help_has_an_example_of_each_command() {

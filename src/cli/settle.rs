@@ -80,8 +80,11 @@ pub fn run(
             trim_at = None;
             if mem::take(&mut orphans) {
                 watch_orphans(reactor)?;
+                // Once the reactor has told of it.
+                trim_at = Some(now);
+            } else {
+                trim(reactor);
             }
-            trim(reactor);
         } else if release_at.is_some_and(|at| now >= at) {
             reactor.release_scratch();
         }
