@@ -273,3 +273,43 @@ fn one_that_is_suspended_gives_the_terminal_back_and_goes_on_where_it_was() {
     terminal.wait_for("prompt> ");
     assert_eq!(terminal.modes(), modes);
 }
+
+#[test]
+fn one_that_comes_to_the_foreground_has_the_terminal_at_the_next_output() {
+    let state = State::new();
+    let _web = shell(&state);
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "--noprofile", "--noediting", "-i"]).env("PS1", "prompt> ");
+    bash.env("VMON_STATE_DIR", state.path()).env("HISTFILE", "").env("TERM", "dumb");
+    let mut terminal = Terminal::spawn(&mut bash);
+    terminal.wait_for("prompt> ");
+    let modes = terminal.modes();
+    terminal.send(format!("{} attach web &\n", env!("CARGO_BIN_EXE_vmon")));
+    is_attached(&state, 1);
+    assert_eq!(terminal.modes(), modes);
+    terminal.send("fg\n");
+    eventually("it is in the foreground", || {
+        terminal.foreground().as_raw() != terminal.child.id().cast_signed()
+    });
+    let mut other = spawn_piped(&mut attach(&state, &["web"]));
+    other.stdin.take().unwrap().write_all(b"echo more\n").unwrap();
+    terminal.wait_for_modes(&raw(&modes));
+    terminal.send(LEAVE);
+    terminal.wait_for("which goes on");
+    other.kill().unwrap();
+    wait(&mut other);
+}
+
+#[test]
+fn one_whose_terminal_is_closed_ends_also_where_nothing_else_tells_it() {
+    let state = State::new();
+    let _web = shell(&state);
+    let mut command = Command::new("sh");
+    let vmon = env!("CARGO_BIN_EXE_vmon");
+    command.args(["-c", &format!("trap '' HUP; exec {vmon} attach web")]);
+    command.env("VMON_STATE_DIR", state.path());
+    let (mut terminal, modes) = on_terminal(&mut command);
+    terminal.wait_for_modes(&raw(&modes));
+    terminal.hang_up();
+    wait(&mut terminal.child);
+}

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
 use vmon::child::Signal;
 use vmon::reactor::{Context, Handler, Ready};
@@ -167,7 +168,7 @@ impl Session {
             };
         let in_background = self.in_background();
         let Some(up) = &mut self.up else { return Ok(()) };
-        if waits {
+        if waits && !is_hung_up() {
             up.not_ready(&mut cx.sources);
             return Ok(());
         }
@@ -177,6 +178,10 @@ impl Session {
                 self.typed(&typed, cx);
             }
             Ok(Got::Nothing) => {}
+            // Where SIGHUP is ignored, as under nohup(1), nothing else tells.
+            Ok(Got::End) | Err(_) if self.search.is_some() && is_hung_up() => {
+                self.finish(Outcome::Left);
+            }
             Ok(Got::End) => {
                 let rest = self.search.as_mut().map(Search::rest).unwrap_or_default();
                 self.send(&rest, cx);
@@ -238,7 +243,16 @@ impl Session {
         }
     }
 
+    /// A shell's `fg` tells a job that runs already nothing: any output is a time to look.
+    fn come_forward(&mut self) {
+        let waits = self.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
+        if waits && self.enter_terminal() == Some(RawState::Raw) {
+            self.resize();
+        }
+    }
+
     fn read_output(&mut self, output: Output, cx: &mut Cx<'_>) -> io::Result<()> {
+        self.come_forward();
         let Some((_, flow)) = self.down.iter_mut().find(|(own, _)| *own == output) else {
             return Ok(());
         };
@@ -277,6 +291,15 @@ impl Session {
             self.finish(Outcome::Ended);
         }
     }
+}
+
+/// Whether our stdin is a terminal that was closed.
+fn is_hung_up() -> bool {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
+    let _ = poll(&mut fds, PollTimeout::ZERO);
+    let [fd] = fds;
+    fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 impl Handler for Session {
