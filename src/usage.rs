@@ -70,17 +70,55 @@ pub enum UsageError {
     System(#[from] std::io::Error),
 }
 
-/// What this process, its descendants, and every process of the session that it leads use
-/// together.
+/// Every process of the system at one moment: of many trees, one look at it tells.
 ///
-/// Takes a look at every process of the system, of microseconds each; those that end meanwhile are
-/// left out. A daemon that has left the session and lost its parent belongs to the tree no more.
+/// ```
+/// use vmon::child::Identity;
+/// use vmon::usage::Processes;
+/// # #[cfg(target_os = "linux")]
+/// # fn main() -> Result<(), vmon::usage::UsageError> {
+/// let processes = Processes::now()?;
+/// for child in [Identity::current()] {
+///     println!("{:?}", processes.of_tree(&child)?.cpu);
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(target_os = "linux"))]
+/// # fn main() {}
+/// ```
+#[derive(Debug, Clone)]
+pub struct Processes(platform::Processes);
+
+impl Processes {
+    /// Looks at each process, which takes microseconds each. Those that end meanwhile are left out.
+    ///
+    /// # Errors
+    ///
+    /// A [`UsageError`].
+    pub fn now() -> Result<Self, UsageError> {
+        platform::Processes::now().map(Self)
+    }
+
+    /// What this process, its descendants, and every process of the session that it leads used
+    /// together at that moment; bytes from and to storage are those of now. A daemon that has left
+    /// the session and lost its parent belongs to the tree no more.
+    ///
+    /// # Errors
+    ///
+    /// A [`UsageError`].
+    pub fn of_tree(&self, root: &Identity) -> Result<Usage, UsageError> {
+        self.0.of_tree(root)
+    }
+}
+
+/// What this process, its descendants, and every process of the session that it leads use
+/// together: [`Processes::of_tree`] after a look for this one tree.
 ///
 /// # Errors
 ///
 /// A [`UsageError`].
 pub fn of_tree(root: &Identity) -> Result<Usage, UsageError> {
-    platform::of_tree(root)
+    Processes::now()?.of_tree(root)
 }
 
 /// What the processes in this cgroup, and below it, use together, those that have ended included.

@@ -13,7 +13,7 @@ use super::logs::Logs;
 use super::output::{print_json, run_object, stamp};
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
-use super::stats::measure;
+use super::stats::Look;
 
 /// How long a supervisor has to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ of 'vmon ps --json', and
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error
   log                  path, size, generations and other files beside it; log_error
-The README tells each.
+docs/json.md of the source tells each key.
 
 Examples:
   vmon inspect web
@@ -56,11 +56,12 @@ pub fn inspect(args: InspectArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&shared)?;
     let mut tally = Tally::new(messages);
     let selected = record.select(&names.names, &mut tally);
-    print_json(&selected.into_iter().filter_map(object).collect())?;
+    let look = Look::new();
+    print_json(&selected.into_iter().filter_map(|sandbox| object(sandbox, &look)).collect())?;
     Ok(tally.code())
 }
 
-fn object(sandbox: &Recorded) -> Option<Value> {
+fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
     let run = sandbox.latest()?;
     let mut object = match run_object(run) {
         Value::Object(object) => object,
@@ -68,7 +69,7 @@ fn object(sandbox: &Recorded) -> Option<Value> {
     };
     let (live, live_error) = parts(live(sandbox));
     let (log, log_error) = parts(log(run));
-    let (usage, usage_error) = parts(usage(sandbox));
+    let (usage, usage_error) = parts(usage(sandbox, look));
     let more = json!({
         "runs": sandbox.runs().len(),
         "restarts": sandbox.restarts(),
@@ -100,9 +101,9 @@ fn live(sandbox: &Recorded) -> Result<Value, String> {
     status(run).map(|status| live_object(&status))
 }
 
-fn usage(sandbox: &Recorded) -> Result<Value, String> {
+fn usage(sandbox: &Recorded, look: &Look) -> Result<Value, String> {
     let run = sandbox.running().ok_or("it does not run")?;
-    let usage = measure(run)?;
+    let usage = look.usage(run)?;
     Ok(json!({
         "cpu_seconds": usage.cpu.as_secs_f64(),
         "memory_bytes": usage.resident,

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use vmon::registry::Run;
 use vmon::terminal::Messages;
-use vmon::usage::{self, Usage};
+use vmon::usage::{self, Processes, Usage};
 
 use super::Failure;
 use super::inspect::status;
@@ -73,7 +73,8 @@ pub fn stats(args: StatsArgs, messages: &Messages) -> Result<u8, Failure> {
     let mut tally = Tally::new(messages);
     let mut samples = Samples::default();
     let runs = running(&args, &mut tally)?;
-    runs.iter().for_each(|run| samples.take(run));
+    let look = Look::new();
+    runs.iter().for_each(|run| samples.take(run, &look));
     match &pause {
         Some(pause) if pause.wait(FIRST) == Next::Leave => return Ok(tally.code()),
         Some(_) => {}
@@ -104,7 +105,8 @@ fn running(args: &StatsArgs, tally: &mut Tally<'_>) -> Result<Vec<Run>, Failure>
 }
 
 fn show(args: &StatsArgs, runs: &[Run], samples: &mut Samples) -> Result<(), Failure> {
-    let figures: Vec<Figures> = runs.iter().map(|run| samples.figures(run)).collect();
+    let look = Look::new();
+    let figures: Vec<Figures> = runs.iter().map(|run| samples.figures(run, &look)).collect();
     let objects = || figures.iter().map(Figures::object).collect::<Value>();
     match (args.json, args.watch) {
         (true, false) => print_json(&objects()),
@@ -122,13 +124,39 @@ fn redrawn(list: &str) -> String {
     format!("\x1b[H{}\x1b[J", list.replace('\n', "\x1b[K\n"))
 }
 
-/// What the processes of a run use now, or why that is not known.
-pub fn measure(run: &Run) -> Result<Usage, String> {
-    let child = run.child.as_ref().ok_or("its command does not run")?;
-    let cgroup = run.spec.as_ref().and_then(|spec| spec.cgroup.as_deref());
-    cgroup
-        .map_or_else(|| usage::of_tree(child), usage::of_cgroup)
-        .map_err(|error| error.to_string())
+/// The processes of the system at one moment, for the runs of a whole list: with a look for each
+/// the time would grow with its square.
+pub struct Look {
+    at: Instant,
+    processes: Result<Processes, String>,
+}
+
+impl Look {
+    pub fn new() -> Self {
+        Self {
+            at: Instant::now(),
+            processes: Processes::now().map_err(|error| error.to_string()),
+        }
+    }
+
+    /// What the processes of a run use, and the moment when, or why that is not known.
+    fn measure(&self, run: &Run) -> Result<(Instant, Usage), String> {
+        let child = run.child.as_ref().ok_or("its command does not run")?;
+        let cgroup = run.spec.as_ref().and_then(|spec| spec.cgroup.as_deref());
+        let text = |error: usage::UsageError| error.to_string();
+        match cgroup {
+            Some(cgroup) => Ok((Instant::now(), usage::of_cgroup(cgroup).map_err(text)?)),
+            None => {
+                let processes = self.processes.as_ref().map_err(String::clone)?;
+                Ok((self.at, processes.of_tree(child).map_err(text)?))
+            }
+        }
+    }
+
+    /// What the processes of a run use, or why that is not known.
+    pub fn usage(&self, run: &Run) -> Result<Usage, String> {
+        Ok(self.measure(run)?.1)
+    }
 }
 
 /// The CPU time of each run when it was last looked at.
@@ -136,18 +164,17 @@ pub fn measure(run: &Run) -> Result<Usage, String> {
 struct Samples(HashMap<Option<i64>, (Instant, Duration)>);
 
 impl Samples {
-    fn take(&mut self, run: &Run) {
-        if let Ok(usage) = measure(run) {
-            self.0.insert(run.id, (Instant::now(), usage.cpu));
+    fn take(&mut self, run: &Run, look: &Look) {
+        if let Ok((at, usage)) = look.measure(run) {
+            self.0.insert(run.id, (at, usage.cpu));
         }
     }
 
-    fn figures(&mut self, run: &Run) -> Figures {
-        let measured = measure(run);
-        let now = Instant::now();
+    fn figures(&mut self, run: &Run, look: &Look) -> Figures {
+        let measured = look.measure(run);
         let mut cpu_percent = None;
-        if let Ok(usage) = &measured
-            && let Some((at, cpu)) = self.0.insert(run.id, (now, usage.cpu))
+        if let Ok((now, usage)) = &measured
+            && let Some((at, cpu)) = self.0.insert(run.id, (*now, usage.cpu))
         {
             // A process that has left the tree takes its time with it.
             let used = usage.cpu.saturating_sub(cpu).as_secs_f64();
@@ -156,7 +183,7 @@ impl Samples {
         }
         let live = status(run).ok();
         let (usage, error) = match measured {
-            Ok(usage) => (Some(usage), None),
+            Ok((_, usage)) => (Some(usage), None),
             Err(error) => (None, Some(error)),
         };
         Figures {

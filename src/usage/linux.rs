@@ -12,12 +12,21 @@ use crate::child::{Identity, Liveness};
 use crate::process::cgroup;
 use crate::process::table::Entry;
 
-pub(super) fn of_tree(root: &Identity) -> Result<Usage, UsageError> {
-    Ok(sum(&tree(root)?))
+#[derive(Debug, Clone)]
+pub(super) struct Processes(Vec<Entry>);
+
+impl Processes {
+    pub(super) fn now() -> Result<Self, UsageError> {
+        Ok(Self(Entry::all()?))
+    }
+
+    pub(super) fn of_tree(&self, root: &Identity) -> Result<Usage, UsageError> {
+        Ok(sum(&tree(&self.0, root)?))
+    }
 }
 
 pub(super) fn proportional(root: &Identity) -> Result<Option<u64>, UsageError> {
-    let living = tree(root)?.into_iter().filter(|entry| !entry.has_ended());
+    let living = tree(&Entry::all()?, root)?.into_iter().filter(|entry| !entry.has_ended());
     let mut total = Some(0);
     for entry in living {
         add(&mut total, proportional_of(entry.pid));
@@ -47,7 +56,7 @@ pub(super) fn of_cgroup(directory: &Path) -> Result<Usage, UsageError> {
 
 /// The process, what descends from it, and the session that it leads, with what descends from
 /// that.
-fn tree(root: &Identity) -> Result<Vec<Entry>, UsageError> {
+fn tree(table: &[Entry], root: &Identity) -> Result<Vec<Entry>, UsageError> {
     let pid = i32::try_from(root.pid).ok().filter(|pid| *pid > 0);
     let pid = pid.ok_or(UsageError::Gone(root.pid))?;
     if root.liveness() == Liveness::Unknown {
@@ -57,7 +66,7 @@ fn tree(root: &Identity) -> Result<Vec<Entry>, UsageError> {
     if root.boot_id != here.boot_id {
         return Err(UsageError::Gone(root.pid));
     }
-    let found = select(Entry::all()?, pid, root.start);
+    let found = select(table.to_vec(), pid, root.start);
     if found.is_empty() {
         return Err(UsageError::Gone(root.pid));
     }

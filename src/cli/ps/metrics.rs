@@ -10,7 +10,8 @@ use vmon::registry::{Run, Status};
 use vmon::usage::Usage;
 
 use super::super::select::Recorded;
-use super::super::{inspect, stats};
+use super::super::inspect;
+use super::super::stats::Look;
 
 /// The states of a run, as the record has them.
 const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];
@@ -176,20 +177,22 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn new(sandbox: &'a Recorded) -> Option<Self> {
+    fn new(sandbox: &'a Recorded, look: &Look) -> Option<Self> {
         let running = sandbox.running();
         Some(Self {
             sandbox,
             run: sandbox.latest()?,
             live: running.and_then(|run| inspect::status(run).ok()),
-            usage: running.and_then(|run| stats::measure(run).ok()),
+            usage: running.and_then(|run| look.usage(run).ok()),
         })
     }
 }
 
 /// The whole exposition, up to its end mark.
 pub fn exposition(sandboxes: &[&Recorded]) -> String {
-    let subjects: Vec<Subject<'_>> = sandboxes.iter().copied().filter_map(Subject::new).collect();
+    let look = Look::new();
+    let subjects: Vec<Subject<'_>> =
+        sandboxes.iter().filter_map(|sandbox| Subject::new(sandbox, &look)).collect();
     let mut text = String::new();
     INFO.head(&mut text);
     for subject in &subjects {
