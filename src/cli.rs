@@ -182,12 +182,14 @@ enum Failure {
     NoSuchCommand(String),
     #[error("can't write to stdout: {0}")]
     Output(&'static str),
+    #[error("{name} runs, with pid {pid}, but can't write that to stdout: {reason}")]
+    Untold { name: String, pid: u64, reason: &'static str },
 }
 
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Output(_) => NOT_ALL_DONE,
+            Self::Output(_) | Self::Untold { .. } => NOT_ALL_DONE,
             Self::NotStarted { code, .. } | Self::Detached { code, .. } => *code,
             _ => OWN_FAILURE,
         }

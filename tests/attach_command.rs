@@ -234,7 +234,9 @@ fn what_does_not_run_is_told() {
     let output = attach(&state, &["web"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said, "vmon: can't attach to Sandboxfile/web: it is not running\n");
+    let expected = "vmon: can't attach to Sandboxfile/web: it is not running; \
+        'vmon restart' starts it again\n";
+    assert_eq!(said, expected);
 }
 
 #[test]

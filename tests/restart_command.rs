@@ -172,3 +172,24 @@ fn a_supervisor_that_was_lost_is_no_obstacle() {
     let _second = restart(&state, "web");
     assert_eq!(state.run_column("web", "state").as_deref(), Some("RUNNING"));
 }
+
+#[test]
+fn all_are_started_again_though_their_names_can_not_be_printed() {
+    let state = State::new();
+    let first: Vec<Detached> = ["a", "b"]
+        .map(|name| Detached::start(&state, &mut state.run(name, &["-d"], "exec sleep 100")))
+        .into();
+    let mut command = state.vmon();
+    command.args(["restart", "a", "b"]).stdout(fs::File::create("/dev/full").unwrap());
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    for sandbox in &first {
+        assert!(said.contains(&format!("vmon: {} runs, with pid ", sandbox.name)), "{said}");
+        let column = |what| state.run_column(&sandbox.name, what).unwrap();
+        assert_eq!(column("state"), "RUNNING");
+        let supervisor = column("supervisor_pid").parse().unwrap();
+        let _stopped_with_the_test = Detached { name: sandbox.name.clone(), pid: 0, supervisor };
+    }
+}

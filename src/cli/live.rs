@@ -23,7 +23,7 @@ const LOOK: u8 = 10;
 /// Why a sandbox does not do what it is told.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
-    #[error("it is not running")]
+    #[error("it is not running; 'vmon restart' starts it again")]
     NotRunning,
     #[error(
         "its supervisor, pid {supervisor}, has no control socket: that one has to be told itself"

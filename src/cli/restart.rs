@@ -14,7 +14,7 @@ use super::run::detach::{self, Started};
 use super::run::options::{Options, argument};
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::{Places, SharedArgs, check_directory};
-use super::{Failure, args, live, output, reason, stop};
+use super::{Failure, args, live, reason, stop};
 
 /// Stop sandboxes if they run, and start them again in the background
 ///
@@ -69,32 +69,31 @@ pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
     let stopped = stop::stop_all(&record, &sandboxes, args.timeout, &mut tally);
     for (sandbox, arguments) in commands {
         if stopped.iter().any(|other| std::ptr::eq(*other, sandbox)) {
-            start(sandbox, arguments, messages, &mut tally)?;
+            start(sandbox, arguments, messages, &mut tally);
         }
     }
     Ok(tally.code())
 }
 
-fn start(
-    sandbox: &Recorded,
-    arguments: Vec<OsString>,
-    messages: &Messages,
-    tally: &mut Tally<'_>,
-) -> Result<(), Failure> {
+fn start(sandbox: &Recorded, arguments: Vec<OsString>, messages: &Messages, tally: &mut Tally<'_>) {
     // It writes the exit file and runs the command of --on-exit after the end.
     let last = sandbox.latest().filter(|run| is_commands(run));
     if let Some(Err(error)) = last.map(live::supervisor_gone) {
         tally.failed(&format!("can't restart {sandbox}: {error}"));
-        return Ok(());
+        return;
     }
     match detach::start(arguments, messages) {
-        Ok(Started::Running { name, pid }) => output::print(&format!("{name} {pid}\n"))?,
+        // The others have been stopped, and are to be started whether anybody reads this or not.
+        Ok(Started::Running { name, pid }) => {
+            if let Err(failure) = detach::tell_start(&name, pid) {
+                tally.failed(&failure.to_string());
+            }
+        }
         Ok(Started::Failed { why, .. }) => {
             tally.failed(&format!("can't restart {sandbox}: {why}"));
         }
         Err(failure) => tally.failed(&format!("can't restart {sandbox}: {failure}")),
     }
-    Ok(())
 }
 
 /// Whether the supervisor is a `vmon run`, which ends when its sandbox has. A host's may live on.

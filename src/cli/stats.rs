@@ -133,10 +133,7 @@ pub struct Look {
 
 impl Look {
     pub fn new() -> Self {
-        Self {
-            at: Instant::now(),
-            processes: Processes::now().map_err(|error| error.to_string()),
-        }
+        Self { at: Instant::now(), processes: Processes::now().map_err(|error| error.to_string()) }
     }
 
     /// What the processes of a run use, and the moment when, or why that is not known.

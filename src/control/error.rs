@@ -38,7 +38,7 @@ pub enum ControlError {
         owner: u32,
     },
     /// The system has refused.
-    #[error("can't {what} {}: {source}", .path.display())]
+    #[error("can't {what} {}: {source}; make it usable, or choose another runtime directory", .path.display())]
     Io {
         /// What was tried.
         what: &'static str,

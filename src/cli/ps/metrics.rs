@@ -9,8 +9,8 @@ use vmon::control::Status as Live;
 use vmon::registry::{Run, Status};
 use vmon::usage::Usage;
 
-use super::super::select::Recorded;
 use super::super::inspect;
+use super::super::select::Recorded;
 use super::super::stats::Look;
 
 /// The states of a run, as the record has them.

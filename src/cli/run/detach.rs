@@ -39,13 +39,18 @@ enum Word {
 /// name and `run` first; returns when the command runs.
 pub fn launch(args: Vec<OsString>, messages: &Messages) -> Result<u8, Failure> {
     match start(args, messages)? {
-        Started::Running { name, pid } => {
-            let line = format!("{name} {pid}\n");
-            tell::stdout(line.as_bytes()).map_err(|error| Failure::Output(reason(&error)))?;
-            Ok(0)
-        }
+        Started::Running { name, pid } => tell_start(&name, pid).map(|()| 0),
         Started::Failed { why, code } => Err(Failure::Detached { why, code }),
     }
+}
+
+/// Prints who runs. It does so whether that can be printed or not.
+pub fn tell_start(name: &str, pid: u64) -> Result<(), Failure> {
+    tell::stdout(format!("{name} {pid}\n").as_bytes()).map_err(|error| Failure::Untold {
+        name: name.to_owned(),
+        pid,
+        reason: reason(&error),
+    })
 }
 
 /// What has come of a start.
