@@ -78,6 +78,7 @@ pub struct Recorded {
 #[derive(Debug)]
 pub struct Tally<'a> {
     messages: Option<&'a Messages>,
+    failures: Vec<String>,
     code: u8,
 }
 
@@ -235,12 +236,12 @@ fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
 
 impl<'a> Tally<'a> {
     pub fn new(messages: &'a Messages) -> Self {
-        Self { messages: Some(messages), code: 0 }
+        Self { messages: Some(messages), failures: Vec::new(), code: 0 }
     }
 
     /// One that tells nobody: what it hears has been told before.
     pub fn silent() -> Self {
-        Self { messages: None, code: 0 }
+        Self { messages: None, failures: Vec::new(), code: 0 }
     }
 
     /// Tells what could not be done, as one line.
@@ -248,7 +249,13 @@ impl<'a> Tally<'a> {
         if let Some(messages) = self.messages {
             tell::failure(messages, text);
         }
+        self.failures.push(text.to_owned());
         self.code = NOT_ALL_DONE;
+    }
+
+    /// What could not be done.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
     }
 
     /// The exit code of a command that has done the rest.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use vmon::registry::Run;
-use vmon::terminal::Messages;
+use vmon::terminal::{Messages, Terminal};
 use vmon::usage::{self, Processes, Usage};
 
 use super::Failure;
@@ -16,6 +16,7 @@ use super::output::{or_dash, print, print_json, stamp, table};
 use super::pause::{Next, Pause};
 use super::select::{AnyNames, Record, Tally};
 use super::shared::SharedArgs;
+use super::tell;
 
 const HEADER: [&str; 10] = [
     "NAME",
@@ -80,12 +81,13 @@ pub fn stats(args: StatsArgs, messages: &Messages) -> Result<u8, Failure> {
         Some(_) => {}
         None => std::thread::sleep(FIRST),
     }
-    show(&args, &runs, &mut samples)?;
+    show(&args, &runs, &tally, &mut samples)?;
     let Some(pause) = pause else { return Ok(tally.code()) };
     while pause.wait(TICK) == Next::Look {
         // What is wrong with a name has been told.
-        let runs = running(&args, &mut Tally::silent())?;
-        show(&args, &runs, &mut samples)?;
+        let mut now = Tally::silent();
+        let runs = running(&args, &mut now)?;
+        show(&args, &runs, &now, &mut samples)?;
     }
     Ok(tally.code())
 }
@@ -104,7 +106,12 @@ fn running(args: &StatsArgs, tally: &mut Tally<'_>) -> Result<Vec<Run>, Failure>
     Ok(runs)
 }
 
-fn show(args: &StatsArgs, runs: &[Run], samples: &mut Samples) -> Result<(), Failure> {
+fn show(
+    args: &StatsArgs,
+    runs: &[Run],
+    tally: &Tally<'_>,
+    samples: &mut Samples,
+) -> Result<(), Failure> {
     let look = Look::new();
     let figures: Vec<Figures> = runs.iter().map(|run| samples.figures(run, &look)).collect();
     let objects = || figures.iter().map(Figures::object).collect::<Value>();
@@ -113,15 +120,38 @@ fn show(args: &StatsArgs, runs: &[Run], samples: &mut Samples) -> Result<(), Fai
         (true, true) => print(&format!("{}\n", objects())),
         (false, watch) => {
             let list = table(HEADER, figures.iter().map(Figures::row));
-            let redraw = watch && io::stdout().is_terminal();
-            print(&if redraw { redrawn(&list) } else { list })
+            if !watch || !io::stdout().is_terminal() {
+                return print(&list);
+            }
+            // What is wrong with a name was told above the first list, which went over it.
+            let failures = tally.failures().iter().map(|text| tell::failure_line(text));
+            let size = Terminal::open().and_then(|terminal| terminal.size());
+            print(&redrawn(&(list + &failures.collect::<String>()), size))
         }
     }
 }
 
-/// The list in the place of the one before: home, each line to its end, and nothing below.
-fn redrawn(list: &str) -> String {
-    format!("\x1b[H{}\x1b[J", list.replace('\n', "\x1b[K\n"))
+/// The list in the place of the one before: home, each line to its end, and nothing below. Of one
+/// that is larger than the window of so many rows and columns, what fits: nothing scrolls or wraps.
+fn redrawn(list: &str, size: Option<(u16, u16)>) -> String {
+    let (rows, columns) = size.map_or((usize::MAX, usize::MAX), |(rows, columns)| {
+        (usize::from(rows), usize::from(columns))
+    });
+    let lines: Vec<&str> = list.lines().collect();
+    // The cursor stands below.
+    let fits = rows.saturating_sub(1);
+    let shown = if lines.len() > fits { fits.saturating_sub(1) } else { lines.len() };
+    let mut screen = "\x1b[H".to_owned();
+    let mut add = |line: &str| {
+        screen.extend(line.chars().take(columns));
+        // At the margin it would take the last character away.
+        screen.push_str(if line.chars().count() < columns { "\x1b[K\n" } else { "\n" });
+    };
+    lines.iter().take(shown).for_each(|line| add(line));
+    if lines.len() > shown {
+        add(&format!("... and {} more: the window has no room", lines.len() - shown));
+    }
+    screen + "\x1b[J"
 }
 
 /// The processes of the system at one moment, for the runs of a whole list: with a look for each
@@ -295,6 +325,15 @@ mod tests {
 
     #[test]
     fn a_list_in_the_place_of_another_clears_what_is_longer() {
-        assert_eq!(redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+        let drawn = "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J";
+        assert_eq!(redrawn("a\nb\n", None), drawn);
+        assert_eq!(redrawn("a\nb\n", Some((3, 80))), drawn);
+    }
+
+    #[test]
+    fn a_list_neither_scrolls_nor_wraps() {
+        let drawn = redrawn("head\nfirst\nsecond\nthird\n", Some((4, 5)));
+        assert_eq!(drawn, "\x1b[Hhead\x1b[K\nfirst\n... a\n\x1b[J");
+        assert_eq!(redrawn("ä\nb\n", Some((3, 1))), "\x1b[Hä\nb\n\x1b[J");
     }
 }
