@@ -97,8 +97,12 @@ impl Feed {
             Self { db, changes: Changes::default(), seen, settled, reconciled: Instant::now() };
         // What was before is known, and not told.
         if let Some(registry) = feed.registry()? {
-            reconcile(&registry);
+            let reconciled = registry.reconcile();
             feed.changes.begin(registry.runs()?);
+            // One that can't even be read is told once.
+            if let Err(error) = reconciled {
+                warn!("{error}");
+            }
         }
         Ok(feed)
     }
