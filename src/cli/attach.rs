@@ -36,8 +36,8 @@ const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 KEYS is a list such as ctrl-p,ctrl-q: each a character, or ctrl- and one of a-z, @, [, \\, ], ^, _.
-The empty list is never typed. Keys count at a terminal only; what comes through a pipe is the
-command's, whatever it is.
+The empty list is never typed. Keys count at a terminal, and where the command has one too; a
+command on pipes is left by Ctrl-C. What comes through a pipe is the command's, whatever it is.
 
 Examples:
   vmon attach web                    leave with Ctrl-P Ctrl-Q
@@ -158,7 +158,10 @@ fn told(
     };
     match outcome {
         Outcome::Left => say(&format!("left {sandbox}, which goes on")),
-        Outcome::Signalled(signal) => return Ok(signalled(signal)),
+        Outcome::Signalled(signal) => {
+            say(&format!("left {sandbox}, which goes on"));
+            return Ok(signalled(signal));
+        }
         Outcome::Ended => {
             let ended = match live::connect(sandbox).and_then(|mut client| Ok(client.status()?)) {
                 Ok(_) => Ok(()),

@@ -21,6 +21,13 @@ const VARIABLE: &str = "VMON_COMPLETE";
 /// The commands that can only be about what runs.
 const OF_RUNNING: [&str; 4] = ["attach", "stop", "kill", "stats"];
 
+/// What is sent to a command by hand; any other signal is typed.
+const SIGNALS: [&str; 10] =
+    ["HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM", "CONT", "STOP", "WINCH"];
+
+/// Of `ps --format`, beside templates.
+const FORMATS: [&str; 4] = ["table", "json", "names", "openmetrics"];
+
 /// bash splits words at '=' too, and gives that as a word of its own.
 const BASH: &str = r#"_vmon() {
     local IFS=$'\n'
@@ -99,6 +106,10 @@ fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
         return beginning(with_options(vmon, subcommands(vmon), current), current);
     };
     let Some(command) = vmon.find_subcommand(name) else { return Vec::new() };
+    if name == "help" {
+        let candidates = if before.is_empty() { subcommands(vmon) } else { Vec::new() };
+        return beginning(candidates, current);
+    }
     match place(command, before) {
         Place::Value(option) => {
             beginning(values(option), if current == "=" { "" } else { current })
@@ -172,6 +183,11 @@ fn option_of<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
 }
 
 fn values(option: &Arg) -> Vec<String> {
+    match option.get_id().as_str() {
+        "signal" | "stop_signal" => return SIGNALS.map(str::to_owned).into(),
+        "format" => return FORMATS.map(str::to_owned).into(),
+        _ => {}
+    }
     let values = option.get_possible_values().into_iter().filter(|value| !value.is_hide_set());
     values.map(|value| value.get_name().to_owned()).collect()
 }
@@ -277,6 +293,11 @@ mod tests {
         assert_eq!(offered(&["run", "--tty", "=", "al"]), ["always"]);
         assert_eq!(offered(&["run", "--tty", "="]), ["auto", "always", "never"]);
         assert_eq!(offered(&["man", "hist"]), ["history"]);
+        assert_eq!(offered(&["help", "hist"]), ["history"]);
+        assert_eq!(offered(&["help", "stop", "hist"]), [] as [String; 0]);
+        assert_eq!(offered(&["kill", "-s", "H"]), ["HUP"]);
+        assert_eq!(offered(&["run", "--stop-signal=H"]), ["--stop-signal=HUP"]);
+        assert_eq!(offered(&["ps", "--format", "n"]), ["names"]);
         assert_eq!(offered(&["completions", ""]), ["bash", "fish", "zsh"]);
     }
 

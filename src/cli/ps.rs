@@ -45,7 +45,7 @@ Examples:
   vmon ps --all --format openmetrics    for a textfile collector")]
 pub struct PsArgs {
     /// Also list every run that is over
-    #[arg(long)]
+    #[arg(long, short)]
     all: bool,
 
     /// An array of objects instead of a table

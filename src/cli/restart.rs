@@ -31,7 +31,7 @@ pub struct RestartArgs {
     names: Names,
 
     /// How long after the stop signal the command is killed [default: as the sandbox was started]
-    #[arg(long, value_name = "TIME", value_parser = args::time)]
+    #[arg(long, short, value_name = "TIME", value_parser = args::time)]
     timeout: Option<Duration>,
 
     #[command(flatten)]
