@@ -252,6 +252,18 @@ fn a_reader_that_has_enough_ends_it_quietly() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_told() {
+    let state = State::new();
+    let script = "while :; do echo line; sleep 0.01; done";
+    let _web = Detached::start(&state, &mut state.run("web", &["-d"], script));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = attach(&state, &["web", "--no-stdin"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("No space left on device"), "{said}");
+}
+
+#[test]
 fn one_that_is_suspended_gives_the_terminal_back_and_goes_on_where_it_was() {
     let state = State::new();
     let _web = shell(&state);

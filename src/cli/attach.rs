@@ -162,6 +162,7 @@ fn told(
             say(&format!("left {sandbox}, which goes on"));
             return Ok(signalled(signal));
         }
+        Outcome::Unwritten => return Ok(1),
         Outcome::Ended => {
             let ended = match live::connect(sandbox).and_then(|mut client| Ok(client.status()?)) {
                 Ok(_) => Ok(()),

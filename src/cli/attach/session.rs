@@ -27,6 +27,8 @@ pub enum Outcome {
     Left,
     /// Nothing more comes from the sandbox.
     Ended,
+    /// Our stdout can't be written, which has been told.
+    Unwritten,
     /// A signal has ended us.
     Signalled(Signal),
 }
@@ -259,7 +261,7 @@ impl Session {
         match flow.read(cx.scratch, &mut cx.sources) {
             Ok(Got::Bytes(bytes)) => {
                 if let Err(error) = flow.send(bytes, &mut cx.sources) {
-                    debug!("{output:?} of ours takes no more: {error}");
+                    self.refused(output, &error);
                 }
             }
             Ok(Got::Nothing | Got::End) => {}
@@ -277,9 +279,24 @@ impl Session {
         if let Some((_, flow)) = flow
             && let Err(error) = flow.flush(&mut cx.sources)
         {
-            debug!("{output:?} of ours takes no more: {error}");
+            self.refused(output, &error);
         }
         self.look_for_end();
+    }
+
+    /// One of our outputs takes no more. A reader that goes away is no fault; a full disk is one.
+    fn refused(&mut self, output: Output, error: &io::Error) {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => {
+                debug!("{output:?} of ours takes no more: {error}");
+            }
+            _ => {
+                warn!("can't write what comes from the sandbox: {error}");
+                if output == Output::Out {
+                    self.finish(Outcome::Unwritten);
+                }
+            }
+        }
     }
 
     fn look_for_end(&mut self) {
