@@ -337,6 +337,20 @@ fn a_supervisor_that_ends_while_it_is_looked_at_is_not_lost() {
 }
 
 #[test]
+fn a_run_that_came_on_record_after_a_later_one_is_not_the_last() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    for (at, code) in [("2026-11-23T17:02:09Z", 9), ("2026-11-23T17:02:03Z", 3)] {
+        let mut observer = registry.observer();
+        Life { at: lives::time(at), ..Life::of("web") }.granted(&mut observer);
+        told(&mut observer, &exited(code));
+    }
+    let codes = |runs: Vec<Run>| runs.iter().map(|run| run.exit_code).collect::<Vec<_>>();
+    assert_eq!(codes(registry.runs().unwrap()), [Some(3), Some(9)]);
+    assert_eq!(codes(registry.latest().unwrap()), [Some(9)]);
+}
+
+#[test]
 fn a_run_whose_end_waits_in_a_file_is_not_lost() {
     let fixture = Fixture::new();
     let (registry, supervisor) = (fixture.registry(), Supervisor::start());

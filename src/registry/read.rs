@@ -133,7 +133,9 @@ pub(super) fn runs(connection: &Connection, which: Which) -> Result<Vec<Run>, Fa
         Which::All => "",
         Which::Latest => LATEST,
     };
-    let mut runs = collect(&transaction, &format!("{OURS}{condition} ORDER BY r.id"), our_run)?;
+    // An end that was spilled may have been added after a later run.
+    let ours = format!("{OURS}{condition} ORDER BY r.started_at, r.id");
+    let mut runs = collect(&transaction, &ours, our_run)?;
     let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;
     if matches!(which, Which::Latest) {
         runs.retain(|run| foreign.iter().all(|other| other.sandbox_id != run.sandbox_id));
