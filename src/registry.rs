@@ -72,6 +72,7 @@ mod store;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -84,10 +85,14 @@ use read::Which;
 pub use read::{Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
+use rusqlite::Transaction;
 pub use spec::Spec;
 
 /// How long a command waits for somebody else's lock.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long for one that it has waited for in vain: as long as any transaction of ours takes.
+const SECOND_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The record of sandboxes and runs. Cheap to clone; holds paths, and no connection unless it
 /// was [opened for a start](Registry::open_for_start).
@@ -110,6 +115,9 @@ pub struct Registry {
     paths: Arc<Paths>,
     /// The connection that awaits the first claim, of a registry that keeps one.
     first: Option<Arc<Mutex<Option<Kept>>>>,
+    /// Whether the last attempt to make the record true waited for the lock in vain. The next ones
+    /// wait only a moment until one succeeds: a command makes several of them.
+    waited: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -253,7 +261,11 @@ impl Registry {
         // directory are the user's own choice; one in the place of the file is not.
         let directory = fs::canonicalize(connection::parent(db))?;
         let spill = directory.join("run");
-        Ok(Self { paths: Arc::new(Paths { db: directory.join(name), spill }), first: None })
+        Ok(Self {
+            paths: Arc::new(Paths { db: directory.join(name), spill }),
+            first: None,
+            waited: Arc::default(),
+        })
     }
 
     /// Sets up the schema where it is missing; takes no write lock where it is there.
@@ -294,12 +306,29 @@ impl Registry {
         if spilled.is_empty() {
             return;
         }
-        match connection::write(db, COMMAND_PATIENCE, |tx| spill::take_in(tx, &spilled)).at(db) {
+        let told = self.waited.load(Ordering::Relaxed);
+        match self.make_true(|tx| spill::take_in(tx, &spilled)) {
             Ok(()) => spill::remove(&spilled),
+            Err(_) if told => {}
             Err(error) => tracing::warn!(
-                directory = %spill.display(), %error,
-                "{} spilled ends can't be taken in yet", spilled.len(),
+                count = spilled.len(), directory = %spill.display(), %error,
+                "spilled ends can't be taken in yet",
             ),
         }
+    }
+
+    /// Makes a transaction that brings the record up to what is true, and waits for the lock unless
+    /// that was in vain before.
+    fn make_true(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<(), Fault>,
+    ) -> Result<(), RegistryError> {
+        let db = &self.paths.db;
+        let waited = self.waited.load(Ordering::Relaxed);
+        let patience = if waited { SECOND_PATIENCE } else { COMMAND_PATIENCE };
+        let done = connection::write(db, patience, work).at(db);
+        let in_vain = matches!(&done, Err(RegistryError::Locked { .. }));
+        self.waited.store(in_vain, Ordering::Relaxed);
+        done
     }
 }

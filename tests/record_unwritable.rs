@@ -9,11 +9,12 @@ mod held;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
 use common::{State, eventually, is_root, wait};
-use held::{ENDS, Held, Tmpfs, brief, look, one_line, ps, skipped, spilled};
+use held::{ENDS, Held, Tmpfs, brief, lock, look, one_line, ps, skipped, spilled};
 
 // A database that can't be written.
 
@@ -176,4 +177,21 @@ fn a_full_disk_refuses_the_start() {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     assert!(one_line(&output).contains("space"), "{output:?}");
     assert!(!started.exists());
+}
+
+#[test]
+fn a_command_waits_for_a_locked_database_once() {
+    let state = State::new();
+    let mut run = Held::running(&state, "web", &[], "");
+    let locked = lock(&state);
+    assert_eq!(run.finish(), 0);
+    assert_eq!(spilled(&state).len(), 1);
+    let began = Instant::now();
+    let output = state.vmon().args(["ps", "--all"]).output().unwrap();
+    // Five seconds each for the spilled end, once more for it and for the lost run were fifteen.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(0));
+    assert!(one_line(&output).contains("spilled ends can't be taken in yet"));
+    drop(locked);
+    assert_eq!(brief(&ps(&state, &["--all"])), ["web STOPPED 0 exited"]);
 }

@@ -9,7 +9,6 @@
 //! a transaction that looks again whether it is the same and still open, and a dead supervisor
 //! never comes back.
 
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,8 +70,18 @@ impl Registry {
         let lost = open.iter().filter(is_lost);
         let give_up = Instant::now() + LEFTOVER_PATIENCE;
         let lost: Vec<Lost> = lost.map(|run| end_leftovers(run, &open, give_up)).collect();
-        close(db, &lost)?;
+        self.close(&lost)?;
         Ok(lost)
+    }
+
+    /// Closes those of which nothing is left.
+    fn close(&self, lost: &[Lost]) -> Result<(), RegistryError> {
+        let gone: Vec<&Run> =
+            lost.iter().filter(|lost| lost.remains.is_none()).map(|lost| &lost.run).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.make_true(|tx| Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?))
     }
 
     fn unfinished(&self) -> Result<Vec<Run>, RegistryError> {
@@ -107,17 +116,4 @@ fn end_leftovers(run: &Run, open: &[Run], give_up: Instant) -> Lost {
             }
         }
     }
-}
-
-/// Closes those of which nothing is left.
-fn close(db: &Path, lost: &[Lost]) -> Result<(), RegistryError> {
-    let gone: Vec<&Run> =
-        lost.iter().filter(|lost| lost.remains.is_none()).map(|lost| &lost.run).collect();
-    if gone.is_empty() {
-        return Ok(());
-    }
-    let closed = connection::write(db, COMMAND_PATIENCE, |tx| {
-        Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?)
-    });
-    closed.at(db)
 }
