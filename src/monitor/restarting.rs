@@ -106,7 +106,10 @@ fn is_no_stop(outcome: &Outcome, restarts: u32) -> bool {
             restarts > 0
                 && matches!(
                     error,
-                    StartError::Spawn(_) | StartError::Log(_) | StartError::Monitor(_)
+                    StartError::Spawn(_)
+                        | StartError::Log(_)
+                        | StartError::Monitor(_)
+                        | StartError::Cgroup(_)
                 )
         }
     }
@@ -144,5 +147,8 @@ mod tests {
             assert!(is_no_stop(&ended(reason), 0), "{reason:?}");
         }
         assert!(!is_no_stop(&Outcome::NotStarted(StartError::Stopped), 1));
+        // Somebody of the last run may hang in it, where not even KILL ends him.
+        let in_use = Outcome::NotStarted(StartError::Cgroup("it has processes".to_owned()));
+        assert!(is_no_stop(&in_use, 1) && !is_no_stop(&in_use, 0));
     }
 }
