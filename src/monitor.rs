@@ -8,6 +8,7 @@
 //! long as it takes: the write of a regular file while the kernel throttles dirty pages; open,
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
+mod attach;
 mod descendants;
 mod draining;
 mod limits;
@@ -31,6 +32,7 @@ use chrono::{DateTime, Utc};
 use tracing::warn;
 
 pub use crate::child::{Identity, Liveness};
+pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };
@@ -41,7 +43,6 @@ pub use sandbox::{
     Restart, Rootfs, Sandbox,
 };
 pub use service::{Desk, Service};
-pub use sessions::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 
 use crate::child::{Cgroup, Child, ChildIo, Command, ExitStatus, Reach, Signal};
 use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
+use super::attach::SessionReport;
 use super::observer::End;
 use super::sandbox::Name;
-use super::sessions::SessionReport;
 use super::streams::Streams;
 use super::{Identity, Monitor, State};
 

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::attach::{Attach, AttachError, Attached, SessionId};
 use super::observer::Transition;
 use super::report::Report;
-use super::sessions::{Attach, AttachError, Attached, SessionId};
 use super::{Cx, Monitor, RequestError, Source, Timer};
 use crate::child::Signal;
 use crate::reactor::{Interest, Ready, SourceId, TimerId};

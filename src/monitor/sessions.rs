@@ -10,86 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::Winsize;
 use tracing::debug;
 
+use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 use super::streams::Streams;
 use super::{Cx, Monitor, RequestError, Source, State, Stream};
 use crate::reactor::{Interest, SourceId, Sources};
 use crate::relay::{Audience, Overflow, QUEUE, Sink};
-
-/// Names an attached client among those of its monitor. Never names another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
-/// What a client gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AttachTo {
-    /// The child's stdout; of a child with a terminal, that.
-    Stdout,
-    /// The child's stderr.
-    Stderr,
-    /// The child's terminal.
-    Tty,
-}
-
-impl AttachTo {
-    /// `stdout`, `stderr` or `tty`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-            Self::Tty => "tty",
-        }
-    }
-}
-
-/// What a client asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Attach {
-    /// The stream; `None` is the terminal of a child that has one, else its stdout.
-    pub to: Option<AttachTo>,
-    /// Whether what the client sends is discarded instead of being the child's input.
-    pub read_only: bool,
-    /// How many of the log's last bytes the client gets first, at most.
-    pub tail: u64,
-}
-
-/// What a client has got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attached {
-    /// Names it from here on.
-    pub session: SessionId,
-    /// The stream.
-    pub to: AttachTo,
-    /// How many bytes of the log come first.
-    pub tail: u64,
-}
-
-/// Why a client can't be attached.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttachError {
-    /// There is no child, or it has ended.
-    #[error("the sandbox is not running")]
-    NotRunning,
-    /// The child has no such stream.
-    #[error("the sandbox has no {}", .0.as_str())]
-    NoSuchStream(AttachTo),
-    /// No descriptor or no place in the poller was to be had.
-    #[error("no resources for another session: {0}")]
-    System(#[from] std::io::Error),
-}
-
-/// One attached client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionReport {
-    /// Its name.
-    pub session: SessionId,
-    /// What it gets.
-    pub to: AttachTo,
-    /// Whether its input is discarded.
-    pub read_only: bool,
-    /// Bytes that it was too slow for.
-    pub missed: u64,
-}
 
 /// How long a client has to take the end of the output once all is over.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::pty::Winsize;
 use tracing::{debug, warn};
 
+use super::attach::AttachTo;
 use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
-use super::sessions::{AttachTo, Sessions};
+use super::sessions::Sessions;
 use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::{LogError, LogFile};
