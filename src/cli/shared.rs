@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -77,10 +77,20 @@ pub fn default_db(state_dir: Option<PathBuf>, db: Option<PathBuf>) -> Option<Pat
     shared.places().ok().map(|places| places.db.path)
 }
 
-/// `path` from the current directory, without resolving links.
+/// `path` from the current directory, without `..` and without resolving links behind it.
+///
+/// It goes on record, and is used long after: `work/../state` leads nowhere when `work` is gone.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::Relative { path: path.to_owned(), reason: reason(&error) })
+    let absolute = std::path::absolute(path)
+        .map_err(|error| Failure::Relative { path: path.to_owned(), reason: reason(&error) })?;
+    let components: Vec<Component<'_>> = absolute.components().collect();
+    let Some(last) = components.iter().rposition(|part| *part == Component::ParentDir) else {
+        return Ok(absolute);
+    };
+    let (above, below) = components.split_at(last + 1);
+    // Where that is not there, the use of the path tells.
+    let Ok(above) = above.iter().collect::<PathBuf>().canonicalize() else { return Ok(absolute) };
+    Ok(above.components().chain(below.iter().copied()).collect())
 }
 
 fn default_state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
@@ -160,6 +170,18 @@ mod tests {
         let some = [("VMON_STATE_DIR", ""), ("XDG_STATE_HOME", "rel"), ("HOME", "/h")];
         assert_eq!(state_dir(&some), Some("/h/.local/state/vmon".into()));
         assert_eq!(state_dir(&[("HOME", "")]), None);
+    }
+
+    #[test]
+    fn a_path_depends_on_no_directory_that_it_only_passes_through() {
+        let scratch = tempfile::tempdir().unwrap();
+        let here = scratch.path().canonicalize().unwrap();
+        std::fs::create_dir(here.join("work")).unwrap();
+        std::os::unix::fs::symlink("work", here.join("link")).unwrap();
+        assert_eq!(absolute(&here.join("work/../state/x")).unwrap(), here.join("state/x"));
+        assert_eq!(absolute(&here.join("link/x")).unwrap(), here.join("link/x"));
+        assert_eq!(absolute(&here.join("gone/../x")).unwrap(), here.join("gone/../x"));
+        assert_eq!(absolute(&here.join("work/..")).unwrap().as_os_str(), here.as_os_str());
     }
 
     #[test]

@@ -224,7 +224,10 @@ fn words(command: &Command) -> Vec<OsString> {
 
 fn directory(command: &Command) -> Option<PathBuf> {
     // An empty path is the working directory.
-    std::path::absolute(Path::new(".").join(command.directory().unwrap_or(Path::new("")))).ok()
+    std::path::absolute(
+        command.directory().map_or(PathBuf::from("."), |path| Path::new(".").join(path)),
+    )
+    .ok()
 }
 
 fn bytes(word: &OsStr) -> Value {
