@@ -8,13 +8,13 @@ mod common;
 mod lives;
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command as StdCommand, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use chrono::Utc;
-use common::{State, eventually, is_alive, signal, wait};
+use common::{Detached, State, eventually, is_alive, signal, wait};
 use lives::{Fixture, Life, Supervisor, exited, only, restarting, running, told};
 use nix::sys::signal::Signal;
 use vmon::monitor::{Identity, Transition};
@@ -364,4 +364,26 @@ fn a_run_whose_end_waits_in_a_file_is_not_lost() {
     assert_eq!(registry.reconcile().unwrap(), []);
     drop(lock);
     assert_eq!(end(&only(&registry)), ("STOPPED", Some(3), Some("exited")));
+}
+
+#[test]
+fn a_supervisor_in_another_time_namespace_is_not_taken_for_a_lost_one() {
+    let shifted = ["-T", "--boottime", "100000"];
+    let possible = StdCommand::new("unshare").args(shifted).arg("true").output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no time namespace can be made here");
+        return;
+    }
+    let state = State::new();
+    let mut command = StdCommand::new("unshare");
+    command.args(shifted).arg(env!("CARGO_BIN_EXE_vmon"));
+    command.args(["run", "-d", "--name", "shifted", "--", "sleep", "1000"]);
+    command.env("VMON_STATE_DIR", state.path()).stdin(Stdio::null());
+    let sandbox = Detached::start(&state, &mut command);
+    let list = state.vmon().args(["ps", "--format", "names"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&list.stdout).lines().count(), 1);
+    assert!(is_alive(sandbox.pid));
+    let stop = state.vmon().args(["stop", "shifted"]).output().unwrap();
+    assert!(stop.status.success(), "{}", String::from_utf8_lossy(&stop.stderr));
+    assert_eq!(state.run_column("shifted", "reason").as_deref(), Some("stopped"));
 }

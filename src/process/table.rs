@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Longer than any `/proc/PID/stat`: 52 numbers of at most 20 digits, and a name of 64 bytes.
 const STAT_SIZE: usize = 1536;
@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     /// In clock ticks: that of its children which it has reaped.
     pub(crate) reaped_cpu: u64,
     pub(crate) threads: u64,
-    /// In clock ticks since boot.
+    /// In clock ticks since boot, as in the first time namespace.
     pub(crate) start: u64,
     /// In pages.
     pub(crate) resident: u64,
@@ -33,7 +33,7 @@ impl Entry {
     /// The process with this pid; `None` when there is none.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         match read_stat(pid) {
-            Ok(stat) => Self::parse(pid, &stat).map(Some),
+            Ok(stat) => Self::parse(pid, &stat, boot_offset()).map(Some),
             // Without /proc, or behind its `hidepid`, there may be one all the same (proc(5)).
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match kill(Pid::from_raw(pid), None) {
@@ -54,12 +54,13 @@ impl Entry {
     /// There is no `/proc`.
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
+        let offset = boot_offset();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
             // One that has ended since, or that `hidepid` hides.
             let Ok(stat) = read_stat(pid) else { continue };
-            found.extend(Self::parse(pid, &stat));
+            found.extend(Self::parse(pid, &stat, offset));
         }
         Ok(found)
     }
@@ -82,10 +83,30 @@ impl Entry {
         }
     }
 
-    fn parse(pid: i32, stat: &[u8]) -> io::Result<Self> {
-        parse(pid, stat)
-            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat can't be understood")))
+    /// `offset` is that of our own time namespace.
+    fn parse(pid: i32, stat: &[u8], offset: i64) -> io::Result<Self> {
+        let entry = parse(pid, stat)
+            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat can't be understood")))?;
+        Ok(Self { start: entry.start.saturating_add_signed(-offset), ..entry })
     }
+}
+
+/// By how many clock ticks start times are shifted here: they are told in the time namespace of
+/// whoever reads them, and on record they must mean the same to all (time_namespaces(7)).
+fn boot_offset() -> i64 {
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    let ticks = || sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    match parse_boot_offset(&offsets) {
+        Some(seconds) if seconds != 0 => seconds.saturating_mul(ticks()),
+        _ => 0,
+    }
+}
+
+/// The whole seconds by which the boottime clock is shifted; what is below them never is, where
+/// unshare(1) has made the namespace.
+fn parse_boot_offset(offsets: &str) -> Option<i64> {
+    let line = offsets.lines().find_map(|line| line.trim_start().strip_prefix("boottime"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn read_stat(pid: i32) -> io::Result<Vec<u8>> {
@@ -140,6 +161,16 @@ mod tests {
         assert_eq!((entry.cpu, entry.reaped_cpu, entry.threads), (12, 13, 3));
         assert_eq!((entry.start, entry.resident), (1_330_844, 414));
         assert!(!entry.has_ended());
+    }
+
+    #[test]
+    fn start_times_mean_the_same_in_every_time_namespace() {
+        let offsets = "monotonic           0         0\nboottime       100000         0\n";
+        assert_eq!(parse_boot_offset(offsets), Some(100_000));
+        assert_eq!(parse_boot_offset(&offsets.replace("100000", "-5")), Some(-5));
+        assert_eq!(parse_boot_offset(""), None);
+        let shifted = Entry::parse(6829, STAT.as_bytes(), 1_000).unwrap();
+        assert_eq!(shifted.start, 1_330_844 - 1_000);
     }
 
     #[test]
