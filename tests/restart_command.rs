@@ -193,3 +193,19 @@ fn all_are_started_again_though_their_names_can_not_be_printed() {
         let _stopped_with_the_test = Detached { name: sandbox.name.clone(), pid: 0, supervisor };
     }
 }
+
+#[test]
+fn root_does_not_run_what_another_users_record_says() {
+    if !common::is_root() {
+        eprintln!("skipped: only root can give a record away");
+        return;
+    }
+    let state = State::new();
+    let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 100"));
+    std::os::unix::fs::chown(state.db(), Some(65534), None).unwrap();
+    let output = state.vmon().args(["restart", "web"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("another user (uid 65534)"), "{said}");
+    assert!(common::is_alive(sandbox.pid), "nothing was stopped");
+}

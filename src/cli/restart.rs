@@ -1,10 +1,12 @@
 //! `vmon restart`: a sandbox stopped, and started again as the record says it was started.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::unistd::AccessFlags;
+use nix::unistd::{AccessFlags, geteuid};
 use vmon::child::Signal;
 use vmon::monitor::{Input, OnLogError, Restart, Rootfs};
 use vmon::registry::{Run, Spec};
@@ -49,6 +51,10 @@ enum SpecError {
     NotExact,
     #[error("the options on record are not of 'vmon run': start it anew with 'vmon run'")]
     NotOurs,
+    #[error(
+        "the record is of another user (uid {0}), whose command is not to run as ours: restart it as that user"
+    )]
+    Stranger(u32),
     #[error("can't use its working directory {path}: {reason}", path = .0.display(), reason = .1)]
     Directory(PathBuf, &'static str),
 }
@@ -107,6 +113,11 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
     let command = spec.command.as_ref().ok_or(SpecError::NoCommand)?;
     if !spec.exact {
         return Err(SpecError::NotExact);
+    }
+    // Whoever owns the record chooses the command: root in particular is not to run it.
+    let owner = fs::metadata(&places.db.path).map(|metadata| metadata.uid()).ok();
+    if let Some(owner) = owner.filter(|&owner| owner != geteuid().as_raw()) {
+        return Err(SpecError::Stranger(owner));
     }
     let own = Options::arguments(&spec.options).ok_or(SpecError::NotOurs)?;
     if let Some(directory) = &spec.directory {
