@@ -1,5 +1,7 @@
 //! Two hundred sandboxes in the background at once: started, listed, stopped and removed.
 
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
 mod common;
 
 use std::process::Output;
@@ -83,6 +85,10 @@ fn two_hundred_sandboxes_are_started_listed_stopped_and_removed() {
     let over = crowd.list(&["--all"]);
     assert_eq!(over.len(), SANDBOXES);
     assert!(over.iter().all(|run| run["reason"] == "stopped"), "{over:?}");
+
+    // Each ended by TERM.
+    let codes = crowd.vmon(&[&["wait"], &all[..]].concat());
+    assert_eq!(String::from_utf8(codes.stdout).unwrap(), "143\n".repeat(SANDBOXES));
 
     crowd.vmon(&[&["rm", "--logs"], &all[..]].concat());
     assert_eq!(crowd.list(&["--all"]), Vec::<Value>::new());
