@@ -10,9 +10,9 @@ mod served;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command as StdCommand, Stdio};
+use std::process::{Command as StdCommand, Stdio};
 
-use common::{PATIENCE, State, assert_same, contains, eventually, wait};
+use common::{PATIENCE, Process, State, assert_same, contains, eventually, wait};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use served::{Raw, Served, socket_of};
 use vmon::control::{Client, MAX_MESSAGE};
@@ -30,7 +30,7 @@ const COUNT: usize = 2_000_000;
 struct Host {
     state: State,
     path: PathBuf,
-    process: Child,
+    process: Process,
 }
 
 impl Host {
@@ -50,6 +50,7 @@ impl Host {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
+            .map(Process)
             .unwrap();
         let host = Self { state, path, process };
         eventually("the socket is there", || host.path.exists());

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{State, code, eventually, signal, wait};
+use common::{Process, State, code, eventually, signal, wait};
 use nix::sys::signal::Signal;
 
 fn text(path: &Path) -> String {
@@ -19,7 +19,7 @@ fn the_pid_file_is_there_while_the_command_runs() {
     let state = State::new();
     let file = state.file("pid");
     let mut run = state.run("web", &["--pid-file", file.to_str().unwrap()], "exec sleep 100");
-    let mut run = run.spawn().unwrap();
+    let mut run = Process::spawn(&mut run);
     eventually("the PID file", || file.exists());
     state.wait_for_status("web", "RUNNING");
     assert_eq!(Some(text(&file).trim_end().to_owned()), state.run_column("web", "pid"));
@@ -50,7 +50,7 @@ fn an_exit_file_of_an_earlier_run_is_gone_when_the_next_one_runs() {
     let file = state.file("exit");
     fs::write(&file, "old\n").unwrap();
     let option = ["--exit-file", file.to_str().unwrap()];
-    let mut run = state.run("web", &option, "echo runs; exec sleep 100").spawn().unwrap();
+    let mut run = Process::spawn(&mut state.run("web", &option, "echo runs; exec sleep 100"));
     state.wait_for_log("web", b"runs\n");
     assert!(!file.exists());
     // A start that is refused leaves the files of the run that has the name.
@@ -141,7 +141,7 @@ fn a_stop_ends_a_command_of_on_exit_that_takes_long() {
     let state = State::new();
     let file = state.file("runs");
     let hook = format!("echo runs > {}; sleep 1000", file.display());
-    let mut run = state.run("web", &["--on-exit", &hook], "exit 7").spawn().unwrap();
+    let mut run = Process::spawn(&mut state.run("web", &["--on-exit", &hook], "exit 7"));
     eventually("the hook runs", || text(&file) == "runs\n");
     // Until its handler is there a signal is nobody's: so again and again.
     eventually("vmon ends", || {

@@ -6,11 +6,11 @@ mod common;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{State, assert_same, eventually, is_alive, wait};
+use common::{Process, State, assert_same, eventually, is_alive, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -78,7 +78,7 @@ fn live_and_die(state: &State, pid_file: &Path, moment: Moment) -> Vec<u8> {
     let options = ["--log-max-size", "64KiB", "--log-max-files", "100000"];
     let mut command = state.run(NAME, &options, SCRIPT);
     command.env("PID_FILE", pid_file).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut supervisor: Child = command.spawn().unwrap();
+    let mut supervisor = Process::spawn(&mut command);
     let (reached, when_reached) = std::sync::mpsc::channel();
     let until = match moment {
         Moment::Bytes(bytes) => bytes.max(1),

@@ -7,7 +7,7 @@ mod common;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
-use common::{Detached, State, code, eventually, is_alive, wait};
+use common::{Detached, Process, State, code, eventually, is_alive, wait};
 use nix::sys::signal::Signal;
 
 /// A command that ends at TERM with this code, and says when it is ready for that.
@@ -173,7 +173,7 @@ fn wait_says_so_when_nobody_knows_how_it_ended() {
 #[test]
 fn a_foreground_run_is_stopped_the_same_way() {
     let state = State::new();
-    let mut run = state.run("web", &[], &ends_with(9)).stdout(Stdio::null()).spawn().unwrap();
+    let mut run = Process::spawn(state.run("web", &[], &ends_with(9)).stdout(Stdio::null()));
     state.wait_for_log("web", b"ready\n");
     succeeds(&state, &["stop", "web"]);
     assert_eq!(code(wait(&mut run)), 9);

@@ -211,6 +211,39 @@ pub fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
+/// A process that goes with the test. One that a failed test left behind would hold its stderr, and
+/// keep whoever reads that for ever.
+pub struct Process(pub Child);
+
+impl Process {
+    #[track_caller]
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl std::ops::Deref for Process {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nothing is signalled where it has been waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The exit code as a shell tells it.
 pub fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
