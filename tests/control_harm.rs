@@ -15,9 +15,10 @@ use std::process::{Command as StdCommand, Stdio};
 use common::{PATIENCE, Process, State, assert_same, contains, eventually, wait};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use served::{Raw, Served, socket_of};
-use vmon::control::{Client, MAX_MESSAGE};
+use vmon::control::{Client, MAX_MESSAGE, Server};
 use vmon::logfile::Retention;
-use vmon::monitor::{Attach, Input, Phase};
+use vmon::monitor::{Attach, Input, Monitor, Phase, Sandbox};
+use vmon::reactor::Reactor;
 
 const SLEEP: &str = "echo up; exec sleep 1000";
 const GET_STATUS: &[u8] = b"{\"method\":\"io.vmon.Monitor.GetStatus\"}\0";
@@ -359,6 +360,44 @@ fn clients_that_read_nothing_hold_up_neither_the_child_nor_the_memory() {
     });
     drop(stuck);
     host.stop();
+}
+
+#[test]
+fn a_turn_of_the_loop_serves_a_bounded_number_of_clients_and_all_in_turn() {
+    const CLIENTS: usize = 200;
+    /// Far fewer than the clients.
+    const MOST: usize = 40;
+    let state = State::new();
+    let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+    let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
+    let mut reactor = Reactor::new().unwrap();
+    let command = vmon::child::Command::new("sh").args(["-c", SLEEP]);
+    let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+    let path = socket_of(&state, "a");
+    let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| Raw::connect(&path)).collect();
+    for raw in &mut clients {
+        raw.send(GET_STATUS.repeat(4));
+        raw.stream().set_nonblocking(true).unwrap();
+    }
+    let mut answers = vec![0; CLIENTS];
+    let mut buffer = vec![0; 1 << 16];
+    eventually("each has an answer", || {
+        reactor.poll_once(Some(std::time::Duration::ZERO)).unwrap();
+        let mut served = 0;
+        for (raw, answers) in clients.iter_mut().zip(&mut answers) {
+            while let Ok(count @ 1..) = raw.stream().read(&mut buffer) {
+                let ends = buffer[..count].iter().filter(|byte| **byte == 0).count();
+                (*answers, served) = (*answers + ends, served + ends);
+            }
+        }
+        assert!(served <= MOST, "{served} in one turn");
+        // Nobody is served a third time before everybody has been served once.
+        assert!(answers.iter().max() <= Some(&(answers.iter().min().unwrap() + 2)), "{answers:?}");
+        answers.iter().all(|answers| *answers == 4)
+    });
+    reactor.call(id, |monitor, cx| monitor.stop(cx)).unwrap();
+    drop(clients);
+    reactor.run().unwrap();
 }
 
 #[test]

@@ -86,6 +86,11 @@ impl Desk<'_, '_> {
         self.cx.sources.would_block(source, interest);
     }
 
+    /// The number of the loop's turn; see [`Sources::turn`](crate::reactor::Sources::turn).
+    pub fn turn(&self) -> u64 {
+        self.cx.sources.turn()
+    }
+
     /// Forgets a source, before its descriptor is closed.
     pub fn deregister(&mut self, source: SourceId) {
         self.cx.sources.deregister(source);

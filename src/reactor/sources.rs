@@ -109,6 +109,8 @@ pub(super) struct Slots<S> {
     queue: VecDeque<u32>,
     /// Calls so far.
     calls: u64,
+    /// Turns so far.
+    turn: u64,
 }
 
 impl<S: Copy> Slots<S> {
@@ -119,6 +121,7 @@ impl<S: Copy> Slots<S> {
             owned: Vec::new(),
             queue: VecDeque::new(),
             calls: 0,
+            turn: 0,
         }
     }
 
@@ -150,6 +153,7 @@ impl<S: Copy> Slots<S> {
     /// Begins a turn: the sources that have waited longest since they were last called for come
     /// first, so that a flood does not go before a keystroke. Says how many there are.
     pub(super) fn begin_turn(&mut self) -> usize {
+        self.turn += 1;
         let slots = &self.slots;
         let called = |&slot: &u32| slots.get(slot as usize).map_or(0, |entry| entry.called);
         self.queue.make_contiguous().sort_unstable_by_key(called);
@@ -404,6 +408,12 @@ impl<'a, S: Copy> Sources<'a, S> {
             entry.watch = Watch::Polled(polled);
         }
         Ok(())
+    }
+
+    /// The number of the turn: for a handler that bounds what all of its sources together do in
+    /// one. A source that is left ready is called for again in the next.
+    pub fn turn(&self) -> u64 {
+        self.slots.turn
     }
 
     /// Forgets a source. Its descriptor is not closed.

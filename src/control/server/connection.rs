@@ -57,6 +57,8 @@ pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) source: SourceId,
     pub(super) mode: Mode,
+    /// It is among those whose turn comes before that of others.
+    pub(super) waits: bool,
     /// The client sends no more.
     ended: bool,
     message: Vec<u8>,
@@ -74,6 +76,7 @@ impl Connection {
             stream,
             source,
             mode: Mode::Calls,
+            waits: false,
             ended: false,
             message: Vec::new(),
             output: Vec::new(),

@@ -1,5 +1,6 @@
 //! The clients of one server: who may be one, whose turn it is, who has gone too far.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -34,6 +35,10 @@ const SPARE: rlim_t = 24;
 /// Clients accepted in a turn.
 const ACCEPTS: usize = 64;
 
+/// Clients that are served in a turn of the loop. The child and those who are attached have theirs
+/// in between, however many calls have come.
+const SERVED: usize = 16;
+
 /// Looks at one client in a turn, each at no more than a page, and at one message at most.
 const LOOKS: usize = 16;
 
@@ -49,11 +54,22 @@ pub(super) struct Connections {
     slots: Vec<Option<Connection>>,
     open: usize,
     paused: Option<TimerId>,
+    turn: Turn,
+    /// The slots of those for whom a turn had no room, the one that has waited longest first.
+    waiting: VecDeque<usize>,
+}
+
+/// What is left of one turn of the loop.
+#[derive(Debug, Default)]
+struct Turn {
+    number: u64,
+    left: usize,
 }
 
 impl Connections {
     pub(super) fn new(listener: SourceId) -> Self {
-        Self { listener, slots: Vec::new(), open: 0, paused: None }
+        let (turn, waiting) = (Turn::default(), VecDeque::new());
+        Self { listener, slots: Vec::new(), open: 0, paused: None, turn, waiting }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -163,6 +179,7 @@ impl Connections {
         self.open -= 1;
         if self.open == 0 {
             self.slots = Vec::new();
+            self.waiting = VecDeque::new();
         }
     }
 
@@ -176,12 +193,40 @@ impl Connections {
             self.with(slot, desk, Connection::flush);
         }
         if ready.is_readable() {
-            self.serve(slot, desk);
+            self.serve_in_turn(slot, desk);
         }
     }
 
-    /// Answers the next call that has come, or takes a part of it: a thousand clients together hold
-    /// up the loop for no longer than their calls take once.
+    /// Serves a client while the turn of the loop has room, those first who have waited. Who has to
+    /// wait stays ready, so the next turn comes at once.
+    fn serve_in_turn(&mut self, slot: usize, desk: &mut Desk<'_, '_>) {
+        if self.turn.number != desk.turn() {
+            self.turn = Turn { number: desk.turn(), left: SERVED };
+            while self.turn.left > 0
+                && let Some(slot) = self.waiting.pop_front()
+            {
+                // Another may have the slot by now, which is as well.
+                if let Some(Some(waiting)) = self.slots.get_mut(slot) {
+                    waiting.waits = false;
+                    self.turn.left -= 1;
+                    self.serve(slot, desk);
+                }
+            }
+        }
+        let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
+        if connection.waits {
+            return;
+        }
+        if self.turn.left == 0 {
+            connection.waits = true;
+            self.waiting.push_back(slot);
+            return;
+        }
+        self.turn.left -= 1;
+        self.serve(slot, desk);
+    }
+
+    /// Answers the next call that has come, or takes a part of it.
     fn serve(&mut self, slot: usize, desk: &mut Desk<'_, '_>) {
         for _ in 0..LOOKS {
             let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
