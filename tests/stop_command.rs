@@ -180,6 +180,39 @@ fn a_foreground_run_is_stopped_the_same_way() {
 }
 
 #[test]
+fn a_run_whose_socket_was_removed_is_stopped_and_signalled_all_the_same() {
+    let state = State::new();
+    let script = "trap 'echo usr1' USR1; trap 'exit 3' TERM; echo ready
+        while :; do sleep 0.05; done";
+    let sandbox = start(&state, "web", &[], script);
+    std::fs::remove_file(socket(&state, "web")).unwrap();
+    succeeds(&state, &["kill", "-s", "USR1", "web"]);
+    state.wait_for_log("web", b"usr1\n");
+    fails(&state, &["wait", "web"], "lives: that one has to be told itself");
+    succeeds(&state, &["stop", "web"]);
+    assert!(!is_alive(sandbox.pid));
+    assert_eq!(state.run_column("web", "reason").as_deref(), Some("stopped"));
+    assert_eq!(state.run_column("web", "exit_code").as_deref(), Some("3"));
+}
+
+#[test]
+fn a_hosts_supervisor_that_nobody_can_reach_is_named_and_not_signalled() {
+    let state = State::new();
+    let sandbox = start(&state, "web", &[], DEAF);
+    std::fs::remove_file(socket(&state, "web")).unwrap();
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    // A host adds no options to the record.
+    db.execute("UPDATE vmon_runs SET spec = json_remove(spec, '$.options')", []).unwrap();
+    drop(db);
+    for command in ["stop", "kill"] {
+        let why = format!("pid {}, lives: that one has to be told itself", sandbox.supervisor);
+        fails(&state, &[command, "web"], &why);
+    }
+    assert!(is_alive(sandbox.pid));
+    assert_eq!(state.run_column("web", "state").as_deref(), Some("RUNNING"));
+}
+
+#[test]
 fn without_a_socket_nobody_is_signalled() {
     let state = State::new();
     let sandbox = start(&state, "web", &[], DEAF);

@@ -228,6 +228,17 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     Ok(Some(Process { start: seconds * 1_000_000 + micros, ended }))
 }
 
+/// See [`Identity::signal`], which has just looked. There is no pidfd here.
+pub(super) fn signal(identity: &Identity, signal: super::Signal) -> io::Result<()> {
+    if identity.pid == std::process::id() {
+        return Ok(());
+    }
+    let pid = i32::try_from(identity.pid).map_err(io::Error::other)?;
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    Errno::result(unsafe { libc::kill(pid, signal.number()) })?;
+    Ok(())
+}
+
 /// There is no pidfd here, nor a way to look again.
 pub(super) fn end_lost_session(
     _: &Identity,

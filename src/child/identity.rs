@@ -1,7 +1,11 @@
 //! Which process a pid means: start time, boot and pid namespace, so that a reused pid is never
 //! taken for the one that was recorded.
 
-use super::platform;
+use std::io;
+
+use nix::errno::Errno;
+
+use super::{Signal, platform};
 
 /// A process that can be told from any other, also after its pid has been reused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +81,42 @@ impl Identity {
             Err(_) => Liveness::Unknown,
         }
     }
+
+    /// Sends `signal` to this very process, and to nobody else of its group. On Linux through a
+    /// pidfd, so that it can't reach another that has the pid by then; elsewhere kill(2) follows
+    /// the look at once. Nothing is sent to the calling process.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` where it is [`Dead`](Liveness::Dead), [`Unsupported`](io::ErrorKind::Unsupported)
+    /// where that is [`Unknown`](Liveness::Unknown); `EPERM` where it is another user's.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match self.liveness() {
+            Liveness::Alive => platform::signal(self, signal),
+            Liveness::Dead => Err(Errno::ESRCH.into()),
+            Liveness::Unknown => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_process_itself_is_signalled() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = Identity::of(child.id()).unwrap();
+        let earlier = Identity { start: identity.start.wrapping_sub(1), ..identity.clone() };
+        let error = earlier.signal(Signal::KILL).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ESRCH as i32));
+        let elsewhere = Identity { pid_namespace: Some(1), ..identity.clone() };
+        assert_eq!(elsewhere.signal(Signal::KILL).unwrap_err().kind(), io::ErrorKind::Unsupported);
+        assert_eq!(identity.liveness(), Liveness::Alive);
+        identity.signal(Signal::KILL).unwrap();
+        child.wait().unwrap();
+        assert_eq!(identity.liveness(), Liveness::Dead);
+    }
 
     #[test]
     fn this_process_is_alive_and_a_namesake_of_another_time_is_dead() {

@@ -27,7 +27,7 @@ use nix::unistd::Pid;
 
 use super::identity::Process;
 use super::lost::RUN_VARIABLE;
-use super::{Identity, Signal};
+use super::{Identity, Liveness, Signal};
 use crate::process::cgroup::members;
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
@@ -89,6 +89,12 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     let pid = i32::try_from(pid).map_err(io::Error::other)?;
     let entry = Entry::of(pid)?;
     Ok(entry.map(|entry| Process { start: entry.start, ended: entry.has_ended() }))
+}
+
+/// See [`Identity::signal`].
+pub(super) fn signal(identity: &Identity, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(identity.pid).map_err(io::Error::other)?;
+    pidfd::send_to(pid, signal, || identity.liveness() == Liveness::Alive)
 }
 
 /// See [`end_lost_session`](super::lost::end_lost_session).

@@ -3,9 +3,10 @@
 use vmon::child::Signal;
 use vmon::terminal::Messages;
 
-use super::select::{Names, Record, Tally};
+use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
 use super::{Failure, live};
+use live::LiveError;
 
 /// Send a signal to the commands of sandboxes
 ///
@@ -33,11 +34,23 @@ pub fn kill(args: KillArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let mut tally = Tally::new(messages);
     for sandbox in record.select(&args.names.names, &mut tally) {
-        let sent = live::connect(sandbox)
-            .and_then(|mut client| client.signal(args.signal).map_err(Into::into));
-        if let Err(error) = sent {
+        if let Err(error) = send(sandbox, args.signal) {
             tally.failed(&format!("can't signal {sandbox}: {error}"));
         }
     }
     Ok(tally.code())
+}
+
+/// Through the supervisor; where nobody serves its socket and it is a `vmon run`, to the command
+/// itself.
+fn send(sandbox: &Recorded, signal: Signal) -> Result<(), LiveError> {
+    let error = match live::connect(sandbox) {
+        Ok(mut client) => return Ok(client.signal(signal)?),
+        Err(error) => error,
+    };
+    let Some(run) = live::unserved(sandbox, &error) else { return Err(error) };
+    match &run.child {
+        Some(child) if live::is_commands(run) => live::signal(child, signal),
+        _ => Err(LiveError::NotServed { supervisor: run.supervisor.unwrap_or_default() }),
+    }
 }

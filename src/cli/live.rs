@@ -1,14 +1,18 @@
 //! A sandbox that runs, spoken to through its supervisor's control socket; and its end, waited for.
 //!
-//! Nobody is signalled from here: only the supervisor knows whose pid that is.
+//! Only where a `vmon run` has lost its socket is anybody signalled from here, and never by a pid
+//! alone.
 
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
+use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Watch};
-use vmon::monitor::Liveness;
+use vmon::monitor::{Identity, Liveness};
 use vmon::registry::{RegistryError, Run, Status};
 
+use super::reason;
 use super::select::{Record, Recorded};
 
 /// How long after its end a sandbox may take to be on record as stopped, and its socket to go.
@@ -29,12 +33,16 @@ pub enum LiveError {
         "its supervisor, pid {supervisor}, has no control socket: that one has to be told itself"
     )]
     NoSocket { supervisor: u32 },
-    #[error("no process serves its control socket, though its supervisor, pid {supervisor}, lives")]
+    #[error(
+        "no process serves its control socket, though its supervisor, pid {supervisor}, lives: that one has to be told itself"
+    )]
     NotServed { supervisor: u32 },
     #[error(transparent)]
     Client(ClientError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("no process serves its control socket, and pid {pid} can't be signalled: {reason}")]
+    Signal { pid: u32, reason: &'static str },
     #[error("its supervisor was lost, and the sandbox has ended with it")]
     Lost,
     #[error("it has ended, but is not on record as stopped: the database may be locked")]
@@ -71,6 +79,40 @@ pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     let supervisor = run.supervisor.unwrap_or_default();
     let socket = run.socket.as_ref().ok_or(LiveError::NoSocket { supervisor })?;
     Ok(Client::connect(socket)?)
+}
+
+/// Whether the supervisor is a `vmon run`, which ends when its sandbox has. A host's may live on.
+pub fn is_commands(run: &Run) -> bool {
+    run.spec.as_ref().is_some_and(|spec| spec.options.is_object())
+}
+
+/// The run that goes on without anybody who serves its socket, as when that was removed. One that
+/// is just starting, or has just ended, is none: its socket is to come, or its end.
+pub fn unserved<'a>(sandbox: &'a Recorded, error: &LiveError) -> Option<&'a Run> {
+    let LiveError::Client(ClientError::NotServed(_)) = error else { return None };
+    let lives = |process: &Option<Identity>| {
+        process.as_ref().is_some_and(|it| it.liveness() == Liveness::Alive)
+    };
+    sandbox.running().filter(|run| {
+        lives(&run.supervisor_identity) && (run.state == "RESTARTING" || lives(&run.child))
+    })
+}
+
+/// Signals a process of a run without a socket; one that has ended meanwhile needs it no more.
+pub fn signal(process: &Identity, signal: Signal) -> Result<(), LiveError> {
+    match process.signal(signal) {
+        Err(error) if error.raw_os_error() != Some(Errno::ESRCH as i32) => {
+            Err(LiveError::Signal { pid: process.pid, reason: reason(&error) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the end of a supervisor that has been asked to stop, and is its sandbox's own.
+pub fn ended(supervisor: &Identity) {
+    while supervisor.liveness() == Liveness::Alive {
+        let _ = poll(&mut [], PollTimeout::from(LOOK));
+    }
 }
 
 /// Follows a sandbox to its end, restarts included.
@@ -126,6 +168,9 @@ impl<'a> Endings<'a> {
     pub fn lost(&mut self, sandbox: &Recorded, error: LiveError) -> Result<Option<Run>, LiveError> {
         if !error.is_over() {
             return Err(error);
+        }
+        if let Some(run) = unserved(sandbox, &error) {
+            return Err(LiveError::NotServed { supervisor: run.supervisor.unwrap_or_default() });
         }
         match self.settled(sandbox) {
             Err(LiveError::NotOnRecord) => {

@@ -83,7 +83,7 @@ pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
 
 fn start(sandbox: &Recorded, arguments: Vec<OsString>, messages: &Messages, tally: &mut Tally<'_>) {
     // It writes the exit file and runs the command of --on-exit after the end.
-    let last = sandbox.latest().filter(|run| is_commands(run));
+    let last = sandbox.latest().filter(|run| live::is_commands(run));
     if let Some(Err(error)) = last.map(live::supervisor_gone) {
         tally.failed(&format!("can't restart {sandbox}: {error}"));
         return;
@@ -100,11 +100,6 @@ fn start(sandbox: &Recorded, arguments: Vec<OsString>, messages: &Messages, tall
         }
         Err(failure) => tally.failed(&format!("can't restart {sandbox}: {failure}")),
     }
-}
-
-/// Whether the supervisor is a `vmon run`, which ends when its sandbox has. A host's may live on.
-fn is_commands(run: &Run) -> bool {
-    run.spec.as_ref().is_some_and(|spec| spec.options.is_object())
 }
 
 /// The `vmon run` that starts the same again.

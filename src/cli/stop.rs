@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+use vmon::child::Signal;
 use vmon::control::Watch;
+use vmon::monitor::Identity;
 use vmon::terminal::Messages;
 
 use super::select::{Names, Record, Recorded, Tally};
@@ -52,7 +55,7 @@ pub fn stop_all<'a>(
     let ended: Vec<_> = asked
         .into_iter()
         .map(|(sandbox, asked)| {
-            (sandbox, asked.and_then(|watch| watch.map(live::follow).transpose()))
+            (sandbox, asked.and_then(|asked| asked.map(Asked::follow).transpose()))
         })
         .collect();
     let mut endings = Endings::new(record);
@@ -71,13 +74,55 @@ pub fn stop_all<'a>(
     stopped
 }
 
+/// One that has been asked to stop, and how its end is learnt of.
+enum Asked {
+    Told(Watch),
+    /// By SIGTERM, which is the same to a `vmon run`: nobody served its socket.
+    Signalled(Identity),
+}
+
+impl Asked {
+    fn follow(self) -> Result<(), LiveError> {
+        match self {
+            Self::Told(watch) => live::follow(watch).map(drop),
+            Self::Signalled(supervisor) => {
+                live::ended(&supervisor);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// `None` where there is nothing to stop.
-fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Watch>, LiveError> {
+fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Asked>, LiveError> {
     if sandbox.running().is_none() {
         return Ok(None);
     }
+    let client = match live::connect(sandbox) {
+        Ok(client) => client,
+        Err(error) => return signal(sandbox, timeout, error).map(Some),
+    };
     // Before the stop, so that no end is missed.
-    let watch = live::connect(sandbox)?.watch()?;
+    let watch = client.watch()?;
     live::connect(sandbox)?.stop(timeout)?;
-    Ok(Some(watch))
+    Ok(Some(Asked::Told(watch)))
+}
+
+/// Without the socket. The signals of a host's supervisor are its own.
+fn signal(
+    sandbox: &Recorded,
+    timeout: Option<Duration>,
+    error: LiveError,
+) -> Result<Asked, LiveError> {
+    let run = live::unserved(sandbox, &error).filter(|run| live::is_commands(run));
+    let Some(supervisor) = run.and_then(|run| run.supervisor_identity.clone()) else {
+        return Err(error);
+    };
+    if timeout.is_some() {
+        warn!(
+            "nobody serves the control socket of {sandbox}: it has the stop timeout of its start"
+        );
+    }
+    live::signal(&supervisor, Signal::TERM)?;
+    Ok(Asked::Signalled(supervisor))
 }
