@@ -20,7 +20,9 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::pty::Winsize;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    InputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
+};
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
 pub use handle::{Direction, Handle};
@@ -102,6 +104,27 @@ impl Terminal {
     ///
     /// tcsetattr's.
     pub fn enter_raw(&mut self) -> io::Result<RawState> {
+        self.enter(cfmakeraw)
+    }
+
+    /// The same, but that the terminal still edits lines, echoes and makes signals: only that a
+    /// line is delivered at once when `last` is typed, which is then its end, and that flow control
+    /// does not take the character (VEOL and IXON, termios(3)).
+    ///
+    /// # Errors
+    ///
+    /// tcsetattr's.
+    pub fn enter_lines(&mut self, last: u8) -> io::Result<RawState> {
+        self.enter(|modes| {
+            modes.input_flags.remove(InputFlags::IXON);
+            let place = modes.control_chars.get_mut(SpecialCharacterIndices::VEOL as usize);
+            if let Some(end_of_line) = place {
+                *end_of_line = last;
+            }
+        })
+    }
+
+    fn enter(&mut self, change: impl FnOnce(&mut Termios)) -> io::Result<RawState> {
         let mut saved = RAW.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_foreground(self.fd.as_fd()) {
             // What the modes are is the foreground's business now; ours are void.
@@ -117,7 +140,7 @@ impl Terminal {
             self.raw = true;
         }
         let mut raw = self.modes.clone();
-        cfmakeraw(&mut raw);
+        change(&mut raw);
         tcsetattr(&self.fd, SetArg::TCSANOW, &raw)?;
         Ok(RawState::Raw)
     }
@@ -151,7 +174,7 @@ impl Drop for Terminal {
 /// What [`Terminal::enter_raw`] has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawState {
-    /// The terminal is raw.
+    /// The terminal has the modes that were asked for.
     Raw,
     /// We are in the background: nothing was touched.
     Background,

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{Detached, State, Terminal, assert_same, code, eventually, noise, raw, signal, wait};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::{InputFlags, SpecialCharacterIndices, Termios, tcgetattr};
 
 const LEAVE: &[u8] = b"\x10\x11";
 
@@ -95,6 +95,47 @@ fn several_see_the_same_and_one_that_is_read_only_types_nothing() {
     assert!(!common::contains(&state.whole_log("web"), b"never"));
     first.send(LEAVE);
     assert_eq!(first.finish(), 0);
+}
+
+#[test]
+fn the_keys_leave_a_command_on_pipes_whose_lines_are_edited_and_echoed() {
+    let state = State::new();
+    let options = ["-d", "-T", "--stdin", "forward"];
+    let _web = Detached::start(&state, &mut state.run("web", &options, "exec cat"));
+    let (mut terminal, modes) = on_terminal(&mut attach(&state, &["web"]));
+    let wait_for_lines = |terminal: &Terminal| {
+        eventually("lines end with the keys", || {
+            let now = terminal.modes();
+            let veol = now.control_chars[SpecialCharacterIndices::VEOL as usize];
+            (veol, now.input_flags) == (0x11, modes.input_flags & !InputFlags::IXON)
+                && now.local_flags == modes.local_flags
+        });
+    };
+    wait_for_lines(&terminal);
+    // Erased before it is sent; seen as it is typed, and as it comes back.
+    terminal.send("onx\x7fe\n");
+    terminal.wait_for("onx\x08 \x08e\r\none\r\n");
+    // The character that ends the keys is the command's where they do not come before it.
+    terminal.send("two\x11");
+    state.wait_for_log("web", b"one\ntwo\x11");
+    terminal.send("three");
+    terminal.send(LEAVE);
+    assert_eq!(terminal.finish(), 0);
+    assert_eq!(terminal.modes(), modes);
+    state.wait_for_log("web", b"two\x11three");
+    assert_eq!(state.run_column("web", "state").as_deref(), Some("RUNNING"));
+
+    let mut terminal = Terminal::spawn(&mut attach(&state, &["web"]));
+    wait_for_lines(&terminal);
+    signal(&terminal.child, Signal::SIGTERM);
+    assert_eq!(terminal.finish(), 143);
+    assert_eq!(terminal.modes(), modes);
+    // Nothing ends a line by this key, so Enter does.
+    let mut terminal = Terminal::spawn(&mut attach(&state, &["web", "--detach-keys", "x,y"]));
+    is_attached(&state, 2);
+    assert_eq!(terminal.modes(), modes);
+    terminal.send("xy\n");
+    assert_eq!(terminal.finish(), 0);
 }
 
 #[test]

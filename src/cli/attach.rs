@@ -24,7 +24,7 @@ use super::shared::SharedArgs;
 use super::tell::{self, LogLevel};
 use super::{Failure, args};
 use keys::{Keys, Search};
-use session::{Outcome, Session};
+use session::{Outcome, Session, Typing};
 
 /// How long the supervisor may take to be told our window's size.
 const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,8 +36,9 @@ const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 KEYS is a list such as ctrl-p,ctrl-q: each a character, or ctrl- and one of a-z, @, [, \\, ], ^, _.
-The empty list is never typed. Keys count at a terminal, and where the command has one too; a
-command on pipes is left by Ctrl-C. What comes through a pipe is the command's, whatever it is.
+The empty list is never typed. Keys count at a terminal. That still edits lines where the command
+is on pipes: keys whose last is no control character need Enter there, and Ctrl-C leaves too. What
+comes through a pipe is the command's, whatever it is.
 
 Examples:
   vmon attach web                    leave with Ctrl-P Ctrl-Q
@@ -124,13 +125,19 @@ fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
 fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<Outcome, Failure> {
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
-    let terminal = Terminal::open().filter(|_| streams.tty);
+    let at_terminal = io::stdin().is_terminal();
+    let typing = match streams.tty {
+        true => Some(Typing::Raw),
+        false if at_terminal => args.detach_keys.line_end().map(Typing::Lines),
+        false => None,
+    };
+    let terminal = typing.and_then(|typing| Some((Terminal::open()?, typing)));
     let size = Size {
         socket: sandbox.running().and_then(|run| run.socket.clone()),
         session: streams.session,
-        counts: !args.read_only,
+        counts: streams.tty && !args.read_only,
     };
-    let search = io::stdin().is_terminal().then(|| Search::new(args.detach_keys.clone()));
+    let search = at_terminal.then(|| Search::new(args.detach_keys.clone()));
     let session = Session::new(streams.main, streams.stderr, terminal, size)
         .reading(!args.no_stdin, search)
         .read_only(args.read_only);

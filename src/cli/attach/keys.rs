@@ -13,6 +13,15 @@ pub struct Keys(Vec<u8>);
 )]
 pub struct KeyError(String);
 
+impl Keys {
+    /// The last of them, if a terminal that edits lines can be told to deliver those at once when
+    /// it is typed: it is for control characters.
+    pub fn line_end(&self) -> Option<u8> {
+        // A line has its end anyhow, and 0 stands for no character (termios(3)).
+        self.0.last().copied().filter(|&byte| byte != 0 && byte != b'\n' && byte < b' ')
+    }
+}
+
 impl FromStr for Keys {
     type Err = KeyError;
 

@@ -51,12 +51,22 @@ pub enum Source {
 type Down = Flow<UnixStream, Handle, Source>;
 type Cx<'a> = Context<'a, Session>;
 
+/// What our terminal makes of what is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Typing {
+    /// Nothing: the command's terminal does.
+    Raw,
+    /// Lines, for a command that has no terminal. This character ends one too.
+    Lines(u8),
+}
+
 /// We, attached.
 pub struct Session {
     /// Until they are on the loop.
     connections: Vec<(Output, UnixStream)>,
     upstream: Option<UnixStream>,
     terminal: Option<Terminal>,
+    typing: Typing,
     size: Size,
     reads_stdin: bool,
     read_only: bool,
@@ -71,15 +81,17 @@ impl Session {
     pub fn new(
         main: UnixStream,
         stderr: Option<UnixStream>,
-        terminal: Option<Terminal>,
+        terminal: Option<(Terminal, Typing)>,
         size: Size,
     ) -> Self {
+        let (terminal, typing) = terminal.unzip();
         let mut connections = vec![(Output::Out, main)];
         connections.extend(stderr.map(|stderr| (Output::Err, stderr)));
         Self {
             connections,
             upstream: None,
             terminal,
+            typing: typing.unwrap_or(Typing::Raw),
             size,
             reads_stdin: false,
             read_only: false,
@@ -137,11 +149,16 @@ impl Session {
         Ok(())
     }
 
-    /// Makes our terminal raw, where what is typed is the command's to understand.
+    /// Makes our terminal raw, where what is typed is the command's to understand, or have it
+    /// deliver the keys that leave.
     fn enter_terminal(&mut self) -> Option<RawState> {
         let terminal =
             self.terminal.as_mut().filter(|_| self.up.is_some() && self.search.is_some())?;
-        terminal.enter_raw().inspect_err(|error| warn!("can't make the terminal raw: {error}")).ok()
+        let entered = match self.typing {
+            Typing::Raw => terminal.enter_raw(),
+            Typing::Lines(last) => terminal.enter_lines(last),
+        };
+        entered.inspect_err(|error| warn!("can't set the terminal's modes: {error}")).ok()
     }
 
     fn resize(&self) {
