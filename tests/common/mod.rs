@@ -332,10 +332,14 @@ impl Terminal {
         set_size(&master, 40, 100);
         prepare(&master);
         command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
-        // SAFETY: setsid and ioctl are async-signal-safe.
+        // SAFETY: setsid, ioctl and signal are async-signal-safe.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
+                // As at a login, whoever has started these tests: a background job of a shell
+                // ignores them, and vmon heeds that.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                libc::signal(libc::SIGQUIT, libc::SIG_DFL);
                 nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
                 Ok(())
             });
