@@ -153,11 +153,6 @@ impl Desk<'_, '_> {
         self.monitor.attach(client, request, preamble, self.cx)
     }
 
-    /// [`Monitor::send`].
-    pub fn send(&mut self, session: SessionId, bytes: &[u8]) {
-        self.monitor.send(session, bytes, self.cx);
-    }
-
     /// [`Monitor::resize`].
     ///
     /// # Errors
