@@ -11,7 +11,10 @@
 
 mod current;
 mod directory;
+mod entry;
 mod generations;
+mod index;
+mod options;
 mod rename;
 mod tail;
 #[cfg(test)]
@@ -26,26 +29,12 @@ use nix::sys::stat::lstat;
 
 use current::{Current, Look};
 use directory::{Directory, Place};
+pub use entry::{End, Mark, Stream, Timestamp};
 use generations::Generations;
+pub use options::{Format, LogOptions, Retention};
 
 /// How often, at most, a write looks whether the log is still where it should be.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// How much of a log is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// The size in bytes at which a log is rotated; 0 never rotates.
-    pub max_size: u64,
-    /// How many older generations stay beside the current log; 0 keeps none.
-    pub max_files: u32,
-}
-
-impl Default for Retention {
-    /// 10 MiB, and one older generation.
-    fn default() -> Self {
-        Self { max_size: 10 << 20, max_files: 1 }
-    }
-}
 
 /// Why a log can't be used. Each message names the path.
 #[derive(Debug, thiserror::Error)]
@@ -127,19 +116,19 @@ pub struct WriteError {
 /// replace or truncate the log or its directory meanwhile: see [`write`](Self::write).
 ///
 /// ```
-/// use vmon::logfile::{LogFile, Retention};
+/// use vmon::logfile::{LogFile, LogOptions, Stream};
 ///
 /// # let directory = tempfile::tempdir()?;
 /// # let log_dir = directory.path();
-/// let mut log = LogFile::open(log_dir, "Sandboxfile", "vm", Retention::default())?;
-/// log.write(b"booting\n")?;
+/// let mut log = LogFile::open(log_dir, "Sandboxfile", "vm", LogOptions::default())?;
+/// log.write(Stream::Stdout, b"booting\n")?;
 /// assert_eq!(std::fs::read(log_dir.join("Sandboxfile/vm.log"))?, b"booting\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct LogFile {
     place: Place,
-    retention: Retention,
+    options: LogOptions,
     /// None after a rotation or reopening that got stuck half-way; the next write goes on there.
     current: Option<Current>,
     generations: Generations,
@@ -166,13 +155,13 @@ impl LogFile {
         log_dir: &Path,
         config_file: &str,
         name: &str,
-        retention: Retention,
+        options: LogOptions,
     ) -> Result<Self, LogError> {
         let place = Place::new(log_dir, config_file, name)?;
         let current = place.directory()?.open_log(place.log_name())?;
         Ok(Self {
             place,
-            retention,
+            options,
             current: Some(current),
             generations: Generations::default(),
             looked: Some(Instant::now()),
@@ -193,7 +182,7 @@ impl LogFile {
         place.directory()?.check(place.log_name())
     }
 
-    /// Puts `bytes` into the log with write(2), at once: usually one call, and one reading of
+    /// Puts `bytes` of a stream into the log with write(2), at once: usually one call, and one reading of
     /// the clock.
     ///
     /// Before the log would pass [`Retention::max_size`], the part that fits goes in, cut behind
@@ -213,7 +202,8 @@ impl LogFile {
     /// A full disk, a log that can't be rotated or made anew. [`WriteError::written`] then says
     /// how many of the bytes are in. The log stays usable: a later call takes up where this one
     /// got stuck, so a caller that gives the rest then loses nothing and doubles nothing.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
+        let _ = stream;
         let mut written = 0;
         let outcome = self.write_counting(bytes, &mut written);
         self.bytes_written = self.bytes_written.saturating_add(written as u64);
@@ -244,7 +234,7 @@ impl LogFile {
                 self.reopen()?;
                 continue;
             };
-            let part = current.fitting(rest, self.retention.max_size);
+            let part = current.fitting(rest, self.options.retention.max_size);
             if part.is_empty() {
                 self.rotate()?;
                 continue;
@@ -318,7 +308,7 @@ impl LogFile {
     fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
         self.generations.survey(directory, log_name)?;
-        if self.retention.max_files == 0 {
+        if self.options.retention.max_files == 0 {
             // Unlinked, not truncated: who has it open reads it to its end, and sees (stat(2),
             // `tail -F`) that there is another one.
             directory.remove(log_name)?;
@@ -328,7 +318,7 @@ impl LogFile {
         // From here on the open file is a generation that must not grow, whatever fails below.
         self.current = None;
         // Before the new file is made: on a full disk, this is what makes room for it.
-        self.generations.prune(directory, log_name, self.retention.max_files);
+        self.generations.prune(directory, log_name, self.options.retention.max_files);
         self.open_in(directory)
     }
 }

@@ -98,7 +98,11 @@ mod hosts {
         let script = std::env::var("VMON_TEST_SCRIPT").unwrap();
         let max_size = std::env::var("VMON_TEST_LOG_SIZE").unwrap().parse().unwrap();
         served::run(state.as_ref(), "a", &script, false, |sandbox| {
-            sandbox.input(Input::Attached).retention(Retention { max_size, max_files: 1 })
+            sandbox.input(Input::Attached).retention(Retention {
+                max_size,
+                max_files: 1,
+                ..Retention::default()
+            })
         });
     }
 }

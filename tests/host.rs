@@ -622,7 +622,9 @@ mod many {
     }
 
     /// A log of which the generations tell how far it has come.
-    const SMALL: Retention = Retention { max_size: 1 << 20, max_files: 1 };
+    fn small() -> Retention {
+        Retention { max_size: 1 << 20, max_files: 1, ..Retention::default() }
+    }
 
     /// The number of the newest generation: how many MiB a flood has brought.
     fn brought(state: &State) -> u64 {
@@ -657,7 +659,7 @@ mod many {
     fn a_child_that_floods_starves_none_of_the_others() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = sandbox(&state, "flood").retention(SMALL);
+        let sandbox = sandbox(&state, "flood").retention(small());
         let flood = spawn(&mut reactor, sandbox, "exec cat /dev/zero");
         a_neighbour_answers(&mut reactor, &state);
         assert!(reactor.get(flood).unwrap().end().is_none());
@@ -675,7 +677,7 @@ mod many {
         endless.set_len(16 << 30).unwrap();
         let mut child = host_child("exec sleep 1000").spawn().unwrap();
         let io = ChildIo::Piped { stdin: None, stdout: Some(endless.into()), stderr: None };
-        let flood = Monitor::builder(sandbox(&state, "flood").retention(SMALL))
+        let flood = Monitor::builder(sandbox(&state, "flood").retention(small()))
             .start(&mut reactor, child.id(), io)
             .unwrap();
         a_neighbour_answers(&mut reactor, &state);

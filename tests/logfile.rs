@@ -10,12 +10,14 @@ use std::process::Command;
 
 use nix::unistd::geteuid;
 use tempfile::{TempDir, tempdir};
-use vmon::logfile::{LogError, LogFile, Retention, WriteError};
+use vmon::logfile::{LogError, LogFile, LogOptions, Retention, Stream, WriteError};
 
 const ALL: u32 = u32::MAX;
 
 fn open_at(log_dir: &Path, max_size: u64, max_files: u32) -> LogFile {
-    LogFile::open(log_dir, "config", "vm", Retention { max_size, max_files }).unwrap()
+    let retention = Retention { max_size, max_files, ..Retention::default() };
+    let options = LogOptions { retention, index: false, ..LogOptions::default() };
+    LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 
 fn open(directory: &TempDir, max_size: u64, max_files: u32) -> LogFile {
@@ -87,7 +89,7 @@ fn each_open_appends() {
     let directory = tempdir().unwrap();
     for line in ["one\n", "two\n"] {
         let mut log = open(&directory, 0, 1);
-        log.write(line.as_bytes()).unwrap();
+        log.write(Stream::Stdout, line.as_bytes()).unwrap();
         assert_eq!(log.bytes_written(), 4);
     }
     let path = directory.path().join("config/vm.log");
@@ -100,7 +102,7 @@ fn bytes_are_on_disk_when_write_returns() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0, 1);
     for count in 1..10_usize {
-        log.write(b"x").unwrap();
+        log.write(Stream::Stdout, b"x").unwrap();
         assert_eq!(fs::read(log.path()).unwrap().len(), count);
     }
 }
@@ -116,7 +118,7 @@ fn rotation_loses_and_doubles_nothing_and_no_generation_exceeds_the_limit() {
         for _ in 0..60 {
             let count = random.below(if round % 2 == 0 { 200 } else { 5_000 });
             let chunk = random.bytes(count);
-            log.write(&chunk).unwrap();
+            log.write(Stream::Stdout, &chunk).unwrap();
             expected.extend(chunk);
             if random.below(10) == 0 {
                 log = open(&directory, max_size, ALL);
@@ -134,7 +136,7 @@ fn rotation_loses_and_doubles_nothing_and_no_generation_exceeds_the_limit() {
 fn a_log_is_filled_to_the_very_limit_when_there_is_no_newline() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 10, ALL);
-    log.write(&[b'x'; 25]).unwrap();
+    log.write(Stream::Stdout, &[b'x'; 25]).unwrap();
     let sizes: Vec<_> =
         generations(log.path()).iter().map(|path| fs::metadata(path).unwrap().len()).collect();
     assert_eq!(sizes, [10, 10]);
@@ -145,10 +147,10 @@ fn a_log_is_filled_to_the_very_limit_when_there_is_no_newline() {
 fn a_full_log_waits_for_the_next_byte_to_be_rotated() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 10, ALL);
-    log.write(b"0123456789").unwrap();
-    log.write(b"").unwrap();
+    log.write(Stream::Stdout, b"0123456789").unwrap();
+    log.write(Stream::Stdout, b"").unwrap();
     assert!(generations(log.path()).is_empty());
-    log.write(b"a").unwrap();
+    log.write(Stream::Stdout, b"a").unwrap();
     assert_eq!(names(log.path()), ["vm.log.00000001"]);
 }
 
@@ -159,7 +161,8 @@ fn lines_stay_whole_over_rotations_while_they_fit() {
     let line = |number: usize| format!("{number} {}\n", "x".repeat(number % 40));
     for number in (0..200).step_by(2) {
         // Two at a time: newlines within a chunk and at its end.
-        log.write(format!("{}{}", line(number), line(number + 1)).as_bytes()).unwrap();
+        log.write(Stream::Stdout, format!("{}{}", line(number), line(number + 1)).as_bytes())
+            .unwrap();
     }
     let found = generations(log.path());
     assert!(found.len() > 30);
@@ -173,10 +176,10 @@ fn a_log_that_is_full_when_opened_is_rotated_before_the_first_write() {
     for length in [10, 11, 500] {
         let directory = tempdir().unwrap();
         let old = vec![b'o'; length];
-        open(&directory, 0, 1).write(&old).unwrap();
+        open(&directory, 0, 1).write(Stream::Stdout, &old).unwrap();
         let mut log = open(&directory, 10, 1);
         assert!(generations(log.path()).is_empty());
-        log.write(b"new").unwrap();
+        log.write(Stream::Stdout, b"new").unwrap();
         assert_eq!(fs::read(log.path().with_extension("log.00000001")).unwrap(), old);
         assert_eq!(fs::read(log.path()).unwrap(), b"new");
     }
@@ -187,7 +190,7 @@ fn a_limit_of_zero_never_rotates() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0, 1);
     for _ in 0..64 {
-        log.write(&[b'\n'; 65_536]).unwrap();
+        log.write(Stream::Stdout, &[b'\n'; 65_536]).unwrap();
     }
     assert_eq!(log.bytes_written(), 4 << 20);
     assert_eq!(fs::metadata(log.path()).unwrap().len(), 4 << 20);
@@ -198,7 +201,7 @@ fn a_limit_of_zero_never_rotates() {
 fn the_newest_generations_are_kept_and_no_more() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 2, 3);
-    log.write(b"00112233445566").unwrap();
+    log.write(Stream::Stdout, b"00112233445566").unwrap();
     assert_eq!(names(log.path()), ["vm.log.00000004", "vm.log.00000005", "vm.log.00000006"]);
     assert_eq!(joined(log.path()), b"33445566");
 }
@@ -207,10 +210,10 @@ fn the_newest_generations_are_kept_and_no_more() {
 fn a_generation_never_changes_its_name() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 2, 5);
-    log.write(b"0011").unwrap();
+    log.write(Stream::Stdout, b"0011").unwrap();
     let first = &generations(log.path())[0];
     let inode = fs::metadata(first).unwrap().ino();
-    log.write(b"223344").unwrap();
+    log.write(Stream::Stdout, b"223344").unwrap();
     assert_eq!(fs::metadata(first).unwrap().ino(), inode);
 }
 
@@ -218,9 +221,9 @@ fn a_generation_never_changes_its_name() {
 fn keeping_none_removes_the_full_log_and_spares_who_reads_it() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 4, 0);
-    log.write(b"0123").unwrap();
+    log.write(Stream::Stdout, b"0123").unwrap();
     let reader = File::open(log.path()).unwrap();
-    log.write(b"45").unwrap();
+    log.write(Stream::Stdout, b"45").unwrap();
     assert!(generations(log.path()).is_empty());
     assert_eq!(fs::read(log.path()).unwrap(), b"45");
     assert_eq!(io::read_to_string(reader).unwrap(), "0123");
@@ -232,10 +235,10 @@ fn a_lower_number_to_keep_prunes_at_the_first_rotation() {
         [(2, &["vm.log.00000009", "vm.log.00000010"][..]), (1, &["vm.log.00000010"]), (0, &[])]
     {
         let directory = tempdir().unwrap();
-        open(&directory, 1, ALL).write(b"0123456789").unwrap();
+        open(&directory, 1, ALL).write(Stream::Stdout, b"0123456789").unwrap();
         let mut log = open(&directory, 1, max_files);
         assert_eq!(generations(log.path()).len(), 9);
-        log.write(b"a").unwrap();
+        log.write(Stream::Stdout, b"a").unwrap();
         assert_eq!(names(log.path()), expected);
     }
 }
@@ -243,14 +246,14 @@ fn a_lower_number_to_keep_prunes_at_the_first_rotation() {
 #[test]
 fn numbers_grow_over_opens_and_count_compressed_generations() {
     let directory = tempdir().unwrap();
-    open(&directory, 1, 2).write(b"0123456").unwrap();
+    open(&directory, 1, 2).write(Stream::Stdout, b"0123456").unwrap();
     let log = directory.path().join("config/vm.log");
     assert_eq!(names(&log), ["vm.log.00000005", "vm.log.00000006"]);
     fs::rename(log.with_extension("log.00000005"), log.with_extension("log.00000005.zst")).unwrap();
     fs::rename(log.with_extension("log.00000006"), log.with_extension("log.00000006.gz")).unwrap();
-    open(&directory, 1, 2).write(b"7").unwrap();
+    open(&directory, 1, 2).write(Stream::Stdout, b"7").unwrap();
     assert_eq!(names(&log), ["vm.log.00000006.gz", "vm.log.00000007"]);
-    open(&directory, 1, 2).write(b"89").unwrap();
+    open(&directory, 1, 2).write(Stream::Stdout, b"89").unwrap();
     assert_eq!(names(&log), ["vm.log.00000008", "vm.log.00000009"]);
 }
 
@@ -258,11 +261,11 @@ fn numbers_grow_over_opens_and_count_compressed_generations() {
 fn a_generation_that_is_compressed_meanwhile_is_removed_in_its_turn() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 1, 2);
-    log.write(b"012").unwrap();
+    log.write(Stream::Stdout, b"012").unwrap();
     for path in generations(log.path()) {
         fs::rename(&path, format!("{}.gz", path.display())).unwrap();
     }
-    log.write(b"3").unwrap();
+    log.write(Stream::Stdout, b"3").unwrap();
     assert_eq!(names(log.path()), ["vm.log.00000002.gz", "vm.log.00000003"]);
 }
 
@@ -275,7 +278,7 @@ fn other_files_of_the_directory_are_left_alone() {
     for other in others {
         fs::write(config.join(other), other).unwrap();
     }
-    open(&directory, 1, 0).write(b"0123").unwrap();
+    open(&directory, 1, 0).write(Stream::Stdout, b"0123").unwrap();
     for other in others {
         assert_eq!(fs::read(config.join(other)).unwrap(), other.as_bytes());
     }
@@ -286,7 +289,7 @@ fn an_unremovable_generation_does_not_keep_the_others() {
     let directory = tempdir().unwrap();
     fs::create_dir_all(directory.path().join("config/vm.log.00000001/full")).unwrap();
     let mut log = open(&directory, 1, 1);
-    log.write(b"01234").unwrap();
+    log.write(Stream::Stdout, b"01234").unwrap();
     assert_eq!(names(log.path()), ["vm.log.00000001", "vm.log.00000005"]);
 }
 
@@ -295,7 +298,7 @@ fn directories_are_private_and_so_is_the_log() {
     let directory = tempdir().unwrap();
     let log_dir = directory.path().join("a/b");
     let mut log = open_at(&log_dir, 2, 1);
-    log.write(b"abc").unwrap();
+    log.write(Stream::Stdout, b"abc").unwrap();
     for path in [directory.path().join("a"), log_dir.clone(), log_dir.join("config")] {
         assert_eq!(mode(&path), 0o700, "{}", path.display());
     }
@@ -308,7 +311,7 @@ fn a_log_directory_may_be_a_symlink() {
     let directory = tempdir().unwrap();
     fs::create_dir(directory.path().join("real")).unwrap();
     symlink("real", directory.path().join("link")).unwrap();
-    open_at(&directory.path().join("link"), 1, 1).write(b"ab").unwrap();
+    open_at(&directory.path().join("link"), 1, 1).write(Stream::Stdout, b"ab").unwrap();
     assert_eq!(joined(&directory.path().join("real/config/vm.log")), b"ab");
 }
 
@@ -318,7 +321,7 @@ fn a_check_makes_the_directory_but_no_log() {
     LogFile::check(directory.path(), "config", "vm").unwrap();
     LogFile::check(directory.path(), "config", "vm").unwrap();
     assert_eq!(fs::read_dir(directory.path().join("config")).unwrap().count(), 0);
-    open(&directory, 0, 0).write(b"x").unwrap();
+    open(&directory, 0, 0).write(Stream::Stdout, b"x").unwrap();
     LogFile::check(directory.path(), "config", "vm").unwrap();
 }
 
@@ -333,7 +336,7 @@ fn a_directory_without_permission_is_an_error_that_names_it() {
         fs::create_dir(&config).unwrap();
         fs::set_permissions(&config, PermissionsExt::from_mode(mode)).unwrap();
         let checked = LogFile::check(directory.path(), "config", "vm");
-        let opened = LogFile::open(directory.path(), "config", "vm", Retention::default());
+        let opened = LogFile::open(directory.path(), "config", "vm", LogOptions::default());
         fs::set_permissions(&config, PermissionsExt::from_mode(0o700)).unwrap();
         for error in [checked.unwrap_err(), opened.unwrap_err()] {
             let message = error.to_string();
@@ -365,12 +368,12 @@ fn a_rotation_that_is_refused_is_made_up_for_later() {
     let config = directory.path().join("config");
     let mut log = open(&directory, 4, ALL);
     fs::set_permissions(&config, PermissionsExt::from_mode(0o500)).unwrap();
-    let error = log.write(b"0123456").unwrap_err();
+    let error = log.write(Stream::Stdout, b"0123456").unwrap_err();
     assert_eq!(error.written, 4);
     assert!(error.to_string().contains(log.path().to_str().unwrap()), "{error}");
-    assert_eq!(log.write(b"456").unwrap_err().written, 0);
+    assert_eq!(log.write(Stream::Stdout, b"456").unwrap_err().written, 0);
     fs::set_permissions(&config, PermissionsExt::from_mode(0o700)).unwrap();
-    log.write(b"456").unwrap();
+    log.write(Stream::Stdout, b"456").unwrap();
     assert_eq!(joined(log.path()), b"0123456");
     assert_eq!(log.bytes_written(), 7);
 }
@@ -422,7 +425,7 @@ fn assert_full(error: &WriteError) {
 /// file for a moment longer.
 fn write_when_there_is_room(log: &mut LogFile, mut bytes: &[u8]) {
     let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while let Err(error) = log.write(bytes) {
+    while let Err(error) = log.write(Stream::Stdout, bytes) {
         assert_full(&error);
         assert!(std::time::Instant::now() < give_up, "{error}");
         bytes = &bytes[error.written..];
@@ -439,7 +442,7 @@ fn fill_and_recover(tmpfs: &Tmpfs, max_size: u64) {
     let mut expected = Vec::new();
     let (chunk, error) = loop {
         let chunk = random.bytes(9_000);
-        match log.write(&chunk) {
+        match log.write(Stream::Stdout, &chunk) {
             Ok(()) => expected.extend(chunk),
             Err(error) => break (chunk, error),
         }
@@ -449,7 +452,7 @@ fn fill_and_recover(tmpfs: &Tmpfs, max_size: u64) {
     expected.extend(within);
     assert!(joined(log.path()) == expected, "what is written is what is in the log");
     // Again while nothing has changed.
-    let again = log.write(rest).unwrap_err();
+    let again = log.write(Stream::Stdout, rest).unwrap_err();
     assert_full(&again);
     assert_eq!(again.written, 0);
     assert!(joined(log.path()) == expected);
@@ -482,7 +485,7 @@ fn rotation_on_a_full_disk_makes_room_by_what_it_prunes() {
     let Some(tmpfs) = Tmpfs::new("size=64k") else { return };
     let mut log = open_at(tmpfs.path(), 16_384, 1);
     for _ in 0..50 {
-        log.write(&[b'x'; 8_192]).unwrap();
+        log.write(Stream::Stdout, &[b'x'; 8_192]).unwrap();
     }
     assert_eq!(joined(log.path()).len(), 32_768);
 }
@@ -493,12 +496,12 @@ fn a_new_log_that_can_not_be_made_after_the_rename_is_made_by_a_later_write() {
     let mut log = open_at(tmpfs.path(), 4, ALL);
     let spare = |number: u32| File::create_new(tmpfs.path().join(number.to_string()));
     assert!((0..20).take_while(|&number| spare(number).is_ok()).count() < 20);
-    let error = log.write(b"0123456").unwrap_err();
+    let error = log.write(Stream::Stdout, b"0123456").unwrap_err();
     assert_full(&error);
     assert_eq!(error.written, 4);
     assert!(!log.path().exists());
-    assert_eq!(log.write(b"456").unwrap_err().written, 0);
+    assert_eq!(log.write(Stream::Stdout, b"456").unwrap_err().written, 0);
     tmpfs.remount("nr_inodes=100");
-    log.write(b"456").unwrap();
+    log.write(Stream::Stdout, b"456").unwrap();
     assert_eq!(joined(log.path()), b"0123456");
 }

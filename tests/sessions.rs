@@ -153,7 +153,11 @@ fn a_client_gets_the_tail_and_what_follows_without_a_gap() {
 #[test]
 fn a_tail_goes_back_over_rotated_generations_and_no_further_than_the_log() {
     let small = |sandbox: Sandbox| {
-        sandbox.input(Input::Attached).retention(Retention { max_size: 1000, max_files: 100 })
+        sandbox.input(Input::Attached).retention(Retention {
+            max_size: 1000,
+            max_files: 100,
+            ..Retention::default()
+        })
     };
     let mut host = Host::new("seq 1 2000; cat", false, small);
     host.until_logged(b"\n2000\n");
@@ -276,7 +280,11 @@ fn pipes_have_no_size() {
 fn a_client_that_stops_reading_misses_bytes_is_told_and_holds_up_nobody() {
     let script = "head -c 20000000 /dev/zero | tr '\\0' x; read go; echo; echo last";
     let big = |sandbox: Sandbox| {
-        sandbox.input(Input::Attached).retention(Retention { max_size: 0, max_files: 0 })
+        sandbox.input(Input::Attached).retention(Retention {
+            max_size: 0,
+            max_files: 0,
+            ..Retention::default()
+        })
     };
     let mut host = Host::new(script, false, big);
     host.until("it runs", |host| host.monitor().pid().is_some());

@@ -136,7 +136,7 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
 }
 
 fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
-    let Spec { retention, .. } = spec;
+    let retention = &spec.log.retention;
     add("log-dir", spec.log_dir.as_os_str());
     add("log-max-size", retention.max_size.to_string().as_ref());
     add("log-max-files", retention.max_files.to_string().as_ref());

@@ -8,14 +8,24 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
-use vmon::logfile::{LogFile, Retention};
+use vmon::logfile::{Format, LogFile, LogOptions, Retention, Stream};
 use vmon::monitor::{Name, Sandbox};
 use vmon::terminal::Messages;
 
 use super::tell::{Listener, failure_line};
 
 /// How much of it is kept: it says little.
-const RETENTION: Retention = Retention { max_size: 1 << 20, max_files: 1 };
+const LOG: LogOptions = LogOptions {
+    retention: Retention {
+        max_size: 1 << 20,
+        max_files: 1,
+        max_age: None,
+        rotate_every: None,
+        total_size: None,
+    },
+    format: Format::Raw,
+    index: false,
+};
 
 /// Speaks for the supervisor. Clones are one voice: what is said in the library goes where it
 /// goes.
@@ -90,13 +100,13 @@ impl Ear {
             Self::Starter(starter) => word(starter, &json!({ "said": line })),
             Self::Log { log_dir, config_file, name, log } => {
                 if log.is_none() {
-                    let opened = LogFile::open(&*log_dir, config_file.as_str(), name, RETENTION);
+                    let opened = LogFile::open(&*log_dir, config_file.as_str(), name, LOG);
                     *log = opened.ok().map(Box::new);
                 }
                 let at = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
                 if let Some(log) = log {
                     // A full disk: the next line may fit.
-                    let _ = log.write(format!("{at} {line}").as_bytes());
+                    let _ = log.write(Stream::Stderr, format!("{at} {line}").as_bytes());
                 }
             }
         }

@@ -13,13 +13,14 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 
 fn open(directory: &TempDir, max_size: u64) -> LogFile {
-    let retention = Retention { max_size, max_files: 9 };
-    LogFile::open(directory.path(), "config", "vm", retention).unwrap()
+    let retention = Retention { max_size, max_files: 9, ..Retention::default() };
+    let options = LogOptions { retention, index: false, ..LogOptions::default() };
+    LogFile::open(directory.path(), "config", "vm", options).unwrap()
 }
 
 fn write_a_second_later(log: &mut LogFile, bytes: &[u8]) -> Result<(), WriteError> {
     log.looked = None;
-    log.write(bytes)
+    log.write(Stream::Stdout, bytes)
 }
 
 fn content(path: &Path) -> String {
@@ -30,7 +31,7 @@ fn content(path: &Path) -> String {
 fn a_removed_log_is_made_anew() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0);
-    log.write(b"before\n").unwrap();
+    log.write(Stream::Stdout, b"before\n").unwrap();
     fs::remove_file(log.path()).unwrap();
     write_a_second_later(&mut log, b"after\n").unwrap();
     assert_eq!(content(log.path()), "after\n");
@@ -43,10 +44,10 @@ fn a_look_happens_at_most_once_a_second() {
     fs::remove_file(log.path()).unwrap();
     // An instant in the future is a look that stays fresh however slow this machine is.
     log.looked = Some(Instant::now() + Duration::from_secs(3600));
-    log.write(b"gone\n").unwrap();
+    log.write(Stream::Stdout, b"gone\n").unwrap();
     assert!(!log.path().exists());
     log.looked = Instant::now().checked_sub(LOOK_EVERY);
-    log.write(b"here\n").unwrap();
+    log.write(Stream::Stdout, b"here\n").unwrap();
     assert_eq!(content(log.path()), "here\n");
 }
 
@@ -54,7 +55,7 @@ fn a_look_happens_at_most_once_a_second() {
 fn a_removed_log_directory_is_made_anew() {
     let directory = tempdir().unwrap();
     let log_dir = directory.path().join("a/b");
-    let mut log = LogFile::open(&log_dir, "config", "vm", Retention::default()).unwrap();
+    let mut log = LogFile::open(&log_dir, "config", "vm", LogOptions::default()).unwrap();
     fs::remove_dir_all(directory.path().join("a")).unwrap();
     write_a_second_later(&mut log, b"after\n").unwrap();
     assert_eq!(content(log.path()), "after\n");
@@ -64,7 +65,7 @@ fn a_removed_log_directory_is_made_anew() {
 fn a_renamed_directory_is_left_and_a_new_one_made() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0);
-    log.write(b"before\n").unwrap();
+    log.write(Stream::Stdout, b"before\n").unwrap();
     let moved = directory.path().join("moved");
     fs::rename(directory.path().join("config"), &moved).unwrap();
     write_a_second_later(&mut log, b"after\n").unwrap();
@@ -76,7 +77,7 @@ fn a_renamed_directory_is_left_and_a_new_one_made() {
 fn numbers_grow_on_in_a_directory_that_was_made_anew() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 4);
-    log.write(b"1234567").unwrap();
+    log.write(Stream::Stdout, b"1234567").unwrap();
     fs::remove_dir_all(directory.path().join("config")).unwrap();
     write_a_second_later(&mut log, b"abcdefg").unwrap();
     assert_eq!(content(&directory.path().join("config/vm.log.00000002")), "abcd");
@@ -86,7 +87,7 @@ fn numbers_grow_on_in_a_directory_that_was_made_anew() {
 fn a_truncated_log_has_room_again() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 10);
-    log.write(b"12345678").unwrap();
+    log.write(Stream::Stdout, b"12345678").unwrap();
     fs::write(log.path(), b"").unwrap();
     write_a_second_later(&mut log, b"abcdefgh").unwrap();
     assert_eq!(content(log.path()), "abcdefgh");
@@ -97,7 +98,7 @@ fn a_truncated_log_has_room_again() {
 fn a_log_that_somebody_else_lengthened_is_rotated_in_time() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 10);
-    log.write(b"1234").unwrap();
+    log.write(Stream::Stdout, b"1234").unwrap();
     fs::write(log.path(), b"12345678").unwrap();
     write_a_second_later(&mut log, b"abcd").unwrap();
     assert_eq!(content(&directory.path().join("config/vm.log.00000001")), "12345678ab");
@@ -121,9 +122,9 @@ fn a_fifo_or_symlink_put_in_the_logs_place_is_refused_until_it_is_gone() {
         assert_eq!(error.written, 0);
         assert!(matches!(error.source, LogError::WrongKind { .. }), "{error}");
         assert!(error.to_string().contains(log.path().to_str().unwrap()), "{error}");
-        assert_eq!(log.write(b"x").unwrap_err().written, 0);
+        assert_eq!(log.write(Stream::Stdout, b"x").unwrap_err().written, 0);
         fs::remove_file(log.path()).unwrap();
-        log.write(b"back\n").unwrap();
+        log.write(Stream::Stdout, b"back\n").unwrap();
         assert_eq!(content(log.path()), "back\n");
     }
     assert_eq!(content(&target), "");
@@ -136,12 +137,12 @@ fn a_symlink_put_in_the_directorys_place_is_refused_also_by_a_rotation() {
     let (config, moved) = (directory.path().join("config"), directory.path().join("moved"));
     fs::rename(&config, &moved).unwrap();
     symlink(&moved, &config).unwrap();
-    let error = log.write(b"12345678").unwrap_err();
+    let error = log.write(Stream::Stdout, b"12345678").unwrap_err();
     assert_eq!(error.written, 4);
     assert!(error.to_string().contains("config is a symbolic link"), "{error}");
     assert_eq!(fs::read_dir(&moved).unwrap().count(), 1);
     fs::remove_file(&config).unwrap();
-    log.write(b"5678").unwrap();
+    log.write(Stream::Stdout, b"5678").unwrap();
     assert_eq!(content(log.path()), "5678");
 }
 
@@ -149,10 +150,10 @@ fn a_symlink_put_in_the_directorys_place_is_refused_also_by_a_rotation() {
 fn a_rename_never_takes_the_place_of_another_file() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 2);
-    log.write(b"abc").unwrap();
+    log.write(Stream::Stdout, b"abc").unwrap();
     let planted = directory.path().join("config/vm.log.00000002");
     fs::write(&planted, b"mine").unwrap();
-    log.write(b"de").unwrap();
+    log.write(Stream::Stdout, b"de").unwrap();
     assert_eq!(content(&planted), "mine");
     assert_eq!(content(&directory.path().join("config/vm.log.00000003")), "cd");
 }
@@ -163,7 +164,7 @@ fn names_that_lead_elsewhere_are_refused() {
     let long = "x".repeat(255);
     for bad in ["", ".", "..", "a/b", "/", "../vm", "a\0b"] {
         for (config, name) in [(bad, "vm"), ("config", bad)] {
-            let opened = LogFile::open(directory.path(), config, name, Retention::default());
+            let opened = LogFile::open(directory.path(), config, name, LogOptions::default());
             assert!(matches!(opened, Err(LogError::Name { .. })), "{config:?} {name:?}");
             let checked = LogFile::check(directory.path(), config, name);
             assert!(matches!(checked, Err(LogError::Name { .. })), "{config:?} {name:?}");
@@ -177,7 +178,7 @@ fn names_that_lead_elsewhere_are_refused() {
 
 /// Both ways in say the same of what is in the log's place, and name it.
 fn assert_refused(log_dir: &Path, path: &Path, found: &str) {
-    let opened = LogFile::open(log_dir, "config", "vm", Retention::default()).unwrap_err();
+    let opened = LogFile::open(log_dir, "config", "vm", LogOptions::default()).unwrap_err();
     let checked = LogFile::check(log_dir, "config", "vm").unwrap_err();
     for error in [opened, checked] {
         let message = error.to_string();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::child::Signal;
-use crate::logfile::Retention;
+use crate::logfile::{Format, LogOptions, Retention};
 
 /// The namespace of a sandbox that names none: the ecosystem's default config file.
 pub const DEFAULT_CONFIG_FILE: &str = "Sandboxfile";
@@ -193,7 +193,7 @@ pub struct Sandbox {
     pub(crate) config_file: Name,
     pub(crate) config_last_modified: DateTime<Utc>,
     pub(crate) log_dir: PathBuf,
-    pub(crate) retention: Retention,
+    pub(crate) log: LogOptions,
     pub(crate) on_log_error: OnLogError,
     pub(crate) rootfs: Option<Rootfs>,
     pub(crate) forward: Forward,
@@ -228,7 +228,7 @@ impl Sandbox {
             config_file: Name::new(config_file)?,
             config_last_modified: Utc::now().trunc_subsecs(6),
             log_dir: log_dir.into(),
-            retention: Retention::default(),
+            log: LogOptions::default(),
             on_log_error: OnLogError::default(),
             rootfs: None,
             forward: Forward::default(),
@@ -279,7 +279,21 @@ impl Sandbox {
     /// The log's size and how many older generations stay.
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
-        self.retention = retention;
+        self.log.retention = retention;
+        self
+    }
+
+    /// What the log looks like on disk.
+    #[must_use]
+    pub fn log_format(mut self, format: Format) -> Self {
+        self.log.format = format;
+        self
+    }
+
+    /// Whether a raw log has a time index beside it; it does unless told otherwise.
+    #[must_use]
+    pub fn log_index(mut self, index: bool) -> Self {
+        self.log.index = index;
         self
     }
 

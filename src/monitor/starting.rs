@@ -130,9 +130,8 @@ impl Monitor {
     }
 
     pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
-        let Sandbox { log_dir, config_file, name, retention, .. } = &self.sandbox;
-        LogFile::open(log_dir, config_file.as_str(), name.as_str(), *retention)
-            .map_err(StartError::log)
+        let Sandbox { log_dir, config_file, name, log, .. } = &self.sandbox;
+        LogFile::open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
     }
 
     /// Relays the child's streams and watches for its end.

@@ -12,7 +12,7 @@ use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
-use crate::logfile::{LogError, LogFile};
+use crate::logfile::{self, LogError, LogFile};
 use crate::reactor::{Context, Sources};
 use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, Sink};
 use crate::terminal::{Direction, Handle, RawState, Terminal};
@@ -146,7 +146,13 @@ impl Streams {
             Link::Pipes => Kind::of(&source)?,
             Link::Pty | Link::Session => Kind::RawTerminal,
         };
-        let output = Output::new(source, kind, Source::Output(stream), timers, sink, sources)?;
+        let logged = match (self.link, stream) {
+            (Link::Pty | Link::Session, _) => logfile::Stream::Tty,
+            (Link::Pipes, Stream::Out) => logfile::Stream::Stdout,
+            (Link::Pipes, Stream::Err) => logfile::Stream::Stderr,
+        };
+        let output =
+            Output::new(source, kind, logged, Source::Output(stream), timers, sink, sources)?;
         self.outputs.push((stream, output));
         Ok(())
     }

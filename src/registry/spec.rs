@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::child::{Command, Signal};
-use crate::logfile::Retention;
+use crate::logfile::{Format, LogOptions, Retention};
 use crate::monitor::{
     DEFAULT_STOP_TIMEOUT, Forward, Input, NameError, OnLogError, Restart, Rootfs, Sandbox, Starting,
 };
@@ -50,8 +50,8 @@ pub struct Spec {
     pub rootfs: Option<Rootfs>,
     /// The directory above `<config_file>/<name>.log`.
     pub log_dir: PathBuf,
-    /// The log's size, and how many older generations stay.
-    pub retention: Retention,
+    /// What the log looks like, and how much of it is kept.
+    pub log: LogOptions,
     /// What happens while the log can't be written.
     pub on_log_error: OnLogError,
     /// What becomes of the output beside the log.
@@ -90,7 +90,7 @@ impl Spec {
             tty: command.is_some_and(Command::wants_pty),
             rootfs: sandbox.rootfs.clone(),
             log_dir: sandbox.log_dir.clone(),
-            retention: sandbox.retention,
+            log: sandbox.log,
             on_log_error: sandbox.on_log_error,
             forward: sandbox.forward,
             input: sandbox.input,
@@ -128,7 +128,7 @@ impl Spec {
     ) -> Result<Sandbox, NameError> {
         let sandbox = Sandbox::new(name, config_file, &self.log_dir)?;
         Ok(Sandbox {
-            retention: self.retention,
+            log: self.log,
             on_log_error: self.on_log_error,
             rootfs: self.rootfs.clone(),
             forward: self.forward,
@@ -154,8 +154,13 @@ impl Spec {
             "tty": self.command.is_some().then_some(self.tty),
             "rootfs": self.rootfs.as_ref().map(rootfs),
             "log_dir": bytes(self.log_dir.as_os_str()),
-            "log_max_size": self.retention.max_size,
-            "log_max_files": self.retention.max_files,
+            "log_max_size": self.log.retention.max_size,
+            "log_max_files": self.log.retention.max_files,
+            "log_max_age_seconds": self.log.retention.max_age.map(|time| time.as_secs_f64()),
+            "log_rotate_every_seconds": self.log.retention.rotate_every.map(|time| time.as_secs_f64()),
+            "log_total_size": self.log.retention.total_size,
+            "log_format": log_format(self.log.format),
+            "log_index": self.log.index,
             "on_log_error": on_log_error(self.on_log_error),
             "forward": forward(self.forward),
             "stdin": input(self.input),
@@ -182,12 +187,23 @@ impl Spec {
             tty: value["tty"].as_bool().unwrap_or(false),
             rootfs: read_rootfs(&value["rootfs"]),
             log_dir: read_path(&value["log_dir"]).unwrap_or_default(),
-            retention: Retention {
-                max_size: value["log_max_size"].as_u64().unwrap_or(log_size.max_size),
-                max_files: value["log_max_files"]
-                    .as_u64()
-                    .and_then(|files| files.try_into().ok())
-                    .unwrap_or(log_size.max_files),
+            log: LogOptions {
+                retention: Retention {
+                    max_size: value["log_max_size"].as_u64().unwrap_or(log_size.max_size),
+                    max_files: value["log_max_files"]
+                        .as_u64()
+                        .and_then(|files| files.try_into().ok())
+                        .unwrap_or(log_size.max_files),
+                    max_age: read_seconds(&value["log_max_age_seconds"]),
+                    rotate_every: read_seconds(&value["log_rotate_every_seconds"]),
+                    total_size: value["log_total_size"].as_u64(),
+                },
+                format: match value["log_format"].as_str() {
+                    Some("cri") => Format::Cri,
+                    Some("json") => Format::Json,
+                    _ => Format::Raw,
+                },
+                index: value["log_index"].as_bool().unwrap_or(true),
             },
             on_log_error: match value["on_log_error"].as_str() {
                 Some("drop") => OnLogError::Drop,
@@ -214,6 +230,14 @@ impl Spec {
             options: value["options"].clone(),
             exact: value["version"].is_u64() || !text.contains('\u{fffd}'),
         })
+    }
+}
+
+fn log_format(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "raw",
+        Format::Cri => "cri",
+        Format::Json => "json",
     }
 }
 
@@ -353,7 +377,17 @@ mod tests {
             tty: true,
             rootfs: Some(Rootfs::Overlayfs(vec!["/a:b".into(), "/c".into()])),
             log_dir: "/log".into(),
-            retention: Retention { max_size: 7, max_files: 3 },
+            log: LogOptions {
+                retention: Retention {
+                    max_size: 7,
+                    max_files: 3,
+                    max_age: Some(Duration::from_millis(1_500)),
+                    rotate_every: Some(Duration::from_secs(60)),
+                    total_size: Some(1 << 40),
+                },
+                format: Format::Cri,
+                index: false,
+            },
             on_log_error: OnLogError::Drop,
             forward: Forward::Drop,
             input: Input::Forward,
@@ -398,7 +432,7 @@ mod tests {
         assert_eq!(spec.rootfs, Some(Rootfs::Overlayfs(vec!["/a".into(), "/b".into()])));
         assert_eq!(spec.stop_signal.number(), 40);
         assert_eq!(spec.stop_timeout, Duration::from_millis(1500));
-        assert_eq!((spec.retention.max_size, spec.retention.max_files), (9, 2));
+        assert_eq!((spec.log.retention.max_size, spec.log.retention.max_files), (9, 2));
         assert_eq!((spec.restart, &spec.options), (Restart::No, &Value::Null));
         assert!(!Spec::parse(&old("\u{fffd}")).unwrap().exact);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::notice;
-use crate::logfile::{LogError, LogFile};
+use crate::logfile::{LogError, LogFile, Stream};
 
 /// How long after a failure the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
@@ -64,9 +64,9 @@ impl Log {
         matches!(self.state, State::Failing { .. })
     }
 
-    /// Writes `bytes`, and says how many are done with: in the log, or left out for good. The rest
+    /// Writes `bytes` of a stream, and says how many are done with: in the log, or left out for good. The rest
     /// must be offered again, after [`RETRY`].
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) -> usize {
         if let State::Failing { again } = self.state
             && Instant::now() < again
         {
@@ -75,7 +75,7 @@ impl Log {
         if !self.tell_untold() {
             return self.refuse(bytes.len(), 0);
         }
-        match self.file.write(bytes) {
+        match self.file.write(stream, bytes) {
             Ok(()) => {
                 self.logged += bytes.len() as u64;
                 self.recovered();
@@ -133,7 +133,7 @@ impl Log {
         while self.has_untold() {
             let begun = !self.notice.is_empty();
             let line = if begun { mem::take(&mut self.notice) } else { notice(self.untold) };
-            let (written, error) = match self.file.write(&line) {
+            let (written, error) = match self.file.write(Stream::Notice, &line) {
                 Ok(()) => (line.len(), None),
                 Err(error) => (error.written, Some(error)),
             };

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::pace::Pace;
 use super::{Audience, Kind, Log, PaceTimers, Sink};
+use crate::logfile::Stream;
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
 
 /// Bytes relayed in one turn where they are forwarded too: what the pipe behind our stdout takes in
@@ -43,6 +44,8 @@ pub(crate) struct Output<W, S, T> {
     /// `None` at the end of the stream.
     source: Option<(File, SourceId)>,
     kind: Kind,
+    /// What the log calls it.
+    stream: Stream,
     /// `None` for what is no pipe.
     pace: Option<Pace<T>>,
     /// Bytes that were read and that the log has not taken.
@@ -60,6 +63,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     pub(crate) fn new(
         source: OwnedFd,
         kind: Kind,
+        stream: Stream,
         name: S,
         timers: PaceTimers<T>,
         sink: Option<Sink<W, S>>,
@@ -69,7 +73,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         let source = File::from(source);
         let pace = (kind == Kind::Pipe).then(|| Pace::new(&source, timers));
         let source = Some((source, id));
-        Ok(Self { source, kind, pace, held: Vec::new(), sink, tail: None })
+        Ok(Self { source, kind, stream, pace, held: Vec::new(), sink, tail: None })
     }
 
     /// The descriptor that is read, until its end.
@@ -273,7 +277,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         audience: &mut impl Audience<S>,
         sources: &mut Sources<'_, S>,
     ) {
-        let taken = log.write(bytes);
+        let taken = log.write(self.stream, bytes);
         let (done, rest) = bytes.split_at(taken);
         self.held = rest.to_vec();
         if done.is_empty() {

@@ -154,7 +154,7 @@ impl Host {
         let child = words("phases", &[])?;
         for number in 0..self.ids.capacity() {
             let sandbox = Sandbox::new(name(number), "Sandboxfile", &self.logs)?
-                .retention(Retention { max_size: 0, max_files: 0 });
+                .retention(Retention { max_size: 0, max_files: 0, ..Retention::default() });
             let command = Command::new(&child[0]).args(&child[1..]).env(READY, &self.fifo);
             let command = command.file_limit(former);
             self.ids.push(Monitor::builder(sandbox).spawn(&mut self.reactor, command));

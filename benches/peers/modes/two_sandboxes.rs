@@ -19,7 +19,7 @@ pub fn run(dir: &str, through: &str) -> Result<()> {
     reactor.watch_signals(command_signals())?;
 
     let flood = Sandbox::new("flood", "Sandboxfile", &logs)?
-        .retention(Retention { max_size: 10 << 20, max_files: 1 })
+        .retention(Retention { max_size: 10 << 20, max_files: 1, ..Retention::default() })
         .stop_with(Signal::KILL, Duration::from_secs(1));
     let flooding = command(&words("flood", &Flood::endless().words())?).pty(through == "pty");
     let flood = Monitor::builder(flood).spawn(&mut reactor, flooding);

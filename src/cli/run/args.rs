@@ -324,7 +324,11 @@ impl StreamArgs {
 
 impl LogArgs {
     pub(super) fn retention(&self) -> Retention {
-        Retention { max_size: self.log_max_size, max_files: self.log_max_files }
+        Retention {
+            max_size: self.log_max_size,
+            max_files: self.log_max_files,
+            ..Retention::default()
+        }
     }
 }
 
