@@ -12,6 +12,7 @@
 mod current;
 mod directory;
 mod entry;
+pub mod format;
 mod generations;
 mod index;
 mod options;
