@@ -23,6 +23,8 @@ mod restart;
 mod rm;
 mod run;
 mod sample;
+#[allow(dead_code)] // until `logs` and `replay` use it
+mod screen;
 mod select;
 mod settle;
 mod shared;

@@ -1,0 +1,150 @@
+//! What passes, held against tmux, which reads sequences by code of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
+
+use super::super::Screen;
+use super::{Random, SEQUENCES};
+
+/// Shown in no colours once all else is.
+const LAST_LINE: &str = "the end";
+
+/// A terminal emulator that nobody here wrote, in which `cat` has written something and waits.
+struct Tmux {
+    directory: tempfile::TempDir,
+}
+
+impl Tmux {
+    /// `None` where it is missing.
+    fn showing(bytes: &[u8]) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let tmux = Self { directory };
+        let last = format!("\r\n\x1b[K{LAST_LINE}");
+        fs::write(tmux.file("bytes"), [bytes, last.as_bytes()].concat()).unwrap();
+        fs::write(tmux.file("conf"), "set -g allow-rename on\n").unwrap();
+        let script = format!(
+            "stty raw -echo; cat '{}'; exec cat >'{}'",
+            tmux.file("bytes").display(),
+            tmux.file("typed").display(),
+        );
+        let started =
+            tmux.command(&["new-session", "-d", "-n", "log", "-x", "80", "-y", "24", &script]);
+        if started.is_err() {
+            let missing = "tmux is missing: run .ci/install";
+            assert!(std::env::var_os("VMON_REQUIRE_TERMINALS").is_none(), "{missing}");
+            eprintln!("skipped: {missing}");
+            return None;
+        }
+        tmux.wait("all is shown", || tmux.screen().lines().any(|line| line == LAST_LINE));
+        Some(tmux)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> std::io::Result<Output> {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(self.file("socket")).arg("-f").arg(self.file("conf")).args(args);
+        command.stdin(Stdio::null()).env_remove("TMUX").output()
+    }
+
+    fn say(&self, args: &[&str]) -> String {
+        String::from_utf8(self.command(args).unwrap().stdout).unwrap()
+    }
+
+    /// What is shown, with its colours, if there are any.
+    fn screen(&self) -> String {
+        self.say(&["capture-pane", "-p", "-e"])
+    }
+
+    fn wait(&self, what: &str, mut event: impl FnMut() -> bool) {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while !event() {
+            assert!(Instant::now() < give_up, "it never came: {what}");
+            let _ = poll(&mut [], PollTimeout::from(5_u8));
+        }
+    }
+
+    /// Everything that it tells of a terminal's state, but for the cursor's place.
+    fn state(&self) -> String {
+        // What the terminal types comes before the key.
+        self.command(&["send-keys", "Z"]).unwrap();
+        self.wait("the key", || {
+            fs::read(self.file("typed")).is_ok_and(|typed| typed.contains(&b'Z'))
+        });
+        self.say(&[
+            "display-message",
+            "-p",
+            "alternate #{alternate_on} cursor #{cursor_flag} insert #{insert_flag} keypad #{keypad_flag} \
+             cursor keys #{keypad_cursor_flag} mouse #{mouse_any_flag} #{mouse_sgr_flag} \
+             origin #{origin_flag} region #{scroll_region_upper} #{scroll_region_lower} wrap #{wrap_flag} \
+             tabs #{pane_tabs} title #{pane_title} window #{window_name}",
+        ])
+    }
+
+    /// What the terminal has typed, but for our own key.
+    fn typed(&self) -> Vec<u8> {
+        fs::read(self.file("typed")).unwrap().into_iter().filter(|&byte| byte != b'Z').collect()
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = self.command(&["kill-server"]);
+    }
+}
+
+#[test]
+fn the_terminal_of_these_tests_shows_what_is_let_through() {
+    let Some(fresh) = Tmux::showing(b"") else { return };
+    for sequence in [
+        "\x1b[?1049h",
+        "\x1b[?25l",
+        "\x1b[2;5r",
+        "\x1b[?1000h",
+        "\x1b[?1h",
+        "\x1bH",
+        "\x1bkx\x1b\\",
+    ] {
+        let changed = Tmux::showing(sequence.as_bytes()).unwrap();
+        assert_ne!(changed.state(), fresh.state(), "{sequence:?}");
+        assert_eq!(changed.typed(), b"");
+    }
+    for question in ["\x1b[c", "\x1b[6n", "\x1b[>q"] {
+        let asked = Tmux::showing(question.as_bytes()).unwrap();
+        assert_eq!(asked.state(), fresh.state());
+        assert_ne!(asked.typed(), b"", "{question:?}");
+    }
+}
+
+fn leaves_a_terminal_as_it_was(screen: fn() -> Screen) {
+    let Some(fresh) = Tmux::showing(b"") else { return };
+    let expected = fresh.state();
+    let mut random = Random(3);
+    let mut outputs: Vec<Vec<u8>> = SEQUENCES.iter().map(|sequence| sequence.to_vec()).collect();
+    outputs.extend((0..400).map(|_| random.output()));
+    let mut all = Vec::new();
+    for output in &outputs {
+        let mut screen = screen();
+        screen.filter(output, &mut all);
+        screen.end(&mut all);
+    }
+    let tmux = Tmux::showing(&all).unwrap();
+    assert_eq!(tmux.state(), expected);
+    assert_eq!(tmux.typed().escape_ascii().to_string(), "");
+}
+
+#[test]
+fn no_text_leaves_a_terminal_changed() {
+    leaves_a_terminal_as_it_was(Screen::text);
+}
+
+#[test]
+fn no_session_leaves_a_terminal_changed() {
+    leaves_a_terminal_as_it_was(Screen::session);
+}
