@@ -16,6 +16,8 @@ pub mod format;
 mod generations;
 mod index;
 mod options;
+#[cfg(feature = "reader")]
+pub mod read;
 mod rename;
 mod tail;
 #[cfg(test)]

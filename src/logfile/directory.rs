@@ -82,17 +82,38 @@ impl Place {
                 Err(error) => Err(error.into()),
             },
         );
-        match opened {
-            Ok(fd) => Ok(Directory { fd, path }),
-            Err(error) => {
-                // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
-                if let Ok(Some(stat)) = stat_at(&parent, name) {
-                    require(SFlag::S_IFDIR, &stat, &path)?;
-                }
-                Err(LogError::io("use the log directory", path, error))
-            }
+        opened
+            .map(|fd| Directory { fd, path: path.clone() })
+            .map_err(|error| refused(&parent, name, path, error))
+    }
+
+    /// The same where it is there already; nothing is made.
+    #[cfg(feature = "reader")]
+    pub(super) fn existing(&self) -> Result<Option<Directory>, LogError> {
+        let parent = match open(&self.log_dir, DIRECTORY_FLAGS, Mode::empty()) {
+            Ok(parent) => parent,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(LogError::io("use the log directory", &self.log_dir, error)),
+        };
+        let path = self.log_dir.join(&self.config_file);
+        let name = self.config_file.as_str();
+        match openat(&parent, name, DIRECTORY_FLAGS | OFlag::O_NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Some(Directory { fd, path })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(refused(&parent, name, path, error.into())),
         }
     }
+}
+
+/// Why the directory of a config can't be opened.
+fn refused(parent: &OwnedFd, name: &str, path: PathBuf, error: std::io::Error) -> LogError {
+    // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
+    if let Ok(Some(stat)) = stat_at(parent, name)
+        && let Err(error) = require(SFlag::S_IFDIR, &stat, &path)
+    {
+        return error;
+    }
+    LogError::io("use the log directory", path, error)
 }
 
 /// An open directory of logs.

@@ -125,12 +125,12 @@ impl Generations {
     }
 }
 
-fn name(log: &str, number: u64) -> String {
+pub(super) fn name(log: &str, number: u64) -> String {
     format!("{log}.{number:08}")
 }
 
 /// The number of a generation of `log`, as it is or compressed; none for any other file.
-fn number(file: &[u8], log: &str) -> Option<u64> {
+pub(super) fn number(file: &[u8], log: &str) -> Option<u64> {
     let rest = str::from_utf8(file).ok()?.strip_prefix(log)?.strip_prefix('.')?;
     let digits = COMPRESSED.iter().find_map(|suffix| rest.strip_suffix(suffix)).unwrap_or(rest);
     let plain = digits.len() == 8 || !digits.starts_with('0');

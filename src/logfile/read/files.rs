@@ -1,0 +1,216 @@
+//! The files of a log, opened by their place in it, beside a writer that may rename them at any
+//! moment: an index first, then its log, and only then is there a new log.
+
+use std::path::PathBuf;
+
+use nix::sys::stat::{FileStat, fstat};
+
+use super::super::LogError;
+use super::super::current::Identity;
+use super::super::directory::{Directory, Place};
+use super::super::generations::name;
+use super::content::Content;
+use super::numbers::Numbers;
+use super::segment::{Role, Segment};
+use super::times::Times;
+use super::{ReadError, Warning};
+
+/// How often the files may change under our hands before we give up for now.
+const ATTEMPTS: usize = 100;
+
+/// What is at the current log's name.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// The file that is being read, with so many bytes.
+    Same(u64),
+    /// Nothing yet, or another file, with so many bytes.
+    Other(u64),
+}
+
+/// Where the files are.
+#[derive(Debug)]
+pub(super) struct Files {
+    place: Place,
+    /// What the caller has not been told yet.
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl Files {
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, warnings: Vec::new() }
+    }
+
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.place.path()
+    }
+
+    pub(super) fn numbers(&self) -> Result<Numbers, ReadError> {
+        match self.place.existing()? {
+            Some(directory) => Numbers::read(directory.path(), self.place.log_name())
+                .map_err(|error| ReadError::io(directory.path(), error)),
+            None => Ok(Numbers::default()),
+        }
+    }
+
+    /// Whether the log is there.
+    pub(super) fn has_log(&self) -> Result<bool, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(false) };
+        Ok(directory.stat(self.place.log_name())?.is_some())
+    }
+
+    /// Opens a generation; `None` where it is not there.
+    pub(super) fn generation(&mut self, number: u64) -> Result<Option<Segment>, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(None) };
+        let name = name(self.place.log_name(), number);
+        let Some(mut segment) = open(&directory, &name, Role::Generation, number)? else {
+            return Ok(None);
+        };
+        self.find_index(&directory, &name, &mut segment)?;
+        Ok(Some(segment))
+    }
+
+    /// Opens the log, which will be generation `number`; `None` where there is none.
+    ///
+    /// Whether that generation has come to be meanwhile is for the caller to find out.
+    pub(super) fn current(&mut self, number: u64) -> Result<Option<Segment>, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(None) };
+        let Some(mut segment) = open(&directory, self.place.log_name(), Role::Current, number)?
+        else {
+            return Ok(None);
+        };
+        self.find_current_index(&directory, &mut segment)?;
+        Ok(Some(segment))
+    }
+
+    /// Looks for an index that was not there before.
+    pub(super) fn find_late_index(&mut self, segment: &mut Segment) -> Result<(), ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(()) };
+        match segment.role {
+            Role::Current => self.find_current_index(&directory, segment),
+            Role::Generation => {
+                let name = name(self.place.log_name(), segment.number);
+                self.find_index(&directory, &name, segment).map(|_| ())
+            }
+            Role::Moved => Ok(()),
+        }
+    }
+
+    /// The index of the log is beside it, or has the generation's name already. What is found
+    /// beside the log may be the next one's by now: then the log is not in its place any more.
+    fn find_current_index(
+        &mut self,
+        directory: &Directory,
+        segment: &mut Segment,
+    ) -> Result<(), ReadError> {
+        let log = self.place.log_name().to_owned();
+        let later = name(&log, segment.number);
+        for _ in 0..ATTEMPTS {
+            if self.find_index(directory, &later, segment)? {
+                return Ok(());
+            }
+            let found = open_index(directory, &log)?;
+            let there = directory.stat(&log)?;
+            let renamed = directory.stat(&index_of(&later))?.is_some();
+            let same = there.as_ref().map(Identity::of) == Some(segment.identity);
+            match found {
+                _ if renamed => {}
+                Some((path, times)) if same => {
+                    self.warnings.extend(segment.use_index(path, times));
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is an index for the file of this name, usable or not.
+    fn find_index(
+        &mut self,
+        directory: &Directory,
+        name: &str,
+        segment: &mut Segment,
+    ) -> Result<bool, ReadError> {
+        let Some((path, times)) = open_index(directory, name)? else { return Ok(false) };
+        self.warnings.extend(segment.use_index(path, times));
+        Ok(true)
+    }
+
+    /// Whether a generation is there, compressed or not.
+    pub(super) fn exists(&self, number: u64) -> Result<bool, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(false) };
+        let name = name(self.place.log_name(), number);
+        Ok(directory.stat(&name)?.is_some())
+    }
+
+    pub(super) fn look(&self, segment: &Segment) -> Result<Look, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(Look::Other(0)) };
+        Ok(match directory.stat(self.place.log_name())? {
+            Some(stat) if Identity::of(&stat) == segment.identity => Look::Same(size(&stat)),
+            Some(stat) => Look::Other(size(&stat)),
+            None => Look::Other(0),
+        })
+    }
+
+    /// Which generation the log has become that is not in its place any more; `None` where somebody
+    /// else than its writer has moved it, or its writer keeps no generations.
+    pub(super) fn became(&self, segment: &Segment) -> Result<Option<u64>, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(None) };
+        let is_it = |number: u64| -> Result<Option<bool>, LogError> {
+            let stat = directory.stat(&name(self.place.log_name(), number))?;
+            Ok(stat.map(|stat| Identity::of(&stat) == segment.identity))
+        };
+        let expected = segment.number;
+        if is_it(expected)? == Some(true) {
+            return Ok(Some(expected));
+        }
+        let numbers = self.numbers()?;
+        let mut from = 0;
+        while let Some(number) = numbers.at_or_after(from) {
+            if is_it(number)? == Some(true) {
+                return Ok(Some(number));
+            }
+            from = number + 1;
+        }
+        // It was removed after it had become one: there are later ones, or it was compressed.
+        let is_free = numbers.at_or_after(expected) != Some(expected);
+        let later = numbers.at_or_after(expected).is_some();
+        let compressed = !is_free && is_it(expected)?.is_none() && segment.links() == 0;
+        Ok(((is_free && later) || compressed).then_some(expected))
+    }
+}
+
+fn size(stat: &FileStat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn index_of(name: &str) -> String {
+    format!("{name}.idx")
+}
+
+fn open(
+    directory: &Directory,
+    name: &str,
+    role: Role,
+    number: u64,
+) -> Result<Option<Segment>, ReadError> {
+    let Some((file, _)) = directory.open_to_read(name)? else { return Ok(None) };
+    let path = directory.path().join(name);
+    let stat = fstat(&file).map_err(|error| ReadError::io(&path, error))?;
+    let content = Content::new(file);
+    Ok(Some(Segment::new(role, number, path, Identity::of(&stat), content)))
+}
+
+type Index = (PathBuf, Option<Times>);
+
+/// The index of the file `name`. An empty one is yet to be written.
+fn open_index(directory: &Directory, name: &str) -> Result<Option<Index>, ReadError> {
+    let name = index_of(name);
+    let Some((file, size)) = directory.open_to_read(&name)? else { return Ok(None) };
+    if size == 0 {
+        return Ok(None);
+    }
+    let path = directory.path().join(name);
+    let times = Times::new(file).map_err(|error| ReadError::io(&path, error))?;
+    Ok(Some((path, times)))
+}
