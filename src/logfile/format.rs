@@ -13,6 +13,12 @@ use super::entry::{Stream, Timestamp};
 /// The most of the child's bytes that one record has: 16 KiB, as kubelet and Docker have it.
 pub const LONGEST: usize = 16 << 10;
 
+/// A smaller limit for files can't always be kept: there are records that need so much.
+pub(super) const SMALLEST: u64 = 128;
+
+const STDOUT: &[u8; 6] = b"stdout";
+const STDERR: &[u8; 6] = b"stderr";
+
 /// More than any record that is written here has on disk. Those of other writers may be longer.
 pub const LONGEST_ON_DISK: usize = 6 * LONGEST + 128;
 
@@ -83,6 +89,131 @@ impl Decoder {
             Format::Json => json::decode(line, &mut self.scratch),
         };
         Some(record.unwrap_or(Record { time: None, stream: None, bytes: line, size }))
+    }
+}
+
+/// Makes records of what a child writes, for a log or for somebody who exports one.
+///
+/// Each chunk becomes records at once, also where it ends within a line. What is held back
+/// is the beginning of a character in [`Format::Json`], three bytes a stream at most, because a
+/// character is never split between records.
+///
+/// ```
+/// use vmon::logfile::format::Encoder;
+/// use vmon::logfile::{Format, Stream, Timestamp};
+///
+/// let mut encoder = Encoder::new(Format::Cri);
+/// let mut log = Vec::new();
+/// encoder.encode(Timestamp::default(), Stream::Stdout, b"one\ntwo", &mut log);
+/// encoder.finish(Timestamp::default(), &mut log);
+/// assert_eq!(str::from_utf8(&log)?, "\
+/// 1970-01-01T00:00:00.000000000+00:00 stdout F one
+/// 1970-01-01T00:00:00.000000000+00:00 stdout P two
+/// 1970-01-01T00:00:00.000000000+00:00 stdout F \n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Encoder {
+    format: Format,
+    /// The most of the child's bytes that a record gets.
+    longest: usize,
+    stdout: Line,
+    stderr: Line,
+}
+
+/// How the last chunk of a stream has ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    /// Whether its last record does not end a line.
+    open: bool,
+    kept: Kept,
+}
+
+/// The beginning of a character.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    bytes: [u8; 3],
+    count: u8,
+}
+
+impl Encoder {
+    /// One for a format. In a raw log the child's bytes are as they are.
+    pub fn new(format: Format) -> Self {
+        Self { format, longest: LONGEST, stdout: Line::default(), stderr: Line::default() }
+    }
+
+    /// One whose every record fits into a file of `max_size` bytes, or of [`SMALLEST`] where that
+    /// is more. 0 is without limit.
+    pub(super) fn for_files_of(format: Format, max_size: u64) -> Self {
+        let mut encoder = Self::new(format);
+        if max_size > 0 {
+            let size = usize::try_from(max_size.max(SMALLEST)).unwrap_or(usize::MAX);
+            let room = match format {
+                Format::Raw => size,
+                Format::Cri => size - cri::AROUND,
+                Format::Json => (size - json::AROUND) / json::LONGEST_ESCAPE,
+            };
+            encoder.longest = room.min(LONGEST);
+        }
+        encoder
+    }
+
+    /// Appends the records of `bytes` to `out`. A terminal counts as stdout, and a line of our own
+    /// as stderr.
+    pub fn encode(&mut self, time: Timestamp, stream: Stream, bytes: &[u8], out: &mut Vec<u8>) {
+        self.encode_within(usize::MAX, time, stream, bytes, out);
+    }
+
+    /// Appends as many records as have no more than `room` bytes together, and says how many of
+    /// `bytes` are done with. What is given anew with the rest is what would have followed.
+    ///
+    /// The same encoder makes the same records of the same bytes: one that was copied before, with
+    /// a room that ends with a record, tells what the records up to there have taken.
+    pub(super) fn encode_within(
+        &mut self,
+        room: usize,
+        time: Timestamp,
+        stream: Stream,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let longest = self.longest;
+        let (line, name) = match stream {
+            Stream::Stdout | Stream::Tty => (&mut self.stdout, STDOUT),
+            Stream::Stderr | Stream::Notice => (&mut self.stderr, STDERR),
+        };
+        match self.format {
+            Format::Raw => {
+                let part = bytes.get(..room).unwrap_or(bytes);
+                out.extend_from_slice(part);
+                part.len()
+            }
+            Format::Cri => {
+                let (part, open) = cri::encode(time, name, bytes, longest, room, out);
+                line.open = open.unwrap_or(line.open);
+                part
+            }
+            Format::Json => json::encode(time, name, bytes, &mut line.kept, longest, room, out),
+        }
+    }
+
+    /// Appends what a run ends with: the end of a line that has none, which a CRI reader waits
+    /// for, and what was held back of a character that will not be finished.
+    pub fn finish(&mut self, time: Timestamp, out: &mut Vec<u8>) {
+        for (line, name) in [(&mut self.stdout, STDOUT), (&mut self.stderr, STDERR)] {
+            match self.format {
+                Format::Cri if line.open => _ = cri::encode(time, name, b"\n", 1, usize::MAX, out),
+                Format::Json => json::finish(time, name, &line.kept, out),
+                Format::Raw | Format::Cri => {}
+            }
+            *line = Line::default();
+        }
+    }
+}
+
+impl Kept {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.count.into()).unwrap_or_default()
     }
 }
 

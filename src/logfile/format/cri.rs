@@ -1,8 +1,16 @@
 //! The lines of the Kubernetes container runtime interface, as its kubelet reads them:
 //! `2026-11-23T17:02:03.123456789+00:00 stdout F text`.
 
+use memchr::memchr;
+
 use super::{Record, time};
 use crate::logfile::entry::{Stream, Timestamp};
+
+/// The size of what stands before the child's bytes.
+const HEAD: usize = time::LENGTH + b"+00:00 stdout F ".len();
+
+/// What a record needs beside the child's bytes.
+pub(super) const AROUND: usize = HEAD + 1;
 
 /// What a line says before the child's bytes.
 struct Head {
@@ -12,6 +20,46 @@ struct Head {
     partial: bool,
     /// Where the child's bytes begin.
     size: usize,
+}
+
+/// Appends the records of `bytes`, as far as there is room. Says how many of `bytes` they have, and
+/// whether the last of them leaves a line open; `None` where there is none.
+pub(super) fn encode(
+    time: Timestamp,
+    stream: &[u8; 6],
+    bytes: &[u8],
+    longest: usize,
+    mut room: usize,
+    out: &mut Vec<u8>,
+) -> (usize, Option<bool>) {
+    let full = write_head(time, stream, b'F');
+    let partial = write_head(time, stream, b'P');
+    let (mut rest, mut open) = (bytes, None);
+    while !rest.is_empty() {
+        let most = rest.get(..longest).unwrap_or(rest);
+        // The newline of a whole line is the record's too.
+        let (head, count, end) = match memchr(b'\n', most) {
+            Some(at) => (&full, at + 1, b"".as_slice()),
+            None => (&partial, most.len(), b"\n".as_slice()),
+        };
+        let Some(left) = room.checked_sub(HEAD + count + end.len()) else { break };
+        let Some((text, after)) = rest.split_at_checked(count) else { break };
+        out.extend_from_slice(head);
+        out.extend_from_slice(text);
+        out.extend_from_slice(end);
+        (rest, room, open) = (after, left, Some(!end.is_empty()));
+    }
+    (bytes.len() - rest.len(), open)
+}
+
+fn write_head(time: Timestamp, stream: &[u8; 6], tag: u8) -> [u8; HEAD] {
+    let mut head = [b' '; HEAD];
+    let time = time::format(time);
+    let parts = [time.as_slice(), b"+00:00 ", stream, b" ", &[tag]];
+    for (place, byte) in head.iter_mut().zip(parts.into_iter().flatten()) {
+        *place = *byte;
+    }
+    head
 }
 
 /// Reads one line; `None` for what is none of this format.

@@ -1,10 +1,192 @@
 //! The lines of Docker's json-file driver:
 //! `{"log":"text\n","stream":"stdout","time":"2026-11-23T17:02:03.123456789Z"}`.
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
-use super::{Record, time};
+use super::{Kept, Record, time};
 use crate::logfile::entry::{Stream, Timestamp};
+
+const HEAD: &[u8; 8] = br#"{"log":""#;
+
+/// What each byte that belongs to no character becomes, as in Go.
+const REPLACED: &[u8; 6] = br"\ufffd";
+
+/// The most that one byte becomes.
+pub(super) const LONGEST_ESCAPE: usize = REPLACED.len();
+
+/// What a record needs beside the child's bytes.
+pub(super) const AROUND: usize =
+    br#"{"log":"","stream":"stdout","time":"Z"}"#.len() + time::LENGTH + b"\n".len();
+
+/// Appends the records of what was kept and of `bytes`, as far as there is room. Says how many of
+/// `bytes` are done with: in records, or kept.
+pub(super) fn encode(
+    time: Timestamp,
+    stream: &[u8; 6],
+    bytes: &[u8],
+    kept: &mut Kept,
+    longest: usize,
+    room: usize,
+    out: &mut Vec<u8>,
+) -> usize {
+    let end = out.len().saturating_add(room);
+    let tail = tail(time, stream);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if let Some(longer) = kept.and(rest) {
+            *kept = longer;
+            return bytes.len();
+        }
+        let (begun, count, joined) = kept.join(rest);
+        let begun = begun.get(..count).unwrap_or_default();
+        let after = rest.get(joined..).unwrap_or_default();
+        let text = piece(after, longest.saturating_sub(begun.len()));
+        let start = out.len();
+        write(begun, text, &tail, out);
+        if out.len() > end {
+            out.truncate(start);
+            break;
+        }
+        *kept = Kept::default();
+        rest = after.get(text.len()..).unwrap_or_default();
+    }
+    bytes.len() - rest.len()
+}
+
+/// Appends what was kept of a character that will not be finished.
+pub(super) fn finish(time: Timestamp, stream: &[u8; 6], kept: &Kept, out: &mut Vec<u8>) {
+    if !kept.bytes().is_empty() {
+        write(kept.bytes(), b"", &tail(time, stream), out);
+    }
+}
+
+/// What a record ends with: the same for all of a chunk.
+fn tail(time: Timestamp, stream: &[u8; 6]) -> [u8; AROUND - HEAD.len()] {
+    let mut tail = [0; AROUND - HEAD.len()];
+    let time = time::format(time);
+    let parts = [br#"","stream":""#.as_slice(), stream, br#"","time":""#, &time, b"Z\"}\n"];
+    for (place, byte) in tail.iter_mut().zip(parts.into_iter().flatten()) {
+        *place = *byte;
+    }
+    tail
+}
+
+/// Appends one record, of a character that began in an earlier chunk and of text.
+fn write(begun: &[u8], text: &[u8], tail: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(HEAD);
+    escape(begun, out);
+    escape(text, out);
+    out.extend_from_slice(tail);
+}
+
+/// What `bytes` begin with: a line, or as much of it as may be in one record, and of the last
+/// character all or nothing.
+fn piece(bytes: &[u8], longest: usize) -> &[u8] {
+    let most = bytes.get(..longest).unwrap_or(bytes);
+    let end = match memchr(b'\n', most) {
+        Some(at) => at + 1,
+        None => most.len() - unfinished(most),
+    };
+    most.get(..end).unwrap_or(most)
+}
+
+/// How many bytes at the end are the beginning of a character.
+fn unfinished(bytes: &[u8]) -> usize {
+    let is_begun = |count: &usize| {
+        let end = bytes.len().checked_sub(*count).and_then(|from| bytes.get(from..));
+        end.is_some_and(is_beginning)
+    };
+    (1..=3).find(is_begun).unwrap_or(0)
+}
+
+/// Whether `bytes` lack nothing for being a character but further bytes.
+fn is_beginning(bytes: &[u8]) -> bool {
+    str::from_utf8(bytes)
+        .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+}
+
+impl Kept {
+    /// This and what follows, where all that is not one whole character yet.
+    fn and(&self, rest: &[u8]) -> Option<Self> {
+        let mut longer = *self;
+        for &byte in rest {
+            *longer.bytes.get_mut(usize::from(longer.count))? = byte;
+            longer.count += 1;
+        }
+        is_beginning(longer.bytes()).then_some(longer)
+    }
+
+    /// This with as much of what follows as makes a character of it: the bytes, how many there
+    /// are, and how many are of `rest`. Without, where it is the beginning of none.
+    fn join(&self, rest: &[u8]) -> ([u8; 4], usize, usize) {
+        let [a, b, c] = self.bytes;
+        let begun = [a, b, c, 0];
+        let count = self.bytes().len();
+        let mut character = begun;
+        for (joined, &byte) in (1..).zip(rest) {
+            let Some(place) = character.get_mut(count + joined - 1) else { break };
+            *place = byte;
+            if count > 0 && character.get(..count + joined).is_some_and(is_text) {
+                return (character, count + joined, joined);
+            }
+        }
+        (begun, count, 0)
+    }
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    str::from_utf8(bytes).is_ok()
+}
+
+/// Appends `bytes` as they are within the quotes of a string, as Docker has them there.
+fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    if let Ok(text) = str::from_utf8(bytes) {
+        return escape_text(text, out);
+    }
+    for chunk in bytes.utf8_chunks() {
+        escape_text(chunk.valid(), out);
+        for _ in chunk.invalid() {
+            out.extend_from_slice(REPLACED);
+        }
+    }
+}
+
+fn escape_text(text: &str, out: &mut Vec<u8>) {
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|&byte| may_be_escaped(byte)) {
+        let (plain, special) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let size = match *special {
+            [b'\n', ..] => append(out, br"\n"),
+            [b'\r', ..] => append(out, br"\r"),
+            [byte @ (b'"' | b'\\'), ..] => append(out, &[b'\\', byte]),
+            // Line ends to JavaScript.
+            [0xe2, 0x80, 0xa8, ..] => append(out, br"\u2028") * 3,
+            [0xe2, 0x80, 0xa9, ..] => append(out, br"\u2029") * 3,
+            [0xe2, ..] => append(out, &[0xe2]),
+            [byte, ..] => {
+                let digit = |nibble: u8| b"0123456789abcdef".get(usize::from(nibble)).copied();
+                let digits = [digit(byte >> 4), digit(byte & 15)].map(Option::unwrap_or_default);
+                append(out, br"\u00");
+                append(out, &digits)
+            }
+            [] => break,
+        };
+        rest = special.get(size..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Appends what one byte has become.
+fn append(out: &mut Vec<u8>, escaped: &[u8]) -> usize {
+    out.extend_from_slice(escaped);
+    1
+}
+
+/// The characters of HTML too, as Go has it. 0xe2 begins two that are, and many that are not.
+fn may_be_escaped(byte: u8) -> bool {
+    matches!(byte, 0..0x20 | b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2)
+}
 
 /// The members of an object that mean something here, as they are between their quotes.
 #[derive(Default)]

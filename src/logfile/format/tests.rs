@@ -132,3 +132,248 @@ fn the_first_line_tells_the_format() {
         assert_eq!(sniff(line.as_bytes()), expected, "{line}");
     }
 }
+
+/// xorshift64*: the same sequence in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) as usize % limit
+    }
+
+    /// Lines of any bytes.
+    fn bytes(&mut self) -> Vec<u8> {
+        let count = self.below(2000);
+        let odds = [2, 60, 3000][self.below(3)];
+        (0..count)
+            .map(|_| if self.below(odds) == 0 { b'\n' } else { self.below(256) as u8 })
+            .collect()
+    }
+
+    /// Lines of characters of each size, and of each that is escaped.
+    fn text(&mut self) -> String {
+        const CHARACTERS: &[char] = &[
+            'a',
+            'b',
+            '\n',
+            '\r',
+            '\t',
+            '\0',
+            '\u{1b}',
+            '\u{7f}',
+            '"',
+            '\\',
+            '<',
+            '>',
+            '&',
+            'ä',
+            '€',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{2027}',
+            '\u{fffd}',
+            '\u{ffff}',
+            '🚀',
+            '\u{10ffff}',
+        ];
+        (0..self.below(700)).map(|_| CHARACTERS[self.below(CHARACTERS.len())]).collect()
+    }
+
+    fn stream(&mut self) -> Stream {
+        [Stream::Stdout, Stream::Stderr, Stream::Tty, Stream::Notice][self.below(4)]
+    }
+}
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+/// What of the chunks a reader can know the stream of.
+fn of_stream<B: AsRef<[u8]>>(wanted: Stream, chunks: &[(Stream, B)]) -> Vec<u8> {
+    let is = |stream| matches!(stream, Stream::Stdout | Stream::Tty) == (wanted == Stream::Stdout);
+    let of = chunks.iter().filter(|(stream, _)| is(*stream));
+    of.flat_map(|(_, bytes)| bytes.as_ref().to_vec()).collect()
+}
+
+fn encoded<B: AsRef<[u8]>>(format: Format, chunks: &[(Stream, B)]) -> Vec<u8> {
+    let mut encoder = Encoder::new(format);
+    let mut log = Vec::new();
+    for (at, (stream, bytes)) in chunks.iter().enumerate() {
+        let time = Timestamp::from_nanoseconds(at as u64);
+        encoder.encode(time, *stream, bytes.as_ref(), &mut log);
+    }
+    encoder.finish(Timestamp::default(), &mut log);
+    log
+}
+
+/// What all records of a stream say, joined. Each must be one of the format.
+fn joined(format: Format, wanted: Stream, log: &[u8]) -> Vec<u8> {
+    let (records, rest) = decoded(format, log);
+    assert_eq!(rest, b"");
+    let mut bytes = Vec::new();
+    for (time, stream, text) in records {
+        assert!(time.is_some() && text.len() <= LONGEST);
+        if stream.unwrap() == wanted {
+            bytes.extend(text);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn any_bytes_in_any_chunks_come_back_from_cri() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..60 {
+        let chunks: Vec<_> =
+            (0..random.below(20)).map(|_| (random.stream(), random.bytes())).collect();
+        let log = encoded(Format::Cri, &chunks);
+        for stream in STREAMS {
+            let mut expected = of_stream(stream, &chunks);
+            if !expected.is_empty() && !expected.ends_with(b"\n") {
+                expected.push(b'\n');
+            }
+            assert!(joined(Format::Cri, stream, &log) == expected);
+        }
+    }
+}
+
+#[test]
+fn any_text_in_any_chunks_comes_back_from_json() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..60 {
+        let text = random.text();
+        let mut chunks = Vec::new();
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let longest = [2, 5, 300][random.below(3)];
+            let (chunk, after) = rest.split_at(rest.len().min(1 + random.below(longest)));
+            chunks.push((Stream::Stdout, chunk));
+            rest = after;
+        }
+        let log = encoded(Format::Json, &chunks);
+        assert_eq!(str::from_utf8(&joined(Format::Json, Stream::Stdout, &log)).unwrap(), text);
+        for line in str::from_utf8(&log).unwrap().lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(value.as_object().unwrap().len(), 3);
+        }
+    }
+}
+
+#[test]
+fn any_bytes_are_valid_json_and_each_that_is_no_text_is_replaced_whatever_the_chunks() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..60 {
+        let chunks: Vec<_> =
+            (0..random.below(20)).map(|_| (random.stream(), random.bytes())).collect();
+        let log = encoded(Format::Json, &chunks);
+        for line in str::from_utf8(&log).unwrap().lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        for stream in STREAMS {
+            let mut expected = String::new();
+            for part in of_stream(stream, &chunks).utf8_chunks() {
+                expected.push_str(part.valid());
+                expected.extend(part.invalid().iter().map(|_| '\u{fffd}'));
+            }
+            assert!(joined(Format::Json, stream, &log) == expected.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_character_is_never_split_between_records() {
+    let text = "🚀€ä\n".as_bytes();
+    for longest in 4..30 {
+        for cut in 0..=text.len() {
+            let mut encoder = Encoder::new(Format::Json);
+            encoder.longest = longest;
+            let mut log = Vec::new();
+            for chunk in [&text[..cut], &text[cut..]] {
+                encoder.encode(Timestamp::default(), Stream::Stdout, chunk, &mut log);
+            }
+            assert_eq!(joined(Format::Json, Stream::Stdout, &log), text, "{longest} {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_long_line_is_many_records_of_which_the_last_ends_it() {
+    for format in [Format::Cri, Format::Json] {
+        let line = [vec![b'x'; 2 * LONGEST], b"\n".to_vec()].concat();
+        let (records, _) = decoded(format, &encoded(format, &[(Stream::Stdout, &line)]));
+        let sizes: Vec<_> = records.iter().map(|(_, _, text)| text.len()).collect();
+        assert_eq!(sizes, [LONGEST, LONGEST, 1]);
+        assert_eq!(records[2].2, b"\n");
+    }
+}
+
+#[test]
+fn no_record_is_longer_on_disk_than_it_may_be() {
+    let worst = vec![0; 3 * LONGEST];
+    for format in [Format::Cri, Format::Json] {
+        let log = encoded(format, &[(Stream::Stdout, &worst)]);
+        assert!(
+            log.split_inclusive(|&byte| byte == b'\n').all(|line| line.len() <= LONGEST_ON_DISK)
+        );
+        for max_size in [1, SMALLEST, 200, 5000, 1 << 40] {
+            let mut encoder = Encoder::for_files_of(format, max_size);
+            let mut log = Vec::new();
+            encoder.encode(Timestamp::default(), Stream::Stdout, &worst, &mut log);
+            let fits = |line: &[u8]| line.len() as u64 <= max_size.max(SMALLEST);
+            assert!(log.split_inclusive(|&byte| byte == b'\n').all(fits), "{format:?} {max_size}");
+        }
+    }
+}
+
+#[test]
+fn the_same_records_are_made_again_within_the_room_they_took() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..60 {
+        for format in [Format::Cri, Format::Json] {
+            let (time, stream, bytes) = (Timestamp::now(), random.stream(), random.bytes());
+            let mut before = Encoder::new(format);
+            before.encode(time, stream, &random.bytes(), &mut Vec::new());
+            let mut log = Vec::new();
+            let room = random.below(4000);
+            let taken = { before }.encode_within(room, time, stream, &bytes, &mut log);
+            assert!(
+                log.len() <= room
+                    && (taken == bytes.len() || log.ends_with(b"\n") || log.is_empty())
+            );
+            // As after a write that was cut short somewhere.
+            let cut = random.below(log.len() + 1);
+            let whole = log[..cut].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            let mut again = Vec::new();
+            let mut after = before;
+            let mut done = after.encode_within(whole, time, stream, &bytes, &mut again);
+            assert!(again == log[..whole]);
+            done += after.encode_within(usize::MAX, time, stream, &bytes[done..], &mut again);
+            let mut all = Vec::new();
+            before.encode(time, stream, &bytes, &mut all);
+            assert_eq!(done, bytes.len());
+            assert!(again == all);
+        }
+    }
+}
+
+#[test]
+fn escapes_are_those_of_docker() {
+    // The expectations of moby's own tests of its encoder.
+    for (text, expected) in [
+        (b"\"A log line with \\\\\"".as_slice(), r#"\"A log line with \\\\\""#),
+        (b"A log line with \r", r"A log line with \r"),
+        (b"A log line with & < >", r"A log line with \u0026 \u003c \u003e"),
+        ("utf8 : 🚀 ψ ω β".as_bytes(), "utf8 : 🚀 ψ ω β"),
+        ("\u{2028} \u{2029}".as_bytes(), r"\u2028 \u2029"),
+        (b"\xaf", r"\ufffd"),
+        (b"\x7f", "\x7f"),
+        (b"\t\x1b\0", r"\u0009\u001b\u0000"),
+    ] {
+        let log = encoded(Format::Json, &[(Stream::Stderr, [text, b"\n"].concat())]);
+        let expected = format!(
+            "{{\"log\":\"{expected}\\n\",\"stream\":\"stderr\",\"time\":\"1970-01-01T00:00:00.000000000Z\"}}\n"
+        );
+        assert_eq!(str::from_utf8(&log).unwrap(), expected);
+    }
+}
