@@ -100,14 +100,18 @@ fn is_followed(tx: &Transaction<'_>, record: &Record) -> Result<bool> {
     )
 }
 
+/// The state is named twice for the sake of the index of the unfinished runs.
+const CLOSE_RESTARTING: &str = "
+UPDATE vmon_runs SET state = 'STOPPED'
+WHERE state <> 'STOPPED' AND state = 'RESTARTING' AND started_at < ?1 AND supervisor_pid = ?2
+    AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+    (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)";
+
 /// Closes the run that has waited for this one: it keeps the end that it has.
 fn close_restarting(tx: &Transaction<'_>, record: &Record) -> Result<()> {
     let supervisor = &record.supervisor;
     tx.execute(
-        "UPDATE vmon_runs SET state = 'STOPPED'
-         WHERE state = 'RESTARTING' AND started_at < ?1 AND supervisor_pid = ?2
-            AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
-            (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)",
+        CLOSE_RESTARTING,
         params![
             record.started_at,
             supervisor.pid,
@@ -212,12 +216,13 @@ fn occupant(row: &SandboxRow, unfinished: &[OpenRun]) -> Option<u32> {
     None
 }
 
+const UNFINISHED_RUNS: &str = "
+SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
+WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC";
+
 /// The runs of a sandbox that have not ended, newest first.
 pub(super) fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<OpenRun>> {
-    let mut statement = tx.prepare(
-        "SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
-         WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC",
-    )?;
+    let mut statement = tx.prepare(UNFINISHED_RUNS)?;
     let open = |row: &Row<'_>| Ok(OpenRun { id: row.get("id")?, supervisor: supervisor(row)? });
     statement.query_map([sandbox], open)?.collect()
 }
@@ -412,6 +417,12 @@ fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
     Ok(sandbox.is_some())
 }
 
+/// SQLite takes the index of the unfinished runs only for a condition that repeats the index's own.
+const SETTLE_ENDED: &str = "
+UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
+WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS (SELECT 1 FROM vmon_runs
+    WHERE sandbox_id = ?1 AND state <> 'STOPPED' AND state <> 'RESTARTING')";
+
 /// Gives the sandbox the status that follows from the record, as long as the sandbox is its own.
 fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<()> {
     match (&record.stage, &record.child) {
@@ -422,12 +433,9 @@ fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result
             params![sandbox, RUNNING, record.supervisor.pid, child.pid],
         ),
         // An end may come late, when another run or another program has the sandbox.
-        (Stage::Restarting(_) | Stage::Stopped(_), _) => tx.execute(
-            "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
-             WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS (SELECT 1 FROM vmon_runs
-                WHERE sandbox_id = ?1 AND state NOT IN ('STOPPED', 'RESTARTING'))",
-            params![sandbox, STOPPED, record.supervisor.pid],
-        ),
+        (Stage::Restarting(_) | Stage::Stopped(_), _) => {
+            tx.execute(SETTLE_ENDED, params![sandbox, STOPPED, record.supervisor.pid])
+        }
         (Stage::Starting | Stage::Running | Stage::Stopping, _) => Ok(0),
     }?;
     Ok(())
@@ -450,4 +458,31 @@ pub(super) fn signed(number: u64) -> i64 {
 /// A count that [`signed`] wrote.
 pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::registry::schema;
+
+    /// The record grows with every run, and a transition may not take longer for it.
+    #[test]
+    fn a_transition_looks_through_no_run_that_has_ended() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let tx = connection.transaction().unwrap();
+        schema::ensure(&tx).unwrap();
+        for sql in [UNFINISHED_RUNS, SETTLE_ENDED, CLOSE_RESTARTING] {
+            let mut plan = tx.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut rows = plan.raw_query();
+            let mut steps = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                steps.push(row.get::<_, String>("detail").unwrap());
+            }
+            let runs: Vec<_> = steps.iter().filter(|step| step.contains("vmon_runs")).collect();
+            assert!(!runs.is_empty(), "{steps:?}");
+            assert!(runs.iter().all(|step| step.contains("vmon_runs_unfinished")), "{steps:?}");
+        }
+    }
 }
