@@ -49,7 +49,7 @@ use vmon::registry::RegistryError;
 use vmon::terminal::Messages;
 
 /// vmon's own failures: usage, or an environment in which it can't work.
-const OWN_FAILURE: u8 = 125;
+pub const OWN_FAILURE: u8 = 125;
 
 /// Some of what was asked for could not be done.
 const NOT_ALL_DONE: u8 = 1;
