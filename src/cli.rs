@@ -22,6 +22,8 @@ mod ps;
 mod restart;
 mod rm;
 mod run;
+#[allow(dead_code)] // until `export` and `replay` use it
+mod runs;
 mod sample;
 #[allow(dead_code)] // until `logs` and `replay` use it
 mod screen;

@@ -104,6 +104,15 @@ impl fmt::Display for Selector {
 }
 
 impl Selector {
+    /// The same, in this config; nobody's where another one is named too.
+    pub fn within(&self, config_file: &str) -> Self {
+        let config_file = match &self.config_file {
+            Some(own) if own != config_file => format!("{config_file}/{own}"),
+            _ => config_file.to_owned(),
+        };
+        Self { config_file: Some(config_file), name: self.name.clone() }
+    }
+
     /// Whether a sandbox is meant by it.
     pub fn matches(&self, config_file: &str, name: &str) -> bool {
         self.name == name && self.config_file.as_deref().is_none_or(|own| own == config_file)
@@ -279,6 +288,9 @@ mod tests {
         assert!(!selector("b/web").matches("a", "web"));
         assert!(!selector("we").matches("a", "web"));
         assert!(selector("dir/a/web").matches("dir/a", "web"));
+        assert!(selector("web").within("a").matches("a", "web"));
+        assert!(selector("a/web").within("a").matches("a", "web"));
+        assert!(!selector("b/web").within("a").matches("b", "web"));
         for text in ["web", "a/web", "/web", "a/"] {
             assert_eq!(selector(text).to_string(), text);
         }
