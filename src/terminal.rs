@@ -14,7 +14,7 @@ mod platform;
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -67,9 +67,8 @@ impl Terminal {
     /// Blocks `SIGTTIN` and `SIGTTOU` for the calling thread: from the background, a read or a
     /// mode change then fails or passes, and does not stop the process (termios(3)).
     pub fn open() -> Option<Self> {
-        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        let fd = fds.into_iter().find(|fd| isatty(fd).unwrap_or(false))?;
+        let fd =
+            [stdin(), stdout(), stderr()].into_iter().find(|fd| isatty(fd).unwrap_or(false))?;
         let job_control: SigSet = [Signal::SIGTTIN, Signal::SIGTTOU].into_iter().collect();
         job_control.thread_block().ok()?;
         let fd = fd.try_clone_to_owned().ok()?;
@@ -169,6 +168,27 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         self.leave_raw();
     }
+}
+
+/// Our stdin. Not std's, which makes a buffer of 8 KiB for good when it is first asked for.
+pub fn stdin() -> BorrowedFd<'static> {
+    stdio(libc::STDIN_FILENO)
+}
+
+/// Our stdout; std's makes a buffer as well.
+pub fn stdout() -> BorrowedFd<'static> {
+    stdio(libc::STDOUT_FILENO)
+}
+
+/// Our stderr.
+pub fn stderr() -> BorrowedFd<'static> {
+    stdio(libc::STDERR_FILENO)
+}
+
+fn stdio(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: as in std, whose stdin, stdout and stderr are these for as long as the process runs:
+    // nothing closes them, and before main they are opened where they were not.
+    unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
 /// What [`Terminal::enter_raw`] has done.

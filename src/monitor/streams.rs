@@ -15,7 +15,7 @@ use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::{self, LogError, LogFile};
 use crate::reactor::{Context, Sources};
 use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, Sink};
-use crate::terminal::{Direction, Handle, RawState, Terminal};
+use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 
 /// The size of a PTY where we have no terminal of our own.
 const DEFAULT_SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
@@ -172,7 +172,7 @@ impl Streams {
                 self.input = Some(Self::lasting_input(target)?);
                 return Ok(());
             }
-            InputPolicy::Forward => Handle::open(io::stdin().as_fd(), Direction::Read)?,
+            InputPolicy::Forward => Handle::open(terminal::stdin(), Direction::Read)?,
         };
         let Some(ours) = ours else { return Ok(()) };
         child::set_nonblocking(target.as_fd())?;
@@ -493,7 +493,7 @@ impl Streams {
 /// A private handle on our own stream of that name; `None` where it is closed.
 fn open_ours(stream: Stream) -> io::Result<Option<Handle>> {
     match stream {
-        Stream::Out => Handle::open(io::stdout().as_fd(), Direction::Write),
-        Stream::Err => Handle::open(io::stderr().as_fd(), Direction::Write),
+        Stream::Out => Handle::open(terminal::stdout(), Direction::Write),
+        Stream::Err => Handle::open(terminal::stderr(), Direction::Write),
     }
 }

@@ -1,7 +1,7 @@
 //! Our own messages on stderr, which must not hold up the loop or spoil a raw terminal.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::{Direction, Handle, is_raw};
@@ -16,12 +16,12 @@ pub struct Messages(Option<Arc<Handle>>);
 impl Messages {
     /// Messages to our stderr, or to nobody where it is closed.
     pub fn stderr() -> Self {
-        Self::to(io::stderr().as_fd())
+        Self::to(super::stderr())
     }
 
     /// The same to our stdout.
     pub fn stdout() -> Self {
-        Self::to(io::stdout().as_fd())
+        Self::to(super::stdout())
     }
 
     fn to(stream: BorrowedFd<'_>) -> Self {

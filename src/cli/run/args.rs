@@ -1,7 +1,7 @@
 //! The options of `vmon run`, and what each of them means.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{DEFAULT_CONFIG_FILE, Forward, Input, Name, OnLogError, Restart, Rootfs};
+use vmon::terminal;
 
 use super::files::LifecycleFiles;
 use crate::cli::args::{self, EnvArg};
@@ -306,7 +307,9 @@ impl StreamArgs {
         match tty {
             TtyArg::Always => true,
             TtyArg::Never => false,
-            TtyArg::Auto => !detached && io::stdin().is_terminal() && io::stdout().is_terminal(),
+            TtyArg::Auto => {
+                !detached && terminal::stdin().is_terminal() && terminal::stdout().is_terminal()
+            }
         }
     }
 
