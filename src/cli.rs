@@ -89,7 +89,7 @@ macro_rules! subcommands {
                 match self {
                     $(Self::$name(args) => {
                         subcommands!(@install $kind messages args);
-                        $execute(args, messages)
+                        apart($execute, args, messages)
                     })*
                 }
             }
@@ -216,7 +216,19 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Calls what does a subcommand: not inlined, for its frame would be one with those of all the
+/// others, and `run` sleeps on top of it.
+#[inline(never)]
+fn apart<A>(
+    execute: impl FnOnce(A, &Messages) -> Result<u8, Failure>,
+    args: A,
+    messages: &Messages,
+) -> Result<u8, Failure> {
+    execute(args, messages)
+}
+
 /// Reads the command line, by its subcommand's own options alone where the first word is one.
+#[inline(never)] // or what it leaves on the stack stays there while the command runs
 fn parse(args: &[OsString]) -> Result<Subcommand, clap::Error> {
     match args.get(1).and_then(|word| Subcommand::alone(word.to_str()?)) {
         Some(command) => Subcommand::from_arg_matches_mut(&mut command.try_get_matches_from(args)?),

@@ -15,7 +15,7 @@ use vmon::monitor::{
     command_signals,
 };
 use vmon::process;
-use vmon::reactor::Reactor;
+use vmon::reactor::{HandlerId, Reactor};
 use vmon::registry::Registry;
 
 use super::args::RunArgs;
@@ -166,6 +166,7 @@ impl Plan {
     }
 
     /// Makes the directories and opens the record; on an error nothing of it is left.
+    #[inline(never)] // as `spawn`
     fn open(&self) -> Result<Registry, Failure> {
         // A path that no socket can have is told before anything is made.
         Server::new(&self.runtime_dir, &self.sandbox(self.name.first())?)?;
@@ -229,6 +230,20 @@ impl Plan {
         ready: Option<&Ready>,
     ) -> Result<End, Failure> {
         let activity = Activity::default();
+        let id = self.spawn(name, reactor, (registry, &activity), ready)?;
+        settle::run(reactor, &activity, !self.leave_descendants).map_err(Failure::Loop)?;
+        // Dropped before anything is told: the terminal is back by then.
+        reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
+    }
+
+    #[inline(never)] // or its frame stays while the command runs
+    fn spawn(
+        &self,
+        name: &Name,
+        reactor: &mut Reactor<Monitor>,
+        (registry, activity): (&Registry, &Activity),
+        ready: Option<&Ready>,
+    ) -> Result<HandlerId, Failure> {
         let record = registry.observer().options(self.options());
         let observer = Noted { registry: record, activity: activity.clone() };
         let sandbox = self.sandbox(name)?;
@@ -252,14 +267,12 @@ impl Plan {
         if let Some(ready) = ready {
             monitor = monitor.service(ready.service(&sandbox));
         }
-        let id = monitor.spawn(reactor, self.command.clone());
-        settle::run(reactor, &activity, !self.leave_descendants).map_err(Failure::Loop)?;
-        // Dropped before anything is told: the terminal is back by then.
-        reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
+        Ok(monitor.spawn(reactor, self.command.clone()))
     }
 
     /// The exit file and the command of --on-exit. A name that is another's has files of its own
     /// at their places: nothing follows then.
+    #[inline(never)] // as `spawn`
     fn follow(&self, name: &Name, end: &Result<End, Failure>) {
         if let Err(Failure::NotStarted { error: StartError::Taken { .. }, .. }) = end {
             return;
