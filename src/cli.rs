@@ -6,6 +6,7 @@ mod args;
 mod attach;
 mod completions;
 mod events;
+mod export;
 mod history;
 mod hooks;
 mod inspect;
@@ -19,13 +20,12 @@ mod output;
 mod pause;
 mod prune;
 mod ps;
+mod replay;
 mod restart;
 mod rm;
 mod run;
-#[allow(dead_code)] // until `export` and `replay` use it
 mod runs;
 mod sample;
-#[allow(dead_code)] // until `logs` and `replay` use it
 mod screen;
 mod select;
 mod settle;
@@ -34,6 +34,7 @@ mod stats;
 mod stop;
 mod supervise;
 mod tell;
+mod timeline;
 mod wait;
 
 use std::ffi::OsString;
@@ -44,6 +45,7 @@ use std::process::{ExitCode, ExitStatus};
 use clap::error::ErrorKind;
 use clap::{FromArgMatches, Parser};
 use nix::errno::Errno;
+use vmon::child::Signal;
 use vmon::control::ControlError;
 use vmon::logfile::LogError;
 use vmon::monitor::{NameError, StartError};
@@ -111,6 +113,8 @@ subcommands! {
     shared ps: Ps(ps::PsArgs) => ps::ps;
     shared inspect: Inspect(inspect::InspectArgs) => inspect::inspect;
     shared history: History(history::HistoryArgs) => history::history;
+    shared replay: Replay(replay::ReplayArgs) => replay::replay;
+    shared export: Export(export::ExportArgs) => export::export;
     shared events: Events(events::EventsArgs) => events::events;
     shared stats: Stats(stats::StatsArgs) => stats::stats;
     shared rm: Rm(rm::RmArgs) => rm::rm;
@@ -132,6 +136,8 @@ Examples:
   vmon ps                              what runs
   vmon inspect web                     all that is known of it, as JSON
   vmon history web                     how its runs ended
+  vmon replay web --max-idle 2s        what it has printed, as it came
+  vmon export web --to json            what it has printed, in a format of others
   vmon events                          what happens from now on
   vmon stats --watch                   CPU, memory, I/O, every second
   vmon rm web --logs                   out of the record, and its log off the disk
@@ -184,6 +190,10 @@ enum Failure {
     NotStarted { error: StartError, code: u8 },
     #[error("there is no command '{0}': 'vmon --help' lists them")]
     NoSuchCommand(String),
+    #[error(
+        "--to scriptreplay writes two files: give -o FILE for the one, and the other is FILE.timing"
+    )]
+    NoScript,
     #[error("can't write to stdout: {0}")]
     Output(&'static str),
     #[error("{name} runs, with pid {pid}, but can't write that to stdout: {reason}")]
@@ -198,6 +208,11 @@ impl Failure {
             _ => OWN_FAILURE,
         }
     }
+}
+
+/// The exit code of a command that a signal has ended.
+fn signalled(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
 }
 
 /// Does what `args`, the program's name first, ask for.

@@ -21,7 +21,8 @@ use nix::errno::Errno;
 use nix::pty::Winsize;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::sys::termios::{
-    InputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
+    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr,
+    tcsetattr,
 };
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
@@ -121,6 +122,16 @@ impl Terminal {
                 *end_of_line = last;
             }
         })
+    }
+
+    /// The same, but that only what is typed is not as it was: it is not shown, and delivered at
+    /// once. Keys make signals, and output is as it was.
+    ///
+    /// # Errors
+    ///
+    /// tcsetattr's.
+    pub fn enter_quiet(&mut self) -> io::Result<RawState> {
+        self.enter(|modes| modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON))
     }
 
     fn enter(&mut self, change: impl FnOnce(&mut Termios)) -> io::Result<RawState> {

@@ -33,6 +33,8 @@ pub enum ValueError {
     NoPath,
     #[error("a time of 0 would be over at once: give a longer one, or leave the option out")]
     NoTime,
+    #[error("not a speed: give a number from 0.1 to 1000, such as 2 or 0.5")]
+    Speed,
     #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
     Restart,
 }
@@ -74,6 +76,13 @@ pub fn time(text: &str) -> Result<Duration, ValueError> {
 pub fn positive_time(text: &str) -> Result<Duration, ValueError> {
     let time = time(text)?;
     if time.is_zero() { Err(ValueError::NoTime) } else { Ok(time) }
+}
+
+/// How many times as fast as it was.
+pub fn speed(text: &str) -> Result<f64, ValueError> {
+    let number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let speed = text.parse().ok().filter(|speed| number && (0.1..=1000.0).contains(speed));
+    speed.ok_or(ValueError::Speed)
 }
 
 /// `no`, `on-failure`, `on-failure:N` or `always`.
@@ -189,6 +198,16 @@ mod tests {
         }
         for text in ["4294967296", "18446744073709551615h", "99999999999999999999"] {
             assert_eq!(time(text), Err(ValueError::TimeTooLong), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_speed_is_a_number_within_its_bounds() {
+        for (text, expected) in [("1", 1.0), ("0.1", 0.1), (".5", 0.5), ("1000", 1000.0)] {
+            assert_eq!(speed(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "0.09", "1001", "-1", "+1", "1e2", "inf", "NaN", "2x", "1.2.3"] {
+            assert_eq!(speed(text), Err(ValueError::Speed), "{text:?}");
         }
     }
 

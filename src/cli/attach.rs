@@ -12,7 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tracing::info;
-use vmon::child::Signal;
 use vmon::control::Client;
 use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
 use vmon::reactor::Reactor;
@@ -22,7 +21,7 @@ use super::live::{self, Endings, LiveError};
 use super::select::{Record, Recorded, Selector, Tally};
 use super::shared::SharedArgs;
 use super::tell::{self, LogLevel};
-use super::{Failure, args};
+use super::{Failure, args, signalled};
 use keys::{Keys, Search};
 use session::{Outcome, Session, Typing};
 
@@ -184,10 +183,6 @@ fn told(
         }
     }
     Ok(0)
-}
-
-fn signalled(signal: Signal) -> u8 {
-    u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
 }
 
 /// How the sandbox's terminal learns of our window's size.

@@ -43,14 +43,12 @@ pub struct RunsError;
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
 pub enum NoRun {
-    #[error("{0}")]
-    Select(#[from] SelectError),
-    #[error("{sandbox} has no run {number}: 'vmon history {sandbox}' lists them")]
+    #[error("it has no run {number}: 'vmon history {sandbox}' lists those on record")]
     Number { sandbox: String, number: i64 },
-    #[error("it is not on record where the log of {0} lies")]
-    Place(String),
-    #[error("can't read the log of {sandbox}: {error}")]
-    Log { sandbox: String, error: ReadError },
+    #[error("it is not on record where its log lies")]
+    Place,
+    #[error(transparent)]
+    Log(#[from] ReadError),
 }
 
 impl FromStr for Runs {
@@ -86,7 +84,6 @@ impl RunArgs {
 /// A log, as far as it belongs to the runs that were asked for.
 #[derive(Debug)]
 pub struct RunLog<'a> {
-    sandbox: &'a Recorded,
     run: &'a Run,
     reader: LogReader,
     window: Window,
@@ -94,6 +91,7 @@ pub struct RunLog<'a> {
     /// The bytes that were given last.
     bytes: Vec<u8>,
     timed: bool,
+    empty: bool,
 }
 
 /// From when to when something goes on.
@@ -131,9 +129,7 @@ impl<'a> RunLog<'a> {
     /// Opens the log of `sandbox`.
     pub fn open(sandbox: &'a Recorded, runs: Runs) -> Result<Self, NoRun> {
         let run = match runs {
-            Runs::Last | Runs::All => {
-                sandbox.latest().ok_or_else(|| NoRun::Place(sandbox.to_string()))?
-            }
+            Runs::Last | Runs::All => sandbox.latest().ok_or(NoRun::Place)?,
             Runs::Number(number) => {
                 let run = sandbox.runs().iter().find(|run| run.id == Some(number));
                 run.ok_or_else(|| NoRun::Number { sandbox: sandbox.to_string(), number })?
@@ -144,13 +140,23 @@ impl<'a> RunLog<'a> {
             (Runs::All, _) | (_, None) => Place::Everything,
             _ => Place::Before,
         };
-        let reader = open(sandbox, run)?;
-        Ok(Self { sandbox, run, reader, window, place, bytes: Vec::new(), timed: false })
+        let reader = open(run)?;
+        Ok(Self { run, reader, window, place, bytes: Vec::new(), timed: false, empty: true })
     }
 
     /// The run; of all runs the latest.
     pub fn run(&self) -> &'a Run {
         self.run
+    }
+
+    /// When the run was asked for, as the record has it.
+    pub fn started(&self) -> Timestamp {
+        self.run.started_at.map(moment).unwrap_or_default()
+    }
+
+    /// Whether no byte has been given.
+    pub fn is_empty(&self) -> bool {
+        self.empty
     }
 
     /// Whether the log tells any times, as far as it was read.
@@ -167,16 +173,15 @@ impl<'a> RunLog<'a> {
     ///
     /// Where no time at all is known, all of the log is taken for the run.
     pub fn next(&mut self) -> Result<Option<Entry<'_>>, NoRun> {
-        let told = |error| NoRun::Log { sandbox: self.sandbox.to_string(), error };
         let head = loop {
             if self.place == Place::After {
                 return Ok(None);
             }
-            let (head, bytes) = match self.reader.next().map_err(told)? {
+            let (head, bytes) = match self.reader.next()? {
                 Some(Entry::Bytes { time, stream, bytes }) => (Head::Bytes { time, stream }, bytes),
                 Some(Entry::Mark { time, mark }) => (Head::Mark { time, mark }, &[][..]),
                 None if self.place == Place::Before && !self.timed => {
-                    self.reader = open(self.sandbox, self.run)?;
+                    self.reader = open(self.run)?;
                     self.place = Place::Everything;
                     continue;
                 }
@@ -187,6 +192,7 @@ impl<'a> RunLog<'a> {
             if self.place.is_within() {
                 self.bytes.clear();
                 self.bytes.extend_from_slice(bytes);
+                self.empty &= bytes.is_empty();
                 break head;
             }
         };
@@ -197,10 +203,9 @@ impl<'a> RunLog<'a> {
     }
 }
 
-fn open(sandbox: &Recorded, run: &Run) -> Result<LogReader, NoRun> {
-    let Some(spec) = &run.spec else { return Err(NoRun::Place(sandbox.to_string())) };
-    LogReader::open(&spec.log_dir, &run.config_file, &run.name)
-        .map_err(|error| NoRun::Log { sandbox: sandbox.to_string(), error })
+fn open(run: &Run) -> Result<LogReader, NoRun> {
+    let spec = run.spec.as_ref().ok_or(NoRun::Place)?;
+    Ok(LogReader::open(&spec.log_dir, &run.config_file, &run.name)?)
 }
 
 impl Head {

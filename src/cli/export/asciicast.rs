@@ -1,0 +1,185 @@
+//! asciicast v2, which asciinema plays: a line of JSON about the recording, then one for each event.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vmon::logfile::read::Entry;
+use vmon::logfile::{Mark, Stream, Timestamp};
+
+use super::About;
+use crate::cli::timeline::Timeline;
+
+/// What a terminal has of which nobody knows the size.
+const SIZE: (u16, u16) = (80, 24);
+
+/// The recording of a session.
+#[derive(Debug)]
+pub struct Asciicast {
+    about: About,
+    /// `None` once the first line is written.
+    size: Option<(u16, u16)>,
+    timeline: Timeline,
+    texts: [Text; 2],
+}
+
+impl Asciicast {
+    pub fn new(about: About) -> Self {
+        let timeline = Timeline::default();
+        Self { about, size: Some(SIZE), timeline, texts: Default::default() }
+    }
+
+    /// Adds to `out` what the recording has of an entry.
+    pub fn entry(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) {
+        match *entry {
+            Entry::Mark { time, mark: Mark::Start { .. } } => {
+                self.end_texts(out);
+                self.timeline.begin(time);
+            }
+            Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if self.size.is_some() => {
+                self.size = Some((columns, rows));
+            }
+            Entry::Mark { time, mark: Mark::Resize { columns, rows } } => {
+                let at = self.timeline.at(Some(time));
+                event(at, "r", &format!("{columns}x{rows}"), out);
+            }
+            Entry::Mark { .. } => {}
+            Entry::Bytes { time, stream, bytes } => {
+                let at = self.timeline.at(time);
+                self.begin(out);
+                let [out_text, err_text] = &mut self.texts;
+                let text = if stream == Some(Stream::Stderr) { err_text } else { out_text };
+                text.take(bytes, stream == Some(Stream::Tty));
+                text.tell(at, out);
+            }
+        }
+    }
+
+    /// Adds to `out` what is left.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        self.begin(out);
+        self.end_texts(out);
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        if let Some((width, height)) = self.size.take() {
+            out.extend_from_slice(
+                header(&self.about, width, height, self.timeline.moment()).as_bytes(),
+            );
+        }
+    }
+
+    fn end_texts(&mut self, out: &mut Vec<u8>) {
+        let at = self.timeline.at(None);
+        for text in &mut self.texts {
+            text.end();
+            text.tell(at, out);
+        }
+    }
+}
+
+fn header(about: &About, width: u16, height: u16, moment: Option<Timestamp>) -> String {
+    let mut header = json!({
+        "version": 2,
+        "width": width,
+        "height": height,
+        "title": about.title,
+    });
+    if let Value::Object(members) = &mut header {
+        if let Some(command) = &about.command {
+            members.insert("command".to_owned(), json!(command));
+        }
+        if let Some(moment) = moment {
+            let seconds = moment.nanoseconds() / 1_000_000_000;
+            members.insert("timestamp".to_owned(), json!(seconds));
+        }
+    }
+    format!("{header}\n")
+}
+
+fn event(at: Duration, kind: &str, text: &str, out: &mut Vec<u8>) {
+    let (seconds, micros) = (at.as_secs(), at.subsec_micros());
+    let line = format!("[{seconds}.{micros:06}, \"{kind}\", {}]\n", json!(text));
+    out.extend_from_slice(line.as_bytes());
+}
+
+/// The bytes of one stream as text for a terminal.
+#[derive(Debug, Default)]
+struct Text {
+    text: String,
+    /// The beginning of a character.
+    begun: Vec<u8>,
+    /// Whether a carriage return came last.
+    returned: bool,
+}
+
+impl Text {
+    /// Takes bytes in. Outside of a terminal of the command's own, lines get the carriage return
+    /// that ours would have added: a player's terminal is raw.
+    fn take(&mut self, bytes: &[u8], raw: bool) {
+        let begun = std::mem::take(&mut self.begun);
+        let joined: Vec<u8>;
+        let mut rest = match begun.as_slice() {
+            [] => bytes,
+            begun => {
+                joined = [begun, bytes].concat();
+                joined.as_slice()
+            }
+        };
+        loop {
+            let (valid, invalid) = match str::from_utf8(rest) {
+                Ok(text) => (text, None),
+                Err(error) => {
+                    let valid = rest.get(..error.valid_up_to()).unwrap_or_default();
+                    let after = rest.get(error.valid_up_to()..).unwrap_or_default();
+                    (str::from_utf8(valid).unwrap_or_default(), Some((after, error.error_len())))
+                }
+            };
+            self.push(valid, raw);
+            match invalid {
+                None => return,
+                Some((after, None)) => {
+                    self.begun = after.to_vec();
+                    return;
+                }
+                Some((after, Some(length))) => {
+                    self.push("\u{fffd}", raw);
+                    rest = after.get(length..).unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, text: &str, raw: bool) {
+        for line in text.split_inclusive('\n') {
+            match line.strip_suffix('\n') {
+                Some(line) if !raw => {
+                    self.text.push_str(line);
+                    let returned =
+                        if line.is_empty() { self.returned } else { line.ends_with('\r') };
+                    self.text.push_str(if returned { "\n" } else { "\r\n" });
+                    self.returned = false;
+                }
+                _ => {
+                    self.text.push_str(line);
+                    self.returned = line.ends_with('\r');
+                }
+            }
+        }
+    }
+
+    /// Nothing more comes.
+    fn end(&mut self) {
+        if !std::mem::take(&mut self.begun).is_empty() {
+            self.text.push('\u{fffd}');
+        }
+        self.returned = false;
+    }
+
+    /// Writes what has come as an event.
+    fn tell(&mut self, at: Duration, out: &mut Vec<u8>) {
+        if !self.text.is_empty() {
+            event(at, "o", &self.text, out);
+            self.text.clear();
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What script(1) records and scriptreplay(1) plays: the bytes in one file, and when they came in
+//! another, in the form that has sizes and signals beside them (since util-linux 2.35).
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use vmon::logfile::read::Entry;
+use vmon::logfile::{Mark, Timestamp};
+
+use super::About;
+use crate::cli::tell::printable;
+use crate::cli::timeline::Timeline;
+
+/// The two files.
+#[derive(Debug, Default)]
+pub struct Script {
+    pub script: Vec<u8>,
+    pub timing: Vec<u8>,
+}
+
+/// The recording of a session.
+#[derive(Debug)]
+pub struct Recording {
+    about: About,
+    /// `None` once the heads are written.
+    size: Option<Option<(u16, u16)>>,
+    timeline: Timeline,
+    /// Up to which time it is told, in microseconds.
+    told: u64,
+}
+
+impl Recording {
+    pub fn new(about: About) -> Self {
+        Self { about, size: Some(None), timeline: Timeline::default(), told: 0 }
+    }
+
+    /// Adds to `out` what the files have of an entry.
+    pub fn entry(&mut self, entry: &Entry<'_>, out: &mut Script) {
+        match *entry {
+            Entry::Mark { time, mark: Mark::Start { .. } } => {
+                self.timeline.begin(time);
+            }
+            Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if self.size.is_some() => {
+                self.size = Some(Some((columns, rows)));
+            }
+            Entry::Mark { time, mark: Mark::Resize { columns, rows } } => {
+                let at = self.timeline.at(Some(time));
+                let delay = self.delay(at);
+                line(out, &format!("S {delay} SIGWINCH ROWS={rows} COLS={columns}"));
+            }
+            Entry::Mark { .. } => {}
+            Entry::Bytes { time, bytes, .. } => {
+                let at = self.timeline.at(time);
+                self.begin(out);
+                let delay = self.delay(at);
+                line(out, &format!("O {delay} {}", bytes.len()));
+                out.script.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Adds to `out` what is left.
+    pub fn finish(&mut self, out: &mut Script) {
+        self.begin(out);
+    }
+
+    fn begin(&mut self, out: &mut Script) {
+        let Some(size) = self.size.take() else { return };
+        let mut head = "Script started".to_owned();
+        let started = self.timeline.moment().map(short);
+        if let Some(started) = &started {
+            head.push_str(&format!(" on {started}"));
+        }
+        // A player takes the first line for this one, whatever it says.
+        out.script
+            .extend_from_slice(format!("{head} [{}]\n", printable(&self.about.title)).as_bytes());
+        let mut headers = Vec::new();
+        headers.extend(started.map(|started| ("START_TIME", started)));
+        if let Some((columns, rows)) = size {
+            headers.extend([("COLUMNS", columns.to_string()), ("LINES", rows.to_string())]);
+        }
+        headers.extend(
+            self.about.command.as_ref().map(|command| ("COMMAND", printable(command).into_owned())),
+        );
+        for (name, value) in headers {
+            line(out, &format!("H {} {name} {value}", Delay(0)));
+        }
+    }
+
+    /// How long after what was told before. Counted from the beginning, so that what is rounded
+    /// off does not add up.
+    fn delay(&mut self, at: Duration) -> Delay {
+        let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        let delay = at.saturating_sub(self.told);
+        self.told = at;
+        Delay(delay)
+    }
+}
+
+/// In microseconds.
+struct Delay(u64);
+
+impl std::fmt::Display for Delay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
+fn line(out: &mut Script, line: &str) {
+    out.timing.extend_from_slice(line.as_bytes());
+    out.timing.push(b'\n');
+}
+
+fn short(moment: Timestamp) -> String {
+    let time =
+        DateTime::<Utc>::from(std::time::UNIX_EPOCH + Duration::from_nanos(moment.nanoseconds()));
+    time.to_rfc3339_opts(SecondsFormat::Secs, false).replacen('T', " ", 1)
+}

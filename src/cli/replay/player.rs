@@ -1,0 +1,423 @@
+//! The play: what is due is written, and between that the loop sleeps.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::warn;
+use vmon::child::Signal;
+use vmon::logfile::Mark;
+use vmon::logfile::read::Entry;
+use vmon::reactor::{Context, Handler, Interest, Ready, SourceId, TimerId};
+use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
+
+use super::schedule::{Pace, Schedule};
+use crate::cli::reason;
+use crate::cli::runs::RunLog;
+use crate::cli::screen::Screen;
+
+/// Entries that are played before signals and keys get their turn again.
+const BATCH: usize = 64;
+
+/// How long our terminal may take to be given back. It may have been stopped by Ctrl-S.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was played, somebody typed q, or nobody reads it any more.
+    Ended,
+    /// A signal has ended it.
+    Signalled(Signal),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Source {
+    Keys,
+    Stdout,
+}
+
+/// When the play began, as if it had never been halted.
+#[derive(Debug)]
+struct Clock {
+    began: Instant,
+    /// Since when the user has halted it.
+    halted: Option<Instant>,
+    /// Since when we are stopped.
+    stopped: Option<Instant>,
+}
+
+/// What is played next.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Bytes,
+    /// Another run finds a terminal as this one did.
+    Run,
+    End,
+}
+
+/// A play under way.
+pub struct Player<'a> {
+    log: RunLog<'a>,
+    schedule: Schedule,
+    clock: Clock,
+    stdout: Handle,
+    /// Set while our stdout has not taken all of `out`.
+    blocked: Option<SourceId>,
+    next: Option<(Duration, Next)>,
+    /// The bytes that come next.
+    held: Vec<u8>,
+    timer: Option<TimerId>,
+    /// What is being written.
+    out: Vec<u8>,
+    /// How much of that has been.
+    written: usize,
+    /// Between the log and our terminal.
+    screen: Option<Screen>,
+    terminal: Option<Terminal>,
+    keys: Option<(Handle, SourceId)>,
+    outcome: Option<Result<Outcome, String>>,
+}
+
+type Cx<'a, 'b> = Context<'a, Player<'b>>;
+
+impl Clock {
+    fn is_halted(&self) -> bool {
+        self.halted.is_some() || self.stopped.is_some()
+    }
+
+    /// How long it is until this moment of the play.
+    fn until(&self, due: Duration) -> Duration {
+        due.saturating_sub(self.began.elapsed())
+    }
+
+    fn halt_or_go_on(&mut self) {
+        match self.halted.take() {
+            Some(since) => self.began += since.elapsed(),
+            None => self.halted = Some(Instant::now()),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped.get_or_insert_with(Instant::now);
+    }
+
+    fn go_on(&mut self) {
+        if let Some(since) = self.stopped.take() {
+            match &mut self.halted {
+                // All that time counts as halted anyhow.
+                Some(_) => {}
+                None => self.began += since.elapsed(),
+            }
+        }
+    }
+}
+
+impl<'a> Player<'a> {
+    pub fn new(log: RunLog<'a>, pace: Pace, stdout: Handle) -> Self {
+        let at_terminal = stdout.is_terminal();
+        Self {
+            log,
+            schedule: Schedule::new(pace),
+            clock: Clock { began: Instant::now(), halted: None, stopped: None },
+            stdout,
+            blocked: None,
+            next: None,
+            held: Vec::new(),
+            timer: None,
+            out: Vec::new(),
+            written: 0,
+            screen: at_terminal.then(Screen::session),
+            terminal: if at_terminal { Terminal::open() } else { None },
+            keys: None,
+            outcome: None,
+        }
+    }
+
+    /// Gives the terminal back. How it ended, and the log.
+    pub fn end(mut self) -> (Result<Outcome, String>, RunLog<'a>) {
+        self.give_back(Screen::end);
+        if let Some(terminal) = &mut self.terminal {
+            terminal.leave_raw();
+        }
+        (self.outcome.unwrap_or(Ok(Outcome::Ended)), self.log)
+    }
+
+    fn begin(&mut self, cx: &mut Cx<'_, 'a>) -> io::Result<()> {
+        self.quiet();
+        if self.terminal.is_some()
+            && terminal::stdin().is_terminal()
+            && let Some(stdin) = Handle::open(terminal::stdin(), Direction::Read)?
+        {
+            let id = cx.sources.register(&stdin, Interest::READ, Source::Keys)?;
+            self.keys = Some((stdin, id));
+        }
+        self.clock.began = Instant::now();
+        Ok(())
+    }
+
+    /// Keeps what is typed off the screen.
+    fn quiet(&mut self) -> Option<RawState> {
+        let entered = self.terminal.as_mut()?.enter_quiet();
+        entered.inspect_err(|error| warn!("can't set the terminal's modes: {error}")).ok()
+    }
+
+    /// Plays what is due.
+    fn play(&mut self, cx: &mut Cx<'_, 'a>) {
+        for _ in 0..BATCH {
+            if self.outcome.is_some() || self.blocked.is_some() || self.clock.is_halted() {
+                return;
+            }
+            let (due, next) = match self.next {
+                Some(next) => next,
+                None => match self.load() {
+                    Ok(next) => next,
+                    Err(error) => return self.finish(Err(error)),
+                },
+            };
+            self.next = Some((due, next));
+            let wait = self.clock.until(due);
+            if !wait.is_zero() {
+                return self.wait(wait, cx);
+            }
+            self.next = None;
+            match (next, &mut self.screen) {
+                (Next::Bytes, Some(screen)) => screen.filter(&self.held, &mut self.out),
+                (Next::Bytes, None) => self.out.extend_from_slice(&self.held),
+                (Next::Run, Some(screen)) => screen.end(&mut self.out),
+                (Next::Run, None) => {}
+                (Next::End, _) => return self.finish(Ok(Outcome::Ended)),
+            }
+            self.flush(cx);
+        }
+        // So much is due that signals and keys have to wait: they come first.
+        self.wait(Duration::ZERO, cx);
+    }
+
+    /// Fetches what comes next, and when.
+    fn load(&mut self) -> Result<(Duration, Next), String> {
+        loop {
+            let entry = self.log.next().map_err(|error| error.to_string())?;
+            let Some(entry) = entry else { return Ok((Duration::ZERO, Next::End)) };
+            let due = self.schedule.due(&entry);
+            match entry {
+                Entry::Bytes { bytes, .. } => {
+                    self.held.clear();
+                    self.held.extend_from_slice(bytes);
+                    return Ok((due, Next::Bytes));
+                }
+                Entry::Mark { mark: Mark::Start { .. }, .. } => return Ok((due, Next::Run)),
+                Entry::Mark { mark: Mark::Resize { columns, rows }, .. }
+                    if self.held.is_empty() =>
+                {
+                    self.compare(columns, rows);
+                }
+                Entry::Mark { .. } => {}
+            }
+        }
+    }
+
+    /// Tells that the session had more room than there is here, before it begins.
+    fn compare(&self, columns: u16, rows: u16) {
+        let ours = self.terminal.as_ref().and_then(Terminal::size);
+        if let Some((our_rows, our_columns)) = ours
+            && (our_rows < rows || our_columns < columns)
+        {
+            warn!(
+                "the session had a terminal of {columns}x{rows}, and here are {our_columns}x{our_rows}"
+            );
+        }
+    }
+
+    fn wait(&mut self, time: Duration, cx: &mut Cx<'_, 'a>) {
+        self.cancel(cx);
+        self.timer = Some(cx.timers.set(time, ()));
+    }
+
+    fn cancel(&mut self, cx: &mut Cx<'_, 'a>) {
+        if let Some(timer) = self.timer.take() {
+            cx.timers.cancel(timer);
+        }
+    }
+
+    /// Writes what our stdout takes.
+    fn flush(&mut self, cx: &mut Cx<'_, 'a>) {
+        while let Some(rest @ [_, ..]) = self.out.get(self.written..) {
+            match self.stdout.write(rest) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.block(cx),
+                Err(error) => return self.refused(&error),
+            }
+        }
+        self.out.clear();
+        self.written = 0;
+        if let Some(blocked) = self.blocked.take() {
+            cx.sources.deregister(blocked);
+        }
+    }
+
+    fn block(&mut self, cx: &mut Cx<'_, 'a>) {
+        match self.blocked {
+            Some(blocked) => cx.sources.would_block(blocked, Interest::WRITE),
+            None => match cx.sources.register(&self.stdout, Interest::WRITE, Source::Stdout) {
+                Ok(blocked) => self.blocked = Some(blocked),
+                Err(error) => self.refused(&error),
+            },
+        }
+    }
+
+    /// A reader that goes away has all it wanted, and a terminal may be closed.
+    fn refused(&mut self, error: &io::Error) {
+        self.screen = None;
+        self.finish(match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => Ok(Outcome::Ended),
+            _ => Err(format!("can't write to stdout: {}", reason(error))),
+        });
+    }
+
+    fn finish(&mut self, outcome: Result<Outcome, String>) {
+        self.outcome.get_or_insert(outcome);
+    }
+
+    fn read_keys(&mut self, cx: &mut Cx<'_, 'a>) {
+        let Some((stdin, id)) = &mut self.keys else { return };
+        let mut typed = [0; 64];
+        // In the background what is typed is another's.
+        let ours = self.terminal.as_ref().is_some_and(Terminal::is_raw);
+        match if ours { stdin.read(&mut typed) } else { Err(io::ErrorKind::WouldBlock.into()) } {
+            Ok(count @ 1..) => {
+                for key in typed.iter().take(count) {
+                    match key {
+                        b'q' => self.finish(Ok(Outcome::Ended)),
+                        b' ' => self.clock.halt_or_go_on(),
+                        _ => {}
+                    }
+                }
+                self.play(cx);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                cx.sources.would_block(*id, Interest::READ);
+            }
+            Ok(_) | Err(_) => {
+                cx.sources.deregister(*id);
+                self.keys = None;
+            }
+        }
+    }
+
+    /// Writes what a screen has to say to a terminal that is to be used by others, instead of what
+    /// it has not taken yet. Waits for it, but not for long.
+    fn give_back(&mut self, say: impl FnOnce(&mut Screen, &mut Vec<u8>)) {
+        let Some(screen) = &mut self.screen else { return };
+        self.out.clear();
+        self.written = 0;
+        let mut out = Vec::new();
+        say(screen, &mut out);
+        let give_up = Instant::now() + GIVE_BACK;
+        let mut rest = out.as_slice();
+        while !rest.is_empty() && Instant::now() < give_up {
+            match self.stdout.write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::POLLOUT)];
+                    let _ = poll(&mut fds, PollTimeout::from(100_u8));
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Handler for Player<'_> {
+    type Source = Source;
+    type Timer = ();
+
+    fn start(&mut self, cx: &mut Context<'_, Self>) {
+        match self.begin(cx) {
+            Ok(()) => self.play(cx),
+            Err(error) => self.finish(Err(format!("can't read the keyboard: {}", reason(&error)))),
+        }
+    }
+
+    fn ready(&mut self, source: Source, _: Ready, cx: &mut Context<'_, Self>) {
+        match source {
+            Source::Keys => self.read_keys(cx),
+            Source::Stdout => {
+                self.flush(cx);
+                self.play(cx);
+            }
+        }
+    }
+
+    fn timer(&mut self, (): (), cx: &mut Context<'_, Self>) {
+        self.timer = None;
+        self.play(cx);
+    }
+
+    fn signal(&mut self, signal: i32, cx: &mut Context<'_, Self>) {
+        match Signal::from_number(signal) {
+            Some(signal @ (Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)) => {
+                self.finish(Ok(Outcome::Signalled(signal)));
+            }
+            Some(Signal::TSTP) => {
+                self.clock.stop();
+                self.give_back(|screen, out| screen.suspend(out));
+                if let Some(terminal) = &mut self.terminal {
+                    terminal.leave_raw();
+                }
+            }
+            Some(Signal::CONT) => {
+                self.quiet();
+                if let Some(screen) = &self.screen
+                    && self.clock.stopped.is_some()
+                {
+                    screen.resume(&mut self.out);
+                }
+                self.clock.go_on();
+                self.flush(cx);
+                self.play(cx);
+            }
+            _ => {}
+        }
+    }
+
+    fn after_signal(signal: i32) {
+        if signal == Signal::TSTP.number()
+            && let Err(error) = terminal::stop_process()
+        {
+            warn!("can't suspend: {error}");
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.outcome.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_halted_or_stopped_goes_on_where_it_was() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        let seconds = |clock: &Clock| clock.until(Duration::from_secs(5000)).as_secs();
+        let mut clock = Clock { began: ago(3000), halted: Some(ago(2000)), stopped: None };
+        assert!(clock.is_halted());
+        clock.halt_or_go_on();
+        assert!(!clock.is_halted());
+        assert!((3000..=4000).contains(&seconds(&clock)), "{clock:?}");
+        // Stopped while it is halted: no time counts twice.
+        let mut clock =
+            Clock { began: ago(3000), halted: Some(ago(2000)), stopped: Some(ago(1000)) };
+        clock.go_on();
+        assert!(clock.is_halted());
+        clock.halt_or_go_on();
+        assert!((3000..=4000).contains(&seconds(&clock)), "{clock:?}");
+        let mut clock = Clock { began: ago(3000), halted: None, stopped: Some(ago(2000)) };
+        clock.go_on();
+        assert!((3000..=4000).contains(&seconds(&clock)), "{clock:?}");
+    }
+}

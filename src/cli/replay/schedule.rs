@@ -1,0 +1,120 @@
+//! When each entry of a log is played.
+
+use std::time::Duration;
+
+use vmon::logfile::Mark;
+use vmon::logfile::read::Entry;
+
+use crate::cli::timeline::Timeline;
+
+/// How fast.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// So many times as fast as it was.
+    pub speed: f64,
+    /// The longest pause, before it is made shorter by the speed.
+    pub max_idle: Option<Duration>,
+}
+
+/// Counts from the beginning of the play, so that nothing adds up.
+#[derive(Debug)]
+pub struct Schedule {
+    pace: Pace,
+    timeline: Timeline,
+    /// The time of the session up to which it is planned.
+    planned: Duration,
+    /// How much of its pauses is left out.
+    skipped: Duration,
+}
+
+impl Schedule {
+    pub fn new(pace: Pace) -> Self {
+        let (planned, skipped) = (Duration::ZERO, Duration::ZERO);
+        Self { pace, timeline: Timeline::default(), planned, skipped }
+    }
+
+    /// How long after the beginning of the play it comes.
+    pub fn due(&mut self, entry: &Entry<'_>) -> Duration {
+        let at = match *entry {
+            Entry::Mark { time, mark: Mark::Start { .. } } => self.timeline.begin(time),
+            // A session ends with its last output, and a size is nothing to see.
+            Entry::Mark { .. } => self.planned,
+            Entry::Bytes { time, .. } => self.timeline.at(time),
+        };
+        let pause = at.saturating_sub(self.planned);
+        if let Some(max_idle) = self.pace.max_idle {
+            self.skipped += pause.saturating_sub(max_idle);
+        }
+        self.planned = at;
+        // Centuries at most, at a tenth of the speed: no overflow.
+        (at - self.skipped).div_f64(self.pace.speed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmon::logfile::{End, Timestamp};
+
+    use super::*;
+
+    fn at(milliseconds: u64) -> Timestamp {
+        Timestamp::from_nanoseconds(milliseconds * 1_000_000)
+    }
+
+    fn bytes(milliseconds: u64) -> Entry<'static> {
+        Entry::Bytes { time: Some(at(milliseconds)), stream: None, bytes: b"x" }
+    }
+
+    const UNKNOWN: Entry<'static> = Entry::Bytes { time: None, stream: None, bytes: b"x" };
+
+    fn start(milliseconds: u64) -> Entry<'static> {
+        Entry::Mark { time: at(milliseconds), mark: Mark::Start { pid: 1 } }
+    }
+
+    /// In milliseconds.
+    fn due(speed: f64, max_idle: Option<u64>, entries: &[Entry<'_>]) -> Vec<u128> {
+        let max_idle = max_idle.map(Duration::from_millis);
+        let mut schedule = Schedule::new(Pace { speed, max_idle });
+        entries.iter().map(|entry| schedule.due(entry).as_millis()).collect()
+    }
+
+    #[test]
+    fn a_session_takes_the_time_that_it_took() {
+        let entries = [start(1000), bytes(1500), bytes(1500), bytes(9000)];
+        assert_eq!(due(1.0, None, &entries), [0, 500, 500, 8000]);
+        assert_eq!(due(2.0, None, &entries), [0, 250, 250, 4000]);
+        assert_eq!(due(0.1, None, &entries), [0, 5000, 5000, 80_000]);
+    }
+
+    #[test]
+    fn pauses_are_cut_and_what_is_left_of_them_goes_by_the_speed() {
+        let entries = [bytes(0), bytes(10_000), bytes(10_500), bytes(20_000)];
+        assert_eq!(due(1.0, Some(1000), &entries), [0, 1000, 1500, 2500]);
+        assert_eq!(due(2.0, Some(1000), &entries), [0, 500, 750, 1250]);
+        assert_eq!(due(1.0, Some(0), &entries), [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_has_no_time_comes_at_once() {
+        assert_eq!(due(1.0, None, &[UNKNOWN, UNKNOWN]), [0, 0]);
+        assert_eq!(due(1.0, None, &[UNKNOWN, bytes(700), bytes(900), UNKNOWN]), [0, 0, 200, 200]);
+    }
+
+    #[test]
+    fn neither_marks_nor_the_time_between_runs_hold_up_the_play() {
+        let end = Entry::Mark { time: at(5000), mark: Mark::Stop(End::Exited(0)) };
+        let size = Entry::Mark { time: at(300), mark: Mark::Resize { columns: 1, rows: 1 } };
+        let entries = [start(0), size, bytes(400), end, start(90_000), bytes(90_100)];
+        assert_eq!(due(1.0, None, &entries), [0, 0, 400, 400, 400, 500]);
+    }
+
+    #[test]
+    fn a_long_session_does_not_drift() {
+        let mut schedule = Schedule::new(Pace { speed: 3.0, max_idle: None });
+        let mut last = Duration::ZERO;
+        for third in 0..100_000 {
+            last = schedule.due(&bytes(third));
+        }
+        assert_eq!(last, Duration::from_millis(99_999).div_f64(3.0));
+    }
+}
