@@ -1,13 +1,19 @@
-//! Reading a log back, on real files.
+//! Reading a log back, on real files: what is in them, and what is wrong with them.
 
 #![cfg(feature = "reader")]
 
+#[path = "common/logs.rs"]
+mod logs;
+
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::tempdir;
-use vmon::logfile::read::{Entry, LogReader, ReadError, Warning};
-use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
+use vmon::logfile::read::{Entry, Hold, LogReader, ReadError, Warning};
+use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
+
+use logs::{Chunk, Made, START, STDERR, STDOUT, STOP, TTY, generation, index, joined, lines};
 
 fn log(log_dir: &Path, max_size: u64) -> LogFile {
     let retention = Retention { max_size, max_files: u32::MAX, ..Retention::default() };
@@ -21,11 +27,56 @@ fn open(log_dir: &Path) -> LogReader {
 
 /// Every byte that is there, to the end.
 fn bytes(reader: &mut LogReader) -> Vec<u8> {
-    let mut all = Vec::new();
+    told(reader).into_iter().flat_map(|(_, _, bytes)| bytes).collect()
+}
+
+type Told = (Option<u64>, Option<Stream>, Vec<u8>);
+
+/// The bytes with what is known of them; neighbours of which the same is known are one.
+fn told(reader: &mut LogReader) -> Vec<Told> {
+    let mut all: Vec<Told> = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
-        if let Entry::Bytes { bytes, .. } = entry {
-            all.extend_from_slice(bytes);
+        let Entry::Bytes { time, stream, bytes } = entry else { continue };
+        let time = time.map(|time| time.nanoseconds());
+        match all.last_mut() {
+            Some(last) if (last.0, last.1) == (time, stream) => last.2.extend_from_slice(bytes),
+            _ => all.push((time, stream, bytes.to_vec())),
         }
+    }
+    all
+}
+
+fn chunks() -> Vec<Chunk> {
+    vec![
+        Chunk::mark(5, START, 77),
+        Chunk::new(10, STDOUT, "one\ntwo\n"),
+        Chunk::new(20, STDERR, "bad\n"),
+        Chunk::new(20, 1, "???"),
+        Chunk::new(30, TTY, "\x1b[mthree"),
+        Chunk::mark(40, STOP, 256 + 9),
+    ]
+}
+
+fn stream(kind: u8) -> Option<Stream> {
+    match kind {
+        STDOUT => Some(Stream::Stdout),
+        STDERR => Some(Stream::Stderr),
+        TTY => Some(Stream::Tty),
+        _ => None,
+    }
+}
+
+/// What is to be read of chunks, the bytes behind the last one of unknown time.
+fn expected(chunks: &[Chunk], rest: &[u8]) -> Vec<Told> {
+    let mut all: Vec<Told> = Vec::new();
+    for chunk in chunks.iter().filter(|chunk| !chunk.bytes.is_empty()) {
+        let stream = stream(chunk.kind);
+        all.push((stream.map(|_| chunk.time), stream, chunk.bytes.clone()));
+    }
+    match all.last_mut() {
+        _ if rest.is_empty() => {}
+        Some((None, None, bytes)) => bytes.extend_from_slice(rest),
+        _ => all.push((None, None, rest.to_vec())),
     }
     all
 }
@@ -42,23 +93,219 @@ fn generations_come_in_order_and_then_the_log() {
 }
 
 #[test]
-fn a_reader_goes_on_through_rotations_and_repeats_nothing() {
-    let directory = tempdir().unwrap();
-    let mut log = log(directory.path(), 10);
-    log.write(Stream::Stdout, b"first\n").unwrap();
-    let mut reader = open(directory.path());
-    assert_eq!(bytes(&mut reader), b"first\n");
-    assert_eq!(bytes(&mut reader), b"");
-    for line in 0..40 {
-        log.write(Stream::Stdout, format!("line {line}\n").as_bytes()).unwrap();
-        if line % 7 == 0 {
-            let expected: Vec<u8> = (line.max(6) - 6..=line)
-                .flat_map(|line| format!("line {line}\n").into_bytes())
-                .collect();
-            assert_eq!(bytes(&mut reader), expected);
+fn an_index_tells_times_streams_and_marks() {
+    let made = Made::new();
+    made.raw("", &chunks());
+    let mut reader = open(made.log_dir());
+    let mut seen = Vec::new();
+    while let Some(entry) = reader.next().unwrap() {
+        match entry {
+            Entry::Mark { time, mark } => seen.push(format!("{} {mark:?}", time.nanoseconds())),
+            Entry::Bytes { time, stream, bytes } => {
+                let time = time.map(|time| time.nanoseconds());
+                seen.push(format!("{time:?} {stream:?} {:?}", str::from_utf8(bytes).unwrap()));
+            }
         }
     }
+    let start = Mark::Start { pid: 77 };
+    let stop = Mark::Stop(End::Signalled(9));
+    assert_eq!(
+        seen,
+        [
+            format!("5 {start:?}"),
+            r#"Some(10) Some(Stdout) "one\ntwo\n""#.to_owned(),
+            r#"Some(20) Some(Stderr) "bad\n""#.to_owned(),
+            r#"None None "???""#.to_owned(),
+            r#"Some(30) Some(Tty) "\u{1b}[mthree""#.to_owned(),
+            format!("40 {stop:?}"),
+        ]
+    );
     assert_eq!(reader.take_warnings(), []);
+}
+
+#[test]
+fn of_an_index_cut_anywhere_the_whole_records_count_and_every_byte_is_given() {
+    let (made, chunks) = (Made::new(), chunks());
+    let (log, index) = (joined(&chunks), index(&chunks));
+    made.write("", &log);
+    for cut in 0..index.len() {
+        made.write(".idx", &index[..cut]);
+        let mut reader = open(made.log_dir());
+        let whole = &chunks[..cut.saturating_sub(32) / 24];
+        let rest = &log[joined(whole).len()..];
+        assert_eq!(told(&mut reader), expected(whole, rest), "{cut}");
+        // One whose header is cut is none at all; an empty one is still to be written.
+        assert_eq!(reader.take_warnings().len(), usize::from((1..32).contains(&cut)), "{cut}");
+    }
+}
+
+#[test]
+fn of_a_log_cut_anywhere_every_byte_is_given_and_an_index_beyond_it_is_not_used() {
+    let (made, chunks) = (Made::new(), chunks());
+    let log = joined(&chunks);
+    made.write(".idx", &index(&chunks));
+    for cut in 0..log.len() {
+        made.write("", &log[..cut]);
+        let mut reader = open(made.log_dir());
+        assert_eq!(told(&mut reader), expected(&[], &log[..cut]), "{cut}");
+        let warnings = reader.take_warnings();
+        assert!(matches!(warnings[..], [Warning::Index { .. }]), "{cut}: {warnings:?}");
+    }
+}
+
+#[test]
+fn an_index_ends_where_its_records_do_not_join_or_are_zeros() {
+    let (made, chunks) = (Made::new(), chunks());
+    let log = joined(&chunks);
+    for broken in 1..chunks.len() {
+        for wrong in [[0; 24], [1; 24]] {
+            let mut index = index(&chunks);
+            index[32 + 24 * broken..].iter_mut().zip(wrong).for_each(|(to, from)| *to = from);
+            made.write("", &log);
+            made.write(".idx", &index);
+            let whole = &chunks[..broken];
+            let found = told(&mut open(made.log_dir()));
+            assert_eq!(found, expected(whole, &log[joined(whole).len()..]), "{broken}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_index_is_told_and_not_used() {
+    let (made, chunks) = (Made::new(), chunks());
+    made.raw("", &chunks);
+    let mut other = index(&chunks);
+    other[8] = 2;
+    made.write(".idx", &other);
+    let mut reader = open(made.log_dir());
+    assert_eq!(told(&mut reader), expected(&[], &joined(&chunks)));
+    let [warning] = &reader.take_warnings()[..] else { panic!() };
+    assert!(warning.to_string().contains("vm.log.idx does not match its log"), "{warning}");
+    // Once.
+    assert_eq!(told(&mut reader), []);
+    assert_eq!(reader.take_warnings(), []);
+}
+
+#[test]
+fn compressed_generations_are_read_with_their_index() {
+    let (made, all) = (Made::new(), chunks());
+    for (number, program) in [(1, "gzip"), (2, "zstd"), (3, "")] {
+        made.raw(&generation(number), &all);
+        if !program.is_empty() {
+            made.compress(&generation(number), program);
+        }
+    }
+    made.raw("", &all);
+    let mut reader = open(made.log_dir());
+    let expected: Vec<Told> = (0..4).flat_map(|_| expected(&all, b"")).collect();
+    assert_eq!(told(&mut reader), expected);
+    assert_eq!(reader.take_warnings(), []);
+}
+
+#[test]
+fn a_damaged_generation_is_told_and_the_next_one_is_read() {
+    for (program, ending) in [("gzip", ".gz"), ("zstd", ".zst")] {
+        let made = Made::new();
+        made.write(&generation(1), &vec![b'x'; 1 << 20]);
+        made.compress(&generation(1), program);
+        let path = made.path(&format!("{}{ending}", generation(1)));
+        let packed = fs::read(&path).unwrap();
+        fs::write(&path, &packed[..packed.len() / 2]).unwrap();
+        made.write(&generation(2), b"next\n");
+        let mut reader = open(made.log_dir());
+        assert!(bytes(&mut reader).ends_with(b"next\n"));
+        let warnings = reader.take_warnings();
+        assert!(matches!(warnings[..], [Warning::Damaged { .. }]), "{warnings:?}");
+    }
+}
+
+#[test]
+fn lines_of_cri_and_json_are_what_the_child_wrote() {
+    let chunks = [
+        Chunk::new(1_000, STDOUT, "one\ntwo\nunfin"),
+        Chunk::new(2_000, STDERR, "\"bad\"\t\u{1b}\n"),
+        Chunk::new(3_000, STDOUT, "ished\n"),
+    ];
+    for format in ["cri", "json"] {
+        let made = Made::new();
+        made.write(&generation(1), &lines(format, &chunks));
+        made.compress(&generation(1), "gzip");
+        made.write("", &lines(format, &chunks));
+        let twice: Vec<Told> = (0..2).flat_map(|_| expected(&chunks, b"")).collect();
+        assert_eq!(told(&mut open(made.log_dir())), twice, "{format}");
+    }
+}
+
+#[test]
+fn a_log_with_an_index_is_raw_whatever_it_looks_like() {
+    let made = Made::new();
+    let text = lines("cri", &[Chunk::new(1, STDOUT, "x\n")]);
+    made.raw("", &[Chunk::new(9, STDERR, text.clone())]);
+    let raw = [(Some(9), Some(Stream::Stderr), text.clone())];
+    assert_eq!(told(&mut open(made.log_dir())), raw);
+    fs::remove_file(made.path(".idx")).unwrap();
+    assert_eq!(told(&mut open(made.log_dir()))[0].2, b"x\n");
+    let mut reader = open(made.log_dir());
+    reader.written_as(Format::Raw);
+    assert_eq!(told(&mut reader), [(None, None, text)]);
+}
+
+#[test]
+fn a_record_that_is_not_whole_waits_or_is_given_as_far_as_it_goes() {
+    let made = Made::new();
+    let whole = lines("cri", &[Chunk::new(1_000, STDOUT, "one\ntwo\n")]);
+    let first = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    for cut in first + 1..whole.len() {
+        made.write("", &whole[..cut]);
+        let mut reader = open(made.log_dir());
+        reader.hold(Hold::Parts);
+        assert_eq!(bytes(&mut reader), b"one\n");
+        made.write("", &whole);
+        assert_eq!(bytes(&mut reader), b"two\n", "{cut}");
+
+        made.write("", &whole[..cut]);
+        let torn = bytes(&mut open(made.log_dir()));
+        let text = [&b"one\n"[..], &whole[whole.len() - 4..cut.max(whole.len() - 4)]].concat();
+        let as_it_is = [&b"one\n"[..], &whole[first..cut]].concat();
+        assert!(torn == text || torn == as_it_is, "{cut}: {torn:?}");
+    }
+    // All of the line's head is there.
+    assert_eq!(bytes(&mut open(made.log_dir())), b"one\ntwo");
+}
+
+#[test]
+fn lines_of_any_length_are_read() {
+    let long = "x".repeat(1 << 20);
+    let short = lines("cri", &[Chunk::new(1_000, STDOUT, "short\n")]);
+    let made = Made::new();
+    made.write("", &[&short[..], long.as_bytes(), b"\n", &short].concat());
+    let read = bytes(&mut open(made.log_dir()));
+    assert_eq!(read, format!("short\n{long}\nshort\n").as_bytes());
+    let made = Made::new();
+    made.raw("", &[Chunk::new(1, STDOUT, long.clone())]);
+    assert_eq!(bytes(&mut open(made.log_dir())), long.as_bytes());
+}
+
+#[test]
+fn bytes_that_the_index_does_not_tell_of_wait_if_asked() {
+    let (made, chunks) = (Made::new(), chunks());
+    made.raw("", &chunks[..2]);
+    made.write("", &joined(&chunks));
+    let mut reader = open(made.log_dir());
+    reader.hold(Hold::Untold);
+    assert_eq!(told(&mut reader), expected(&chunks[..2], b""));
+    made.write(".idx", &index(&chunks));
+    assert_eq!(told(&mut reader), expected(&chunks[2..], b""));
+}
+
+#[test]
+fn an_index_that_has_its_generations_name_already_is_the_logs() {
+    let (made, all) = (Made::new(), chunks());
+    made.raw(&generation(1), &all);
+    made.write("", &joined(&all));
+    made.write(".00000002.idx", &index(&all));
+    let twice: Vec<Told> = (0..2).flat_map(|_| expected(&all, b"")).collect();
+    assert_eq!(told(&mut open(made.log_dir())), twice);
 }
 
 #[test]
@@ -71,15 +318,17 @@ fn where_there_is_no_log_that_is_told_and_nothing_is_made() {
 }
 
 #[test]
-fn generations_that_are_removed_before_they_are_read_are_told() {
-    let directory = tempdir().unwrap();
-    let mut log = log(directory.path(), 4);
-    log.write(Stream::Stdout, b"aaaabbbbccccdd").unwrap();
-    let mut reader = open(directory.path());
-    for number in 1..3 {
-        fs::remove_file(directory.path().join(format!("config/vm.log.0000000{number}"))).unwrap();
-    }
-    assert_eq!(bytes(&mut reader), b"ccccdd");
-    let warnings = reader.take_warnings();
-    assert!(matches!(warnings[..], [Warning::Missed { first: 1, last: 2, .. }]), "{warnings:?}");
+fn links_are_not_followed() {
+    let made = Made::new();
+    let secret = made.log_dir().join("secret");
+    fs::write(&secret, b"secret\n").unwrap();
+    symlink(&secret, made.path("")).unwrap();
+    symlink(&secret, made.path(&generation(1))).unwrap();
+    symlink(&secret, made.path(".00000002.gz")).unwrap();
+    let read = LogReader::open(made.log_dir(), "config", "vm");
+    assert!(read.is_err() || bytes(&mut read.unwrap()).is_empty());
+    let outside = tempdir().unwrap();
+    symlink(made.log_dir().join("config"), outside.path().join("config")).unwrap();
+    let error = LogReader::open(outside.path(), "config", "vm").unwrap_err();
+    assert!(error.to_string().contains("is a symbolic link"), "{error}");
 }

@@ -22,31 +22,38 @@
 
 mod content;
 mod files;
+mod find;
+mod lines;
 mod numbers;
+mod packed;
+mod position;
+mod raw;
 mod segment;
 mod times;
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use super::LogError;
 use super::directory::Place;
 use super::entry::{Mark, Stream, Timestamp};
+use super::options::Format;
 use files::{Files, Look};
 use numbers::Numbers;
-use segment::{Found, Role, Segment};
+pub use position::Position;
+use segment::{Bounds, Role, Segment};
 
 /// What comes next in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry<'a> {
-    /// Bytes of one stream, at least one. They end where a read has ended: a line, and a
-    /// character, may go on in the next entry.
+    /// Bytes of one stream, seldom none. They end where a read has ended: a line, and a character,
+    /// may go on in the next entry.
     Bytes {
         /// When the first of them was read from the child; `None` where nobody knows.
         time: Option<Timestamp>,
         /// Where they come from; `None` where nobody knows.
         stream: Option<Stream>,
-        /// As the child wrote them.
+        /// As the child wrote them, in whatever format the log is.
         bytes: &'a [u8],
     },
     /// Something happened here.
@@ -109,12 +116,34 @@ pub enum Warning {
         /// How that shows.
         why: &'static str,
     },
+    /// A compressed generation can't be read to its end.
+    #[error("what follows in {} is left out, it is damaged: {why}", path.display())]
+    Damaged {
+        /// The generation.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
+    },
     /// The log has become shorter while it was read. It is read anew from its beginning.
     #[error("{} was truncated, and is read from its beginning", path.display())]
     Truncated {
         /// The log.
         path: PathBuf,
     },
+}
+
+/// What is not given yet of a log that is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Hold {
+    /// All that is there is given.
+    #[default]
+    Nothing,
+    /// A record of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log waits until all of it is
+    /// there.
+    Parts,
+    /// Bytes of a raw log also wait until its index tells of them, which is 200 ms later at most,
+    /// or until it is rotated.
+    Untold,
 }
 
 /// A log that is read from the oldest generation on.
@@ -124,13 +153,17 @@ pub enum Warning {
 /// compression and removal of what is being read, and repeats nothing. A writer is never held up
 /// by a reader.
 ///
-/// At most 64 KiB are held, of files of any size and lines of any length.
+/// # Memory
+///
+/// At most 256 KiB are held, of files of any size and lines of any length, and the window of the
+/// compressor that has made the generation being read: 32 KiB for gzip, and for Zstandard 8 MiB
+/// unless it was told to use more. A record of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log
+/// with a longer line than that, which no known writer makes, is given as it is in the file.
 ///
 /// # Beside a crash
 ///
 /// A log, a generation or an index may end anywhere. What the index does not tell of has no stream
 /// and no time; it is given all the same.
-#[derive(Debug)]
 pub struct LogReader {
     files: Files,
     /// The generations that were there at the last look.
@@ -138,7 +171,20 @@ pub struct LogReader {
     /// The lowest number of which nothing has been read.
     next: u64,
     segment: Option<Segment>,
-    hold: bool,
+    /// Where to begin in the file of that number, when it is opened.
+    entry: Option<Position>,
+    /// How many of the next bytes are left out.
+    skip: u64,
+    stop: Option<Position>,
+    hold: Hold,
+    written_as: Option<Format>,
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, position) = (self.files.path(), self.position());
+        f.debug_struct("LogReader").field("path", &path).field("position", &position).finish()
+    }
 }
 
 impl LogReader {
@@ -166,14 +212,19 @@ impl LogReader {
         let files = Files::new(Place::new(log_dir, config_file, name)?);
         let numbers = files.numbers()?;
         let next = numbers.at_or_after(0).unwrap_or(1);
-        Ok(Self { files, numbers, next, segment: None, hold: false })
+        let (segment, entry, skip, stop) = (None, None, 0, None);
+        let (hold, written_as) = (Hold::Nothing, None);
+        Ok(Self { files, numbers, next, segment, entry, skip, stop, hold, written_as })
     }
 
-    /// Whether to wait at the end of the index of a log that is being written: bytes that it does
-    /// not tell of yet are not given then, until it does, or the log is rotated. `false` at first.
-    ///
-    /// An index is written up to 200 ms after the bytes that it tells of.
-    pub fn hold(&mut self, hold: bool) {
+    /// Tells the format in which the log is being written, from now on, as far as it has no index:
+    /// without that, its first line tells, which a child may have written itself.
+    pub fn written_as(&mut self, format: Format) {
+        self.written_as = Some(format);
+    }
+
+    /// What to hold back of a log that is being written: [`Hold::Nothing`] at first.
+    pub fn hold(&mut self, hold: Hold) {
         self.hold = hold;
     }
 
@@ -189,32 +240,60 @@ impl LogReader {
     /// When a file or the directory can't be read.
     #[expect(clippy::should_implement_trait, reason = "an entry borrows from its reader")]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
-        let found = loop {
+        if !self.ready()? {
+            return Ok(None);
+        }
+        let skip = std::mem::take(&mut self.skip);
+        Ok(self.segment.as_mut().and_then(Segment::take).map(|entry| match entry {
+            Entry::Bytes { time, stream, bytes } if skip > 0 => {
+                let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+                Entry::Bytes { time, stream, bytes: bytes.get(skip..).unwrap_or_default() }
+            }
+            entry => entry,
+        }))
+    }
+
+    /// Finds the file in which something comes next.
+    fn ready(&mut self) -> Result<bool, ReadError> {
+        loop {
             let Some(segment) = &mut self.segment else {
-                if self.enter()? {
-                    continue;
+                if self.is_over() || !self.enter()? {
+                    return Ok(false);
                 }
-                return Ok(None);
+                continue;
+            };
+            let end = match self.stop {
+                Some(stop) if stop.number < segment.number => return Ok(false),
+                Some(stop) if stop.number == segment.number => stop.offset,
+                _ => u64::MAX,
             };
             if segment.role == Role::Current && segment.lacks_index() {
                 self.files.find_late_index(segment)?;
-            }
-            if let Some(found) = segment.step(self.hold)? {
-                break found;
-            }
-            if !self.leave()? {
-                return Ok(None);
-            }
-        };
-        Ok(match found {
-            Found::Mark { time, mark } => Some(Entry::Mark { time, mark }),
-            Found::Bytes { time, stream, from, length } => match &mut self.segment {
-                Some(segment) => {
-                    Some(Entry::Bytes { time, stream, bytes: segment.given(from, length)? })
+                if let Some(format) = self.written_as {
+                    segment.take_for(format);
                 }
-                None => None,
-            },
-        })
+            }
+            match segment.ready(Bounds { hold: self.hold, end }) {
+                Ok(true) => return Ok(true),
+                Err(ReadError::Io { path, source }) if segment.is_packed() => {
+                    let why = source.to_string();
+                    self.files.warnings.push(Warning::Damaged { path, why });
+                    self.segment = None;
+                }
+                Err(error) => return Err(error),
+                Ok(false) if end == segment.offset() => return Ok(false),
+                Ok(false) => {
+                    if !self.leave()? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether no file that is still to come may be read.
+    fn is_over(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.number < self.next)
     }
 
     /// Opens the file that follows those that have been read; `false` where there is none yet.
@@ -223,7 +302,7 @@ impl LogReader {
             let listed = self.numbers.at_or_after(self.next);
             let number = listed.unwrap_or(self.next);
             if let Some(segment) = self.files.generation(number)? {
-                self.begin(segment);
+                self.begin(segment)?;
                 return Ok(true);
             }
             if listed.is_some() {
@@ -236,14 +315,25 @@ impl LogReader {
                 continue;
             }
             let Some(segment) = segment else { return Ok(false) };
-            self.begin(segment);
+            self.begin(segment)?;
             return Ok(true);
         }
     }
 
-    fn begin(&mut self, segment: Segment) {
+    fn begin(&mut self, mut segment: Segment) -> Result<(), ReadError> {
+        if let Some(format) = self.written_as.filter(|_| segment.role == Role::Current) {
+            segment.take_for(format);
+        }
         self.next = segment.number + 1;
+        match self.entry.take() {
+            Some(entry) if entry.number == segment.number => {
+                segment.go_to(entry.offset, entry.record)?;
+                self.skip = entry.skip;
+            }
+            _ => self.skip = 0,
+        }
         self.segment = Some(segment);
+        Ok(())
     }
 
     /// Whether no generation from `number` on has been made until now. The oldest go first, so

@@ -1,34 +1,65 @@
-//! The bytes of one file, by their offset.
+//! The bytes of one file by their offset, whether it is compressed or not.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
-/// How many bytes are read at a time, and kept.
-const BLOCK: usize = 64 * 1024;
+use super::packed::{Packed, Packing};
+
+/// How many bytes are read at a time.
+pub(super) const BLOCK: usize = 64 * 1024;
+
+/// How many are held at most.
+pub(super) const MOST: usize = 4 * BLOCK;
 
 /// An open file, and the part of it that was read last.
-#[derive(Debug)]
 pub(super) struct Content {
-    file: File,
+    source: Source,
     block: Vec<u8>,
     /// Where in the file the block begins.
     start: u64,
 }
 
+enum Source {
+    Plain(File),
+    /// What comes next of it begins at this offset. None after it could not be rewound.
+    Packed(Option<Box<Packed>>, u64),
+}
+
 impl Content {
-    pub(super) fn new(file: File) -> Self {
-        Self { file, block: Vec::new(), start: 0 }
+    pub(super) fn plain(file: File) -> Self {
+        Self { source: Source::Plain(file), block: Vec::new(), start: 0 }
+    }
+
+    pub(super) fn packed(file: File, packing: Packing) -> io::Result<Self> {
+        let source = Source::Packed(Some(Box::new(Packed::new(file, packing)?)), 0);
+        Ok(Self { source, block: Vec::new(), start: 0 })
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self.source, Source::Packed(..))
     }
 
     /// How many bytes there are; `None` where only reading them tells.
     pub(super) fn size(&self) -> io::Result<Option<u64>> {
-        Ok(Some(self.file.metadata()?.len()))
+        match &self.source {
+            Source::Plain(file) => Ok(Some(file.metadata()?.len())),
+            Source::Packed(..) => Ok(None),
+        }
     }
 
-    /// How many names the file has.
-    pub(super) fn links(&self) -> u64 {
-        self.file.metadata().map_or(0, |metadata| metadata.nlink())
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.source {
+            Source::Plain(file) => Some(file),
+            Source::Packed(packed, _) => packed.as_ref().map(|packed| packed.file()),
+        }
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        match self.file() {
+            Some(file) => file.metadata(),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// Keeps nothing of what was read: it may have changed.
@@ -39,31 +70,79 @@ impl Content {
     /// Bytes from `offset`, `most` of them or fewer; none at the end.
     pub(super) fn at(&mut self, offset: u64, most: u64) -> io::Result<&[u8]> {
         if !self.covers(offset) {
-            self.read(offset)?;
+            self.go_to(offset)?;
+            self.append()?;
         }
+        Ok(self.held(offset, most))
+    }
+
+    /// Those of them that have been read before.
+    pub(super) fn held(&self, offset: u64, most: u64) -> &[u8] {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let from = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let bytes = self.block.get(from..).unwrap_or_default();
-        Ok(bytes.get(..most).unwrap_or(bytes))
+        let from = offset.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
+        let bytes = from.and_then(|from| self.block.get(from..)).unwrap_or_default();
+        bytes.get(..most).unwrap_or(bytes)
+    }
+
+    /// Reads on behind the bytes from `offset`, which have been read before. `false` at the end,
+    /// and where no more can be held.
+    pub(super) fn extend(&mut self, offset: u64) -> io::Result<bool> {
+        let passed = self.block.len() - self.held(offset, u64::MAX).len();
+        self.block.drain(..passed);
+        self.start = offset;
+        Ok(self.block.len() + BLOCK <= MOST && self.append()? > 0)
     }
 
     fn covers(&self, offset: u64) -> bool {
         (self.start..self.start.saturating_add(self.block.len() as u64)).contains(&offset)
     }
 
-    fn read(&mut self, offset: u64) -> io::Result<()> {
+    /// Makes `offset` the beginning of what is held.
+    fn go_to(&mut self, offset: u64) -> io::Result<()> {
+        self.block.clear();
         self.start = offset;
-        self.block.resize(BLOCK, 0);
-        let read = read_at(&self.file, &mut self.block, offset);
-        self.block.truncate(*read.as_ref().unwrap_or(&0));
-        read.map(|_| ())
+        let Source::Packed(packed, at) = &mut self.source else { return Ok(()) };
+        if offset < *at {
+            *packed = packed.take().map(|packed| packed.rewound().map(Box::new)).transpose()?;
+            *at = 0;
+        }
+        let Some(packed) = packed else { return Ok(()) };
+        let mut passed = vec![0; BLOCK];
+        while *at < offset {
+            let most = usize::try_from(offset - *at).unwrap_or(BLOCK).min(BLOCK);
+            match retried(|| packed.read(passed.get_mut(..most).unwrap_or_default()))? {
+                0 => break,
+                count => *at += count as u64,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads more behind what is held.
+    fn append(&mut self) -> io::Result<usize> {
+        let held = self.block.len();
+        self.block.resize(held + BLOCK, 0);
+        let room = self.block.get_mut(held..).unwrap_or_default();
+        let read = match &mut self.source {
+            Source::Plain(file) => read_at(file, room, self.start + held as u64),
+            Source::Packed(Some(packed), at) => retried(|| packed.read(room)).inspect(|count| {
+                *at += *count as u64;
+            }),
+            Source::Packed(None, _) => Ok(0),
+        };
+        self.block.truncate(held + *read.as_ref().unwrap_or(&0));
+        read
     }
 }
 
 /// One read, which may give less than there is.
 pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    retried(|| file.read_at(bytes, offset))
+}
+
+fn retried(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
-        match file.read_at(bytes, offset) {
+        match read() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             read => return read,
         }

@@ -11,6 +11,7 @@ use super::super::directory::{Directory, Place};
 use super::super::generations::name;
 use super::content::Content;
 use super::numbers::Numbers;
+use super::packed::Packing;
 use super::segment::{Role, Segment};
 use super::times::Times;
 use super::{ReadError, Warning};
@@ -63,10 +64,31 @@ impl Files {
         let Some(directory) = self.place.existing()? else { return Ok(None) };
         let name = name(self.place.log_name(), number);
         let Some(mut segment) = open(&directory, &name, Role::Generation, number)? else {
-            return Ok(None);
+            return self.packed_generation(&directory, &name, number);
         };
         self.find_index(&directory, &name, &mut segment)?;
         Ok(Some(segment))
+    }
+
+    /// A compressor removes a generation when all of it is in the other file.
+    fn packed_generation(
+        &mut self,
+        directory: &Directory,
+        name: &str,
+        number: u64,
+    ) -> Result<Option<Segment>, ReadError> {
+        for packing in Packing::ALL {
+            let file_name = format!("{name}{}", packing.suffix());
+            let Some((file, _)) = directory.open_to_read(&file_name)? else { continue };
+            let path = directory.path().join(file_name);
+            let cannot = |error| ReadError::io(&path, error);
+            let identity = Identity::of(&fstat(&file).map_err(|error| cannot(error.into()))?);
+            let content = Content::packed(file, packing).map_err(cannot)?;
+            let mut segment = Segment::new(Role::Generation, number, path, identity, content);
+            self.find_index(directory, name, &mut segment)?;
+            return Ok(Some(segment));
+        }
+        Ok(None)
     }
 
     /// Opens the log, which will be generation `number`; `None` where there is none.
@@ -140,7 +162,11 @@ impl Files {
     pub(super) fn exists(&self, number: u64) -> Result<bool, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(false) };
         let name = name(self.place.log_name(), number);
-        Ok(directory.stat(&name)?.is_some())
+        let mut there = directory.stat(&name)?.is_some();
+        for packing in Packing::ALL {
+            there = there || directory.stat(&format!("{name}{}", packing.suffix()))?.is_some();
+        }
+        Ok(there)
     }
 
     pub(super) fn look(&self, segment: &Segment) -> Result<Look, ReadError> {
@@ -197,7 +223,7 @@ fn open(
     let Some((file, _)) = directory.open_to_read(name)? else { return Ok(None) };
     let path = directory.path().join(name);
     let stat = fstat(&file).map_err(|error| ReadError::io(&path, error))?;
-    let content = Content::new(file);
+    let content = Content::plain(file);
     Ok(Some(Segment::new(role, number, path, Identity::of(&stat), content)))
 }
 

@@ -1,13 +1,21 @@
-//! One file of a log: its bytes, cut where its index tells of another stream or time.
+//! One file of a log, whatever its format.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::super::current::Identity;
 use super::super::entry::{Mark, Stream, Timestamp};
-use super::super::index;
+use super::super::format::{LONGEST_ON_DISK, sniff};
+use super::super::options::Format;
 use super::content::Content;
+use super::lines::{Line, Lines, Said};
+use super::raw::{Next, Raw};
 use super::times::Times;
-use super::{ReadError, Warning};
+use super::{Entry, Hold, ReadError, Warning};
+
+/// How coarse the time of a file's last change may be.
+const GRAIN: Duration = Duration::from_secs(2);
 
 /// What a file is to its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +29,6 @@ pub(super) enum Role {
 }
 
 /// A file that is being read.
-#[derive(Debug)]
 pub(super) struct Segment {
     pub(super) role: Role,
     /// The number of the generation that it is, or will be.
@@ -29,21 +36,34 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) identity: Identity,
     content: Content,
-    times: Option<Times>,
-    /// Whether an index was found that can't be this file's.
-    misled: bool,
+    form: Form,
     /// Where in the file is read.
     offset: u64,
-    /// The number of the next record, and where in the file it must begin.
-    record: u64,
-    told: u64,
+    found: Option<Found>,
 }
 
-/// What comes next in a file.
+/// How its bytes are to be understood.
+enum Form {
+    /// Its first line is still to tell.
+    Unknown,
+    Raw(Raw),
+    Lines(Lines),
+}
+
+/// What comes next.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Found {
-    Bytes { time: Option<Timestamp>, stream: Option<Stream>, from: u64, length: u64 },
+enum Found {
+    Bytes { time: Option<Timestamp>, stream: Option<Stream>, most: u64 },
     Mark { time: Timestamp, mark: Mark },
+    Line(Line),
+}
+
+/// How far is read now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) hold: Hold,
+    /// Where in the file it ends, whatever follows.
+    pub(super) end: u64,
 }
 
 impl Segment {
@@ -54,42 +74,46 @@ impl Segment {
         identity: Identity,
         content: Content,
     ) -> Self {
-        let (times, misled, offset, record, told) = (None, false, 0, 0, 0);
-        Self { role, number, path, identity, content, times, misled, offset, record, told }
+        let (form, offset, found) = (Form::Unknown, 0, None);
+        Self { role, number, path, identity, content, form, offset, found }
     }
 
-    /// Takes an index, unless it can't be this file's: then it is told.
-    ///
-    /// Bytes are in the log before they are in the index, so of an index that is read first every
-    /// record is in the log.
+    /// Takes an index, unless it can't be this file's: then it is told. A log with an index is raw.
     pub(super) fn use_index(&mut self, path: PathBuf, times: Option<Times>) -> Option<Warning> {
-        let why = match self.fitting(times) {
-            Ok(times) => {
-                self.times = Some(times);
-                return None;
-            }
-            Err(why) => why,
-        };
-        self.misled = true;
-        Some(Warning::Index { path, why })
-    }
-
-    fn fitting(&self, times: Option<Times>) -> Result<Times, &'static str> {
-        let mut times = times.ok_or("it is no index, or of another version")?;
-        let fits = times.last().and_then(|last| {
-            let end = last.map_or(0, |record| record.end());
-            Ok(self.content.size()?.is_none_or(|size| end <= size))
-        });
-        match fits {
-            Ok(true) => Ok(times),
-            Ok(false) => Err("it tells of more bytes than there are in the log"),
-            Err(_) => Err("it can't be read"),
+        if matches!(self.form, Form::Unknown) {
+            self.form = Form::Raw(Raw::default());
+        }
+        match &mut self.form {
+            Form::Raw(raw) => raw.use_index(path, times, &self.content),
+            _ => None,
         }
     }
 
     /// Whether its index may not have been there yet when it was looked for.
     pub(super) fn lacks_index(&self) -> bool {
-        self.times.is_none() && !self.misled
+        match &self.form {
+            Form::Unknown => true,
+            Form::Raw(raw) => raw.lacks_index(),
+            Form::Lines(_) => false,
+        }
+    }
+
+    /// Takes it for a log of this format, unless its index has told.
+    pub(super) fn take_for(&mut self, format: Format) {
+        if let Form::Unknown = self.form {
+            self.form = match format {
+                Format::Raw => Form::Raw(Raw::default()),
+                Format::Cri | Format::Json => Form::Lines(Lines::new(format)),
+            };
+        }
+    }
+
+    pub(super) fn is_lines(&self) -> bool {
+        matches!(self.form, Form::Lines(_))
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        self.content.is_packed()
     }
 
     /// How many bytes of the file have been read.
@@ -97,64 +121,169 @@ impl Segment {
         self.offset
     }
 
+    /// The number of the next record of its index.
+    pub(super) fn record(&self) -> u64 {
+        match &self.form {
+            Form::Raw(raw) => raw.place(),
+            _ => 0,
+        }
+    }
+
+    /// How many bytes there are; `None` where only reading them tells.
+    pub(super) fn size(&self) -> Result<Option<u64>, ReadError> {
+        self.content.size().map_err(|error| ReadError::io(&self.path, error))
+    }
+
     /// Begins anew, without an index.
     pub(super) fn restart(&mut self) {
-        (self.times, self.misled) = (None, false);
-        (self.offset, self.record, self.told) = (0, 0, 0);
+        (self.form, self.offset, self.found) = (Form::Unknown, 0, None);
         self.content.forget();
     }
 
     /// How many names the file has left.
     pub(super) fn links(&self) -> u64 {
-        self.content.links()
+        self.content.metadata().map_or(0, |metadata| metadata.nlink())
     }
 
-    /// What comes next; `None` at the end of what is there, and with `hold` also where only bytes
-    /// follow of which the index may tell yet.
-    pub(super) fn step(&mut self, hold: bool) -> Result<Option<Found>, ReadError> {
-        loop {
-            let Some(record) = self.record()? else {
-                let may_follow = self.role == Role::Current && hold;
-                return if may_follow { Ok(None) } else { self.bytes(None, None, u64::MAX) };
-            };
-            let index::Record { time, content, .. } = record;
-            match content {
-                index::Content::Mark(mark) => {
-                    self.record += 1;
-                    return Ok(Some(Found::Mark { time, mark }));
-                }
-                index::Content::Bytes { stream, .. } if record.end() > self.offset => {
-                    return self.bytes(stream.map(|_| time), stream, record.end() - self.offset);
-                }
-                index::Content::Bytes { .. } => {
-                    self.told = record.end();
-                    self.record += 1;
-                }
+    /// Whether there is something to [`take`](Self::take).
+    pub(super) fn ready(&mut self, bounds: Bounds) -> Result<bool, ReadError> {
+        self.learn_form(bounds.hold)?;
+        self.found = self.find(bounds).map_err(|error| ReadError::io(&self.path, error))?;
+        Ok(self.found.is_some())
+    }
+
+    fn find(&mut self, bounds: Bounds) -> std::io::Result<Option<Found>> {
+        let grows = self.role == Role::Current;
+        let left = bounds.end.saturating_sub(self.offset);
+        match &mut self.form {
+            Form::Unknown => Ok(None),
+            Form::Lines(_) if left == 0 => Ok(None),
+            Form::Lines(lines) => {
+                let grows = grows && bounds.hold >= Hold::Parts;
+                let line = lines.find(&mut self.content, self.offset, grows)?;
+                Ok(line.map(Found::Line))
+            }
+            Form::Raw(raw) => {
+                let (time, stream, most) = match raw.next(self.offset)? {
+                    Next::Mark { time, mark } => return Ok(Some(Found::Mark { time, mark })),
+                    Next::Bytes { time, stream, most } => (time, stream, most.min(left)),
+                    Next::Untold if grows && bounds.hold >= Hold::Untold => return Ok(None),
+                    Next::Untold => (None, None, left),
+                };
+                let some = most > 0 && !self.content.at(self.offset, most)?.is_empty();
+                Ok(some.then_some(Found::Bytes { time, stream, most }))
             }
         }
     }
 
-    /// The next record. An index ends before one that does not begin where the last one has ended.
-    fn record(&mut self) -> Result<Option<index::Record>, ReadError> {
-        let Some(times) = &mut self.times else { return Ok(None) };
-        let record = times.record(self.record).map_err(|error| ReadError::io(&self.path, error))?;
-        Ok(record.filter(|record| record.offset == self.told))
+    /// What [`ready`](Self::ready) has found.
+    pub(super) fn take(&mut self) -> Option<Entry<'_>> {
+        let offset = self.offset;
+        match self.found.take()? {
+            Found::Mark { time, mark } => {
+                if let Form::Raw(raw) = &mut self.form {
+                    raw.pass_mark();
+                }
+                Some(Entry::Mark { time, mark })
+            }
+            Found::Bytes { time, stream, most } => {
+                let bytes = self.content.held(offset, most);
+                self.offset += bytes.len() as u64;
+                Some(Entry::Bytes { time, stream, bytes })
+            }
+            Found::Line(line) => {
+                self.offset += line.size();
+                let Form::Lines(lines) = &mut self.form else { return None };
+                let Said { time, stream, bytes } = lines.read(&self.content, offset, line);
+                Some(Entry::Bytes { time, stream, bytes })
+            }
+        }
     }
 
-    fn bytes(
-        &mut self,
-        time: Option<Timestamp>,
-        stream: Option<Stream>,
-        most: u64,
-    ) -> Result<Option<Found>, ReadError> {
-        let from = self.offset;
-        let length = self.given(from, most)?.len() as u64;
-        self.offset += length;
-        Ok((length > 0).then_some(Found::Bytes { time, stream, from, length }))
+    /// Looks at the first line, unless the format is known.
+    fn learn_form(&mut self, hold: Hold) -> Result<(), ReadError> {
+        if !matches!(self.form, Form::Unknown) {
+            return Ok(());
+        }
+        let sniffed = self.sniff().map_err(|error| ReadError::io(&self.path, error))?;
+        let Some((format, whole)) = sniffed else { return Ok(()) };
+        let may_tell_yet = self.role == Role::Current && hold >= Hold::Parts;
+        if format.is_some() || whole || !may_tell_yet {
+            self.take_for(format.unwrap_or(Format::Raw));
+        }
+        Ok(())
     }
 
-    /// Bytes that have been found.
-    pub(super) fn given(&mut self, from: u64, most: u64) -> Result<&[u8], ReadError> {
-        self.content.at(from, most).map_err(|error| ReadError::io(&self.path, error))
+    /// The format, and whether what is there was enough to tell. `None` where nothing is there.
+    fn sniff(&mut self) -> std::io::Result<Option<(Option<Format>, bool)>> {
+        self.content.at(0, u64::MAX)?;
+        loop {
+            let beginning = self.content.held(0, u64::MAX);
+            if beginning.is_empty() {
+                return Ok(None);
+            }
+            let of_docker = beginning.starts_with(b"{");
+            let whole =
+                !of_docker || beginning.contains(&b'\n') || beginning.len() >= LONGEST_ON_DISK;
+            let format = sniff(beginning);
+            if whole || format.is_some() || !self.content.extend(0)? {
+                return Ok(Some((format, whole)));
+            }
+        }
+    }
+
+    /// Goes to the next mark without reading what is before it; `None` at the end.
+    pub(super) fn next_mark(&mut self) -> Result<Option<(Timestamp, Mark)>, ReadError> {
+        let Form::Raw(raw) = &mut self.form else { return Ok(None) };
+        let mark = raw.next_mark().map_err(|error| ReadError::io(&self.path, error))?;
+        Ok(mark.map(|(offset, time, mark)| {
+            self.offset = offset;
+            (time, mark)
+        }))
+    }
+
+    /// The time of the first of its bytes for which one is known.
+    pub(super) fn first_time(&mut self) -> Result<Option<Timestamp>, ReadError> {
+        self.learn_form(Hold::Nothing)?;
+        match &mut self.form {
+            Form::Unknown => Ok(None),
+            Form::Raw(raw) => raw.first_time(),
+            Form::Lines(lines) => lines.first_time(&mut self.content),
+        }
+        .map_err(|error| ReadError::io(&self.path, error))
+    }
+
+    /// Goes to the first bytes of this time or a later one, or to where no time is known any more.
+    pub(super) fn go_to_time(&mut self, time: Timestamp) -> Result<(), ReadError> {
+        self.learn_form(Hold::Nothing)?;
+        self.offset = match &mut self.form {
+            Form::Unknown => Ok(0),
+            Form::Raw(raw) => raw.go_to_time(time),
+            Form::Lines(lines) => lines.find_time(&mut self.content, time),
+        }
+        .map_err(|error| ReadError::io(&self.path, error))?;
+        if let Some(size) = self.size()?.filter(|_| self.is_older_than(time)) {
+            self.offset = size;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing has been written to the file at this time or later.
+    pub(super) fn is_older_than(&self, time: Timestamp) -> bool {
+        let modified = self.content.metadata().and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|modified| Timestamp::from(modified + GRAIN) < time)
+    }
+
+    /// Goes to a place in the file; in a log of lines, to the first one from there on. `record` is
+    /// what [`record`](Self::record) was there.
+    pub(super) fn go_to(&mut self, offset: u64, record: Option<u64>) -> Result<(), ReadError> {
+        self.learn_form(Hold::Nothing)?;
+        self.offset = match &mut self.form {
+            Form::Unknown => Ok(offset),
+            Form::Raw(raw) => raw.go_to_offset(offset, record).map(|()| offset),
+            Form::Lines(lines) => lines.align(&mut self.content, offset),
+        }
+        .map_err(|error| ReadError::io(&self.path, error))?;
+        Ok(())
     }
 }

@@ -59,6 +59,12 @@ impl Times {
         is_before: impl Fn(&Record) -> bool,
     ) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.room()?);
+        // Nearly always the last one tells that there is nothing to look for.
+        if let Some(last) = high.checked_sub(1)
+            && self.record(last)?.is_some_and(|record| is_before(&record))
+        {
+            return Ok(high);
+        }
         while low < high {
             let middle = low + (high - low) / 2;
             match self.record(middle)? {
@@ -71,9 +77,18 @@ impl Times {
 
     /// The last record, before what a crash may have left behind it.
     pub(super) fn last(&mut self) -> io::Result<Option<Record>> {
-        match self.partition_point(|_| true)?.checked_sub(1) {
-            Some(number) => self.record(number),
-            None => Ok(None),
+        let mut number = self.partition_point(|_| true)?;
+        while let Some(last) = number.checked_sub(1) {
+            let before = match last.checked_sub(1) {
+                Some(before) => self.record(before)?.map(|record| record.end()),
+                None => Some(0),
+            };
+            let record = self.record(last)?;
+            if before.is_some() && record.map(|record| record.offset) == before {
+                return Ok(record);
+            }
+            number = last;
         }
+        Ok(None)
     }
 }

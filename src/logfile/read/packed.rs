@@ -1,0 +1,169 @@
+//! Generations that were compressed, as a stream of what they were.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, copy, sink};
+
+use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+/// How a generation is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    Gzip,
+    Zstandard,
+}
+
+impl Packing {
+    pub(super) const ALL: [Self; 2] = [Self::Gzip, Self::Zstandard];
+
+    /// What it adds to a generation's name.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Zstandard => ".zst",
+        }
+    }
+}
+
+/// A compressed file, read from its beginning.
+pub(super) enum Packed {
+    Gzip(MultiGzDecoder<BufReader<File>>),
+    Zstandard(Frames),
+}
+
+impl Packed {
+    pub(super) fn new(mut file: File, packing: Packing) -> io::Result<Self> {
+        file.rewind()?;
+        let file = BufReader::new(file);
+        Ok(match packing {
+            Packing::Gzip => Self::Gzip(MultiGzDecoder::new(file)),
+            Packing::Zstandard => {
+                let decoder = Box::new(FrameDecoder::new());
+                Self::Zstandard(Frames { file, decoder, begun: false })
+            }
+        })
+    }
+
+    /// The same from its beginning again.
+    pub(super) fn rewound(self) -> io::Result<Self> {
+        match self {
+            Self::Gzip(decoder) => Self::new(decoder.into_inner().into_inner(), Packing::Gzip),
+            Self::Zstandard(frames) => Self::new(frames.file.into_inner(), Packing::Zstandard),
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        match self {
+            Self::Gzip(decoder) => decoder.get_ref().get_ref(),
+            Self::Zstandard(frames) => frames.file.get_ref(),
+        }
+    }
+}
+
+impl Read for Packed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Gzip(decoder) => decoder.read(bytes),
+            Self::Zstandard(frames) => frames.read(bytes),
+        }
+    }
+}
+
+/// The frames of a Zstandard file, one after the other. Each needs as much memory as its window,
+/// which its compressor chose: 8 MiB at most, unless that was told to use more.
+pub(super) struct Frames {
+    file: BufReader<File>,
+    decoder: Box<FrameDecoder>,
+    /// Whether the decoder is in a frame.
+    begun: bool,
+}
+
+impl Frames {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.begun && !self.begin()? {
+                return Ok(0);
+            }
+            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
+                let some = BlockDecodingStrategy::UptoBytes(bytes.len());
+                self.decoder.decode_blocks(&mut self.file, some).map_err(io::Error::other)?;
+            }
+            match self.decoder.read(bytes)? {
+                0 if !bytes.is_empty() => self.begun = false,
+                count => return Ok(count),
+            }
+        }
+    }
+
+    /// Goes on with the next frame; `false` at the end of the file.
+    fn begin(&mut self) -> io::Result<bool> {
+        while !self.file.fill_buf()?.is_empty() {
+            match self.decoder.init(&mut self.file) {
+                Ok(()) => {
+                    self.begun = true;
+                    return Ok(true);
+                }
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => {
+                    copy(&mut (&mut self.file).take(length.into()), &mut sink())?;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    fn unpacked(packing: Packing, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&path, bytes).unwrap();
+        let mut all = Vec::new();
+        let mut packed = Packed::new(File::open(&path).unwrap(), packing)?;
+        packed.read_to_end(&mut all)?;
+        let mut again = Vec::new();
+        packed.rewound()?.read_to_end(&mut again)?;
+        assert_eq!(all, again);
+        Ok(all)
+    }
+
+    fn packed(program: &str, bytes: &[u8]) -> Vec<u8> {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&path, bytes).unwrap();
+        Command::new(program).arg("-c").arg(path.path()).output().unwrap().stdout
+    }
+
+    #[test]
+    fn what_gzip_and_zstd_have_packed_is_unpacked_in_several_parts_too() {
+        let text: Vec<u8> =
+            (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+        for (program, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstandard)] {
+            let once = packed(program, &text);
+            assert!(unpacked(packing, &once).unwrap() == text, "{program}");
+            let twice = [once.clone(), packed(program, b""), once].concat();
+            assert!(unpacked(packing, &twice).unwrap() == [text.clone(), text.clone()].concat());
+        }
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3], &packed("zstd", b"x")[..]];
+        assert_eq!(unpacked(Packing::Zstandard, &skippable.concat()).unwrap(), b"x");
+    }
+
+    #[test]
+    fn what_is_cut_or_no_such_file_is_an_error() {
+        for (program, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstandard)] {
+            let whole = packed(program, b"some text");
+            for cut in 1..whole.len() - 4 {
+                assert!(unpacked(packing, &whole[..cut]).is_err(), "{program} {cut}");
+            }
+            assert!(unpacked(packing, b"plain text, and not a short one").is_err());
+        }
+    }
+}
