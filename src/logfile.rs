@@ -1,4 +1,4 @@
-//! An append-only log on disk: rotation, retention.
+//! An append-only log on disk: rotation, retention, time index.
 //!
 //! Bytes go in as they come and come out the same: nothing here looks at text, but for a newline
 //! to cut a full log behind. It never starts a thread, holds no bytes back, and never waits for
@@ -15,6 +15,7 @@ mod entry;
 pub mod format;
 mod generations;
 mod index;
+mod indexing;
 mod options;
 #[cfg(feature = "reader")]
 pub mod read;
@@ -34,6 +35,7 @@ use current::{Current, Look};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
 use generations::Generations;
+use indexing::Indexing;
 pub use options::{Format, LogOptions, Retention};
 
 /// How often, at most, a write looks whether the log is still where it should be.
@@ -104,6 +106,10 @@ pub struct WriteError {
 /// rotation leaves a generation without a current log, or one generation too many; the next run
 /// makes the former anew and removes the latter at its first rotation.
 ///
+/// The time index lags behind by what came within the last 200 ms, and never tells of bytes that
+/// are not in the log. When the log is opened again, those that it does not know are noted as of
+/// unknown time.
+///
 /// # What may block
 ///
 /// A write(2) to a regular file, when the kernel throttles a writer of too many dirty pages or
@@ -134,6 +140,7 @@ pub struct LogFile {
     options: LogOptions,
     /// None after a rotation or reopening that got stuck half-way; the next write goes on there.
     current: Option<Current>,
+    index: Indexing,
     generations: Generations,
     /// None makes the next write look.
     looked: Option<Instant>,
@@ -143,7 +150,8 @@ pub struct LogFile {
 impl LogFile {
     /// Opens `<log_dir>/<config_file>/<name>.log` to append to, and makes what is missing of it:
     /// directories with mode 0700, the log with 0600 (less the umask; modes of what exists are
-    /// left alone). Nothing is read, whatever the size of the log and the number of generations.
+    /// left alone). Of a log that is there already, only the end of its time index is read, however
+    /// large the two are; the names of the generations only where that is missing.
     ///
     /// `log_dir` may be relative, which means the working directory of now, and may be a symbolic
     /// link; nothing below it may.
@@ -161,15 +169,18 @@ impl LogFile {
         options: LogOptions,
     ) -> Result<Self, LogError> {
         let place = Place::new(log_dir, config_file, name)?;
-        let current = place.directory()?.open_log(place.log_name())?;
-        Ok(Self {
+        let directory = place.directory()?;
+        let mut log = Self {
             place,
             options,
-            current: Some(current),
+            current: None,
+            index: Indexing::new(options.index && options.format == Format::Raw),
             generations: Generations::default(),
             looked: Some(Instant::now()),
             bytes_written: 0,
-        })
+        };
+        log.open_in(&directory)?;
+        Ok(log)
     }
 
     /// Makes the directory of a log, and tells whether [`open`](Self::open) and rotation can
@@ -206,15 +217,55 @@ impl LogFile {
     /// how many of the bytes are in. The log stays usable: a later call takes up where this one
     /// got stuck, so a caller that gives the rest then loses nothing and doubles nothing.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
-        let _ = stream;
+        self.write_at(Timestamp::now(), stream, bytes)
+    }
+
+    fn write_at(&mut self, now: Timestamp, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
         let mut written = 0;
-        let outcome = self.write_counting(bytes, &mut written);
+        let outcome = self.write_counting(now, stream, bytes, &mut written);
         self.bytes_written = self.bytes_written.saturating_add(written as u64);
         outcome.map_err(|source| {
             // The reason may be that the file is not the log any more (ESTALE).
             self.looked = None;
             WriteError { written, source }
         })
+    }
+
+    /// Notes in the time index what happens before the bytes that are written next. A
+    /// [`Mark::Stop`] puts the index on disk as well; so does dropping the `LogFile`.
+    ///
+    /// Where the log has no index this does nothing; where the index can't be written it is a
+    /// warning, as all that concerns the index.
+    pub fn mark(&mut self, mark: Mark) {
+        self.mark_at(Timestamp::now(), mark);
+    }
+
+    fn mark_at(&mut self, now: Timestamp, mark: Mark) {
+        // A log that is not open after a failed rotation has no place for it.
+        let Some(current) = &self.current else { return };
+        self.index.mark(mark, current.size(), now);
+        if matches!(mark, Mark::Stop(_)) {
+            self.flush_index();
+        } else {
+            self.flush_full_index();
+        }
+    }
+
+    /// When [`turn`](Self::turn) is to be called: 200 ms after the first bytes that the time index
+    /// on disk does not know, later where it can't be written. `None` while nothing is to be done.
+    /// Any call that takes the log by `&mut` may change it.
+    ///
+    /// Without those calls the index is written when 4 KiB of records wait for it, in a rotation,
+    /// at a [`Mark::Stop`] and at the end.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.index.deadline()
+    }
+
+    /// Does what is due: writes the time index, in some eight short system calls.
+    pub fn turn(&mut self) {
+        if self.deadline().is_some_and(|due| due <= Instant::now()) {
+            self.flush_index();
+        }
     }
 
     /// Where the log is: absolute, with symbolic links in the log directory's own path unresolved.
@@ -228,7 +279,13 @@ impl LogFile {
         self.bytes_written
     }
 
-    fn write_counting(&mut self, bytes: &[u8], written: &mut usize) -> Result<(), LogError> {
+    fn write_counting(
+        &mut self,
+        now: Timestamp,
+        stream: Stream,
+        bytes: &[u8],
+        written: &mut usize,
+    ) -> Result<(), LogError> {
         self.look_when_due()?;
         while let Some(rest) = bytes.get(*written..)
             && !rest.is_empty()
@@ -242,9 +299,13 @@ impl LogFile {
                 self.rotate()?;
                 continue;
             }
-            *written += current
+            let offset = current.size();
+            let count = current
                 .append(part)
                 .map_err(|source| LogError::io("write to the log", self.place.path(), source))?;
+            *written += count;
+            self.index.bytes(stream, offset, count, now);
+            self.flush_full_index();
         }
         Ok(())
     }
@@ -266,7 +327,12 @@ impl LogFile {
         };
         match look {
             Look::Replaced => self.reopen(),
-            Look::Same | Look::Resized => Ok(()),
+            Look::Same => Ok(()),
+            Look::Resized => {
+                let directory = self.place.directory()?;
+                self.index.lose(&directory, self.place.log_name());
+                Ok(())
+            }
         }
     }
 
@@ -277,15 +343,54 @@ impl LogFile {
     ///
     /// As [`open`](Self::open). The next write tries again then.
     pub fn reopen(&mut self) -> Result<(), LogError> {
+        self.flush_index();
         self.current = None;
         let directory = self.place.directory()?;
         self.open_in(&directory)
     }
 
     fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
-        self.current = Some(directory.open_log(self.place.log_name())?);
-        tracing::debug!(path = %self.path().display(), "opened a new log");
+        let log_name = self.place.log_name();
+        let current = directory.open_log(log_name)?;
+        self.index.resume(directory, log_name, &current);
+        // A log that has bytes and no index may have got into a crash in the middle of a rotation.
+        if self.index.is_on()
+            && !self.index.is_there()
+            && current.size() > 0
+            && self.generations.recover_index(directory, log_name).unwrap_or(false)
+        {
+            self.index.resume(directory, log_name, &current);
+        }
+        self.current = Some(current);
+        tracing::debug!(path = %self.path().display(), "opened the log");
         Ok(())
+    }
+
+    /// Writes what the index on disk does not know, before its time.
+    fn flush_index(&mut self) {
+        let Some(current) = &self.current else { return };
+        if self.index.deadline().is_none() {
+            return;
+        }
+        match self.place.existing() {
+            Ok(Some(directory)) => self.index.flush(&directory, self.place.log_name(), current),
+            // So is the log; the next write makes another.
+            Ok(None) => self.index.forget(),
+            Err(error) => self.index.failed(&error),
+        }
+    }
+
+    /// Keeps what waits for the index small.
+    fn flush_full_index(&mut self) {
+        if !self.index.is_full() {
+            return;
+        }
+        if self.index.may_flush() {
+            self.flush_index();
+        }
+        if self.index.is_full() {
+            self.index.give_up();
+        }
     }
 
     /// Makes room, if only by learning that there is some: somebody else may have rotated,
@@ -299,8 +404,12 @@ impl LogFile {
         };
         match look {
             Look::Same => self.retire(&directory),
-            Look::Resized => Ok(()),
+            Look::Resized => {
+                self.index.lose(&directory, self.place.log_name());
+                Ok(())
+            }
             Look::Replaced => {
+                self.flush_index();
                 self.current = None;
                 self.open_in(&directory)
             }
@@ -311,17 +420,29 @@ impl LogFile {
     fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
         self.generations.survey(directory, log_name)?;
+        if let Some(current) = &self.current {
+            self.index.flush(directory, log_name, current);
+        }
         if self.options.retention.max_files == 0 {
             // Unlinked, not truncated: who has it open reads it to its end, and sees (stat(2),
             // `tail -F`) that there is another one.
+            if self.index.is_there() {
+                let _ = directory.remove_regular(&index::name(log_name));
+            }
             directory.remove(log_name)?;
         } else {
-            self.generations.add(directory, log_name)?;
+            self.generations.add(directory, log_name, self.index.is_there())?;
         }
         // From here on the open file is a generation that must not grow, whatever fails below.
         self.current = None;
         // Before the new file is made: on a full disk, this is what makes room for it.
         self.generations.prune(directory, log_name, self.options.retention.max_files);
         self.open_in(directory)
+    }
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        self.flush_index();
     }
 }

@@ -17,6 +17,11 @@ impl Identity {
     pub(super) fn of(stat: &FileStat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino }
     }
+
+    #[allow(clippy::unnecessary_cast, reason = "ino_t has 32 bits on some systems")]
+    pub(super) fn inode(self) -> u64 {
+        self.inode as u64
+    }
 }
 
 /// What a look at the log's path has shown.
@@ -44,6 +49,15 @@ pub(super) struct Current {
 impl Current {
     pub(super) fn new(file: File, stat: &FileStat) -> Self {
         Self { file, identity: Identity::of(stat), size: size_of(stat), ends_line: false }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// How many bytes are in it, as far as is known.
+    pub(super) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Compares with what is found at the log's path, and takes over the size found.
@@ -96,6 +110,6 @@ impl Current {
     }
 }
 
-fn size_of(stat: &FileStat) -> u64 {
+pub(super) fn size_of(stat: &FileStat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }

@@ -6,6 +6,7 @@
 //! directory, nor of the log.
 
 use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use super::LogError;
-use super::current::{Current, Identity};
+use super::current::{Current, Identity, size_of};
 use super::generations::LONGEST_SUFFIX;
 use super::rename::rename_exclusive;
 
@@ -27,13 +28,13 @@ const DIRECTORY_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(O
 
 /// `O_NONBLOCK` and `O_NOCTTY` against a FIFO or a terminal that is put there between the look
 /// and the open(2); on a regular file they mean nothing.
-const LOG_FLAGS: OFlag = OFlag::O_WRONLY
-    .union(OFlag::O_APPEND)
-    .union(OFlag::O_CREAT)
-    .union(OFlag::O_CLOEXEC)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY);
+const FILE_FLAGS: OFlag =
+    OFlag::O_CLOEXEC.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+const LOG_FLAGS: OFlag =
+    FILE_FLAGS.union(OFlag::O_WRONLY).union(OFlag::O_APPEND).union(OFlag::O_CREAT);
+
+const OWNER_ONLY: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// The names that lead to a log.
 #[derive(Debug)]
@@ -88,7 +89,6 @@ impl Place {
     }
 
     /// The same where it is there already; nothing is made.
-    #[cfg(feature = "reader")]
     pub(super) fn existing(&self) -> Result<Option<Directory>, LogError> {
         let parent = match open(&self.log_dir, DIRECTORY_FLAGS, Mode::empty()) {
             Ok(parent) => parent,
@@ -106,7 +106,7 @@ impl Place {
 }
 
 /// Why the directory of a config can't be opened.
-fn refused(parent: &OwnedFd, name: &str, path: PathBuf, error: std::io::Error) -> LogError {
+fn refused(parent: &OwnedFd, name: &str, path: PathBuf, error: io::Error) -> LogError {
     // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
     if let Ok(Some(stat)) = stat_at(parent, name)
         && let Err(error) = require(SFlag::S_IFDIR, &stat, &path)
@@ -149,19 +149,51 @@ impl Directory {
         if let Some(stat) = self.stat(name)? {
             require(SFlag::S_IFREG, &stat, &path)?;
         }
-        let fd = openat(&self.fd, name, LOG_FLAGS, Mode::S_IRUSR | Mode::S_IWUSR)
+        let fd = openat(&self.fd, name, LOG_FLAGS, OWNER_ONLY)
             .map_err(|error| LogError::io("open the log", &path, error))?;
         let stat = fstat(&fd).map_err(|error| LogError::io("look at", &path, error))?;
         require(SFlag::S_IFREG, &stat, &path)?;
         Ok(Current::new(File::from(fd), &stat))
     }
 
+    /// Opens a time index, and tells which file it is and its size; `None` where there is none.
+    pub(super) fn open_index(&self, name: &str) -> Result<Option<(File, Identity, u64)>, LogError> {
+        let path = self.path.join(name);
+        let fd = match openat(&self.fd, name, FILE_FLAGS | OFlag::O_RDWR, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => {
+                // What is no regular file fails in as many ways as there are kinds.
+                if let Some(stat) = self.stat(name)? {
+                    require(SFlag::S_IFREG, &stat, &path)?;
+                }
+                return Err(LogError::io("open the time index", path, error));
+            }
+        };
+        let stat = fstat(&fd).map_err(|error| LogError::io("look at", &path, error))?;
+        require(SFlag::S_IFREG, &stat, &path)?;
+        Ok(Some((File::from(fd), Identity::of(&stat), size_of(&stat))))
+    }
+
+    /// Makes a time index where nothing is.
+    pub(super) fn create_index(&self, name: &str) -> Result<(File, Identity), LogError> {
+        let cannot = |error| LogError::io("make the time index", self.path.join(name), error);
+        let flags = FILE_FLAGS | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let fd = openat(&self.fd, name, flags, OWNER_ONLY).map_err(cannot)?;
+        let stat = fstat(&fd).map_err(cannot)?;
+        Ok((File::from(fd), Identity::of(&stat)))
+    }
+
+    /// Which file is there under a name.
+    pub(super) fn identity_of(&self, name: &str) -> Result<Option<Identity>, LogError> {
+        Ok(self.stat(name)?.as_ref().map(Identity::of))
+    }
+
     /// Opens a log, or a generation of one, to be read, with its size; `None` where there is no
     /// regular file of that name.
     pub(super) fn open_to_read(&self, name: &str) -> Result<Option<(File, u64)>, LogError> {
         let cannot = |error| LogError::io("read the log", self.path.join(name), error);
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let file = match openat(&self.fd, name, flags, Mode::empty()) {
+        let file = match openat(&self.fd, name, FILE_FLAGS | OFlag::O_RDONLY, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::ENOENT | Errno::ELOOP) => return Ok(None),
             Err(error) => return Err(cannot(error)),
@@ -184,9 +216,21 @@ impl Directory {
             .map_err(|error| LogError::io("open the log", path, error))
     }
 
+    /// Whether anything is there under a name.
+    pub(super) fn is_there(&self, name: &str) -> Result<bool, Errno> {
+        stat_at(&self.fd, name).map(|stat| stat.is_some())
+    }
+
     /// Renames a file, never onto another: that is `EEXIST`.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
         rename_exclusive(self.fd.as_fd(), from, to)
+    }
+
+    /// Removes a regular file; that there is none is as good.
+    pub(super) fn remove_regular(&self, name: &str) -> Result<(), LogError> {
+        let Some(stat) = self.stat(name)? else { return Ok(()) };
+        require(SFlag::S_IFREG, &stat, &self.path.join(name))?;
+        self.remove(name)
     }
 
     /// Removes a file; that there is none is as good.
@@ -201,8 +245,8 @@ impl Directory {
 /// The directory is nearly always there, so opening comes first.
 fn open_or_make(
     open: impl Fn() -> Result<OwnedFd, Errno>,
-    make: impl FnOnce() -> std::io::Result<()>,
-) -> std::io::Result<OwnedFd> {
+    make: impl FnOnce() -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     match open() {
         Err(Errno::ENOENT) => {
             make()?;

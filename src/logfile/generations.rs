@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use super::LogError;
 use super::current::Identity;
 use super::directory::Directory;
+use super::index;
 
 /// What a compressor may have added to a generation's name.
 const COMPRESSED: [&str; 2] = [".gz", ".zst"];
@@ -50,11 +51,16 @@ impl Generations {
         Ok(())
     }
 
-    /// Makes the log a generation.
-    pub(super) fn add(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
+    /// Makes the log a generation, and its time index that one's where it has one.
+    pub(super) fn add(
+        &mut self,
+        directory: &Directory,
+        log: &str,
+        index: bool,
+    ) -> Result<(), LogError> {
         for _ in 0..ATTEMPTS {
             let number = self.highest.saturating_add(1);
-            match directory.rename(log, &name(log, number)) {
+            match rename(directory, log, &name(log, number), index) {
                 Ok(()) => {
                     self.keep(number);
                     return Ok(());
@@ -87,7 +93,11 @@ impl Generations {
         let mut numbers = Vec::new();
         for entry in read_dir(directory.path()).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
-            numbers.extend(number(entry.file_name().as_bytes(), log));
+            let name = entry.file_name();
+            let name = name.as_bytes();
+            // An index whose generation somebody has taken away goes in its turn.
+            let generation = name.strip_suffix(index::SUFFIX.as_bytes()).unwrap_or(name);
+            numbers.extend(number(generation, log));
         }
         numbers.sort_unstable();
         numbers.dedup();
@@ -97,6 +107,27 @@ impl Generations {
             self.keep(number);
         }
         Ok(())
+    }
+
+    /// Gives the log an index back that a crash has left behind in a rotation: under the next
+    /// generation's name, while the log has its own. Says whether there was one.
+    pub(super) fn recover_index(
+        &mut self,
+        directory: &Directory,
+        log: &str,
+    ) -> Result<bool, LogError> {
+        self.survey(directory, log)?;
+        let Some(generation) = self.newest_first(log).next() else { return Ok(false) };
+        let compressed = COMPRESSED.iter().map(|suffix| format!("{generation}{suffix}"));
+        for name in compressed.chain([generation.clone()]) {
+            if directory.stat(&name)?.is_some() {
+                return Ok(false);
+            }
+        }
+        let renamed = directory.rename(&index::name(&generation), &index::name(log));
+        // The number is nobody's.
+        self.surveyed = None;
+        Ok(renamed.is_ok())
     }
 
     fn keep(&mut self, number: u64) {
@@ -140,7 +171,28 @@ pub(super) fn number(file: &[u8], log: &str) -> Option<u64> {
     if number { digits.parse().ok() } else { None }
 }
 
+/// Renames the index first: what a crash leaves then is an index beyond all generations, which
+/// can be nobody's but the log's. The log does not wait for an index that can't be renamed.
+fn rename(directory: &Directory, log: &str, generation: &str, index: bool) -> Result<(), Errno> {
+    if !index {
+        return directory.rename(log, generation);
+    }
+    // Our index must not lie beside another's generation, not even for a moment.
+    if directory.is_there(generation)? {
+        return Err(Errno::EEXIST);
+    }
+    let (from, to) = (index::name(log), index::name(generation));
+    if directory.rename(&from, &to) == Err(Errno::EEXIST) {
+        return Err(Errno::EEXIST);
+    }
+    directory.rename(log, generation).inspect_err(|_| {
+        let _ = directory.rename(&to, &from);
+    })
+}
+
+/// The index first: a crash leaves a generation too many, which the next survey finds.
 fn remove(directory: &Directory, generation: &str) -> Result<(), LogError> {
+    directory.remove(&index::name(generation))?;
     directory.remove(generation)?;
     COMPRESSED.iter().try_for_each(|suffix| directory.remove(&format!("{generation}{suffix}")))
 }
@@ -162,6 +214,9 @@ mod tests {
             ("a.log.100000000", Some(100_000_000)),
             ("a.log.000000001", None),
             ("a.log.0000001", None),
+            ("a.log.00000007.idx", None),
+            ("a.log.idx", None),
+            ("a.log.00000001.gz.idx", None),
             ("a.log.00000001.gz.zst", None),
             ("a.log.00000001.bz2", None),
             ("a.log.+0000001", None),

@@ -5,6 +5,9 @@
 
 use super::entry::{End, Mark, Stream, Timestamp};
 
+/// What the name of an index has after its log's, or its generation's.
+pub(super) const SUFFIX: &str = ".idx";
+
 /// What an index begins with, and nothing else does.
 const MAGIC: [u8; 8] = *b"VMONIDX\n";
 
@@ -16,6 +19,11 @@ pub(super) const HEADER: usize = 32;
 
 /// The size of a record in bytes.
 pub(super) const RECORD: usize = 24;
+
+/// The name of the index of a log, or of a generation.
+pub(super) fn name(log: &str) -> String {
+    format!("{log}{SUFFIX}")
+}
 
 /// The head of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,219 @@
+//! The index against a reader of a few lines, which takes `docs/formats.md` at its word.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::{TempDir, tempdir};
+
+use super::super::entry::End;
+use super::super::{LogFile, LogOptions, Retention};
+use super::*;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// What is known of one byte.
+type Known = Option<(Stream, u64)>;
+
+struct Scene {
+    directory: TempDir,
+    log: LogFile,
+    now: u64,
+}
+
+impl Scene {
+    fn new(max_size: u64, max_files: u32) -> Self {
+        let directory = tempdir().unwrap();
+        let log = open(directory.path(), max_size, max_files);
+        Self { directory, log, now: 1_000_000_000 }
+    }
+
+    /// Writes, so many milliseconds after the last time.
+    fn write(&mut self, milliseconds: u64, stream: Stream, bytes: &[u8]) {
+        self.now += milliseconds * MILLISECOND;
+        self.log.write_at(Timestamp::from_nanoseconds(self.now), stream, bytes).unwrap();
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.log.mark_at(Timestamp::from_nanoseconds(self.now), mark);
+    }
+
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.directory.path().join(format!("config/vm.log{suffix}"))
+    }
+
+    fn records(&self) -> Vec<Record> {
+        records(&fs::read(self.path(".idx")).unwrap())
+    }
+
+    fn reopen(&mut self) {
+        let retention = self.log.options.retention;
+        self.log = open(self.directory.path(), retention.max_size, retention.max_files);
+    }
+}
+
+fn open(directory: &Path, max_size: u64, max_files: u32) -> LogFile {
+    let retention = Retention { max_size, max_files, ..Retention::default() };
+    let options = LogOptions { retention, ..LogOptions::default() };
+    LogFile::open(directory, "config", "vm", options).unwrap()
+}
+
+/// The records of an index as a reader takes them.
+fn records(index: &[u8]) -> Vec<Record> {
+    let (header, body) = index.split_at(HEADER);
+    assert_eq!(header[..12], *b"VMONIDX\n\x01\0\x18\0");
+    let mut end = 0;
+    let mut records: Vec<Record> = Vec::new();
+    for record in body.as_chunks().0.iter().map_while(Record::decode) {
+        if record.offset != end {
+            break;
+        }
+        assert!(records.last().is_none_or(|last| last.time <= record.time));
+        end = record.end();
+        records.push(record);
+    }
+    records
+}
+
+fn bytes(stream: Stream, milliseconds: u64, offset: u64, length: u32) -> Record {
+    let time = Timestamp::from_nanoseconds(1_000_000_000 + milliseconds * MILLISECOND);
+    Record { time, offset, content: Content::Bytes { stream: Some(stream), length } }
+}
+
+#[test]
+fn neighbouring_chunks_of_one_stream_share_a_record_for_five_milliseconds() {
+    let mut scene = Scene::new(0, 1);
+    scene.write(0, Stream::Stdout, b"abc");
+    scene.write(5, Stream::Stdout, b"de");
+    scene.write(1, Stream::Stdout, b"f");
+    scene.write(0, Stream::Stderr, b"g");
+    scene.write(0, Stream::Stdout, b"h");
+    scene.log.flush_index();
+    let expected = [
+        bytes(Stream::Stdout, 0, 0, 5),
+        bytes(Stream::Stdout, 6, 5, 1),
+        bytes(Stream::Stderr, 6, 6, 1),
+        bytes(Stream::Stdout, 6, 7, 1),
+    ];
+    assert_eq!(scene.records(), expected);
+}
+
+#[test]
+fn a_stop_puts_the_index_on_disk() {
+    let mut scene = Scene::new(0, 1);
+    scene.mark(Mark::Start { pid: 7 });
+    assert!(!scene.path(".idx").exists());
+    assert!(scene.log.deadline().is_some());
+    scene.mark(Mark::Stop(End::Exited(3)));
+    assert_eq!(scene.log.deadline(), None);
+    let contents: Vec<_> = scene.records().iter().map(|record| record.content).collect();
+    let marks = [Mark::Start { pid: 7 }, Mark::Stop(End::Exited(3))];
+    assert_eq!(contents, marks.map(Content::Mark));
+}
+
+#[test]
+fn an_idle_log_has_no_deadline_and_no_buffer() {
+    let mut scene = Scene::new(0, 1);
+    assert_eq!(scene.log.deadline(), None);
+    scene.write(0, Stream::Stdout, b"a");
+    scene.log.flush_index();
+    assert!(scene.log.deadline().is_none() && scene.log.index.pending.is_none());
+}
+
+#[test]
+fn a_rotation_takes_the_index_along_and_begins_a_new_one() {
+    let mut scene = Scene::new(4, 9);
+    scene.write(0, Stream::Stdout, b"abcd");
+    scene.write(9, Stream::Stderr, b"ef");
+    drop(std::mem::replace(&mut scene.log, open(tempdir().unwrap().path(), 0, 0)));
+    let rotated = records(&fs::read(scene.path(".00000001.idx")).unwrap());
+    assert_eq!(rotated, [bytes(Stream::Stdout, 0, 0, 4)]);
+    assert_eq!(scene.records(), [bytes(Stream::Stderr, 9, 0, 2)]);
+}
+
+#[test]
+fn a_removed_generation_takes_its_index_along() {
+    let mut scene = Scene::new(2, 1);
+    scene.write(0, Stream::Stdout, b"aabbccd");
+    let kept = [".00000001", ".00000002", ".00000003"]
+        .map(|number| (scene.path(number).exists(), scene.path(&format!("{number}.idx")).exists()));
+    assert_eq!(kept, [(false, false), (false, false), (true, true)]);
+    let mut scene = Scene::new(2, 0);
+    scene.write(0, Stream::Stdout, b"aab");
+    scene.log.flush_index();
+    assert_eq!(scene.records(), [bytes(Stream::Stdout, 0, 0, 1)]);
+}
+
+#[test]
+fn a_clock_set_back_leaves_times_standing() {
+    let mut scene = Scene::new(0, 1);
+    scene.write(100, Stream::Stdout, b"a");
+    scene.now -= 50 * MILLISECOND;
+    scene.write(0, Stream::Stderr, b"b");
+    scene.log.flush_index();
+    scene.write(10, Stream::Stderr, b"c");
+    scene.reopen();
+    scene.mark(Mark::Start { pid: 1 });
+    scene.write(60, Stream::Stderr, b"d");
+    scene.log.flush_index();
+    let times: Vec<_> = scene.records().iter().map(|it| it.time.nanoseconds()).collect();
+    let expected = [100, 100, 100, 100, 120].map(|time| 1_000_000_000 + time * MILLISECOND);
+    assert_eq!(times, expected);
+}
+
+/// Truth, byte by byte, as the writer has written it.
+fn known(records: &[Record], size: usize) -> Vec<Known> {
+    let mut known = vec![None; size];
+    for record in records {
+        if let Content::Bytes { stream: Some(stream), .. } = record.content {
+            let range = record.offset as usize..record.end() as usize;
+            for byte in &mut known[range] {
+                *byte = Some((stream, record.time.nanoseconds()));
+            }
+        }
+    }
+    known
+}
+
+#[test]
+fn cut_anywhere_log_or_index_what_follows_is_true() {
+    let mut scene = Scene::new(0, 1);
+    scene.mark(Mark::Start { pid: 1 });
+    for (stream, bytes) in
+        [(Stream::Stdout, "one\n"), (Stream::Stderr, "three\n"), (Stream::Tty, "two\n")]
+    {
+        scene.write(10, stream, bytes.as_bytes());
+    }
+    scene.mark(Mark::Stop(End::Unknown));
+    let whole = known(&scene.records(), 14);
+    let index = fs::read(scene.path(".idx")).unwrap();
+    let log = fs::read(scene.path("")).unwrap();
+    for (of_index, of_log) in (0..=index.len())
+        .flat_map(|cut| [(cut, 14), (cut, 9)])
+        .chain((0..=log.len()).map(|cut| (index.len(), cut)))
+    {
+        // In place, as a crash leaves it.
+        fs::write(scene.path(".idx"), &index[..of_index]).unwrap();
+        fs::write(scene.path(""), &log[..of_log]).unwrap();
+        scene.reopen();
+        scene.mark(Mark::Start { pid: 2 });
+        scene.write(10, Stream::Stdout, b"after");
+        scene.log.flush_index();
+        let records = scene.records();
+        assert_eq!(records.last().map(Record::end), Some(of_log as u64 + 5));
+        let now = known(&records, of_log + 5);
+        assert!(now.ends_with(&[Some((Stream::Stdout, scene.now)); 5]));
+        for (byte, is) in now[..of_log].iter().enumerate() {
+            assert!(is.is_none() || *is == whole[byte], "{of_index} {of_log}: byte {byte}");
+        }
+        // No record is lost that was whole and true.
+        let kept = of_index.saturating_sub(HEADER) / RECORD;
+        let told = [0, 0, 4, 10, 14, 14].get(kept).copied().unwrap();
+        let first_unknown = now.iter().position(Option::is_none).unwrap_or(of_log);
+        let expected = if told <= of_log {
+            told
+        } else {
+            [0, 4, 10].into_iter().filter(|end| *end <= of_log).max().unwrap()
+        };
+        assert_eq!(first_unknown, expected, "{of_index} {of_log}");
+    }
+}
