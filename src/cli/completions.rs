@@ -28,6 +28,9 @@ const SIGNALS: [&str; 10] =
 /// Of `ps --format`, beside templates.
 const FORMATS: [&str; 4] = ["table", "json", "names", "openmetrics"];
 
+/// Of a log; a number is typed.
+const RUNS: [&str; 2] = ["last", "all"];
+
 /// bash splits words at '=' too, and gives that as a word of its own.
 const BASH: &str = r#"_vmon() {
     local IFS=$'\n'
@@ -186,6 +189,7 @@ fn values(option: &Arg) -> Vec<String> {
     match option.get_id().as_str() {
         "signal" | "stop_signal" => return SIGNALS.map(str::to_owned).into(),
         "format" => return FORMATS.map(str::to_owned).into(),
+        "run" => return RUNS.map(str::to_owned).into(),
         _ => {}
     }
     let values = option.get_possible_values().into_iter().filter(|value| !value.is_hide_set());

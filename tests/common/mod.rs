@@ -180,6 +180,21 @@ pub fn python() -> Option<Command> {
     None
 }
 
+/// A program that shows or plays what a terminal gets, which `.ci/install` installs. `None`, which
+/// skips the test and says so, where it is missing; with `VMON_REQUIRE_TERMINALS` set, a failure.
+#[track_caller]
+pub fn needs_terminal_program(program: &str) -> Option<()> {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join(program).exists())
+    });
+    if !found {
+        let missing = format!("{program} is missing: run .ci/install");
+        assert!(std::env::var_os("VMON_REQUIRE_TERMINALS").is_none(), "{missing}");
+        eprintln!("skipped: {missing}");
+    }
+    found.then_some(())
+}
+
 /// Looks again and again until `event` has happened. The test waits for the event; the bound only
 /// keeps a failure from hanging.
 #[track_caller]

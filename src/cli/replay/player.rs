@@ -199,6 +199,7 @@ impl<'a> Player<'a> {
     /// Fetches what comes next, and when.
     fn load(&mut self) -> Result<(Duration, Next), String> {
         loop {
+            let begun = !self.log.is_empty();
             let entry = self.log.next().map_err(|error| error.to_string())?;
             let Some(entry) = entry else { return Ok((Duration::ZERO, Next::End)) };
             let due = self.schedule.due(&entry);
@@ -208,10 +209,10 @@ impl<'a> Player<'a> {
                     self.held.extend_from_slice(bytes);
                     return Ok((due, Next::Bytes));
                 }
-                Entry::Mark { mark: Mark::Start { .. }, .. } => return Ok((due, Next::Run)),
-                Entry::Mark { mark: Mark::Resize { columns, rows }, .. }
-                    if self.held.is_empty() =>
-                {
+                Entry::Mark { mark: Mark::Start { .. }, .. } if begun => {
+                    return Ok((due, Next::Run));
+                }
+                Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if !begun => {
                     self.compare(columns, rows);
                 }
                 Entry::Mark { .. } => {}
