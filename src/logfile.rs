@@ -1,8 +1,9 @@
 //! An append-only log on disk: rotation, retention, time index.
 //!
 //! Bytes go in as they come and come out the same: nothing here looks at text, but for a newline
-//! to cut a full log behind. It never starts a thread, holds no bytes back, and never waits for
-//! the disk by `fsync`; what a single thread can't avoid waiting for is told at [`LogFile`].
+//! to cut a full log behind, and for the formats that shippers read ([`format`]). It never starts a
+//! thread, holds no bytes back but the beginning of a character in one of those, and never waits
+//! for the disk by `fsync`; what a single thread can't avoid waiting for is told at [`LogFile`].
 //!
 //! The log is `<log dir>/<config file>/<name>.log`. A full one is renamed once, to
 //! `<name>.log.<seq>`: eight digits (more, should they ever run out) that only grow, so that a
@@ -19,6 +20,7 @@ mod indexing;
 mod options;
 #[cfg(feature = "reader")]
 pub mod read;
+mod records;
 mod rename;
 mod tail;
 #[cfg(test)]
@@ -34,6 +36,7 @@ use nix::sys::stat::lstat;
 use current::{Current, Look};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
+use format::Encoder;
 use generations::Generations;
 use indexing::Indexing;
 pub use options::{Format, LogOptions, Retention};
@@ -142,6 +145,9 @@ pub struct LogFile {
     current: Option<Current>,
     index: Indexing,
     generations: Generations,
+    encoder: Encoder,
+    /// Whether an earlier run has left lines unfinished, which end before this one begins.
+    left_open: bool,
     /// None makes the next write look.
     looked: Option<Instant>,
     bytes_written: u64,
@@ -151,7 +157,13 @@ impl LogFile {
     /// Opens `<log_dir>/<config_file>/<name>.log` to append to, and makes what is missing of it:
     /// directories with mode 0700, the log with 0600 (less the umask; modes of what exists are
     /// left alone). Of a log that is there already, only the end of its time index is read, however
-    /// large the two are; the names of the generations only where that is missing.
+    /// large the two are; where that is missing, also the beginning of the log and the names of the
+    /// generations. Of one in another format than [`Format::Raw`] it is the beginning and the end,
+    /// 450 KiB at most.
+    ///
+    /// A log in another format than this run's becomes a generation, and a new one begins. What a
+    /// crash has left of a last record is cut off, and the next write first ends the lines that an
+    /// earlier run has left unfinished.
     ///
     /// `log_dir` may be relative, which means the working directory of now, and may be a symbolic
     /// link; nothing below it may.
@@ -176,10 +188,13 @@ impl LogFile {
             current: None,
             index: Indexing::new(options.index && options.format == Format::Raw),
             generations: Generations::default(),
+            encoder: Encoder::for_files_of(options.format, options.retention.max_size),
+            left_open: false,
             looked: Some(Instant::now()),
             bytes_written: 0,
         };
         log.open_in(&directory)?;
+        log.find_left_open(&directory)?;
         Ok(log)
     }
 
@@ -206,6 +221,12 @@ impl LogFile {
     /// the limit. Generations beyond [`Retention::max_files`] are removed; one that can't be is a
     /// warning, no error.
     ///
+    /// In the formats that have records, only whole ones are in the log when this returns, and a
+    /// rotation comes between two of them. [`Format::Json`] holds the beginning of a character
+    /// back, three bytes a stream at most, until the rest of it or [`finish`](Self::finish) comes:
+    /// they count as written, and are what a crash loses. A [`Retention::max_size`] below 128 bytes
+    /// is taken for that.
+    ///
     /// At most once a second, and before each rotation, the log is looked for by its path. Where
     /// it was removed, renamed or replaced, directory or file, it is made anew; where its
     /// size was changed, the new size counts. Bytes of the second before went to the file that
@@ -214,8 +235,10 @@ impl LogFile {
     /// # Errors
     ///
     /// A full disk, a log that can't be rotated or made anew. [`WriteError::written`] then says
-    /// how many of the bytes are in. The log stays usable: a later call takes up where this one
-    /// got stuck, so a caller that gives the rest then loses nothing and doubles nothing.
+    /// how many of the bytes are in. What a full disk has left of a record is taken back, or, where
+    /// that is refused too, is the end of its file. The log stays usable: a later call takes up
+    /// where this one got stuck, so a caller that gives the rest then loses nothing and doubles
+    /// nothing.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
         self.write_at(Timestamp::now(), stream, bytes)
     }
@@ -241,6 +264,9 @@ impl LogFile {
     }
 
     fn mark_at(&mut self, now: Timestamp, mark: Mark) {
+        if matches!(mark, Mark::Stop(_)) {
+            let _ = self.finish();
+        }
         // A log that is not open after a failed rotation has no place for it.
         let Some(current) = &self.current else { return };
         self.index.mark(mark, current.size(), now);
@@ -249,6 +275,22 @@ impl LogFile {
         } else {
             self.flush_full_index();
         }
+    }
+
+    /// Writes what [`write`](Self::write) has held back, for the end of a run: in [`Format::Json`]
+    /// the beginning of a character, in [`Format::Cri`] the end of a line that has none. A
+    /// [`Mark::Stop`] does so too; so does dropping the `LogFile`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write). It may be called again.
+    pub fn finish(&mut self) -> Result<(), LogError> {
+        self.end_lines(Timestamp::now())
+    }
+
+    /// Whether [`finish`](Self::finish) has something to write.
+    pub fn is_unfinished(&self) -> bool {
+        self.encoder.is_unfinished()
     }
 
     /// When [`turn`](Self::turn) is to be called: 200 ms after the first bytes that the time index
@@ -274,7 +316,7 @@ impl LogFile {
     }
 
     /// How many bytes this `LogFile` has put into the log since it was opened, over all
-    /// generations, removed ones too.
+    /// generations, removed ones too: those that were given, whatever the format makes of them.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
@@ -287,6 +329,9 @@ impl LogFile {
         written: &mut usize,
     ) -> Result<(), LogError> {
         self.look_when_due()?;
+        if self.options.format != Format::Raw {
+            return self.write_records(now, stream, bytes, written);
+        }
         while let Some(rest) = bytes.get(*written..)
             && !rest.is_empty()
         {
@@ -351,7 +396,7 @@ impl LogFile {
 
     fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
-        let current = directory.open_log(log_name)?;
+        let mut current = directory.open_log(log_name)?;
         self.index.resume(directory, log_name, &current);
         // A log that has bytes and no index may have got into a crash in the middle of a rotation.
         if self.index.is_on()
@@ -361,7 +406,11 @@ impl LogFile {
         {
             self.index.resume(directory, log_name, &current);
         }
+        let continues = current.is_empty() || self.continues(directory, &mut current);
         self.current = Some(current);
+        if !continues {
+            return self.retire(directory);
+        }
         tracing::debug!(path = %self.path().display(), "opened the log");
         Ok(())
     }
@@ -443,6 +492,7 @@ impl LogFile {
 
 impl Drop for LogFile {
     fn drop(&mut self) {
+        let _ = self.finish();
         self.flush_index();
     }
 }

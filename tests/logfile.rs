@@ -2,14 +2,17 @@
 //! What takes the place of a log or its directory, before or meanwhile, is in
 //! `src/logfile/tests.rs`, which can make the once-a-second look due at will.
 
+#[path = "common/tmpfs.rs"]
+mod tmpfs;
+
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::unistd::geteuid;
 use tempfile::{TempDir, tempdir};
+use tmpfs::{Tmpfs, skip};
 use vmon::logfile::{LogError, LogFile, LogOptions, Retention, Stream, WriteError};
 
 const ALL: u32 = u32::MAX;
@@ -51,12 +54,6 @@ fn joined(log: &Path) -> Vec<u8> {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
-/// Past the capture of libtest, so that it is seen also when the test passes.
-fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or_default().to_owned();
-    let _ = writeln!(io::stderr(), "SKIPPED {test}: {reason}");
 }
 
 /// xorshift64*: the same sequence in each run.
@@ -376,43 +373,6 @@ fn a_rotation_that_is_refused_is_made_up_for_later() {
     log.write(Stream::Stdout, b"456").unwrap();
     assert_eq!(joined(log.path()), b"0123456");
     assert_eq!(log.bytes_written(), 7);
-}
-
-/// A small file system, until it is dropped.
-struct Tmpfs(TempDir);
-
-impl Tmpfs {
-    /// None, and a message, where this process may not mount.
-    fn new(options: &str) -> Option<Self> {
-        let directory = tempdir().unwrap();
-        let mounted = geteuid().is_root()
-            && Command::new("mount")
-                .args(["-t", "tmpfs", "-o", options, "vmon-test"])
-                .arg(directory.path())
-                .status()
-                .is_ok_and(|status| status.success());
-        if !mounted {
-            skip("needs a tmpfs of its own, which takes root and the right to mount");
-            return None;
-        }
-        Some(Self(directory))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        let mut mount = Command::new("mount");
-        assert!(mount.args(["-o", &options]).arg(self.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
 }
 
 fn assert_full(error: &WriteError) {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use nix::libc::{dev_t, ino_t};
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, fstat};
 
 /// What no two files of one moment share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +44,13 @@ pub(super) struct Current {
     size: u64,
     /// Whether the last byte is known to be a newline: a place to rotate without cutting a line.
     ends_line: bool,
+    /// How many bytes at the end are of a record that is not whole.
+    torn: u64,
 }
 
 impl Current {
     pub(super) fn new(file: File, stat: &FileStat) -> Self {
-        Self { file, identity: Identity::of(stat), size: size_of(stat), ends_line: false }
+        Self { file, identity: Identity::of(stat), size: size_of(stat), ends_line: false, torn: 0 }
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -71,7 +73,17 @@ impl Current {
         }
         self.size = size;
         self.ends_line = false;
+        self.torn = 0;
         Look::Resized
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// Whether this is the same file.
+    pub(super) fn is(&self, file: &File) -> bool {
+        fstat(file).is_ok_and(|stat| Identity::of(&stat) == self.identity)
     }
 
     /// The part of `bytes` that may go into this file; none asks for a rotation. An empty file
@@ -107,6 +119,53 @@ impl Current {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl Current {
+    /// Appends whole records, and says how many bytes of whole ones are in, and why not all.
+    pub(super) fn append_records(&mut self, records: &[u8]) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        let mut outcome = Ok(());
+        while let Some(rest) = records.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.append(rest) {
+                Ok(count) => written += count,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        let whole = match records.get(..written).and_then(|part| memchr::memrchr(b'\n', part)) {
+            Some(at) => at + 1,
+            None => 0,
+        };
+        // Where that fails, it is tried again before the next write.
+        let _ = self.cut((written - whole) as u64);
+        (whole, outcome)
+    }
+
+    /// Takes back the last `torn` bytes.
+    pub(super) fn cut(&mut self, torn: u64) -> io::Result<()> {
+        self.torn = torn;
+        self.cut_torn()
+    }
+
+    /// Takes back what is there of a record that is not whole.
+    pub(super) fn cut_torn(&mut self) -> io::Result<()> {
+        if self.torn == 0 {
+            return Ok(());
+        }
+        let size = size_of(&fstat(&self.file)?);
+        // Where somebody else has changed the size, what is at the end is not known.
+        if size == self.size {
+            let whole = size.saturating_sub(self.torn);
+            self.file.set_len(whole)?;
+            self.size = whole;
+            self.ends_line = true;
+        }
+        self.torn = 0;
+        Ok(())
     }
 }
 

@@ -124,7 +124,7 @@ pub struct Encoder {
 /// How the last chunk of a stream has ended.
 #[derive(Debug, Clone, Copy, Default)]
 struct Line {
-    /// Whether its last record does not end a line.
+    /// Whether its last record in [`Format::Cri`] does not end a line.
     open: bool,
     kept: Kept,
 }
@@ -200,14 +200,70 @@ impl Encoder {
     /// Appends what a run ends with: the end of a line that has none, which a CRI reader waits
     /// for, and what was held back of a character that will not be finished.
     pub fn finish(&mut self, time: Timestamp, out: &mut Vec<u8>) {
+        self.finish_within(usize::MAX, time, out);
+    }
+
+    /// The same, stream by stream, as far as there is room.
+    pub(super) fn finish_within(&mut self, room: usize, time: Timestamp, out: &mut Vec<u8>) {
+        let end = out.len().saturating_add(room);
         for (line, name) in [(&mut self.stdout, STDOUT), (&mut self.stderr, STDERR)] {
-            match self.format {
-                Format::Cri if line.open => _ = cri::encode(time, name, b"\n", 1, usize::MAX, out),
-                Format::Json => json::finish(time, name, &line.kept, out),
-                Format::Raw | Format::Cri => {}
+            let start = out.len();
+            if line.open {
+                cri::encode(time, name, b"\n", 1, usize::MAX, out);
+            }
+            json::finish(time, name, &line.kept, out);
+            if out.len() > end {
+                return out.truncate(start);
             }
             *line = Line::default();
         }
+    }
+
+    /// Whether there is something to finish.
+    pub(super) fn is_unfinished(&self) -> bool {
+        [&self.stdout, &self.stderr].iter().any(|line| line.open || !line.kept.bytes().is_empty())
+    }
+
+    /// What is held back.
+    pub(super) fn kept(&self) -> impl Iterator<Item = u8> {
+        self.stdout.kept.bytes().iter().chain(self.stderr.kept.bytes()).copied()
+    }
+
+    /// Takes the lines for open that `end` has found so.
+    pub(super) fn go_on(&mut self, end: &End) {
+        self.stdout.open = end.stdout == Some(true);
+        self.stderr.open = end.stderr == Some(true);
+    }
+}
+
+/// How the streams of a CRI log end, as far as is known.
+#[derive(Debug, Default)]
+pub(super) struct End {
+    /// Whether its last record leaves a line open.
+    stdout: Option<bool>,
+    stderr: Option<bool>,
+}
+
+impl End {
+    /// Looks at the bytes before those that it has looked at. They may begin within a record.
+    pub(super) fn look(&mut self, bytes: &[u8]) {
+        for line in bytes.split_inclusive(|&byte| byte == b'\n').rev() {
+            if self.is_known() {
+                return;
+            }
+            let Some(record) = cri::decode(line).filter(|_| line.ends_with(b"\n")) else {
+                continue;
+            };
+            let place = match record.stream {
+                Some(Stream::Stdout) => &mut self.stdout,
+                _ => &mut self.stderr,
+            };
+            place.get_or_insert(!record.ends_line());
+        }
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.stdout.is_some() && self.stderr.is_some()
     }
 }
 
