@@ -126,6 +126,11 @@ impl Files {
         }
     }
 
+    fn log_size(&self) -> u64 {
+        let [log, _] = self.companions;
+        log.map_or(0, |log| log.len)
+    }
+
     /// Learns what a use of the connection has made of them, unless the database is another one.
     fn follow(&mut self, db: &Path) {
         let now = Self::of(db);
@@ -150,9 +155,10 @@ impl Kept {
     }
 
     /// Checkpoints a log that has grown, for those who are on no loop.
-    pub(super) fn checkpoint_large(&self, db: &Path) {
-        if wal_size(db) > COMMAND_CHECKPOINT {
+    pub(super) fn checkpoint_large(&mut self, db: &Path) {
+        if self.files.log_size() > COMMAND_CHECKPOINT {
             checkpoint(&self.connection);
+            self.files.follow(db);
         }
     }
 
@@ -225,17 +231,18 @@ pub(super) fn write_kept<T>(
         Some(kept) => kept,
         None => Kept::open(db, patience)?,
     };
-    let before = wal_size(db);
+    let before = kept.files.log_size();
     let transaction = kept.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     schema::ensure(&transaction)?;
     let value = work(&transaction)?;
     transaction.commit()?;
+    kept.files.follow(db);
     // Only past a further multiple: a reader that keeps the log from being reset would otherwise
     // make every transaction sync in vain.
-    if wal_size(db) / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
+    if kept.files.log_size() / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
         checkpoint(&kept.connection);
+        kept.files.follow(db);
     }
-    kept.files.follow(db);
     Ok((value, kept))
 }
 
@@ -304,4 +311,23 @@ fn checkpoint(connection: &Connection) {
 /// The size of the write-ahead log; 0 when there is none.
 fn wal_size(db: &Path) -> u64 {
     fs::metadata(companion(db, "-wal")).map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_connection_is_kept_over_its_own_checkpoint() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = directory.path().canonicalize().unwrap().join("sandbox.db");
+        make_file(&db).unwrap();
+        let grow = "CREATE TABLE filler (bytes); INSERT INTO filler VALUES (zeroblob(200000))";
+        let grown = write_kept(&db, Duration::ZERO, None, |tx| Ok(tx.execute_batch(grow)?));
+        let ((), mut kept) = grown.unwrap();
+        assert!(wal_size(&db) > COMMAND_CHECKPOINT && kept.is_of(&db));
+        kept.checkpoint_large(&db);
+        assert_eq!(wal_size(&db), 0);
+        assert!(kept.is_of(&db));
+    }
 }
