@@ -3,9 +3,9 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use vmon::logfile::read::{Entry, LogReader, ReadError, Warning};
+use vmon::logfile::read::{Entry, LogReader, Position, ReadError, Warning};
 use vmon::logfile::{Mark, Stream, Timestamp};
-use vmon::registry::Run;
+use vmon::registry::{Run, Status};
 
 use super::select::{Record, Recorded, SelectError, Selector};
 
@@ -87,6 +87,8 @@ pub struct RunLog<'a> {
     run: &'a Run,
     reader: LogReader,
     window: Window,
+    /// Before the run, and behind what is known to be older.
+    start: Option<Position>,
     place: Place,
     /// The bytes that were given last.
     bytes: Vec<u8>,
@@ -140,8 +142,15 @@ impl<'a> RunLog<'a> {
             (Runs::All, _) | (_, None) => Place::Everything,
             _ => Place::Before,
         };
-        let reader = open(run)?;
-        Ok(Self { run, reader, window, place, bytes: Vec::new(), timed: false, empty: true })
+        let mut reader = open(run)?;
+        let start = match (place, window.from) {
+            (Place::Before, Some(from)) => Some(reader.find_time(from)?),
+            _ => None,
+        };
+        if let Some(start) = start {
+            reader.seek(start);
+        }
+        Ok(Self { run, reader, window, start, place, bytes: Vec::new(), timed: false, empty: true })
     }
 
     /// The run; of all runs the latest.
@@ -171,7 +180,7 @@ impl<'a> RunLog<'a> {
 
     /// What comes next; `None` at the end of what is there.
     ///
-    /// Where no time at all is known, all of the log is taken for the run.
+    /// What comes after all that was there before the run is taken for it, where no time is known.
     pub fn next(&mut self) -> Result<Option<Entry<'_>>, NoRun> {
         let head = loop {
             if self.place == Place::After {
@@ -180,12 +189,14 @@ impl<'a> RunLog<'a> {
             let (head, bytes) = match self.reader.next()? {
                 Some(Entry::Bytes { time, stream, bytes }) => (Head::Bytes { time, stream }, bytes),
                 Some(Entry::Mark { time, mark }) => (Head::Mark { time, mark }, &[][..]),
-                None if self.place == Place::Before && !self.timed => {
-                    self.reader = open(self.run)?;
-                    self.place = Place::Everything;
-                    continue;
-                }
-                None => return Ok(None),
+                None => match self.start.filter(|_| self.place == Place::Before && !self.timed) {
+                    Some(start) => {
+                        self.reader.seek(start);
+                        self.place = Place::Everything;
+                        continue;
+                    }
+                    None => return Ok(None),
+                },
             };
             self.timed |= head.time().is_some();
             self.place = self.place.after(&head, &self.window);
@@ -205,7 +216,11 @@ impl<'a> RunLog<'a> {
 
 fn open(run: &Run) -> Result<LogReader, NoRun> {
     let spec = run.spec.as_ref().ok_or(NoRun::Place)?;
-    Ok(LogReader::open(&spec.log_dir, &run.config_file, &run.name)?)
+    let mut reader = LogReader::open(&spec.log_dir, &run.config_file, &run.name)?;
+    if run.status == Status::Running {
+        reader.written_as(spec.log.format);
+    }
+    Ok(reader)
 }
 
 impl Head {
