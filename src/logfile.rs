@@ -15,6 +15,7 @@ mod directory;
 mod entry;
 pub mod format;
 mod generations;
+mod handing;
 mod index;
 mod indexing;
 mod options;
@@ -37,12 +38,18 @@ use current::{Current, Look};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
 use format::Encoder;
-use generations::Generations;
+use generations::{Generations, Keep};
+use handing::Handing;
+pub(crate) use handing::Rotated;
 use indexing::Indexing;
+use options::Limits;
 pub use options::{Format, LogOptions, Retention};
 
 /// How often, at most, a write looks whether the log is still where it should be.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// When a log that could not be rotated in its time is tried again.
+const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Why a log can't be used. Each message names the path.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +148,7 @@ pub struct WriteError {
 pub struct LogFile {
     place: Place,
     options: LogOptions,
+    limits: Limits,
     /// None after a rotation or reopening that got stuck half-way; the next write goes on there.
     current: Option<Current>,
     index: Indexing,
@@ -148,6 +156,10 @@ pub struct LogFile {
     encoder: Encoder,
     /// Whether an earlier run has left lines unfinished, which end before this one begins.
     left_open: bool,
+    /// Set where somebody works on generations.
+    handing: Option<Box<Handing>>,
+    /// When the log is rotated, whatever its size. None while it is empty.
+    rotate_at: Option<Instant>,
     /// None makes the next write look.
     looked: Option<Instant>,
     bytes_written: u64,
@@ -159,7 +171,8 @@ impl LogFile {
     /// left alone). Of a log that is there already, only the end of its time index is read, however
     /// large the two are; where that is missing, also the beginning of the log and the names of the
     /// generations. Of one in another format than [`Format::Raw`] it is the beginning and the end,
-    /// 450 KiB at most.
+    /// 450 KiB at most. Where [`Retention::max_age`] or [`Retention::total_size`] is to be kept,
+    /// the generations are looked at, and what is beyond those limits goes at once.
     ///
     /// A log in another format than this run's becomes a generation, and a new one begins. What a
     /// crash has left of a last record is cut off, and the next write first ends the lines that an
@@ -180,21 +193,37 @@ impl LogFile {
         name: &str,
         options: LogOptions,
     ) -> Result<Self, LogError> {
+        Self::open_as(log_dir, config_file, name, options, false)
+    }
+
+    fn open_as(
+        log_dir: &Path,
+        config_file: &str,
+        name: &str,
+        options: LogOptions,
+        handing_out: bool,
+    ) -> Result<Self, LogError> {
         let place = Place::new(log_dir, config_file, name)?;
         let directory = place.directory()?;
+        let indexed = options.index && options.format == Format::Raw;
+        let limits = options.retention.limits(handing_out, options.format, indexed);
         let mut log = Self {
-            place,
             options,
+            limits,
             current: None,
-            index: Indexing::new(options.index && options.format == Format::Raw),
-            generations: Generations::default(),
-            encoder: Encoder::for_files_of(options.format, options.retention.max_size),
+            index: Indexing::new(indexed),
+            generations: Generations::new(limits.generations.is_some()),
+            encoder: Encoder::for_files_of(options.format, limits.max_size),
             left_open: false,
+            handing: handing_out.then(|| Box::new(Handing::read(&directory, place.log_name()))),
+            rotate_at: None,
             looked: Some(Instant::now()),
             bytes_written: 0,
+            place,
         };
         log.open_in(&directory)?;
         log.find_left_open(&directory)?;
+        log.limit_at_start(&directory)?;
         Ok(log)
     }
 
@@ -269,6 +298,15 @@ impl LogFile {
         }
         // A log that is not open after a failed rotation has no place for it.
         let Some(current) = &self.current else { return };
+        if self
+            .limits
+            .together
+            .is_some_and(|most| current.size() + self.index.size_at_next() > most)
+            && let Err(error) = self.rotate()
+        {
+            tracing::debug!(%error, "the time index grows beyond its limit");
+        }
+        let Some(current) = &self.current else { return };
         self.index.mark(mark, current.size(), now);
         if matches!(mark, Mark::Stop(_)) {
             self.flush_index();
@@ -294,18 +332,24 @@ impl LogFile {
     }
 
     /// When [`turn`](Self::turn) is to be called: 200 ms after the first bytes that the time index
-    /// on disk does not know, later where it can't be written. `None` while nothing is to be done.
-    /// Any call that takes the log by `&mut` may change it.
+    /// on disk does not know, later where it can't be written; and [`Retention::rotate_every`]
+    /// after the log's first byte. `None` while nothing is to be done. Any call that takes the log
+    /// by `&mut` may change it.
     ///
     /// Without those calls the index is written when 4 KiB of records wait for it, in a rotation,
-    /// at a [`Mark::Stop`] and at the end.
+    /// at a [`Mark::Stop`] and at the end, and the log is rotated by its size alone.
     pub fn deadline(&self) -> Option<Instant> {
-        self.index.deadline()
+        [self.index.deadline(), self.rotate_at].into_iter().flatten().min()
     }
 
-    /// Does what is due: writes the time index, in some eight short system calls.
+    /// Does what is due: writes the time index, in some eight short system calls; rotates the log.
+    /// That it can't be rotated is a warning, and is tried again later.
     pub fn turn(&mut self) {
-        if self.deadline().is_some_and(|due| due <= Instant::now()) {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
+        if is_due(self.rotate_at) {
+            self.rotate_in_time();
+        }
+        if is_due(self.index.deadline()) {
             self.flush_index();
         }
     }
@@ -339,7 +383,7 @@ impl LogFile {
                 self.reopen()?;
                 continue;
             };
-            let part = current.fitting(rest, self.options.retention.max_size);
+            let part = current.fitting(rest, self.limits.most(&self.index));
             if part.is_empty() {
                 self.rotate()?;
                 continue;
@@ -351,8 +395,16 @@ impl LogFile {
             *written += count;
             self.index.bytes(stream, offset, count, now);
             self.flush_full_index();
+            self.has_bytes();
         }
         Ok(())
+    }
+
+    /// The log is not empty any more, if it was: its time begins.
+    fn has_bytes(&mut self) {
+        if let (None, Some(time)) = (self.rotate_at, self.options.retention.rotate_every) {
+            self.rotate_at = Instant::now().checked_add(time);
+        }
     }
 
     /// Finds out that the log is not where it should be, at most once a second.
@@ -375,9 +427,17 @@ impl LogFile {
             Look::Same => Ok(()),
             Look::Resized => {
                 let directory = self.place.directory()?;
-                self.index.lose(&directory, self.place.log_name());
+                self.resized(&directory);
                 Ok(())
             }
+        }
+    }
+
+    /// Somebody else has changed the log's size.
+    fn resized(&mut self, directory: &Directory) {
+        self.index.lose(directory, self.place.log_name());
+        if self.current.as_ref().is_some_and(|current| current.size() == 0) {
+            self.rotate_at = None;
         }
     }
 
@@ -407,12 +467,70 @@ impl LogFile {
             self.index.resume(directory, log_name, &current);
         }
         let continues = current.is_empty() || self.continues(directory, &mut current);
+        self.rotate_at = match self.options.retention.rotate_every {
+            Some(time) if !current.is_empty() => {
+                let left = time.saturating_sub(current.age().unwrap_or_default());
+                Instant::now().checked_add(left)
+            }
+            _ => None,
+        };
         self.current = Some(current);
         if !continues {
             return self.retire(directory);
         }
         tracing::debug!(path = %self.path().display(), "opened the log");
         Ok(())
+    }
+
+    /// Removes what earlier runs have left beyond limits that hold at any moment.
+    fn limit_at_start(&mut self, directory: &Directory) -> Result<(), LogError> {
+        let (age, together) = (self.options.retention.max_age, self.limits.together);
+        if age.is_none() && together.is_none() {
+            return Ok(());
+        }
+        let size = self.current.as_ref().map_or(0, Current::size) + self.index.size();
+        if together.is_some_and(|most| size > most) {
+            self.retire(directory)?;
+        }
+        let log_name = self.place.log_name();
+        self.generations.survey(directory, log_name)?;
+        self.generations.prune_all(directory, log_name, &self.keep());
+        Ok(())
+    }
+
+    /// What may be kept of the generations now.
+    fn keep(&self) -> Keep {
+        let retention = &self.options.retention;
+        // Somebody whom an earlier run has left works on one: which one is not known.
+        let strangers = self.handing.as_ref().is_some_and(|handing| handing.is_strangers_work());
+        let taken = if strangers { self.limits.together.unwrap_or(0) } else { 0 };
+        Keep {
+            max_files: retention.max_files,
+            max_age: retention.max_age,
+            bytes: self.limits.generations.map(|most| most.saturating_sub(taken)),
+        }
+    }
+
+    /// The log's time is over, however little is in it.
+    fn rotate_in_time(&mut self) {
+        self.rotate_at = None;
+        if let Err(error) = self.rotate_unless_empty() {
+            tracing::warn!("{error}; it is rotated later");
+            self.rotate_at = Some(Instant::now() + ROTATE_AGAIN);
+        }
+    }
+
+    fn rotate_unless_empty(&mut self) -> Result<(), LogError> {
+        if self.current.as_ref().is_some_and(|current| current.size() == 0) {
+            return Ok(());
+        }
+        self.rotate()?;
+        // A log that somebody else has changed is as it was found: with a time of its own where it
+        // is another one, and still to be rotated where it is not.
+        match &self.current {
+            Some(current) if current.size() > 0 && self.rotate_at.is_none() => self.rotate(),
+            _ => Ok(()),
+        }
     }
 
     /// Writes what the index on disk does not know, before its time.
@@ -454,7 +572,7 @@ impl LogFile {
         match look {
             Look::Same => self.retire(&directory),
             Look::Resized => {
-                self.index.lose(&directory, self.place.log_name());
+                self.resized(&directory);
                 Ok(())
             }
             Look::Replaced => {
@@ -469,6 +587,11 @@ impl LogFile {
     fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
         self.generations.survey(directory, log_name)?;
+        if let Some(handing) = &mut self.handing
+            && self.options.retention.max_files > 0
+        {
+            handing.expect(self.generations.next(), directory, log_name);
+        }
         if let Some(current) = &self.current {
             self.index.flush(directory, log_name, current);
         }
@@ -485,7 +608,7 @@ impl LogFile {
         // From here on the open file is a generation that must not grow, whatever fails below.
         self.current = None;
         // Before the new file is made: on a full disk, this is what makes room for it.
-        self.generations.prune(directory, log_name, self.options.retention.max_files);
+        self.generations.prune(directory, log_name, &self.keep());
         self.open_in(directory)
     }
 }

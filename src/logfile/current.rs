@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use nix::libc::{dev_t, ino_t};
 use nix::sys::stat::{FileStat, fstat};
@@ -55,6 +56,11 @@ impl Current {
 
     pub(super) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// How long ago it was made, where the system knows.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.file.metadata().ok()?.created().ok()?.elapsed().ok()
     }
 
     /// How many bytes are in it, as far as is known.

@@ -6,7 +6,7 @@
 //! directory, nor of the log.
 
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -202,6 +202,29 @@ impl Directory {
             .metadata()
             .map_err(|error| LogError::io("read the log", self.path.join(name), error))?;
         Ok(metadata.is_file().then_some((file, metadata.len())))
+    }
+
+    /// What is in a small file; `None` where there is no regular file of that name.
+    pub(super) fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, LogError> {
+        let Some((file, _)) = self.open_to_read(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(most)
+            .read_to_end(&mut bytes)
+            .map_err(|error| LogError::io("read", self.path.join(name), error))?;
+        Ok(Some(bytes))
+    }
+
+    /// Puts this into a small file. A crash may leave a part of it, or nothing, in there.
+    pub(super) fn overwrite(&self, name: &str, bytes: &[u8]) -> Result<(), LogError> {
+        let path = self.path.join(name);
+        if let Some(stat) = self.stat(name)? {
+            require(SFlag::S_IFREG, &stat, &path)?;
+        }
+        let flags = FILE_FLAGS | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+        openat(&self.fd, name, flags, OWNER_ONLY)
+            .map_err(io::Error::from)
+            .and_then(|fd| File::from(fd).write_all(bytes))
+            .map_err(|error| LogError::io("write", path, error))
     }
 
     /// Whether a log can be made, written and rotated here.

@@ -2,7 +2,9 @@
 //!
 //! What is there is learnt by reading the directory once, at the first rotation. From then on a
 //! rotation adds the next number and takes away the oldest, by name: its cost does not depend on
-//! how many there are.
+//! how many there are. Of what they take together only the sum is kept.
+
+mod limits;
 
 use std::collections::VecDeque;
 use std::fs::read_dir;
@@ -15,6 +17,8 @@ use super::LogError;
 use super::current::Identity;
 use super::directory::Directory;
 use super::index;
+pub(super) use limits::Keep;
+use limits::Sizes;
 
 /// What a compressor may have added to a generation's name.
 const COMPRESSED: [&str; 2] = [".gz", ".zst"];
@@ -38,6 +42,8 @@ pub(super) struct Generations {
     /// Ranges instead of numbers: without gaps, a million generations are one range.
     kept: VecDeque<Range<u64>>,
     count: u64,
+    /// `None` where their sizes do not matter.
+    sizes: Option<Sizes>,
 }
 
 impl Generations {
@@ -59,10 +65,11 @@ impl Generations {
         index: bool,
     ) -> Result<(), LogError> {
         for _ in 0..ATTEMPTS {
-            let number = self.highest.saturating_add(1);
+            let number = self.next();
             match rename(directory, log, &name(log, number), index) {
                 Ok(()) => {
                     self.keep(number);
+                    self.measure_new(directory, log, number);
                     return Ok(());
                 }
                 // Somebody else has made generations since the directory was read.
@@ -73,31 +80,28 @@ impl Generations {
         Err(cannot_rotate(directory, log, Errno::EEXIST))
     }
 
-    /// Removes the oldest until no more than `max_files` are left. One that can't be removed is
-    /// told and forgotten until the directory is read again: to try it at each rotation would
-    /// keep the ones after it.
-    pub(super) fn prune(&mut self, directory: &Directory, log: &str, max_files: u32) {
-        while self.count > u64::from(max_files)
-            && let Some(number) = self.take_oldest()
-        {
-            if let Err(error) = remove(directory, &name(log, number)) {
-                tracing::warn!(%error, "an old log stays beyond the limit");
-            }
-        }
-    }
-
     /// By path, for want of a call that reads a descriptor's directory: only names are taken from
     /// it, and what is done to them is done through the descriptor.
     fn read(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
         let cannot = |error| LogError::io("read the log directory", directory.path(), error);
         let mut numbers = Vec::new();
+        if let Some(sizes) = &mut self.sizes {
+            sizes.begin();
+        }
         for entry in read_dir(directory.path()).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
             let name = entry.file_name();
-            let name = name.as_bytes();
             // An index whose generation somebody has taken away goes in its turn.
-            let generation = name.strip_suffix(index::SUFFIX.as_bytes()).unwrap_or(name);
-            numbers.extend(number(generation, log));
+            let generation = name.as_bytes();
+            let generation =
+                generation.strip_suffix(index::SUFFIX.as_bytes()).unwrap_or(generation);
+            let Some(number) = number(generation, log) else { continue };
+            numbers.push(number);
+            if let Some(sizes) = &mut self.sizes
+                && let Some(name) = name.to_str()
+            {
+                sizes.add(directory.stat(name)?.as_ref());
+            }
         }
         numbers.sort_unstable();
         numbers.dedup();
@@ -106,6 +110,7 @@ impl Generations {
         for number in numbers {
             self.keep(number);
         }
+        self.measure_work(directory, log);
         Ok(())
     }
 
@@ -128,6 +133,11 @@ impl Generations {
         // The number is nobody's.
         self.surveyed = None;
         Ok(renamed.is_ok())
+    }
+
+    /// The number that the next one gets, or a lower one where somebody else makes some as well.
+    pub(super) fn next(&self) -> u64 {
+        self.highest.saturating_add(1)
     }
 
     fn keep(&mut self, number: u64) {

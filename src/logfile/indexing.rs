@@ -83,6 +83,21 @@ impl Indexing {
         self.length > 0
     }
 
+    /// How large it is on disk.
+    pub(super) fn size(&self) -> u64 {
+        self.length
+    }
+
+    /// How large it is when all is on disk that waits for that, and is to follow at the next write:
+    /// a record of that, and one of what came in another way.
+    pub(super) fn size_at_next(&self) -> u64 {
+        if !self.on {
+            return self.length;
+        }
+        let waiting = self.pending.as_ref().map_or(0, |pending| pending.records.len());
+        self.length.max(HEADER as u64) + ((waiting + 2) * RECORD) as u64
+    }
+
     /// Notes that `count` bytes of a stream are in the log, at `offset`.
     pub(super) fn bytes(&mut self, stream: Stream, offset: u64, count: usize, now: Timestamp) {
         if !self.on {

@@ -2,21 +2,87 @@
 
 use std::time::Duration;
 
+use super::format;
+use super::indexing::Indexing;
+
 /// How much of a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// The size in bytes at which a log is rotated; 0 never rotates.
+    ///
+    /// With a `total_size`, the log and its index together are rotated at this size. Where it is
+    /// 0 then, or more than [`largest_max_size`](Self::largest_max_size), an eighth of the
+    /// `total_size` counts.
     pub max_size: u64,
     /// How many older generations stay beside the current log; 0 keeps none.
     pub max_files: u32,
     /// The age beyond which a generation goes, at the next rotation or start: the time since its
-    /// last byte. `None` is without limit.
+    /// last byte, which is its modification time. `None` is without limit.
     pub max_age: Option<Duration>,
-    /// How long after its first byte a log is rotated, whatever its size. `None` is never.
+    /// How long after its first byte a log is rotated, whatever its size, also when nothing more
+    /// is written. One that is there already when it is opened began when the file was made, or,
+    /// where the system does not know that, when it was opened. `None` is never.
     pub rotate_every: Option<Duration>,
-    /// The most bytes that all generations, the current log and their indexes may have together.
-    /// `None` is without limit.
+    /// The most bytes that all generations, the current log and their indexes may have together,
+    /// at any moment: so much disk, as file sizes, not blocks. The log counts as if it were full
+    /// already, and a compressed generation with the size that it has. `None` is without limit.
     pub total_size: Option<u64>,
+}
+
+impl Retention {
+    /// The smallest [`total_size`](Self::total_size) that can be kept, in bytes: a log takes
+    /// something, and so does its index. A smaller one counts as this.
+    pub const SMALLEST_TOTAL: u64 = 4 << 10;
+
+    /// The largest [`max_size`](Self::max_size) that goes with a `total_size`: all of it, or a
+    /// fifth where a command is run with each generation that was rotated away. The one that it
+    /// works on is there beside what it makes of it, the log and the generation that comes next.
+    pub const fn largest_max_size(total_size: u64, command: bool) -> u64 {
+        if command { total_size / 5 } else { total_size }
+    }
+}
+
+/// What a [`Retention`] comes to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The size at which the log is rotated, 0 for none.
+    pub(super) max_size: u64,
+    /// What the log and its index may have together.
+    pub(super) together: Option<u64>,
+    /// What all generations may have together, with their indexes.
+    pub(super) generations: Option<u64>,
+}
+
+impl Limits {
+    /// The size at which the log is rotated now, 0 for none: what its index takes, it can't have.
+    pub(super) fn most(&self, index: &Indexing) -> u64 {
+        match self.together {
+            None => self.max_size,
+            // At least one, so that an empty log always takes something.
+            Some(most) => self.max_size.min(most.saturating_sub(index.size_at_next())).max(1),
+        }
+    }
+}
+
+impl Retention {
+    /// With a `command` that works on one generation at a time, of a log in this format.
+    pub(super) fn limits(&self, command: bool, format: Format, indexed: bool) -> Limits {
+        /// What an index has at least: a header, and records of the first bytes.
+        const SMALLEST: u64 = 1 << 10;
+        let Some(total) = self.total_size.map(|total| total.max(Self::SMALLEST_TOTAL)) else {
+            return Limits { max_size: self.max_size, together: None, generations: None };
+        };
+        let fits = (1..=Self::largest_max_size(total, command)).contains(&self.max_size);
+        let max_size = if fits { self.max_size } else { total / 8 };
+        let max_size =
+            if format == Format::Raw { max_size } else { max_size.max(format::SMALLEST) };
+        let together = if indexed { max_size.max(SMALLEST) } else { max_size };
+        // What can't be compressed grows by that: a header, a note of who works, and some bytes a
+        // block.
+        let made = if command { max_size + max_size / 64 + 1024 } else { 0 };
+        let generations = total.saturating_sub(together).saturating_sub(made);
+        Limits { max_size, together: Some(together), generations: Some(generations) }
+    }
 }
 
 impl Default for Retention {

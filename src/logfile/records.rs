@@ -73,7 +73,7 @@ impl LogFile {
             return self.rotate();
         }
         let before = self.encoder;
-        let room = room(current, self.options.retention.max_size);
+        let room = room(current, self.limits.most(&self.index));
         buffer.clear();
         let mut count = make(&mut self.encoder, room, buffer);
         if buffer.is_empty() && count == 0 {
@@ -86,6 +86,9 @@ impl LogFile {
             count = make(&mut self.encoder, whole, buffer);
         }
         *taken += count;
+        if whole > 0 {
+            self.has_bytes();
+        }
         outcome.map_err(|source| LogError::io("write to the log", self.place.path(), source))
     }
 
