@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::pty::Winsize;
+use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
@@ -42,6 +43,9 @@ pub(crate) use left::{Left, Parting, Reach, reap_orphans};
 pub(crate) use platform::Cgroup;
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
+
+/// The nice value of what runs in the background (setpriority(2)): nobody is less urgent.
+const LEAST_URGENT: libc::c_int = 19;
 
 /// The parent's ends of a child's standard streams.
 ///
@@ -282,6 +286,28 @@ impl Child {
         Ok((Self { pid, exit }, ChildIo::Tty { master }))
     }
 
+    /// Starts a command that is nobody's sandbox: in a process group of its own in our session,
+    /// which keeps it from being taken for what a sandbox has left behind; with the null device as
+    /// its three streams and no other descriptor, every signal at its default, and at the lowest
+    /// priority. It goes on when we have ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub(crate) fn spawn_in_background(command: Command) -> Result<Self, SpawnError> {
+        let command = command.in_background();
+        let spawn = || {
+            let null =
+                above_stdio(File::options().read(true).write(true).open("/dev/null")?.into())?;
+            let stdio = ChildStdio { fds: [null.as_fd(); 3], terminal: false };
+            platform::spawn(&command, &stdio, None)
+        };
+        match spawn() {
+            Ok((pid, exit)) => Ok(Self { pid, exit }),
+            Err(failure) => Err(command.spawn_error(&failure)),
+        }
+    }
+
     /// Takes over a child of this process that somebody else has started.
     ///
     /// # Errors
@@ -356,6 +382,52 @@ impl Child {
             };
         }
     }
+}
+
+/// A process that is not ours to reap, and whose end we want to know.
+#[derive(Debug)]
+pub(crate) struct Bystander {
+    identity: Identity,
+    exit: platform::ExitWatch,
+}
+
+impl Bystander {
+    /// `None` where it has ended, or nothing can be known of it.
+    pub(crate) fn watch(identity: Identity) -> Option<Self> {
+        let pid = i32::try_from(identity.pid).ok().filter(|pid| *pid > 0)?;
+        // Before the look, so that it can't be exchanged any more.
+        let exit = platform::ExitWatch::new(Pid::from_raw(pid)).ok()?;
+        (identity.liveness() == Liveness::Alive).then_some(Self { identity, exit })
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// As [`Child::exit_fd`].
+    pub(crate) fn exit_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.exit.fd()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.identity.liveness() != Liveness::Alive
+    }
+}
+
+/// Whether this process group has a member, dead or alive.
+pub(crate) fn has_members(group: u32) -> bool {
+    let group = i32::try_from(group).ok().filter(|group| *group > 1);
+    // EPERM is an answer too.
+    group.is_some_and(|group| kill(Pid::from_raw(-group), None) != Err(Errno::ESRCH))
+}
+
+/// Reaps the children of ours in this process group that have ended.
+pub(crate) fn reap_group(group: u32) {
+    let Some(group) = i32::try_from(group).ok().filter(|group| *group > 1) else { return };
+    let mut status: libc::c_int = 0;
+    // SAFETY: waitpid writes one int to the pointer, which is a live exclusive reference. nix's
+    // wrapper answers an error for one that a real-time signal has ended.
+    while unsafe { libc::waitpid(-group, &raw mut status, libc::WNOHANG) } > 0 {}
 }
 
 /// Makes `fd` non-blocking. Only for descriptions that are ours alone.

@@ -47,7 +47,7 @@ use clap::{FromArgMatches, Parser};
 use nix::errno::Errno;
 use vmon::child::Signal;
 use vmon::control::ControlError;
-use vmon::logfile::LogError;
+use vmon::logfile::{LogError, Retention};
 use vmon::monitor::{NameError, StartError};
 use vmon::registry::RegistryError;
 use vmon::terminal::Messages;
@@ -162,6 +162,24 @@ enum Failure {
     ForwardBothWays,
     #[error("the argument '--forward-output' cannot be used with '--detach': leave one out")]
     ForwardDetached,
+    #[error(
+        "--log-total-size is too small for a log with its index: give at least {} bytes",
+        Retention::SMALLEST_TOTAL
+    )]
+    TotalTooSmall,
+    #[error(
+        "--log-max-size 0 never rotates the log, so --log-total-size can't hold: leave one out"
+    )]
+    TotalWithoutEnd,
+    #[error(
+        "--log-max-size {max_size} is too large for --log-total-size {total}: at most {most}{}",
+        if *command { ", a fifth, since what --log-rotate-command works on and makes of it lies beside the log" } else { "" }
+    )]
+    LargerThanTotal { max_size: u64, total: u64, most: u64, command: bool },
+    #[error(
+        "--log-max-files 0 keeps no generation, so --log-rotate-command would get none: leave one out"
+    )]
+    NothingToRotate,
     #[error("can't start the supervisor: {0}")]
     Supervisor(io::Error),
     #[error("the supervisor ended before the command ran ({0})")]

@@ -17,6 +17,7 @@ mod report;
 mod reports;
 mod requests;
 mod restarting;
+mod rotating;
 mod running;
 mod sandbox;
 mod service;
@@ -51,6 +52,7 @@ use descendants::Remains;
 use limits::Limits;
 use reports::Reports;
 use restarting::Again;
+use rotating::Rotating;
 use running::Request;
 use sessions::Sessions;
 use streams::Streams;
@@ -88,6 +90,8 @@ pub enum Source {
     SessionInput(SessionId),
     /// A client, while it does not take what it gets.
     SessionOutput(SessionId),
+    /// The end of whoever works on a generation of the log.
+    Rotation,
     /// A source of a service's own.
     Service { service: usize, key: u32 },
 }
@@ -124,6 +128,8 @@ pub enum Timer {
     Idle,
     /// Those who are attached have had their time to take the end.
     Sessions,
+    /// Whoever works on a generation of the log is looked at.
+    Rotation,
     /// A timer of a service's own.
     Service { service: usize, key: u32 },
 }
@@ -131,7 +137,9 @@ pub enum Timer {
 /// Monitors one child. See the [module](self).
 ///
 /// One that is taken off its reactor, or dropped, before its child has ended does not end it: the
-/// child loses its streams and is the host's to stop and to reap.
+/// child loses its streams and is the host's to stop and to reap. So is a
+/// [rotate command](Sandbox::rotate_command) that runs at that moment; one that runs when all is
+/// over is the reactor's.
 ///
 /// ```no_run
 /// use vmon::child::Command;
@@ -164,6 +172,8 @@ pub struct Monitor {
     /// When output or input was last seen; kept only where an idle timeout asks for it.
     moved: Option<Instant>,
     streams: Option<Streams>,
+    /// Set where generations of the log are to be worked on.
+    rotating: Option<Box<Rotating>>,
     sessions: Sessions,
     /// `None` for the one that is being called.
     services: Vec<Option<Box<dyn Service>>>,
@@ -363,6 +373,7 @@ impl Builder {
             restarts: 0,
             moved: None,
             streams: None,
+            rotating: None,
             sessions: Sessions::default(),
             services: self.services,
             services_open: 0,
@@ -372,14 +383,14 @@ impl Builder {
     }
 }
 
-/// The signals that a monitor understands: requests to stop (TERM, INT, QUIT and HUP), the
-/// terminal's WINCH, TSTP and CONT, and XFSZ, which would end the process where the log meets a
-/// file size limit. INT, QUIT, HUP and TSTP are left out where this process ignores them, as under
+/// The signals that a monitor understands: requests to stop (TERM, INT, QUIT and HUP), USR1, at
+/// which it closes the log and opens it by its name, the terminal's WINCH, TSTP and CONT, and XFSZ,
+/// which would end the process where the log meets a file size limit. INT, QUIT, HUP and TSTP are left out where this process ignores them, as under
 /// `nohup` and in a shell's background.
 ///
 /// For [`Reactor::watch_signals`], in a program that is a command.
 pub fn command_signals() -> Vec<Signal> {
-    let always = [Signal::TERM, Signal::WINCH, Signal::CONT, Signal::XFSZ];
+    let always = [Signal::TERM, Signal::USR1, Signal::WINCH, Signal::CONT, Signal::XFSZ];
     let unless_ignored = [Signal::INT, Signal::QUIT, Signal::HUP, Signal::TSTP];
     let heeded = unless_ignored.into_iter().filter(|&signal| !crate::child::is_ignored(signal));
     always.into_iter().chain(heeded).collect()
@@ -416,6 +427,7 @@ impl Handler for Monitor {
                     self.sessions.go_on(&mut cx.sources);
                 }
             }
+            Source::Rotation => self.look_at_rotation(cx),
             Source::SessionInput(session) => self.read_session(session, cx),
             Source::SessionOutput(session) => self.flush_session(session, cx),
         }
@@ -436,6 +448,7 @@ impl Handler for Monitor {
             Timer::Restart => self.start_again(cx),
             Timer::MaxDuration => self.stopping(Cause::MaxDuration, None, cx),
             Timer::Idle => self.look_for_idleness(cx),
+            Timer::Rotation => self.look_at_rotation(cx),
             Timer::Sessions => self.sessions.close_all(&mut cx.sources),
             Timer::Service { service, key } => {
                 self.with_service(service, cx, |service, desk| service.timer(key, desk));
@@ -455,7 +468,16 @@ impl Handler for Monitor {
                 self.stop_requested(Request::Urgent, cx);
             }
             Some(Signal::HUP) => self.stop_requested(Request::Once, cx),
-            Some(Signal::CHLD) => self.orphan_ended(cx),
+            Some(Signal::USR1) => {
+                // What does not run opens it anew anyway.
+                if let Err(RequestError::System(error)) = self.reopen_log() {
+                    warn!("{error}");
+                }
+            }
+            Some(Signal::CHLD) => {
+                self.reap_left_of_rotations();
+                self.orphan_ended(cx);
+            }
             Some(Signal::WINCH) => self.our_size(),
             Some(Signal::TSTP) => {
                 if let Some(streams) = &mut self.streams {

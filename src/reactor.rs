@@ -51,6 +51,7 @@
 //! ```
 
 mod allowance;
+mod leaving;
 mod rearm;
 mod share;
 mod sources;
@@ -65,6 +66,7 @@ use mio::{Events, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 
 pub use allowance::Allowance;
+pub(crate) use leaving::Leaving;
 pub use sources::{Interest, Ready, SourceId, Sources};
 pub use timers::{TimerId, Timers};
 
@@ -372,12 +374,13 @@ impl<H: Handler> Reactor<H> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
-        let mut signalled = false;
+        let (mut signalled, mut left) = (false, false);
         let mut taken = 0;
         for event in &self.events {
             taken += 1;
             match event.token() {
                 SIGNALS => signalled = true,
+                leaving::LEFT => left = true,
                 WAKER => {}
                 token => self.slots.mark(token, event),
             }
@@ -385,6 +388,9 @@ impl<H: Handler> Reactor<H> {
         self.more = taken >= EVENTS;
         if signalled {
             self.take_signals();
+        }
+        if left {
+            self.slots.look_at_left(self.poll.registry());
         }
         let now = Instant::now();
         self.slice = self.share.bytes(now);

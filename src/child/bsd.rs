@@ -16,7 +16,7 @@ use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, setpgid, setsid};
 
 use super::identity::{Identity, Process};
 use super::signal::restore_sigchld;
@@ -86,10 +86,15 @@ pub(super) fn spawn(
     std.stdin(stdin?).stdout(stdout?).stderr(stderr?);
     let terminal = stdio.terminal;
     let file_limit = command.former_file_limit();
+    let background = command.is_in_background();
     let prepare = move || {
+        if background {
+            step_back()?;
+        } else {
+            setsid()?;
+        }
         // What this thread blocks is no business of the child's.
         SigSet::empty().thread_set_mask()?;
-        setsid()?;
         if terminal {
             // Declared as an unsigned int, where ioctl takes an unsigned long.
             let request = libc::TIOCSCTTY as libc::c_ulong;
@@ -101,8 +106,9 @@ pub(super) fn spawn(
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid, ioctl,
-    // getrlimit and setrlimit, each async-signal-safe, on values it owns; it allocates nothing.
+    // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid,
+    // setpgid, setpriority, sigaction, ioctl, getrlimit and setrlimit, each async-signal-safe or
+    // a plain system call, on values it owns; it allocates nothing.
     unsafe { std.pre_exec(prepare) };
     let keep = KeepChildren::new();
     let spawned = std.spawn().map_err(SpawnFailure::Execute)?;
@@ -115,6 +121,29 @@ pub(super) fn spawn(
         let _ = waitpid(pid, None);
     })?;
     Ok((pid, exit))
+}
+
+/// Leaves our process group, takes its turn after everybody else, and ignores no signal. Caught ones
+/// get their default action by exec. What we have inherited and is not closed by exec stays open:
+/// std tells of exec's failure through a descriptor of its own.
+fn step_back() -> io::Result<()> {
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    // SAFETY: takes integers. To be refused it is no reason not to run.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, super::LEAST_URGENT) };
+    for signal in 1..=last_signal() {
+        let mut current = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
+        // which is valid for one sigaction.
+        let queried = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+        // SAFETY: zeroed is a valid sigaction, and on success the kernel has filled it.
+        let mut action = unsafe { current.assume_init() };
+        if queried == 0 && action.sa_sigaction == libc::SIG_IGN {
+            action.sa_sigaction = libc::SIG_DFL;
+            // SAFETY: SIG_DFL installs no handler.
+            unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+        }
+    }
+    Ok(())
 }
 
 fn std_command(command: &Command) -> std::process::Command {

@@ -31,6 +31,7 @@ pub struct Command {
     directory: Option<PathBuf>,
     pty: bool,
     file_limit: Option<FileLimit>,
+    background: bool,
 }
 
 impl Command {
@@ -43,7 +44,14 @@ impl Command {
             directory: None,
             pty: false,
             file_limit: None,
+            background: false,
         }
+    }
+
+    /// Has it run beside everything else: see [`Child::spawn_in_background`](super::Child).
+    pub(super) fn in_background(mut self) -> Self {
+        self.background = true;
+        self
     }
 
     /// Adds arguments.
@@ -116,7 +124,11 @@ impl Command {
         &self.env
     }
 
-    pub(super) fn former_file_limit(&self) -> Option<FileLimit> {
+    pub(super) fn is_in_background(&self) -> bool {
+        self.background
+    }
+
+    pub(crate) fn former_file_limit(&self) -> Option<FileLimit> {
         self.file_limit
     }
 

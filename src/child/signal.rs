@@ -41,6 +41,8 @@ impl Signal {
     pub const TSTP: Self = Self(libc::SIGTSTP);
     /// A child has ended, was stopped, or goes on.
     pub const CHLD: Self = Self(libc::SIGCHLD);
+    /// The first of the two that programs may give a meaning.
+    pub const USR1: Self = Self(libc::SIGUSR1);
     /// The window's size has changed.
     pub const WINCH: Self = Self(libc::SIGWINCH);
     /// A write beyond the file size limit.

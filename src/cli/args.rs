@@ -35,6 +35,8 @@ pub enum ValueError {
     NoTime,
     #[error("not a speed: give a number from 0.1 to 1000, such as 2 or 0.5")]
     Speed,
+    #[error("there is no command in it")]
+    NoCommand,
     #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
     Restart,
 }
@@ -145,6 +147,14 @@ pub fn layer(text: OsString) -> Result<PathBuf, ValueError> {
     Ok(PathBuf::from(OsString::from_vec(text.into_vec())))
 }
 
+/// A command for `sh -c`, whatever bytes it is: but without one, what is added to it would be run.
+pub fn shell_command(text: OsString) -> Result<OsString, ValueError> {
+    match text.as_bytes().trim_ascii().is_empty() {
+        true => Err(ValueError::NoCommand),
+        false => Ok(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,5 +258,14 @@ mod tests {
         assert_eq!(layer("/a".into()), Ok("/a".into()));
         assert_eq!(layer("/a:/b".into()), Err(ValueError::Colon));
         assert_eq!(layer("".into()), Err(ValueError::NoPath));
+    }
+
+    #[test]
+    fn a_shell_command_keeps_its_bytes_and_is_not_empty() {
+        let odd = OsString::from_vec(b"gzip -9 '\xff' ".to_vec());
+        assert_eq!(shell_command(odd.clone()), Ok(odd));
+        for text in ["", " ", "\t\n"] {
+            assert_eq!(shell_command(text.into()), Err(ValueError::NoCommand), "{text:?}");
+        }
     }
 }

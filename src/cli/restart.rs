@@ -140,6 +140,12 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
     add("log-dir", spec.log_dir.as_os_str());
     add("log-max-size", retention.max_size.to_string().as_ref());
     add("log-max-files", retention.max_files.to_string().as_ref());
+    if let Some(total) = retention.total_size {
+        add("log-total-size", total.to_string().as_ref());
+    }
+    if let Some(command) = &spec.log_rotate_command {
+        add("log-rotate-command", command);
+    }
     add("on-log-error", on_log_error(spec.on_log_error).as_ref());
     add("tty", if spec.tty { "always" } else { "never" }.as_ref());
     add("stdin", stdin(spec).as_ref());
@@ -160,7 +166,12 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
         }
         None => {}
     }
-    let times = [("max-duration", spec.max_duration), ("idle-timeout", spec.idle_timeout)];
+    let times = [
+        ("max-duration", spec.max_duration),
+        ("idle-timeout", spec.idle_timeout),
+        ("log-max-age", retention.max_age),
+        ("log-rotate-every", retention.rotate_every),
+    ];
     for (name, value) in times {
         if let Some(value) = value {
             add(name, time(value).as_ref());

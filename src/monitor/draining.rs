@@ -88,6 +88,8 @@ impl Monitor {
         if let Some(mut streams) = self.streams.take() {
             streams.close(&mut cx.sources);
             bytes = streams.bytes();
+            self.keep_log_for_rotations(streams.into_log());
+            self.hand_on(cx);
         }
         if let Some(retry) = self.log_retry.take() {
             cx.timers.cancel(retry);
@@ -107,6 +109,7 @@ impl Monitor {
             cx.timers.set(sessions::LAST_WORDS, Timer::Sessions);
         }
         self.again = None;
+        self.leave_rotations(cx);
         self.state = State::Stopped(end.clone());
         self.tell(&Transition::Stopped { at: Utc::now(), end }, cx);
     }

@@ -171,6 +171,7 @@ impl Monitor {
         if read {
             self.note_moved();
         }
+        self.hand_on(cx);
         // To write to a client may have shown that it has left.
         self.follow_size();
         let Some(streams) = &self.streams else { return };

@@ -2,6 +2,7 @@
 //!
 //! A description only. Nothing here touches the disk or a process.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -194,6 +195,7 @@ pub struct Sandbox {
     pub(crate) config_last_modified: DateTime<Utc>,
     pub(crate) log_dir: PathBuf,
     pub(crate) log: LogOptions,
+    pub(crate) rotate_command: Option<OsString>,
     pub(crate) on_log_error: OnLogError,
     pub(crate) rootfs: Option<Rootfs>,
     pub(crate) forward: Forward,
@@ -229,6 +231,7 @@ impl Sandbox {
             config_last_modified: Utc::now().trunc_subsecs(6),
             log_dir: log_dir.into(),
             log: LogOptions::default(),
+            rotate_command: None,
             on_log_error: OnLogError::default(),
             rootfs: None,
             forward: Forward::default(),
@@ -280,6 +283,29 @@ impl Sandbox {
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
         self.log.retention = retention;
+        self
+    }
+
+    /// What is run with each generation of the log when it has been rotated away: `gzip`, say, or
+    /// `zstd -q --rm`. One without a word in it is none.
+    ///
+    /// It is run by `sh -c` with the generation's absolute path added as its last argument
+    /// (`"$@"`), one at a time and never waited for: in a process group of its own, with the null
+    /// device as its streams and no other descriptor, every signal at its default, nice 19 and, on
+    /// Linux, idle I/O priority. Generations that are removed before their turn are skipped. A
+    /// failure is a warning that names the path and the status; of a generation that is still
+    /// there as it was then, a compressed one beside it is removed.
+    ///
+    /// It is no part of the sandbox: a stop does not concern it, the end of the run does not wait
+    /// for it, and one that runs then goes on by itself, with those whose turn has not come after
+    /// it, in one more shell. The reactor reaps them as long as it is polled. What a host or
+    /// machine that went down has left undone is done when the log is opened again: the command is
+    /// run once more for a generation whose end nobody has seen.
+    #[must_use]
+    pub fn rotate_command(mut self, command: impl Into<OsString>) -> Self {
+        let command = command.into();
+        let is_empty = command.as_encoded_bytes().trim_ascii().is_empty();
+        self.rotate_command = (!is_empty).then_some(command);
         self
     }
 

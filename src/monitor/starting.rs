@@ -8,6 +8,7 @@ use tracing::{debug, info};
 
 use super::reports::Claims;
 use super::restarting::Again;
+use super::rotating::Rotating;
 use super::running::LOOK;
 use super::streams::{self, Streams};
 use super::{
@@ -81,6 +82,11 @@ impl Monitor {
         launch: Launch,
         cx: &mut Cx<'_>,
     ) -> Result<Running, StartError> {
+        if let Some(command) = &self.sandbox.rotate_command {
+            let new = || Rotating::new(command, &launch);
+            // There is one writer a log.
+            self.rotating.get_or_insert_with(new).close_log();
+        }
         let log = self.open_log()?;
         match launch {
             Launch::Spawn(command) => {
@@ -131,7 +137,11 @@ impl Monitor {
 
     pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
         let Sandbox { log_dir, config_file, name, log, .. } = &self.sandbox;
-        LogFile::open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
+        let open = match self.rotating {
+            Some(_) => LogFile::open_handing_out,
+            None => LogFile::open,
+        };
+        open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
     }
 
     /// Relays the child's streams and watches for its end.
@@ -180,6 +190,7 @@ impl Monitor {
         if let Some(streams) = &mut self.streams {
             streams.enter_terminal();
         }
+        self.rotating_goes_on(cx);
         // Those who were attached before the child was started again.
         self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);

@@ -483,6 +483,16 @@ impl Streams {
         self.log.reopen()
     }
 
+    /// The log itself.
+    pub(super) fn log_file(&mut self) -> &mut LogFile {
+        self.log.file()
+    }
+
+    /// The log, when nothing is relayed any more.
+    pub(super) fn into_log(self) -> LogFile {
+        self.log.into_file()
+    }
+
     /// Bytes in the log, and bytes that the log or a reader of ours lacks.
     pub(super) fn bytes(&self) -> (u64, u64) {
         let missed: u64 = self.outputs.iter().map(|(_, output)| output.dropped()).sum();

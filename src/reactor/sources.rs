@@ -13,6 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use nix::sys::stat::{SFlag, fstat};
 
+use super::leaving::{Leaving, Leavings};
 use super::{HandlerId, rearm};
 
 /// What a source is wanted for.
@@ -111,6 +112,7 @@ pub(super) struct Slots<S> {
     calls: u64,
     /// Turns so far.
     turn: u64,
+    left: Leavings,
 }
 
 impl<S: Copy> Slots<S> {
@@ -122,7 +124,12 @@ impl<S: Copy> Slots<S> {
             queue: VecDeque::new(),
             calls: 0,
             turn: 0,
+            left: Leavings::default(),
         }
+    }
+
+    pub(super) fn look_at_left(&mut self, registry: &Registry) {
+        self.left.look(registry);
     }
 
     /// Notes what the kernel says of a source.
@@ -408,6 +415,11 @@ impl<'a, S: Copy> Sources<'a, S> {
             entry.watch = Watch::Polled(polled);
         }
         Ok(())
+    }
+
+    /// Has the reactor look after this when the handler is gone.
+    pub(crate) fn leave(&mut self, leaving: Box<dyn Leaving>) {
+        self.slots.left.add(leaving, self.registry);
     }
 
     /// The number of the turn: for a handler that bounds what all of its sources together do in

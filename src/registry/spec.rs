@@ -52,6 +52,8 @@ pub struct Spec {
     pub log_dir: PathBuf,
     /// What the log looks like, and how much of it is kept.
     pub log: LogOptions,
+    /// What is run with each generation that has been rotated away.
+    pub log_rotate_command: Option<OsString>,
     /// What happens while the log can't be written.
     pub on_log_error: OnLogError,
     /// What becomes of the output beside the log.
@@ -91,6 +93,7 @@ impl Spec {
             rootfs: sandbox.rootfs.clone(),
             log_dir: sandbox.log_dir.clone(),
             log: sandbox.log,
+            log_rotate_command: sandbox.rotate_command.clone(),
             on_log_error: sandbox.on_log_error,
             forward: sandbox.forward,
             input: sandbox.input,
@@ -129,6 +132,7 @@ impl Spec {
         let sandbox = Sandbox::new(name, config_file, &self.log_dir)?;
         Ok(Sandbox {
             log: self.log,
+            rotate_command: self.log_rotate_command.clone(),
             on_log_error: self.on_log_error,
             rootfs: self.rootfs.clone(),
             forward: self.forward,
@@ -159,6 +163,7 @@ impl Spec {
             "log_max_age_seconds": self.log.retention.max_age.map(|time| time.as_secs_f64()),
             "log_rotate_every_seconds": self.log.retention.rotate_every.map(|time| time.as_secs_f64()),
             "log_total_size": self.log.retention.total_size,
+            "log_rotate_command": self.log_rotate_command.as_deref().map(bytes),
             "log_format": log_format(self.log.format),
             "log_index": self.log.index,
             "on_log_error": on_log_error(self.on_log_error),
@@ -205,6 +210,7 @@ impl Spec {
                 },
                 index: value["log_index"].as_bool().unwrap_or(true),
             },
+            log_rotate_command: read_bytes(&value["log_rotate_command"]),
             on_log_error: match value["on_log_error"].as_str() {
                 Some("drop") => OnLogError::Drop,
                 _ => OnLogError::Pause,
@@ -388,6 +394,7 @@ mod tests {
                 format: Format::Cri,
                 index: false,
             },
+            log_rotate_command: Some(OsString::from_vec(b"gzip '\xff'".to_vec())),
             on_log_error: OnLogError::Drop,
             forward: Forward::Drop,
             input: Input::Forward,

@@ -49,6 +49,16 @@ impl Log {
         }
     }
 
+    /// The file itself.
+    pub(crate) fn file(&mut self) -> &mut LogFile {
+        &mut self.file
+    }
+
+    /// The file, when nothing more is written.
+    pub(crate) fn into_file(self) -> LogFile {
+        self.file
+    }
+
     /// Bytes of the child's that are in the log.
     pub(crate) fn logged(&self) -> u64 {
         self.logged

@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, SysconfVar, chdir, getppid, setsid, sysconf};
+use nix::unistd::{Pid, SysconfVar, chdir, getppid, setpgid, setsid, sysconf};
 
 use super::ExitWatch;
 use super::exec::{Program, c_string};
@@ -81,6 +81,8 @@ struct Plan {
     cgroup: Option<File>,
     directory: Option<CString>,
     file_limit: Option<FileLimit>,
+    /// Whether it runs beside everything else, as `Child::spawn_in_background` says.
+    background: bool,
     program: Program,
     /// Written by the child, which then ends.
     failure: Cell<Option<Failure>>,
@@ -106,6 +108,7 @@ impl Plan {
             cgroup,
             directory: directory.transpose()?,
             file_limit: command.former_file_limit(),
+            background: command.is_in_background(),
             program: Program::new(command)?,
             failure: Cell::new(None),
         })
@@ -122,14 +125,18 @@ impl Plan {
     }
 
     fn prepare(&self) -> Result<(), Failure> {
-        // First, so that nothing that follows can leave it behind.
-        die_with_parent(self.parent).map_err(Failure::Prepare)?;
-        setsid().map_err(Failure::Prepare)?;
+        if self.background {
+            step_back().map_err(Failure::Prepare)?;
+        } else {
+            // First, so that nothing that follows can leave it behind.
+            die_with_parent(self.parent).map_err(Failure::Prepare)?;
+            setsid().map_err(Failure::Prepare)?;
+        }
         if let Some(cgroup) = &self.cgroup {
             // 0 means whoever writes it (cgroups(7)).
             nix::unistd::write(cgroup, b"0").map_err(Failure::Cgroup)?;
         }
-        reset_signals(self.last_signal).map_err(Failure::Prepare)?;
+        reset_signals(self.last_signal, self.background).map_err(Failure::Prepare)?;
         for (from, to) in self.stdio.iter().zip(libc::STDIN_FILENO..) {
             // SAFETY: dup2 takes two integers. Its table of descriptors is the child's own, in
             // which nothing owns 0, 1 and 2. They are not closed on exec.
@@ -146,9 +153,37 @@ impl Plan {
         if let Some(limit) = self.file_limit {
             limit.set().map_err(Failure::Prepare)?;
         }
+        if self.background {
+            close_others();
+        }
         // What this thread blocks is no business of the child's.
         SigSet::empty().thread_set_mask().map_err(Failure::Prepare)
     }
+}
+
+/// Leaves our process group, and takes its turn after everybody else.
+fn step_back() -> nix::Result<()> {
+    /// ioprio_set(2): `IOPRIO_WHO_PROCESS`, of which 0 is the caller.
+    const WHO_PROCESS: c_int = 1;
+    /// `IOPRIO_CLASS_IDLE`: disk time that nobody else wants. Schedulers that know no classes
+    /// take no notice.
+    const CLASS_IDLE: c_int = 3 << 13;
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    // SAFETY: both calls take integers. They concern the calling process alone, and to be refused
+    // one (by a seccomp filter, say) is no reason not to run.
+    unsafe {
+        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, crate::child::LEAST_URGENT);
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE);
+    }
+    Ok(())
+}
+
+/// Closes all but the three streams: close_range(2), Linux 5.9. What is ours is closed by exec
+/// anyway; what we have inherited ourselves may not be.
+fn close_others() {
+    // SAFETY: takes integers. The table of descriptors is the child's own, and nothing in it is
+    // used any more.
+    unsafe { libc::syscall(libc::SYS_close_range, libc::STDERR_FILENO + 1, c_int::MAX, 0) };
 }
 
 /// Has the calling process killed when the thread that started it ends. Fails when that was gone
@@ -162,8 +197,9 @@ fn die_with_parent(parent: Pid) -> nix::Result<()> {
 }
 
 /// Gives every signal that is caught its default action, as exec will, but before any is let
-/// through: a handler would run in the host's memory. What is ignored stays so, except SIGPIPE,
-/// which Rust's runtime ignores, and SIGCHLD, without which a program can't wait for its children.
+/// through: a handler would run in the host's memory. What is ignored stays so, unless `all` are to
+/// have their default action, except SIGPIPE, which Rust's runtime ignores, and SIGCHLD, without
+/// which a program can't wait for its children.
 ///
 /// What came for the host's process group before setsid(2) was the host's to handle, and is
 /// discarded. It waits here because all is blocked, and would end the child when that is over: on a
@@ -171,7 +207,7 @@ fn die_with_parent(parent: Pid) -> nix::Result<()> {
 ///
 /// Some C libraries take a lock in sigaction for SIGABRT, against abort(3). Another thread that
 /// keeps it is about to end the host, and by now the child ends with that.
-fn reset_signals(last: c_int) -> nix::Result<()> {
+fn reset_signals(last: c_int, all: bool) -> nix::Result<()> {
     let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: sigpending(2) writes one set to the pointer, which is valid for one.
     Errno::result(unsafe { libc::sigpending(pending.as_mut_ptr()) })?;
@@ -194,6 +230,9 @@ fn reset_signals(last: c_int) -> nix::Result<()> {
             // To ignore one discards what is pending of it (sigaction(2)).
             set_action(signal, libc::SIG_IGN)?;
             set_action(signal, if is_caught { libc::SIG_DFL } else { action })?;
+        }
+        if all && action == libc::SIG_IGN {
+            set_action(signal, libc::SIG_DFL)?;
         }
     }
     set_action(libc::SIGPIPE, libc::SIG_DFL)?;

@@ -104,13 +104,37 @@ pub(super) struct LogArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
 
-    /// The size at which the log is rotated; 0 never rotates it
-    #[arg(long, value_name = "SIZE", default_value = "10MiB", value_parser = args::size)]
-    pub(super) log_max_size: u64,
+    /// The size at which the log is rotated; 0 never rotates it [default: 10MiB, and at most an
+    /// eighth of --log-total-size]
+    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    log_max_size: Option<u64>,
 
-    /// How many older generations are kept beside the current log; 0 keeps none
-    #[arg(long, value_name = "N", default_value_t = Retention::default().max_files)]
-    pub(super) log_max_files: u32,
+    /// How many older generations are kept beside the current log; 0 keeps none [default: 1; with
+    /// --log-total-size as many as that allows]
+    #[arg(long, value_name = "N")]
+    log_max_files: Option<u32>,
+
+    /// Remove a generation whose last byte is older than this, at the next rotation or start
+    #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
+    log_max_age: Option<Duration>,
+
+    /// Rotate the log so long after its first byte, also when nothing more comes
+    #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
+    log_rotate_every: Option<Duration>,
+
+    /// The most that the log, its older generations and all their indexes may take together; the
+    /// oldest generations go
+    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    log_total_size: Option<u64>,
+
+    /// Run this with 'sh -c' for each generation when it has been rotated away, its path added as
+    /// the last argument, one at a time and at low priority: 'gzip', or 'zstd -q --rm'
+    #[arg(
+        long,
+        value_name = "CMD",
+        value_parser = OsStringValueParser::new().try_map(args::shell_command)
+    )]
+    pub(super) log_rotate_command: Option<OsString>,
 
     /// While the log can't be written: stop reading the output and lose nothing, or go on and
     /// count what the log lacks
@@ -326,12 +350,36 @@ impl StreamArgs {
 }
 
 impl LogArgs {
-    pub(super) fn retention(&self) -> Retention {
-        Retention {
-            max_size: self.log_max_size,
-            max_files: self.log_max_files,
-            ..Retention::default()
+    /// With what was left out filled in; what can't be true together is told.
+    pub(super) fn retention(&self) -> Result<Retention, Failure> {
+        let defaults = Retention::default();
+        let mut retention = Retention {
+            max_size: self.log_max_size.unwrap_or(defaults.max_size),
+            max_files: self.log_max_files.unwrap_or(defaults.max_files),
+            max_age: self.log_max_age,
+            rotate_every: self.log_rotate_every,
+            total_size: self.log_total_size,
+        };
+        let command = self.log_rotate_command.is_some();
+        if command && self.log_max_files == Some(0) {
+            return Err(Failure::NothingToRotate);
         }
+        let Some(total) = self.log_total_size else { return Ok(retention) };
+        if total < Retention::SMALLEST_TOTAL {
+            return Err(Failure::TotalTooSmall);
+        }
+        let most = Retention::largest_max_size(total, command);
+        match self.log_max_size {
+            Some(0) => return Err(Failure::TotalWithoutEnd),
+            Some(max_size) if max_size > most => {
+                return Err(Failure::LargerThanTotal { max_size, total, most, command });
+            }
+            Some(_) => {}
+            None => retention.max_size = retention.max_size.min(total / 8),
+        }
+        // Whoever gives a total alone wants as many as that holds.
+        retention.max_files = self.log_max_files.unwrap_or(u32::MAX);
+        Ok(retention)
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) struct Plan {
     modified: DateTime<Utc>,
     rootfs: Option<Rootfs>,
     retention: Retention,
+    rotate_command: Option<OsString>,
     on_log_error: OnLogError,
     forward: Forward,
     input: Input,
@@ -78,7 +79,8 @@ impl Plan {
             modified: record.modified(),
             rootfs: record.rootfs()?,
             config_file: record.config_file,
-            retention: log.retention(),
+            retention: log.retention()?,
+            rotate_command: log.log_rotate_command,
             on_log_error: log.on_log_error.into(),
             forward: streams.forward(detach)?,
             input: streams.input(detach),
@@ -119,6 +121,7 @@ impl Plan {
             .restart(self.restart)
             .leave_descendants(self.leave_descendants);
         let sandbox = with(sandbox, self.rootfs.clone(), Sandbox::rootfs);
+        let sandbox = with(sandbox, self.rotate_command.clone(), Sandbox::rotate_command);
         let sandbox = with(sandbox, self.max_duration, Sandbox::max_duration);
         let sandbox = with(sandbox, self.idle_timeout, Sandbox::idle_timeout);
         Ok(with(sandbox, self.cgroup.clone(), Sandbox::cgroup))
