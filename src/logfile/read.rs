@@ -31,6 +31,7 @@ mod raw;
 mod segment;
 mod times;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -228,6 +229,25 @@ impl LogReader {
         self.hold = hold;
     }
 
+    /// Where the log is, whatever is there now. Its generations and the indexes lie beside it.
+    pub fn path(&self) -> &Path {
+        self.files.path()
+    }
+
+    /// The file that is being read, as long as its writer may add to it: who is told by the system
+    /// of its changes, and of those in its directory, knows when to read on.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        let segment = self.segment.as_ref().filter(|it| it.role == Role::Current)?;
+        segment.file().map(AsFd::as_fd)
+    }
+
+    /// Whether bytes are there that are [held](Self::hold) back.
+    pub fn is_holding(&self) -> bool {
+        let segment = self.segment.as_ref().filter(|it| it.role == Role::Current);
+        let left = |segment: &Segment| Some(segment.size().ok()?? > segment.offset());
+        self.hold != Hold::Nothing && segment.and_then(left).unwrap_or(false)
+    }
+
     /// What has turned up since this was last called.
     pub fn take_warnings(&mut self) -> Vec<Warning> {
         std::mem::take(&mut self.files.warnings)
@@ -267,7 +287,7 @@ impl LogReader {
                 Some(stop) if stop.number == segment.number => stop.offset,
                 _ => u64::MAX,
             };
-            if segment.role == Role::Current && segment.lacks_index() {
+            if segment.role == Role::Current && segment.may_have_another_index()? {
                 self.files.find_late_index(segment)?;
                 if let Some(format) = self.written_as {
                     segment.take_for(format);
@@ -403,7 +423,7 @@ impl LogReader {
                         segment.role = Role::Generation;
                         segment.number = number;
                         self.next = number + 1;
-                        if segment.lacks_index() {
+                        if segment.may_have_another_index()? {
                             self.files.find_late_index(segment)?;
                         }
                     }

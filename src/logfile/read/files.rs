@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
 
 use super::super::LogError;
-use super::super::current::Identity;
+use super::super::current::{Identity, size_of};
 use super::super::directory::{Directory, Place};
 use super::super::generations::name;
+use super::super::index;
 use super::content::Content;
 use super::numbers::Numbers;
 use super::packed::Packing;
@@ -26,6 +27,15 @@ pub(super) enum Look {
     Same(u64),
     /// Nothing yet, or another file, with so many bytes.
     Other(u64),
+}
+
+/// A file that is an index by its name.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) path: PathBuf,
+    pub(super) identity: Identity,
+    /// None where it is no index that is known here.
+    pub(super) times: Option<Times>,
 }
 
 /// Where the files are.
@@ -132,12 +142,12 @@ impl Files {
             }
             let found = open_index(directory, &log)?;
             let there = directory.stat(&log)?;
-            let renamed = directory.stat(&index_of(&later))?.is_some();
+            let renamed = directory.stat(&index::name(&later))?.is_some();
             let same = there.as_ref().map(Identity::of) == Some(segment.identity);
             match found {
                 _ if renamed => {}
-                Some((path, times)) if same => {
-                    self.warnings.extend(segment.use_index(path, times));
+                Some(index) if same => {
+                    self.warnings.extend(segment.use_index(index));
                     return Ok(());
                 }
                 _ => return Ok(()),
@@ -153,8 +163,8 @@ impl Files {
         name: &str,
         segment: &mut Segment,
     ) -> Result<bool, ReadError> {
-        let Some((path, times)) = open_index(directory, name)? else { return Ok(false) };
-        self.warnings.extend(segment.use_index(path, times));
+        let Some(index) = open_index(directory, name)? else { return Ok(false) };
+        self.warnings.extend(segment.use_index(index));
         Ok(true)
     }
 
@@ -172,8 +182,8 @@ impl Files {
     pub(super) fn look(&self, segment: &Segment) -> Result<Look, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(Look::Other(0)) };
         Ok(match directory.stat(self.place.log_name())? {
-            Some(stat) if Identity::of(&stat) == segment.identity => Look::Same(size(&stat)),
-            Some(stat) => Look::Other(size(&stat)),
+            Some(stat) if Identity::of(&stat) == segment.identity => Look::Same(size_of(&stat)),
+            Some(stat) => Look::Other(size_of(&stat)),
             None => Look::Other(0),
         })
     }
@@ -206,14 +216,6 @@ impl Files {
     }
 }
 
-fn size(stat: &FileStat) -> u64 {
-    u64::try_from(stat.st_size).unwrap_or(0)
-}
-
-fn index_of(name: &str) -> String {
-    format!("{name}.idx")
-}
-
 fn open(
     directory: &Directory,
     name: &str,
@@ -227,16 +229,15 @@ fn open(
     Ok(Some(Segment::new(role, number, path, Identity::of(&stat), content)))
 }
 
-type Index = (PathBuf, Option<Times>);
-
 /// The index of the file `name`. An empty one is yet to be written.
 fn open_index(directory: &Directory, name: &str) -> Result<Option<Index>, ReadError> {
-    let name = index_of(name);
+    let name = index::name(name);
     let Some((file, size)) = directory.open_to_read(&name)? else { return Ok(None) };
     if size == 0 {
         return Ok(None);
     }
     let path = directory.path().join(name);
+    let stat = fstat(&file).map_err(|error| ReadError::io(&path, error))?;
     let times = Times::new(file).map_err(|error| ReadError::io(&path, error))?;
-    Ok(Some((path, times)))
+    Ok(Some(Index { path, identity: Identity::of(&stat), times }))
 }

@@ -165,7 +165,7 @@ impl LogReader {
             if self.stop.is_some_and(|stop| stop.number < segment.number) {
                 return Ok(None);
             }
-            if segment.role == Role::Current && segment.lacks_index() {
+            if segment.role == Role::Current && segment.may_have_another_index()? {
                 self.files.find_late_index(segment)?;
             }
             if let Some(mark) = segment.next_mark()? {

@@ -1,20 +1,23 @@
 //! A raw log: bytes, and the index that tells of them.
 
 use std::io;
-use std::path::PathBuf;
 
+use super::super::current::Identity;
 use super::super::entry::{Mark, Stream, Timestamp};
 use super::super::index::{self, Record};
 use super::Warning;
 use super::content::Content;
+use super::files::Index;
 use super::times::Times;
+
+const UNREADABLE: &str = "it can't be read";
 
 /// The place in an index that goes with a place in its log.
 #[derive(Debug, Default)]
 pub(super) struct Raw {
     times: Option<Times>,
-    /// Whether an index was found that can't be this file's.
-    misled: bool,
+    /// An index that was found, but can't be this file's.
+    misled: Option<Identity>,
     /// The number of the next record, and where in the log it has to begin.
     record: u64,
     told: u64,
@@ -44,25 +47,29 @@ impl Raw {
     /// record is in the log.
     pub(super) fn use_index(
         &mut self,
-        path: PathBuf,
-        times: Option<Times>,
+        index: Index,
         content: &Content,
+        offset: u64,
     ) -> Option<Warning> {
-        match fitting(times, content) {
-            Ok(times) => {
-                self.times = Some(times);
-                None
-            }
-            Err(why) => {
-                self.misled = true;
-                Some(Warning::Index { path, why })
-            }
+        let Index { path, identity, times } = index;
+        if self.misled == Some(identity) {
+            return None;
         }
+        let outcome = fitting(times, content).and_then(|times| {
+            self.times = Some(times);
+            self.go_to_offset(offset, None).map_err(|_| UNREADABLE)
+        });
+        let why = outcome.err()?;
+        self.times = None;
+        self.misled = Some(identity);
+        Some(Warning::Index { path, why })
     }
 
-    /// Whether its index may not have been there yet when it was looked for.
-    pub(super) fn lacks_index(&self) -> bool {
-        self.times.is_none() && !self.misled
+    /// Whether there may be another index than when it was looked for: its writer makes one as late
+    /// as 200 ms after the first bytes, and a new one when somebody else has changed the log's size.
+    pub(super) fn may_have_another(&mut self) -> io::Result<bool> {
+        let ended = self.record()?.is_none();
+        Ok(ended && self.times.as_ref().is_none_or(Times::is_removed))
     }
 
     /// What comes next in the index, at this place in the log.
@@ -162,6 +169,6 @@ fn fitting(times: Option<Times>, content: &Content) -> Result<Times, &'static st
     match fits {
         Ok(true) => Ok(times),
         Ok(false) => Err("it tells of more bytes than there are in the log"),
-        Err(_) => Err("it can't be read"),
+        Err(_) => Err(UNREADABLE),
     }
 }

@@ -1,5 +1,6 @@
 //! One file of a log, whatever its format.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use super::super::entry::{Mark, Stream, Timestamp};
 use super::super::format::{LONGEST_ON_DISK, sniff};
 use super::super::options::Format;
 use super::content::Content;
+use super::files::Index;
 use super::lines::{Line, Lines, Said};
 use super::raw::{Next, Raw};
-use super::times::Times;
 use super::{Entry, Hold, ReadError, Warning};
 
 /// How coarse the time of a file's last change may be.
@@ -79,22 +80,24 @@ impl Segment {
     }
 
     /// Takes an index, unless it can't be this file's: then it is told. A log with an index is raw.
-    pub(super) fn use_index(&mut self, path: PathBuf, times: Option<Times>) -> Option<Warning> {
+    pub(super) fn use_index(&mut self, index: Index) -> Option<Warning> {
         if matches!(self.form, Form::Unknown) {
             self.form = Form::Raw(Raw::default());
         }
         match &mut self.form {
-            Form::Raw(raw) => raw.use_index(path, times, &self.content),
+            Form::Raw(raw) => raw.use_index(index, &self.content, self.offset),
             _ => None,
         }
     }
 
-    /// Whether its index may not have been there yet when it was looked for.
-    pub(super) fn lacks_index(&self) -> bool {
-        match &self.form {
-            Form::Unknown => true,
-            Form::Raw(raw) => raw.lacks_index(),
-            Form::Lines(_) => false,
+    /// Whether it may have got an index since it was looked for.
+    pub(super) fn may_have_another_index(&mut self) -> Result<bool, ReadError> {
+        match &mut self.form {
+            Form::Unknown => Ok(true),
+            Form::Raw(raw) => {
+                raw.may_have_another().map_err(|error| ReadError::io(&self.path, error))
+            }
+            Form::Lines(_) => Ok(false),
         }
     }
 
@@ -138,6 +141,11 @@ impl Segment {
     pub(super) fn restart(&mut self) {
         (self.form, self.offset, self.found) = (Form::Unknown, 0, None);
         self.content.forget();
+    }
+
+    /// The file itself.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.content.file()
     }
 
     /// How many names the file has left.

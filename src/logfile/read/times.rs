@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use super::super::index::{HEADER, Header, RECORD, Record};
 use super::content::read_at;
@@ -19,13 +20,17 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// `None` for what is no index, or one of another version. An empty file is one that is about
-    /// to be written.
+    /// `None` for what is no index, or one of another version.
     pub(super) fn new(file: File) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER];
         let read = read_at(&file, &mut header, 0)?;
-        let known = read == 0 || (read == HEADER && Header::decode(&header).is_some());
+        let known = read == HEADER && Header::decode(&header).is_some();
         Ok(known.then_some(Self { file, records: Vec::new(), first: 0 }))
+    }
+
+    /// Whether the file has no name any more.
+    pub(super) fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
     /// The record of this number; `None` where the index has ended, or is none any more.
