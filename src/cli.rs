@@ -7,6 +7,8 @@ mod attach;
 mod completions;
 mod events;
 mod export;
+mod files;
+mod follow;
 mod history;
 mod hooks;
 mod inspect;
@@ -22,6 +24,7 @@ mod prune;
 mod ps;
 mod replay;
 mod restart;
+mod restarting;
 mod rm;
 mod run;
 mod runs;
@@ -113,6 +116,7 @@ subcommands! {
     shared ps: Ps(ps::PsArgs) => ps::ps;
     shared inspect: Inspect(inspect::InspectArgs) => inspect::inspect;
     shared history: History(history::HistoryArgs) => history::history;
+    shared logs: Logs(logs::LogsArgs) => logs::logs;
     shared replay: Replay(replay::ReplayArgs) => replay::replay;
     shared export: Export(export::ExportArgs) => export::export;
     shared events: Events(events::EventsArgs) => events::events;
@@ -136,6 +140,7 @@ Examples:
   vmon ps                              what runs
   vmon inspect web                     all that is known of it, as JSON
   vmon history web                     how its runs ended
+  vmon logs -f web                     what it prints
   vmon replay web --max-idle 2s        what it has printed, as it came
   vmon export web --to json            what it has printed, in a format of others
   vmon events                          what happens from now on

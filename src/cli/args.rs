@@ -3,9 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use vmon::logfile::Timestamp;
 use vmon::monitor::Restart;
 
 /// A value that can't be read, and what one looks like.
@@ -25,6 +26,12 @@ pub enum ValueError {
     TimeTooLong,
     #[error("{0}; give a date and time as in RFC 3339, such as 2026-01-31T12:00:00Z")]
     Date(chrono::ParseError),
+    #[error(
+        "not a time: give a date, a date and time as in RFC 3339, such as 2026-01-31T12:00:00Z (without a zone: local), or how long ago, such as 10m or 2h30m"
+    )]
+    Moment,
+    #[error("no such local time: the clocks were put forward")]
+    SkippedMoment,
     #[error("no variable is named: give KEY=VALUE, or KEY to pass on our own value")]
     NoKey,
     #[error("a path of a layer can't contain ':', which separates the layers in the record")]
@@ -113,6 +120,43 @@ fn split_unit(text: &str) -> Option<(&str, &str)> {
 pub fn date(text: &str) -> Result<DateTime<Utc>, ValueError> {
     let date = DateTime::parse_from_rfc3339(text).map_err(ValueError::Date)?;
     Ok(date.with_timezone(&Utc).trunc_subsecs(6))
+}
+
+/// A moment: a date and time as in RFC 3339, local where it has no zone; a date, which is its
+/// beginning; or how long ago, as numbers with d, h, m, s or ms.
+pub fn moment(text: &str) -> Result<Timestamp, ValueError> {
+    if let Some(ago) = ago(text) {
+        let then = SystemTime::now().checked_sub(ago);
+        return Ok(then.unwrap_or(SystemTime::UNIX_EPOCH).into());
+    }
+    if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
+        return Ok(SystemTime::from(moment).into());
+    }
+    let forms =
+        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
+    let mut local = forms.iter().filter_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
+    let date = || NaiveDate::parse_from_str(text, "%Y-%m-%d").map(NaiveDateTime::from).ok();
+    let local = local.next().or_else(date).ok_or(ValueError::Moment)?;
+    // One that was there twice, when clocks were put back, is the first.
+    let moment = Local.from_local_datetime(&local).earliest().ok_or(ValueError::SkippedMoment)?;
+    Ok(SystemTime::from(moment).into())
+}
+
+/// The sum of numbers with their units, each but the first less than the one before.
+fn ago(text: &str) -> Option<Duration> {
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut units = units.iter();
+    let (mut rest, mut ago) = (text, Duration::ZERO);
+    while !rest.is_empty() || text.is_empty() {
+        let (number, after) = split_unit(rest)?;
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at_checked(end)?;
+        let (_, milliseconds) = units.find(|(name, _)| *name == unit)?;
+        let number: u64 = number.parse().ok()?;
+        ago = ago.checked_add(Duration::from_millis(number.checked_mul(*milliseconds)?))?;
+        rest = after;
+    }
+    Some(ago)
 }
 
 /// A variable for the command; without a value it gets ours.
@@ -239,6 +283,51 @@ mod tests {
         assert_eq!(date("2026-01-31T11:00:00.0000009Z"), Ok(expected));
         for text in ["", "yesterday", "2026-01-31", "2026-01-31T12:00:00", "2026-02-30T12:00:00Z"] {
             assert!(matches!(date(text), Err(ValueError::Date(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn moments_are_dates_times_or_how_long_ago() {
+        let second = |text: &str| moment(text).map(|at| at.nanoseconds() / 1_000_000_000);
+        assert_eq!(second("1970-01-02T00:00:00Z"), Ok(86_400));
+        assert_eq!(second("1970-01-02T01:00:00.5+01:00"), Ok(86_400));
+        let local = |text: &str| {
+            let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").unwrap();
+            Ok(Local.from_local_datetime(&local).earliest().unwrap().timestamp() as u64)
+        };
+        for text in ["2026-01-31T12:34:00", "2026-01-31 12:34", "2026-01-31 12:34:00.25"] {
+            assert_eq!(second(text), local("2026-01-31 12:34:00"), "{text}");
+        }
+        assert_eq!(second("2026-01-31"), local("2026-01-31 00:00:00"));
+        let now = Timestamp::now();
+        for (text, seconds) in
+            [("10m", 600), ("2h30m", 9_000), ("7d", 604_800), ("1d1h1m1s", 90_061), ("1s500ms", 1)]
+        {
+            let ago = now.since(moment(text).unwrap()).as_secs();
+            assert!((seconds.max(60) - 60..=seconds).contains(&ago), "{text}: {ago}");
+        }
+        assert_eq!(second("99999d"), Ok(0));
+    }
+
+    #[test]
+    fn what_is_no_moment_is_refused() {
+        for text in [
+            "",
+            "now",
+            "10",
+            "m",
+            "10m2h",
+            "1h1h",
+            "-5m",
+            "1.5h",
+            "2026",
+            "2026-13-01",
+            "2026-01-31T25:00:00",
+            "10 m",
+            "10M",
+            "99999999999999999999d",
+        ] {
+            assert_eq!(moment(text), Err(ValueError::Moment), "{text:?}");
         }
     }
 

@@ -9,7 +9,7 @@ use vmon::registry::Run;
 use vmon::terminal::Messages;
 
 use super::Failure;
-use super::logs::Logs;
+use super::files::Logs;
 use super::output::{print_json, run_object, stamp};
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;

@@ -1,202 +1,136 @@
-//! The files of a sandbox in its log directory: its log, the older generations, and what lies
-//! beside them.
-//!
-//! A name in the record is another program's word: only what could be vmon's own is touched, only
-//! regular files, and no symbolic link below the log directory is followed.
+//! `vmon logs`: what sandboxes have printed.
 
-use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+mod bounds;
+mod life;
+mod output;
+mod place;
+mod printer;
+mod session;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
-use serde_json::{Value, json};
-use vmon::monitor::Name;
-use vmon::registry::Run;
+use std::env;
 
-use super::reason;
+use clap::ValueEnum;
+use vmon::logfile::{Stream, Timestamp};
+use vmon::terminal::Messages;
 
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+use super::runs::RunArgs;
+use super::select::{Record, Tally};
+use super::shared::SharedArgs;
+use super::{Failure, args};
+use place::Place;
+use session::Session;
 
-/// Endings that a generation may have behind its number.
-const ENDINGS: [&str; 3] = ["", ".gz", ".zst"];
+/// Print what a sandbox has printed, whether it runs or not
+///
+/// The log with all its generations, compressed ones too, in any format: what comes out is what the
+/// command wrote. At a terminal, stderr is red, and what would change the terminal is left out; a
+/// pipe or a file gets every byte as it is.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+TIME is a date and time as in RFC 3339, such as 2026-01-31T12:00:00Z; the same without a zone,
+which is local; a date, which is its beginning; or how long ago, such as 10m, 2h30m or 7d. With
+--run, the log is cut at the runs' marks in its time index, or by the times on record.
 
-/// Endings of what finds a place in a log.
-const INDEXES: [&str; 2] = [".idx", ".index"];
+A terminal's output counts as stdout. So does what the log does not tell the stream of, as after a
+crash, or with --log-index off. Its time is - with --timestamps, and it is left out by --since and
+--until only where it can't be in between.
 
-/// Where the logs of one sandbox lie.
-#[derive(Debug)]
-pub struct Logs {
-    path: PathBuf,
-    name: String,
-    directory: OwnedFd,
+Exit codes: 0, also when the reader goes away; 1 when there is no such log, or not all that was
+asked for can be told, as of generations that went before they were read; 125 usage or environment.
+
+Examples:
+  vmon logs web                             all that is left of its log
+  vmon logs -f -n 20 web                    the last lines, and what comes from now on
+  vmon logs --since 10m --stream stderr web its errors of the last ten minutes
+  vmon logs -t --run last web               with times, of the last run
+  vmon logs --raw web | less -R             with everything that the command sent")]
+pub struct LogsArgs {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Go on with what comes, through rotations and restarts, until the sandbox ends
+    #[arg(long, short)]
+    follow: bool,
+
+    /// Only so many lines at the end
+    #[arg(short = 'n', long, value_name = "LINES", alias = "tail")]
+    lines: Option<u64>,
+
+    /// Only what came at this time or later
+    #[arg(long, value_name = "TIME", value_parser = args::moment)]
+    since: Option<Timestamp>,
+
+    /// Only what came before this time
+    #[arg(long, value_name = "TIME", value_parser = args::moment)]
+    until: Option<Timestamp>,
+
+    /// Only what came from there
+    #[arg(long, value_name = "STREAM", value_enum)]
+    stream: Option<Only>,
+
+    /// Before each line the time at which it began, local, with its zone
+    #[arg(long, short)]
+    timestamps: bool,
+
+    /// Every byte as it is, at a terminal too
+    #[arg(long)]
+    raw: bool,
+
+    /// No red stderr. $NO_COLOR does the same
+    #[arg(long)]
+    no_color: bool,
+
+    #[command(flatten)]
+    pub shared: SharedArgs,
 }
 
-/// One file of them.
-#[derive(Debug)]
-pub struct LogFile {
-    pub file_name: String,
-    pub size: u64,
+/// Of which stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Stdout,
+    Stderr,
 }
 
-/// What a file in the directory is to a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Log,
-    Generation,
-    /// An index, or one of the sandbox's other logs with all that belongs to it.
-    Beside,
-}
-
-impl Logs {
-    /// `None` where there is no such directory.
-    pub fn open(log_dir: &Path, config_file: &str, name: &str) -> Result<Option<Self>, String> {
-        for name in [config_file, name] {
-            Name::new(name).map_err(|error| error.to_string())?;
+impl Only {
+    fn has(self, stream: Option<Stream>) -> bool {
+        match stream {
+            // What vmon says in the place of lost output, whichever that was.
+            Some(Stream::Notice) => true,
+            Some(Stream::Stderr) => self == Self::Stderr,
+            Some(Stream::Stdout | Stream::Tty) | None => self == Self::Stdout,
         }
-        let path = log_dir.join(config_file);
-        let opened = open(log_dir, DIRECTORY, Mode::empty()).and_then(|above| {
-            openat(above, config_file, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
-        });
-        match opened {
-            Ok(directory) => Ok(Some(Self { path, name: name.to_owned(), directory })),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(format!("can't open {}: {}", path.display(), error.desc())),
-        }
-    }
-
-    /// The files, by name; the log is not among them while there is none.
-    pub fn files(&self) -> Result<Vec<LogFile>, String> {
-        let told =
-            |error: &io::Error| format!("can't read {}: {}", self.path.display(), reason(error));
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(|error| told(&error))? {
-            let entry = entry.map_err(|error| told(&error))?;
-            let Ok(file_name) = String::from_utf8(entry.file_name().as_bytes().to_vec()) else {
-                continue;
-            };
-            if role(&self.name, &file_name).is_none() {
-                continue;
-            }
-            let Ok(status) =
-                fstatat(&self.directory, file_name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-            else {
-                continue;
-            };
-            if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
-                let size = u64::try_from(status.st_size).unwrap_or_default();
-                files.push(LogFile { file_name, size });
-            }
-        }
-        files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
-        Ok(files)
-    }
-
-    /// Removes them, and the directory where nothing else is in it.
-    pub fn remove(&self) -> Result<(), String> {
-        for LogFile { file_name, .. } in self.files()? {
-            match unlinkat(&self.directory, file_name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(error) => {
-                    let path = self.path.join(&file_name);
-                    return Err(format!("can't remove {}: {}", path.display(), error.desc()));
-                }
-            }
-        }
-        // rmdir(2) refuses one in which something is left.
-        let _ = fs::remove_dir(&self.path);
-        Ok(())
-    }
-
-    /// The log and its generations, as `inspect` has them.
-    pub fn object(&self) -> Result<Value, String> {
-        let files = self.files()?;
-        let is = |wanted| move |file: &&LogFile| role(&self.name, &file.file_name) == Some(wanted);
-        let entry = |file: &LogFile| {
-            let path = self.path.join(&file.file_name);
-            json!({ "path": path.to_string_lossy(), "size": file.size })
-        };
-        Ok(json!({
-            "path": self.path.join(format!("{}.log", self.name)).to_string_lossy(),
-            "size": files.iter().find(is(Role::Log)).map(|file| file.size),
-            "generations": files.iter().filter(is(Role::Generation)).map(entry).collect::<Value>(),
-            "beside": files.iter().filter(is(Role::Beside)).map(entry).collect::<Value>(),
-        }))
     }
 }
 
-/// Removes the logs of these runs of one sandbox.
-pub fn remove(runs: &[Run]) -> Result<(), String> {
-    let mut done: Vec<&Path> = Vec::new();
-    for run in runs {
-        let Some(spec) = &run.spec else { continue };
-        if done.contains(&spec.log_dir.as_path()) {
-            continue;
-        }
-        done.push(&spec.log_dir);
-        if let Some(logs) = Logs::open(&spec.log_dir, &run.config_file, &run.name)? {
-            logs.remove()?;
-        }
+impl LogsArgs {
+    fn wants(&self, stream: Option<Stream>) -> bool {
+        self.stream.is_none_or(|only| only.has(stream))
     }
-    Ok(())
+
+    fn tints(&self) -> bool {
+        let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        !self.no_color && !set("NO_COLOR") && !dumb
+    }
 }
 
-/// What the file is to the sandbox; `None` for another one's. No name contains an '@', and no
-/// sandbox's own log ends like a generation or an index.
-fn role(name: &str, file: &str) -> Option<Role> {
-    let rest = file.strip_prefix(name)?;
-    if let Some(what) = rest.strip_prefix('@') {
-        let (what, rest) = what.split_once(".log")?;
-        return (!what.is_empty() && of_log(rest).is_some()).then_some(Role::Beside);
-    }
-    of_log(rest.strip_prefix(".log")?)
-}
-
-/// The same of what follows `.log`.
-fn of_log(rest: &str) -> Option<Role> {
-    if rest.is_empty() {
-        return Some(Role::Log);
-    }
-    if INDEXES.contains(&rest) {
-        return Some(Role::Beside);
-    }
-    let rest = rest.strip_prefix('.')?;
-    let rest = rest.get(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())..)?;
-    let ending = |endings: &[&str], rest: &str| endings.contains(&rest);
-    if ending(&ENDINGS, rest) {
-        return Some(Role::Generation);
-    }
-    ending(&INDEXES, rest).then_some(Role::Beside)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sandboxes_files_are_its_own_only() {
-        for (file, expected) in [
-            ("web.log", Some(Role::Log)),
-            ("web.log.00000001", Some(Role::Generation)),
-            ("web.log.00000001.gz", Some(Role::Generation)),
-            ("web.log.idx", Some(Role::Beside)),
-            ("web.log.00000001.idx", Some(Role::Beside)),
-            ("web@supervisor.log", Some(Role::Beside)),
-            ("web@supervisor.log.00000003", Some(Role::Beside)),
-            ("web2.log", None),
-            ("web.log.log", None),
-            ("web.log.00000001.log", None),
-            ("web.log.x", None),
-            ("web-2.log.00000001", None),
-            ("web@supervisor", None),
-            ("web@.log", None),
-            ("other@web.log", None),
-        ] {
-            assert_eq!(role("web", file), expected, "{file}");
+/// Prints the log, until its end or until nobody wants more.
+pub fn logs(args: LogsArgs, messages: &Messages) -> Result<u8, Failure> {
+    let record = Record::read(&args.shared)?;
+    let places = args.shared.places()?;
+    let mut tally = Tally::new(messages);
+    let place = match Place::find(&args.run, &record, &places) {
+        Ok(place) => place,
+        Err(error) => {
+            tally.failed(&error.to_string());
+            return Ok(tally.code());
         }
+    };
+    drop(record);
+    let told = place.to_string();
+    match Session::open(&args, place, places) {
+        Ok(mut session) => session.run(&mut tally)?,
+        Err(error) => tally.failed(&format!("can't read the log of {told}: {error}")),
     }
+    Ok(tally.code())
 }

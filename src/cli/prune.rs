@@ -10,7 +10,7 @@ use vmon::terminal::Messages;
 use super::output::{print, print_json};
 use super::select::Tally;
 use super::shared::SharedArgs;
-use super::{Failure, args, logs};
+use super::{Failure, args, files};
 
 /// Remove all runs that are over from the record, and the sandboxes that are left without a run
 ///
@@ -75,7 +75,7 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
 
 fn remove_logs(pruned: &[Pruned], tally: &mut Tally<'_>) {
     for Pruned { config_file, name, runs, .. } in pruned.iter().filter(|pruned| pruned.whole) {
-        if let Err(error) = logs::remove(runs) {
+        if let Err(error) = files::remove(runs) {
             tally.failed(&format!("the log of {config_file}/{name} stays: {error}"));
         }
     }

@@ -12,6 +12,7 @@ use vmon::monitor::{Input, OnLogError, Restart, Rootfs};
 use vmon::registry::{Run, Spec};
 use vmon::terminal::Messages;
 
+use super::restarting::Restarting;
 use super::run::detach::{self, Started};
 use super::run::options::{Options, argument};
 use super::select::{Names, Record, Recorded, Tally};
@@ -65,15 +66,19 @@ pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let mut tally = Tally::new(messages);
     let mut commands: Vec<(&Recorded, Vec<OsString>)> = Vec::new();
+    let mut told = Vec::new();
     for sandbox in record.select(&args.names.names, &mut tally) {
         match sandbox.latest().ok_or(SpecError::NoSpec).and_then(|run| arguments(run, &places)) {
-            Ok(arguments) => commands.push((sandbox, arguments)),
+            Ok(arguments) => {
+                commands.push((sandbox, arguments));
+                told.push(Restarting::tell(&places, sandbox));
+            }
             Err(error) => tally.failed(&format!("can't restart {sandbox}: {error}")),
         }
     }
     let sandboxes: Vec<&Recorded> = commands.iter().map(|(sandbox, _)| *sandbox).collect();
     let stopped = stop::stop_all(&record, &sandboxes, args.timeout, &mut tally);
-    for (sandbox, arguments) in commands {
+    for ((sandbox, arguments), _told) in commands.into_iter().zip(told) {
         if stopped.iter().any(|other| std::ptr::eq(*other, sandbox)) {
             start(sandbox, arguments, messages, &mut tally);
         }

@@ -6,7 +6,7 @@ use vmon::terminal::Messages;
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
 use super::stop::stop_all;
-use super::{Failure, logs};
+use super::{Failure, files};
 
 /// Remove sandboxes that have stopped from the record
 ///
@@ -70,7 +70,7 @@ fn remove(registry: &Registry, sandbox: &Recorded, with_logs: bool) -> Result<()
     let mut removed_logs = Ok(());
     let also = |runs: &[Run]| {
         if with_logs {
-            removed_logs = logs::remove(runs);
+            removed_logs = files::remove(runs);
         }
     };
     match registry.remove_with(&sandbox.config_file, &sandbox.name, also) {

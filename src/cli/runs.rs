@@ -67,12 +67,22 @@ impl FromStr for Runs {
 }
 
 impl RunArgs {
+    /// What is named.
+    pub fn selector(&self) -> Selector {
+        match &self.config_file {
+            Some(config_file) => self.name.within(config_file),
+            None => self.name.clone(),
+        }
+    }
+
+    /// Which runs are; `None` where none is.
+    pub fn runs(&self) -> Option<Runs> {
+        self.run
+    }
+
     /// The sandbox that is meant.
     pub fn find<'a>(&self, record: &'a Record) -> Result<&'a Recorded, SelectError> {
-        match &self.config_file {
-            Some(config_file) => record.find(&self.name.within(config_file)),
-            None => record.find(&self.name),
-        }
+        record.find(&self.selector())
     }
 
     /// What is to be read of its log; `otherwise`: where no run is named.
@@ -98,9 +108,9 @@ pub struct RunLog<'a> {
 
 /// From when to when something goes on.
 #[derive(Debug, Clone, Copy, Default)]
-struct Window {
-    from: Option<Timestamp>,
-    until: Option<Timestamp>,
+pub struct Window {
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
     pid: Option<u32>,
 }
 
@@ -234,13 +244,13 @@ impl Head {
 
 impl Window {
     /// A run goes on until the next one of the sandbox is started.
-    fn of(run: &Run, runs: &[Run]) -> Self {
+    pub fn of(run: &Run, runs: &[Run]) -> Self {
         let later = runs.iter().filter(|other| other.id > run.id);
         let until = later.filter_map(|other| other.started_at).min();
         Self { from: run.started_at.map(moment), until: until.map(moment), pid: run.pid }
     }
 
-    fn begins_with(&self, time: Timestamp, pid: u32) -> bool {
+    pub fn begins_with(&self, time: Timestamp, pid: u32) -> bool {
         self.pid.is_none_or(|own| own == pid) && self.from.is_none_or(|from| from <= time)
     }
 

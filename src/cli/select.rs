@@ -113,6 +113,11 @@ impl Selector {
         Self { config_file: Some(config_file), name: self.name.clone() }
     }
 
+    /// The sandbox's name, without the config.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether a sandbox is meant by it.
     pub fn matches(&self, config_file: &str, name: &str) -> bool {
         self.name == name && self.config_file.as_deref().is_none_or(|own| own == config_file)

@@ -1,0 +1,82 @@
+//! inotify(7).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+use super::{Target, existing};
+
+#[derive(Debug)]
+pub struct Changes {
+    inotify: Inotify,
+    /// Each file has one, however often it is watched.
+    watched: Vec<WatchDescriptor>,
+}
+
+impl Changes {
+    pub fn new() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(Self { inotify, watched: Vec::new() })
+    }
+
+    pub fn watch(&mut self, targets: &[Target<'_>]) -> io::Result<bool> {
+        let mut now = Vec::with_capacity(targets.len());
+        for target in targets {
+            match self.inotify.add_watch(&path(target), flags(target)) {
+                Ok(watch) => now.push(watch),
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for watch in self.watched.iter().filter(|watch| !now.contains(watch)) {
+            // One whose file is gone went with it.
+            let _ = self.inotify.rm_watch(*watch);
+        }
+        let is_new = now.iter().any(|watch| !self.watched.contains(watch));
+        self.watched = now;
+        Ok(is_new)
+    }
+
+    pub fn clear(&self) {
+        while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+fn path(target: &Target<'_>) -> PathBuf {
+    match target {
+        Target::Directory(path) => existing(path).to_owned(),
+        Target::Named(path) => path.to_path_buf(),
+        Target::Open(fd) | Target::Held(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into(),
+    }
+}
+
+fn flags(target: &Target<'_>) -> AddWatchFlags {
+    let moved = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+    match target {
+        Target::Directory(_) => {
+            moved
+                | AddWatchFlags::IN_ONLYDIR
+                | AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_MOVED_FROM
+                | AddWatchFlags::IN_MOVED_TO
+        }
+        // A removed name is a change of the file's attributes.
+        Target::Open(_) => moved | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB,
+        Target::Named(_) => {
+            moved
+                | AddWatchFlags::IN_MODIFY
+                | AddWatchFlags::IN_ATTRIB
+                | AddWatchFlags::IN_DONT_FOLLOW
+        }
+        Target::Held(_) => AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_CLOSE_NOWRITE,
+    }
+}

@@ -1,0 +1,98 @@
+//! Which part of a log is meant: of which run, from when, until when.
+
+use vmon::logfile::read::{LogReader, Position, ReadError};
+use vmon::logfile::{Mark, Timestamp};
+use vmon::registry::Run;
+
+use super::super::runs::{Runs, Window};
+use super::place::Place;
+
+/// A part of a log.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub start: Position,
+    /// Open where more may come.
+    pub end: Option<Position>,
+}
+
+/// Why there is no such part.
+#[derive(Debug, thiserror::Error)]
+pub enum BoundsError {
+    #[error("it has no run {number}: 'vmon history {place}' lists those on record")]
+    NoRun { place: String, number: i64 },
+    #[error("it is not on record, and its log does not tell its runs apart")]
+    NoRuns,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Bounds {
+    /// The part that belongs to these runs.
+    pub fn of(runs: Runs, place: &Place, reader: &mut LogReader) -> Result<Self, BoundsError> {
+        let recorded = place.sandbox.as_ref();
+        let run = match runs {
+            Runs::All => return Ok(Self { start: reader.position(), end: None }),
+            Runs::Last => match recorded.and_then(|sandbox| sandbox.latest()) {
+                Some(run) => run,
+                None => return Self::last_begun(reader)?.ok_or(BoundsError::NoRuns),
+            },
+            Runs::Number(number) => recorded
+                .and_then(|sandbox| sandbox.runs().iter().find(|run| run.id == Some(number)))
+                .ok_or_else(|| BoundsError::NoRun { place: place.to_string(), number })?,
+        };
+        let others = recorded.map(|sandbox| sandbox.runs()).unwrap_or_default();
+        Ok(Self::of_run(run, others, reader)?)
+    }
+
+    /// A run goes from its mark to the next one. Where its mark is not to be found, because it was
+    /// rotated away, or the log has none, times tell.
+    fn of_run(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
+        let window = Window::of(run, others);
+        let Some(from) = window.from else {
+            return Ok(Self { start: reader.position(), end: None });
+        };
+        let start = reader.find_time(from)?;
+        reader.seek(start);
+        let mut begun = None;
+        while let Some((time, mark)) = reader.next_mark()? {
+            let Mark::Start { pid } = mark else { continue };
+            if let Some(start) = begun {
+                return Ok(Self { start, end: Some(reader.position()) });
+            }
+            if window.begins_with(time, pid) {
+                begun = Some(reader.position());
+            } else if window.until.is_some_and(|until| until <= time) {
+                break;
+            }
+        }
+        let end = match (begun, window.until) {
+            (None, Some(until)) => Some(reader.find_time(until)?),
+            _ => None,
+        };
+        Ok(Self { start: begun.unwrap_or(start), end })
+    }
+
+    /// What follows the last mark of a run that begins.
+    fn last_begun(reader: &mut LogReader) -> Result<Option<Self>, ReadError> {
+        let mut last = None;
+        while let Some((_, mark)) = reader.next_mark()? {
+            if let Mark::Start { .. } = mark {
+                last = Some(Self { start: reader.position(), end: None });
+            }
+        }
+        Ok(last)
+    }
+
+    /// Not before this time.
+    pub fn since(&mut self, time: Timestamp, reader: &mut LogReader) -> Result<(), ReadError> {
+        self.start = self.start.max(reader.find_time(time)?);
+        Ok(())
+    }
+
+    /// Only what was there before this time.
+    pub fn until(&mut self, time: Timestamp, reader: &mut LogReader) -> Result<(), ReadError> {
+        let end = reader.find_time(time)?;
+        self.end = Some(self.end.map_or(end, |own| own.min(end)));
+        Ok(())
+    }
+}

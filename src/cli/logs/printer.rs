@@ -1,0 +1,203 @@
+//! What is printed of a log: the bytes as they are, or what may reach a terminal of them.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use chrono::{DateTime, Local, SecondsFormat};
+use vmon::logfile::{Stream, Timestamp};
+
+use super::super::screen::Screen;
+
+/// Red, and the terminal's own colour again.
+const TINT: &[u8] = b"\x1b[31m";
+const NO_TINT: &[u8] = b"\x1b[39m";
+
+/// How it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Byte for byte.
+    Exact,
+    /// For the eyes: nothing changes the terminal. `tint` shows what came from stderr.
+    Terminal { tint: bool },
+}
+
+/// Turns bytes of a log into what is printed.
+pub struct Printer {
+    screens: Option<Screens>,
+    /// Set where each line gets its time.
+    stamp: Option<Stamp>,
+    /// Whether what comes next begins a line.
+    at_start: bool,
+    out: Vec<u8>,
+}
+
+/// Two streams on one terminal.
+struct Screens {
+    output: Screen,
+    errors: Screen,
+    tint: bool,
+    current: Option<Side>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Output,
+    Errors,
+}
+
+/// The time of a line. It is made once for all lines of one moment.
+#[derive(Debug, Default)]
+struct Stamp {
+    time: Option<Timestamp>,
+    text: String,
+}
+
+impl Printer {
+    pub fn new(style: Style, with_times: bool) -> Self {
+        let screens = match style {
+            Style::Exact => None,
+            Style::Terminal { tint } => Some(Screens {
+                output: Screen::text(),
+                errors: Screen::text(),
+                tint,
+                current: None,
+            }),
+        };
+        let stamp = with_times.then(Stamp::default);
+        Self { screens, stamp, at_start: true, out: Vec::new() }
+    }
+
+    /// Adds bytes of a log.
+    pub fn add(&mut self, time: Option<Timestamp>, stream: Option<Stream>, bytes: &[u8]) {
+        let side = if stream == Some(Stream::Stderr) { Side::Errors } else { Side::Output };
+        if self.stamp.is_none() && self.screens.is_none() {
+            self.out.extend_from_slice(bytes);
+            return;
+        }
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            if let Some(stamp) = &mut self.stamp
+                && self.at_start
+            {
+                let text = stamp.of(time);
+                if let Some(screens) = &mut self.screens {
+                    screens.leave(&mut self.out);
+                }
+                self.out.extend_from_slice(text.as_bytes());
+            }
+            self.at_start = line.ends_with(b"\n");
+            match &mut self.screens {
+                Some(screens) => screens.show(side, line, &mut self.out),
+                None => self.out.extend_from_slice(line),
+            }
+        }
+    }
+
+    /// How many bytes wait to be printed.
+    pub fn waiting(&self) -> usize {
+        self.out.len()
+    }
+
+    /// What is to be printed now. A terminal is as it was afterwards, whatever follows.
+    pub fn take(&mut self) -> &mut Vec<u8> {
+        if let Some(screens) = &mut self.screens {
+            screens.leave(&mut self.out);
+        }
+        &mut self.out
+    }
+}
+
+impl Screens {
+    fn show(&mut self, side: Side, line: &[u8], out: &mut Vec<u8>) {
+        if self.current != Some(side) {
+            self.leave(out);
+            self.current = Some(side);
+            if side == Side::Errors && self.tint {
+                out.extend_from_slice(TINT);
+            }
+            self.screen(side).resume(out);
+        }
+        self.screen(side).filter(line, out);
+    }
+
+    /// Gives the terminal back as it was.
+    fn leave(&mut self, out: &mut Vec<u8>) {
+        let Some(side) = self.current.take() else { return };
+        self.screen(side).suspend(out);
+        if side == Side::Errors && self.tint {
+            out.extend_from_slice(NO_TINT);
+        }
+    }
+
+    fn screen(&mut self, side: Side) -> &mut Screen {
+        match side {
+            Side::Output => &mut self.output,
+            Side::Errors => &mut self.errors,
+        }
+    }
+}
+
+impl Stamp {
+    /// As RFC 3339 has it, local, to the nanosecond: all are of the same width.
+    fn of(&mut self, time: Option<Timestamp>) -> &str {
+        let Some(time) = time else { return "- " };
+        if self.time != Some(time) || self.text.is_empty() {
+            let moment = UNIX_EPOCH + Duration::from_nanos(time.nanoseconds());
+            let local = DateTime::<Local>::from(moment);
+            self.text = format!("{} ", local.to_rfc3339_opts(SecondsFormat::Nanos, false));
+            self.time = Some(time);
+        }
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Option<Timestamp> {
+        Some(Timestamp::from_nanoseconds(seconds * 1_000_000_000 + 5))
+    }
+
+    fn printed(style: Style, times: bool, parts: &[(Option<Stream>, &str)]) -> String {
+        let mut printer = Printer::new(style, times);
+        for (stream, text) in parts {
+            printer.add(stream.and_then(|_| at(1)), *stream, text.as_bytes());
+        }
+        String::from_utf8(printer.take().clone()).unwrap()
+    }
+
+    const OUT: Option<Stream> = Some(Stream::Stdout);
+    const ERR: Option<Stream> = Some(Stream::Stderr);
+
+    #[test]
+    fn what_is_not_for_a_terminal_is_not_changed() {
+        let parts = [(OUT, "a\x1b]0;x\x07"), (ERR, "\x1b[31mb\n"), (None, "c")];
+        assert_eq!(printed(Style::Exact, false, &parts), "a\x1b]0;x\x07\x1b[31mb\nc");
+    }
+
+    #[test]
+    fn stderr_is_tinted_and_nothing_of_it_stays() {
+        let style = Style::Terminal { tint: true };
+        let parts = [(OUT, "a\n"), (ERR, "b\n"), (OUT, "c\n")];
+        assert_eq!(printed(style, false, &parts), "a\n\x1b[31mb\n\x1b[39mc\n");
+        assert!(printed(style, false, &parts[..2]).ends_with("b\n\x1b[39m"));
+        let plain = Style::Terminal { tint: false };
+        assert_eq!(printed(plain, false, &parts), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn colours_of_one_stream_are_not_those_of_the_other() {
+        let style = Style::Terminal { tint: true };
+        let shown = printed(style, false, &[(OUT, "\x1b[1mbold"), (ERR, "err"), (OUT, " on")]);
+        let plain = |text: &str| text.replace("\x1b[0m", "\x1b[m");
+        assert_eq!(plain(&shown), "\x1b[1mbold\x1b[m\x1b[31merr\x1b[39m\x1b[1m on\x1b[m");
+    }
+
+    #[test]
+    fn each_line_gets_the_time_of_its_first_byte_and_an_unknown_one_a_dash() {
+        let local = DateTime::<Local>::from(UNIX_EPOCH + Duration::from_nanos(1_000_000_005));
+        let stamp = local.to_rfc3339_opts(SecondsFormat::Nanos, false);
+        let parts = [(OUT, "a\nb"), (ERR, "c\nd\n"), (None, "e\n\n")];
+        let expected = format!("{stamp} a\n{stamp} bc\n{stamp} d\n- e\n- \n");
+        assert_eq!(printed(Style::Exact, true, &parts), expected);
+    }
+}

@@ -1,0 +1,88 @@
+//! The word that a sandbox is being stopped only to be started again, for those who follow it.
+//!
+//! It is a lock on a file beside the control socket, `run/CONFIG/.NAME.restart`. Its holder's end
+//! gives it back, however that comes.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use tracing::debug;
+
+use super::select::Recorded;
+use super::shared::Places;
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// A restart under way. It is over when this is dropped.
+#[derive(Debug)]
+pub struct Restarting {
+    directory: OwnedFd,
+    name: String,
+    _lock: Flock<File>,
+}
+
+impl Restarting {
+    /// Tells of it. No restart fails because that can't be done.
+    pub fn tell(places: &Places, sandbox: &Recorded) -> Option<Self> {
+        let told = Self::lock(places, sandbox);
+        told.inspect_err(|error| debug!("can't tell followers of the restart: {error}")).ok()
+    }
+
+    fn lock(places: &Places, sandbox: &Recorded) -> io::Result<Self> {
+        let above = runtime_dir(places);
+        DirBuilder::new().recursive(true).mode(0o700).create(&above)?;
+        let parent = open(&above, DIRECTORY, Mode::empty())?;
+        match mkdirat(&parent, sandbox.config_file.as_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let directory = below(&parent, &sandbox.config_file)?;
+        let name = file_name(&sandbox.name);
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let lock = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock);
+        Ok(Self { directory, name, _lock: lock.map_err(|(_, error)| error)? })
+    }
+}
+
+impl Drop for Restarting {
+    fn drop(&mut self) {
+        let _ = unlinkat(&self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// The lock of a restart of this sandbox that is under way; `None` where there is none.
+pub fn of(places: &Places, config_file: &str, name: &str) -> Option<File> {
+    let parent = open(&runtime_dir(places), DIRECTORY, Mode::empty()).ok()?;
+    let directory = below(&parent, config_file).ok()?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(&directory, file_name(name).as_str(), flags, Mode::empty()).ok()?;
+    is_held(File::from(file))
+}
+
+/// The lock, if somebody holds it.
+pub fn is_held(file: File) -> Option<File> {
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Err((file, Errno::EWOULDBLOCK)) => Some(file),
+        _ => None,
+    }
+}
+
+fn below(parent: &OwnedFd, config_file: &str) -> io::Result<OwnedFd> {
+    Ok(openat(parent, config_file, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())?)
+}
+
+fn runtime_dir(places: &Places) -> PathBuf {
+    places.db.path.parent().unwrap_or(Path::new("/")).join("run")
+}
+
+fn file_name(name: &str) -> String {
+    format!(".{name}.restart")
+}
