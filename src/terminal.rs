@@ -21,8 +21,8 @@ use nix::errno::Errno;
 use nix::pty::Winsize;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::sys::termios::{
-    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr,
-    tcsetattr,
+    InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw,
+    tcgetattr, tcsetattr,
 };
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
@@ -124,14 +124,17 @@ impl Terminal {
         })
     }
 
-    /// The same, but that only what is typed is not as it was: it is not shown, and delivered at
-    /// once. Keys make signals, and output is as it was.
+    /// The same, but that keys still make signals: what is typed is delivered at once and not shown,
+    /// and output goes to the terminal as it is, as that of a program that has made its own raw.
     ///
     /// # Errors
     ///
     /// tcsetattr's.
     pub fn enter_quiet(&mut self) -> io::Result<RawState> {
-        self.enter(|modes| modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON))
+        self.enter(|modes| {
+            modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
+            modes.output_flags.remove(OutputFlags::OPOST);
+        })
     }
 
     fn enter(&mut self, change: impl FnOnce(&mut Termios)) -> io::Result<RawState> {

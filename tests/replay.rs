@@ -196,6 +196,20 @@ fn a_terminal_is_asked_nothing_and_keeps_its_title_and_clipboard() {
 }
 
 #[test]
+fn lines_of_pipes_return_to_the_left_and_those_of_a_terminal_are_as_they_were() {
+    let state = State::new();
+    Recording::of(&state, "web")
+        .tty("a\nb\r\n")
+        .bytes(Kind::Stdout, "c\n")
+        .bytes(Kind::Stderr, "d\ne")
+        .write(&state);
+    let mut terminal = Terminal::spawn(&mut replay(&state, &["web"]));
+    assert_eq!(terminal.finish(), 0);
+    let seen = String::from_utf8_lossy(&terminal.seen).into_owned();
+    assert_eq!(seen, "a\nb\r\nc\r\nd\r\ne\x1b[m\x0f\x1b(B");
+}
+
+#[test]
 fn a_terminal_that_is_smaller_is_told_of() {
     let state = State::new();
     Recording::of(&state, "web").size(120, 50).tty("x").size(200, 60).tty("y").write(&state);

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 use vmon::child::Signal;
-use vmon::logfile::Mark;
 use vmon::logfile::read::Entry;
+use vmon::logfile::{Mark, Stream};
 use vmon::reactor::{Context, Handler, Interest, Ready, SourceId, TimerId};
 use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
 
@@ -204,9 +204,13 @@ impl<'a> Player<'a> {
             let Some(entry) = entry else { return Ok((Duration::ZERO, Next::End)) };
             let due = self.schedule.due(&entry);
             match entry {
-                Entry::Bytes { bytes, .. } => {
+                Entry::Bytes { stream, bytes, .. } => {
                     self.held.clear();
-                    self.held.extend_from_slice(bytes);
+                    if self.screen.is_some() && stream != Some(Stream::Tty) {
+                        with_returns(bytes, &mut self.held);
+                    } else {
+                        self.held.extend_from_slice(bytes);
+                    }
                     return Ok((due, Next::Bytes));
                 }
                 Entry::Mark { mark: Mark::Start { .. }, .. } if begun => {
@@ -327,6 +331,20 @@ impl<'a> Player<'a> {
                 }
                 Err(_) => return,
             }
+        }
+    }
+}
+
+/// Adds `bytes` to `out`, each line with the carriage return that a terminal adds for a program on
+/// pipes. Ours doesn't while we play: a program that has made its own raw moves down without one.
+fn with_returns(bytes: &[u8], out: &mut Vec<u8>) {
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(text) => {
+                out.extend_from_slice(text);
+                out.extend_from_slice(b"\r\n");
+            }
+            None => out.extend_from_slice(line),
         }
     }
 }
