@@ -65,7 +65,15 @@ fn of_several_runs_the_last_is_played_unless_another_is_asked_for() {
     assert_eq!(played(&["Sandboxfile/web", "--run", "all"]), ("third".to_owned(), Some(0)));
     assert_eq!(played(&["web", "--config-file", "Sandboxfile", "--run", "3"]).0, "third");
     assert_eq!(played(&["web", "--run", "1"]), (String::new(), Some(0)));
-    assert_eq!(played(&["web", "--run", "9"]), (String::new(), Some(1)));
+    let none = replay(&state, &["web", "--run", "9"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&none.stderr),
+        "vmon: can't replay Sandboxfile/web: it has no run 9: 'vmon history Sandboxfile/web' lists those on record\n"
+    );
+    // What is not on record any more, its log knows.
+    assert!(state.vmon().args(["rm", "web"]).output().unwrap().status.success());
+    assert_eq!(played(&["web"]), ("third".to_owned(), Some(0)));
 }
 
 #[test]
@@ -259,7 +267,6 @@ fn what_can_not_be_played_is_one_line() {
     for (args, expected, said) in [
         (&["nix"][..], 1, "vmon: no sandbox is called 'nix': 'vmon ps --all' lists them\n".to_owned()),
         (&["web"], 1, format!("vmon: can't replay Sandboxfile/web: there is no log {}\n", log.display())),
-        (&["web", "--run", "9"], 1, "vmon: can't replay Sandboxfile/web: it has no run 9: 'vmon history Sandboxfile/web' lists those on record\n".to_owned()),
         (&["web", "--speed", "0"], 125, "vmon: invalid value '0' for '--speed <X>': not a speed: give a number from 0.1 to 1000, such as 2 or 0.5\n".to_owned()),
         (&["web", "--run", "x"], 125, "vmon: invalid value 'x' for '--run <RUN>': give last, all, or the number of a run that 'vmon history' lists\n".to_owned()),
     ] {

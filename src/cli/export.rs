@@ -21,9 +21,9 @@ use vmon::registry::Run;
 use vmon::terminal::{self, Messages};
 
 use super::output::print;
-use super::runs::{RunArgs, RunLog, Runs};
+use super::runs::{Place, RunArgs, RunLog, Runs};
 use super::screen::Screen;
-use super::select::{Record, Recorded, Tally};
+use super::select::{Record, Tally};
 use super::shared::SharedArgs;
 use super::tell::printable;
 use super::{Failure, reason, signalled};
@@ -99,12 +99,12 @@ pub fn export(args: ExportArgs, messages: &Messages) -> Result<u8, Failure> {
     }
     let record = Record::read(&args.shared)?;
     let mut tally = Tally::new(messages);
-    match args.run.find(&record) {
+    match Place::find(&args.run, &record, &args.shared.places()?) {
         Err(error) => tally.failed(&error.to_string()),
-        Ok(sandbox) => match write(&args, sandbox) {
+        Ok(place) => match write(&args, &place) {
             Ok(Outcome::Done) => told(&args)?,
             Ok(Outcome::Signalled(signal)) => return Ok(signalled(signal)),
-            Err(error) => tally.failed(&format!("can't export {sandbox}: {error}")),
+            Err(error) => tally.failed(&format!("can't export {place}: {error}")),
         },
     }
     Ok(tally.code())
@@ -128,9 +128,9 @@ fn timing(script: &Path) -> PathBuf {
     timing.into()
 }
 
-fn write(args: &ExportArgs, sandbox: &Recorded) -> Result<Outcome, String> {
-    let mut log = open(args, sandbox)?;
-    let mut exporter = Exporter::new(args, sandbox, &log)?;
+fn write(args: &ExportArgs, place: &Place) -> Result<Outcome, String> {
+    let mut log = open(args, place)?;
+    let mut exporter = Exporter::new(args, place, &log)?;
     let mut output = Output::open(args)?;
     let interrupt = Interrupt::watch(&output)?;
     let mut out = Script::default();
@@ -147,9 +147,9 @@ fn write(args: &ExportArgs, sandbox: &Recorded) -> Result<Outcome, String> {
         warn!("{warning}");
     }
     if log.is_empty() {
-        warn!("the log of {sandbox} has nothing of this");
+        warn!("the log of {place} has nothing of this");
     } else if !log.is_timed() {
-        warn!("the log of {sandbox} does not tell when its bytes came: they are all in one moment");
+        warn!("the log of {place} does not tell when its bytes came: they are all in one moment");
     }
     exporter.finish(&mut out);
     output.write(&mut out)?;
@@ -157,8 +157,8 @@ fn write(args: &ExportArgs, sandbox: &Recorded) -> Result<Outcome, String> {
     Ok(Outcome::Done)
 }
 
-fn open<'a>(args: &ExportArgs, sandbox: &'a Recorded) -> Result<RunLog<'a>, String> {
-    args.run.open(sandbox, args.to.runs()).map_err(|error| error.to_string())
+fn open(args: &ExportArgs, place: &Place) -> Result<RunLog, String> {
+    args.run.open(place, args.to.runs()).map_err(|error| error.to_string())
 }
 
 /// What is known of a run beside its log.
@@ -170,9 +170,10 @@ struct About {
 }
 
 impl About {
-    fn new(sandbox: &Recorded, run: &Run) -> Self {
-        let command = run.spec.as_ref().and_then(|spec| spec.command.as_deref());
-        Self { title: sandbox.to_string(), command: command.map(quoted) }
+    fn new(place: &Place, run: Option<&Run>) -> Self {
+        let spec = run.and_then(|run| run.spec.as_ref());
+        let command = spec.and_then(|spec| spec.command.as_deref());
+        Self { title: place.to_string(), command: command.map(quoted) }
     }
 }
 
@@ -193,19 +194,19 @@ enum Exporter {
 }
 
 impl Exporter {
-    fn new(args: &ExportArgs, sandbox: &Recorded, log: &RunLog<'_>) -> Result<Self, String> {
-        let about = About::new(sandbox, log.run());
+    fn new(args: &ExportArgs, place: &Place, log: &RunLog) -> Result<Self, String> {
+        let about = About::new(place, log.run());
         Ok(match args.to {
             To::Asciicast => Self::Asciicast(Asciicast::new(about)),
             To::Scriptreplay => Self::Script(Recording::new(about)),
-            To::Cri => Self::records(Format::Cri, args, sandbox)?,
-            To::Json => Self::records(Format::Json, args, sandbox)?,
+            To::Cri => Self::records(Format::Cri, args, place)?,
+            To::Json => Self::records(Format::Json, args, place)?,
         })
     }
 
     /// Every record has a time. What comes before the first that is known gets that one.
-    fn records(format: Format, args: &ExportArgs, sandbox: &Recorded) -> Result<Self, String> {
-        let mut log = open(args, sandbox)?;
+    fn records(format: Format, args: &ExportArgs, place: &Place) -> Result<Self, String> {
+        let mut log = open(args, place)?;
         let time = loop {
             match log.next().map_err(|error| error.to_string())? {
                 Some(Entry::Mark { time, .. } | Entry::Bytes { time: Some(time), .. }) => {

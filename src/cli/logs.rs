@@ -1,9 +1,7 @@
 //! `vmon logs`: what sandboxes have printed.
 
-mod bounds;
 mod life;
 mod output;
-mod place;
 mod printer;
 mod session;
 
@@ -13,11 +11,10 @@ use clap::ValueEnum;
 use vmon::logfile::{Stream, Timestamp};
 use vmon::terminal::Messages;
 
-use super::runs::RunArgs;
+use super::runs::{Place, RunArgs};
 use super::select::{Record, Tally};
 use super::shared::SharedArgs;
 use super::{Failure, args};
-use place::Place;
 use session::Session;
 
 /// Print what a sandbox has printed, whether it runs or not

@@ -10,8 +10,8 @@ use vmon::monitor::command_signals;
 use vmon::reactor::Reactor;
 use vmon::terminal::{self, Direction, Handle, Messages};
 
-use super::runs::{RunArgs, Runs};
-use super::select::{Record, Recorded, Tally};
+use super::runs::{Place, RunArgs, Runs};
+use super::select::{Record, Tally};
 use super::shared::SharedArgs;
 use super::{Failure, args, signalled};
 use player::{Outcome, Player};
@@ -52,19 +52,19 @@ pub struct ReplayArgs {
 pub fn replay(args: ReplayArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let mut tally = Tally::new(messages);
-    match args.run.find(&record) {
+    match Place::find(&args.run, &record, &args.shared.places()?) {
         Err(error) => tally.failed(&error.to_string()),
-        Ok(sandbox) => match play(&args, sandbox)? {
+        Ok(place) => match play(&args, &place)? {
             Ok(Outcome::Ended) => {}
             Ok(Outcome::Signalled(signal)) => return Ok(signalled(signal)),
-            Err(error) => tally.failed(&format!("can't replay {sandbox}: {error}")),
+            Err(error) => tally.failed(&format!("can't replay {place}: {error}")),
         },
     }
     Ok(tally.code())
 }
 
-fn play(args: &ReplayArgs, sandbox: &Recorded) -> Result<Result<Outcome, String>, Failure> {
-    let log = match args.run.open(sandbox, Runs::Last) {
+fn play(args: &ReplayArgs, place: &Place) -> Result<Result<Outcome, String>, Failure> {
+    let log = match args.run.open(place, Runs::Last) {
         Ok(log) => log,
         Err(error) => return Ok(Err(error.to_string())),
     };
@@ -82,9 +82,9 @@ fn play(args: &ReplayArgs, sandbox: &Recorded) -> Result<Result<Outcome, String>
         warn!("{warning}");
     }
     match &outcome {
-        Ok(Outcome::Ended) if log.is_empty() => warn!("the log of {sandbox} has nothing of this"),
+        Ok(Outcome::Ended) if log.is_empty() => warn!("the log of {place} has nothing of this"),
         Ok(Outcome::Ended) if !log.is_timed() => {
-            warn!("the log of {sandbox} does not tell when its bytes came: all came at once");
+            warn!("the log of {place} does not tell when its bytes came: all came at once");
         }
         _ => {}
     }

@@ -14,15 +14,13 @@ use vmon::logfile::{Mark, Timestamp};
 
 use super::super::follow::{Changes, Target};
 use super::super::pause::Next;
-use super::super::runs::Runs;
+use super::super::runs::{Bounds, BoundsError, Place, Runs};
 use super::super::select::{Record, Recorded, Tally};
 use super::super::shared::Places;
 use super::super::{Failure, reason, restarting};
 use super::LogsArgs;
-use super::bounds::{Bounds, BoundsError};
 use super::life::Life;
 use super::output::{Output, Wanted};
-use super::place::Place;
 use super::printer::{Printer, Style};
 
 /// So much is printed at once.

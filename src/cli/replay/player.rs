@@ -59,8 +59,8 @@ enum Next {
 }
 
 /// A play under way.
-pub struct Player<'a> {
-    log: RunLog<'a>,
+pub struct Player {
+    log: RunLog,
     schedule: Schedule,
     clock: Clock,
     stdout: Handle,
@@ -81,7 +81,7 @@ pub struct Player<'a> {
     outcome: Option<Result<Outcome, String>>,
 }
 
-type Cx<'a, 'b> = Context<'a, Player<'b>>;
+type Cx<'a> = Context<'a, Player>;
 
 impl Clock {
     fn is_halted(&self) -> bool {
@@ -115,8 +115,8 @@ impl Clock {
     }
 }
 
-impl<'a> Player<'a> {
-    pub fn new(log: RunLog<'a>, pace: Pace, stdout: Handle) -> Self {
+impl Player {
+    pub fn new(log: RunLog, pace: Pace, stdout: Handle) -> Self {
         let at_terminal = stdout.is_terminal();
         Self {
             log,
@@ -137,7 +137,7 @@ impl<'a> Player<'a> {
     }
 
     /// Gives the terminal back. How it ended, and the log.
-    pub fn end(mut self) -> (Result<Outcome, String>, RunLog<'a>) {
+    pub fn end(mut self) -> (Result<Outcome, String>, RunLog) {
         self.give_back(Screen::end);
         if let Some(terminal) = &mut self.terminal {
             terminal.leave_raw();
@@ -145,7 +145,7 @@ impl<'a> Player<'a> {
         (self.outcome.unwrap_or(Ok(Outcome::Ended)), self.log)
     }
 
-    fn begin(&mut self, cx: &mut Cx<'_, 'a>) -> io::Result<()> {
+    fn begin(&mut self, cx: &mut Cx<'_>) -> io::Result<()> {
         self.quiet();
         if self.terminal.is_some()
             && terminal::stdin().is_terminal()
@@ -165,7 +165,7 @@ impl<'a> Player<'a> {
     }
 
     /// Plays what is due.
-    fn play(&mut self, cx: &mut Cx<'_, 'a>) {
+    fn play(&mut self, cx: &mut Cx<'_>) {
         for _ in 0..BATCH {
             if self.outcome.is_some() || self.blocked.is_some() || self.clock.is_halted() {
                 return;
@@ -236,19 +236,19 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn wait(&mut self, time: Duration, cx: &mut Cx<'_, 'a>) {
+    fn wait(&mut self, time: Duration, cx: &mut Cx<'_>) {
         self.cancel(cx);
         self.timer = Some(cx.timers.set(time, ()));
     }
 
-    fn cancel(&mut self, cx: &mut Cx<'_, 'a>) {
+    fn cancel(&mut self, cx: &mut Cx<'_>) {
         if let Some(timer) = self.timer.take() {
             cx.timers.cancel(timer);
         }
     }
 
     /// Writes what our stdout takes.
-    fn flush(&mut self, cx: &mut Cx<'_, 'a>) {
+    fn flush(&mut self, cx: &mut Cx<'_>) {
         while let Some(rest @ [_, ..]) = self.out.get(self.written..) {
             match self.stdout.write(rest) {
                 Ok(count) => self.written += count,
@@ -263,7 +263,7 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn block(&mut self, cx: &mut Cx<'_, 'a>) {
+    fn block(&mut self, cx: &mut Cx<'_>) {
         match self.blocked {
             Some(blocked) => cx.sources.would_block(blocked, Interest::WRITE),
             None => match cx.sources.register(&self.stdout, Interest::WRITE, Source::Stdout) {
@@ -286,7 +286,7 @@ impl<'a> Player<'a> {
         self.outcome.get_or_insert(outcome);
     }
 
-    fn read_keys(&mut self, cx: &mut Cx<'_, 'a>) {
+    fn read_keys(&mut self, cx: &mut Cx<'_>) {
         let Some((stdin, id)) = &mut self.keys else { return };
         let mut typed = [0; 64];
         // In the background what is typed is another's.
@@ -349,7 +349,7 @@ fn with_returns(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-impl Handler for Player<'_> {
+impl Handler for Player {
     type Source = Source;
     type Timer = ();
 

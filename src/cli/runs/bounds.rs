@@ -4,8 +4,8 @@ use vmon::logfile::read::{LogReader, Position, ReadError};
 use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
-use super::super::runs::{Runs, Window};
 use super::place::Place;
+use super::{Runs, Window};
 
 /// A part of a log.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,8 @@ pub struct Bounds {
     pub start: Position,
     /// Open where more may come.
     pub end: Option<Position>,
+    /// The mark of the run, which is just before the start.
+    pub mark: Option<(Timestamp, Mark)>,
 }
 
 /// Why there is no such part.
@@ -29,17 +31,17 @@ pub enum BoundsError {
 impl Bounds {
     /// The part that belongs to these runs.
     pub fn of(runs: Runs, place: &Place, reader: &mut LogReader) -> Result<Self, BoundsError> {
-        let recorded = place.sandbox.as_ref();
-        let run = match runs {
-            Runs::All => return Ok(Self { start: reader.position(), end: None }),
-            Runs::Last => match recorded.and_then(|sandbox| sandbox.latest()) {
-                Some(run) => run,
-                None => return Self::last_begun(reader)?.ok_or(BoundsError::NoRuns),
-            },
-            Runs::Number(number) => recorded
-                .and_then(|sandbox| sandbox.runs().iter().find(|run| run.id == Some(number)))
-                .ok_or_else(|| BoundsError::NoRun { place: place.to_string(), number })?,
+        let run = match (place.run(runs), runs) {
+            (_, Runs::All) => {
+                return Ok(Self { start: reader.position(), end: None, mark: None });
+            }
+            (Some(run), _) => run,
+            (None, Runs::Last) => return Self::last_begun(reader)?.ok_or(BoundsError::NoRuns),
+            (None, Runs::Number(number)) => {
+                return Err(BoundsError::NoRun { place: place.to_string(), number });
+            }
         };
+        let recorded = place.sandbox.as_ref();
         let others = recorded.map(|sandbox| sandbox.runs()).unwrap_or_default();
         Ok(Self::of_run(run, others, reader)?)
     }
@@ -49,18 +51,19 @@ impl Bounds {
     fn of_run(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
         let window = Window::of(run, others);
         let Some(from) = window.from else {
-            return Ok(Self { start: reader.position(), end: None });
+            return Ok(Self { start: reader.position(), end: None, mark: None });
         };
-        let start = reader.find_time(from)?;
-        reader.seek(start);
+        let from = reader.find_time(from)?;
+        reader.seek(from);
         let mut begun = None;
         while let Some((time, mark)) = reader.next_mark()? {
             let Mark::Start { pid } = mark else { continue };
-            if let Some(start) = begun {
-                return Ok(Self { start, end: Some(reader.position()) });
+            if let Some((start, mark)) = begun {
+                let end = Some(reader.position());
+                return Ok(Self { start, end, mark: Some(mark) });
             }
             if window.begins_with(time, pid) {
-                begun = Some(reader.position());
+                begun = Some((reader.position(), (time, mark)));
             } else if window.until.is_some_and(|until| until <= time) {
                 break;
             }
@@ -69,15 +72,17 @@ impl Bounds {
             (None, Some(until)) => Some(reader.find_time(until)?),
             _ => None,
         };
-        Ok(Self { start: begun.unwrap_or(start), end })
+        let (start, mark) = begun.unzip();
+        Ok(Self { start: start.unwrap_or(from), end, mark })
     }
 
     /// What follows the last mark of a run that begins.
     fn last_begun(reader: &mut LogReader) -> Result<Option<Self>, ReadError> {
         let mut last = None;
-        while let Some((_, mark)) = reader.next_mark()? {
+        while let Some((time, mark)) = reader.next_mark()? {
             if let Mark::Start { .. } = mark {
-                last = Some(Self { start: reader.position(), end: None });
+                let mark = Some((time, mark));
+                last = Some(Self { start: reader.position(), end: None, mark });
             }
         }
         Ok(last)

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use vmon::logfile::read::LogReader;
 use vmon::logfile::{Format, LogOptions};
 use vmon::monitor::Name;
+use vmon::registry::Run;
 
-use super::super::runs::RunArgs;
 use super::super::select::{Record, Recorded, SelectError, Selector};
 use super::super::shared::Places;
+use super::{RunArgs, Runs};
 
 /// A log, and whose it is. Displayed as CONFIG/NAME.
 #[derive(Debug, Clone)]
@@ -70,6 +71,15 @@ impl Place {
                     several.iter().map(|config| format!("{config}/{name}")).collect();
                 Err(SelectError::Ambiguous { name: selector, candidates: names.join(", ") })
             }
+        }
+    }
+
+    /// The run that is meant; of all runs the latest. `None` where it is not on record.
+    pub fn run(&self, runs: Runs) -> Option<&Run> {
+        let sandbox = self.sandbox.as_ref()?;
+        match runs {
+            Runs::Last | Runs::All => sandbox.latest(),
+            Runs::Number(number) => sandbox.runs().iter().find(|run| run.id == Some(number)),
         }
     }
 
