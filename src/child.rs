@@ -447,6 +447,14 @@ pub(crate) fn resize(master: BorrowedFd<'_>, size: &Winsize) -> io::Result<()> {
     Ok(())
 }
 
+/// The window size of a PTY.
+pub(crate) fn window_size(master: BorrowedFd<'_>) -> io::Result<Winsize> {
+    let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize to the pointer, which is a live reference.
+    Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
+    Ok(size)
+}
+
 /// The most that a PTY holds between a writer and the master's reader: 64 KiB of flip buffers and
 /// 4 KiB of the line discipline on Linux (`TTYB_DEFAULT_MEM_LIMIT`, `N_TTY_BUF_SIZE`), less
 /// elsewhere; doubled, to be on the safe side.

@@ -448,10 +448,16 @@ impl LogFile {
     ///
     /// As [`open`](Self::open). The next write tries again then.
     pub fn reopen(&mut self) -> Result<(), LogError> {
-        self.flush_index();
-        self.current = None;
+        self.close();
         let directory = self.place.directory()?;
         self.open_in(&directory)
+    }
+
+    /// Closes the log, and writes what its index does not know.
+    fn close(&mut self) {
+        self.flush_index();
+        self.current = None;
+        self.index.forget();
     }
 
     fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
@@ -576,8 +582,7 @@ impl LogFile {
                 Ok(())
             }
             Look::Replaced => {
-                self.flush_index();
-                self.current = None;
+                self.close();
                 self.open_in(&directory)
             }
         }
@@ -607,6 +612,7 @@ impl LogFile {
         }
         // From here on the open file is a generation that must not grow, whatever fails below.
         self.current = None;
+        self.index.forget();
         // Before the new file is made: on a full disk, this is what makes room for it.
         self.generations.prune(directory, log_name, &self.keep());
         self.open_in(directory)

@@ -12,6 +12,7 @@ mod attach;
 mod descendants;
 mod draining;
 mod limits;
+mod logging;
 mod observer;
 mod report;
 mod reports;
@@ -106,6 +107,8 @@ pub enum Timer {
     Observer(usize),
     /// The log is tried again.
     Log,
+    /// The log has something to do by itself.
+    LogTurn,
     /// The child's end is looked for.
     Exit,
     /// The stop timeout.
@@ -183,6 +186,8 @@ pub struct Monitor {
     untold: VecDeque<Transition>,
     /// Set while bytes wait for the log.
     log_retry: Option<TimerId>,
+    /// Set while the log is to be called.
+    log_turn: Option<TimerId>,
 }
 
 /// What is to be monitored.
@@ -379,6 +384,7 @@ impl Builder {
             services_open: 0,
             untold: VecDeque::new(),
             log_retry: None,
+            log_turn: None,
         })
     }
 }
@@ -405,6 +411,7 @@ impl Handler for Monitor {
             return self.not_started(error, cx);
         }
         self.claim(cx);
+        self.follow_log(cx);
     }
 
     fn ready(&mut self, source: Source, ready: Ready, cx: &mut Cx<'_>) {
@@ -431,6 +438,7 @@ impl Handler for Monitor {
             Source::SessionInput(session) => self.read_session(session, cx),
             Source::SessionOutput(session) => self.flush_session(session, cx),
         }
+        self.follow_log(cx);
     }
 
     fn timer(&mut self, timer: Timer, cx: &mut Cx<'_>) {
@@ -440,6 +448,7 @@ impl Handler for Monitor {
                 self.reports.retry(index, &mut cx.timers, Timer::Observer);
             }
             Timer::Log => self.retry_log(cx),
+            Timer::LogTurn => self.log_due(cx),
             Timer::Exit => self.look_for_exit(cx),
             Timer::Kill => self.kill("the stop timeout has passed"),
             Timer::Quiet => self.quiet(cx),
@@ -460,6 +469,7 @@ impl Handler for Monitor {
                 }
             }
         }
+        self.follow_log(cx);
     }
 
     fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
@@ -492,6 +502,7 @@ impl Handler for Monitor {
             }
             _ => {}
         }
+        self.follow_log(cx);
     }
 
     fn after_signal(signal: i32) {

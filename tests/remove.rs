@@ -72,9 +72,8 @@ fn logs_go_only_with_their_sandbox() {
     assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
     let digits = |file: &str| file.bytes().all(|byte| byte.is_ascii_digit());
     let goes = |file: &&String| {
-        file.as_str() == "web.log"
-            || mine.contains(&file.as_str())
-            || file.strip_prefix("web.log.").is_some_and(digits)
+        let log = file.strip_suffix(".idx").unwrap_or(file);
+        log == "web.log" || mine.contains(&log) || log.strip_prefix("web.log.").is_some_and(digits)
     };
     let expected: Vec<String> = before.iter().filter(|file| !goes(file)).cloned().collect();
     assert_eq!(files(&logs), expected);
@@ -100,7 +99,7 @@ fn removal_of_logs_follows_no_link_and_stays_inside() {
     let output = vmon(&state, &["rm", "--logs", "out"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("linked"), "{}", told(&output));
-    assert_eq!(files(&state.file("moved")), ["out.log"]);
+    assert_eq!(files(&state.file("moved")), ["out.log", "out.log.idx"]);
 }
 
 #[test]
@@ -163,7 +162,7 @@ fn prune_with_logs_leaves_those_that_run() {
     let output = vmon(&state, &["prune", "--logs", "--json"]);
     let pruned: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(pruned, serde_json::json!({ "sandboxes": ["Sandboxfile/gone"], "runs": 2 }));
-    assert_eq!(files(&state.logs()), ["web.log"]);
+    assert_eq!(files(&state.logs()), ["web.log", "web.log.idx"]);
     assert_eq!(state.log("web"), b"first\nsecond\n");
     common::signal(&web, nix::sys::signal::Signal::SIGTERM);
     wait(&mut web);

@@ -66,6 +66,8 @@ fn every_option_is_as_it_was() {
         "4KiB",
         "--log-max-files",
         "7",
+        "--log-index",
+        "off",
         "--on-log-error",
         "drop",
         "--stdin",

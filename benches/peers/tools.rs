@@ -34,7 +34,7 @@ pub fn vmon_keeps(generations: Option<u32>) -> [String; 4] {
 pub fn vmon_log(dir: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let logs = dir.join("log/Sandboxfile");
     let prefix = format!("{name}.log.");
-    let mut paths = files(&logs, |file| file.starts_with(&prefix))?;
+    let mut paths = files(&logs, |file| file.starts_with(&prefix) && !file.ends_with(".idx"))?;
     paths.push(logs.join(format!("{name}.log")));
     Ok(paths)
 }

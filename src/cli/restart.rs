@@ -151,6 +151,7 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
     if let Some(command) = &spec.log_rotate_command {
         add("log-rotate-command", command);
     }
+    add("log-index", if spec.log.index { "on" } else { "off" }.as_ref());
     add("on-log-error", on_log_error(spec.on_log_error).as_ref());
     add("tty", if spec.tty { "always" } else { "never" }.as_ref());
     add("stdin", stdin(spec).as_ref());

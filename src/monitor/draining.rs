@@ -5,6 +5,7 @@ use std::mem;
 use chrono::Utc;
 use tracing::{info, warn};
 
+use super::logging::end_mark;
 use super::{Cx, Drain, End, Monitor, Outcome, State, Timer, Transition, sessions};
 
 impl Monitor {
@@ -87,13 +88,12 @@ impl Monitor {
         let mut bytes = (0, 0);
         if let Some(mut streams) = self.streams.take() {
             streams.close(&mut cx.sources);
+            streams.end_log(end_mark(&outcome));
             bytes = streams.bytes();
             self.keep_log_for_rotations(streams.into_log());
             self.hand_on(cx);
         }
-        if let Some(retry) = self.log_retry.take() {
-            cx.timers.cancel(retry);
-        }
+        self.close_log(cx);
         let (bytes_logged, bytes_dropped) = bytes;
         let end = End { outcome, bytes_logged, bytes_dropped };
         match self.restart_after(&end) {

@@ -158,14 +158,6 @@ impl Monitor {
         self.output_moved(read, cx);
     }
 
-    pub(super) fn retry_log(&mut self, cx: &mut Cx<'_>) {
-        self.log_retry = None;
-        if let Some(streams) = &mut self.streams {
-            streams.retry_log(&mut self.sessions, &mut cx.sources);
-        }
-        self.output_moved(false, cx);
-    }
-
     /// Output has been `read`, or only logged or forwarded: what follows from it.
     pub(super) fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
         if read {

@@ -326,7 +326,7 @@ impl Monitor {
             return Err(RequestError::ReadOnly(session));
         }
         self.sessions.act(session, Some((rows, columns)));
-        let streams = self.streams.as_ref().ok_or(RequestError::NotRunning)?;
+        let streams = self.streams.as_mut().ok_or(RequestError::NotRunning)?;
         streams
             .resize_to(&winsize(rows, columns))
             .ok_or(RequestError::NoTerminal)?
@@ -402,7 +402,7 @@ impl Monitor {
     /// Our own terminal has a new size, which counts from here on.
     pub(super) fn our_size(&mut self) {
         self.sessions.our_act();
-        if let Some(streams) = &self.streams {
+        if let Some(streams) = &mut self.streams {
             streams.resize();
         }
     }
@@ -418,8 +418,8 @@ impl Monitor {
     }
 
     /// Gives the child's terminal the size of the newest writer.
-    fn size_of_newest(&self) {
-        let Some(streams) = &self.streams else { return };
+    fn size_of_newest(&mut self) {
+        let Some(streams) = &mut self.streams else { return };
         match self.sessions.newest().and_then(Session::size) {
             Some((rows, columns)) => {
                 if let Some(Err(error)) = streams.resize_to(&winsize(rows, columns)) {

@@ -12,8 +12,8 @@ use super::rotating::Rotating;
 use super::running::LOOK;
 use super::streams::{self, Streams};
 use super::{
-    Cx, Launch, Monitor, Outcome, Restart, Running, Sandbox, Source, StartError, Starting, State,
-    Timer, Transition,
+    Cx, Launch, Monitor, Outcome, Restart, Running, Source, StartError, Starting, State, Timer,
+    Transition,
 };
 use crate::child::lost::{RUN_VARIABLE, run_marker};
 use crate::child::{Cgroup, Child, ChildIo, Identity};
@@ -22,11 +22,6 @@ use crate::reactor::{Interest, SourceId};
 use crate::terminal::Terminal;
 
 impl Monitor {
-    pub(super) fn check_log(&self) -> Result<(), StartError> {
-        let Sandbox { log_dir, config_file, name, .. } = &self.sandbox;
-        LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)
-    }
-
     /// Asks the observers, and goes on when they grant the start.
     pub(super) fn claim(&mut self, cx: &mut Cx<'_>) {
         let State::Starting { launch, give_up } = &self.state else { return };
@@ -135,15 +130,6 @@ impl Monitor {
         opened.transpose().map_err(|error| StartError::Cgroup(error.to_string()))
     }
 
-    pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
-        let Sandbox { log_dir, config_file, name, log, .. } = &self.sandbox;
-        let open = match self.rotating {
-            Some(_) => LogFile::open_handing_out,
-            None => LogFile::open,
-        };
-        open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
-    }
-
     /// Relays the child's streams and watches for its end.
     pub(super) fn watch(
         &mut self,
@@ -189,6 +175,7 @@ impl Monitor {
         }
         if let Some(streams) = &mut self.streams {
             streams.enter_terminal();
+            streams.begin_log(pid);
         }
         self.rotating_goes_on(cx);
         // Those who were attached before the child was started again.

@@ -1,18 +1,21 @@
 //! The relays of one child: its output to the log and to our stdio, our stdin to it, and the
 //! terminal that both may be.
 
+mod log;
+
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::pty::Winsize;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::attach::AttachTo;
 use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
-use crate::logfile::{self, LogError, LogFile};
+use crate::logfile::{self, LogFile};
 use crate::reactor::{Context, Sources};
 use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, Sink};
 use crate::terminal::{self, Direction, Handle, RawState, Terminal};
@@ -40,6 +43,8 @@ pub(super) struct Streams {
     input: Option<Input<Handle, Source>>,
     link: Link,
     terminal: Option<Terminal>,
+    /// The size of the child's terminal that the log knows.
+    size: Option<Winsize>,
 }
 
 /// What a command gets as its streams, by what the sandbox wants and what our terminal is.
@@ -89,6 +94,7 @@ impl Streams {
                 ChildIo::Tty { .. } => Link::Pty,
             },
             terminal,
+            size: None,
         };
         let result = streams.connect(sandbox, io, &mut cx.sources);
         match result {
@@ -201,8 +207,7 @@ impl Streams {
     pub(super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_, Source>) {
         if self.input.is_none() && self.link != Link::Pipes {
             // Nobody has written to this terminal yet: a descriptor of its own for that.
-            let master = self.outputs.iter().find_map(|(_, output)| output.source());
-            let target = master.and_then(|master| master.as_fd().try_clone_to_owned().ok());
+            let target = self.master().and_then(|master| master.as_fd().try_clone_to_owned().ok());
             self.input = target.and_then(|target| Self::lasting_input(target).ok());
         }
         if let Some(input) = &mut self.input
@@ -225,14 +230,6 @@ impl Streams {
         self.outputs.iter().any(|(name, _)| *name == stream).then_some((to, stream))
     }
 
-    /// The last bytes of the log, `most` at most; none where it can't be read.
-    pub(super) fn log_tail(&mut self, most: usize) -> Vec<u8> {
-        self.log.tail(most).unwrap_or_else(|error| {
-            warn!("{error}");
-            Vec::new()
-        })
-    }
-
     /// Makes our terminal the child's, if it is to be and we are in the foreground.
     pub(super) fn enter_terminal(&mut self) -> RawState {
         let Some(terminal) = self.terminal.as_mut().filter(|_| self.link == Link::Session) else {
@@ -251,21 +248,10 @@ impl Streams {
         }
     }
 
-    /// Gives the child's PTY the size of our terminal.
-    pub(super) fn resize(&self) {
-        let size = self.terminal.as_ref().and_then(Terminal::window_size);
-        if let Some(size) = size
-            && let Some(Err(error)) = self.resize_to(&size)
-        {
-            debug!("can't resize the child's terminal: {error}");
-        }
-    }
-
-    /// Gives the child's PTY this size; `None` where it has none.
-    pub(super) fn resize_to(&self, size: &Winsize) -> Option<io::Result<()>> {
+    /// The child's terminal, where it has one.
+    fn master(&self) -> Option<&File> {
         let master = self.outputs.iter().find_map(|(_, output)| output.source());
-        let master = master.filter(|_| self.link != Link::Pipes)?;
-        Some(child::resize(master.as_fd(), size))
+        master.filter(|_| self.link != Link::Pipes)
     }
 
     /// Reads one of the child's streams; says whether anything came.
@@ -298,28 +284,10 @@ impl Streams {
         }
     }
 
-    /// Whether bytes wait for the log.
-    pub(super) fn wait_for_log(&self) -> bool {
-        self.outputs.iter().any(|(_, output)| output.waits_for_log())
-    }
-
-    /// Whether the log is to be tried again, although no output comes.
-    pub(super) fn log_needs_retry(&self) -> bool {
-        self.wait_for_log() || self.log.has_untold()
-    }
-
     /// Our readers get no more: the log alone does.
     pub(super) fn abandon_sinks(&mut self, sources: &mut Sources<'_, Source>) {
         for (_, output) in &mut self.outputs {
             output.abandon_sink(sources);
-        }
-    }
-
-    /// Offers the log again what it has not taken.
-    pub(super) fn retry_log(&mut self, sessions: &mut Sessions, sources: &mut Sources<'_, Source>) {
-        self.log.tell();
-        for (stream, output) in &mut self.outputs {
-            output.retry_log(&mut self.log, &mut sessions.audience(*stream), sources);
         }
     }
 
@@ -476,11 +444,6 @@ impl Streams {
     /// Whether the child has a terminal.
     pub(super) fn has_terminal(&self) -> bool {
         self.link != Link::Pipes
-    }
-
-    /// Opens the log anew by its name.
-    pub(super) fn reopen_log(&mut self) -> Result<(), LogError> {
-        self.log.reopen()
     }
 
     /// The log itself.

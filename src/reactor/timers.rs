@@ -13,6 +13,13 @@ pub struct TimerId {
     sequence: u64,
 }
 
+impl TimerId {
+    /// When it expires.
+    pub fn at(self) -> Instant {
+        self.at
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     timers: BTreeMap<TimerId, (HandlerId, T)>,
@@ -55,6 +62,11 @@ impl<'a, T: Copy> Timers<'a, T> {
         let now = Instant::now();
         // A time that no clock can name is as good as never: a century.
         let at = now.checked_add(after).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400));
+        self.set_at(at, timer)
+    }
+
+    /// Calls the handler once, at this time or as soon as the loop comes to it.
+    pub fn set_at(&mut self, at: Instant, timer: T) -> TimerId {
         self.queue.sequence += 1;
         let id = TimerId { at, sequence: self.queue.sequence };
         self.queue.timers.insert(id, (self.handler, timer));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::notice;
-use crate::logfile::{LogError, LogFile, Stream};
+use crate::logfile::{LogError, LogFile, Mark, Stream};
 
 /// How long after a failure the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
@@ -97,6 +97,21 @@ impl Log {
                 self.refuse(bytes.len(), error.written)
             }
         }
+    }
+
+    /// Notes what happens before the bytes that come next.
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        self.file.mark(mark);
+    }
+
+    /// When [`turn`](Self::turn) is to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.file.deadline()
+    }
+
+    /// Does what the log has to do by itself.
+    pub(crate) fn turn(&mut self) {
+        self.file.turn();
     }
 
     /// Closes the file and opens it by its name, now or at the next write.

@@ -70,6 +70,7 @@ impl State {
         let mut found: Vec<PathBuf> = entries
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix))
+            .filter(|path| path.extension().is_none_or(|extension| extension != "idx"))
             .collect();
         found.sort();
         found

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{DEFAULT_CONFIG_FILE, Forward, Input, Name, OnLogError, Restart, Rootfs};
 use vmon::terminal;
 
@@ -136,6 +136,11 @@ pub(super) struct LogArgs {
     )]
     pub(super) log_rotate_command: Option<OsString>,
 
+    /// Keep a time index beside the log: when each byte came, from which stream, and where runs
+    /// begin and end
+    #[arg(long, value_name = "SWITCH", value_enum, default_value_t = SwitchArg::On)]
+    log_index: SwitchArg,
+
     /// While the log can't be written: stop reading the output and lose nothing, or go on and
     /// count what the log lacks
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = OnLogErrorArg::Pause)]
@@ -250,6 +255,12 @@ pub(super) struct LifecycleArgs {
     pub(super) metrics_interval: Option<Duration>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SwitchArg {
+    On,
+    Off,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum OnLogErrorArg {
     Pause,
@@ -351,7 +362,7 @@ impl StreamArgs {
 
 impl LogArgs {
     /// With what was left out filled in; what can't be true together is told.
-    pub(super) fn retention(&self) -> Result<Retention, Failure> {
+    fn retention(&self) -> Result<Retention, Failure> {
         let defaults = Retention::default();
         let mut retention = Retention {
             max_size: self.log_max_size.unwrap_or(defaults.max_size),
@@ -380,6 +391,12 @@ impl LogArgs {
         // Whoever gives a total alone wants as many as that holds.
         retention.max_files = self.log_max_files.unwrap_or(u32::MAX);
         Ok(retention)
+    }
+
+    pub(super) fn options(&self) -> Result<LogOptions, Failure> {
+        let retention = self.retention()?;
+        let index = self.log_index == SwitchArg::On;
+        Ok(LogOptions { retention, index, ..LogOptions::default() })
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tracing::debug;
 use vmon::child::{Command, Signal};
 use vmon::control::Server;
-use vmon::logfile::{LogFile, Retention};
+use vmon::logfile::{LogFile, LogOptions};
 use vmon::monitor::{
     End, Forward, Input, Monitor, Name, OnLogError, Outcome, Restart, Rootfs, Sandbox, StartError,
     command_signals,
@@ -39,8 +39,8 @@ pub(super) struct Plan {
     config_file: Name,
     modified: DateTime<Utc>,
     rootfs: Option<Rootfs>,
-    retention: Retention,
     rotate_command: Option<OsString>,
+    log: LogOptions,
     on_log_error: OnLogError,
     forward: Forward,
     input: Input,
@@ -79,7 +79,7 @@ impl Plan {
             modified: record.modified(),
             rootfs: record.rootfs()?,
             config_file: record.config_file,
-            retention: log.retention()?,
+            log: log.options()?,
             rotate_command: log.log_rotate_command,
             on_log_error: log.on_log_error.into(),
             forward: streams.forward(detach)?,
@@ -113,7 +113,9 @@ impl Plan {
         let config_file = self.config_file.as_str();
         let sandbox = Sandbox::new(name.as_str(), config_file, &self.log_dir.path)?
             .config_last_modified(self.modified)
-            .retention(self.retention)
+            .retention(self.log.retention)
+            .log_format(self.log.format)
+            .log_index(self.log.index)
             .on_log_error(self.on_log_error)
             .forward(self.forward)
             .input(self.input)

@@ -1,0 +1,71 @@
+//! The log beside its bytes: opened before there is a child, tried again when it could not be
+//! written, told where a run begins and ends, and given its turns.
+
+use super::{Cx, Monitor, Outcome, Sandbox, StartError, Streams, Timer};
+use crate::child::ExitStatus;
+use crate::logfile::{End, LogFile, Mark};
+
+impl Monitor {
+    pub(super) fn check_log(&self) -> Result<(), StartError> {
+        let Sandbox { log_dir, config_file, name, .. } = &self.sandbox;
+        LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)
+    }
+
+    pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
+        let Sandbox { log_dir, config_file, name, log, .. } = &self.sandbox;
+        let open = match self.rotating {
+            Some(_) => LogFile::open_handing_out,
+            None => LogFile::open,
+        };
+        open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
+    }
+
+    pub(super) fn retry_log(&mut self, cx: &mut Cx<'_>) {
+        self.log_retry = None;
+        if let Some(streams) = &mut self.streams {
+            streams.retry_log(&mut self.sessions, &mut cx.sources);
+        }
+        self.output_moved(false, cx);
+    }
+
+    /// What the log has wanted to be called for is due, or was.
+    pub(super) fn log_due(&mut self, cx: &mut Cx<'_>) {
+        self.log_turn = None;
+        if let Some(streams) = &mut self.streams {
+            streams.log_turn();
+        }
+        // It may have been a rotation.
+        self.hand_on(cx);
+    }
+
+    /// Has the log called when it wants to be. A call that comes too early does nothing, so the
+    /// timer is set anew only where it would come too late.
+    pub(super) fn follow_log(&mut self, cx: &mut Cx<'_>) {
+        let Some(at) = self.streams.as_ref().and_then(Streams::log_deadline) else { return };
+        match self.log_turn {
+            Some(timer) if timer.at() <= at => return,
+            Some(timer) => cx.timers.cancel(timer),
+            None => {}
+        }
+        self.log_turn = Some(cx.timers.set_at(at, Timer::LogTurn));
+    }
+
+    /// This run is over, and so is its part of the log.
+    pub(super) fn close_log(&mut self, cx: &mut Cx<'_>) {
+        for timer in [self.log_retry.take(), self.log_turn.take()].into_iter().flatten() {
+            cx.timers.cancel(timer);
+        }
+    }
+}
+
+/// What the log says of a run's end; nothing for one that never began.
+pub(super) fn end_mark(outcome: &Outcome) -> Option<Mark> {
+    let Outcome::Ended { status, .. } = outcome else { return None };
+    Some(Mark::Stop(match status {
+        ExitStatus::Code(code) => u8::try_from(*code).map_or(End::Unknown, End::Exited),
+        ExitStatus::Signal(signal) => {
+            u8::try_from(signal.number()).map_or(End::Unknown, End::Signalled)
+        }
+        ExitStatus::Unknown => End::Unknown,
+    }))
+}
