@@ -12,7 +12,10 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Process, State, Terminal, assert_same, code, needs_terminal_program, noise, wait};
+use common::{
+    Process, State, Terminal, assert_same, code, contains, eventually, needs_terminal_program,
+    noise, wait,
+};
 use recorded::{Kind, Recording};
 use serde_json::Value;
 
@@ -77,6 +80,35 @@ fn an_asciicast_tells_sizes_times_and_the_command() {
         .map(|event| (event[0].as_f64().unwrap(), event[1].as_str().unwrap()))
         .collect();
     assert_eq!(events, [(0.02, "o"), (0.05, "r"), (0.05, "o"), (3600.05, "o")]);
+}
+
+#[test]
+fn a_run_on_a_terminal_is_a_recording() {
+    let state = State::new();
+    let script = "echo one; read line; stty size; echo \"got $line\"";
+    let mut terminal = Terminal::spawn(&mut state.run("web", &[], script));
+    terminal.wait_for("one");
+    terminal.resize(33, 77);
+    eventually("the new size", || {
+        // Until its index is there, the log tells no times, and that is told.
+        let cast = export(&state, &["web", "--to", "asciicast"]).output().unwrap().stdout;
+        contains(&cast, br#""r", "77x33"]"#)
+    });
+    terminal.send("text\r");
+    assert_eq!(terminal.finish(), 0);
+    let cast = String::from_utf8(exported(&state, &["web", "--to", "asciicast"])).unwrap();
+    let (head, events) = cast.split_once('\n').unwrap();
+    let head: Value = serde_json::from_str(head).unwrap();
+    assert_eq!((&head["width"], &head["height"]), (&100.into(), &40.into()));
+    assert_eq!(head["command"], format!("sh -c '{script}'"));
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let text: String = events
+        .iter()
+        .filter(|event| event[1] == "o")
+        .map(|event| event[2].as_str().unwrap())
+        .collect();
+    assert_eq!(text, "one\r\ntext\r\n33 77\r\ngot text\r\n");
 }
 
 #[test]

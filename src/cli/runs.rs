@@ -10,7 +10,7 @@ use vmon::logfile::read::{Entry, LogReader, ReadError, Warning};
 use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
-use super::select::Selector;
+use super::select::{Recorded, Selector};
 pub use bounds::{Bounds, BoundsError};
 pub use place::Place;
 
@@ -85,6 +85,7 @@ impl RunArgs {
 pub struct RunLog {
     reader: LogReader,
     run: Option<Run>,
+    started: Timestamp,
     /// What it begins with, until that is given.
     mark: Option<(Timestamp, Mark)>,
     /// What comes behind the next run's mark is no part of it.
@@ -112,21 +113,23 @@ impl RunLog {
         let bounds = Bounds::of(runs, place, &mut reader)?;
         reader.stop_at(bounds.end.map_or(end, |own| own.min(end)));
         reader.seek(bounds.start);
-        let run = place.run(runs).cloned();
         let one_run = runs != Runs::All;
+        let recorded = place.sandbox.as_ref().map(Recorded::runs).unwrap_or_default();
+        let run = if one_run { place.run(runs) } else { recorded.last() };
+        let started = run.and_then(|run| run.started_at).map(moment).unwrap_or_default();
+        let run = run.filter(|_| one_run || recorded.len() == 1).cloned();
         let (timed, empty) = (bounds.mark.is_some(), true);
-        Ok(Self { reader, run, mark: bounds.mark, one_run, timed, empty })
+        Ok(Self { reader, run, started, mark: bounds.mark, one_run, timed, empty })
     }
 
-    /// The run, as the record has it; of all runs the latest.
+    /// The run, as the record has it; of several there is no one.
     pub fn run(&self) -> Option<&Run> {
         self.run.as_ref()
     }
 
-    /// When the run was asked for, as far as that is known.
+    /// When the first of the runs was asked for, as far as that is known.
     pub fn started(&self) -> Timestamp {
-        let started = self.run().and_then(|run| run.started_at);
-        started.map(moment).unwrap_or_default()
+        self.started
     }
 
     /// Whether no byte has been given.

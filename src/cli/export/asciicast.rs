@@ -16,16 +16,17 @@ const SIZE: (u16, u16) = (80, 24);
 #[derive(Debug)]
 pub struct Asciicast {
     about: About,
-    /// `None` once the first line is written.
-    size: Option<(u16, u16)>,
+    size: (u16, u16),
+    /// Whether the first line is written.
+    begun: bool,
     timeline: Timeline,
     texts: [Text; 2],
 }
 
 impl Asciicast {
     pub fn new(about: About) -> Self {
-        let timeline = Timeline::default();
-        Self { about, size: Some(SIZE), timeline, texts: Default::default() }
+        let (timeline, texts) = (Timeline::default(), Default::default());
+        Self { about, size: SIZE, begun: false, timeline, texts }
     }
 
     /// Adds to `out` what the recording has of an entry.
@@ -35,12 +36,12 @@ impl Asciicast {
                 self.end_texts(out);
                 self.timeline.begin(time);
             }
-            Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if self.size.is_some() => {
-                self.size = Some((columns, rows));
-            }
             Entry::Mark { time, mark: Mark::Resize { columns, rows } } => {
                 let at = self.timeline.at(Some(time));
-                event(at, "r", &format!("{columns}x{rows}"), out);
+                let before = std::mem::replace(&mut self.size, (columns, rows));
+                if self.begun && before != self.size {
+                    event(at, "r", &format!("{columns}x{rows}"), out);
+                }
             }
             Entry::Mark { .. } => {}
             Entry::Bytes { time, stream, bytes } => {
@@ -61,10 +62,9 @@ impl Asciicast {
     }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
-        if let Some((width, height)) = self.size.take() {
-            out.extend_from_slice(
-                header(&self.about, width, height, self.timeline.moment()).as_bytes(),
-            );
+        if !std::mem::replace(&mut self.begun, true) {
+            let head = header(&self.about, self.size, self.timeline.moment());
+            out.extend_from_slice(head.as_bytes());
         }
     }
 
@@ -77,7 +77,8 @@ impl Asciicast {
     }
 }
 
-fn header(about: &About, width: u16, height: u16, moment: Option<Timestamp>) -> String {
+fn header(about: &About, size: (u16, u16), moment: Option<Timestamp>) -> String {
+    let (width, height) = size;
     let mut header = json!({
         "version": 2,
         "width": width,

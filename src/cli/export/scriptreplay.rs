@@ -22,8 +22,9 @@ pub struct Script {
 #[derive(Debug)]
 pub struct Recording {
     about: About,
-    /// `None` once the heads are written.
-    size: Option<Option<(u16, u16)>>,
+    size: Option<(u16, u16)>,
+    /// Whether the heads are written.
+    begun: bool,
     timeline: Timeline,
     /// Up to which time it is told, in microseconds.
     told: u64,
@@ -31,7 +32,7 @@ pub struct Recording {
 
 impl Recording {
     pub fn new(about: About) -> Self {
-        Self { about, size: Some(None), timeline: Timeline::default(), told: 0 }
+        Self { about, size: None, begun: false, timeline: Timeline::default(), told: 0 }
     }
 
     /// Adds to `out` what the files have of an entry.
@@ -40,13 +41,13 @@ impl Recording {
             Entry::Mark { time, mark: Mark::Start { .. } } => {
                 self.timeline.begin(time);
             }
-            Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if self.size.is_some() => {
-                self.size = Some(Some((columns, rows)));
-            }
             Entry::Mark { time, mark: Mark::Resize { columns, rows } } => {
                 let at = self.timeline.at(Some(time));
-                let delay = self.delay(at);
-                line(out, &format!("S {delay} SIGWINCH ROWS={rows} COLS={columns}"));
+                let before = self.size.replace((columns, rows));
+                if self.begun && before != self.size {
+                    let delay = self.delay(at);
+                    line(out, &format!("S {delay} SIGWINCH ROWS={rows} COLS={columns}"));
+                }
             }
             Entry::Mark { .. } => {}
             Entry::Bytes { time, bytes, .. } => {
@@ -65,7 +66,9 @@ impl Recording {
     }
 
     fn begin(&mut self, out: &mut Script) {
-        let Some(size) = self.size.take() else { return };
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
         let mut head = "Script started".to_owned();
         let started = self.timeline.moment().map(short);
         if let Some(started) = &started {
@@ -76,7 +79,7 @@ impl Recording {
             .extend_from_slice(format!("{head} [{}]\n", printable(&self.about.title)).as_bytes());
         let mut headers = Vec::new();
         headers.extend(started.map(|started| ("START_TIME", started)));
-        if let Some((columns, rows)) = size {
+        if let Some((columns, rows)) = self.size {
             headers.extend([("COLUMNS", columns.to_string()), ("LINES", rows.to_string())]);
         }
         headers.extend(

@@ -47,6 +47,7 @@ fn an_asciicast_has_the_size_the_times_and_what_the_record_knows() {
         start(0),
         size(1, 100, 40),
         bytes(500, Stream::Tty, b"a\r\n\x1b[1m"),
+        size(600, 100, 40),
         size(700, 90, 30),
         end,
     ];
@@ -135,6 +136,7 @@ fn a_script_has_the_bytes_behind_its_first_line_and_the_times_beside_it() {
         start(0),
         size(0, 100, 40),
         bytes(1500, Stream::Tty, b"ab\r\n"),
+        size(1550, 100, 40),
         size(1600, 90, 30),
         bytes(1600, Stream::Stderr, b"c"),
         bytes(61_600, Stream::Stdout, b"d"),

@@ -46,8 +46,8 @@ impl Bounds {
         Ok(Self::of_run(run, others, reader)?)
     }
 
-    /// A run goes from its mark to the next one. Where its mark is not to be found, because it was
-    /// rotated away, or the log has none, times tell.
+    /// A run goes from its mark to that of its end, or of the next one. Where its mark is not to be
+    /// found, because it was rotated away, or the log has none, times tell.
     fn of_run(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
         let window = Window::of(run, others);
         let Some(from) = window.from else {
@@ -57,15 +57,20 @@ impl Bounds {
         reader.seek(from);
         let mut begun = None;
         while let Some((time, mark)) = reader.next_mark()? {
-            let Mark::Start { pid } = mark else { continue };
-            if let Some((start, mark)) = begun {
-                let end = Some(reader.position());
-                return Ok(Self { start, end, mark: Some(mark) });
-            }
-            if window.begins_with(time, pid) {
-                begun = Some((reader.position(), (time, mark)));
-            } else if window.until.is_some_and(|until| until <= time) {
-                break;
+            match (mark, begun) {
+                // The latest may not be all that there is of it yet.
+                (Mark::Stop(_), Some(_)) if window.until.is_none() => {}
+                (Mark::Start { .. } | Mark::Stop(_), Some((start, mark))) => {
+                    let end = Some(reader.position());
+                    return Ok(Self { start, end, mark: Some(mark) });
+                }
+                (Mark::Start { pid }, None) if window.begins_with(time, pid) => {
+                    begun = Some((reader.position(), (time, mark)));
+                }
+                (Mark::Start { .. }, None) if window.until.is_some_and(|until| until <= time) => {
+                    break;
+                }
+                _ => {}
             }
         }
         let end = match (begun, window.until) {
