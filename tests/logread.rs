@@ -6,7 +6,7 @@
 mod logs;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use tempfile::tempdir;
@@ -303,9 +303,26 @@ fn an_index_that_has_its_generations_name_already_is_the_logs() {
     let (made, all) = (Made::new(), chunks());
     made.raw(&generation(1), &all);
     made.write("", &joined(&all));
-    made.write(".00000002.idx", &index(&all));
+    let mut index = index(&all);
+    index[16..24].copy_from_slice(&fs::metadata(made.path("")).unwrap().ino().to_le_bytes());
+    made.write(".00000002.idx", &index);
     let twice: Vec<Told> = (0..2).flat_map(|_| expected(&all, b"")).collect();
     assert_eq!(told(&mut open(made.log_dir())), twice);
+}
+
+#[test]
+fn an_index_whose_generation_was_taken_away_is_not_the_logs() {
+    let (made, all) = (Made::new(), chunks());
+    made.raw(&generation(1), &all);
+    made.raw("", &all);
+    let mut other = index(&all[..2]);
+    other[16] = 1;
+    made.write(".00000002.idx", &other);
+    let twice: Vec<Told> = (0..2).flat_map(|_| expected(&all, b"")).collect();
+    assert_eq!(told(&mut open(made.log_dir())), twice);
+    fs::remove_file(made.path(".idx")).unwrap();
+    let unknown = (None, None, joined(&all));
+    assert_eq!(told(&mut open(made.log_dir())).last(), Some(&unknown));
 }
 
 #[test]

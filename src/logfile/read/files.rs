@@ -17,9 +17,6 @@ use super::segment::{Role, Segment};
 use super::times::Times;
 use super::{ReadError, Warning};
 
-/// How often the files may change under our hands before we give up for now.
-const ATTEMPTS: usize = 100;
-
 /// What is at the current log's name.
 #[derive(Debug)]
 pub(super) enum Look {
@@ -36,6 +33,12 @@ pub(super) struct Index {
     pub(super) identity: Identity,
     /// None where it is no index that is known here.
     pub(super) times: Option<Times>,
+}
+
+impl Index {
+    fn inode(&self) -> Option<u64> {
+        self.times.as_ref().map(Times::inode)
+    }
 }
 
 /// Where the files are.
@@ -127,8 +130,9 @@ impl Files {
         }
     }
 
-    /// The index of the log is beside it, or has the generation's name already. What is found
-    /// beside the log may be the next one's by now: then the log is not in its place any more.
+    /// The index of the log is beside it, or has the generation's name already. Each is this log's
+    /// only if the log was still, or already, in the place that goes with it when the index had been
+    /// opened: the next log's index is made after the next log.
     fn find_current_index(
         &mut self,
         directory: &Directory,
@@ -136,22 +140,18 @@ impl Files {
     ) -> Result<(), ReadError> {
         let log = self.place.log_name().to_owned();
         let later = name(&log, segment.number);
-        for _ in 0..ATTEMPTS {
-            if self.find_index(directory, &later, segment)? {
-                return Ok(());
-            }
-            let found = open_index(directory, &log)?;
-            let there = directory.stat(&log)?;
-            let renamed = directory.stat(&index::name(&later))?.is_some();
-            let same = there.as_ref().map(Identity::of) == Some(segment.identity);
-            match found {
-                _ if renamed => {}
-                Some(index) if same => {
-                    self.warnings.extend(segment.use_index(index));
-                    return Ok(());
-                }
-                _ => return Ok(()),
-            }
+        let ours = Some(segment.identity);
+        let beside = open_index(directory, &log)?;
+        if beside.is_some() && directory.identity_of(&log)? == ours {
+            self.warnings.extend(beside.and_then(|index| segment.use_index(index)));
+            return Ok(());
+        }
+        let renamed = open_index(directory, &later)?;
+        let in_place = directory.identity_of(&log)? == ours;
+        // In the middle of a rotation; but where somebody has taken a generation away, that one's.
+        let of_this = renamed.as_ref().and_then(Index::inode) == Some(segment.identity.inode());
+        if (in_place && of_this) || directory.identity_of(&later)? == ours {
+            self.warnings.extend(renamed.and_then(|index| segment.use_index(index)));
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ const BLOCK: u64 = 170;
 #[derive(Debug)]
 pub(super) struct Times {
     file: File,
+    inode: u64,
     records: Vec<u8>,
     /// The number of the first record that was read last.
     first: u64,
@@ -24,8 +25,13 @@ impl Times {
     pub(super) fn new(file: File) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER];
         let read = read_at(&file, &mut header, 0)?;
-        let known = read == HEADER && Header::decode(&header).is_some();
-        Ok(known.then_some(Self { file, records: Vec::new(), first: 0 }))
+        let header = Header::decode(&header).filter(|_| read == HEADER);
+        Ok(header.map(|Header { inode }| Self { file, inode, records: Vec::new(), first: 0 }))
+    }
+
+    /// Of the log that it was begun for.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// Whether the file has no name any more.
