@@ -133,6 +133,12 @@ pub enum Warning {
     },
 }
 
+impl Warning {
+    fn damaged(path: PathBuf, error: &io::Error) -> Self {
+        Self::Damaged { path, why: error.to_string() }
+    }
+}
+
 /// What is not given yet of a log that is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Hold {
@@ -296,8 +302,7 @@ impl LogReader {
             match segment.ready(Bounds { hold: self.hold, end }) {
                 Ok(true) => return Ok(true),
                 Err(ReadError::Io { path, source }) if segment.is_packed() => {
-                    let why = source.to_string();
-                    self.files.warnings.push(Warning::Damaged { path, why });
+                    self.files.warn(Some(Warning::damaged(path, &source)));
                     self.segment = None;
                 }
                 Err(error) => return Err(error),
@@ -347,7 +352,13 @@ impl LogReader {
         self.next = segment.number + 1;
         match self.entry.take() {
             Some(entry) if entry.number == segment.number => {
-                segment.go_to(entry.offset, entry.record)?;
+                match segment.go_to(entry.offset, entry.record) {
+                    Err(ReadError::Io { path, source }) if segment.is_packed() => {
+                        self.files.warn(Some(Warning::damaged(path, &source)));
+                        return Ok(());
+                    }
+                    gone => gone?,
+                }
                 self.skip = entry.skip;
             }
             _ => self.skip = 0,

@@ -47,11 +47,24 @@ pub(super) struct Files {
     place: Place,
     /// What the caller has not been told yet.
     pub(super) warnings: Vec<Warning>,
+    /// The files that something is known to be wrong with: each is told once.
+    told: Vec<PathBuf>,
 }
 
 impl Files {
     pub(super) fn new(place: Place) -> Self {
-        Self { place, warnings: Vec::new() }
+        Self { place, warnings: Vec::new(), told: Vec::new() }
+    }
+
+    /// Tells what is wrong with a file.
+    pub(super) fn warn(&mut self, warning: Option<Warning>) {
+        if let Some(Warning::Index { path, .. } | Warning::Damaged { path, .. }) = &warning {
+            if self.told.contains(path) {
+                return;
+            }
+            self.told.push(path.clone());
+        }
+        self.warnings.extend(warning);
     }
 
     pub(super) fn path(&self) -> &std::path::Path {
@@ -143,7 +156,7 @@ impl Files {
         let ours = Some(segment.identity);
         let beside = open_index(directory, &log)?;
         if beside.is_some() && directory.identity_of(&log)? == ours {
-            self.warnings.extend(beside.and_then(|index| segment.use_index(index)));
+            self.warn(beside.and_then(|index| segment.use_index(index)));
             return Ok(());
         }
         let renamed = open_index(directory, &later)?;
@@ -151,7 +164,7 @@ impl Files {
         // In the middle of a rotation; but where somebody has taken a generation away, that one's.
         let of_this = renamed.as_ref().and_then(Index::inode) == Some(segment.identity.inode());
         if (in_place && of_this) || directory.identity_of(&later)? == ours {
-            self.warnings.extend(renamed.and_then(|index| segment.use_index(index)));
+            self.warn(renamed.and_then(|index| segment.use_index(index)));
         }
         Ok(())
     }
@@ -164,7 +177,7 @@ impl Files {
         segment: &mut Segment,
     ) -> Result<bool, ReadError> {
         let Some(index) = open_index(directory, name)? else { return Ok(false) };
-        self.warnings.extend(segment.use_index(index));
+        self.warn(segment.use_index(index));
         Ok(true)
     }
 

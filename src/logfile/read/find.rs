@@ -73,12 +73,15 @@ impl LogReader {
         self.aside(|reader| {
             let number = reader.file_of_time(time)?;
             reader.seek(Position::beginning_of(number));
-            if reader.enter()?
-                && let Some(segment) = &mut reader.segment
-            {
-                segment.go_to_time(time)?;
+            reader.enter()?;
+            let Some(segment) = &mut reader.segment else {
+                return Ok(reader.position());
+            };
+            match segment.go_to_time(time) {
+                // It is told when it is read.
+                Err(_) if segment.is_packed() => Ok(Position::beginning_of(number)),
+                gone => gone.map(|()| reader.position()),
             }
-            Ok(reader.position())
         })
     }
 
