@@ -39,7 +39,7 @@ impl Tmux {
             eprintln!("skipped: {missing}");
             return None;
         }
-        tmux.wait("all is shown", || tmux.screen().lines().any(|line| line == LAST_LINE));
+        tmux.wait("all is shown", || tmux.screen().lines().any(is_last));
         Some(tmux)
     }
 
@@ -97,6 +97,15 @@ impl Drop for Tmux {
     fn drop(&mut self) {
         let _ = self.command(&["kill-server"]);
     }
+}
+
+/// Whether the line has no attributes of its own: tmux tells where those of the line before end.
+fn is_last(mut line: &str) -> bool {
+    let ends = ["\x1b[0m", "\x1b[39m", "\x1b[49m", "\x1b[59m", "\x0f"];
+    while let Some(rest) = ends.iter().find_map(|end| line.strip_prefix(end)) {
+        line = rest;
+    }
+    line == LAST_LINE
 }
 
 #[test]
