@@ -269,12 +269,28 @@ impl LogFile {
     /// where this one got stuck, so a caller that gives the rest then loses nothing and doubles
     /// nothing.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
-        self.write_at(Timestamp::now(), stream, bytes)
+        self.write_using(&mut [], stream, bytes)
     }
 
-    fn write_at(&mut self, now: Timestamp, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
+    /// The same, for a caller that has memory to spare for the making of records.
+    pub(crate) fn write_using(
+        &mut self,
+        workspace: &mut [u8],
+        stream: Stream,
+        bytes: &[u8],
+    ) -> Result<(), WriteError> {
+        self.write_at(Timestamp::now(), workspace, stream, bytes)
+    }
+
+    fn write_at(
+        &mut self,
+        now: Timestamp,
+        workspace: &mut [u8],
+        stream: Stream,
+        bytes: &[u8],
+    ) -> Result<(), WriteError> {
         let mut written = 0;
-        let outcome = self.write_counting(now, stream, bytes, &mut written);
+        let outcome = self.write_counting(now, workspace, stream, bytes, &mut written);
         self.bytes_written = self.bytes_written.saturating_add(written as u64);
         outcome.map_err(|source| {
             // The reason may be that the file is not the log any more (ESTALE).
@@ -368,13 +384,14 @@ impl LogFile {
     fn write_counting(
         &mut self,
         now: Timestamp,
+        workspace: &mut [u8],
         stream: Stream,
         bytes: &[u8],
         written: &mut usize,
     ) -> Result<(), LogError> {
         self.look_when_due()?;
         if self.options.format != Format::Raw {
-            return self.write_records(now, stream, bytes, written);
+            return self.write_records(now, stream, bytes, workspace, written);
         }
         while let Some(rest) = bytes.get(*written..)
             && !rest.is_empty()

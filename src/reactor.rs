@@ -131,6 +131,8 @@ pub struct Context<'a, H: Handler> {
     /// One call is to take no more from a source than this holds, so that none holds up the
     /// others: it is 512 KiB long, and 32 KiB while sources of several handlers are ready.
     pub scratch: &'a mut [u8],
+    /// The same, for what is made of those bytes: 192 KiB.
+    pub(crate) spare: &'a mut [u8],
 }
 
 /// A handler on a reactor. Never names another one, also after that has been removed.
@@ -276,13 +278,15 @@ impl<H: Handler> Reactor<H> {
         }
         let handler = slot.handler.as_mut()?;
         if self.scratch.is_empty() {
-            self.scratch = vec![0; share::WHOLE].into_boxed_slice();
+            self.scratch = vec![0; share::WHOLE + share::SPARE].into_boxed_slice();
         }
+        let (scratch, spare) = self.scratch.split_at_mut(share::WHOLE);
         let mut cx = Context {
             sources: Sources::new(id, self.poll.registry(), &mut self.slots),
             timers: Timers::new(id, &mut self.queue),
             allowance: Allowance::new(&mut self.allowance, &mut slot.taken),
-            scratch: self.scratch.get_mut(..self.slice).unwrap_or_default(),
+            scratch: scratch.get_mut(..self.slice).unwrap_or_default(),
+            spare,
         };
         let result = f(handler, &mut cx);
         let done = handler.is_done();

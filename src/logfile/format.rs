@@ -16,6 +16,9 @@ pub const LONGEST: usize = 16 << 10;
 /// A smaller limit for files can't always be kept: there are records that need so much.
 pub(super) const SMALLEST: u64 = 128;
 
+/// More than what a run ends with.
+pub(super) const ENDS: usize = 256;
+
 const STDOUT: &[u8; 6] = b"stdout";
 const STDERR: &[u8; 6] = b"stderr";
 
@@ -92,6 +95,29 @@ impl Decoder {
     }
 }
 
+/// Where records are put.
+struct Out<'a> {
+    place: &'a mut [u8],
+    used: usize,
+}
+
+impl Out<'_> {
+    /// `None`, and nothing is put, where there is no room.
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        let end = self.used + bytes.len();
+        self.place.get_mut(self.used..end)?.copy_from_slice(bytes);
+        self.used = end;
+        Some(())
+    }
+}
+
+/// How much place the first record of so many bytes needs at most.
+pub(super) fn enough(count: usize) -> usize {
+    // With a character that was held back.
+    ((count + 3) * json::LONGEST_ESCAPE + json::AROUND).min(LONGEST_ON_DISK)
+}
+
 /// Makes records of what a child writes, for a log or for somebody who exports one.
 ///
 /// Each chunk becomes records at once, also where it ends within a line. What is held back
@@ -161,62 +187,75 @@ impl Encoder {
     /// Appends the records of `bytes` to `out`. A terminal counts as stdout, and a line of our own
     /// as stderr.
     pub fn encode(&mut self, time: Timestamp, stream: Stream, bytes: &[u8], out: &mut Vec<u8>) {
-        self.encode_within(usize::MAX, time, stream, bytes, out);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let start = out.len();
+            out.resize(start + enough(rest.len()), 0);
+            let place = out.get_mut(start..).unwrap_or_default();
+            let (taken, size) = self.encode_into(place, time, stream, rest);
+            out.truncate(start + size);
+            rest = rest.get(taken..).unwrap_or_default();
+        }
     }
 
-    /// Appends as many records as have no more than `room` bytes together, and says how many of
-    /// `bytes` are done with. What is given anew with the rest is what would have followed.
+    /// Puts as many records of `bytes` as fit there into `place`. Says how many of `bytes` are done
+    /// with, and how much of `place` has been used. What is given anew with the rest of `bytes` is
+    /// what would have followed.
     ///
     /// The same encoder makes the same records of the same bytes: one that was copied before, with
-    /// a room that ends with a record, tells what the records up to there have taken.
-    pub(super) fn encode_within(
+    /// a place that ends with a record, tells what the records up to there have taken.
+    pub(super) fn encode_into(
         &mut self,
-        room: usize,
+        place: &mut [u8],
         time: Timestamp,
         stream: Stream,
         bytes: &[u8],
-        out: &mut Vec<u8>,
-    ) -> usize {
+    ) -> (usize, usize) {
         let longest = self.longest;
         let (line, name) = match stream {
             Stream::Stdout | Stream::Tty => (&mut self.stdout, STDOUT),
             Stream::Stderr | Stream::Notice => (&mut self.stderr, STDERR),
         };
-        match self.format {
+        let mut out = Out { place, used: 0 };
+        let taken = match self.format {
             Format::Raw => {
-                let part = bytes.get(..room).unwrap_or(bytes);
-                out.extend_from_slice(part);
-                part.len()
+                let part = bytes.get(..out.place.len()).unwrap_or(bytes);
+                out.put(part).map_or(0, |()| part.len())
             }
             Format::Cri => {
-                let (part, open) = cri::encode(time, name, bytes, longest, room, out);
+                let (taken, open) = cri::encode(time, name, bytes, longest, &mut out);
                 line.open = open.unwrap_or(line.open);
-                part
+                taken
             }
-            Format::Json => json::encode(time, name, bytes, &mut line.kept, longest, room, out),
-        }
+            Format::Json => json::encode(time, name, bytes, longest, &mut line.kept, &mut out),
+        };
+        (taken, out.used)
     }
 
     /// Appends what a run ends with: the end of a line that has none, which a CRI reader waits
     /// for, and what was held back of a character that will not be finished.
     pub fn finish(&mut self, time: Timestamp, out: &mut Vec<u8>) {
-        self.finish_within(usize::MAX, time, out);
+        let mut place = [0; ENDS];
+        let size = self.finish_into(&mut place, time);
+        out.extend_from_slice(place.get(..size).unwrap_or_default());
     }
 
-    /// The same, stream by stream, as far as there is room.
-    pub(super) fn finish_within(&mut self, room: usize, time: Timestamp, out: &mut Vec<u8>) {
-        let end = out.len().saturating_add(room);
+    /// The same as far as it fits into `place`, stream by stream. Says how much has been used.
+    pub(super) fn finish_into(&mut self, place: &mut [u8], time: Timestamp) -> usize {
+        let mut out = Out { place, used: 0 };
         for (line, name) in [(&mut self.stdout, STDOUT), (&mut self.stderr, STDERR)] {
-            let start = out.len();
-            if line.open {
-                cri::encode(time, name, b"\n", 1, usize::MAX, out);
-            }
-            json::finish(time, name, &line.kept, out);
-            if out.len() > end {
-                return out.truncate(start);
+            let kept = line.kept.bytes();
+            let fits = match (line.open, kept.is_empty()) {
+                (true, _) => cri::encode(time, name, b"\n", 1, &mut out).0 == 1,
+                (_, false) => json::write(time, name, kept, &mut out).is_some(),
+                (false, true) => true,
+            };
+            if !fits {
+                break;
             }
             *line = Line::default();
         }
+        out.used
     }
 
     /// Whether there is something to finish.

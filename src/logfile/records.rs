@@ -7,16 +7,16 @@ use std::io;
 use super::current::Current;
 use super::directory::Directory;
 use super::entry::{Stream, Timestamp};
-use super::format::{self, Encoder, LONGEST_ON_DISK, SMALLEST, sniff};
+use super::format::{self, ENDS, Encoder, LONGEST_ON_DISK, SMALLEST, enough, sniff};
 use super::tail::{read, read_end};
 use super::{Format, LogError, LogFile};
 
-/// The most that is written at once. With room for one record more that is so much that glibc maps
-/// it by itself (mallopt(3), `M_MMAP_THRESHOLD`): nothing of it stays behind.
-const BUFFER: usize = 256 << 10;
+/// The most that is written at once where the caller gives no workspace. So much is mapped by
+/// itself (mallopt(3), `M_MMAP_THRESHOLD`): nothing of it stays behind.
+const BUFFER: usize = 160 << 10;
 
-/// Chunks up to this size get a buffer of their own size.
-const SMALL: usize = 4 << 10;
+/// A chunk up to this size gets as much as its first record may need.
+const SMALL: usize = 2 << 10;
 
 /// How much of the end of a log is looked through for lines that an earlier run left unfinished.
 const END: usize = 256 << 10;
@@ -24,25 +24,41 @@ const END: usize = 256 << 10;
 /// Enough of a log to tell whether its first line may be a record.
 const BEGINNING: usize = 128;
 
+/// What has become of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Put {
+    Done,
+    /// Nothing yet: there may be room in the log now.
+    Again,
+    /// There is no place where the first of them can be made.
+    TooLarge,
+}
+
 impl LogFile {
-    /// Puts records of `bytes` into the log, and counts those of `bytes` that whole ones have.
+    /// Puts records of `bytes` into the log, and counts those of `bytes` that whole ones have. They
+    /// are made in `workspace`, where that is large enough.
     pub(super) fn write_records(
         &mut self,
         now: Timestamp,
         stream: Stream,
         bytes: &[u8],
+        workspace: &mut [u8],
         written: &mut usize,
     ) -> Result<(), LogError> {
         if self.left_open {
             self.end_lines(now)?;
         }
-        let mut buffer = buffer(bytes.len());
+        let mut own = Vec::new();
         while let Some(rest) = bytes.get(*written..)
             && !rest.is_empty()
         {
-            self.put(&mut buffer, written, |encoder, room, out| {
-                encoder.encode_within(room, now, stream, rest, out)
+            let place = if own.is_empty() { &mut *workspace } else { own.as_mut_slice() };
+            let put = self.put(place, written, |encoder, place| {
+                encoder.encode_into(place, now, stream, rest)
             })?;
+            if put == Put::TooLarge {
+                own.resize(if rest.len() > SMALL { BUFFER } else { enough(rest.len()) }, 0);
+            }
         }
         Ok(())
     }
@@ -50,46 +66,49 @@ impl LogFile {
     /// Ends what is unfinished in each stream.
     pub(super) fn end_lines(&mut self, now: Timestamp) -> Result<(), LogError> {
         while self.encoder.is_unfinished() {
-            self.put(&mut Vec::new(), &mut 0, |encoder, room, out| {
-                encoder.finish_within(room, now, out);
-                0
+            self.put(&mut [0; ENDS], &mut 0, |encoder, place| {
+                (0, encoder.finish_into(place, now))
             })?;
         }
         self.left_open = false;
         Ok(())
     }
 
-    /// Puts the records that `make` makes into the log: as many as there is room for, or makes
-    /// room. Adds what `make` says that they have taken to `taken`.
+    /// Puts records into the log, or makes room for them. `make` makes them in a part of `place`,
+    /// and says what they have taken, which is added to `taken`, and how long they are.
     fn put(
         &mut self,
-        buffer: &mut Vec<u8>,
+        place: &mut [u8],
         taken: &mut usize,
-        make: impl Fn(&mut Encoder, usize, &mut Vec<u8>) -> usize,
-    ) -> Result<(), LogError> {
-        let Some(current) = &mut self.current else { return self.reopen() };
+        make: impl Fn(&mut Encoder, &mut [u8]) -> (usize, usize),
+    ) -> Result<Put, LogError> {
+        let Some(current) = &mut self.current else { return self.reopen().map(|()| Put::Again) };
         // Where it can't be taken back, the file ends there.
         if current.cut_torn().is_err() {
-            return self.rotate();
+            return self.rotate().map(|()| Put::Again);
         }
-        let before = self.encoder;
         let room = room(current, self.limits.most(&self.index));
-        buffer.clear();
-        let mut count = make(&mut self.encoder, room, buffer);
-        if buffer.is_empty() && count == 0 {
-            return self.rotate();
+        let before = self.encoder;
+        let fitting = room.min(place.len());
+        let place = place.get_mut(..fitting).unwrap_or_default();
+        let (mut count, size) = make(&mut self.encoder, place);
+        if (count, size) == (0, 0) {
+            if fitting < room {
+                return Ok(Put::TooLarge);
+            }
+            return self.rotate().map(|()| Put::Again);
         }
-        let (whole, outcome) = current.append_records(buffer);
-        if whole < buffer.len() {
+        let (whole, outcome) = current.append_records(place.get(..size).unwrap_or_default());
+        if whole < size {
             self.encoder = before;
-            buffer.clear();
-            count = make(&mut self.encoder, whole, buffer);
+            (count, _) = make(&mut self.encoder, place.get_mut(..whole).unwrap_or_default());
         }
         *taken += count;
         if whole > 0 {
             self.has_bytes();
         }
-        outcome.map_err(|source| LogError::io("write to the log", self.place.path(), source))
+        outcome.map_err(|source| LogError::io("write to the log", self.place.path(), source))?;
+        Ok(Put::Done)
     }
 
     /// Whether what was found in the log can be gone on with: it has this run's format, and
@@ -137,18 +156,12 @@ impl LogFile {
     }
 }
 
-/// One for a chunk of this size: records of whole chunks where they are small.
-fn buffer(chunk: usize) -> Vec<u8> {
-    Vec::with_capacity(if chunk > SMALL { BUFFER + LONGEST_ON_DISK } else { 2 * chunk + 128 })
-}
-
-/// How much fits into the log now, and into the buffer.
+/// How much fits into the log now.
 fn room(log: &Current, max_size: u64) -> usize {
     if max_size == 0 {
-        return BUFFER;
+        return usize::MAX;
     }
-    let left = max_size.max(SMALLEST).saturating_sub(log.size());
-    usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER))
+    usize::try_from(max_size.max(SMALLEST).saturating_sub(log.size())).unwrap_or(usize::MAX)
 }
 
 /// What a log that has no time index beside it is.

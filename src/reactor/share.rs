@@ -13,6 +13,9 @@ use super::HandlerId;
 /// `process::settle_heap`.
 pub(super) const WHOLE: usize = 512 * 1024;
 
+/// How much there is beside it for what a handler makes of the bytes.
+pub(super) const SPARE: usize = 192 * 1024;
+
 /// How much of it a handler gets while others have something to do too: what one turn takes is what
 /// all others wait for. 32 KiB are through to a log in some 25 microseconds.
 const PART: usize = 32 * 1024;

@@ -76,7 +76,7 @@ impl Log {
 
     /// Writes `bytes` of a stream, and says how many are done with: in the log, or left out for good. The rest
     /// must be offered again, after [`RETRY`].
-    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> usize {
         if let State::Failing { again } = self.state
             && Instant::now() < again
         {
@@ -85,7 +85,7 @@ impl Log {
         if !self.tell_untold() {
             return self.refuse(bytes.len(), 0);
         }
-        match self.file.write(stream, bytes) {
+        match self.file.write_using(spare, stream, bytes) {
             Ok(()) => {
                 self.logged += bytes.len() as u64;
                 self.recovered();

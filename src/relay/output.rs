@@ -117,7 +117,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         let (count, stopped) = self.gather(cx.scratch.get_mut(..room).unwrap_or_default());
         if count > 0 {
             let bytes = cx.scratch.get(..count).unwrap_or_default();
-            self.relay(bytes, log, audience, &mut cx.sources);
+            self.relay(bytes, cx.spare, log, audience, &mut cx.sources);
         }
         match &stopped {
             // The next turn goes on, also where an earlier one took the edge for used up.
@@ -206,7 +206,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             return;
         }
         let held = std::mem::take(&mut self.held);
-        self.relay(&held, log, audience, sources);
+        self.relay(&held, &mut [], log, audience, sources);
         self.pause_or_resume(sources);
     }
 
@@ -273,11 +273,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     fn relay(
         &mut self,
         bytes: &[u8],
+        spare: &mut [u8],
         log: &mut Log,
         audience: &mut impl Audience<S>,
         sources: &mut Sources<'_, S>,
     ) {
-        let taken = log.write(self.stream, bytes);
+        let taken = log.write(spare, self.stream, bytes);
         let (done, rest) = bytes.split_at(taken);
         self.held = rest.to_vec();
         if done.is_empty() {

@@ -3,7 +3,7 @@
 
 use memchr::memchr;
 
-use super::{Record, time};
+use super::{Out, Record, time};
 use crate::logfile::entry::{Stream, Timestamp};
 
 /// The size of what stands before the child's bytes.
@@ -22,15 +22,14 @@ struct Head {
     size: usize,
 }
 
-/// Appends the records of `bytes`, as far as there is room. Says how many of `bytes` they have, and
-/// whether the last of them leaves a line open; `None` where there is none.
+/// Puts records of `bytes`, as many as fit. Says how many of `bytes` they have, and whether the
+/// last of them leaves a line open; `None` where there is none.
 pub(super) fn encode(
     time: Timestamp,
     stream: &[u8; 6],
     bytes: &[u8],
     longest: usize,
-    mut room: usize,
-    out: &mut Vec<u8>,
+    out: &mut Out<'_>,
 ) -> (usize, Option<bool>) {
     let full = write_head(time, stream, b'F');
     let partial = write_head(time, stream, b'P');
@@ -42,12 +41,13 @@ pub(super) fn encode(
             Some(at) => (&full, at + 1, b"".as_slice()),
             None => (&partial, most.len(), b"\n".as_slice()),
         };
-        let Some(left) = room.checked_sub(HEAD + count + end.len()) else { break };
-        let Some((text, after)) = rest.split_at_checked(count) else { break };
-        out.extend_from_slice(head);
-        out.extend_from_slice(text);
-        out.extend_from_slice(end);
-        (rest, room, open) = (after, left, Some(!end.is_empty()));
+        let start = out.used;
+        let (text, after) = rest.split_at(count);
+        if out.put(head).and_then(|()| out.put(text)).and_then(|()| out.put(end)).is_none() {
+            out.used = start;
+            break;
+        }
+        (rest, open) = (after, Some(!end.is_empty()));
     }
     (bytes.len() - rest.len(), open)
 }

@@ -3,7 +3,7 @@
 
 use memchr::{memchr, memchr2};
 
-use super::{Kept, Record, time};
+use super::{Kept, Out, Record, time};
 use crate::logfile::entry::{Stream, Timestamp};
 
 const HEAD: &[u8; 8] = br#"{"log":""#;
@@ -18,18 +18,16 @@ pub(super) const LONGEST_ESCAPE: usize = REPLACED.len();
 pub(super) const AROUND: usize =
     br#"{"log":"","stream":"stdout","time":"Z"}"#.len() + time::LENGTH + b"\n".len();
 
-/// Appends the records of what was kept and of `bytes`, as far as there is room. Says how many of
-/// `bytes` are done with: in records, or kept.
+/// Puts records of what was kept and of `bytes`, as many as fit. Says how many of `bytes` are done
+/// with: in records, or kept.
 pub(super) fn encode(
     time: Timestamp,
     stream: &[u8; 6],
     bytes: &[u8],
-    kept: &mut Kept,
     longest: usize,
-    room: usize,
-    out: &mut Vec<u8>,
+    kept: &mut Kept,
+    out: &mut Out<'_>,
 ) -> usize {
-    let end = out.len().saturating_add(room);
     let tail = tail(time, stream);
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -41,10 +39,7 @@ pub(super) fn encode(
         let begun = begun.get(..count).unwrap_or_default();
         let after = rest.get(joined..).unwrap_or_default();
         let text = piece(after, longest.saturating_sub(begun.len()));
-        let start = out.len();
-        write(begun, text, &tail, out);
-        if out.len() > end {
-            out.truncate(start);
+        if record(begun, text, &tail, out).is_none() {
             break;
         }
         *kept = Kept::default();
@@ -53,11 +48,14 @@ pub(super) fn encode(
     bytes.len() - rest.len()
 }
 
-/// Appends what was kept of a character that will not be finished.
-pub(super) fn finish(time: Timestamp, stream: &[u8; 6], kept: &Kept, out: &mut Vec<u8>) {
-    if !kept.bytes().is_empty() {
-        write(kept.bytes(), b"", &tail(time, stream), out);
-    }
+/// Puts a record of `bytes`, if it fits.
+pub(super) fn write(
+    time: Timestamp,
+    stream: &[u8; 6],
+    bytes: &[u8],
+    out: &mut Out<'_>,
+) -> Option<()> {
+    record(b"", bytes, &tail(time, stream), out)
 }
 
 /// What a record ends with: the same for all of a chunk.
@@ -71,12 +69,20 @@ fn tail(time: Timestamp, stream: &[u8; 6]) -> [u8; AROUND - HEAD.len()] {
     tail
 }
 
-/// Appends one record, of a character that began in an earlier chunk and of text.
-fn write(begun: &[u8], text: &[u8], tail: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(HEAD);
-    escape(begun, out);
-    escape(text, out);
-    out.extend_from_slice(tail);
+/// Puts one record, of a character that began in an earlier chunk and of text, if it fits.
+fn record(begun: &[u8], text: &[u8], tail: &[u8], out: &mut Out<'_>) -> Option<()> {
+    let start = out.used;
+    let mut put = || {
+        out.put(HEAD)?;
+        escape(begun, out)?;
+        escape(text, out)?;
+        out.put(tail)
+    };
+    let fits = put();
+    if fits.is_none() {
+        out.used = start;
+    }
+    fits
 }
 
 /// What `bytes` begin with: a line, or as much of it as may be in one record, and of the last
@@ -138,49 +144,77 @@ fn is_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok()
 }
 
-/// Appends `bytes` as they are within the quotes of a string, as Docker has them there.
-fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+/// Puts `bytes` as they are within the quotes of a string, as Docker has them there.
+fn escape(bytes: &[u8], out: &mut Out<'_>) -> Option<()> {
     if let Ok(text) = str::from_utf8(bytes) {
         return escape_text(text, out);
     }
     for chunk in bytes.utf8_chunks() {
-        escape_text(chunk.valid(), out);
+        escape_text(chunk.valid(), out)?;
         for _ in chunk.invalid() {
-            out.extend_from_slice(REPLACED);
+            out.put(REPLACED)?;
         }
     }
+    Some(())
 }
 
-fn escape_text(text: &str, out: &mut Vec<u8>) {
+fn escape_text(text: &str, out: &mut Out<'_>) -> Option<()> {
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|&byte| may_be_escaped(byte)) {
+    while let Some(at) = first_special(rest) {
         let (plain, special) = rest.split_at(at);
-        out.extend_from_slice(plain);
+        out.put(plain)?;
         let size = match *special {
-            [b'\n', ..] => append(out, br"\n"),
-            [b'\r', ..] => append(out, br"\r"),
-            [byte @ (b'"' | b'\\'), ..] => append(out, &[b'\\', byte]),
-            // Line ends to JavaScript.
-            [0xe2, 0x80, 0xa8, ..] => append(out, br"\u2028") * 3,
-            [0xe2, 0x80, 0xa9, ..] => append(out, br"\u2029") * 3,
-            [0xe2, ..] => append(out, &[0xe2]),
-            [byte, ..] => {
-                let digit = |nibble: u8| b"0123456789abcdef".get(usize::from(nibble)).copied();
-                let digits = [digit(byte >> 4), digit(byte & 15)].map(Option::unwrap_or_default);
-                append(out, br"\u00");
-                append(out, &digits)
-            }
-            [] => break,
+            [0xe2, 0x80, 0xa8 | 0xa9, ..] => 3,
+            _ => 1,
         };
+        match *special {
+            [b'\n', ..] => out.put(br"\n")?,
+            [b'\r', ..] => out.put(br"\r")?,
+            [byte @ (b'"' | b'\\'), ..] => out.put(&[b'\\', byte])?,
+            // Line ends to JavaScript.
+            [0xe2, 0x80, 0xa8, ..] => out.put(br"\u2028")?,
+            [0xe2, 0x80, 0xa9, ..] => out.put(br"\u2029")?,
+            [0xe2, ..] => out.put(&[0xe2])?,
+            [byte, ..] => {
+                out.put(br"\u00")?;
+                out.put(&[byte >> 4, byte & 15].map(digit))?;
+            }
+            [] => {}
+        }
         rest = special.get(size..).unwrap_or_default();
     }
-    out.extend_from_slice(rest);
+    out.put(rest)
 }
 
-/// Appends what one byte has become.
-fn append(out: &mut Vec<u8>, escaped: &[u8]) -> usize {
-    out.extend_from_slice(escaped);
-    1
+fn digit(nibble: u8) -> u8 {
+    nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
+}
+
+/// Where the first byte is that may be escaped.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    let (words, _) = bytes.as_chunks();
+    let plain = words.iter().take_while(|word| !holds_special(**word)).count() * WORD;
+    let rest = bytes.get(plain..)?;
+    Some(plain + rest.iter().position(|&byte| may_be_escaped(byte))?)
+}
+
+const WORD: usize = size_of::<u64>();
+
+/// Whether some byte of a word may be escaped: each of these tests sets the high bit of bytes that
+/// pass it, and perhaps of the one after, so one that passes is never missed.
+fn holds_special(word: [u8; WORD]) -> bool {
+    const EACH: u64 = u64::from_le_bytes([1; WORD]);
+    let word = u64::from_le_bytes(word);
+    let below = |word: u64, limit: u8| word.wrapping_sub(EACH * u64::from(limit)) & !word;
+    let is = |word: u64, byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+    // '<' and '>' differ in this bit.
+    let found = below(word, 0x20)
+        | is(word, b'"')
+        | is(word, b'&')
+        | is(word, b'\\')
+        | is(word | (EACH * 2), b'>')
+        | is(word, 0xe2);
+    found & (EACH << 7) != 0
 }
 
 /// The characters of HTML too, as Go has it. 0xe2 begins two that are, and many that are not.

@@ -30,7 +30,7 @@ impl Scene {
     /// Writes, so many milliseconds after the last time.
     fn write(&mut self, milliseconds: u64, stream: Stream, bytes: &[u8]) {
         self.now += milliseconds * MILLISECOND;
-        self.log.write_at(Timestamp::from_nanoseconds(self.now), stream, bytes).unwrap();
+        self.log.write_at(Timestamp::from_nanoseconds(self.now), &mut [], stream, bytes).unwrap();
     }
 
     fn mark(&mut self, mark: Mark) {
