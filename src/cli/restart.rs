@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, geteuid};
 use vmon::child::Signal;
+use vmon::logfile::Format;
 use vmon::monitor::{Input, OnLogError, Restart, Rootfs};
 use vmon::registry::{Run, Spec};
 use vmon::terminal::Messages;
@@ -143,6 +144,7 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
 fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
     let retention = &spec.log.retention;
     add("log-dir", spec.log_dir.as_os_str());
+    add("log-format", log_format(spec.log.format).as_ref());
     add("log-max-size", retention.max_size.to_string().as_ref());
     add("log-max-files", retention.max_files.to_string().as_ref());
     if let Some(total) = retention.total_size {
@@ -182,6 +184,14 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
         if let Some(value) = value {
             add(name, time(value).as_ref());
         }
+    }
+}
+
+fn log_format(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "raw",
+        Format::Cri => "cri",
+        Format::Json => "json",
     }
 }
 

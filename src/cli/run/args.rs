@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
-use vmon::logfile::{LogOptions, Retention};
+use vmon::logfile::{Format, LogOptions, Retention};
 use vmon::monitor::{DEFAULT_CONFIG_FILE, Forward, Input, Name, OnLogError, Restart, Rootfs};
 use vmon::terminal;
 
@@ -31,7 +31,8 @@ use crate::cli::{Failure, reason};
                   Examples:\n  \
                   vmon run -- make -j4                        at this terminal, and to a log\n  \
                   vmon run -d --name web -- ./server          in the background\n  \
-                  vmon run -d --restart on-failure:5 -- ./db  and again when it fails"
+                  vmon run -d --restart on-failure:5 -- ./db  and again when it fails\n  \
+                  vmon run --log-format cri -- ./worker       with a log for a log shipper"
 )]
 pub struct RunArgs {
     /// The command to run, and its arguments: everything from its name on is the command's
@@ -103,6 +104,11 @@ pub(super) struct LogArgs {
     /// Where the logs lie, as DIR/CONFIG/NAME.log [default: STATE/log]
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
+
+    /// The output as it is, as lines of the Kubernetes container runtime interface, or as lines of
+    /// Docker's json-file driver
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormatArg::Raw)]
+    log_format: LogFormatArg,
 
     /// The size at which the log is rotated; 0 never rotates it [default: 10MiB, and at most an
     /// eighth of --log-total-size]
@@ -262,6 +268,13 @@ enum SwitchArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArg {
+    Raw,
+    Cri,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum OnLogErrorArg {
     Pause,
     Drop,
@@ -396,7 +409,7 @@ impl LogArgs {
     pub(super) fn options(&self) -> Result<LogOptions, Failure> {
         let retention = self.retention()?;
         let index = self.log_index == SwitchArg::On;
-        Ok(LogOptions { retention, index, ..LogOptions::default() })
+        Ok(LogOptions { retention, format: self.log_format.into(), index })
     }
 }
 
@@ -448,6 +461,16 @@ impl ChildArgs {
             option: "--cwd",
         })?;
         Ok(command.current_dir(cwd))
+    }
+}
+
+impl From<LogFormatArg> for Format {
+    fn from(format: LogFormatArg) -> Self {
+        match format {
+            LogFormatArg::Raw => Self::Raw,
+            LogFormatArg::Cri => Self::Cri,
+            LogFormatArg::Json => Self::Json,
+        }
     }
 }
 
