@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
+use vmon::logfile::Format;
+use vmon::logfile::format::Decoder;
+
 use crate::Result;
 
 /// The decimal digits of a block's number.
@@ -21,7 +24,7 @@ pub struct Flood {
     pub blocks: u64,
     /// The size of a block.
     pub block: usize,
-    /// The size of a line, its newline included; a block is whole lines.
+    /// The size of a line, its newline included; the last of a block may be shorter.
     pub line: usize,
 }
 
@@ -29,6 +32,12 @@ impl Flood {
     /// About `bytes` bytes in writes of 64 KiB, of lines of 128 bytes.
     pub fn large(bytes: u64) -> Self {
         Self { blocks: bytes / (64 << 10), block: 64 << 10, line: 128 }
+    }
+
+    /// About `bytes` bytes in writes of 64 KiB, of lines of 100 bytes; each write ends with a shorter
+    /// one.
+    pub fn lines(bytes: u64) -> Self {
+        Self { line: 100, ..Self::large(bytes) }
     }
 
     /// So many lines of 100 bytes, each written by itself.
@@ -48,7 +57,7 @@ impl Flood {
 
     /// How long the stream is after a terminal has turned each newline into two bytes.
     pub fn bytes_on_a_terminal(&self) -> u64 {
-        self.blocks * (self.block + self.block / self.line) as u64
+        self.blocks * (self.block + self.block.div_ceil(self.line)) as u64
     }
 
     /// As the arguments of the hidden mode `@flood`.
@@ -64,10 +73,10 @@ impl Block {
     /// The first block.
     pub fn first(flood: &Flood) -> Self {
         let mut bytes = Vec::with_capacity(flood.block);
-        for line in 0..flood.block / flood.line {
-            let start = bytes.len();
+        for line in 0..flood.block.div_ceil(flood.line) {
+            let end = flood.block.min((line + 1) * flood.line);
             bytes.extend_from_slice(format!("{line:0DIGITS$} ").as_bytes());
-            bytes.resize(start + flood.line - 1, b'a' + (line % 26) as u8);
+            bytes.resize(end - 1, b'a' + (line % 26) as u8);
             bytes.push(b'\n');
         }
         let mut first = Self(bytes);
@@ -160,6 +169,23 @@ impl Checker {
         }
         if self.seen != self.expected {
             return Err(format!("{} bytes instead of {}", self.seen, self.expected).into());
+        }
+        Ok(())
+    }
+
+    /// Takes what the records of these files say, one after the other.
+    pub fn take_records(&mut self, paths: &[PathBuf], format: Format) -> Result<()> {
+        let mut decoder = Decoder::new(format);
+        for path in paths {
+            let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            let mut rest = bytes.as_slice();
+            while let Some(record) = decoder.next(rest) {
+                self.take(record.bytes);
+                rest = &rest[record.size..];
+            }
+            if !rest.is_empty() {
+                return Err(format!("{} ends within a record", path.display()).into());
+            }
         }
         Ok(())
     }

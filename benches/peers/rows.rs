@@ -47,6 +47,7 @@ impl Bench {
                 1 => streams::large(self)?,
                 2 => streams::small(self)?,
                 3 => streams::forwarded(self)?,
+                4 => streams::cri(self)?,
                 5 => terminal::row(self)?,
                 6 => latency::row(self)?,
                 7 => idle::one(self)?,

@@ -21,7 +21,7 @@ pub fn draw(rows: &[Row]) -> Result<Vec<(&'static str, String)>> {
         Ok(())
     };
     add("ratios.svg", vec![ratios(rows)])?;
-    let streams = [of(1), of(2), of(3), of(5)];
+    let streams = [of(1), of(2), of(3), of(4), of(5)];
     let both = |row: &Row| {
         let measures =
             [("rate", "MB/s, more is better"), ("CPU", "CPU seconds a GB, less is better")];

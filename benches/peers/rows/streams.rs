@@ -1,4 +1,4 @@
-//! Rows 1 to 3: a flood through pipes, to a log and on.
+//! Rows 1 to 4: a flood through pipes, to a log and on.
 //!
 //! All logs are on one file system, and each is removed before the next tool runs, so that the
 //! kernel has as little as possible to write back meanwhile. What noise that leaves falls on all:
@@ -11,6 +11,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use vmon::logfile::Format;
 
 use super::Bench;
 use crate::modes::{self, Written};
@@ -108,6 +110,56 @@ pub fn forwarded(bench: &Bench) -> Result<Row> {
     row.ratio(&samples, ("vmon", TEE), WALL, Some(Goal::AtMost(1.0)));
     row.ratio(&samples, ("vmon", TEE), CPU, Some(Goal::AtMost(1.0)));
     Ok(row)
+}
+
+/// Row 4.
+pub fn cri(bench: &Bench) -> Result<Row> {
+    const CRI: &str = "vmon --log-format cri";
+    const JSON: &str = "vmon --log-format json";
+    const RAW: &str = "vmon, raw";
+    let flood = Flood::lines(bench.size(1_000_000_000, 16 << 20));
+    let mut tools = vec![
+        Contender::ours(CRI, move || formatted(bench, flood, Format::Cri)),
+        Contender::ours(JSON, move || formatted(bench, flood, Format::Json)),
+        Contender::ours(RAW, move || formatted(bench, flood, Format::Raw)),
+    ];
+    tools.extend(conmon(bench, flood));
+    let samples = Samples::in_turn(tools, bench.options.runs)?;
+
+    let title = format!("{} of 100-byte lines in 64 KiB writes, in CRI", show(flood.bytes()));
+    let mut row = Row::new(4, title);
+    row.take(&samples, &MEASURES);
+    row.ratio(&samples, (CRI, "conmon"), RATE, Some(Goal::AtLeast(3.0)));
+    row.ratio(&samples, (CRI, "conmon"), CPU, None);
+    row.ratio(&samples, (JSON, "conmon"), RATE, None);
+    row.notes.push("rates are of the child's bytes: the logs are larger".to_owned());
+    Ok(row)
+}
+
+/// One run of vmon in a format, which keeps all generations.
+fn formatted(bench: &Bench, flood: Flood, format: Format) -> Result<Measured> {
+    warm_up(bench, flood)?;
+    let scratch = bench.scratch()?;
+    let child = modes::words("flood", &flood.words())?;
+    let mut options = vec!["--no-forward".to_owned()];
+    options.extend(tools::vmon_keeps(None));
+    let word = match format {
+        Format::Raw => "raw",
+        Format::Cri => "cri",
+        Format::Json => "json",
+    };
+    options.extend(["--log-format".to_owned(), word.to_owned()]);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let mut command = tools::vmon(&bench.peers.vmon, scratch.path(), "flood", &options, &child);
+    let (ended, written) = supervise(tools::silent(&mut command), scratch.path())?;
+    let mut checker = Checker::new(&flood);
+    let paths = tools::vmon_log(scratch.path(), "flood")?;
+    match format {
+        Format::Raw => checker.take_files(&paths)?,
+        Format::Cri | Format::Json => checker.take_records(&paths, format)?,
+    }
+    checker.finish().map_err(|error| format!("log: {error}"))?;
+    Ok(measured(&flood, &ended, &written, written.cpu))
 }
 
 /// What does no more than copy.
