@@ -78,6 +78,27 @@ fn of_several_runs_the_last_is_played_unless_another_is_asked_for() {
 }
 
 #[test]
+fn logs_in_the_formats_of_others_are_played_by_their_times() {
+    let state = State::new();
+    for format in ["cri", "json"] {
+        for text in ["first", "second"] {
+            let script =
+                format!("echo {text}; echo unfinished >&2; printf '{text} \\342\\202\\254'");
+            let mut run = state.run(format, &["--log-format", format], &script);
+            assert!(run.output().unwrap().status.success());
+        }
+        let played = |args: &[&str]| {
+            let output = replay(&state, args).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+            let text = String::from_utf8(output.stdout).unwrap().replace("unfinished\n", "");
+            text.trim_end().to_owned()
+        };
+        assert_eq!(played(&[format]), "second\nsecond \u{20ac}");
+        assert_eq!(played(&[format, "--run", "all"]).matches("first").count(), 2);
+    }
+}
+
+#[test]
 fn a_sandbox_that_runs_is_played_as_far_as_it_has_come() {
     let state = State::new();
     let _web =

@@ -50,7 +50,7 @@ Bytes of which the time is not known get that of those before them.
 Examples:
   vmon export web --to asciicast -o web.cast          asciinema play web.cast
   vmon export web --to scriptreplay -o web.script     scriptreplay web.script.timing web.script
-  vmon export web --to json | jq -r .log              what a shipper would read")]
+  vmon export web --to json | jq -j .log              what a shipper would read")]
 pub struct ExportArgs {
     #[command(flatten)]
     run: RunArgs,

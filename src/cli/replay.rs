@@ -21,7 +21,7 @@ use schedule::Pace;
 ///
 /// Without --run, the last run. At a terminal, q ends it, the space bar halts it, and the
 /// terminal is left as it was found; a pipe or a file gets the bytes as they are. Of a sandbox
-/// that runs, it ends with what has come by then.
+/// that runs, it is what has come so far.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Pauses are cut to --max-idle first, and what is left of them is shortened by --speed. Bytes of
