@@ -244,12 +244,12 @@ fn rotation_loses_and_doubles_nothing_of_either_stream() {
 }
 
 #[test]
-fn rotation_is_one_rename_and_syncs_nothing() {
+fn rotation_is_a_rename_of_the_index_then_of_the_log_and_syncs_nothing() {
     let state = State::new();
     if !common::has("strace") || !can_trace() {
         let _ = writeln!(
             std::io::stderr(),
-            "skipped: rotation_is_one_rename_and_syncs_nothing: no strace"
+            "skipped: rotation_is_a_rename_of_the_index_then_of_the_log_and_syncs_nothing: no strace"
         );
         return;
     }
@@ -275,6 +275,10 @@ fn rotation_is_one_rename_and_syncs_nothing() {
     let of_indexes = renames().filter(|line| line.contains(".idx")).count();
     let renames = renames().count() - of_indexes;
     assert_eq!((renames, of_indexes), (state.generations("x").len(), renames));
+    let mut order = trace.lines().filter(|line| line.starts_with("rename")).filter(of_log);
+    while let (Some(index), Some(log)) = (order.next(), order.next()) {
+        assert!(index.contains(".idx") && !log.contains(".idx"), "{index} before {log}");
+    }
     // SQLite syncs once, when it makes the database; the log never does.
     let syncs = trace.lines().filter(|line| line.contains("sync")).count();
     assert!(renames > 20 && syncs < 10, "{syncs} syncs, {renames} renames");

@@ -1,5 +1,8 @@
 //! The index against a reader of a few lines, which takes `docs/formats.md` at its word.
 
+mod harm;
+mod random;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +49,8 @@ impl Scene {
     }
 
     fn reopen(&mut self) {
+        // The old one is dropped after the new one is there.
+        self.log.flush_index();
         let retention = self.log.options.retention;
         self.log = open(self.directory.path(), retention.max_size, retention.max_files);
     }
