@@ -347,6 +347,11 @@ impl LogFile {
         self.encoder.is_unfinished()
     }
 
+    /// How many bytes it will write of those that were given.
+    pub(crate) fn held_back(&self) -> u64 {
+        self.encoder.kept().count() as u64
+    }
+
     /// When [`turn`](Self::turn) is to be called: 200 ms after the first bytes that the time index
     /// on disk does not know, later where it can't be written; and [`Retention::rotate_every`]
     /// after the log's first byte. `None` while nothing is to be done. Any call that takes the log

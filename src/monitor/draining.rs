@@ -17,8 +17,13 @@ impl Monitor {
         if drain.limit_passed {
             streams.end_complete(&mut cx.sources);
         }
-        if streams.are_finished() && drain.remains.is_none() {
+        if !streams.are_finished() || drain.remains.is_some() {
+            return;
+        }
+        if streams.finish_log() {
             self.drained(cx);
+        } else {
+            self.try_log_later(cx);
         }
     }
 

@@ -20,6 +20,14 @@ impl Monitor {
         open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
     }
 
+    /// Has the log tried again where that is needed, although no output comes.
+    pub(super) fn try_log_later(&mut self, cx: &mut Cx<'_>) {
+        let needed = self.streams.as_ref().is_some_and(Streams::log_needs_retry);
+        if needed && self.log_retry.is_none() {
+            self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
+        }
+    }
+
     pub(super) fn retry_log(&mut self, cx: &mut Cx<'_>) {
         self.log_retry = None;
         if let Some(streams) = &mut self.streams {

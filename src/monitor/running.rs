@@ -166,10 +166,7 @@ impl Monitor {
         self.hand_on(cx);
         // To write to a client may have shown that it has left.
         self.follow_size();
-        let Some(streams) = &self.streams else { return };
-        if streams.log_needs_retry() && self.log_retry.is_none() {
-            self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
-        }
+        self.try_log_later(cx);
         if let State::Draining(drain) = &mut self.state {
             // Each byte renews the grace; a stream that waited for its sinks begins it anew.
             if read || drain.quiet.is_none() {

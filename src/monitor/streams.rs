@@ -432,7 +432,7 @@ impl Streams {
         for (_, output) in &mut self.outputs {
             output.abandon(&mut self.log, sources);
         }
-        self.log.tell();
+        self.log.close();
         self.leave_terminal();
     }
 

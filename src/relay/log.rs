@@ -1,5 +1,6 @@
 //! The log as a sink: what happens when it can't be written.
 
+use std::fmt::Display;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,17 @@ enum State {
     },
 }
 
+/// Whether a run's end is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It has not ended.
+    Open,
+    /// It has ended, and what the log holds back could not be written.
+    Waiting,
+    /// All is written, or given up.
+    Over,
+}
+
 /// A sandbox's log, shared by its streams.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -28,6 +40,7 @@ pub(crate) struct Log {
     /// Leave bytes out while the log can't be written, instead of waiting.
     drop: bool,
     state: State,
+    ending: Ending,
     logged: u64,
     dropped: u64,
     /// Of those dropped, the ones that the log does not tell of yet.
@@ -42,6 +55,7 @@ impl Log {
             file,
             drop,
             state: State::Writing,
+            ending: Ending::Open,
             logged: 0,
             dropped: 0,
             untold: 0,
@@ -61,12 +75,12 @@ impl Log {
 
     /// Bytes of the child's that are in the log.
     pub(crate) fn logged(&self) -> u64 {
-        self.logged
+        self.logged.saturating_sub(self.file.held_back())
     }
 
     /// Bytes of the child's that the log lacks.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
+        self.dropped + self.file.held_back()
     }
 
     /// Whether the last write failed.
@@ -74,8 +88,9 @@ impl Log {
         matches!(self.state, State::Failing { .. })
     }
 
-    /// Writes `bytes` of a stream, and says how many are done with: in the log, or left out for good. The rest
-    /// must be offered again, after [`RETRY`].
+    /// Writes `bytes` of a stream, and says how many are done with: in the log, or left out for
+    /// good. The rest must be offered again, after [`RETRY`]. `spare` is for what the log's format
+    /// makes of them.
     pub(crate) fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> usize {
         if let State::Failing { again } = self.state
             && Instant::now() < again
@@ -97,6 +112,40 @@ impl Log {
                 self.refuse(bytes.len(), error.written)
             }
         }
+    }
+
+    /// Writes what the log holds back, when nothing more comes. False where that is to be tried
+    /// again.
+    pub(crate) fn finish(&mut self) -> bool {
+        if self.ending == Ending::Over || !self.file.is_unfinished() {
+            self.ending = Ending::Over;
+            return true;
+        }
+        if let State::Failing { again } = self.state
+            && Instant::now() < again
+        {
+            self.ending = Ending::Waiting;
+            return false;
+        }
+        self.ending = match self.file.finish() {
+            Ok(()) => Ending::Over,
+            Err(error) => {
+                self.failed(&error);
+                if self.drop { Ending::Over } else { Ending::Waiting }
+            }
+        };
+        self.ending == Ending::Over
+    }
+
+    /// Whether [`finish`](Self::finish) has failed, and is to be tried again.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending == Ending::Waiting
+    }
+
+    /// Gives up what can't be written.
+    pub(crate) fn close(&mut self) {
+        self.tell();
+        self.ending = Ending::Over;
     }
 
     /// Notes what happens before the bytes that come next.
@@ -176,7 +225,7 @@ impl Log {
         true
     }
 
-    fn failed(&mut self, error: &crate::logfile::WriteError) {
+    fn failed(&mut self, error: &impl Display) {
         if !self.is_failing() {
             let policy = if self.drop { "leaving bytes out" } else { "the child's output waits" };
             warn!("{error}; {policy} until it works again");

@@ -69,12 +69,17 @@ impl Streams {
 
     /// Whether bytes wait for the log.
     pub(in super::super) fn wait_for_log(&self) -> bool {
-        self.outputs.iter().any(|(_, output)| output.waits_for_log())
+        self.log.is_ending() || self.outputs.iter().any(|(_, output)| output.waits_for_log())
     }
 
     /// Whether the log is to be tried again, although no output comes.
     pub(in super::super) fn log_needs_retry(&self) -> bool {
         self.wait_for_log() || self.log.has_untold()
+    }
+
+    /// Whether the end of what has been read is in the log, or given up.
+    pub(in super::super) fn finish_log(&mut self) -> bool {
+        self.log.finish()
     }
 
     /// Offers the log again what it has not taken.
