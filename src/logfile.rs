@@ -1,7 +1,7 @@
 //! An append-only log on disk: rotation, retention, time index.
 //!
 //! Bytes go in as they come and come out the same: nothing here looks at text, but for a newline
-//! to cut a full log behind, and for the formats that shippers read ([`format`]). It never starts a
+//! to cut a full log behind, and for the formats that shippers read ([`mod@format`]). It never starts a
 //! thread, holds no bytes back but the beginning of a character in one of those, and never waits
 //! for the disk by `fsync`; what a single thread can't avoid waiting for is told at [`LogFile`].
 //!
