@@ -494,6 +494,10 @@ impl LogFile {
         {
             self.index.resume(directory, log_name, &current);
         }
+        // It would make a raw log of what is written now, to whoever reads both.
+        if current.is_empty() && self.options.format != Format::Raw {
+            self.index.lose(directory, log_name);
+        }
         let continues = current.is_empty() || self.continues(directory, &mut current);
         self.rotate_at = match self.options.retention.rotate_every {
             Some(time) if !current.is_empty() => {

@@ -337,6 +337,24 @@ fn an_empty_log_takes_any_format() {
 }
 
 #[test]
+fn a_run_after_one_that_printed_nothing_takes_no_index_over() {
+    for format in FORMATS {
+        let directory = tempdir().unwrap();
+        let mut silent = open(&directory, Format::Raw);
+        silent.mark(Mark::Start { pid: 1 });
+        silent.mark(Mark::Stop(End::Exited(0)));
+        drop(silent);
+        let mut log = open(&directory, format);
+        log.write(Stream::Stdout, b"one\n").unwrap();
+        let index = log.path().with_extension("log.idx");
+        assert!(!index.exists(), "it makes a raw log of this one");
+        drop(log);
+        drop(open(&directory, format));
+        assert_eq!(files(&directory.path().join("config/vm.log")).len(), 1);
+    }
+}
+
+#[test]
 fn a_log_that_is_removed_or_emptied_meanwhile_goes_on_with_whole_records() {
     for format in FORMATS {
         let directory = tempdir().unwrap();
