@@ -3,6 +3,7 @@
 mod crowd;
 mod idle;
 mod latency;
+mod since;
 mod size;
 mod start;
 mod static_build;
@@ -54,6 +55,7 @@ impl Bench {
                 8 => idle::many(self)?,
                 9 => start::row(self)?,
                 10 => crowd::row(self)?,
+                12 => since::row(self)?,
                 _ => size::row(self)?,
             };
             eprintln!("peers: row {number}, {:.0} s: {}", began.elapsed().as_secs_f64(), row.title);
