@@ -179,6 +179,21 @@ fn a_run_is_what_came_between_two_marks() {
 }
 
 #[test]
+fn a_run_of_a_log_without_marks_is_what_came_in_its_time() {
+    for format in ["cri", "json"] {
+        let state = State::new();
+        for word in ["one", "two", "three"] {
+            let script = format!("echo {word}");
+            state.run("web", &["--log-format", format], &script).output().unwrap();
+        }
+        assert_eq!(printed(&state, &["web"]), "one\ntwo\nthree\n");
+        assert_eq!(printed(&state, &["web", "--run", "last"]), "three\n");
+        assert_eq!(printed(&state, &["web", "--run", "2"]), "two\n");
+        assert_eq!(printed(&state, &["web", "--run", "1"]), "one\n");
+    }
+}
+
+#[test]
 fn bytes_of_unknown_time_count_as_stdout_and_have_a_dash() {
     let state = State::new();
     let chunks = [Chunk::mark(NOON, START, 7), Chunk::new(NOON, STDERR, "known\n")];

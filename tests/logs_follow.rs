@@ -299,36 +299,73 @@ fn a_reader_that_takes_nothing_does_not_keep_a_follower_from_leaving() {
     assert!(wait(&mut process).success());
 }
 
-#[test]
-fn a_follower_keeps_up_with_rotations_and_compression() {
-    let size = if std::env::var_os("VMON_FULL_SIZE").is_some() { 200_000_000 } else { 8_000_000 };
-    for compress in [&[][..], &["--log-rotate-command", "gzip"]] {
-        let options = ["--log-max-size", "64KiB", "--log-max-files", "9999"];
-        let mut source = Source::new(&[&options, compress].concat());
-        let mut process = Process::spawn(&mut follow(&source.state, &["web"]));
-        let bytes = noise(size, 7);
-        let reader = thread::spawn({
-            let mut stdout = process.stdout.take().unwrap();
-            move || {
-                let mut all = Vec::new();
-                stdout.read_to_end(&mut all).unwrap();
-                all
-            }
-        });
-        let mut rest = bytes.as_slice();
-        let mut lengths = noise(1 << 20, 3).into_iter().cycle();
-        while !rest.is_empty() {
-            let length = 1 + usize::from(lengths.next().unwrap()) * 97;
-            let (chunk, after) = rest.split_at(length.min(rest.len()));
-            source.print(chunk);
-            rest = after;
+/// What a follower prints of a sandbox that prints these bytes, in chunks of any size, into a log
+/// that is rotated every few milliseconds, all generations kept.
+#[track_caller]
+fn assert_keeps_up(options: &[&str], bytes: &[u8]) {
+    let rotated = ["--log-max-size", "64KiB", "--log-max-files", "9999"];
+    let mut source = Source::new(&[&rotated, options].concat());
+    let mut process = Process::spawn(&mut follow(&source.state, &["web"]));
+    let reader = thread::spawn({
+        let mut stdout = process.stdout.take().unwrap();
+        move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).unwrap();
+            all
         }
-        source.end();
-        let status = wait(&mut process);
-        let mut said = String::new();
-        process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert!(status.success(), "{status}: {said}");
-        assert_eq!(said, "");
-        assert_same(&reader.join().unwrap(), &bytes, "what was followed");
+    });
+    let mut rest = bytes;
+    let mut lengths = noise(1 << 20, 3).into_iter().cycle();
+    while !rest.is_empty() {
+        let length = 1 + usize::from(lengths.next().unwrap()) * 97;
+        let (chunk, after) = rest.split_at(length.min(rest.len()));
+        source.print(chunk);
+        rest = after;
     }
+    source.end();
+    let printed = reader.join().unwrap();
+    let status = wait(&mut process);
+    let mut said = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(status.success() && said.is_empty(), "{status}: {said}");
+    assert_same(&printed, bytes, "what was followed");
+}
+
+/// With `VMON_FULL_SIZE` set, 200 MB in more than 3,000 generations.
+fn size() -> usize {
+    if std::env::var_os("VMON_FULL_SIZE").is_some() { 200_000_000 } else { 4_000_000 }
+}
+
+/// Any bytes, the last one a newline.
+fn any_bytes(size: usize) -> Vec<u8> {
+    let mut bytes = noise(size, 7);
+    bytes.push(b'\n');
+    bytes
+}
+
+#[test]
+fn a_follower_keeps_up_with_a_raw_log() {
+    assert_keeps_up(&[], &any_bytes(size()));
+}
+
+#[test]
+fn a_follower_keeps_up_with_a_raw_log_whose_generations_are_compressed() {
+    assert_keeps_up(&["--log-rotate-command", "gzip"], &any_bytes(4_000_000));
+}
+
+#[test]
+fn a_follower_keeps_up_with_a_cri_log() {
+    assert_keeps_up(&["--log-format", "cri"], &any_bytes(size()));
+}
+
+#[test]
+fn a_follower_keeps_up_with_a_json_log_of_text() {
+    let line = |number: usize| format!("{number} ä\u{1f680} \"text\" \\ \u{1b}[m {number:x}\n");
+    let mut text = String::new();
+    let mut number = 0;
+    while text.len() < size() {
+        text.push_str(&line(number));
+        number += 1;
+    }
+    assert_keeps_up(&["--log-format", "json"], text.as_bytes());
 }
