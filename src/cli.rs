@@ -132,6 +132,7 @@ NAME is a sandbox's name, or CONFIG/NAME where several configs have that name.
 
 Examples:
   vmon run -d --name web -- ./server   in the background, under a monitor
+  vmon run --log-format cri -- ./job   with a log for a log shipper
   vmon attach web                      use it; Ctrl-P Ctrl-Q leaves
   vmon stop web --timeout 30s          end it; killed after that
   vmon kill -s HUP web                 send it a signal
