@@ -100,7 +100,7 @@ impl Generations {
             if let Some(sizes) = &mut self.sizes
                 && let Some(name) = name.to_str()
             {
-                sizes.add(directory.stat(name)?.as_ref());
+                sizes.add(number, directory.stat(name)?.as_ref());
             }
         }
         numbers.sort_unstable();

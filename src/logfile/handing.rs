@@ -151,16 +151,20 @@ impl LogFile {
             self.generations.remove_compressed(&directory, log, number);
         }
         handing.next = Some(number);
+        // Before anybody makes something beside it.
+        self.generations.work_begins(&directory, log, number);
         let path = directory.path().join(super::generations::name(log, number));
         Some(Rotated { number, path })
     }
 
     /// Somebody works on this generation, which was handed out.
     pub(crate) fn work_begins(&mut self, number: u64, who: String) {
-        if let Ok(Some(directory)) = self.place.existing() {
-            self.generations.work_begins(&directory, self.place.log_name(), number);
-        }
         self.work(number, number, who);
+    }
+
+    /// Nobody works on what was handed out: it waits still.
+    pub(crate) fn take_back(&mut self) {
+        self.generations.work_is_put_off();
     }
 
     /// Somebody has got all that wait, and those from `first` on that were not finished.
@@ -188,7 +192,9 @@ impl LogFile {
             self.generations.remove_compressed(&directory, log, number);
         }
         self.generations.work_ends(&directory, log, number);
-        self.generations.prune(&directory, log, &self.keep());
+        if self.generations.survey(&directory, log).is_ok() {
+            self.generations.prune(&directory, log, &self.keep());
+        }
         self.note_what_waits(&directory);
     }
 

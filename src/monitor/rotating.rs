@@ -22,9 +22,10 @@ use crate::reactor::{Interest, Leaving, SourceId};
 /// How long after a command could not be started the next try comes.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What those whose turn has not come are left to when the monitor ends: `$1` is the log, `$2` to
-/// `$3` are their numbers, `$4` is the first that somebody still works on, `$5` and `$6` are the pid
-/// and the start of that process, `$7` is the command.
+/// What is not finished is left to this when the monitor ends: `$1` is the log, `$2` to `$3` are the
+/// numbers of those whose turn has not come, `$4` is the one that a process still works on whose pid
+/// is `$5` and whose start `$6`, or else `$2`; `$7` is the command. The note of what waits goes at last,
+/// unless another supervisor has taken that over; it may have to be written first.
 const LEFT_TO: &str = r#"
 log=$1 n=$2 last=$3 first=$4 pid=$5 start=$6 command=$7
 while [ "$pid" ] && kill -0 "$pid" 2>/dev/null; do
@@ -38,12 +39,20 @@ while [ "$pid" ] && kill -0 "$pid" 2>/dev/null; do
 done
 while [ "$n" -le "$last" ]; do
   file=$log.$(printf %08d "$n")
-  if [ -f "$file" ] && ! sh -c "$command \"\$@\"" sh "$file" && [ -f "$file" ]; then
+  if [ -f "$file" ]; then
     rm -f "$file.gz" "$file.zst"
+    sh -c "$command \"\$@\"" sh "$file" || [ ! -f "$file" ] || rm -f "$file.gz" "$file.zst"
   fi
   n=$((n + 1))
 done
-read -r a b c rest <"$log.todo" && [ "$a $b $c" = "$first $last $$" ] && rm -f "$log.todo"
+for try in 1 2 3; do
+  [ -f "$log.todo" ] || break
+  if read -r a b c rest <"$log.todo" && [ "$a $b $c" = "$first $last $$" ]; then
+    rm -f "$log.todo"
+    break
+  fi
+  sleep 1
+done
 "#;
 
 /// What a monitor knows of the command.
@@ -108,6 +117,54 @@ impl Rotating {
         self.spawn(words)
     }
 
+    /// Leaves to a shell what is not finished.
+    fn leave(&mut self, log: &mut LogFile, cx: &mut Cx<'_>) {
+        let (at_work, who) = match &self.state {
+            State::Ours(working) => {
+                (Some(working.generation.number), Identity::of(working.child.pid()))
+            }
+            State::Earlier(earlier, _) => {
+                // What that will have left is done after it.
+                log.work_was_lost();
+                (None, Some(earlier.identity().clone()))
+            }
+            State::Nobody | State::Refused => (None, None),
+        };
+        let waiting = log.waiting();
+        let (first, next, last) = match (at_work, waiting) {
+            (Some(number), Some((next, last))) => (number, next, last),
+            (Some(number), None) => (number, number.saturating_add(1), number),
+            (None, Some((next, last))) => (next, next, last),
+            (None, None) => return,
+        };
+        let (pid, start) =
+            who.map(|who| (who.pid.to_string(), who.start.to_string())).unwrap_or_default();
+        let words: [OsString; 10] = [
+            "-c".into(),
+            LEFT_TO.into(),
+            "sh".into(),
+            log.path().into(),
+            next.to_string().into(),
+            last.to_string().into(),
+            first.to_string().into(),
+            pid.into(),
+            start.into(),
+            self.command.clone(),
+        ];
+        match self.spawn(words) {
+            Ok(child) => {
+                log.work_is_left(first, last, who_is(&child));
+                cx.sources.leave(Box::new(Left { child, generation: None }));
+            }
+            Err(reason) => {
+                let path = log.path().display();
+                warn!(
+                    "generations of {path} wait for their rotate command until the next start: {reason}"
+                );
+            }
+        }
+    }
+
     fn spawn<const N: usize>(&mut self, words: [OsString; N]) -> Result<Child, String> {
         let mut command = Command::new("sh").args(words);
         if let Some(limit) = self.file_limit {
@@ -157,8 +214,7 @@ impl Monitor {
             Ok(child) => {
                 debug!(path = %generation.path.display(), pid = child.pid(), "working on it");
                 if let Some(log) = log {
-                    let who = Identity::of(child.pid()).map(|identity| Who(identity).to_string());
-                    log.work_begins(generation.number, who.unwrap_or_default());
+                    log.work_begins(generation.number, who_is(&child));
                 }
                 let exit = child
                     .exit_fd()
@@ -171,6 +227,9 @@ impl Monitor {
             Err(reason) => {
                 let path = generation.path.display();
                 warn!("can't start the rotate command for {path}: {reason}; trying again");
+                if let Some(log) = log {
+                    log.take_back();
+                }
                 rotating.state = State::Refused;
                 cx.timers.set(RETRY, Timer::Rotation);
             }
@@ -231,55 +290,22 @@ impl Monitor {
         }
     }
 
-    /// All is over: whoever works goes on, and those that wait are left to a shell of their own.
+    /// All is over: whoever works goes on, and a shell of its own waits for that and takes over
+    /// those whose turn has not come.
     pub(super) fn leave_rotations(&mut self, cx: &mut Cx<'_>) {
         let Some(mut rotating) = self.rotating.take() else { return };
-        if let Some(mut log) = rotating.log.take()
-            && let Some((first, last)) = log.waiting()
-        {
-            let (number, who) = match &rotating.state {
-                State::Ours(working) => {
-                    (Some(working.generation.number), Identity::of(working.child.pid()))
-                }
-                State::Earlier(earlier, _) => (None, Some(earlier.identity().clone())),
-                State::Nobody | State::Refused => (None, None),
-            };
-            let begins = number.unwrap_or(first);
-            let (pid, start) = who
-                .map_or_else(Default::default, |who| (who.pid.to_string(), who.start.to_string()));
-            let words = [
-                OsString::from("-c"),
-                LEFT_TO.into(),
-                "sh".into(),
-                log.path().into(),
-                first.to_string().into(),
-                last.to_string().into(),
-                begins.to_string().into(),
-                pid.into(),
-                start.into(),
-                rotating.command.clone(),
-            ];
-            match rotating.spawn(words) {
-                Ok(child) => {
-                    let who = Identity::of(child.pid()).map(|identity| Who(identity).to_string());
-                    log.work_is_left(begins, last, who.unwrap_or_default());
-                    cx.sources.leave(Box::new(Left { child, generation: None }));
-                }
-                Err(reason) => {
-                    let path = log.path().display();
-                    warn!(
-                        "the rotate command for generations of {path} waits for the next start: {reason}"
-                    );
-                }
-            }
+        if let Some(mut log) = rotating.log.take() {
+            rotating.leave(&mut log, cx);
         }
-        if let State::Ours(Working { child, exit, generation }) = rotating.state {
-            if let Some(exit) = exit {
-                cx.sources.deregister(exit);
+        match rotating.state {
+            State::Ours(Working { child, exit, generation }) => {
+                if let Some(exit) = exit {
+                    cx.sources.deregister(exit);
+                }
+                cx.sources.leave(Box::new(Left { child, generation: Some(generation) }));
             }
-            cx.sources.leave(Box::new(Left { child, generation: Some(generation) }));
-        } else if let State::Earlier(_, Some(exit)) = rotating.state {
-            cx.sources.deregister(exit);
+            State::Earlier(_, Some(exit)) => cx.sources.deregister(exit),
+            State::Earlier(..) | State::Nobody | State::Refused => {}
         }
     }
 }
@@ -293,6 +319,11 @@ fn open_log<'a>(
         Some(streams) => Some(streams.log_file()),
         None => kept.as_mut(),
     }
+}
+
+/// A child of ours, for the log's note.
+fn who_is(child: &Child) -> String {
+    Identity::of(child.pid()).map(|identity| Who(identity).to_string()).unwrap_or_default()
 }
 
 /// The status of one that has ended.
@@ -313,11 +344,10 @@ fn report(status: ExitStatus, generation: &Rotated) -> bool {
     let path = generation.path.display();
     match status {
         ExitStatus::Code(0) => return true,
+        // Somebody else has reaped it, or nobody had to.
+        ExitStatus::Unknown => return true,
         ExitStatus::Code(code) => warn!("the rotate command failed for {path}: exit code {code}"),
         ExitStatus::Signal(signal) => warn!("the rotate command failed for {path}: {signal}"),
-        ExitStatus::Unknown => {
-            warn!("how the rotate command ended for {path} is not known: somebody else reaped it");
-        }
     }
     false
 }

@@ -50,8 +50,12 @@ impl Sizes {
         self.rotations = 0;
     }
 
-    pub(super) fn add(&mut self, stat: Option<&FileStat>) {
-        self.sum = self.sum.saturating_add(stat.map_or(0, size_of));
+    /// One file of a generation. What somebody works on changes from one look to the next, so that
+    /// is measured in one, afterwards.
+    pub(super) fn add(&mut self, number: u64, stat: Option<&FileStat>) {
+        if self.at_work.is_none_or(|(at_work, _)| at_work != number) {
+            self.sum = self.sum.saturating_add(stat.map_or(0, size_of));
+        }
     }
 }
 
@@ -149,16 +153,16 @@ impl Generations {
         }
     }
 
-    /// All have been measured anew, and this is what somebody works on.
+    /// All others have been measured anew.
     pub(super) fn measure_work(&mut self, directory: &Directory, log: &str) {
         let Some(Sizes { at_work: Some((number, _)), .. }) = self.sizes else { return };
         let is_kept = self.is_kept(number);
         let Some(Sizes { sum, at_work: Some((_, known)), .. }) = &mut self.sizes else { return };
+        // Of one that is to go it is what it had.
         if is_kept {
             *known = size(directory, &name(log, number));
-        } else {
-            *sum = sum.saturating_add(*known);
         }
+        *sum = sum.saturating_add(*known);
     }
 
     /// Somebody works on this one.
@@ -173,6 +177,13 @@ impl Generations {
         }
     }
 
+    /// Nobody works on it after all.
+    pub(in crate::logfile) fn work_is_put_off(&mut self) {
+        if let Some(sizes) = &mut self.sizes {
+            sizes.at_work = None;
+        }
+    }
+
     /// Nobody works on this one any more. If it was to go meanwhile, so does what was made of it.
     pub(in crate::logfile) fn work_ends(&mut self, directory: &Directory, log: &str, number: u64) {
         let generation = name(log, number);
@@ -181,10 +192,13 @@ impl Generations {
         {
             tracing::warn!(%error, "an old log stays beyond the limit");
         }
-        if let Some(sizes) = &mut self.sizes
-            && let Some((_, known)) = sizes.at_work.take()
-        {
-            sizes.sum = sizes.sum.saturating_sub(known) + size(directory, &generation);
+        let Some(sizes) = &mut self.sizes else { return };
+        match sizes.at_work.take() {
+            Some((_, known)) => {
+                sizes.sum = sizes.sum.saturating_sub(known) + size(directory, &generation);
+            }
+            // It was begun before the log was opened.
+            None => self.forget(),
         }
     }
 
