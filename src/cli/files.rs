@@ -28,6 +28,9 @@ const ENDINGS: [&str; 3] = ["", ".gz", ".zst"];
 /// Endings of what finds a place in a log.
 const INDEXES: [&str; 2] = [".idx", ".index"];
 
+/// The ending of what tells which generations wait to be worked on.
+const NOTE: &str = ".todo";
+
 /// Where the logs of one sandbox lie.
 #[derive(Debug)]
 pub struct Logs {
@@ -161,7 +164,7 @@ fn of_log(rest: &str) -> Option<Role> {
     if rest.is_empty() {
         return Some(Role::Log);
     }
-    if INDEXES.contains(&rest) {
+    if rest == NOTE || INDEXES.contains(&rest) {
         return Some(Role::Beside);
     }
     let rest = rest.strip_prefix('.')?;
@@ -184,6 +187,8 @@ mod tests {
             ("web.log.00000001", Some(Role::Generation)),
             ("web.log.00000001.gz", Some(Role::Generation)),
             ("web.log.idx", Some(Role::Beside)),
+            ("web.log.todo", Some(Role::Beside)),
+            ("web.log.00000001.todo", None),
             ("web.log.00000001.idx", Some(Role::Beside)),
             ("web@supervisor.log", Some(Role::Beside)),
             ("web@supervisor.log.00000003", Some(Role::Beside)),

@@ -70,7 +70,9 @@ impl State {
         let mut found: Vec<PathBuf> = entries
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix))
-            .filter(|path| path.extension().is_none_or(|extension| extension != "idx"))
+            .filter(|path| {
+                path.extension().is_none_or(|extension| extension != "idx" && extension != "todo")
+            })
             .collect();
         found.sort();
         found

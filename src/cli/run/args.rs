@@ -32,7 +32,9 @@ use crate::cli::{Failure, reason};
                   vmon run -- make -j4                        at this terminal, and to a log\n  \
                   vmon run -d --name web -- ./server          in the background\n  \
                   vmon run -d --restart on-failure:5 -- ./db  and again when it fails\n  \
-                  vmon run --log-format cri -- ./worker       with a log for a log shipper"
+                  vmon run --log-format cri -- ./worker       with a log for a log shipper\n  \
+                  vmon run --log-total-size 1G --log-rotate-command 'zstd -q --rm' -- ./db
+                                              with all of its log that fits into a gigabyte"
 )]
 pub struct RunArgs {
     /// The command to run, and its arguments: everything from its name on is the command's
