@@ -151,7 +151,7 @@ fn the_last_lines_are_found_from_the_end_of_any_stream() {
                     .filter(|chunk| only.is_none() || chunk.kind == kind)
                     .map(|chunk| str::from_utf8(&chunk.bytes).unwrap())
                     .collect();
-                for count in [0, 1, 2, 3, 10, 50, 100_000] {
+                for count in [0, 1, 2, 3, 10, 50, 100_000, u64::MAX] {
                     let mut reader = open(made.log_dir());
                     reader.seek_last_lines(count, wanted).unwrap();
                     let found = text(&mut reader, wanted);
