@@ -373,3 +373,27 @@ fn escapes_are_those_of_docker() {
         assert_eq!(str::from_utf8(&log).unwrap(), expected);
     }
 }
+
+#[test]
+fn a_damaged_log_is_read_to_its_end() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for format in [Format::Cri, Format::Json] {
+        let chunks: Vec<_> = (0..9).map(|_| (random.stream(), random.text())).collect();
+        let log = encoded(format, &chunks);
+        for _ in 0..300 {
+            let mut damaged = log.clone();
+            for _ in 0..random.below(20) {
+                let at = random.below(damaged.len());
+                match random.below(3) {
+                    0 => damaged[at] = random.below(256) as u8,
+                    1 if damaged.len() > 1 => _ = damaged.remove(at),
+                    _ => damaged.truncate(at + 1),
+                }
+            }
+            let (_, rest) = decoded(format, &damaged);
+            assert!(!rest.contains(&b'\n'));
+            sniff(&damaged);
+            End::default().look(&damaged);
+        }
+    }
+}
