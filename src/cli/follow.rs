@@ -20,7 +20,7 @@ pub enum Target<'a> {
     Open(BorrowedFd<'a>),
     /// The file of this name, if there is one.
     Named(&'a Path),
-    /// An open file that others have open: that one of them closes it.
+    /// An open file that others have open: that one of them closes it, or removes it.
     Held(BorrowedFd<'a>),
 }
 

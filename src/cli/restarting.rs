@@ -1,16 +1,17 @@
 //! The word that a sandbox is being stopped only to be started again, for those who follow it.
 //!
-//! It is a lock on a file beside the control socket, `run/CONFIG/.NAME.restart`. Its holder's end
-//! gives it back, however that comes.
+//! It is a lock on a file beside the control socket, `run/CONFIG/.NAME.restart`, that is removed when
+//! the restart is over. Its holder's end gives the lock back, however that comes.
 
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
+use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
@@ -19,6 +20,9 @@ use super::select::Recorded;
 use super::shared::Places;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// How often the lock is tried, a millisecond apart.
+const TRIES: u32 = 20;
 
 /// A restart under way. It is over when this is dropped.
 #[derive(Debug)]
@@ -47,9 +51,22 @@ impl Restarting {
         let name = file_name(&sandbox.name);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let lock = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock);
-        Ok(Self { directory, name, _lock: lock.map_err(|(_, error)| error)? })
+        let lock = held(File::from(file))?;
+        Ok(Self { directory, name, _lock: lock })
     }
+}
+
+/// Shared with others that restart it. Who follows it tries the lock, and has it for a moment.
+fn held(mut file: File) -> Result<Flock<File>, Errno> {
+    for _ in 1..TRIES {
+        file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, error)) => return Err(error),
+        };
+        let _ = poll(&mut [], PollTimeout::from(1_u8));
+    }
+    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, error)| error)
 }
 
 impl Drop for Restarting {
@@ -67,9 +84,12 @@ pub fn of(places: &Places, config_file: &str, name: &str) -> Option<File> {
     is_held(File::from(file))
 }
 
-/// The lock, if somebody holds it.
+/// The lock, if somebody holds it, and has not taken its name away for being done.
 pub fn is_held(file: File) -> Option<File> {
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+    if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+        return None;
+    }
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Err((file, Errno::EWOULDBLOCK)) => Some(file),
         _ => None,
     }

@@ -77,6 +77,10 @@ fn flags(target: &Target<'_>) -> AddWatchFlags {
                 | AddWatchFlags::IN_ATTRIB
                 | AddWatchFlags::IN_DONT_FOLLOW
         }
-        Target::Held(_) => AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_CLOSE_NOWRITE,
+        Target::Held(_) => {
+            AddWatchFlags::IN_ATTRIB
+                | AddWatchFlags::IN_CLOSE_WRITE
+                | AddWatchFlags::IN_CLOSE_NOWRITE
+        }
     }
 }

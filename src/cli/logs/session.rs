@@ -322,7 +322,8 @@ impl<'a> Session<'a> {
                 if let Watching::Told(changes) = &self.watching {
                     fds.push(PollFd::new(changes.as_fd(), PollFlags::POLLIN));
                 }
-                if output.pause().wait_for(&fds, self.watching.look()) == Next::Leave {
+                // A lock goes a moment after the word that its file is closed (Linux: `__fput`).
+                if output.pause().wait_for(&fds, Some(LOOK)) == Next::Leave {
                     return Ok(None);
                 }
                 self.watching.clear();
