@@ -227,7 +227,8 @@ impl LogReader {
             let from = self.stretch_before(to, length, first)?;
             let counted = self.count_lines(from, to, wanted)?;
             if let Some(ends_line) = counted.ends_line {
-                let left = left.get_or_insert(if ends_line { lines.saturating_add(1) } else { lines });
+                let left =
+                    left.get_or_insert(if ends_line { lines.saturating_add(1) } else { lines });
                 match counted.newlines.checked_sub(*left) {
                     Some(before) => return self.after_newline(from, to, before, wanted),
                     None => *left -= counted.newlines,
