@@ -125,7 +125,9 @@ pub struct WriteError {
 /// A write(2) to a regular file, when the kernel throttles a writer of too many dirty pages or
 /// the disk must be read first. In a rotation, also open(2), rename(2), unlink(2) and close(2),
 /// where the file system waits for its journal (or for its server), and unlink(2) of a large file
-/// for its extents; at the first rotation reading the directory. None of them is retried or
+/// for its extents; at the first rotation reading the directory, and, where [`Retention`] limits age
+/// or total size, looking at each generation (stat(2)), which is done when the log is opened then.
+/// None of them is retried or
 /// waited for here: what fails is told at once. A `RLIMIT_FSIZE` (setrlimit(2)) below the log's
 /// size ends the process by `SIGXFSZ` unless that is ignored.
 ///
@@ -247,8 +249,8 @@ impl LogFile {
     /// its last newline; where no newline fits, the log is rotated at the end of a line, and in
     /// the middle of one filled to the very limit. So none grows beyond the limit, and no line is
     /// cut but for one whose beginning was already in a nearly full log, or that is longer than
-    /// the limit. Generations beyond [`Retention::max_files`] are removed; one that can't be is a
-    /// warning, no error.
+    /// the limit. Generations beyond the limits of [`Retention`] are removed; one that can't be is
+    /// a warning, no error.
     ///
     /// In the formats that have records, only whole ones are in the log when this returns, and a
     /// rotation comes between two of them. [`Format::Json`] holds the beginning of a character

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::{TempDir, tempdir};
-use vmon::logfile::{LogFile, LogOptions, Mark, Retention, Stream};
+use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
 
 const ALL: u32 = u32::MAX;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -204,6 +204,27 @@ fn the_total_holds_after_each_write_and_is_used() {
         drop(log);
         assert!(largest.max(taken(directory.path())) <= 100_000, "{index}: {largest}");
         assert!(largest > 89_000, "{index}: {largest}");
+    }
+}
+
+#[test]
+fn the_total_holds_in_each_format() {
+    for format in [Format::Cri, Format::Json] {
+        for max_size in [100, 5_000] {
+            let directory = tempdir().unwrap();
+            let options = LogOptions { retention: total(20_000, max_size), format, index: true };
+            let mut log = LogFile::open(directory.path(), "config", "vm", options).unwrap();
+            let mut largest = 0;
+            for number in 0..2_000_usize {
+                let stream = if number % 3 == 0 { Stream::Stderr } else { Stream::Stdout };
+                let bytes = [&[b'x'; 90][..number % 90], &b"\xc3\n"[number % 2..]].concat();
+                log.write(stream, &bytes).unwrap();
+                largest = largest.max(taken(directory.path()));
+            }
+            log.mark(Mark::Stop(End::Exited(0)));
+            assert!(largest.max(taken(directory.path())) <= 20_000, "{format:?}: {largest}");
+            assert!(largest > 14_000, "{format:?}: {largest}");
+        }
     }
 }
 

@@ -81,6 +81,12 @@ impl Works {
         eventually("the work has begun", || self.numbers("begun").len() >= count);
     }
 
+    /// Whoever works is on disk.
+    fn wait_for_note(&self) {
+        let noted = || fs::read_to_string(self.note()).is_ok_and(|note| note.contains(' '));
+        eventually("it is noted who works", noted);
+    }
+
     /// The process that works now.
     fn worker(&self) -> u32 {
         fs::read_to_string(self.state.file("pid")).unwrap().trim_end().parse().unwrap()
@@ -412,6 +418,7 @@ fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
     let mut first = Process::spawn(&mut works.run(&[], 10, "exec sleep 100"));
     eventually("it has rotated its log", || works.generations().0.len() == 4);
     works.wait_for_begun(1);
+    works.wait_for_note();
     let worker = works.worker();
     signal(&first, Signal::SIGKILL);
     wait(&mut first);

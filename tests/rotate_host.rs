@@ -7,6 +7,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, State, is_alive};
@@ -62,8 +63,26 @@ fn is_gone(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// One test at a time: what they leave behind are children of one process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Turns until nothing that was started is left, not even a zombie.
+#[track_caller]
+fn turn_until_all_are_reaped(reactor: &mut Loop) {
+    turn_until(reactor, "all are reaped", |_| {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let mut children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+        children.all(|children| children.is_ok_and(|children| children.is_empty()))
+    });
+}
+
 #[test]
 fn each_sandbox_has_one_command_at_a_time_and_none_holds_up_another() {
+    let _alone = alone();
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
     let names = ["a", "b", "c"];
@@ -79,10 +98,12 @@ fn each_sandbox_has_one_command_at_a_time_and_none_holds_up_another() {
         reactor.call(id, Monitor::stop).unwrap();
     }
     reactor.run().unwrap();
+    turn_until_all_are_reaped(&mut reactor);
 }
 
 #[test]
 fn the_end_waits_for_no_command_and_the_loop_reaps_it_later() {
+    let _alone = alone();
     let state = State::new();
     File::create(state.file("hold")).unwrap();
     let mut reactor = Reactor::new().unwrap();
@@ -102,27 +123,16 @@ fn the_end_waits_for_no_command_and_the_loop_reaps_it_later() {
         (1..=4).all(|number| exists(&state, "a", &format!("{number:08}.gz")))
     });
     turn_until(&mut reactor, "it is reaped", |_| is_gone(worker));
-    turn_until(&mut reactor, "so is the shell that did the others", |_| {
-        !exists(&state, "a", "todo") && zombies() == 0
-    });
     reactor.call(other, |monitor, _| monitor.signal_child(Signal::KILL)).unwrap().unwrap();
     reactor.run().unwrap();
-}
-
-/// Children of this process that have ended and are not reaped.
-fn zombies() -> usize {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-    let own = std::process::id().to_string();
-    let is_ours = |stat: &String| {
-        let mut words = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-        words.next() == Some("Z") && words.next() == Some(&own)
-    };
-    stats.filter(is_ours).count()
+    // So is the shell that did the others.
+    turn_until_all_are_reaped(&mut reactor);
+    assert!(!exists(&state, "a", "todo"));
 }
 
 #[test]
 fn a_command_that_hangs_keeps_no_stop_and_no_run_of_the_loop_waiting() {
+    let _alone = alone();
     let state = State::new();
     File::create(state.file("hold")).unwrap();
     let mut reactor = Reactor::new().unwrap();
@@ -136,12 +146,13 @@ fn a_command_that_hangs_keeps_no_stop_and_no_run_of_the_loop_waiting() {
     let worker = pid(&state, "a").unwrap();
     assert!(is_alive(worker));
     fs::remove_file(state.file("hold")).unwrap();
-    turn_until(&mut reactor, "it is reaped", |_| is_gone(worker) && !exists(&state, "a", "todo"));
-    turn_until(&mut reactor, "the shell that waited for it is", |_| zombies() == 0);
+    turn_until_all_are_reaped(&mut reactor);
+    assert!(is_gone(worker) && !exists(&state, "a", "todo"));
 }
 
 #[test]
 fn a_log_that_was_rotated_in_its_time_leaves_no_timer() {
+    let _alone = alone();
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
     let every = Duration::from_millis(200);
@@ -151,10 +162,12 @@ fn a_log_that_was_rotated_in_its_time_leaves_no_timer() {
     turn_until(&mut reactor, "nothing is to be done", |reactor| reactor.next_deadline().is_none());
     reactor.call(id, Monitor::stop).unwrap();
     reactor.run().unwrap();
+    turn_until_all_are_reaped(&mut reactor);
 }
 
 #[test]
 fn a_command_without_a_word_is_none() {
+    let _alone = alone();
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
     let sandbox = sandbox(&state, "a", Retention::default()).rotate_command(" \n");

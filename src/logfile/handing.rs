@@ -32,8 +32,6 @@ pub(super) struct Handing {
     /// Those of this number and above wait; `None` for none.
     next: Option<u64>,
     at_work: Option<AtWork>,
-    /// Those up to this number may have been begun by somebody who is gone.
-    begun: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -73,9 +71,9 @@ impl Handing {
             (Some(first), Some(last)) => {
                 let who = words.next().unwrap_or_default().to_owned();
                 let at_work = Some(AtWork { first, last, who, ours: false });
-                Self { next: last.checked_add(1), at_work, begun: None }
+                Self { next: last.checked_add(1), at_work }
             }
-            (first, _) => Self { next: Some(first.unwrap_or(0)), at_work: None, begun: None },
+            (first, _) => Self { next: Some(first.unwrap_or(0)), at_work: None },
         }
     }
 
@@ -133,7 +131,7 @@ impl LogFile {
     /// compressed are passed over.
     pub(crate) fn hand_out(&mut self) -> Option<Rotated> {
         let handing = self.handing.as_ref()?;
-        let (next, begun) = (handing.next?, handing.begun);
+        let next = handing.next?;
         if handing.at_work.is_some() {
             return None;
         }
@@ -147,9 +145,8 @@ impl LogFile {
             handing.put(&directory, log);
             return None;
         };
-        if begun.is_some_and(|last| number <= last) {
-            self.generations.remove_compressed(&directory, log, number);
-        }
+        // Somebody who is gone may have begun, a moment before that could be noted.
+        self.generations.remove_compressed(&directory, log, number);
         handing.next = Some(number);
         // Before anybody makes something beside it.
         self.generations.work_begins(&directory, log, number);
@@ -201,9 +198,8 @@ impl LogFile {
     /// Whoever was at work is gone, and nobody has seen how he ended: what he has left waits again.
     pub(crate) fn work_was_lost(&mut self) {
         let Some(handing) = &mut self.handing else { return };
-        if let Some(AtWork { first, last, .. }) = handing.at_work.take() {
+        if let Some(AtWork { first, .. }) = handing.at_work.take() {
             handing.next = Some(first);
-            handing.begun = Some(last);
         }
         // What he has made of them is to be learnt.
         self.generations.forget();
@@ -238,10 +234,10 @@ mod tests {
         let at_work =
             |first, last, who: &str| AtWork { first, last, who: who.to_owned(), ours: false };
         for (handing, note) in [
-            (Handing { next: Some(7), at_work: None, begun: None }, Some("7\n")),
+            (Handing { next: Some(7), at_work: None }, Some("7\n")),
             (Handing::default(), None),
             (
-                Handing { next: Some(10), at_work: Some(at_work(8, 9, "1 2 x")), begun: None },
+                Handing { next: Some(10), at_work: Some(at_work(8, 9, "1 2 x")) },
                 Some("8 9 1 2 x\n"),
             ),
         ] {

@@ -17,7 +17,8 @@ pub struct Retention {
     /// How many older generations stay beside the current log; 0 keeps none.
     pub max_files: u32,
     /// The age beyond which a generation goes, at the next rotation or start: the time since its
-    /// last byte, which is its modification time. `None` is without limit.
+    /// last byte, which is its modification time. At a rotation the 32 oldest are looked at, at a
+    /// start all. `None` is without limit.
     pub max_age: Option<Duration>,
     /// How long after its first byte a log is rotated, whatever its size, also when nothing more
     /// is written. One that is there already when it is opened began when the file was made, or,

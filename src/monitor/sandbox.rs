@@ -279,7 +279,7 @@ impl Sandbox {
         self
     }
 
-    /// The log's size and how many older generations stay.
+    /// How much of the log is kept: its size, and how many and which older generations stay.
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
         self.log.retention = retention;
