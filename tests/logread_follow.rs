@@ -12,7 +12,7 @@ use tempfile::tempdir;
 use vmon::logfile::read::{Entry, LogReader, Warning};
 use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
 
-use logs::{Made, generation};
+use logs::{Chunk, Made, STDOUT, generation};
 
 fn log(log_dir: &Path, max_size: u64, max_files: u32) -> LogFile {
     let retention = Retention { max_size, max_files, ..Retention::default() };
@@ -163,6 +163,24 @@ fn a_truncated_log_is_read_anew_and_that_is_told() {
     assert_eq!(bytes(&mut reader), "new\n");
     let warnings = reader.take_warnings();
     assert!(matches!(warnings[..], [Warning::Truncated { .. }]), "{warnings:?}");
+}
+
+#[test]
+fn a_truncated_log_has_times_again_when_its_index_begins_anew() {
+    let made = Made::new();
+    let before = [Chunk::new(1, STDOUT, "a longer beginning\n")];
+    made.raw("", &before);
+    let mut reader = open(made.log_dir());
+    assert_eq!(bytes(&mut reader), "a longer beginning\n");
+    made.write("", b"new\n");
+    // The index is still the old one, and then one that may have the number of its inode.
+    assert_eq!(bytes(&mut reader), "new\n");
+    fs::remove_file(made.path(".idx")).unwrap();
+    let anew = [Chunk::new(5, 1, "new\n"), Chunk::new(7, STDOUT, "known\n")];
+    made.raw("", &anew);
+    let entry = reader.next().unwrap();
+    let Some(Entry::Bytes { time: Some(time), bytes, .. }) = entry else { panic!("{entry:?}") };
+    assert_eq!((time.nanoseconds(), bytes), (7, &b"known\n"[..]));
 }
 
 #[test]

@@ -299,6 +299,28 @@ fn a_reader_that_takes_nothing_does_not_keep_a_follower_from_leaving() {
     assert!(wait(&mut process).success());
 }
 
+#[test]
+fn a_follower_that_falls_behind_says_what_it_has_missed_and_goes_on() {
+    let mut source = Source::new(&["--log-max-size", "64KiB", "--log-max-files", "2"]);
+    let mut follower = Follower::new(&source.state, &["web"]);
+    source.print("first\n");
+    assert_eq!(follower.line(), "first\n");
+    // Nobody reads what it prints meanwhile.
+    for number in 0..400_000 {
+        source.print(format!("{number}\n"));
+    }
+    source.print("last\n");
+    source.state.wait_for_log("web", b"last\n");
+    source.end();
+    let (printed, said, code) = follower.end();
+    assert_eq!(code, 1);
+    assert!(said.starts_with("vmon: generations ") && said.contains(" were removed"), "{said}");
+    assert!(printed.starts_with("0\n1\n") && printed.ends_with("\n399999\nlast\n"));
+    // In order, and each line whole: a generation ends with one.
+    let numbers = printed.lines().filter_map(|line| line.parse::<u32>().ok());
+    assert!(numbers.is_sorted_by(|a, b| a < b));
+}
+
 /// What a follower prints of a sandbox that prints these bytes, in chunks of any size, into a log
 /// that is rotated every few milliseconds, all generations kept.
 #[track_caller]

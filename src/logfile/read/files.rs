@@ -2,6 +2,7 @@
 //! moment: an index first, then its log, and only then is there a new log.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use nix::sys::stat::fstat;
 
@@ -30,7 +31,9 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct Index {
     pub(super) path: PathBuf,
-    pub(super) identity: Identity,
+    /// With the time at which it was made, where the file system knows that: one that is removed
+    /// may leave its inode's number to the next.
+    pub(super) identity: (Identity, Option<SystemTime>),
     /// None where it is no index that is known here.
     pub(super) times: Option<Times>,
 }
@@ -251,6 +254,7 @@ fn open_index(directory: &Directory, name: &str) -> Result<Option<Index>, ReadEr
     }
     let path = directory.path().join(name);
     let stat = fstat(&file).map_err(|error| ReadError::io(&path, error))?;
+    let made = file.metadata().and_then(|metadata| metadata.created()).ok();
     let times = Times::new(file).map_err(|error| ReadError::io(&path, error))?;
-    Ok(Some(Index { path, identity: Identity::of(&stat), times }))
+    Ok(Some(Index { path, identity: (Identity::of(&stat), made), times }))
 }

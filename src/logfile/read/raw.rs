@@ -1,6 +1,7 @@
 //! A raw log: bytes, and the index that tells of them.
 
 use std::io;
+use std::time::SystemTime;
 
 use super::super::current::Identity;
 use super::super::entry::{Mark, Stream, Timestamp};
@@ -17,7 +18,7 @@ const UNREADABLE: &str = "it can't be read";
 pub(super) struct Raw {
     times: Option<Times>,
     /// An index that was found, but can't be this file's.
-    misled: Option<Identity>,
+    misled: Option<(Identity, Option<SystemTime>)>,
     /// The number of the next record, and where in the log it has to begin.
     record: u64,
     told: u64,
