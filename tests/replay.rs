@@ -162,6 +162,8 @@ impl Tmux<'_> {
     fn command(&self, args: &[&str]) -> std::io::Result<Output> {
         let mut command = Command::new("tmux");
         command.arg("-S").arg(self.0.file("tmux")).args(["-f", "/dev/null"]).args(args);
+        // tmux runs a command with the user's shell, and an account may have none that does.
+        command.env("SHELL", "/bin/sh");
         command.env("VMON_STATE_DIR", self.0.path()).env_remove("TMUX").output()
     }
 
@@ -186,7 +188,8 @@ fn an_emulator_shows_the_session_and_what_was_there_before_it() {
     full_screen(&state);
     let tmux = Tmux(&state);
     let vmon = env!("CARGO_BIN_EXE_vmon");
-    let script = format!("echo before; {vmon} replay web; echo \"code $?\"; exec cat");
+    // The key is for the player: a shell would end by it too.
+    let script = format!("trap : INT; echo before; {vmon} replay web; echo \"code $?\"; exec cat");
     assert!(tmux.command(&["new-session", "-d", &script]).unwrap().status.success());
     let state = "#{alternate_on} #{cursor_flag}";
     tmux.wait_for(state, "1 0");
