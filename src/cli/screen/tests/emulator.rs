@@ -50,7 +50,8 @@ impl Tmux {
     fn command(&self, args: &[&str]) -> std::io::Result<Output> {
         let mut command = Command::new("tmux");
         command.arg("-S").arg(self.file("socket")).arg("-f").arg(self.file("conf")).args(args);
-        command.stdin(Stdio::null()).env_remove("TMUX").output()
+        // tmux runs a command with the user's shell, and an account may have none that does.
+        command.env("SHELL", "/bin/sh").stdin(Stdio::null()).env_remove("TMUX").output()
     }
 
     fn say(&self, args: &[&str]) -> String {
