@@ -252,6 +252,10 @@ fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
     let kept = log.windows(notice.len()).position(|window| window == notice.as_bytes());
     let kept = kept.unwrap_or_else(|| panic!("{notice:?} is not in the log"));
     assert_eq!(logged + notice.len(), log.len());
+    // The index tells our line from the child's bytes: records of 24 bytes behind a header of 32.
+    let index = fs::read(disk.path().join("Sandboxfile/x.log.idx")).unwrap();
+    let of_the_line = [kept.to_le_bytes(), (notice.len() | 5 << 32).to_le_bytes()].concat();
+    assert!(index[32..].as_chunks::<24>().0.iter().any(|record| record[8..] == of_the_line));
     assert!(kept > 500_000);
     assert_same(&log[..kept], &noise[..kept], "what came before");
     // Behind it what was still in the pipe when there was space again, and the lines.
