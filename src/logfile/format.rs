@@ -93,6 +93,15 @@ impl Decoder {
         };
         Some(record.unwrap_or(Record { time: None, stream: None, bytes: line, size }))
     }
+
+    /// Whether a line that lacks its end may be the beginning of a record.
+    pub(super) fn is_begun(&self, line: &[u8]) -> bool {
+        match self.format {
+            Format::Raw => false,
+            Format::Cri => cri::is_begun(line),
+            Format::Json => json::is_begun(line),
+        }
+    }
 }
 
 /// Where records are put.

@@ -3,7 +3,7 @@
 
 use memchr::memchr;
 
-use super::{Out, Record, time};
+use super::{Out, Record, STDERR, STDOUT, time};
 use crate::logfile::entry::{Stream, Timestamp};
 
 /// The size of what stands before the child's bytes.
@@ -74,6 +74,21 @@ pub(super) fn decode(line: &[u8]) -> Option<Record<'_>> {
 /// Whether a first line begins as one of this format. It need not be whole.
 pub(super) fn begins(beginning: &[u8]) -> bool {
     head(beginning).is_some()
+}
+
+/// Whether a line that lacks its end may be the beginning of one of this format.
+pub(super) fn is_begun(line: &[u8]) -> bool {
+    let mut words = line.splitn(4, |&byte| byte == b' ');
+    let [time, stream, _, text] = [(); 4].map(|()| words.next());
+    let of_time = |byte: &u8| byte.is_ascii_digit() || b"-:.+TZ".contains(byte);
+    match (time, stream) {
+        (Some(time), None) => time.iter().all(of_time),
+        (Some(time), Some(stream)) if text.is_none() => {
+            let is_stream = |name: &[u8; 6]| name.starts_with(stream);
+            time::parse(time).is_some() && [STDOUT, STDERR].into_iter().any(is_stream)
+        }
+        _ => begins(line),
+    }
 }
 
 fn head(line: &[u8]) -> Option<Head> {

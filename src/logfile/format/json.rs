@@ -272,6 +272,11 @@ pub(super) fn is_record(line: &[u8]) -> bool {
     })
 }
 
+/// Whether a line that lacks its end may be the beginning of one that was written here.
+pub(super) fn is_begun(line: &[u8]) -> bool {
+    line.starts_with(HEAD) || HEAD.starts_with(line)
+}
+
 /// Takes an object apart. Only as strict as it must be to find the members.
 fn members(line: &[u8]) -> Option<Members<'_>> {
     let mut members = Members::default();

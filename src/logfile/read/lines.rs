@@ -14,15 +14,14 @@ pub(super) struct Lines {
     decoder: Decoder,
     /// Whether a line goes on that is longer than what can be held. It is no record.
     overlong: bool,
-    /// A line whose end is missing.
-    torn: Vec<u8>,
 }
 
 /// A line that is there to be read, and its size in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Line {
     Whole(u64),
-    /// The file ends within it.
+    /// The file ends within it. Of a record it is a part that a crash has left, which is no part of
+    /// what the child wrote: its writer cuts it off, or writes the whole of it into the next file.
     Torn(u64),
     /// A part of one that is too long. The last one ends it.
     Part {
@@ -49,7 +48,7 @@ pub(super) struct Said<'a> {
 
 impl Lines {
     pub(super) fn new(format: Format) -> Self {
-        Self { decoder: Decoder::new(format), overlong: false, torn: Vec::new() }
+        Self { decoder: Decoder::new(format), overlong: false }
     }
 
     /// Finds the line that begins at `offset`; `None` at the end. One without an end is none while
@@ -102,17 +101,17 @@ impl Lines {
                 Said { time: None, stream: None, bytes }
             }
             Line::Torn(_) => {
-                self.torn.clear();
-                self.torn.extend_from_slice(bytes);
-                self.torn.push(b'\n');
-                let end = self.torn.as_ptr_range().end;
-                let mut said = said(&mut self.decoder, &self.torn);
-                // The newline that is not there.
-                if said.bytes.as_ptr_range().end == end {
-                    said.bytes = said.bytes.strip_suffix(b"\n").unwrap_or(said.bytes);
-                }
-                said
+                let bytes = if self.decoder.is_begun(bytes) { b"" } else { bytes };
+                Said { time: None, stream: None, bytes }
             }
+        }
+    }
+
+    /// Whether a line that has been found is a part of a record.
+    pub(super) fn is_part_of_record(&self, content: &Content, offset: u64, line: Line) -> bool {
+        match line {
+            Line::Torn(size) => self.decoder.is_begun(content.held(offset, size)),
+            Line::Whole(_) | Line::Part { .. } => false,
         }
     }
 

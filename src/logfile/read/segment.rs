@@ -167,8 +167,12 @@ impl Segment {
             Form::Unknown => Ok(None),
             Form::Lines(_) if left == 0 => Ok(None),
             Form::Lines(lines) => {
-                let grows = grows && bounds.hold >= Hold::Parts;
-                let line = lines.find(&mut self.content, self.offset, grows)?;
+                let waits = grows && bounds.hold >= Hold::Parts;
+                let line = lines.find(&mut self.content, self.offset, waits)?;
+                // Not passed over: its writer may still add to it, or cut it off.
+                let line = line.filter(|line| {
+                    !grows || !lines.is_part_of_record(&self.content, self.offset, *line)
+                });
                 Ok(line.map(Found::Line))
             }
             Form::Raw(raw) => {
