@@ -140,6 +140,47 @@ fn of_an_index_cut_anywhere_the_whole_records_count_and_every_byte_is_given() {
 }
 
 #[test]
+fn what_a_writer_has_told_is_read_as_far_as_its_index_was_not_cut() {
+    let directory = tempdir().unwrap();
+    let streams = [Stream::Stdout, Stream::Stderr, Stream::Tty, Stream::Notice];
+    let mut log = log(directory.path(), 0);
+    log.mark(Mark::Start { pid: 7 });
+    let mut written: Vec<(Stream, Vec<u8>)> = Vec::new();
+    for number in 0..24_usize {
+        let bytes = format!("{number}\n").repeat(number % 5 + 1).into_bytes();
+        let stream = streams[number * 7 % 4];
+        log.write(stream, &bytes).unwrap();
+        if number == 11 {
+            log.mark(Mark::Resize { columns: 80, rows: 25 });
+        }
+        written.push((stream, bytes));
+    }
+    log.mark(Mark::Stop(End::Exited(0)));
+    drop(log);
+    let whole: Vec<u8> = written.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+    let path = directory.path().join("config/vm.log.idx");
+    let index = fs::read(&path).unwrap();
+    // A record each: no two neighbours are of one stream.
+    assert_eq!(index.len(), 32 + 24 * (written.len() + 3));
+    let mut known_before = 0;
+    for cut in 0..=index.len() {
+        fs::write(&path, &index[..cut]).unwrap();
+        let (mut read, mut known) = (Vec::new(), Vec::new());
+        for (time, stream, bytes) in told(&mut open(directory.path())) {
+            assert_eq!(time.is_some(), stream.is_some());
+            read.extend_from_slice(&bytes);
+            known.extend(stream.map(|stream| (stream, bytes)));
+        }
+        assert!(read == whole, "{cut}");
+        assert_eq!(known, written[..known.len()], "{cut}");
+        // Each record of bytes adds what it tells, as soon as it is whole.
+        assert!(known.len() == known_before || (known.len() == known_before + 1 && cut % 24 == 8));
+        known_before = known.len();
+    }
+    assert_eq!(known_before, written.len());
+}
+
+#[test]
 fn of_a_log_cut_anywhere_every_byte_is_given_and_an_index_beyond_it_is_not_used() {
     let (made, chunks) = (Made::new(), chunks());
     let log = joined(&chunks);
