@@ -13,6 +13,7 @@
 mod current;
 mod directory;
 mod entry;
+mod error;
 pub mod format;
 mod generations;
 mod handing;
@@ -23,12 +24,12 @@ mod options;
 pub mod read;
 mod records;
 mod rename;
+mod rotation;
 mod tail;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -37,8 +38,9 @@ use nix::sys::stat::lstat;
 use current::{Current, Look};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
+pub use error::{LogError, WriteError};
 use format::Encoder;
-use generations::{Generations, Keep};
+use generations::Generations;
 use handing::Handing;
 pub(crate) use handing::Rotated;
 use indexing::Indexing;
@@ -47,62 +49,6 @@ pub use options::{Format, LogOptions, Retention};
 
 /// How often, at most, a write looks whether the log is still where it should be.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// When a log that could not be rotated in its time is tried again.
-const ROTATE_AGAIN: Duration = Duration::from_secs(10);
-
-/// Why a log can't be used. Each message names the path.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LogError {
-    /// The name of a log or of its config file is no name for a file.
-    #[error("{name:?} can't name {what}: {reason}")]
-    Name {
-        /// What it was to name.
-        what: &'static str,
-        /// The name.
-        name: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// Something else is in the place of a log or of its directory.
-    #[error("{} is {found}, not {wanted}: remove it, or log elsewhere", path.display())]
-    WrongKind {
-        /// Where it is.
-        path: PathBuf,
-        /// What it is.
-        found: &'static str,
-        /// What it should be.
-        wanted: &'static str,
-    },
-    /// The system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was to be done.
-        action: &'static str,
-        /// What it was to be done to.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
-impl LogError {
-    fn io(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
-        Self::Io { action, path: path.into(), source: source.into() }
-    }
-}
-
-/// A write that did not go through to its end.
-#[derive(Debug, thiserror::Error)]
-#[error("{source}")]
-pub struct WriteError {
-    /// How many of the bytes given are in the log: exactly the first so many. Give the rest to
-    /// [`LogFile::write`] again, later.
-    pub written: usize,
-    /// Why the rest is not.
-    pub source: LogError,
-}
 
 /// One log, open for appending.
 ///
@@ -516,57 +462,6 @@ impl LogFile {
         Ok(())
     }
 
-    /// Removes what earlier runs have left beyond limits that hold at any moment.
-    fn limit_at_start(&mut self, directory: &Directory) -> Result<(), LogError> {
-        let (age, together) = (self.options.retention.max_age, self.limits.together);
-        if age.is_none() && together.is_none() {
-            return Ok(());
-        }
-        let size = self.current.as_ref().map_or(0, Current::size) + self.index.size();
-        if together.is_some_and(|most| size > most) {
-            self.retire(directory)?;
-        }
-        let log_name = self.place.log_name();
-        self.generations.survey(directory, log_name)?;
-        self.generations.prune_all(directory, log_name, &self.keep());
-        Ok(())
-    }
-
-    /// What may be kept of the generations now.
-    fn keep(&self) -> Keep {
-        let retention = &self.options.retention;
-        // Somebody whom an earlier run has left works on one: which one is not known.
-        let strangers = self.handing.as_ref().is_some_and(|handing| handing.is_strangers_work());
-        let taken = if strangers { self.limits.together.unwrap_or(0) } else { 0 };
-        Keep {
-            max_files: retention.max_files,
-            max_age: retention.max_age,
-            bytes: self.limits.generations.map(|most| most.saturating_sub(taken)),
-        }
-    }
-
-    /// The log's time is over, however little is in it.
-    fn rotate_in_time(&mut self) {
-        self.rotate_at = None;
-        if let Err(error) = self.rotate_unless_empty() {
-            tracing::warn!("{error}; it is rotated later");
-            self.rotate_at = Some(Instant::now() + ROTATE_AGAIN);
-        }
-    }
-
-    fn rotate_unless_empty(&mut self) -> Result<(), LogError> {
-        if self.current.as_ref().is_some_and(|current| current.size() == 0) {
-            return Ok(());
-        }
-        self.rotate()?;
-        // A log that somebody else has changed is as it was found: with a time of its own where it
-        // is another one, and still to be rotated where it is not.
-        match &self.current {
-            Some(current) if current.size() > 0 && self.rotate_at.is_none() => self.rotate(),
-            _ => Ok(()),
-        }
-    }
-
     /// Writes what the index on disk does not know, before its time.
     fn flush_index(&mut self) {
         let Some(current) = &self.current else { return };
@@ -592,58 +487,6 @@ impl LogFile {
         if self.index.is_full() {
             self.index.give_up();
         }
-    }
-
-    /// Makes room, if only by learning that there is some: somebody else may have rotated,
-    /// removed or truncated the log, and a rename must not hit a stranger's file.
-    fn rotate(&mut self) -> Result<(), LogError> {
-        let directory = self.place.directory()?;
-        let found = directory.stat(self.place.log_name())?;
-        let look = match &mut self.current {
-            Some(current) => current.compare(found.as_ref()),
-            None => Look::Replaced,
-        };
-        match look {
-            Look::Same => self.retire(&directory),
-            Look::Resized => {
-                self.resized(&directory);
-                Ok(())
-            }
-            Look::Replaced => {
-                self.close();
-                self.open_in(&directory)
-            }
-        }
-    }
-
-    /// Takes the full log out of the way and begins a new one.
-    fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
-        let log_name = self.place.log_name();
-        self.generations.survey(directory, log_name)?;
-        if let Some(handing) = &mut self.handing
-            && self.options.retention.max_files > 0
-        {
-            handing.expect(self.generations.next(), directory, log_name);
-        }
-        if let Some(current) = &self.current {
-            self.index.flush(directory, log_name, current);
-        }
-        if self.options.retention.max_files == 0 {
-            // Unlinked, not truncated: who has it open reads it to its end, and sees (stat(2),
-            // `tail -F`) that there is another one.
-            if self.index.is_there() {
-                let _ = directory.remove_regular(&index::name(log_name));
-            }
-            directory.remove(log_name)?;
-        } else {
-            self.generations.add(directory, log_name, self.index.is_there())?;
-        }
-        // From here on the open file is a generation that must not grow, whatever fails below.
-        self.current = None;
-        self.index.forget();
-        // Before the new file is made: on a full disk, this is what makes room for it.
-        self.generations.prune(directory, log_name, &self.keep());
-        self.open_in(directory)
     }
 }
 

@@ -1,140 +1,23 @@
-//! The command of `--log-rotate-command`: which generations it gets, as what it runs, and what
-//! becomes of it and of those whose turn has not come when a run ends or is killed.
+//! The command of `--log-rotate-command`: which generations it gets, as what it runs, and what comes
+//! of its failure. What a run leaves to it is in `rotate_command_left.rs`.
 
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod common;
+#[path = "common/works.rs"]
+mod works;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{
     Process, State, assert_same, code, eventually, has, is_alive, process_state, signal, wait,
 };
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, getpgid};
-
-/// Works on its argument as gzip does, and lets the test see and hold it: it goes on when `hold` is
-/// gone, as with the test's directory, and tells of another one that works at the same time.
-const WORK: &str = r#"#!/bin/sh
-cd "${0%/*}" || exit 9
-mkdir lock 2>/dev/null || echo "$1" >>overlaps
-echo $$ >pid
-echo "${1##*.}" >>begun
-while [ -e hold ]; do sleep 0.02; done
-gzip "$1"
-status=$?
-rmdir lock
-echo "${1##*.}" >>ended
-exit $status
-"#;
-
-/// Lines of 1,000 bytes.
-const LINES: &str = "i=0; while [ $i -lt COUNT ]; do printf '%0999d\\n' $i; i=$((i + 1)); done";
-
-struct Works {
-    state: State,
-    command: String,
-}
-
-impl Works {
-    fn new() -> Self {
-        let state = State::new();
-        let script = state.file("work");
-        fs::write(&script, WORK).unwrap();
-        fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
-        let command = script.to_str().unwrap().to_owned();
-        Self { state, command }
-    }
-
-    /// Whatever is begun from now on waits.
-    fn hold(&self) {
-        File::create(self.state.file("hold")).unwrap();
-    }
-
-    fn release(&self) {
-        fs::remove_file(self.state.file("hold")).unwrap();
-    }
-
-    /// `vmon run` whose log is rotated after two lines; by default all generations are kept.
-    fn run(&self, options: &[&str], lines: usize, then: &str) -> Command {
-        let script = format!("{}; {then}", LINES.replace("COUNT", &lines.to_string()));
-        let mut all = vec!["--log-max-size", "2000", "--log-rotate-command", &self.command];
-        if !options.contains(&"--log-max-files") {
-            all.extend(["--log-max-files", "1000"]);
-        }
-        all.extend(options);
-        let mut run = self.state.run("web", &all, &script);
-        run.stdout(Stdio::null());
-        run
-    }
-
-    fn numbers(&self, file: &str) -> Vec<u32> {
-        let text = fs::read_to_string(self.state.file(file)).unwrap_or_default();
-        text.lines().map(|line| line.parse().unwrap()).collect()
-    }
-
-    fn wait_for_begun(&self, count: usize) {
-        eventually("the work has begun", || self.numbers("begun").len() >= count);
-    }
-
-    /// Whoever works is on disk.
-    fn wait_for_note(&self) {
-        let noted = || fs::read_to_string(self.note()).is_ok_and(|note| note.contains(' '));
-        eventually("it is noted who works", noted);
-    }
-
-    /// The process that works now.
-    fn worker(&self) -> u32 {
-        fs::read_to_string(self.state.file("pid")).unwrap().trim_end().parse().unwrap()
-    }
-
-    /// Generations that are not compressed, and those that are.
-    fn generations(&self) -> (Vec<String>, Vec<String>) {
-        let names = self.state.generations("web").into_iter();
-        let names = names.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
-        let numbers = names.filter_map(|name| {
-            let number = name.strip_prefix("web.log.")?.to_owned();
-            (number.ends_with("gz") || number.bytes().all(|byte| byte.is_ascii_digit()))
-                .then_some(number)
-        });
-        numbers.partition(|number| !number.ends_with("gz"))
-    }
-
-    /// Nothing waits to be worked on, and nobody works.
-    fn wait_for_all_done(&self) {
-        eventually("all is compressed", || self.generations().0.is_empty());
-        eventually("nothing waits", || !self.note().exists());
-        assert!(!self.state.file("overlaps").exists(), "one at a time");
-    }
-
-    fn note(&self) -> PathBuf {
-        self.state.logs().join("web.log.todo")
-    }
-
-    /// All generations and the log, joined.
-    fn whole(&self) -> Vec<u8> {
-        let (plain, compressed) = self.generations();
-        assert!(plain.is_empty(), "{plain:?}");
-        let mut whole = Vec::new();
-        for number in compressed {
-            let path = self.state.logs().join(format!("web.log.{number}"));
-            let output = Command::new("gzip").arg("-cd").arg(path).output().unwrap();
-            assert!(output.status.success(), "{number}: {output:?}");
-            whole.extend(output.stdout);
-        }
-        whole.extend(self.state.log("web"));
-        whole
-    }
-}
-
-/// What that many lines are.
-fn lines(count: usize) -> Vec<u8> {
-    (0..count).flat_map(|number| format!("{number:0999}\n").into_bytes()).collect()
-}
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use works::{LINES, Works, lines};
 
 fn supervisor(state: &State) -> u32 {
     eventually("the supervisor", || state.run_column("web", "supervisor_pid").is_some());
@@ -362,98 +245,6 @@ fn nothing_of_it_is_left_as_a_zombie() {
 }
 
 #[test]
-fn it_is_nothing_that_the_sandbox_has_left_behind() {
-    let works = Works::new();
-    works.hold();
-    let then =
-        "setsid sh -c 'echo $$ >daemon; exec sleep 1000' & while [ ! -s daemon ]; do :; done";
-    let mut run = works.run(&["--stop-timeout", "1h"], 3, then);
-    let mut run = Process::spawn(run.current_dir(works.state.path()));
-    works.wait_for_begun(1);
-    assert_eq!(code(wait(&mut run)), 0);
-    let daemon = fs::read_to_string(works.state.file("daemon")).unwrap();
-    let daemon = daemon.trim_end().parse().unwrap();
-    assert_eq!(process_state(daemon), None, "the daemon was ended");
-    assert!(is_alive(works.worker()), "the command was not");
-    works.release();
-    works.wait_for_all_done();
-}
-
-#[test]
-fn those_whose_turn_has_not_come_are_left_to_a_shell_when_the_run_ends() {
-    let works = Works::new();
-    works.hold();
-    let mut run = works.run(&[], 20, "exit 5");
-    assert_eq!(code(wait(&mut run.spawn().unwrap())), 5);
-    works.wait_for_begun(1);
-    assert_eq!(works.numbers("begun"), [1]);
-    assert!(works.note().exists());
-    works.release();
-    works.wait_for_all_done();
-    assert_eq!(works.numbers("ended"), (1..=9).collect::<Vec<_>>());
-    assert_same(&works.whole(), &lines(20), "all generations");
-}
-
-#[test]
-fn the_next_run_waits_for_what_an_earlier_one_has_left() {
-    let works = Works::new();
-    works.hold();
-    assert_eq!(code(wait(&mut works.run(&[], 10, "exit 0").spawn().unwrap())), 0);
-    works.wait_for_begun(1);
-    let mut second = Process::spawn(&mut works.run(&[], 10, "exec sleep 100"));
-    eventually("it has rotated its log", || works.generations().0.len() == 9);
-    assert_eq!(works.numbers("begun"), [1]);
-    works.release();
-    works.wait_for_all_done();
-    assert_eq!(works.numbers("ended"), (1..=9).collect::<Vec<_>>());
-    assert_same(&works.whole(), &[lines(10), lines(10)].concat(), "both runs");
-    signal(&second, Signal::SIGTERM);
-    wait(&mut second);
-}
-
-#[test]
-fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
-    let works = Works::new();
-    works.hold();
-    let mut first = Process::spawn(&mut works.run(&[], 10, "exec sleep 100"));
-    eventually("it has rotated its log", || works.generations().0.len() == 4);
-    works.wait_for_begun(1);
-    works.wait_for_note();
-    let worker = works.worker();
-    signal(&first, Signal::SIGKILL);
-    wait(&mut first);
-    assert!(is_alive(worker), "it goes on by itself");
-    let mut second = Process::spawn(&mut works.run(&[], 2, "exec sleep 100"));
-    eventually("the next has rotated its log", || works.generations().0.len() == 5);
-    assert_eq!(works.numbers("begun"), [1], "that one is waited for");
-    works.release();
-    works.wait_for_all_done();
-    assert_eq!(works.numbers("ended"), [1, 2, 3, 4, 5], "none twice");
-    signal(&second, Signal::SIGTERM);
-    wait(&mut second);
-}
-
-#[test]
-fn what_died_with_its_supervisor_is_done_again() {
-    let works = Works::new();
-    works.hold();
-    let mut first = Process::spawn(&mut works.run(&[], 5, "exec sleep 100"));
-    works.wait_for_begun(1);
-    eventually("it has rotated its log", || works.generations().0.len() == 2);
-    signal(&first, Signal::SIGKILL);
-    wait(&mut first);
-    let group = getpgid(Some(Pid::from_raw(works.worker() as i32))).unwrap();
-    killpg(group, Signal::SIGKILL).unwrap();
-    // A part of what it was making.
-    fs::write(works.state.logs().join("web.log.00000001.gz"), "half").unwrap();
-    fs::remove_dir(works.state.file("lock")).unwrap();
-    works.release();
-    assert_eq!(code(wait(&mut works.run(&[], 0, "exit 0").spawn().unwrap())), 0);
-    works.wait_for_all_done();
-    assert_same(&works.whole(), &lines(5), "all generations");
-}
-
-#[test]
 fn a_generation_that_is_removed_before_its_turn_is_skipped() {
     let works = Works::new();
     works.hold();
@@ -559,20 +350,4 @@ fn the_total_holds_while_a_flood_rotates_whatever_the_command_does() {
         fs::remove_file(state.file("hold")).unwrap();
         wait(&mut run);
     }
-}
-
-#[test]
-fn generations_are_worked_on_also_while_a_restart_is_waited_for() {
-    let works = Works::new();
-    works.hold();
-    let mut run = Process::spawn(&mut works.run(&["--restart", "always"], 5, "exit 1"));
-    works.wait_for_begun(1);
-    eventually("it has run three times", || works.generations().0.len() >= 7);
-    works.release();
-    works.wait_for_begun(7);
-    signal(&run, Signal::SIGTERM);
-    wait(&mut run);
-    works.wait_for_all_done();
-    let ended = works.numbers("ended");
-    assert_eq!(ended, (1..=ended.len() as u32).collect::<Vec<_>>());
 }
