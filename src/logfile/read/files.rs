@@ -75,11 +75,11 @@ impl Files {
     }
 
     pub(super) fn numbers(&self) -> Result<Numbers, ReadError> {
-        match self.place.existing()? {
-            Some(directory) => Numbers::read(directory.path(), self.place.log_name())
-                .map_err(|error| ReadError::io(directory.path(), error)),
-            None => Ok(Numbers::default()),
-        }
+        let Some(directory) = self.place.existing()? else { return Ok(Numbers::default()) };
+        let mut numbers = Numbers::read(directory.path(), self.place.log_name())
+            .map_err(|error| ReadError::io(directory.path(), error))?;
+        numbers.complete(|number| self.exists_in(&directory, number))?;
+        Ok(numbers)
     }
 
     /// Whether the log is there.
@@ -187,6 +187,10 @@ impl Files {
     /// Whether a generation is there, compressed or not.
     pub(super) fn exists(&self, number: u64) -> Result<bool, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(false) };
+        self.exists_in(&directory, number)
+    }
+
+    fn exists_in(&self, directory: &Directory, number: u64) -> Result<bool, ReadError> {
         let name = name(self.place.log_name(), number);
         let mut there = directory.stat(&name)?.is_some();
         for packing in Packing::ALL {

@@ -41,6 +41,20 @@ impl Numbers {
         Self(ranges)
     }
 
+    /// Adds those that the directory was not seen to have: one that is renamed into it while it is
+    /// read may be missed, also where a later one is not (readdir(3)). The oldest go first, so that
+    /// is the case while the one below a known one `exists`.
+    pub(super) fn complete<E>(&mut self, exists: impl Fn(u64) -> Result<bool, E>) -> Result<(), E> {
+        let mut below = 0;
+        for range in &mut self.0 {
+            while range.start > below && exists(range.start - 1)? {
+                range.start -= 1;
+            }
+            below = range.end;
+        }
+        Ok(())
+    }
+
     /// The lowest that is not below `number`.
     pub(super) fn at_or_after(&self, number: u64) -> Option<u64> {
         let at = self.0.partition_point(|range| range.end <= number);
@@ -74,6 +88,19 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_missed_is_added_from_above_as_far_as_it_is_there() {
+        let mut numbers = Numbers::from_sorted(vec![3, 7, 9, 20]);
+        let there = |number: u64| Ok::<_, ()>([2, 5, 6, 8, 18].contains(&number));
+        numbers.complete(there).unwrap();
+        let all: Vec<_> = (0..).map_while(|place| numbers.nth(place)).collect();
+        assert_eq!(all, [2, 3, 5, 6, 7, 8, 9, 20]);
+        let found = [1, 4, 8, 10].map(|number| numbers.at_or_after(number));
+        assert_eq!(found, [Some(2), Some(5), Some(8), Some(20)]);
+        let before = [2, 5, 9, 20].map(|number| numbers.before(number));
+        assert_eq!(before, [None, Some(3), Some(8), Some(9)]);
+    }
 
     #[test]
     fn numbers_are_found_from_below_and_by_their_place() {
