@@ -94,8 +94,9 @@ impl Decoder {
         Some(record.unwrap_or(Record { time: None, stream: None, bytes: line, size }))
     }
 
-    /// Whether a line that lacks its end may be the beginning of a record.
-    pub(super) fn is_begun(&self, line: &[u8]) -> bool {
+    /// Whether a line that lacks its end may be the beginning of a record: one that is still being
+    /// written, or was torn by a crash. Such a line says nothing; any other is taken as it is.
+    pub fn is_begun(&self, line: &[u8]) -> bool {
         match self.format {
             Format::Raw => false,
             Format::Cri => cri::is_begun(line),
