@@ -4,7 +4,8 @@
 //! kept here until the handler says that the descriptor would block, so a handler may stop reading
 //! at any point, or not want a source for a while, without losing it and without a system call.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -88,7 +89,7 @@ struct Slot<S> {
     wanted: u8,
     ready: u8,
     watch: Watch,
-    /// The number of the last call for it.
+    /// The number of the last call for it, or of the last one before it was registered.
     called: u64,
     queued: bool,
     used: bool,
@@ -100,14 +101,23 @@ impl<S> Slot<S> {
     }
 }
 
+/// A slot that waits for its turn.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// The number of the last call for it.
+    called: u64,
+    slot: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Slots<S> {
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
     /// How many slots each handler has, by the handler's own slot.
     owned: Vec<u32>,
-    /// Slots that are ready for something wanted, each once, in turn.
-    queue: VecDeque<u32>,
+    /// Slots that are ready for something wanted, each once: first the one that has waited longest
+    /// since it was last called for, so that a flood does not go before a keystroke.
+    queue: BinaryHeap<Reverse<Turn>>,
     /// Calls so far.
     calls: u64,
     /// Turns so far.
@@ -121,7 +131,7 @@ impl<S: Copy> Slots<S> {
             slots: Vec::new(),
             free: Vec::new(),
             owned: Vec::new(),
-            queue: VecDeque::new(),
+            queue: BinaryHeap::new(),
             calls: 0,
             turn: 0,
             left: Leavings::default(),
@@ -154,22 +164,18 @@ impl<S: Copy> Slots<S> {
     }
 
     pub(super) fn has_ready(&self) -> bool {
-        self.queue.iter().any(|&slot| self.due(slot) != 0)
+        self.queue.iter().any(|Reverse(turn)| self.due(turn.slot) != 0)
     }
 
-    /// Begins a turn: the sources that have waited longest since they were last called for come
-    /// first, so that a flood does not go before a keystroke. Says how many there are.
+    /// Begins a turn. Says how many sources it is of.
     pub(super) fn begin_turn(&mut self) -> usize {
         self.turn += 1;
-        let slots = &self.slots;
-        let called = |&slot: &u32| slots.get(slot as usize).map_or(0, |entry| entry.called);
-        self.queue.make_contiguous().sort_unstable_by_key(called);
         self.queue.len()
     }
 
-    /// The next source in turn. It stays in the queue, at its end, while it remains ready.
+    /// The next source in turn. It stays in the queue, behind all others, while it remains ready.
     pub(super) fn next_ready(&mut self) -> Option<(HandlerId, S, Ready)> {
-        let slot = self.queue.pop_front()?;
+        let Reverse(Turn { slot, .. }) = self.queue.pop()?;
         let due = self.due(slot);
         let entry = self.slots.get_mut(slot as usize)?;
         if due == 0 {
@@ -178,7 +184,7 @@ impl<S: Copy> Slots<S> {
         }
         self.calls += 1;
         entry.called = self.calls;
-        self.queue.push_back(slot);
+        self.queue.push(Reverse(Turn { called: entry.called, slot }));
         Some((entry.owner, entry.name, Ready(due)))
     }
 
@@ -211,7 +217,7 @@ impl<S: Copy> Slots<S> {
         let Some(entry) = self.slots.get_mut(slot as usize) else { return };
         if entry.due() != 0 && !entry.queued {
             entry.queued = true;
-            self.queue.push_back(slot);
+            self.queue.push(Reverse(Turn { called: entry.called, slot }));
         }
     }
 
@@ -290,7 +296,7 @@ impl<'a, S: Copy> Sources<'a, S> {
             wanted: interest.0,
             ready: 0,
             watch: Watch::Always,
-            called: 0,
+            called: self.slots.calls,
             queued: false,
             used: true,
         });

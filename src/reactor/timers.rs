@@ -1,6 +1,5 @@
 //! Timers in the order in which they expire.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::HandlerId;
@@ -21,27 +20,41 @@ impl TimerId {
 }
 
 #[derive(Debug)]
+struct Entry<T> {
+    id: TimerId,
+    handler: HandlerId,
+    timer: T,
+}
+
+/// The first to expire is the last in the vector. Most timers are set for soon and expire or are
+/// taken back soon, so few have to make way; those for a distant time lie still at the beginning.
+#[derive(Debug)]
 pub(super) struct Queue<T> {
-    timers: BTreeMap<TimerId, (HandlerId, T)>,
+    timers: Vec<Entry<T>>,
     sequence: u64,
 }
 
 impl<T: Copy> Queue<T> {
     pub(super) fn new() -> Self {
-        Self { timers: BTreeMap::new(), sequence: 0 }
+        Self { timers: Vec::new(), sequence: 0 }
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.timers.first_key_value().map(|(id, _)| id.at)
+        self.timers.last().map(|entry| entry.id.at)
     }
 
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<(HandlerId, T)> {
-        let first = self.timers.first_entry()?;
-        (first.key().at <= now).then(|| first.remove())
+        let entry = self.timers.pop_if(|entry| entry.id.at <= now)?;
+        Some((entry.handler, entry.timer))
     }
 
     pub(super) fn forget(&mut self, handler: HandlerId) {
-        self.timers.retain(|_, (owner, _)| *owner != handler);
+        self.timers.retain(|entry| entry.handler != handler);
+    }
+
+    /// The timer's place, or where it would have to be.
+    fn place(&self, id: TimerId) -> Result<usize, usize> {
+        self.timers.binary_search_by(|entry| id.cmp(&entry.id))
     }
 }
 
@@ -69,12 +82,16 @@ impl<'a, T: Copy> Timers<'a, T> {
     pub fn set_at(&mut self, at: Instant, timer: T) -> TimerId {
         self.queue.sequence += 1;
         let id = TimerId { at, sequence: self.queue.sequence };
-        self.queue.timers.insert(id, (self.handler, timer));
+        if let Err(place) = self.queue.place(id) {
+            self.queue.timers.insert(place, Entry { id, handler: self.handler, timer });
+        }
         id
     }
 
     /// Takes a timer back; one that has expired is none any more.
     pub fn cancel(&mut self, timer: TimerId) {
-        self.queue.timers.remove(&timer);
+        if let Ok(place) = self.queue.place(timer) {
+            self.queue.timers.remove(place);
+        }
     }
 }

@@ -2,7 +2,6 @@
 //! makes, without its allocations.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::iter;
@@ -131,20 +130,17 @@ pub(super) fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "nul byte found in provided data"))
 }
 
-/// The child's environment: ours as it is, or sorted with what the command changes. An entry of
-/// ours without `=`, which std does not tell, is left out.
+/// The child's environment: ours, then what the command changes. An entry of ours without `=`, which
+/// std does not tell, is left out.
 fn environment(command: &Command) -> Vec<(OsString, OsString)> {
-    if command.changes().is_empty() {
-        return std::env::vars_os().collect();
-    }
-    let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    let mut environment: Vec<_> = std::env::vars_os().collect();
     for (key, value) in command.changes() {
-        match value {
-            Some(value) => environment.insert(key.clone(), value.clone()),
-            None => environment.remove(key),
-        };
+        environment.retain(|(other, _)| other != key);
+        if let Some(value) = value {
+            environment.push((key.clone(), value.clone()));
+        }
     }
-    environment.into_iter().collect()
+    environment
 }
 
 /// Where `program` is looked for: itself if it has a slash, else in each element of `path`, of
