@@ -71,7 +71,7 @@ fn the_last_words_of_a_daemon_are_in_the_log_before_the_end_is_on_record() {
     let state = State::new();
     // Silent for longer than the grace of a drain.
     let script = "setsid sh -c 'trap \"sleep 0.5; echo the last words; exit\" TERM
-            echo $$ > pids; sleep 1000 & wait' &
+            sleep 1000 & echo $$ > pids; wait' &
         while ! [ -s pids ]; do :; done; exit 3";
     let output = here(&state, &["--stop-timeout", "1h"], script).output().unwrap();
     assert_eq!(output.status.code(), Some(3));

@@ -404,6 +404,30 @@ fn a_source_that_always_has_more_starves_no_other() {
 }
 
 #[test]
+fn a_source_that_is_registered_anew_at_every_call_starves_no_other() {
+    let regular = tempfile::tempfile().unwrap();
+    let (reader, mut writer) = pipe();
+    let mut reactor = Reactor::new().unwrap();
+    let again = regular.try_clone().unwrap();
+    let greedy = reactor.add(Probe::on_ready(move |probe, name, _, cx| {
+        cx.sources.deregister(probe.sources[&name]);
+        let source = cx.sources.register(&again, Interest::READ, name).unwrap();
+        probe.sources.insert(name, source);
+    }));
+    register(&mut reactor, greedy, &regular, Interest::READ, 1);
+    let other = reactor.add(reads(reader.try_clone().unwrap(), 1));
+    register(&mut reactor, other, &reader, Interest::READ, 1);
+    for _ in 0..5 {
+        writer.write_all(b"x").unwrap();
+        for _ in 0..2 {
+            turn(&mut reactor);
+        }
+        assert!(!calls(&mut reactor, other).is_empty());
+        assert!(!calls(&mut reactor, greedy).is_empty());
+    }
+}
+
+#[test]
 fn a_readiness_that_was_spurious_does_no_harm() {
     // Both are told of each byte, and only one of them gets it.
     let (reader, mut writer) = pipe();
