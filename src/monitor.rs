@@ -506,11 +506,7 @@ impl Handler for Monitor {
     }
 
     fn after_signal(signal: i32) {
-        if signal == Signal::TSTP.number()
-            && let Err(error) = terminal::stop_process()
-        {
-            warn!("can't suspend: {error}");
-        }
+        terminal::suspend_after(signal);
     }
 
     fn is_done(&self) -> bool {

@@ -25,6 +25,7 @@ use nix::sys::termios::{
     tcgetattr, tcsetattr,
 };
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
+use tracing::warn;
 
 pub use handle::{Direction, Handle};
 pub use messages::Messages;
@@ -236,14 +237,21 @@ pub fn install_panic_hook() {
     }));
 }
 
-/// Does what `SIGTSTP` does where it is not caught: stops the process until `SIGCONT`, unless its
-/// process group is orphaned and nobody could continue it. `SIGCONT` is raised in either case, so
-/// that what it undoes is undone.
+/// Where a signal that was caught is `SIGTSTP`, does what it does where it is not caught: stops the
+/// process until `SIGCONT`, unless its process group is orphaned and nobody could continue it.
+/// `SIGCONT` is raised in either case, so that what it undoes is undone.
 ///
-/// # Errors
-///
-/// sigaction(2)'s.
-pub fn stop_process() -> io::Result<()> {
+/// For [`Handler::after_signal`](crate::reactor::Handler::after_signal): by then every handler has
+/// given its terminal back.
+pub fn suspend_after(signal: i32) {
+    if signal == Signal::SIGTSTP as i32
+        && let Err(error) = stop_process()
+    {
+        warn!("can't suspend: {error}");
+    }
+}
+
+fn stop_process() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL installs no handler; the former action is put back below.
     let caught = unsafe { sigaction(Signal::SIGTSTP, &default) }?;

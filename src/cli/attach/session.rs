@@ -390,11 +390,7 @@ impl Handler for Session {
     }
 
     fn after_signal(signal: i32) {
-        if signal == Signal::TSTP.number()
-            && let Err(error) = terminal::stop_process()
-        {
-            warn!("can't suspend: {error}");
-        }
+        terminal::suspend_after(signal);
     }
 
     fn is_done(&self) -> bool {

@@ -403,11 +403,7 @@ impl Handler for Player {
     }
 
     fn after_signal(signal: i32) {
-        if signal == Signal::TSTP.number()
-            && let Err(error) = terminal::stop_process()
-        {
-            warn!("can't suspend: {error}");
-        }
+        terminal::suspend_after(signal);
     }
 
     fn is_done(&self) -> bool {
