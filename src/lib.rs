@@ -48,5 +48,6 @@ pub mod reactor;
 #[cfg(feature = "registry")]
 pub mod registry;
 mod relay;
+mod socket;
 pub mod terminal;
 pub mod usage;

@@ -23,6 +23,7 @@ use super::value::{Fields, Unreadable, int};
 use super::view::{Status, stream_of};
 use crate::child::Signal;
 use crate::monitor::{Attach, Attached, SessionId};
+use crate::socket;
 
 /// How long a supervisor has to answer, unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +63,7 @@ impl Client {
     /// [`ClientError::NotServed`] where no supervisor serves it; the others as they say.
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path = path.as_ref();
-        let stream = stream::dial(path, Some(DEFAULT_TIMEOUT))
+        let stream = socket::dial(path, Some(DEFAULT_TIMEOUT))
             .map_err(|error| ClientError::of_connect(path, error))?;
         let client = Self {
             stream,
@@ -71,7 +72,7 @@ impl Client {
             unfinished: Vec::new(),
         };
         // In a directory that others can write to, anybody may serve a socket of that name.
-        let owner = stream::peer_uid(&client.stream).map_err(|error| client.io(error))?;
+        let owner = socket::peer_uid(&client.stream).map_err(|error| client.io(error))?;
         let us = geteuid();
         if owner != 0 && owner != us.as_raw() && !us.is_root() {
             return Err(ClientError::Stranger { path: path.to_owned(), owner });

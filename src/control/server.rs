@@ -12,9 +12,10 @@ use std::fmt;
 use std::path::Path;
 
 use super::ControlError;
-use super::place::{Bound, Place};
+use super::place::Place;
 use crate::monitor::{Desk, Sandbox, Service, Transition};
 use crate::reactor::{Interest, Ready, SourceId};
+use crate::socket::Bound;
 use connections::{Connections, FIRST_KEY};
 
 /// The listener's source and timer.

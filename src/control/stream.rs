@@ -1,21 +1,12 @@
-//! Stream sockets, as both ends of a control connection use them: reached by a path of any
-//! length, read message by message, and asked who is at the other end.
-
-#[cfg_attr(target_os = "linux", path = "stream/linux.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "stream/bsd.rs")]
-mod platform;
+//! Stream sockets, as both ends of a control connection use them: read message by message.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, UnixAddr, connect, recv};
-
-pub(super) use platform::{bind, path_limit, peer_uid};
+use nix::sys::socket::{MsgFlags, recv};
 
 /// What one look at a connection takes at most.
 const CHUNK: usize = 4096;
@@ -57,34 +48,10 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], flags: MsgFlags) -> io::Resul
     }
 }
 
-/// Connects to the socket at `path`, which is not a symbolic link. With a server that accepts nobody
-/// it waits for as long as `patience` says, or not at all; then it is `WouldBlock`.
-pub(super) fn dial(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
-    let socket = UnixStream::from(platform::socket()?);
-    match patience {
-        // Linux lets connect(2) wait for room among those who have not been accepted, unix(7), for
-        // as long as a send may; elsewhere it never waits. Zero would be for ever.
-        Some(time) => socket.set_write_timeout(Some(time.max(Duration::from_micros(1))))?,
-        None => socket.set_nonblocking(true)?,
-    }
-    platform::reach(path, |address| connect_to(&socket, address))?;
-    Ok(socket)
-}
-
 /// Whether the peer has closed the connection both ways, and not only said that it sends no more.
 pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let _ = poll(&mut fds, PollTimeout::ZERO);
     let [fd] = fds;
     fd.revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
-}
-
-fn connect_to(socket: &UnixStream, address: &Path) -> io::Result<()> {
-    let address = UnixAddr::new(address)?;
-    loop {
-        match connect(socket.as_raw_fd(), &address) {
-            Err(Errno::EINTR) => {}
-            connected => return Ok(connected?),
-        }
-    }
 }

@@ -13,11 +13,12 @@ use tracing::{debug, warn};
 
 use super::super::call::Call;
 use super::super::value::int;
-use super::super::{MAX_MESSAGE, stream, view};
+use super::super::{MAX_MESSAGE, view};
 use super::connection::{Connection, Fate, Look, Mode};
 use super::methods::{self, Answer, Fault};
 use crate::monitor::{Attach, Desk, Phase, Transition};
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
+use crate::socket;
 
 /// The key of the client in the first slot, for its source and its timer.
 pub(super) const FIRST_KEY: u32 = 1;
@@ -123,7 +124,7 @@ impl Connections {
             return;
         }
         let us = geteuid().as_raw();
-        match stream::peer_uid(&stream) {
+        match socket::peer_uid(&stream) {
             Ok(uid) if uid == us || uid == 0 => {}
             peer => {
                 debug!("a client is refused: {peer:?}");

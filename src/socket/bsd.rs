@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 
 /// A new stream socket.
-pub(in super::super) fn socket() -> io::Result<OwnedFd> {
+pub(crate) fn socket() -> io::Result<OwnedFd> {
     let socket = new_socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None)?;
     // macOS has no SOCK_CLOEXEC.
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -21,7 +21,7 @@ pub(in super::super) fn socket() -> io::Result<OwnedFd> {
 }
 
 /// How long the path of a socket may be; `None` is without limit.
-pub(in super::super) fn path_limit() -> Option<usize> {
+pub(crate) fn path_limit() -> Option<usize> {
     // The closing NUL takes one.
     Some(size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1)
 }
@@ -33,15 +33,11 @@ pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> i
 
 /// Makes a listening socket of this name in an open directory, whose path serves where the
 /// descriptor does not.
-pub(in super::super) fn bind(
-    _directory: &OwnedFd,
-    path: &Path,
-    name: &OsStr,
-) -> io::Result<UnixListener> {
+pub(crate) fn bind(_directory: &OwnedFd, path: &Path, name: &OsStr) -> io::Result<UnixListener> {
     UnixListener::bind(path.join(name))
 }
 
 /// The effective user of the peer, when it connected (or began to listen).
-pub(in super::super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, sockopt::LocalPeerCred)?.uid())
 }

@@ -14,12 +14,12 @@ use nix::sys::socket::{
 use nix::sys::stat::Mode;
 
 /// A new stream socket.
-pub(in super::super) fn socket() -> io::Result<OwnedFd> {
+pub(crate) fn socket() -> io::Result<OwnedFd> {
     Ok(new_socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 /// How long the path of a socket may be; `None` is without limit.
-pub(in super::super) fn path_limit() -> Option<usize> {
+pub(crate) fn path_limit() -> Option<usize> {
     None
 }
 
@@ -35,11 +35,7 @@ pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> i
 
 /// Makes a listening socket of this name in an open directory, whose path serves where the
 /// descriptor does not.
-pub(in super::super) fn bind(
-    directory: &OwnedFd,
-    path: &Path,
-    name: &OsStr,
-) -> io::Result<UnixListener> {
+pub(crate) fn bind(directory: &OwnedFd, path: &Path, name: &OsStr) -> io::Result<UnixListener> {
     match UnixListener::bind(of_descriptor(directory.as_raw_fd()).join(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             UnixListener::bind(path.join(name))
@@ -49,7 +45,7 @@ pub(in super::super) fn bind(
 }
 
 /// The effective user of the peer, when it connected (or began to listen).
-pub(in super::super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, sockopt::PeerCredentials)?.uid())
 }
 

@@ -1,0 +1,215 @@
+//! How a listening socket gets to its place and how it leaves.
+//!
+//! The socket is made under a name of its own and then linked to its place, which is either done
+//! or not and never takes another's.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::NixPath;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use super::{dial, platform};
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// More of them than anybody leaves behind.
+const TRIES: u32 = 1000;
+
+/// Why a socket can't be put into its place.
+#[derive(Debug)]
+pub(crate) enum PlaceError {
+    /// Somebody serves the one that is there.
+    InUse,
+    /// What is there is no socket.
+    NoSocket,
+    /// The system has refused.
+    Io { what: &'static str, source: io::Error },
+}
+
+impl PlaceError {
+    fn io(what: &'static str, source: impl Into<io::Error>) -> Self {
+        Self::Io { what, source: source.into() }
+    }
+}
+
+/// A socket in its place, for its owner alone; it leaves it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) listener: UnixListener,
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+/// What is in the place.
+enum Found {
+    Nothing,
+    Stale,
+    Live,
+}
+
+impl Bound {
+    /// Listens at `path`, which is in this open directory. A socket that nobody serves is replaced,
+    /// anything else never.
+    pub(crate) fn at(path: &Path, directory: &OwnedFd) -> Result<Self, PlaceError> {
+        let place = Place { path, directory };
+        let (listener, made) = place.listen()?;
+        let bound = place.put(&made, listener);
+        // In its place it has a name of its own; elsewhere nobody is to find it.
+        let _ = remove(directory, made.as_str());
+        bound
+    }
+
+    /// Removes the socket, if it is still the one in its place. Nobody can have taken that for
+    /// stale: it listens still.
+    pub(crate) fn leave(&self) {
+        let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return;
+        };
+        let Ok(directory) = open(parent, DIRECTORY, Mode::empty()) else { return };
+        let there = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|stat| identity(&stat) == self.file) {
+            let _ = remove(&directory, name);
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Where a socket is to be.
+struct Place<'a> {
+    path: &'a Path,
+    directory: &'a OwnedFd,
+}
+
+impl Place<'_> {
+    /// The socket's name in its directory.
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    fn put(&self, made: &str, listener: UnixListener) -> Result<Bound, PlaceError> {
+        fchmodat(self.directory, made, PRIVATE, FchmodatFlags::FollowSymlink)
+            .map_err(|error| PlaceError::io("set the mode of", error))?;
+        let file = fstatat(self.directory, made, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|error| PlaceError::io("look at", error))?;
+        while !self.link(made)? {
+            self.clear()?;
+        }
+        Ok(Bound { listener, path: self.path.to_owned(), file: identity(&file) })
+    }
+
+    /// Whether the place was free and has been taken.
+    fn link(&self, made: &str) -> Result<bool, PlaceError> {
+        match linkat(self.directory, made, self.directory, self.name(), AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(error) => Err(PlaceError::io("make the socket", error)),
+        }
+    }
+
+    /// Removes a socket that nobody serves. The lock lets one do so at a time: another that has
+    /// seen the same stale socket would remove the live one that took its place.
+    fn clear(&self) -> Result<(), PlaceError> {
+        if let Found::Live = self.look()? {
+            return Err(PlaceError::InUse);
+        }
+        let name = format!(".{}.lock", self.name().display());
+        let _lock = self.lock(&name)?;
+        let cleared = match self.look()? {
+            Found::Live => Err(PlaceError::InUse),
+            Found::Nothing => Ok(()),
+            Found::Stale => remove(self.directory, self.name())
+                .map_err(|error| PlaceError::io("remove the stale", error)),
+        };
+        let _ = remove(self.directory, name.as_str());
+        cleared
+    }
+
+    /// A lock that its holder's end gives back, however that comes. It is held for moments only,
+    /// so whoever has it is putting a socket into this very place.
+    fn lock(&self, name: &str) -> Result<Flock<File>, PlaceError> {
+        let cannot = |error: Errno| PlaceError::io("lock", error);
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        loop {
+            let file = File::from(openat(self.directory, name, flags, PRIVATE).map_err(cannot)?);
+            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(PlaceError::InUse),
+                Err((_, error)) => return Err(cannot(error)),
+            };
+            // Its last holder may have removed it in between.
+            let ours = fstat(&*lock).map_err(cannot)?;
+            match fstatat(self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(there) if identity(&there) == identity(&ours) => return Ok(lock),
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(cannot(error)),
+            }
+        }
+    }
+
+    fn look(&self) -> Result<Found, PlaceError> {
+        match fstatat(self.directory, self.name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if kind(&stat) == SFlag::S_IFSOCK => {}
+            Ok(_) => return Err(PlaceError::NoSocket),
+            Err(Errno::ENOENT) => return Ok(Found::Nothing),
+            Err(error) => return Err(PlaceError::io("look at", error)),
+        }
+        match dial(self.path, None) {
+            Ok(_) => Ok(Found::Live),
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => Ok(Found::Stale),
+                io::ErrorKind::NotFound => Ok(Found::Nothing),
+                // Somebody has it who does not take connections just now.
+                io::ErrorKind::WouldBlock => Ok(Found::Live),
+                _ => Err(PlaceError::io("find out who serves", error)),
+            },
+        }
+    }
+
+    /// A listening socket, under a name that nothing else has.
+    fn listen(&self) -> Result<(UnixListener, String), PlaceError> {
+        let parent = self.path.parent().unwrap_or(self.path);
+        let pid = std::process::id();
+        let mut tries = 0..TRIES;
+        loop {
+            let name = format!(".{pid:x}-{:x}", tries.next().unwrap_or(TRIES));
+            match platform::bind(self.directory, parent, OsStr::new(&name)) {
+                Ok(listener) => return Ok((listener, name)),
+                // Left behind by a process that had our pid.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && !tries.is_empty() => {}
+                Err(error) => return Err(PlaceError::io("make the socket", error)),
+            }
+        }
+    }
+}
+
+fn remove(directory: &OwnedFd, name: &(impl NixPath + ?Sized)) -> Result<(), Errno> {
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(()),
+        removed => removed,
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+/// Device and inode, which are of other types elsewhere.
+#[allow(clippy::unnecessary_cast)]
+fn identity(stat: &FileStat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
