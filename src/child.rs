@@ -17,6 +17,7 @@ pub(crate) mod lost;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "child/linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "child/bsd.rs")]
 mod platform;
+mod pty;
 mod signal;
 
 use std::fs::File;
@@ -26,10 +27,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::Winsize;
 use nix::sys::signal::kill;
-use nix::sys::stat::Mode;
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
@@ -41,6 +41,7 @@ pub use command::Command;
 pub use identity::{Identity, Liveness};
 pub(crate) use left::{Left, Parting, Reach, reap_orphans};
 pub(crate) use platform::Cgroup;
+pub(crate) use pty::{Pty, is_pty_master, make_raw, open_raw_pty};
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 
@@ -270,10 +271,7 @@ impl Child {
         modes: Option<&Termios>,
         cgroup: Option<&Cgroup>,
     ) -> Result<(Self, ChildIo), SpawnFailure> {
-        let (master, path) = platform::open_pty()?;
-        let master = above_stdio(master)?;
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let slave = above_stdio(open(path.as_path(), flags, Mode::empty())?)?;
+        let Pty { master, slave, .. } = pty::open()?;
         if let Some(modes) = modes {
             tcsetattr(&slave, SetArg::TCSANOW, modes)?;
         }
@@ -429,7 +427,6 @@ pub(crate) fn reap_group(group: u32) {
     // wrapper answers an error for one that a real-time signal has ended.
     while unsafe { libc::waitpid(-group, &raw mut status, libc::WNOHANG) } > 0 {}
 }
-
 /// Makes `fd` non-blocking. Only for descriptions that are ours alone.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);

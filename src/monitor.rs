@@ -9,6 +9,8 @@
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
 mod attach;
+mod console;
+mod consoles;
 mod descendants;
 mod draining;
 mod limits;
@@ -28,6 +30,7 @@ mod streams;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -35,6 +38,9 @@ use tracing::warn;
 
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
+pub use console::{
+    Console, ConsoleError, ConsoleId, ConsoleReport, ConsoleState, DEFAULT_CONSOLE_NAME, STDIO,
+};
 pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };
@@ -49,6 +55,7 @@ pub use service::{Desk, Service};
 use crate::child::{Cgroup, Child, ChildIo, Command, ExitStatus, Reach, Signal};
 use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
+use consoles::Consoles;
 use descendants::Remains;
 use limits::Limits;
 use reports::Reports;
@@ -71,6 +78,8 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Stream {
     Out,
     Err,
+    /// A console, beside the child's own streams.
+    Console(ConsoleId),
 }
 
 /// The sources of a monitor.
@@ -85,6 +94,10 @@ pub enum Source {
     Stdin,
     /// The child's input, while it does not take ours.
     ChildInput,
+    /// A console, while it does not take its input.
+    ConsoleInput(ConsoleId),
+    /// The socket of a console that somebody is to connect to.
+    Listener(ConsoleId),
     /// The child's end.
     Exit,
     /// What a client sends that is attached.
@@ -123,6 +136,8 @@ pub enum Timer {
     Pause(Stream),
     /// A stream that was flooded may be so no longer.
     Settle(Stream),
+    /// A console is looked for again.
+    Console(ConsoleId),
     /// The command is started again.
     Restart,
     /// The run has taken as long as it may.
@@ -177,6 +192,7 @@ pub struct Monitor {
     streams: Option<Streams>,
     /// Set where generations of the log are to be worked on.
     rotating: Option<Box<Rotating>>,
+    consoles: Consoles,
     sessions: Sessions,
     /// `None` for the one that is being called.
     services: Vec<Option<Box<dyn Service>>>,
@@ -256,7 +272,7 @@ impl Monitor {
     /// A monitor of this sandbox, to be given observers and a child.
     pub fn builder(sandbox: Sandbox) -> Builder {
         let (reports, services) = (Reports::default(), Vec::new());
-        Builder { sandbox, reports, services, reach: Reach::Group }
+        Builder { sandbox, reports, services, reach: Reach::Group, consoles: Vec::new() }
     }
 
     /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, then KILL after
@@ -293,6 +309,31 @@ impl Monitor {
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }
+
+    /// The console of this name in the run that goes on.
+    pub fn console(&self, name: &Name) -> Option<ConsoleId> {
+        self.consoles.find(name)
+    }
+
+    /// Adds a console on a descriptor of the host's own, as [`Builder::console`] does, also while the
+    /// child runs. It is one of this run, or where there is none of the next.
+    ///
+    /// # Errors
+    ///
+    /// The name is another console's, or its log can't be opened; the descriptor is closed then. One
+    /// that can't be read is a warning, and the console is [gone](ConsoleState::Gone).
+    pub fn add_console(
+        &mut self,
+        name: Name,
+        descriptor: impl Into<OwnedFd>,
+        cx: &mut Context<'_, Self>,
+    ) -> Result<(), StartError> {
+        let child = match &self.state {
+            State::Running(running) | State::Stopping(running, _) => Some(running.child.pid()),
+            _ => None,
+        };
+        self.consoles.add(name, descriptor.into(), &self.sandbox, child, cx)
+    }
 }
 
 /// A monitor that has no child yet. See [`Monitor::builder`].
@@ -301,9 +342,23 @@ pub struct Builder {
     reports: Reports,
     services: Vec<Option<Box<dyn Service>>>,
     reach: Reach,
+    consoles: Vec<(Name, OwnedFd)>,
 }
 
 impl Builder {
+    /// A console on a descriptor of the host's own, beside those that the sandbox
+    /// [describes](Sandbox::console), for the first run of the child: a socket, a pipe's reading
+    /// end, the master of a PTY. It goes through a relay as theirs do, to a log of its own; what is
+    /// opened for writing too takes input.
+    ///
+    /// The monitor owns the descriptor and sets `O_NONBLOCK` on it, so its open file description must
+    /// be shared with nobody. At its end it is closed.
+    #[must_use]
+    pub fn console(mut self, name: Name, descriptor: impl Into<OwnedFd>) -> Self {
+        self.consoles.push((name, descriptor.into()));
+        self
+    }
+
     /// Tells `observer` of the transitions too.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
@@ -379,6 +434,7 @@ impl Builder {
             moved: None,
             streams: None,
             rotating: None,
+            consoles: Consoles::of_host(self.consoles),
             sessions: Sessions::default(),
             services: self.services,
             services_open: 0,
@@ -407,7 +463,7 @@ impl Handler for Monitor {
     type Timer = Timer;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
-        if let Err(error) = self.check_log() {
+        if let Err(error) = self.check_log().and_then(|()| self.consoles.check(&self.sandbox)) {
             return self.not_started(error, cx);
         }
         self.claim(cx);
@@ -421,6 +477,12 @@ impl Handler for Monitor {
                 self.with_service(service, cx, |service, desk| service.ready(key, ready, desk));
             }
             Source::Output(stream) => self.read_output(stream, cx),
+            Source::Sink(Stream::Console(id)) => {
+                if let Some(port) = self.consoles.get(id) {
+                    port.sink_ready(cx);
+                }
+                self.output_moved(false, cx);
+            }
             Source::Sink(stream) => {
                 if let Some(streams) = &mut self.streams {
                     streams.sink_ready(stream, &mut cx.sources);
@@ -435,6 +497,13 @@ impl Handler for Monitor {
                 }
             }
             Source::Rotation => self.look_at_rotation(cx),
+            Source::ConsoleInput(id) => {
+                if let Some(port) = self.consoles.get(id) {
+                    port.input_ready(&mut cx.sources);
+                    self.sessions.go_on(&mut cx.sources);
+                }
+            }
+            Source::Listener(id) => self.look_for_console(id, cx),
             Source::SessionInput(session) => self.read_session(session, cx),
             Source::SessionOutput(session) => self.flush_session(session, cx),
         }
@@ -454,6 +523,7 @@ impl Handler for Monitor {
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
             Timer::Remains => self.look_at_remains(cx),
+            Timer::Console(id) => self.look_for_console(id, cx),
             Timer::Restart => self.start_again(cx),
             Timer::MaxDuration => self.stopping(Cause::MaxDuration, None, cx),
             Timer::Idle => self.look_for_idleness(cx),
@@ -463,6 +533,11 @@ impl Handler for Monitor {
                 self.with_service(service, cx, |service, desk| service.timer(key, desk));
             }
             Timer::Pause(stream) => self.read_output(stream, cx),
+            Timer::Settle(Stream::Console(id)) => {
+                if let Some(port) = self.consoles.get(id) {
+                    port.settle(cx);
+                }
+            }
             Timer::Settle(stream) => {
                 if let Some(streams) = &mut self.streams {
                     streams.settle(stream, cx);
@@ -493,12 +568,14 @@ impl Handler for Monitor {
                 if let Some(streams) = &mut self.streams {
                     streams.leave_terminal();
                 }
+                self.consoles.leave_terminal();
             }
             Some(Signal::CONT) => {
                 if let Some(streams) = &mut self.streams {
                     streams.enter_terminal();
                     streams.resize();
                 }
+                self.consoles.enter_terminal();
             }
             _ => {}
         }

@@ -4,6 +4,8 @@
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod cgroup;
 mod descriptors;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod masters;
 mod memory;
 mod reaper;
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -23,7 +23,7 @@ use nix::sys::socket::{UnixAddr, connect};
 pub(crate) use place::{Bound, PlaceError};
 pub(crate) use platform::{path_limit, peer_uid};
 
-/// How long a path may be for whoever knows nothing but `sockaddr_un`, as most programs do; the
+/// How long the path of a socket may be for whoever knows nothing but `sockaddr_un`, as most programs do; the
 /// closing NUL takes one.
 pub(crate) const ADDRESS_LIMIT: usize =
     size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
@@ -39,6 +39,18 @@ pub(crate) fn dial(path: &Path, patience: Option<Duration>) -> io::Result<UnixSt
         None => socket.set_nonblocking(true)?,
     }
     platform::reach(path, |address| connect_to(&socket, address))?;
+    Ok(socket)
+}
+
+/// As [`dial`] without patience, but that `path` may also be a symbolic link to a socket.
+pub(crate) fn try_dial(path: &Path) -> io::Result<UnixStream> {
+    let socket = UnixStream::from(platform::socket()?);
+    socket.set_nonblocking(true)?;
+    if path.as_os_str().len() <= ADDRESS_LIMIT {
+        connect_to(&socket, path)?;
+    } else {
+        platform::reach(path, |address| connect_to(&socket, address))?;
+    }
     Ok(socket)
 }
 

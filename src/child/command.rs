@@ -98,6 +98,12 @@ impl Command {
         self
     }
 
+    /// With each argument changed.
+    pub(crate) fn map_arguments(mut self, change: impl FnMut(OsString) -> OsString) -> Self {
+        self.args = self.args.into_iter().map(change).collect();
+        self
+    }
+
     /// The program as it was given.
     pub fn program(&self) -> &OsStr {
         &self.program

@@ -32,6 +32,8 @@ pub enum Mark {
         /// Height in lines.
         rows: u16,
     },
+    /// A console that had closed was opened again.
+    Reopen,
 }
 
 /// How a run ended.

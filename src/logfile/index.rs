@@ -82,6 +82,7 @@ const NOTICE: u8 = 5;
 const START: u8 = 16;
 const STOP: u8 = 17;
 const RESIZE: u8 = 18;
+const REOPEN: u8 = 19;
 
 // What the value of a stop is above the number.
 const EXITED: u32 = 0;
@@ -118,6 +119,7 @@ impl Record {
             Content::Mark(Mark::Resize { columns, rows }) => {
                 (RESIZE, u32::from(columns) << 16 | u32::from(rows))
             }
+            Content::Mark(Mark::Reopen) => (REOPEN, 0),
         };
         let mut bytes = [0; RECORD];
         put(&mut bytes, 0, &self.time.nanoseconds().to_le_bytes());
@@ -151,6 +153,7 @@ impl Record {
                     rows: u16::from_le_bytes([low, high]),
                 })
             }
+            REOPEN => Content::Mark(Mark::Reopen),
             _ => return None,
         };
         Some(Self {
@@ -185,6 +188,7 @@ mod tests {
             Mark::Stop(End::Signalled(9)),
             Mark::Stop(End::Unknown),
             Mark::Resize { columns: 132, rows: 43 },
+            Mark::Reopen,
         ];
         let streams = [
             None,

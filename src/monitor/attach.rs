@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
+use super::console::ConsoleId;
+
 /// What a client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachTo {
@@ -13,15 +15,18 @@ pub enum AttachTo {
     Stderr,
     /// The child's terminal.
     Tty,
+    /// A console beside the child's own streams.
+    Console(ConsoleId),
 }
 
 impl AttachTo {
-    /// `stdout`, `stderr` or `tty`.
+    /// `stdout`, `stderr`, `tty` or `console`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
             Self::Tty => "tty",
+            Self::Console(_) => "console",
         }
     }
 }
@@ -29,7 +34,10 @@ impl AttachTo {
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attach {
-    /// The stream; `None` is the terminal of a child that has one, else its stdout.
+    /// The stream; `None` is the console that the sandbox is [interactive] at, else the terminal of
+    /// a child that has one, else its stdout.
+    ///
+    /// [interactive]: super::Sandbox::interactive
     pub to: Option<AttachTo>,
     /// Whether what the client sends is discarded instead of being the child's input.
     pub read_only: bool,

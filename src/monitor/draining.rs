@@ -16,11 +16,15 @@ impl Monitor {
         };
         if drain.limit_passed {
             streams.end_complete(&mut cx.sources);
+            self.consoles.last_call();
+            self.consoles.end_complete(cx);
         }
-        if !streams.are_finished() || drain.remains.is_some() {
+        let finished = streams.are_finished() && self.consoles.are_finished();
+        if !finished || drain.remains.is_some() {
             return;
         }
-        if streams.finish_log() {
+        let own = streams.finish_log();
+        if self.consoles.finish_logs() && own {
             self.drained(cx);
         } else {
             self.try_log_later(cx);
@@ -35,13 +39,19 @@ impl Monitor {
         drain.quiet = None;
         // Timers come before sources: what came while this process did not run (suspended, or on
         // a busy machine) is still to be read.
-        if streams.read_again(&mut self.sessions, cx) {
+        let read = streams.read_again(&mut self.sessions, cx);
+        if self.consoles.read_again(&mut self.sessions, cx) || read {
             return self.output_moved(true, cx);
         }
         // A stream that waits for its sinks is not quiet: the grace begins when it is read again.
         // Nor is it over while somebody is left who may have last words.
-        if streams.are_quiet() && drain.remains.is_none() {
+        if streams.are_quiet() && self.consoles.are_quiet() && drain.remains.is_none() {
             streams.end_complete(&mut cx.sources);
+            // One that has connected meanwhile has a grace of its own.
+            if !self.consoles.are_finished() {
+                self.consoles.end_complete(cx);
+                return self.output_moved(false, cx);
+            }
         }
         self.drain(cx);
     }
@@ -61,7 +71,7 @@ impl Monitor {
         let (State::Draining(drain), Some(streams)) = (&mut self.state, &mut self.streams) else {
             return;
         };
-        if !streams.are_flushed() {
+        if !streams.are_flushed() || !self.consoles.are_flushed() {
             warn!(name = %self.sandbox.name, "stopped while output was still waiting to be written");
         }
         if streams.wait_for_log() {
@@ -69,6 +79,7 @@ impl Monitor {
         } else {
             streams.abandon_sinks(&mut cx.sources);
         }
+        self.consoles.abandon(cx);
         drain.limit_passed = true;
         self.kill_remains("a stop was asked for", cx);
         self.output_moved(false, cx);
@@ -98,9 +109,11 @@ impl Monitor {
             self.keep_log_for_rotations(streams.into_log());
             self.hand_on(cx);
         }
+        self.consoles.close(end_mark(&outcome), cx);
         self.close_log(cx);
         let (bytes_logged, bytes_dropped) = bytes;
-        let end = End { outcome, bytes_logged, bytes_dropped };
+        let bytes_dropped = bytes_dropped + self.consoles.dropped();
+        let end = End { outcome, bytes_logged, bytes_dropped, consoles: self.consoles.report() };
         match self.restart_after(&end) {
             Some(after) => self.restarting(end, after, cx),
             None => self.over(end, cx),

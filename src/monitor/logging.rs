@@ -1,5 +1,5 @@
 //! The log beside its bytes: opened before there is a child, tried again when it could not be
-//! written, told where a run begins and ends, and given its turns.
+//! written, told where a run begins and ends, and given its turns; and those of consoles.
 
 use super::{Cx, Monitor, Outcome, Sandbox, StartError, Streams, Timer};
 use crate::child::ExitStatus;
@@ -22,7 +22,8 @@ impl Monitor {
 
     /// Has the log tried again where that is needed, although no output comes.
     pub(super) fn try_log_later(&mut self, cx: &mut Cx<'_>) {
-        let needed = self.streams.as_ref().is_some_and(Streams::log_needs_retry);
+        let needed = self.streams.as_ref().is_some_and(Streams::log_needs_retry)
+            || self.consoles.logs_need_retry();
         if needed && self.log_retry.is_none() {
             self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
         }
@@ -33,6 +34,7 @@ impl Monitor {
         if let Some(streams) = &mut self.streams {
             streams.retry_log(&mut self.sessions, &mut cx.sources);
         }
+        self.consoles.retry_logs(&mut self.sessions, cx);
         self.output_moved(false, cx);
     }
 
@@ -42,6 +44,7 @@ impl Monitor {
         if let Some(streams) = &mut self.streams {
             streams.log_turn();
         }
+        self.consoles.log_turn();
         // It may have been a rotation.
         self.hand_on(cx);
     }
@@ -49,7 +52,8 @@ impl Monitor {
     /// Has the log called when it wants to be. A call that comes too early does nothing, so the
     /// timer is set anew only where it would come too late.
     pub(super) fn follow_log(&mut self, cx: &mut Cx<'_>) {
-        let Some(at) = self.streams.as_ref().and_then(Streams::log_deadline) else { return };
+        let own = self.streams.as_ref().and_then(Streams::log_deadline);
+        let Some(at) = own.into_iter().chain(self.consoles.log_deadline()).min() else { return };
         match self.log_turn {
             Some(timer) if timer.at() <= at => return,
             Some(timer) => cx.timers.cancel(timer),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::console::{ConsoleError, ConsoleReport};
 use super::sandbox::Sandbox;
 use crate::child::{Command, ExitStatus, Identity, Signal, SpawnError};
 use crate::logfile::LogError;
@@ -145,12 +146,14 @@ pub struct End {
     pub outcome: Outcome,
     /// Bytes of the child's output that are in the log.
     pub bytes_logged: u64,
-    /// Bytes that some sink left out: the log under [`OnLogError::Drop`], or our own stdout and
-    /// stderr under [`Forward::Drop`].
+    /// Bytes that some sink left out: a log under [`OnLogError::Drop`], or our own stdout and
+    /// stderr under [`Forward::Drop`]; those of consoles included.
     ///
     /// [`OnLogError::Drop`]: super::OnLogError::Drop
     /// [`Forward::Drop`]: super::Forward::Drop
     pub bytes_dropped: u64,
+    /// The consoles beside the child's own streams, in the order in which they were given.
+    pub consoles: Vec<ConsoleReport>,
 }
 
 /// The outcome of a run.
@@ -227,6 +230,9 @@ pub enum StartError {
     /// What is to be served beside it can't be: the control socket, say.
     #[error("{0}")]
     Service(String),
+    /// There can't be such a console; the text names it and the way out.
+    #[error(transparent)]
+    Console(ConsoleError),
     /// The cgroup can't be the child's; the text names it and the way out.
     #[error("{0}")]
     Cgroup(String),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::attach::SessionReport;
+use super::console::ConsoleReport;
 use super::observer::End;
 use super::sandbox::Name;
 use super::streams::Streams;
@@ -68,8 +69,10 @@ pub struct Report {
     pub log: PathBuf,
     /// Bytes of this run's output that are in the log.
     pub bytes_logged: u64,
-    /// Bytes that the log, or our own stdout and stderr, lack.
+    /// Bytes that the log, or our own stdout and stderr, lack; those of consoles included.
     pub bytes_dropped: u64,
+    /// The consoles beside the child's own streams, in the order in which they were given.
+    pub consoles: Vec<ConsoleReport>,
     /// Those who are attached.
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, once one has.
@@ -83,7 +86,10 @@ impl Monitor {
             (State::Stopped(end) | State::Restarting(end, _), None) => {
                 (end.bytes_logged, end.bytes_dropped)
             }
-            (_, streams) => streams.as_ref().map_or((0, 0), Streams::bytes),
+            (_, streams) => {
+                let (logged, dropped) = streams.as_ref().map_or((0, 0), Streams::bytes);
+                (logged, dropped + self.consoles.dropped())
+            }
         };
         Report {
             name: self.sandbox.name.clone(),
@@ -98,6 +104,7 @@ impl Monitor {
             log: self.sandbox.log_path(),
             bytes_logged: logged,
             bytes_dropped: dropped,
+            consoles: self.consoles.report(),
             sessions: self.sessions.report(),
             end: match &self.state {
                 State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),

@@ -49,13 +49,16 @@ impl Monitor {
         }
     }
 
-    /// Closes the log and opens it by its name: for whoever has moved it away.
+    /// Closes the log, and those of consoles, and opens them by their names: for whoever has moved them away.
     ///
     /// # Errors
     ///
     /// There is no log now, or it can't be opened; then the next write tries again.
     pub fn reopen_log(&mut self) -> Result<(), RequestError> {
         let streams = self.streams.as_mut().ok_or(RequestError::NotRunning)?;
-        streams.reopen_log().map_err(|error| RequestError::System(error.to_string()))
+        let reopened = streams.reopen_log();
+        reopened
+            .and(self.consoles.reopen_logs())
+            .map_err(|error| RequestError::System(error.to_string()))
     }
 }

@@ -8,7 +8,8 @@ use chrono::Utc;
 use tracing::{debug, info, warn};
 
 use super::{
-    Cause, Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer, Transition,
+    Cause, ConsoleId, Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer,
+    Transition,
 };
 use crate::child::{Cgroup, Child, ExitStatus, Left, Signal};
 use crate::reactor::Interest;
@@ -146,16 +147,29 @@ impl Monitor {
         if let Some(streams) = &mut self.streams {
             streams.begin_drain(&mut self.sessions, cx);
         }
+        self.consoles.begin_drain(&mut self.sessions, cx);
         self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
         self.output_moved(true, cx);
     }
 
     pub(super) fn read_output(&mut self, stream: Stream, cx: &mut Cx<'_>) {
-        let read = self
-            .streams
-            .as_mut()
-            .is_some_and(|streams| streams.output_ready(stream, &mut self.sessions, cx));
+        let read = match stream {
+            Stream::Console(id) => {
+                self.consoles.get(id).is_some_and(|port| port.read(&mut self.sessions, cx))
+            }
+            Stream::Out | Stream::Err => self
+                .streams
+                .as_mut()
+                .is_some_and(|streams| streams.output_ready(stream, &mut self.sessions, cx)),
+        };
         self.output_moved(read, cx);
+    }
+
+    /// A console may be there by now.
+    pub(super) fn look_for_console(&mut self, id: ConsoleId, cx: &mut Cx<'_>) {
+        if let Some(port) = self.consoles.get(id) {
+            port.look(cx);
+        }
     }
 
     /// Output has been `read`, or only logged or forwarded: what follows from it.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
+use super::console::Console;
 use crate::child::Signal;
 use crate::logfile::{Format, LogOptions, Retention};
 
@@ -207,6 +208,8 @@ pub struct Sandbox {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) leave_descendants: bool,
     pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) consoles: Vec<Console>,
+    pub(crate) interactive: Option<Name>,
 }
 
 impl Sandbox {
@@ -243,6 +246,8 @@ impl Sandbox {
             idle_timeout: None,
             leave_descendants: false,
             cgroup: None,
+            consoles: Vec::new(),
+            interactive: None,
         })
     }
 
@@ -377,6 +382,52 @@ impl Sandbox {
     pub fn cgroup(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(directory.into());
         self
+    }
+
+    /// A console beside the child's own streams, with a log of its own. Any number, each with a
+    /// name of its own; a second one of the same name keeps the sandbox from starting.
+    #[must_use]
+    pub fn console(mut self, console: Console) -> Self {
+        self.consoles.push(console);
+        self
+    }
+
+    /// Has [`forward`](Self::forward) and [`input`](Self::input) be about the console of this name,
+    /// and no longer about the child's own streams: what comes from it goes to our stdout, and what
+    /// it gets is our stdin, while it is open. The child's own output goes to the log alone then;
+    /// and it is where [attaching](super::Monitor::attach) leads to that names nothing else.
+    #[must_use]
+    pub fn interactive(mut self, console: Name) -> Self {
+        self.interactive = Some(console);
+        self
+    }
+
+    /// The consoles beside the child's own streams.
+    pub fn consoles(&self) -> impl Iterator<Item = &Console> {
+        self.consoles.iter()
+    }
+
+    /// The path of a console's log, whether there is such a console or not.
+    pub fn console_log_path(&self, console: &Name) -> PathBuf {
+        self.log_dir.join(self.config_file.as_str()).join(format!("{}.log", self.log_of(console)))
+    }
+
+    /// What the name of a console's log is without its ending.
+    pub(crate) fn log_of(&self, console: &Name) -> String {
+        format!("{}@{console}", self.name)
+    }
+
+    /// What becomes of the child's own output beside the log.
+    pub(super) fn stdio_forward(&self) -> Forward {
+        if self.interactive.is_some() { Forward::Off } else { self.forward }
+    }
+
+    /// What the child's own input is.
+    pub(super) fn stdio_input(&self) -> Input {
+        match self.input {
+            Input::Forward if self.interactive.is_some() => Input::Null,
+            input => input,
+        }
     }
 
     /// The path of the log.

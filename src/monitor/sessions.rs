@@ -87,12 +87,12 @@ pub(super) struct Sessions {
     list: Vec<Session>,
     last_id: u64,
     acts: u64,
-    /// The last act of our own terminal: its size counts from there on.
+    /// The last act of our own terminal: its size counts from there on, where it is.
     ours: u64,
     /// Whether nothing more will come.
     over: bool,
-    /// Whether the writer whose size counted has left, and the terminal has that size still.
-    newest_left: bool,
+    /// The streams whose writer has left whose size counted: the terminal has that size still.
+    newest_left: Vec<Stream>,
 }
 
 /// Those who get one of the child's outputs.
@@ -187,7 +187,12 @@ impl Sessions {
     }
 
     fn let_go(&mut self, sources: &mut Sources<'_, Source>, which: impl Fn(&Session) -> bool) {
-        self.newest_left |= self.newest().is_some_and(&which);
+        for session in self.list.iter().filter(|session| which(session)) {
+            let newest = self.newest(session.stream).map(|newest| newest.id);
+            if newest == Some(session.id) {
+                self.newest_left.push(session.stream);
+            }
+        }
         self.list.retain_mut(|session| {
             let goes = which(session);
             if goes {
@@ -232,23 +237,25 @@ impl Sessions {
         self.let_go(sources, |_| true);
     }
 
-    /// Notes an act of our own terminal; says whether its size did not count until now.
-    fn our_act(&mut self) -> bool {
-        let newest = self.newest().is_some();
+    /// Notes an act of our own terminal at this stream; says whether its size did not count until
+    /// now.
+    fn our_act(&mut self, stream: Stream) -> bool {
+        let newest = self.newest(stream).is_some();
         self.ours = self.acts;
         newest
     }
 
-    /// The writer whose size counts, unless that is our own terminal's.
-    fn newest(&self) -> Option<&Session> {
-        let sized = self.list.iter().filter(|session| session.size().is_some());
+    /// The writer whose size counts at this stream, unless that is our own terminal's.
+    fn newest(&self, stream: Stream) -> Option<&Session> {
+        let sized = self.list.iter().filter(|one| one.stream == stream && one.size().is_some());
         let newest = sized.max_by_key(|session| session.act());
         newest.filter(|session| session.act().is_some_and(|act| act > self.ours))
     }
 
     /// Notes an act of a writer; says whether it was not the last one's.
     fn act(&mut self, id: SessionId, new_size: Option<(u16, u16)>) -> bool {
-        let newest = self.newest().map(|session| session.id);
+        let Some(stream) = self.get(id).map(|session| session.stream) else { return false };
+        let newest = self.newest(stream).map(|session| session.id);
         self.acts += 1;
         let acts = self.acts;
         if let Some(Session { role: Role::Writer { act, size }, .. }) = self.get(id) {
@@ -268,7 +275,8 @@ impl Monitor {
     /// holds the child up. Up to 256 KiB wait for one, and 4 MiB for all of them; so much of the
     /// log is what it gets at most.
     ///
-    /// The log of a child on pipes holds both its streams, and so does its end.
+    /// The log of a child on pipes holds both its streams, and so does its end. A client of a console
+    /// stays while that is closed and opened again; what it sends meanwhile is lost.
     ///
     /// # Errors
     ///
@@ -285,9 +293,17 @@ impl Monitor {
         }) else {
             return Err((AttachError::NotRunning, client));
         };
-        let default = if streams.has_terminal() { AttachTo::Tty } else { AttachTo::Stdout };
+        let default = match self.consoles.interactive() {
+            Some(port) => AttachTo::Console(port.id()),
+            None if streams.has_terminal() => AttachTo::Tty,
+            None => AttachTo::Stdout,
+        };
         let to = request.to.unwrap_or(default);
-        let Some((to, stream)) = streams.stream(to) else {
+        let found = match to {
+            AttachTo::Console(id) => self.consoles.get(id).map(|_| (to, Stream::Console(id))),
+            _ => streams.stream(to),
+        };
+        let Some((to, stream)) = found else {
             return Err((AttachError::NoSuchStream(to), client));
         };
         if self.sessions.list.len() >= CROWD {
@@ -296,7 +312,13 @@ impl Monitor {
         }
         let room = Sessions::room(self.sessions.list.len() + 1);
         let most = usize::try_from(request.tail).unwrap_or(usize::MAX).min(room);
-        let tail = if most > 0 { streams.log_tail(most) } else { Vec::new() };
+        let tail = match stream {
+            _ if most == 0 => Vec::new(),
+            Stream::Console(id) => {
+                self.consoles.get(id).map(|port| port.log_tail(most)).unwrap_or_default()
+            }
+            Stream::Out | Stream::Err => streams.log_tail(most),
+        };
         self.sessions.last_id += 1;
         let session = SessionId(self.sessions.last_id);
         let attached = Attached { session, to, tail: tail.len() as u64 };
@@ -325,10 +347,12 @@ impl Monitor {
         if known.role == Role::Reader {
             return Err(RequestError::ReadOnly(session));
         }
+        let stream = known.stream;
         self.sessions.act(session, Some((rows, columns)));
-        let streams = self.streams.as_mut().ok_or(RequestError::NotRunning)?;
-        streams
-            .resize_to(&winsize(rows, columns))
+        if self.streams.is_none() {
+            return Err(RequestError::NotRunning);
+        }
+        self.resize_to(stream, rows, columns)
             .ok_or(RequestError::NoTerminal)?
             .map_err(|error| RequestError::System(error.to_string()))
     }
@@ -336,23 +360,37 @@ impl Monitor {
     /// Gives the child bytes that a client has sent before it was attached, as if they had come
     /// after that. Those of a session that is read-only are nobody's.
     pub fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
-        let writes = self.sessions.get(session).is_some_and(|known| known.role != Role::Reader);
-        let (true, State::Running(_) | State::Stopping(..)) = (writes, &self.state) else {
+        let writer = self.sessions.get(session).filter(|known| known.role != Role::Reader);
+        let (Some(stream), State::Running(_) | State::Stopping(..)) =
+            (writer.map(|known| known.stream), &self.state)
+        else {
             return;
         };
-        if let Some(streams) = &mut self.streams {
-            streams.send_input(bytes, &mut cx.sources);
+        match stream {
+            Stream::Console(id) => {
+                if let Some(port) = self.consoles.get(id) {
+                    port.send_input(bytes, &mut cx.sources);
+                }
+            }
+            Stream::Out | Stream::Err => {
+                if let Some(streams) = &mut self.streams {
+                    streams.send_input(bytes, &mut cx.sources);
+                }
+            }
         }
         self.note_moved();
         if self.sessions.act(session, None) {
-            self.size_of_newest();
+            self.size_of_newest(stream);
         }
     }
 
     /// Reads what a client has sent.
     pub(super) fn read_session(&mut self, id: SessionId, cx: &mut Cx<'_>) {
-        let accepts = self.streams.as_ref().is_some_and(Streams::accepts_input);
         let Some(session) = self.sessions.get(id) else { return };
+        let accepts = match session.stream {
+            Stream::Console(id) => self.consoles.get(id).is_some_and(|port| port.accepts_input()),
+            Stream::Out | Stream::Err => self.streams.as_ref().is_some_and(Streams::accepts_input),
+        };
         let reader = session.role == Role::Reader;
         if !reader && !accepts && !session.input_ended {
             let _ = cx.sources.want(session.input, Interest::NONE);
@@ -394,39 +432,73 @@ impl Monitor {
 
     /// Where the writer whose size counted has left, that of the one before it counts again.
     pub(super) fn follow_size(&mut self) {
-        if std::mem::take(&mut self.sessions.newest_left) {
-            self.size_of_newest();
+        for stream in std::mem::take(&mut self.sessions.newest_left) {
+            self.size_of_newest(stream);
         }
     }
 
     /// Our own terminal has a new size, which counts from here on.
     pub(super) fn our_size(&mut self) {
-        self.sessions.our_act();
-        if let Some(streams) = &mut self.streams {
-            streams.resize();
-        }
+        let stream = self.our_stream();
+        self.sessions.our_act(stream);
+        self.resize_to_ours(stream);
     }
 
     /// Reads our stdin; whoever types there has the size that counts.
     pub(super) fn read_stdin(&mut self, cx: &mut Cx<'_>) {
-        let Some(streams) = &mut self.streams else { return };
-        streams.input_ready(cx);
-        if streams.is_session() && self.sessions.our_act() {
-            streams.resize();
+        let stream = self.our_stream();
+        let is_session = match (self.consoles.interactive(), &mut self.streams) {
+            (Some(port), _) => {
+                port.stdin_ready(cx);
+                port.is_session()
+            }
+            (None, Some(streams)) => {
+                streams.input_ready(cx);
+                streams.is_session()
+            }
+            (None, None) => return,
+        };
+        if is_session && self.sessions.our_act(stream) {
+            self.resize_to_ours(stream);
         }
         self.note_moved();
     }
 
-    /// Gives the child's terminal the size of the newest writer.
-    fn size_of_newest(&mut self) {
-        let Some(streams) = &mut self.streams else { return };
-        match self.sessions.newest().and_then(Session::size) {
+    /// The stream that our own terminal is at.
+    fn our_stream(&mut self) -> Stream {
+        self.consoles.interactive().map_or(Stream::Out, |port| Stream::Console(port.id()))
+    }
+
+    fn resize_to_ours(&mut self, stream: Stream) {
+        match (stream, &mut self.streams) {
+            (Stream::Console(id), _) => {
+                if let Some(port) = self.consoles.get(id) {
+                    port.resize_to_ours();
+                }
+            }
+            (Stream::Out | Stream::Err, Some(streams)) => streams.resize(),
+            (Stream::Out | Stream::Err, None) => {}
+        }
+    }
+
+    /// Gives a stream's terminal this size; `None` where it is none.
+    fn resize_to(&mut self, stream: Stream, rows: u16, columns: u16) -> Option<io::Result<()>> {
+        let size = winsize(rows, columns);
+        match stream {
+            Stream::Console(id) => self.consoles.get(id)?.resize_to(&size),
+            Stream::Out | Stream::Err => self.streams.as_mut()?.resize_to(&size),
+        }
+    }
+
+    /// Gives a stream's terminal the size of its newest writer.
+    fn size_of_newest(&mut self, stream: Stream) {
+        match self.sessions.newest(stream).and_then(Session::size) {
             Some((rows, columns)) => {
-                if let Some(Err(error)) = streams.resize_to(&winsize(rows, columns)) {
+                if let Some(Err(error)) = self.resize_to(stream, rows, columns) {
                     debug!("can't resize the child's terminal: {error}");
                 }
             }
-            None => streams.resize(),
+            None => self.resize_to_ours(stream),
         }
     }
 }

@@ -90,7 +90,8 @@ impl Monitor {
                 }
                 let marker = run_marker(&self.supervisor, self.asked);
                 let command = command.env(RUN_VARIABLE, marker);
-                let terminal = streams::open_terminal(&self.sandbox, command.wants_pty());
+                let terminal = self.prepare_consoles(command.wants_pty())?;
+                let command = self.consoles.fill_in(command);
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
                 let cgroup = self.open_cgroup()?;
                 let spawned = Child::spawn(&command, io, cgroup.as_ref());
@@ -109,7 +110,7 @@ impl Monitor {
             }
             Launch::Adopt(child, io) => {
                 let tty = matches!(io, ChildIo::Tty { .. });
-                let terminal = streams::open_terminal(&self.sandbox, tty);
+                let terminal = self.prepare_consoles(tty)?;
                 let cgroup = self.open_cgroup()?;
                 if let Some(cgroup) = &cgroup {
                     child.join(cgroup).map_err(|error| {
@@ -121,6 +122,17 @@ impl Monitor {
                 Ok(Running { child, exit, limits: self.limits(cx), cgroup })
             }
         }
+    }
+
+    /// Makes what the consoles need; what is left of our terminal is for the child's own streams.
+    fn prepare_consoles(&mut self, pty: bool) -> Result<Option<Terminal>, StartError> {
+        let terminal = streams::open_terminal(&self.sandbox, pty);
+        let (own, consoles) = match self.sandbox.interactive {
+            Some(_) => (None, terminal),
+            None => (terminal, None),
+        };
+        self.consoles.prepare(&self.sandbox, consoles)?;
+        Ok(own)
     }
 
     fn open_cgroup(&self) -> Result<Option<Cgroup>, StartError> {
@@ -178,6 +190,7 @@ impl Monitor {
             streams.begin_log(pid);
         }
         self.rotating_goes_on(cx);
+        self.consoles.start(pid, cx);
         // Those who were attached before the child was started again.
         self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);

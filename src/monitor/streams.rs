@@ -21,7 +21,8 @@ use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, S
 use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 
 /// The size of a PTY where we have no terminal of our own.
-const DEFAULT_SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+pub(super) const DEFAULT_SIZE: Winsize =
+    Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 type Cx<'a> = Context<'a, Monitor>;
 
@@ -49,7 +50,7 @@ pub(super) struct Streams {
 
 /// What a command gets as its streams, by what the sandbox wants and what our terminal is.
 pub(super) fn spawn_io(sandbox: &Sandbox, pty: bool, terminal: Option<&Terminal>) -> SpawnIo {
-    let input = sandbox.input != InputPolicy::Null;
+    let input = sandbox.stdio_input() != InputPolicy::Null;
     if !pty {
         return SpawnIo::Pipes { input };
     }
@@ -114,15 +115,15 @@ impl Streams {
     ) -> io::Result<()> {
         match io {
             ChildIo::Piped { stdin, stdout, stderr } => {
-                self.add_output(Stream::Out, stdout, sandbox.forward, sources)?;
-                self.add_output(Stream::Err, stderr, sandbox.forward, sources)?;
-                self.add_input(stdin, sandbox.input, sources)
+                self.add_output(Stream::Out, stdout, sandbox.stdio_forward(), sources)?;
+                self.add_output(Stream::Err, stderr, sandbox.stdio_forward(), sources)?;
+                self.add_input(stdin, sandbox.stdio_input(), sources)
             }
             ChildIo::Tty { master } => {
                 // Two descriptors of one description: each can be watched for itself.
                 let target = master.try_clone()?;
-                self.add_output(Stream::Out, Some(master), sandbox.forward, sources)?;
-                self.add_input(Some(target), sandbox.input, sources)
+                self.add_output(Stream::Out, Some(master), sandbox.stdio_forward(), sources)?;
+                self.add_input(Some(target), sandbox.stdio_input(), sources)
             }
         }
     }
@@ -153,7 +154,7 @@ impl Streams {
             Link::Pty | Link::Session => Kind::RawTerminal,
         };
         let logged = match (self.link, stream) {
-            (Link::Pty | Link::Session, _) => logfile::Stream::Tty,
+            (Link::Pty | Link::Session, _) | (_, Stream::Console(_)) => logfile::Stream::Tty,
             (Link::Pipes, Stream::Out) => logfile::Stream::Stdout,
             (Link::Pipes, Stream::Err) => logfile::Stream::Stderr,
         };
@@ -225,7 +226,9 @@ impl Streams {
             }
             (AttachTo::Stdout, Link::Pipes) => (AttachTo::Stdout, Stream::Out),
             (AttachTo::Stderr, Link::Pipes) => (AttachTo::Stderr, Stream::Err),
-            (AttachTo::Tty, Link::Pipes) | (AttachTo::Stderr, _) => return None,
+            (AttachTo::Tty, Link::Pipes) | (AttachTo::Stderr | AttachTo::Console(_), _) => {
+                return None;
+            }
         };
         self.outputs.iter().any(|(name, _)| *name == stream).then_some((to, stream))
     }
@@ -466,7 +469,7 @@ impl Streams {
 /// A private handle on our own stream of that name; `None` where it is closed.
 fn open_ours(stream: Stream) -> io::Result<Option<Handle>> {
     match stream {
-        Stream::Out => Handle::open(terminal::stdout(), Direction::Write),
+        Stream::Out | Stream::Console(_) => Handle::open(terminal::stdout(), Direction::Write),
         Stream::Err => Handle::open(terminal::stderr(), Direction::Write),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::mem;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -161,6 +162,11 @@ impl Log {
     /// Does what the log has to do by itself.
     pub(crate) fn turn(&mut self) {
         self.file.turn();
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Closes the file and opens it by its name, now or at the next write.

@@ -69,11 +69,45 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         sink: Option<Sink<W, S>>,
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Self> {
+        let mut output = Self::ended(stream, sink);
+        output.open(source, kind, name, timers, sources)?;
+        Ok(output)
+    }
+
+    /// One that has no source, as at its end.
+    pub(crate) fn ended(stream: Stream, sink: Option<Sink<W, S>>) -> Self {
+        Self {
+            source: None,
+            kind: Kind::Other,
+            stream,
+            pace: None,
+            held: Vec::new(),
+            sink,
+            tail: None,
+        }
+    }
+
+    /// Relays `source`, after one that has ended.
+    ///
+    /// # Errors
+    ///
+    /// As of [`new`](Self::new).
+    pub(crate) fn open(
+        &mut self,
+        source: OwnedFd,
+        kind: Kind,
+        name: S,
+        timers: PaceTimers<T>,
+        sources: &mut Sources<'_, S>,
+    ) -> io::Result<()> {
         let id = sources.register(&source, Interest::READ, name)?;
         let source = File::from(source);
-        let pace = (kind == Kind::Pipe).then(|| Pace::new(&source, timers));
-        let source = Some((source, id));
-        Ok(Self { source, kind, stream, pace, held: Vec::new(), sink, tail: None })
+        self.pace = (kind == Kind::Pipe).then(|| Pace::new(&source, timers));
+        self.source = Some((source, id));
+        self.kind = kind;
+        self.tail = None;
+        self.pause_or_resume(sources);
+        Ok(())
     }
 
     /// The descriptor that is read, until its end.
@@ -322,9 +356,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 }
 
-/// On Linux a PTY master answers `EIO` when nobody has the other side open: that is its end.
+/// On Linux a PTY master answers `EIO` when nobody has the other side open, and a socket
+/// `ECONNRESET` when its peer has left without reading all: that is the end.
 fn told(error: Option<&io::Error>) {
-    if let Some(error) = error.filter(|error| error.raw_os_error() != Some(libc::EIO)) {
+    let is_end =
+        |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EIO | libc::ECONNRESET));
+    if let Some(error) = error.filter(|error| !is_end(error)) {
         warn!("can't read the child's output any more: {error}");
     }
 }

@@ -1,0 +1,307 @@
+//! What a console is: its name, and how one gets to it.
+//!
+//! A description only, and a report. Nothing here touches the disk or a descriptor.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::sandbox::{Name, NameError};
+
+/// The name of a console that is given none.
+pub const DEFAULT_CONSOLE_NAME: &str = "console";
+
+/// The name that stands for the child's own streams where a console could be named, so that no
+/// console can have it.
+pub const STDIO: &str = "stdio";
+
+/// A console of a sandbox, beside the child's own streams: the serial port of a microVM, say.
+///
+/// Each has a log of its own, `<log dir>/<config file>/<name>@<console>.log`. What is
+/// [attached](super::Monitor::attach) to it may write to it, except to a FIFO.
+///
+/// ```
+/// use vmon::monitor::{Console, Sandbox};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
+///     .console("serial=unix:/run/host/web-serial.sock".parse()?)
+///     .console(Console::pty("hvc0".parse()?));
+/// assert_eq!(sandbox.consoles().count(), 2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console {
+    pub(crate) name: Name,
+    pub(crate) way: Way,
+}
+
+/// How one gets to a console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    Connect(PathBuf),
+    Listen(PathBuf),
+    Pty,
+    PtyAt(PathBuf),
+    Fifo(PathBuf),
+}
+
+impl Console {
+    /// A stream socket that the child listens at. It is tried from the start of the child to its
+    /// end, at first every 50 ms, then less often, up to every 2 s.
+    pub fn connect(name: Name, path: impl Into<PathBuf>) -> Self {
+        Self { name, way: Way::Connect(path.into()) }
+    }
+
+    /// A stream socket that we listen at, from before the start of the child to its end; one
+    /// connection at a time is taken, others wait until it ends. It is for its owner alone (mode
+    /// 0600), is removed at the end, and replaces a socket that nobody serves, but nothing else.
+    pub fn listen(name: Name, path: impl Into<PathBuf>) -> Self {
+        Self { name, way: Way::Listen(path.into()) }
+    }
+
+    /// A PTY that we make before the child is started, in raw mode, without echo. Its path takes
+    /// the place of each `{NAME}` in the command's arguments, NAME being the console's name.
+    pub fn pty(name: Name) -> Self {
+        Self { name, way: Way::Pty }
+    }
+
+    /// A PTY that the child makes, whose path, or a symbolic link to it, appears at `path`. It is
+    /// looked for as a socket is. One that nobody below the child has opened is never taken, so
+    /// far as the system tells: a link that has been left behind may lead to anybody's terminal.
+    ///
+    /// What the child has written to a PTY and nobody has read is lost when the child closes it
+    /// (Linux: `tty_ldisc_hangup`).
+    pub fn pty_at(name: Name, path: impl Into<PathBuf>) -> Self {
+        Self { name, way: Way::PtyAt(path.into()) }
+    }
+
+    /// A FIFO that the child writes to. It is made where nothing is there, for its owner alone (mode
+    /// 0600), and then removed at the end.
+    pub fn fifo(name: Name, path: impl Into<PathBuf>) -> Self {
+        Self { name, way: Way::Fifo(path.into()) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
+/// `[NAME=]unix:PATH`, `[NAME=]listen:PATH`, `[NAME=]pty`, `[NAME=]pty:PATH` or `[NAME=]fifo:PATH`;
+/// without a name it is [`DEFAULT_CONSOLE_NAME`]'s.
+impl FromStr for Console {
+    type Err = ConsoleError;
+
+    fn from_str(text: &str) -> Result<Self, ConsoleError> {
+        let unknown = || ConsoleError::Unknown(text.to_owned());
+        // A path may have a '=' of its own.
+        let (name, way) = match text.split_once('=') {
+            Some((name, way)) if !name.contains(':') => (name, way),
+            _ => (DEFAULT_CONSOLE_NAME, text),
+        };
+        let name = Name::new(name)?;
+        if name.as_str() == STDIO {
+            return Err(ConsoleError::Reserved);
+        }
+        let way = match way.split_once(':') {
+            None if way == "pty" => Way::Pty,
+            None => return Err(unknown()),
+            Some((_, "")) => return Err(ConsoleError::NoPath(text.to_owned())),
+            Some(("unix", path)) => Way::Connect(path.into()),
+            Some(("listen", path)) => Way::Listen(path.into()),
+            Some(("pty", path)) => Way::PtyAt(path.into()),
+            Some(("fifo", path)) => Way::Fifo(path.into()),
+            Some(_) => return Err(unknown()),
+        };
+        Ok(Self { name, way })
+    }
+}
+
+/// As it is parsed, with its name.
+impl fmt::Display for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.way.word())?;
+        self.way.path().map_or(Ok(()), |path| write!(f, ":{}", path.display()))
+    }
+}
+
+impl Way {
+    /// The word for it on the command line.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "unix",
+            Self::Listen(_) => "listen",
+            Self::Pty | Self::PtyAt(_) => "pty",
+            Self::Fifo(_) => "fifo",
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Connect(path) | Self::Listen(path) | Self::PtyAt(path) | Self::Fifo(path) => {
+                Some(path)
+            }
+            Self::Pty => None,
+        }
+    }
+}
+
+/// Why there can't be such a console.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsoleError {
+    /// Its name could not be a part of a file name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its name stands for the child's own streams.
+    #[error("a console can't be named {STDIO:?}: that is the child's own streams")]
+    Reserved,
+    /// It is none of those that there are.
+    #[error(
+        "{0:?} is no console: give [NAME=]unix:PATH, [NAME=]listen:PATH, [NAME=]pty, [NAME=]pty:PATH or [NAME=]fifo:PATH"
+    )]
+    Unknown(String),
+    /// It has a colon and nothing behind it.
+    #[error("{0:?} has no path behind its colon")]
+    NoPath(String),
+    /// Two have the same name.
+    #[error("two consoles have the name {0:?}: give each one of its own, as in NAME=pty")]
+    Duplicate(String),
+    /// There is none of that name.
+    #[error("there is no console {0:?}")]
+    NoSuchConsole(String),
+    /// A socket at that path could not be reached by other programs.
+    #[error(
+        "the path of the console {name}, {}, is longer than a socket's may be, {limit} bytes: choose a shorter one",
+        .path.display()
+    )]
+    PathTooLong {
+        /// The console.
+        name: String,
+        /// Its path.
+        path: PathBuf,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// What is in its place is something else.
+    #[error("the console {name}: {} is not {wanted}: remove it, or choose another path", .path.display())]
+    WrongKind {
+        /// The console.
+        name: String,
+        /// Its path.
+        path: PathBuf,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// Somebody else listens at its path.
+    #[error("the console {name}: somebody listens at {} already: choose another path", .path.display())]
+    InUse {
+        /// The console.
+        name: String,
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The system has refused.
+    #[error("the console {name}: can't {what}: {reason}")]
+    System {
+        /// The console.
+        name: String,
+        /// What was tried, and on what.
+        what: String,
+        /// The system's answer.
+        reason: String,
+    },
+}
+
+/// Names a console among those of its monitor, for [attaching](super::AttachTo::Console) to it:
+/// [`Monitor::console`](super::Monitor::console). Never names another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsoleId(pub(super) u16);
+
+/// Where a console is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleState {
+    /// It is not there yet, or not there again, and will be tried again.
+    Waiting,
+    /// We listen, and nobody has connected yet, or again.
+    Listening,
+    /// Bytes can come.
+    Open,
+    /// No more will.
+    Gone,
+}
+
+impl ConsoleState {
+    /// `waiting`, `listening`, `open` or `gone`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Listening => "listening",
+            Self::Open => "open",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A console as it is at one moment: [`Report::consoles`](super::Report::consoles).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsoleReport {
+    /// Its name.
+    pub name: Name,
+    /// How one gets to it: `unix`, `listen`, `pty`, `fifo`, or `descriptor` for one that the host
+    /// has given.
+    pub kind: &'static str,
+    /// The path of its socket, FIFO or PTY, where there is one.
+    pub path: Option<PathBuf>,
+    /// Where it is on its way.
+    pub state: ConsoleState,
+    /// Its log.
+    pub log: PathBuf,
+    /// Bytes of this run that are in its log.
+    pub bytes_logged: u64,
+    /// Bytes of this run that its log, or our stdout, lacks.
+    pub bytes_dropped: u64,
+    /// How often it has been opened in this run.
+    pub opened: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Console, ConsoleError> {
+        text.parse()
+    }
+
+    #[test]
+    fn every_kind_is_parsed_and_told_as_it_was_given() {
+        for text in
+            ["a=unix:/p", "b=listen:p/q", "c=pty", "d=pty:/dev/x", "e=fifo:/p=q:r", "f=unix::"]
+        {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_console_without_a_name_is_named_console_whatever_its_path_has() {
+        for text in ["pty", "unix:/a=b", "listen:x=pty:y"] {
+            let console = parse(text).unwrap();
+            assert_eq!(console.name().as_str(), DEFAULT_CONSOLE_NAME);
+            assert_eq!(console.to_string(), format!("console={text}"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_console_is_refused() {
+        for text in ["", "tty", "pt", "unix", "unix:", "a=", "a=b", "a=pty:", "tcp:1.2.3.4:5"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+        for text in ["=pty", "a/b=pty", "a@b=pty", "-a=pty", "..=pty"] {
+            assert!(matches!(parse(text), Err(ConsoleError::Name(_))), "{text:?}");
+        }
+        assert_eq!(parse("stdio=pty"), Err(ConsoleError::Reserved));
+    }
+}

@@ -1,0 +1,54 @@
+//! Who has a PTY's master open, as `/proc/PID/fdinfo` tells it (proc_pid_fdinfo(5), since Linux
+//! 4.15). Linux only.
+
+use std::fs;
+use std::io;
+
+use super::table::Entry;
+
+/// Whether the process `leader`, or one below it or of the session that it leads, has the master of
+/// the PTY of this number. `None` where those that can be looked at have not, and others can't be.
+pub(crate) fn are_below(leader: u32, number: u32) -> io::Result<Option<bool>> {
+    let leader = i32::try_from(leader).map_err(io::Error::other)?;
+    let line = format!("tty-index:\t{number}");
+    let mut hidden = false;
+    for pid in below(leader)? {
+        match has_line(pid, &line) {
+            Ok(true) => return Ok(Some(true)),
+            Ok(false) => {}
+            // It has ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => hidden = true,
+        }
+    }
+    Ok(if hidden { None } else { Some(false) })
+}
+
+fn below(leader: i32) -> io::Result<Vec<i32>> {
+    let mut table = Entry::all()?;
+    let mut found = Vec::new();
+    let mut parents = vec![leader];
+    let of_session = table.extract_if(.., |entry| entry.pid == leader || entry.session == leader);
+    for entry in of_session {
+        found.push(entry.pid);
+        parents.push(entry.pid);
+    }
+    while let Some(parent) = parents.pop() {
+        for child in table.extract_if(.., |entry| entry.parent == parent) {
+            found.push(child.pid);
+            parents.push(child.pid);
+        }
+    }
+    Ok(found)
+}
+
+fn has_line(pid: i32, line: &str) -> io::Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor that has been closed meanwhile is not the one.
+        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+        if info.lines().any(|found| found == line) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
