@@ -5,6 +5,7 @@
 mod args;
 mod attach;
 mod completions;
+mod consoles;
 mod events;
 mod export;
 mod files;
@@ -51,7 +52,7 @@ use nix::errno::Errno;
 use vmon::child::Signal;
 use vmon::control::ControlError;
 use vmon::logfile::{LogError, Retention};
-use vmon::monitor::{NameError, StartError};
+use vmon::monitor::{ConsoleError, NameError, StartError};
 use vmon::registry::RegistryError;
 use vmon::terminal::Messages;
 
@@ -186,6 +187,8 @@ enum Failure {
         "--log-max-files 0 keeps no generation, so --log-rotate-command would get none: leave one out"
     )]
     NothingToRotate,
+    #[error("{0} (--console)")]
+    Console(#[from] ConsoleError),
     #[error("can't start the supervisor: {0}")]
     Supervisor(io::Error),
     #[error("the supervisor ended before the command ran ({0})")]

@@ -39,7 +39,7 @@ mod view;
 pub use client::{Client, ClientError, DEFAULT_TIMEOUT, Watch};
 pub use error::ControlError;
 pub use server::Server;
-pub use view::{Ended, Event, Status};
+pub use view::{Console, Ended, Event, Status};
 
 /// The interface that a [`Server`] serves and a [`Client`] speaks, in varlink's own language.
 pub const INTERFACE_DESCRIPTION: &str = include_str!("../docs/io.vmon.Monitor.varlink");

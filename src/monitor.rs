@@ -310,11 +310,6 @@ impl Monitor {
         &self.sandbox
     }
 
-    /// The console of this name in the run that goes on.
-    pub fn console(&self, name: &Name) -> Option<ConsoleId> {
-        self.consoles.find(name)
-    }
-
     /// Adds a console on a descriptor of the host's own, as [`Builder::console`] does, also while the
     /// child runs. It is one of this run, or where there is none of the next.
     ///

@@ -82,7 +82,7 @@ use error::{At, Fault};
 pub use metrics::Sample;
 pub use observer::RegistryObserver;
 use read::Which;
-pub use read::{Run, Status};
+pub use read::{ConsoleBytes, Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use vmon::logfile::Timestamp;
-use vmon::monitor::Restart;
+use vmon::monitor::{Console, ConsoleError, Name, NameError, Restart, STDIO};
 
 /// A value that can't be read, and what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,8 +44,40 @@ pub enum ValueError {
     Speed,
     #[error("there is no command in it")]
     NoCommand,
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
     Restart,
+}
+
+/// The child's own streams, or a console beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConsoleChoice {
+    Stdio,
+    Named(Name),
+}
+
+impl ConsoleChoice {
+    /// The console's.
+    pub fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Stdio => None,
+            Self::Named(name) => Some(name),
+        }
+    }
+}
+
+impl std::str::FromStr for ConsoleChoice {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Ok(if text == STDIO { Self::Stdio } else { Self::Named(text.parse()?) })
+    }
+}
+
+/// A console beside the child's own streams.
+pub fn console(text: OsString) -> Result<Console, ValueError> {
+    Ok(Console::try_from(text.as_os_str())?)
 }
 
 /// The longest time that an option takes: what clocks can add to now on every system.

@@ -17,6 +17,7 @@ use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
 use vmon::reactor::Reactor;
 use vmon::terminal::{Messages, Terminal};
 
+use super::args::ConsoleChoice;
 use super::live::{self, Endings, LiveError};
 use super::select::{Record, Recorded, Selector, Tally};
 use super::shared::SharedArgs;
@@ -43,11 +44,17 @@ Examples:
   vmon attach web                    leave with Ctrl-P Ctrl-Q
   vmon attach web --tail 4KiB        see first what came last
   vmon attach web --read-only        look on; Ctrl-C leaves too
+  vmon attach vm --console hvc0      at that console of a VM
   echo status | vmon attach monitor  send a line, and read until the sandbox ends")]
 pub struct AttachArgs {
     /// The sandbox, as NAME, or as CONFIG/NAME where several configs have that name
     #[arg(value_name = "NAME")]
     name: Selector,
+
+    /// This console, or stdio for the command's own streams [default: where the terminal of its
+    /// 'vmon run' was, or would have been]
+    #[arg(long, value_name = "CONSOLE")]
+    console: Option<ConsoleChoice>,
 
     /// Send nothing
     #[arg(long)]
@@ -104,11 +111,33 @@ pub fn attach(args: AttachArgs, messages: &Messages) -> Result<u8, Failure> {
 }
 
 fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> {
-    let main = Attach { to: None, read_only: args.read_only, tail: args.tail };
-    let (attached, main) = live::connect(sandbox)?.attach(&main)?;
-    let tty = attached.to == AttachTo::Tty;
+    let to = args.console.as_ref().map(|console| match console {
+        ConsoleChoice::Stdio => AttachTo::Stdout,
+        ConsoleChoice::Named(name) => AttachTo::Console(name.clone()),
+    });
+    let main = Attach { to, read_only: args.read_only, tail: args.tail };
+    let (attached, main) =
+        live::connect(sandbox)?.attach(&main).map_err(|error| match (error.name(), &main.to) {
+            (Some("NoSuchConsole"), Some(AttachTo::Console(name))) => {
+                LiveError::NoSuchConsole { name: name.clone(), others: consoles(sandbox) }
+            }
+            _ => error.into(),
+        })?;
+    // What is at the other end of a console is a terminal's line.
+    let tty = matches!(attached.to, AttachTo::Tty | AttachTo::Console(_));
     let stderr = if tty { None } else { connect_stderr(sandbox)? };
     Ok(Streams { main, stderr, session: attached.session, tty })
+}
+
+/// What can be named instead.
+fn consoles(sandbox: &Recorded) -> String {
+    let status = live::connect(sandbox).and_then(|mut client| Ok(client.status()?));
+    let consoles = status.map(|status| status.consoles).unwrap_or_default();
+    let names: Vec<&str> = consoles.iter().map(|console| console.name.as_str()).collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
 }
 
 /// `None` where a host's child has no such pipe.

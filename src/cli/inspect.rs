@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use vmon::control::{Client, Status};
-use vmon::monitor::SessionReport;
+use vmon::monitor::{AttachTo, SessionReport};
 use vmon::registry::Run;
 use vmon::terminal::Messages;
 
 use super::Failure;
+use super::consoles;
 use super::files::Logs;
 use super::output::{print_json, run_object, stamp};
 use super::select::{Names, Record, Recorded, Tally};
@@ -29,7 +30,7 @@ of 'vmon ps --json', and
   spec                 command, directory, options: as the run was started, without environment
   socket               the supervisor's control socket
   live                 what the supervisor says: state, pid, restarts, tty, bytes_logged,
-                       bytes_dropped, sessions; live_error says why there is none
+                       bytes_dropped, consoles, sessions; live_error says why there is none
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error
   log                  path, size, generations and other files beside it; log_error
@@ -132,6 +133,7 @@ fn live_object(status: &Status) -> Value {
         "tty": status.tty,
         "bytes_logged": status.bytes_logged,
         "bytes_dropped": status.bytes_dropped,
+        "consoles": status.consoles.iter().map(consoles::live).collect::<Value>(),
         "sessions": status.sessions.iter().map(session).collect::<Value>(),
     })
 }
@@ -140,6 +142,10 @@ fn session(session: &SessionReport) -> Value {
     json!({
         "session": session.session.0,
         "to": session.to.as_str(),
+        "console": match &session.to {
+            AttachTo::Console(name) => Some(name.as_str()),
+            AttachTo::Stdout | AttachTo::Stderr | AttachTo::Tty => None,
+        },
         "read_only": session.read_only,
         "missed": session.missed,
     })

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Watch};
-use vmon::monitor::{Identity, Liveness};
+use vmon::monitor::{Identity, Liveness, Name};
 use vmon::registry::{RegistryError, Run, Status};
 
 use super::reason;
@@ -43,6 +43,8 @@ pub enum LiveError {
     Registry(#[from] RegistryError),
     #[error("no process serves its control socket, and pid {pid} can't be signalled: {reason}")]
     Signal { pid: u32, reason: &'static str },
+    #[error("it has no console {name}; it has: {others}")]
+    NoSuchConsole { name: Name, others: String },
     #[error("its supervisor was lost, and the sandbox has ended with it")]
     Lost,
     #[error("it has ended, but is not on record as stopped: the database may be locked")]

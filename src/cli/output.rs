@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vmon::child::Signal;
 use vmon::registry::{Run, Status};
 
-use super::{Failure, reason, tell};
+use super::{Failure, consoles, reason, tell};
 
 /// Writes an answer to stdout.
 pub fn print(answer: &str) -> Result<(), Failure> {
@@ -73,7 +73,7 @@ fn signal_name(number: i32) -> String {
 }
 
 /// The keys of [`run_object`].
-pub const RUN_KEYS: [&str; 16] = [
+pub const RUN_KEYS: [&str; 17] = [
     "id",
     "name",
     "config_file",
@@ -89,11 +89,19 @@ pub const RUN_KEYS: [&str; 16] = [
     "reason",
     "bytes_logged",
     "bytes_dropped",
+    "consoles",
     "rootfs_paths",
 ];
 
 /// A run as `ps`, `history` and `inspect` have it.
 pub fn run_object(run: &Run) -> Value {
+    let mut object = run_without_consoles(run);
+    object["consoles"] = consoles::of(run);
+    object
+}
+
+/// The same without its consoles, of which its supervisor may have to be asked.
+pub fn run_without_consoles(run: &Run) -> Value {
     json!({
         "id": run.id,
         "name": run.name,

@@ -35,7 +35,7 @@ FORMAT is one of
 
 With --json, an array of objects, newest first, null where a value is not known:
   id, name, config_file, state, status, pid, supervisor_pid, started_at, running_at, ended_at,
-  exit_code, signal, reason, bytes_logged, bytes_dropped, rootfs_paths
+  exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths
 Times are RFC 3339, in UTC; a signal is its number.
 
 Examples:

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, geteuid};
 use vmon::child::Signal;
 use vmon::logfile::Format;
-use vmon::monitor::{Input, OnLogError, Restart, Rootfs};
+use vmon::monitor::{Input, Name, OnLogError, Restart, Rootfs, STDIO};
 use vmon::registry::{Run, Spec};
 use vmon::terminal::Messages;
 
@@ -157,6 +157,11 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
     add("on-log-error", on_log_error(spec.on_log_error).as_ref());
     add("tty", if spec.tty { "always" } else { "never" }.as_ref());
     add("stdin", stdin(spec).as_ref());
+    for console in &spec.consoles {
+        add("console", &console.to_os_string());
+    }
+    let interactive = spec.interactive.as_ref().map_or(STDIO, Name::as_str);
+    add("interactive", interactive.as_ref());
     add("stop-signal", signal(spec.stop_signal).as_ref());
     add("stop-timeout", time(spec.stop_timeout).as_ref());
     add("restart", restart_word(spec.restart).as_ref());

@@ -10,6 +10,7 @@ use vmon::logfile::read::{Entry, LogReader, ReadError, Warning};
 use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
+use super::args::ConsoleChoice;
 use super::select::{Recorded, Selector};
 pub use bounds::{Bounds, BoundsError};
 pub use place::Place;
@@ -24,6 +25,10 @@ pub struct RunArgs {
     /// The config that has the sandbox; the same as CONFIG/NAME
     #[arg(long, value_name = "CONFIG")]
     config_file: Option<String>,
+
+    /// The log of this console, instead of that of the sandbox's own streams, which is stdio's
+    #[arg(long, value_name = "CONSOLE")]
+    console: Option<ConsoleChoice>,
 
     /// Which run: last, all, or its number in 'vmon history'
     #[arg(long, value_name = "RUN")]
@@ -104,7 +109,7 @@ pub struct Window {
 
 impl RunLog {
     fn open(place: &Place, runs: Runs) -> Result<Self, BoundsError> {
-        let mut reader = LogReader::open(&place.log_dir, &place.config_file, &place.name)?;
+        let mut reader = LogReader::open(&place.log_dir, &place.config_file, &place.log_name())?;
         if let Some(options) = place.options() {
             reader.written_as(options.format);
         }

@@ -20,9 +20,9 @@ pub use watch::Watch;
 use super::MAX_MESSAGE;
 use super::stream::{self, Took};
 use super::value::{Fields, Unreadable, int};
-use super::view::{Status, stream_of};
+use super::view::{Status, console_of, read_stream};
 use crate::child::Signal;
-use crate::monitor::{Attach, Attached, SessionId};
+use crate::monitor::{Attach, AttachTo, Attached, SessionId};
 use crate::socket;
 
 /// How long a supervisor has to answer, unless told otherwise.
@@ -152,11 +152,15 @@ impl Client {
     ///
     /// [`ClientError::Call`] with `NotRunning` or `NoSuchStream`, and as all calls.
     pub fn attach(mut self, request: &Attach) -> Result<(Attached, UnixStream), ClientError> {
-        let parameters = json!({
-            "stream": request.to.map(|stream| stream.as_str()),
+        let mut parameters = json!({
+            "stream": request.to.as_ref().map(AttachTo::as_str),
             "read_only": request.read_only,
             "tail": int(request.tail),
         });
+        // An earlier vmon's supervisor turns down what it does not know.
+        if let Some(console) = request.to.as_ref().and_then(console_of) {
+            parameters["console"] = console.into();
+        }
         let give_up = self.send("Attach", parameters, "upgrade")?;
         let reply = self.reply(Some(give_up))?.parameters;
         let attached = read_attached(&reply).map_err(|error| self.unreadable("Attach", &error))?;
@@ -298,7 +302,7 @@ fn read_attached(reply: &Value) -> Result<Attached, Unreadable> {
     let fields = Fields::of(reply)?;
     Ok(Attached {
         session: SessionId(fields.number("session")?),
-        to: stream_of(fields.text("stream")?).ok_or(Unreadable("stream"))?,
+        to: read_stream(&fields)?,
         tail: fields.number("tail")?,
     })
 }

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::value::{Fields, Unreadable, int};
 use crate::child::{ExitStatus, Identity, Signal};
-use crate::monitor::{AttachTo, End, Outcome, Phase, Report, SessionId, SessionReport, Transition};
+use crate::monitor::{
+    AttachTo, ConsoleReport, End, Outcome, Phase, Report, SessionId, SessionReport, Transition,
+};
 
 /// A sandbox at one moment, as its supervisor describes it.
 #[derive(Debug, Clone)]
@@ -38,10 +40,34 @@ pub struct Status {
     pub bytes_logged: u64,
     /// Bytes that the log, or the supervisor's own stdout and stderr, lack.
     pub bytes_dropped: u64,
+    /// The consoles beside the child's own streams, in the order in which they were given.
+    pub consoles: Vec<Console>,
     /// Those who are attached.
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, while none is going on.
     pub end: Option<Ended>,
+}
+
+/// A console of a sandbox at one moment: see [`ConsoleReport`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Console {
+    /// Its name.
+    pub name: String,
+    /// `unix`, `listen`, `pty`, `fifo` or `descriptor`.
+    pub kind: String,
+    /// The path of its socket, FIFO or PTY; U+FFFD stands for what is not UTF-8.
+    pub path: Option<PathBuf>,
+    /// `waiting`, `listening`, `open` or `gone`.
+    pub state: String,
+    /// Its log, likewise.
+    pub log: PathBuf,
+    /// Bytes of this run that are in its log.
+    pub bytes_logged: u64,
+    /// Bytes of this run that its log, or the supervisor's own stdout, lacks.
+    pub bytes_dropped: u64,
+    /// How often it has been opened in this run.
+    pub opened: u32,
 }
 
 /// How a run ended.
@@ -113,6 +139,7 @@ pub(super) fn status(report: &Report) -> Value {
         "log": report.log.to_string_lossy(),
         "bytes_logged": int(report.bytes_logged),
         "bytes_dropped": int(report.bytes_dropped),
+        "consoles": report.consoles.iter().map(console).collect::<Value>(),
         "sessions": sessions,
         "end": report.end.as_ref().map(end),
     })
@@ -167,10 +194,24 @@ fn process(identity: &Identity) -> Value {
     })
 }
 
+fn console(console: &ConsoleReport) -> Value {
+    json!({
+        "name": console.name.as_str(),
+        "kind": console.kind,
+        "path": console.path.as_ref().map(|path| path.to_string_lossy()),
+        "state": console.state.as_str(),
+        "log": console.log.to_string_lossy(),
+        "bytes_logged": int(console.bytes_logged),
+        "bytes_dropped": int(console.bytes_dropped),
+        "opened": console.opened,
+    })
+}
+
 fn session(session: &SessionReport) -> Value {
     json!({
         "session": int(session.session.0),
         "stream": session.to.as_str(),
+        "console": console_of(&session.to),
         "read_only": session.read_only,
         "missed": int(session.missed),
     })
@@ -224,6 +265,14 @@ impl Status {
             log: fields.text("log")?.into(),
             bytes_logged: fields.number("bytes_logged")?,
             bytes_dropped: fields.number("bytes_dropped")?,
+            consoles: match fields.get("consoles") {
+                // An earlier vmon's has none.
+                None => Vec::new(),
+                Some(_) => {
+                    let consoles = fields.list("consoles")?.iter().map(read_console);
+                    consoles.collect::<Result<_, _>>()?
+                }
+            },
             sessions: sessions.collect::<Result<_, _>>()?,
             end: fields.get("end").map(read_end).transpose()?,
         })
@@ -270,7 +319,7 @@ fn read_session(value: &Value) -> Result<SessionReport, Unreadable> {
     let fields = Fields::of(value)?;
     Ok(SessionReport {
         session: SessionId(fields.number("session")?),
-        to: stream_of(fields.text("stream")?).ok_or(Unreadable("stream"))?,
+        to: read_stream(&fields)?,
         read_only: fields.flag("read_only")?.ok_or(Unreadable("read_only"))?,
         missed: fields.number("missed")?,
     })
@@ -293,8 +342,41 @@ fn read_time(text: &str) -> Result<DateTime<Utc>, Unreadable> {
     Ok(time.with_timezone(&Utc))
 }
 
-/// The stream of this name.
-pub(super) fn stream_of(name: &str) -> Option<AttachTo> {
-    let streams = [AttachTo::Stdout, AttachTo::Stderr, AttachTo::Tty];
-    streams.into_iter().find(|stream| stream.as_str() == name)
+fn read_console(value: &Value) -> Result<Console, Unreadable> {
+    let fields = Fields::of(value)?;
+    Ok(Console {
+        name: fields.text("name")?.to_owned(),
+        kind: fields.text("kind")?.to_owned(),
+        path: fields.optional_text("path")?.map(PathBuf::from),
+        state: fields.text("state")?.to_owned(),
+        log: fields.text("log")?.into(),
+        bytes_logged: fields.number("bytes_logged")?,
+        bytes_dropped: fields.number("bytes_dropped")?,
+        opened: fields.number("opened")?,
+    })
+}
+
+/// The stream that `stream` and `console` name together.
+pub(super) fn read_stream(fields: &Fields<'_>) -> Result<AttachTo, Unreadable> {
+    let console = fields.get("console").map(|_| fields.text("console")).transpose()?;
+    stream_of(fields.text("stream")?, console).ok_or(Unreadable("stream"))
+}
+
+/// The stream of this name; a console has one of its own.
+pub(super) fn stream_of(name: &str, console: Option<&str>) -> Option<AttachTo> {
+    match (name, console) {
+        ("console", Some(console)) => console.parse().ok().map(AttachTo::Console),
+        ("stdout", None) => Some(AttachTo::Stdout),
+        ("stderr", None) => Some(AttachTo::Stderr),
+        ("tty", None) => Some(AttachTo::Tty),
+        _ => None,
+    }
+}
+
+/// The name of the console that a stream is, where it is one.
+pub(super) fn console_of(stream: &AttachTo) -> Option<&str> {
+    match stream {
+        AttachTo::Console(name) => Some(name.as_str()),
+        AttachTo::Stdout | AttachTo::Stderr | AttachTo::Tty => None,
+    }
 }

@@ -4,10 +4,10 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-use super::console::ConsoleId;
+use super::sandbox::Name;
 
 /// What a client gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachTo {
     /// The child's stdout; of a child with a terminal, that.
     Stdout,
@@ -15,13 +15,13 @@ pub enum AttachTo {
     Stderr,
     /// The child's terminal.
     Tty,
-    /// A console beside the child's own streams.
-    Console(ConsoleId),
+    /// The console of this name, beside the child's own streams.
+    Console(Name),
 }
 
 impl AttachTo {
     /// `stdout`, `stderr`, `tty` or `console`.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -32,7 +32,7 @@ impl AttachTo {
 }
 
 /// What a client asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attach {
     /// The stream; `None` is the console that the sandbox is [interactive] at, else the terminal of
     /// a child that has one, else its stdout.
@@ -46,7 +46,7 @@ pub struct Attach {
 }
 
 /// What a client has got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
     /// Names it from here on.
     pub session: SessionId,
@@ -66,13 +66,16 @@ pub enum AttachError {
     /// The child has no such stream.
     #[error("the sandbox has no {}", .0.as_str())]
     NoSuchStream(AttachTo),
+    /// There is no console of that name.
+    #[error("the sandbox has no console {0}")]
+    NoSuchConsole(Name),
     /// No descriptor or no place in the poller was to be had.
     #[error("no resources for another session: {0}")]
     System(#[from] std::io::Error),
 }
 
 /// One attached client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionReport {
     /// Its name.
     pub session: SessionId,

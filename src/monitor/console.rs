@@ -2,7 +2,9 @@
 //!
 //! A description only, and a report. Nothing here touches the disk or a descriptor.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -87,6 +89,38 @@ impl Console {
     pub fn name(&self) -> &Name {
         &self.name
     }
+
+    /// How one gets to it: `unix`, `listen`, `pty` or `fifo`.
+    pub fn kind(&self) -> &'static str {
+        self.way.word()
+    }
+
+    /// The path of its socket, FIFO or PTY; `None` for a PTY that we make.
+    pub fn path(&self) -> Option<&Path> {
+        self.way.path()
+    }
+
+    /// At another path; a PTY that we make has none.
+    #[must_use]
+    pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
+        match &mut self.way {
+            Way::Connect(old) | Way::Listen(old) | Way::PtyAt(old) | Way::Fifo(old) => {
+                *old = path.into();
+            }
+            Way::Pty => {}
+        }
+        self
+    }
+
+    /// As it is parsed, with its name, byte for byte.
+    pub fn to_os_string(&self) -> OsString {
+        let mut text = OsString::from(format!("{}={}", self.name, self.kind()));
+        if let Some(path) = self.path() {
+            text.push(":");
+            text.push(path);
+        }
+        text
+    }
 }
 
 /// `[NAME=]unix:PATH`, `[NAME=]listen:PATH`, `[NAME=]pty`, `[NAME=]pty:PATH` or `[NAME=]fifo:PATH`;
@@ -95,35 +129,54 @@ impl FromStr for Console {
     type Err = ConsoleError;
 
     fn from_str(text: &str) -> Result<Self, ConsoleError> {
-        let unknown = || ConsoleError::Unknown(text.to_owned());
-        // A path may have a '=' of its own.
-        let (name, way) = match text.split_once('=') {
-            Some((name, way)) if !name.contains(':') => (name, way),
-            _ => (DEFAULT_CONSOLE_NAME, text),
+        Self::try_from(OsStr::new(text))
+    }
+}
+
+/// The same, with a path that need not be UTF-8.
+impl TryFrom<&OsStr> for Console {
+    type Error = ConsoleError;
+
+    fn try_from(text: &OsStr) -> Result<Self, ConsoleError> {
+        let told = || text.to_string_lossy().into_owned();
+        let (head, path) = match split(text.as_bytes(), b':') {
+            Some((head, path)) => (head, Some(path)),
+            None => (text.as_bytes(), None),
+        };
+        // Behind the colon, a '=' is the path's own.
+        let (name, kind) = match split(head, b'=') {
+            Some((name, kind)) => (String::from_utf8_lossy(name).into_owned(), kind),
+            None => (DEFAULT_CONSOLE_NAME.to_owned(), head),
         };
         let name = Name::new(name)?;
         if name.as_str() == STDIO {
             return Err(ConsoleError::Reserved);
         }
-        let way = match way.split_once(':') {
-            None if way == "pty" => Way::Pty,
-            None => return Err(unknown()),
-            Some((_, "")) => return Err(ConsoleError::NoPath(text.to_owned())),
-            Some(("unix", path)) => Way::Connect(path.into()),
-            Some(("listen", path)) => Way::Listen(path.into()),
-            Some(("pty", path)) => Way::PtyAt(path.into()),
-            Some(("fifo", path)) => Way::Fifo(path.into()),
-            Some(_) => return Err(unknown()),
+        let path = match path {
+            Some(b"") => return Err(ConsoleError::NoPath(told())),
+            path => path.map(|path| PathBuf::from(OsStr::from_bytes(path))),
+        };
+        let way = match (kind, path) {
+            (b"unix", Some(path)) => Way::Connect(path),
+            (b"listen", Some(path)) => Way::Listen(path),
+            (b"pty", None) => Way::Pty,
+            (b"pty", Some(path)) => Way::PtyAt(path),
+            (b"fifo", Some(path)) => Way::Fifo(path),
+            _ => return Err(ConsoleError::Unknown(told())),
         };
         Ok(Self { name, way })
     }
 }
 
+fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = text.split_at(text.iter().position(|byte| *byte == at)?);
+    Some((head, rest.get(1..).unwrap_or_default()))
+}
+
 /// As it is parsed, with its name.
 impl fmt::Display for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, self.way.word())?;
-        self.way.path().map_or(Ok(()), |path| write!(f, ":{}", path.display()))
+        f.write_str(&self.to_os_string().to_string_lossy())
     }
 }
 
@@ -215,8 +268,8 @@ pub enum ConsoleError {
     },
 }
 
-/// Names a console among those of its monitor, for [attaching](super::AttachTo::Console) to it:
-/// [`Monitor::console`](super::Monitor::console). Never names another one.
+/// Names a console among those of one run.
+#[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsoleId(pub(super) u16);
 

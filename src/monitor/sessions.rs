@@ -125,7 +125,7 @@ impl Sessions {
     pub(super) fn report(&self) -> Vec<SessionReport> {
         let report = |session: &Session| SessionReport {
             session: session.id,
-            to: session.to,
+            to: session.to.clone(),
             read_only: session.role == Role::Reader,
             missed: session.sink.dropped(),
         };
@@ -141,7 +141,7 @@ impl Sessions {
     fn add(
         &mut self,
         socket: UnixStream,
-        attached: Attached,
+        attached: &Attached,
         stream: Stream,
         read_only: bool,
         first: [&[u8]; 2],
@@ -163,8 +163,16 @@ impl Sessions {
             sink.offer(part, sources);
         }
         let role = if read_only { Role::Reader } else { Role::Writer { act: 0, size: None } };
-        let session =
-            Session { id, to: attached.to, stream, role, socket, input, input_ended: false, sink };
+        let session = Session {
+            id,
+            to: attached.to.clone(),
+            stream,
+            role,
+            socket,
+            input,
+            input_ended: false,
+            sink,
+        };
         self.list.push(session);
         self.share();
         Ok(())
@@ -294,17 +302,19 @@ impl Monitor {
             return Err((AttachError::NotRunning, client));
         };
         let default = match self.consoles.interactive() {
-            Some(port) => AttachTo::Console(port.id()),
+            Some(port) => AttachTo::Console(port.name().clone()),
             None if streams.has_terminal() => AttachTo::Tty,
             None => AttachTo::Stdout,
         };
-        let to = request.to.unwrap_or(default);
-        let found = match to {
-            AttachTo::Console(id) => self.consoles.get(id).map(|_| (to, Stream::Console(id))),
-            _ => streams.stream(to),
-        };
-        let Some((to, stream)) = found else {
-            return Err((AttachError::NoSuchStream(to), client));
+        let (to, stream) = match request.to.clone().unwrap_or(default) {
+            AttachTo::Console(name) => match self.consoles.find(&name) {
+                Some(id) => (AttachTo::Console(name), Stream::Console(id)),
+                None => return Err((AttachError::NoSuchConsole(name), client)),
+            },
+            to => match streams.stream(&to) {
+                Some(found) => found,
+                None => return Err((AttachError::NoSuchStream(to), client)),
+            },
         };
         if self.sessions.list.len() >= CROWD {
             // While the child takes no input, none of theirs is read, and nothing tells their end.
@@ -324,7 +334,7 @@ impl Monitor {
         let attached = Attached { session, to, tail: tail.len() as u64 };
         let first = [&preamble(&attached)[..], &tail];
         self.sessions
-            .add(client, attached, stream, request.read_only, first, &mut cx.sources)
+            .add(client, &attached, stream, request.read_only, first, &mut cx.sources)
             .map_err(|(error, client)| (AttachError::System(error), client))?;
         self.follow_size();
         debug!(name = %self.sandbox.name, session = session.0, "attached");

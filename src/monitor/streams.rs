@@ -219,7 +219,7 @@ impl Streams {
     }
 
     /// The stream that a client gets, where the child has it.
-    pub(super) fn stream(&self, to: AttachTo) -> Option<(AttachTo, Stream)> {
+    pub(super) fn stream(&self, to: &AttachTo) -> Option<(AttachTo, Stream)> {
         let (to, stream) = match (to, self.link) {
             (AttachTo::Tty | AttachTo::Stdout, Link::Pty | Link::Session) => {
                 (AttachTo::Tty, Stream::Out)

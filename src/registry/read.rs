@@ -12,7 +12,7 @@ use super::record::SUPERVISOR_LOST;
 use super::schema;
 use super::spec::Spec;
 use super::store::{RUNNING, foreign_supervisor, supervisor, unsigned};
-use crate::monitor::{Identity, Liveness};
+use crate::monitor::{ConsoleReport, Identity, Liveness};
 
 /// One run of a sandbox, or a sandbox that another program runs or ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +59,34 @@ pub struct Run {
     pub bytes_logged: Option<u64>,
     /// Bytes that some sink left out.
     pub bytes_dropped: Option<u64>,
+    /// What came from each of its consoles, where it had any and their bytes are on record: from its
+    /// end on.
+    pub consoles: Vec<ConsoleBytes>,
     /// `native:PATH`, `overlayfs:PATH:PATH…`, or empty. That of the sandbox's latest run.
     pub rootfs_paths: String,
     /// The command and its options; `None` for another program's sandbox, or where the column
     /// holds something else.
     pub spec: Option<Spec>,
+}
+
+/// What has come from a console in one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsoleBytes {
+    /// The console's name.
+    pub name: String,
+    /// Bytes that are in its log.
+    pub bytes_logged: u64,
+    /// Bytes that some sink left out.
+    pub bytes_dropped: u64,
+}
+
+impl ConsoleBytes {
+    pub(super) fn of(report: &ConsoleReport) -> Self {
+        let ConsoleReport { name, bytes_logged, bytes_dropped, .. } = report;
+        let (bytes_logged, bytes_dropped) = (*bytes_logged, *bytes_dropped);
+        Self { name: name.to_string(), bytes_logged, bytes_dropped }
+    }
 }
 
 impl Run {
@@ -136,12 +159,34 @@ pub(super) fn runs(connection: &Connection, which: Which) -> Result<Vec<Run>, Fa
     // An end that was spilled may have been added after a later run.
     let ours = format!("{OURS}{condition} ORDER BY r.started_at, r.id");
     let mut runs = collect(&transaction, &ours, our_run)?;
+    add_consoles(&transaction, &mut runs)?;
     let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;
     if matches!(which, Which::Latest) {
         runs.retain(|run| foreign.iter().all(|other| other.sandbox_id != run.sandbox_id));
     }
     runs.extend(foreign);
     Ok(runs)
+}
+
+fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> {
+    let have_any = runs.iter().any(|run| run.spec.as_ref().is_some_and(Spec::has_consoles));
+    if !have_any || !schema::has_table(connection, "vmon_consoles")? {
+        return Ok(());
+    }
+    let sql = "SELECT name, bytes_logged, bytes_dropped FROM vmon_consoles WHERE run_id = ?1
+        ORDER BY rowid";
+    let mut statement = connection.prepare(sql)?;
+    for run in runs.iter_mut().filter(|run| run.ended_at.is_some()) {
+        let bytes = statement.query_map([run.id], |row| {
+            Ok(ConsoleBytes {
+                name: row.get(0)?,
+                bytes_logged: unsigned(row.get(1)?),
+                bytes_dropped: unsigned(row.get(2)?),
+            })
+        })?;
+        run.consoles = bytes.collect::<Result<_>>()?;
+    }
+    Ok(())
 }
 
 /// Those that the record has as open, while their supervisors were found dead.
@@ -212,6 +257,7 @@ fn our_run(row: &Row<'_>) -> Result<Run> {
         reason: reason.or_else(|| lost.then(|| SUPERVISOR_LOST.to_owned())),
         bytes_logged: row.get::<_, Option<i64>>("bytes_logged")?.map(unsigned),
         bytes_dropped: row.get::<_, Option<i64>>("bytes_dropped")?.map(unsigned),
+        consoles: Vec::new(),
         rootfs_paths: row.get("rootfs_paths")?,
         spec: row.get_ref("spec")?.as_str().ok().and_then(Spec::parse),
     })
@@ -241,6 +287,7 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
         reason: None,
         bytes_logged: None,
         bytes_dropped: None,
+        consoles: Vec::new(),
         rootfs_paths: row.get("rootfs_paths")?,
         spec: None,
     })

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
+use super::read::ConsoleBytes;
 use super::spec::Spec;
 use crate::child::ExitStatus;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
@@ -64,6 +65,7 @@ pub(super) struct Ending {
     pub(super) reason: String,
     pub(super) bytes_logged: u64,
     pub(super) bytes_dropped: u64,
+    pub(super) consoles: Vec<ConsoleBytes>,
 }
 
 impl Stage {
@@ -180,6 +182,7 @@ impl Ending {
             reason: end.reason().to_owned(),
             bytes_logged: end.bytes_logged,
             bytes_dropped: end.bytes_dropped,
+            consoles: end.consoles.iter().map(ConsoleBytes::of).collect(),
         }
     }
 }

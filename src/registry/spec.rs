@@ -4,6 +4,7 @@
 //!
 //! - A word or a path is a string; one that is not UTF-8 is `{"bytes": [104, 255, …]}`, so that a
 //!   command can be started again as it was.
+//! - A console is a word as `--console` takes it, with its name.
 //! - Durations are seconds. What is absent or `null` was not asked for.
 //! - `options` is whatever the program that started the run has added for itself.
 //! - `version` is 2. Without one it was written by an earlier vmon, which replaced bytes that are
@@ -21,7 +22,8 @@ use serde_json::{Value, json};
 use crate::child::{Command, Signal};
 use crate::logfile::{Format, LogOptions, Retention};
 use crate::monitor::{
-    DEFAULT_STOP_TIMEOUT, Forward, Input, NameError, OnLogError, Restart, Rootfs, Sandbox, Starting,
+    Console, DEFAULT_STOP_TIMEOUT, Forward, Input, Name, NameError, OnLogError, Restart, Rootfs,
+    Sandbox, Starting,
 };
 
 const VERSION: u64 = 2;
@@ -60,6 +62,10 @@ pub struct Spec {
     pub forward: Forward,
     /// What the child reads.
     pub input: Input,
+    /// The consoles beside the child's own streams; those on descriptors of a host's are not.
+    pub consoles: Vec<Console>,
+    /// The console that `forward` and `input` are about.
+    pub interactive: Option<Name>,
     /// The signal of a stop.
     pub stop_signal: Signal,
     /// How long after it the child is killed.
@@ -97,6 +103,8 @@ impl Spec {
             on_log_error: sandbox.on_log_error,
             forward: sandbox.forward,
             input: sandbox.input,
+            consoles: sandbox.consoles.clone(),
+            interactive: sandbox.interactive.clone(),
             stop_signal: sandbox.stop_signal,
             stop_timeout: sandbox.stop_timeout,
             restart: sandbox.restart,
@@ -107,6 +115,12 @@ impl Spec {
             options: options.clone(),
             exact: true,
         }
+    }
+
+    /// Whether there may be consoles on record: those of a host's descriptors are not in here, but
+    /// only a host has those.
+    pub(super) fn has_consoles(&self) -> bool {
+        !self.consoles.is_empty() || !self.options.is_object()
     }
 
     /// The command, to be started again; `None` for a child that was handed over.
@@ -137,6 +151,8 @@ impl Spec {
             rootfs: self.rootfs.clone(),
             forward: self.forward,
             input: self.input,
+            consoles: self.consoles.clone(),
+            interactive: self.interactive.clone(),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             restart: self.restart,
@@ -169,6 +185,8 @@ impl Spec {
             "on_log_error": on_log_error(self.on_log_error),
             "forward": forward(self.forward),
             "stdin": input(self.input),
+            "consoles": self.consoles.iter().map(console).collect::<Value>(),
+            "interactive": self.interactive.as_ref().map(Name::as_str),
             "stop_signal": signal(self.stop_signal),
             "stop_timeout_seconds": self.stop_timeout.as_secs_f64(),
             "restart": restart(self.restart),
@@ -225,6 +243,12 @@ impl Spec {
                 Some("attached") => Input::Attached,
                 _ => Input::Null,
             },
+            consoles: read_words(&value["consoles"])
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|word| Console::try_from(word.as_os_str()).ok())
+                .collect(),
+            interactive: value["interactive"].as_str().and_then(|name| name.parse().ok()),
             stop_signal: read_signal(&value["stop_signal"]).unwrap_or(Signal::TERM),
             stop_timeout: read_seconds(&value["stop_timeout_seconds"])
                 .unwrap_or(DEFAULT_STOP_TIMEOUT),
@@ -237,6 +261,10 @@ impl Spec {
             exact: value["version"].is_u64() || !text.contains('\u{fffd}'),
         })
     }
+}
+
+fn console(console: &Console) -> Value {
+    bytes(&console.to_os_string())
 }
 
 fn log_format(format: Format) -> &'static str {
@@ -398,6 +426,11 @@ mod tests {
             on_log_error: OnLogError::Drop,
             forward: Forward::Drop,
             input: Input::Forward,
+            consoles: vec![
+                "serial=pty".parse().unwrap(),
+                Console::fifo("out".parse().unwrap(), OsString::from_vec(vec![b'/', 0xff])),
+            ],
+            interactive: Some("out".parse().unwrap()),
             stop_signal: Signal::INT,
             stop_timeout: Duration::from_millis(2500),
             restart: Restart::OnFailure { max: Some(3) },

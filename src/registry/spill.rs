@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::connection::random;
 use super::error::Fault;
-use super::read::Run;
+use super::read::{ConsoleBytes, Run};
 use super::record::{Child, Ending, Record, Stage, timestamp};
 use super::{spec, store};
 use crate::monitor::Identity;
@@ -160,6 +160,11 @@ fn to_json(db: &Path, record: &Record) -> Value {
             "reason": end.reason,
             "bytes_logged": end.bytes_logged,
             "bytes_dropped": end.bytes_dropped,
+            "consoles": end.consoles.iter().map(|console| json!({
+                "name": console.name,
+                "bytes_logged": console.bytes_logged,
+                "bytes_dropped": console.bytes_dropped,
+            })).collect::<Value>(),
         })),
     })
 }
@@ -207,6 +212,15 @@ fn ending(end: &Value) -> Option<Ending> {
         reason: text(&end["reason"])?,
         bytes_logged: end["bytes_logged"].as_u64()?,
         bytes_dropped: end["bytes_dropped"].as_u64()?,
+        consoles: end["consoles"].as_array().into_iter().flatten().filter_map(console).collect(),
+    })
+}
+
+fn console(value: &Value) -> Option<ConsoleBytes> {
+    Some(ConsoleBytes {
+        name: text(&value["name"])?,
+        bytes_logged: value["bytes_logged"].as_u64()?,
+        bytes_dropped: value["bytes_dropped"].as_u64()?,
     })
 }
 

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
-use super::read::{self, Run};
+use super::read::{self, ConsoleBytes, Run};
 use super::record::{Record, SUPERVISOR_LOST, Stage, timestamp};
 use crate::monitor::{Identity, Liveness};
 
@@ -413,8 +413,34 @@ fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
         .optional()?;
     if let Some(sandbox) = sandbox {
         settle_sandbox(tx, record, sandbox)?;
+        let consoles = ending.map(|ending| ending.consoles.as_slice()).unwrap_or_default();
+        if !consoles.is_empty() {
+            add_consoles(tx, row, consoles)?;
+        }
     }
     Ok(sandbox.is_some())
+}
+
+/// Their table is there only where a run had any: an earlier vmon knows nothing of it.
+fn add_consoles(tx: &Transaction<'_>, run: i64, consoles: &[ConsoleBytes]) -> Result<()> {
+    tx.execute_batch(
+        "CREATE TABLE IF NOT EXISTS vmon_consoles (
+            run_id INTEGER NOT NULL REFERENCES vmon_runs(id) ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            bytes_logged INTEGER NOT NULL,
+            bytes_dropped INTEGER NOT NULL,
+            PRIMARY KEY (run_id, name)
+        )",
+    )?;
+    for console in consoles {
+        let (logged, dropped) = (signed(console.bytes_logged), signed(console.bytes_dropped));
+        tx.execute(
+            "INSERT OR REPLACE INTO vmon_consoles (run_id, name, bytes_logged, bytes_dropped)
+             VALUES (?1, ?2, ?3, ?4)",
+            params![run, console.name, logged, dropped],
+        )?;
+    }
+    Ok(())
 }
 
 /// SQLite takes the index of the unfinished runs only for a condition that repeats the index's own.

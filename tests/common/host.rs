@@ -74,10 +74,7 @@ impl Host {
     ) -> Result<(Client, Attached), AttachError> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let to = console.map(|name| {
-            let id = self.monitor().console(&name.parse().unwrap()).unwrap();
-            AttachTo::Console(id)
-        });
+        let to = console.map(|name| AttachTo::Console(name.parse().unwrap()));
         let request = Attach { to, read_only: false, tail };
         let attached = self
             .reactor

@@ -84,7 +84,7 @@ enum Printed {
 impl<'a> Session<'a> {
     /// Opens the log, and goes to where printing begins.
     pub fn open(args: &'a LogsArgs, place: Place, places: Places) -> Result<Self, BoundsError> {
-        let (log_dir, config_file, name) = (&place.log_dir, &place.config_file, &place.name);
+        let (log_dir, config_file, name) = (&place.log_dir, &place.config_file, &place.log_name());
         // One that was removed is made anew while it is followed.
         let mut reader = if args.follow && place.is_running() {
             LogReader::expect(log_dir, config_file, name)?
@@ -338,7 +338,7 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         let before = self.place.log_dir.clone();
-        self.place = Place::of(sandbox.clone(), before.clone());
+        self.place = Place::of(sandbox.clone(), self.place.console.clone(), before.clone());
         if self.place.log_dir != before {
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value;
 use vmon::registry::Run;
 
-use super::super::output::{RUN_KEYS, run_object};
+use super::super::output::{RUN_KEYS, run_object, run_without_consoles};
 use super::super::tell::printable;
 
 /// A template that names known fields only.
@@ -82,7 +82,8 @@ impl Template {
     /// The line of one run. What the database holds is made printable; the user's own text is
     /// taken as it is.
     pub fn line(&self, run: &Run) -> String {
-        let object = run_object(run);
+        let wants_consoles = self.0.contains(&Piece::Field("consoles"));
+        let object = if wants_consoles { run_object(run) } else { run_without_consoles(run) };
         let mut line = String::new();
         for piece in &self.0 {
             match piece {

@@ -11,11 +11,13 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
 use vmon::logfile::{Format, LogOptions, Retention};
-use vmon::monitor::{DEFAULT_CONFIG_FILE, Forward, Input, Name, OnLogError, Restart, Rootfs};
+use vmon::monitor::{
+    Console, ConsoleError, DEFAULT_CONFIG_FILE, Forward, Input, Name, OnLogError, Restart, Rootfs,
+};
 use vmon::terminal;
 
 use super::files::LifecycleFiles;
-use crate::cli::args::{self, EnvArg};
+use crate::cli::args::{self, ConsoleChoice, EnvArg};
 use crate::cli::shared::{Places, SharedArgs, absolute, check_directory};
 use crate::cli::{Failure, reason};
 
@@ -33,6 +35,8 @@ use crate::cli::{Failure, reason};
                   vmon run -d --name web -- ./server          in the background\n  \
                   vmon run -d --restart on-failure:5 -- ./db  and again when it fails\n  \
                   vmon run --log-format cri -- ./worker       with a log for a log shipper\n  \
+                  vmon run --console pty -- qemu-system-x86_64 ... -serial {console}\n  \
+                  \u{20}                                           at a VM's serial port\n  \
                   vmon run --log-total-size 1G --log-rotate-command 'zstd -q --rm' -- ./db
                                               with all of its log that fits into a gigabyte"
 )]
@@ -195,6 +199,22 @@ pub(super) struct StreamArgs {
     /// attach send [default: forward; with --detach and without a terminal null]
     #[arg(long, value_name = "SOURCE", value_enum)]
     stdin: Option<StdinArg>,
+
+    /// A console beside the command's own streams, with a log NAME@CONSOLE.log: a socket that the
+    /// command listens at, or we; a PTY whose path takes the place of {CONSOLE} in the command's
+    /// arguments, or one that the command makes; a FIFO. May be repeated
+    #[arg(
+        long = "console",
+        value_name = "[CONSOLE=]unix:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
+        value_parser = OsStringValueParser::new().try_map(args::console)
+    )]
+    consoles: Vec<Console>,
+
+    /// Where our terminal, or our stdin and stdout, are: stdio for the command's own streams, or a
+    /// console, with what the command itself prints in the log alone [default: stdio, or the
+    /// console if there is exactly one]
+    #[arg(long, value_name = "stdio|CONSOLE")]
+    interactive: Option<ConsoleChoice>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -358,8 +378,42 @@ impl StreamArgs {
             TtyArg::Always => true,
             TtyArg::Never => false,
             TtyArg::Auto => {
-                !detached && terminal::stdin().is_terminal() && terminal::stdout().is_terminal()
+                let ours = !detached && self.interactive().is_none();
+                ours && terminal::stdin().is_terminal() && terminal::stdout().is_terminal()
             }
+        }
+    }
+
+    /// The consoles, with absolute paths: whoever reads the record sits in another directory.
+    pub(super) fn consoles(&self) -> Result<Vec<Console>, Failure> {
+        let console = |console: &Console| {
+            let path = console.path().map(absolute).transpose()?;
+            Ok(match path {
+                Some(path) => console.clone().at(path),
+                None => console.clone(),
+            })
+        };
+        let is_second = |at: usize, console: &Console| {
+            self.consoles.iter().take(at).any(|other| other.name() == console.name())
+        };
+        let mut named = self.consoles.iter().enumerate();
+        if let Some((_, second)) = named.find(|(at, console)| is_second(*at, console)) {
+            return Err(ConsoleError::Duplicate(second.name().to_string()).into());
+        }
+        if let Some(name) = self.interactive()
+            && !self.consoles.iter().any(|console| console.name() == name)
+        {
+            return Err(ConsoleError::NoSuchConsole(name.to_string()).into());
+        }
+        self.consoles.iter().map(console).collect()
+    }
+
+    /// The console that our terminal is at.
+    pub(super) fn interactive(&self) -> Option<&Name> {
+        match (&self.interactive, self.consoles.as_slice()) {
+            (Some(choice), _) => choice.name(),
+            (None, [only]) => Some(only.name()),
+            (None, _) => None,
         }
     }
 

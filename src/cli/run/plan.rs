@@ -11,8 +11,8 @@ use vmon::child::{Command, Signal};
 use vmon::control::Server;
 use vmon::logfile::{LogFile, LogOptions};
 use vmon::monitor::{
-    End, Forward, Input, Monitor, Name, OnLogError, Outcome, Restart, Rootfs, Sandbox, StartError,
-    command_signals,
+    Console, End, Forward, Input, Monitor, Name, OnLogError, Outcome, Restart, Rootfs, Sandbox,
+    StartError, command_signals,
 };
 use vmon::process;
 use vmon::reactor::{HandlerId, Reactor};
@@ -44,6 +44,8 @@ pub(super) struct Plan {
     on_log_error: OnLogError,
     forward: Forward,
     input: Input,
+    consoles: Vec<Console>,
+    interactive: Option<Name>,
     stop_signal: Signal,
     stop_timeout: Duration,
     restart: Restart,
@@ -84,6 +86,8 @@ impl Plan {
             on_log_error: log.on_log_error.into(),
             forward: streams.forward(detach)?,
             input: streams.input(detach),
+            consoles: streams.consoles()?,
+            interactive: streams.interactive().cloned(),
             stop_signal: child.stop_signal,
             stop_timeout: child.stop_timeout,
             leave_descendants: lifecycle.leave_descendants,
@@ -122,6 +126,8 @@ impl Plan {
             .stop_with(self.stop_signal, self.stop_timeout)
             .restart(self.restart)
             .leave_descendants(self.leave_descendants);
+        let sandbox = self.consoles.iter().cloned().fold(sandbox, Sandbox::console);
+        let sandbox = with(sandbox, self.interactive.clone(), Sandbox::interactive);
         let sandbox = with(sandbox, self.rootfs.clone(), Sandbox::rootfs);
         let sandbox = with(sandbox, self.rotate_command.clone(), Sandbox::rotate_command);
         let sandbox = with(sandbox, self.max_duration, Sandbox::max_duration);

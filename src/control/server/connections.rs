@@ -318,6 +318,7 @@ impl Connections {
             let reply = json!({
                 "session": int(attached.session.0),
                 "stream": attached.to.as_str(),
+                "console": view::console_of(&attached.to),
                 "tail": int(attached.tail),
             });
             methods::reply(reply, false)

@@ -8,7 +8,7 @@ use super::super::call::{Call, Scalar};
 use super::super::view::{self, stream_of};
 use super::super::{INTERFACE_DESCRIPTION, value::int};
 use crate::child::Signal;
-use crate::monitor::{Attach, AttachError, Desk, Phase, RequestError, SessionId};
+use crate::monitor::{Attach, AttachError, AttachTo, Desk, Phase, RequestError, SessionId};
 
 const SERVICE: &str = "org.varlink.service";
 const MONITOR: &str = "io.vmon.Monitor";
@@ -55,6 +55,9 @@ impl Fault {
             AttachError::NotRunning => Self::new("NotRunning", json!({})),
             AttachError::NoSuchStream(stream) => {
                 Self::new("NoSuchStream", json!({ "stream": stream.as_str() }))
+            }
+            AttachError::NoSuchConsole(console) => {
+                Self::new("NoSuchConsole", json!({ "console": console.as_str() }))
             }
             error => Self::new("Failed", json!({ "message": error.to_string() })),
         }
@@ -187,10 +190,20 @@ fn stop(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
 }
 
 fn attach(call: &Call) -> Result<Answer, Fault> {
-    let parameters = Parameters::of(call, &["stream", "read_only", "tail"])?;
-    let to = match parameters.text("stream")? {
-        Some(name) => Some(stream_of(name).ok_or_else(|| Fault::parameter("stream"))?),
-        None => None,
+    let parameters = Parameters::of(call, &["stream", "console", "read_only", "tail"])?;
+    let console = parameters.text("console")?;
+    let to = match (parameters.text("stream")?, console) {
+        (None, None) => None,
+        // Whose name is none is nobody's.
+        (None | Some("console"), Some(name)) => Some(AttachTo::Console(
+            name.parse()
+                .map_err(|_| Fault::new("NoSuchConsole", json!({ "console": echo(name) })))?,
+        )),
+        (Some("console"), None) => return Err(Fault::parameter("console")),
+        (Some(name), None) => {
+            Some(stream_of(name, None).ok_or_else(|| Fault::parameter("stream"))?)
+        }
+        (Some(_), Some(_)) => return Err(Fault::parameter("stream")),
     };
     let read_only = parameters.flag("read_only")?.unwrap_or(false);
     let tail = parameters.number("tail")?.unwrap_or(0);

@@ -105,7 +105,7 @@ impl Port {
         self.id
     }
 
-    pub(super) fn name(&self) -> &Name {
+    pub(in super::super) fn name(&self) -> &Name {
         &self.name
     }
 

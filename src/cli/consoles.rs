@@ -1,0 +1,58 @@
+//! The consoles of a run, as `ps`, `history` and `inspect` have them.
+
+use serde_json::{Value, json};
+use vmon::control::Console;
+use vmon::monitor::Console as Wanted;
+use vmon::registry::{Run, Status};
+
+use super::inspect::status;
+
+/// Those that it was started with, and what has come from each: from the supervisor of one that
+/// runs, else from the record.
+pub fn of(run: &Run) -> Value {
+    let Some(spec) = run.spec.as_ref() else { return json!([]) };
+    if run.status == Status::Running
+        && !spec.consoles.is_empty()
+        && let Ok(status) = status(run)
+    {
+        return status.consoles.iter().map(live).collect();
+    }
+    let object = |name: &str, wanted: Option<&Wanted>| {
+        let bytes = run.consoles.iter().find(|bytes| bytes.name == name);
+        json!({
+            "name": name,
+            // It was a host's.
+            "kind": wanted.map_or("descriptor", Wanted::kind),
+            "path": wanted.and_then(Wanted::path).map(|path| path.to_string_lossy()),
+            "state": null,
+            "log": log(run, name),
+            "bytes_logged": bytes.map(|bytes| bytes.bytes_logged),
+            "bytes_dropped": bytes.map(|bytes| bytes.bytes_dropped),
+            "opened": null,
+        })
+    };
+    let is_wanted = |name: &str| spec.consoles.iter().any(|it| it.name().as_str() == name);
+    let others = run.consoles.iter().filter(|bytes| !is_wanted(&bytes.name));
+    let wanted = spec.consoles.iter().map(|it| object(it.name().as_str(), Some(it)));
+    wanted.chain(others.map(|bytes| object(&bytes.name, None))).collect()
+}
+
+/// As the supervisor has it.
+pub fn live(console: &Console) -> Value {
+    json!({
+        "name": console.name,
+        "kind": console.kind,
+        "path": console.path.as_ref().map(|path| path.to_string_lossy()),
+        "state": console.state,
+        "log": console.log.to_string_lossy(),
+        "bytes_logged": console.bytes_logged,
+        "bytes_dropped": console.bytes_dropped,
+        "opened": console.opened,
+    })
+}
+
+fn log(run: &Run, console: &str) -> Option<String> {
+    let directory = &run.spec.as_ref()?.log_dir;
+    let file = directory.join(&run.config_file).join(format!("{}@{console}.log", run.name));
+    Some(file.to_string_lossy().into_owned())
+}
