@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::sandbox::{Name, NameError};
+use crate::socket;
 
 /// The name of a console that is given none.
 pub const DEFAULT_CONSOLE_NAME: &str = "console";
@@ -98,6 +99,23 @@ impl Console {
     /// The path of its socket, FIFO or PTY; `None` for a PTY that we make.
     pub fn path(&self) -> Option<&Path> {
         self.way.path()
+    }
+
+    /// Whether there can be such a socket. Whatever we could do with a longer path, most programs can
+    /// do nothing with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError::PathTooLong`].
+    pub fn check(&self) -> Result<(), ConsoleError> {
+        let limit = socket::ADDRESS_LIMIT;
+        match &self.way {
+            Way::Connect(path) | Way::Listen(path) if path.as_os_str().len() > limit => {
+                let (name, path) = (self.name.to_string(), path.clone());
+                Err(ConsoleError::PathTooLong { name, path, limit })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// At another path; a PTY that we make has none.

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 
-use super::console::{ConsoleError, ConsoleId, ConsoleReport, STDIO};
+use super::console::{Console, ConsoleError, ConsoleId, ConsoleReport, STDIO};
 use super::sandbox::{Name, OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::streams::DEFAULT_SIZE;
@@ -45,6 +45,7 @@ impl Consoles {
 
     /// Whether there can be such consoles, as far as that is known before anything is made.
     pub(super) fn check(&self, sandbox: &Sandbox) -> Result<(), StartError> {
+        sandbox.consoles().try_for_each(Console::check)?;
         let names: Vec<&Name> = sandbox
             .consoles()
             .map(|console| console.name())
@@ -75,8 +76,10 @@ impl Consoles {
         let size = terminal.as_ref().and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE);
         let mut terminal = terminal;
         let mut ports = Vec::with_capacity(count);
-        for console in &sandbox.consoles {
-            let way = Way::prepare(console, &size)?;
+        let prepare = |console| Way::prepare(console, &size);
+        // All of them before the first log: of a start that fails nothing is to be left.
+        let ways: Vec<Way> = sandbox.consoles().map(prepare).collect::<Result<_, _>>()?;
+        for (console, way) in sandbox.consoles().zip(ways) {
             add(&mut ports, console.name(), way, sandbox, &mut terminal)?;
         }
         for (name, descriptor) in self.given.drain(..) {

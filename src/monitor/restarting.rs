@@ -110,6 +110,7 @@ fn is_no_stop(outcome: &Outcome, restarts: u32) -> bool {
                         | StartError::Log(_)
                         | StartError::Monitor(_)
                         | StartError::Cgroup(_)
+                        | StartError::Console(_)
                 )
         }
     }

@@ -82,7 +82,6 @@ impl Monitor {
             // There is one writer a log.
             self.rotating.get_or_insert_with(new).close_log();
         }
-        let log = self.open_log()?;
         match launch {
             Launch::Spawn(command) => {
                 if self.sandbox.restart != Restart::No && self.again.is_none() {
@@ -91,6 +90,7 @@ impl Monitor {
                 let marker = run_marker(&self.supervisor, self.asked);
                 let command = command.env(RUN_VARIABLE, marker);
                 let terminal = self.prepare_consoles(command.wants_pty())?;
+                let log = self.open_log()?;
                 let command = self.consoles.fill_in(command);
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
                 let cgroup = self.open_cgroup()?;
@@ -111,6 +111,7 @@ impl Monitor {
             Launch::Adopt(child, io) => {
                 let tty = matches!(io, ChildIo::Tty { .. });
                 let terminal = self.prepare_consoles(tty)?;
+                let log = self.open_log()?;
                 let cgroup = self.open_cgroup()?;
                 if let Some(cgroup) = &cgroup {
                     child.join(cgroup).map_err(|error| {

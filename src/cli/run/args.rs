@@ -388,10 +388,12 @@ impl StreamArgs {
     pub(super) fn consoles(&self) -> Result<Vec<Console>, Failure> {
         let console = |console: &Console| {
             let path = console.path().map(absolute).transpose()?;
-            Ok(match path {
+            let console = match path {
                 Some(path) => console.clone().at(path),
                 None => console.clone(),
-            })
+            };
+            console.check()?;
+            Ok(console)
         };
         let is_second = |at: usize, console: &Console| {
             self.consoles.iter().take(at).any(|other| other.name() == console.name())

@@ -60,14 +60,8 @@ impl Way {
             std::path::absolute(path).map_err(|error| wrong.system("find", path, &error))
         };
         Ok(match &console.way {
-            Wanted::Connect(path) => {
-                wrong.check_length(path)?;
-                Self::Connect(absolute(path)?)
-            }
-            Wanted::Listen(path) => {
-                wrong.check_length(path)?;
-                Self::Listen(Listener::new(absolute(path)?, &wrong)?)
-            }
+            Wanted::Connect(path) => Self::Connect(absolute(path)?),
+            Wanted::Listen(path) => Self::Listen(Listener::new(absolute(path)?, &wrong)?),
             Wanted::Pty => Self::Made(Made::new(size, &wrong)?),
             Wanted::PtyAt(path) => Self::Appearing(absolute(path)?),
             Wanted::Fifo(path) => Self::Fifo(Fifo::new(absolute(path)?, &wrong)?),
@@ -161,15 +155,6 @@ impl Trouble<'_> {
 
     fn wrong_kind(&self, path: &Path, wanted: &'static str) -> ConsoleError {
         ConsoleError::WrongKind { name: self.name.to_owned(), path: path.to_owned(), wanted }
-    }
-
-    /// Whatever we could do with a longer one, the child could not.
-    fn check_length(&self, path: &Path) -> Result<(), ConsoleError> {
-        let limit = socket::ADDRESS_LIMIT;
-        if path.as_os_str().len() <= limit {
-            return Ok(());
-        }
-        Err(ConsoleError::PathTooLong { name: self.name.to_owned(), path: path.to_owned(), limit })
     }
 }
 
