@@ -12,6 +12,8 @@
 #
 #   VMON                    the vmon to run; default: this checkout's release or debug build, else PATH
 #   VMON_MICROVM_KERNEL     default: the newest vmlinuz-*cloud-amd64 in /boot or /var/cache/vmon-ci
+#   VMON_MICROVM_MODULES    a directory with the kernel's virtio modules, for a console hvc0;
+#                           default: where the kernel's own are, if there are any
 #   VMON_MICROVM_BUSYBOX    a static busybox; default: the one in PATH
 #   VMON_MICROVM_ACCEL      kvm or tcg (emulation); default: kvm if a guest boots with it in three seconds
 #   VMON_MICROVM_DIR        where the initramfs is built; default: ${XDG_CACHE_HOME:-~/.cache}/vmon-microvm
@@ -37,6 +39,22 @@ find_kernel() {
   [ -n "$kernel" ] || missing 'no kernel: install linux-image-cloud-amd64, or set VMON_MICROVM_KERNEL'
 }
 
+# What a virtio console takes, in the order in which it is loaded. A guest without it has the
+# serial port alone.
+modules=(virtio_ring virtio virtio_mmio virtio_console)
+find_modules() {
+  local version=${kernel##*/vmlinuz-} directory
+  modules_from=
+  for directory in "${VMON_MICROVM_MODULES:-}" "/lib/modules/$version" \
+    "/var/cache/vmon-ci/modules-$version"; do
+    if [ -n "$directory" ] && [ -d "$directory" ] &&
+      [ -n "$(find "$directory" -name virtio_console.ko -print -quit)" ]; then
+      modules_from=$directory
+      return
+    fi
+  done
+}
+
 find_busybox() {
   busybox=${VMON_MICROVM_BUSYBOX:-$(PATH=$PATH:/usr/bin:/bin command -v busybox || true)}
   [ -x "$busybox" ] || missing 'no busybox: install busybox-static'
@@ -49,8 +67,15 @@ build_initramfs() { # DIR
   local tree partial
   tree=$(mktemp -d "$1/tree.XXXXXX")
   partial=$tree.cpio
-  mkdir "$tree/bin" "$tree/dev" "$tree/proc" "$tree/sys" "$tree/tmp"
+  mkdir "$tree/bin" "$tree/dev" "$tree/modules" "$tree/proc" "$tree/sys" "$tree/tmp"
   cp "$busybox" "$tree/bin/busybox"
+  if [ -n "$modules_from" ]; then
+    local module
+    for module in "${modules[@]}"; do
+      # One that is built in has no file.
+      find "$modules_from" -name "$module.ko" -exec cp {} "$tree/modules/" \;
+    done
+  fi
   cat >"$tree/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -59,6 +84,17 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 dmesg -n 1 # from here on the kernel is quiet, the terminal is the shell's
 stty -F /dev/ttyS0 -onlcr # the terminal QEMU runs on adds the carriage returns
+if [ "$1" = hvc0 ]; then
+  for module in virtio_ring virtio virtio_mmio virtio_console; do
+    [ ! -e "/modules/$module.ko" ] || insmod "/modules/$module.ko"
+  done
+  # It comes a moment after its driver.
+  for try in 1 2 3 4 5 6 7 8 9 10; do [ -c /dev/hvc0 ] || sleep 0.3; done
+  if [ -c /dev/hvc0 ]; then
+    setsid sh -c 'exec </dev/hvc0 >/dev/hvc0 2>&1; echo "hvc0 ready"; exec sh -i' &
+  fi
+  shift
+fi
 echo 'microvm ready'
 # A session with a controlling terminal of its own: job control and Ctrl-C.
 [ "$1" = probe ] || setsid cttyhack sh
@@ -114,6 +150,7 @@ prepare() { # DIR
   [ "$(uname -sm)" = 'Linux x86_64' ] || missing 'the guest needs an x86-64 Linux host'
   qemu=$(command -v qemu-system-x86_64) || missing 'no qemu-system-x86_64: install qemu-system-x86'
   find_kernel
+  find_modules
   find_busybox
   mkdir -p "$1" || fail "no directory for the initramfs at $1"
   dir=$(cd "$1" && pwd)

@@ -8,75 +8,27 @@
 #![allow(unsafe_code)] // the size of QEMU's terminal
 
 mod common;
+#[path = "common/machine.rs"]
+mod machine;
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use common::{PATIENCE, State, Terminal, contains, eventually, is_alive, wait};
+use machine::{Machine, READY, machine};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 
-/// What the guest says when its shell is about to start.
-const READY: &str = "microvm ready";
-
-/// QEMU's command, one for all tests.
-struct Machine {
-    /// Holds the initramfs.
-    _directory: TempDir,
-    command: Vec<String>,
-}
-
-/// `None` where something is missing that no test can do without.
-fn machine() -> Option<&'static Machine> {
-    static MACHINE: OnceLock<Result<Machine, String>> = OnceLock::new();
-    match MACHINE.get_or_init(prepare) {
-        Ok(machine) => Some(machine),
-        Err(missing) if std::env::var_os("VMON_REQUIRE_QEMU").is_some() => {
-            panic!("VMON_REQUIRE_QEMU is set, but: {missing}")
-        }
-        Err(missing) => {
-            // Not by eprintln, which the test harness would swallow.
-            let _ = writeln!(std::io::stderr(), "skipped: no microVM can be booted: {missing}");
-            None
-        }
-    }
-}
-
-fn prepare() -> Result<Machine, String> {
-    let directory = tempfile::Builder::new().prefix("vmon-microvm").tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/microvm.sh");
-    let output = Command::new("bash")
-        .arg(script)
-        .arg("--prepare")
-        .arg(directory.path())
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("bash: {error}"))?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    match output.status.code() {
-        Some(0) => {}
-        Some(77) => return Err(stderr.trim().to_owned()),
-        _ => panic!("examples/microvm.sh --prepare: {}: {stderr}", output.status),
-    }
-    let command = String::from_utf8(output.stdout).unwrap();
-    Ok(Machine { _directory: directory, command: command.lines().map(str::to_owned).collect() })
-}
-
-impl Machine {
-    /// `vmon run` of it, as `vm`.
-    fn run(&self, state: &State) -> Command {
-        let mut command = state.vmon();
-        command.args(["run", "--name", "vm", "--"]).args(&self.command);
-        command
-    }
+/// `vmon run` of it, as `vm`.
+fn run(machine: &Machine, state: &State) -> Command {
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm", "--"]).args(&machine.command);
+    command
 }
 
 fn qemu_pid(state: &State) -> u32 {
@@ -110,7 +62,7 @@ fn assert_stopped(state: &State, exit_code: Option<&str>, reason: &str) {
 fn a_microvm_at_a_terminal_is_an_interactive_session() {
     let Some(machine) = machine() else { return };
     let state = State::new();
-    let mut terminal = Terminal::spawn(&mut machine.run(&state));
+    let mut terminal = Terminal::spawn(&mut run(machine, &state));
     let modes = terminal.modes();
 
     // The boot reaches the screen and the log, the log first.
@@ -216,7 +168,7 @@ impl Drop for Piped {
 fn a_microvm_on_pipes_takes_commands_and_powers_off() {
     let Some(machine) = machine() else { return };
     let state = State::new();
-    let mut vm = Piped::boot(&mut machine.run(&state));
+    let mut vm = Piped::boot(&mut run(machine, &state));
     assert!(contains(&state.log("vm"), b"Linux version"));
     vm.send("echo $((6 * 7)) is the answer\n");
     vm.wait_for("42 is the answer");
@@ -231,7 +183,7 @@ fn a_microvm_on_pipes_takes_commands_and_powers_off() {
 fn a_stop_ends_a_microvm() {
     let Some(machine) = machine() else { return };
     let state = State::new();
-    let mut vm = Piped::boot(&mut machine.run(&state));
+    let mut vm = Piped::boot(&mut run(machine, &state));
     let qemu = qemu_pid(&state);
     common::signal(&vm.vmon, Signal::SIGTERM);
     // QEMU ends of itself when it is asked to.
@@ -244,7 +196,7 @@ fn a_stop_ends_a_microvm() {
 fn a_microvm_does_not_outlive_a_supervisor_that_is_killed() {
     let Some(machine) = machine() else { return };
     let state = State::new();
-    let mut vm = Piped::boot(&mut machine.run(&state));
+    let mut vm = Piped::boot(&mut run(machine, &state));
     let qemu = qemu_pid(&state);
     assert!(is_alive(qemu));
     common::signal(&vm.vmon, Signal::SIGKILL);
