@@ -189,6 +189,8 @@ enum Failure {
     NothingToRotate,
     #[error("{0} (--console)")]
     Console(#[from] ConsoleError),
+    #[error("--over-rate says what happens beyond a --log-rate: give one, or leave it out")]
+    OverNoRate,
     #[error("can't start the supervisor: {0}")]
     Supervisor(io::Error),
     #[error("the supervisor ended before the command ran ({0})")]

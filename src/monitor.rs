@@ -47,8 +47,8 @@ pub use observer::{
 pub use report::{Phase, Report};
 pub use requests::RequestError;
 pub use sandbox::{
-    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, Name, NameError, OnLogError,
-    Restart, Rootfs, Sandbox,
+    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, Name, NameError,
+    OnLogError, OverRate, Restart, Rootfs, Sandbox,
 };
 pub use service::{Desk, Service};
 

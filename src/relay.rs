@@ -11,13 +11,16 @@ mod log;
 mod output;
 mod pace;
 mod pipe;
+mod rate;
 mod sink;
+mod throttle;
 
 pub(crate) use input::{Input, InputEvent};
 pub(crate) use kind::Kind;
 pub(crate) use log::{Log, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
+pub(crate) use rate::{Over, Rate};
 pub(crate) use sink::{Overflow, QUEUE, Sink};
 
 use crate::reactor::Sources;

@@ -1,13 +1,14 @@
 //! How the values of options are read: sizes, times, dates, environment variables, layers.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use vmon::logfile::Timestamp;
-use vmon::monitor::{Console, ConsoleError, Name, NameError, Restart, STDIO};
+use vmon::monitor::{Console, ConsoleError, LogRate, Name, NameError, Restart, STDIO};
 
 /// A value that can't be read, and what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +47,12 @@ pub enum ValueError {
     NoCommand,
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    #[error(
+        "not a rate: give a size a second, such as 1MiB/s, and after a comma what may come at once, such as 1MiB/s,burst=4MiB"
+    )]
+    Rate,
+    #[error("a rate of 0 would let nothing through: give a higher one, or leave the option out")]
+    NoRate,
     #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
     Restart,
 }
@@ -117,6 +124,20 @@ pub fn time(text: &str) -> Result<Duration, ValueError> {
 pub fn positive_time(text: &str) -> Result<Duration, ValueError> {
     let time = time(text)?;
     if time.is_zero() { Err(ValueError::NoTime) } else { Ok(time) }
+}
+
+/// `SIZE/s` or `SIZE/s,burst=SIZE`.
+pub fn rate(text: &str) -> Result<LogRate, ValueError> {
+    let (rate, burst) = match text.split_once(',') {
+        Some((rate, rest)) => (rate, Some(rest.strip_prefix("burst=").ok_or(ValueError::Rate)?)),
+        None => (text, None),
+    };
+    let per_second = size(rate.strip_suffix("/s").ok_or(ValueError::Rate)?)?;
+    let rate = LogRate::new(NonZeroU64::new(per_second).ok_or(ValueError::NoRate)?);
+    Ok(match burst {
+        Some(burst) => LogRate { burst: size(burst)?, ..rate },
+        None => rate,
+    })
 }
 
 /// How many times as fast as it was.
@@ -379,6 +400,23 @@ mod tests {
         assert_eq!(layer("/a".into()), Ok("/a".into()));
         assert_eq!(layer("/a:/b".into()), Err(ValueError::Colon));
         assert_eq!(layer("".into()), Err(ValueError::NoPath));
+    }
+
+    #[test]
+    fn a_rate_is_a_size_a_second_and_perhaps_a_burst() {
+        let read = |text| rate(text).map(|rate| (rate.per_second.get(), rate.burst));
+        assert_eq!(read("1MiB/s"), Ok((1 << 20, 1 << 20)));
+        assert_eq!(read("100/s"), Ok((100, 64 << 10)));
+        assert_eq!(read("2k/s,burst=3M"), Ok((2 << 10, 3 << 20)));
+        assert_eq!(read("0/s"), Err(ValueError::NoRate));
+        for text in
+            ["", "1MiB", "1MiB/m", "1/s,", "1/s,3M", "1/s burst=3M", ",burst=1", "1/s,size=3"]
+        {
+            assert_eq!(read(text), Err(ValueError::Rate), "{text:?}");
+        }
+        for text in ["/s", "x/s", "-1/s", "1/s,burst=", "1/s,burst=x"] {
+            assert_eq!(read(text), Err(ValueError::Size), "{text:?}");
+        }
     }
 
     #[test]

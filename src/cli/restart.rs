@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, geteuid};
 use vmon::child::Signal;
 use vmon::logfile::Format;
-use vmon::monitor::{Input, Name, OnLogError, Restart, Rootfs, STDIO};
+use vmon::monitor::{Input, LogRate, Name, OnLogError, OverRate, Restart, Rootfs, STDIO};
 use vmon::registry::{Run, Spec};
 use vmon::terminal::Messages;
 
@@ -154,6 +154,10 @@ fn add_spec(spec: &Spec, add: &mut impl FnMut(&str, &OsStr)) {
         add("log-rotate-command", command);
     }
     add("log-index", if spec.log.index { "on" } else { "off" }.as_ref());
+    if let Some(LogRate { per_second, burst, over }) = spec.log_rate {
+        add("log-rate", format!("{per_second}/s,burst={burst}").as_ref());
+        add("over-rate", over_rate(over).as_ref());
+    }
     add("on-log-error", on_log_error(spec.on_log_error).as_ref());
     add("tty", if spec.tty { "always" } else { "never" }.as_ref());
     add("stdin", stdin(spec).as_ref());
@@ -204,6 +208,13 @@ fn on_log_error(policy: OnLogError) -> &'static str {
     match policy {
         OnLogError::Pause => "pause",
         OnLogError::Drop => "drop",
+    }
+}
+
+fn over_rate(over: OverRate) -> &'static str {
+    match over {
+        OverRate::Block => "block",
+        OverRate::Drop => "drop",
     }
 }
 

@@ -297,7 +297,11 @@ fn add(
             .map_err(|error| StartError::Monitor(error.to_string()))?,
         None => None,
     };
-    ports.push(Port::new(id, name.clone(), way, log, ours, sink));
+    let mut port = Port::new(id, name.clone(), way, log, ours, sink);
+    if let Some(rate) = sandbox.log_rate {
+        port.limit(rate.into());
+    }
+    ports.push(port);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -155,6 +156,56 @@ pub enum OnLogError {
     Drop,
 }
 
+/// How fast each source of a sandbox may fill its log: by a token bucket.
+///
+/// Each of the child's streams has a bucket of its own, full at the start of each run. From the
+/// child's end on, what it has left in its pipes is taken whatever the rate.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use vmon::monitor::{LogRate, OverRate, Sandbox};
+///
+/// let rate = LogRate::new(NonZeroU64::new(1 << 20).unwrap());
+/// assert_eq!((rate.burst, rate.over), (1 << 20, OverRate::Block));
+/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
+///     .log_rate(LogRate { over: OverRate::Drop, ..rate });
+/// # Ok::<(), vmon::monitor::NameError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRate {
+    /// Bytes a second.
+    pub per_second: NonZeroU64,
+    /// The most bytes at once, after a pause. Less than what comes within 10 ms at this rate (or
+    /// the lesser of 4 KiB and what comes within 100 ms) counts as that.
+    pub burst: u64,
+    /// What happens to more.
+    pub over: OverRate,
+}
+
+/// What happens to output beyond its [`LogRate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OverRate {
+    /// It is not read until its time has come. Whoever waits for its output to be taken waits;
+    /// whoever does not leaves it out by himself.
+    #[default]
+    Block,
+    /// It is read and left out: it gets neither into the log nor to anybody else. Once half of the
+    /// burst may come again, or nothing is left, a line in its place says how many bytes those
+    /// were; they count as dropped. It is read eight times as fast as the rate at most; more waits.
+    Drop,
+}
+
+impl LogRate {
+    /// The smallest burst that [`new`](Self::new) gives.
+    const BURST: u64 = 64 << 10;
+
+    /// So many bytes a second, at once what comes in a second, at least 64 KiB; more waits.
+    pub fn new(per_second: NonZeroU64) -> Self {
+        let burst = per_second.get().max(Self::BURST);
+        Self { per_second, burst, over: OverRate::Block }
+    }
+}
+
 /// Whether a command that has ended is started again. Never after a stop, whatever asked for it.
 ///
 /// The first time after 100 ms, then after twice as long each time up to 30 s; once it has run for
@@ -198,6 +249,7 @@ pub struct Sandbox {
     pub(crate) log: LogOptions,
     pub(crate) rotate_command: Option<OsString>,
     pub(crate) on_log_error: OnLogError,
+    pub(crate) log_rate: Option<LogRate>,
     pub(crate) rootfs: Option<Rootfs>,
     pub(crate) forward: Forward,
     pub(crate) input: Input,
@@ -236,6 +288,7 @@ impl Sandbox {
             log: LogOptions::default(),
             rotate_command: None,
             on_log_error: OnLogError::default(),
+            log_rate: None,
             rootfs: None,
             forward: Forward::default(),
             input: Input::default(),
@@ -332,6 +385,13 @@ impl Sandbox {
     #[must_use]
     pub fn on_log_error(mut self, policy: OnLogError) -> Self {
         self.on_log_error = policy;
+        self
+    }
+
+    /// How fast each of the child's streams may fill the log; without limit unless told otherwise.
+    #[must_use]
+    pub fn log_rate(mut self, rate: LogRate) -> Self {
+        self.log_rate = Some(rate);
         self
     }
 

@@ -11,13 +11,13 @@ use nix::pty::Winsize;
 use tracing::warn;
 
 use super::attach::AttachTo;
-use super::sandbox::{Forward, Input as InputPolicy, OnLogError, Sandbox};
+use super::sandbox::{Forward, Input as InputPolicy, LogRate, OnLogError, OverRate, Sandbox};
 use super::sessions::Sessions;
 use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::{self, LogFile};
 use crate::reactor::{Context, Sources};
-use crate::relay::{Input, InputEvent, Kind, Log, Output, Overflow, PaceTimers, Sink};
+use crate::relay::{Input, InputEvent, Kind, Log, Output, Over, Overflow, PaceTimers, Rate, Sink};
 use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 
 /// The size of a PTY where we have no terminal of our own.
@@ -115,14 +115,14 @@ impl Streams {
     ) -> io::Result<()> {
         match io {
             ChildIo::Piped { stdin, stdout, stderr } => {
-                self.add_output(Stream::Out, stdout, sandbox.stdio_forward(), sources)?;
-                self.add_output(Stream::Err, stderr, sandbox.stdio_forward(), sources)?;
+                self.add_output(Stream::Out, stdout, sandbox, sources)?;
+                self.add_output(Stream::Err, stderr, sandbox, sources)?;
                 self.add_input(stdin, sandbox.stdio_input(), sources)
             }
             ChildIo::Tty { master } => {
                 // Two descriptors of one description: each can be watched for itself.
                 let target = master.try_clone()?;
-                self.add_output(Stream::Out, Some(master), sandbox.stdio_forward(), sources)?;
+                self.add_output(Stream::Out, Some(master), sandbox, sources)?;
                 self.add_input(Some(target), sandbox.stdio_input(), sources)
             }
         }
@@ -132,12 +132,12 @@ impl Streams {
         &mut self,
         stream: Stream,
         source: Option<OwnedFd>,
-        forward: Forward,
+        sandbox: &Sandbox,
         sources: &mut Sources<'_, Source>,
     ) -> io::Result<()> {
         let Some(source) = source else { return Ok(()) };
         child::set_nonblocking(source.as_fd())?;
-        let overflow = match forward {
+        let overflow = match sandbox.stdio_forward() {
             Forward::Off => None,
             Forward::Block => Some(Overflow::Block),
             Forward::Drop => Some(Overflow::Drop),
@@ -158,8 +158,11 @@ impl Streams {
             (Link::Pipes, Stream::Out) => logfile::Stream::Stdout,
             (Link::Pipes, Stream::Err) => logfile::Stream::Stderr,
         };
-        let output =
+        let mut output =
             Output::new(source, kind, logged, Source::Output(stream), timers, sink, sources)?;
+        if let Some(rate) = sandbox.log_rate {
+            output.limit(rate.into(), Timer::Pause(stream));
+        }
         self.outputs.push((stream, output));
         Ok(())
     }
@@ -463,6 +466,16 @@ impl Streams {
     pub(super) fn bytes(&self) -> (u64, u64) {
         let missed: u64 = self.outputs.iter().map(|(_, output)| output.dropped()).sum();
         (self.log.logged(), self.log.dropped() + missed)
+    }
+}
+
+impl From<LogRate> for Rate {
+    fn from(LogRate { per_second, burst, over }: LogRate) -> Self {
+        let over = match over {
+            OverRate::Block => Over::Block,
+            OverRate::Drop => Over::Drop,
+        };
+        Self { per_second, burst, over }
     }
 }
 

@@ -13,6 +13,7 @@
 //! The environment is in none of it: it holds secrets.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +23,8 @@ use serde_json::{Value, json};
 use crate::child::{Command, Signal};
 use crate::logfile::{Format, LogOptions, Retention};
 use crate::monitor::{
-    Console, DEFAULT_STOP_TIMEOUT, Forward, Input, Name, NameError, OnLogError, Restart, Rootfs,
-    Sandbox, Starting,
+    Console, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, Name, NameError, OnLogError, OverRate,
+    Restart, Rootfs, Sandbox, Starting,
 };
 
 const VERSION: u64 = 2;
@@ -58,6 +59,8 @@ pub struct Spec {
     pub log_rotate_command: Option<OsString>,
     /// What happens while the log can't be written.
     pub on_log_error: OnLogError,
+    /// How fast each source may fill the log; `None` is without limit.
+    pub log_rate: Option<LogRate>,
     /// What becomes of the output beside the log.
     pub forward: Forward,
     /// What the child reads.
@@ -101,6 +104,7 @@ impl Spec {
             log: sandbox.log,
             log_rotate_command: sandbox.rotate_command.clone(),
             on_log_error: sandbox.on_log_error,
+            log_rate: sandbox.log_rate,
             forward: sandbox.forward,
             input: sandbox.input,
             consoles: sandbox.consoles.clone(),
@@ -148,6 +152,7 @@ impl Spec {
             log: self.log,
             rotate_command: self.log_rotate_command.clone(),
             on_log_error: self.on_log_error,
+            log_rate: self.log_rate,
             rootfs: self.rootfs.clone(),
             forward: self.forward,
             input: self.input,
@@ -182,6 +187,9 @@ impl Spec {
             "log_rotate_command": self.log_rotate_command.as_deref().map(bytes),
             "log_format": log_format(self.log.format),
             "log_index": self.log.index,
+            "log_rate": self.log_rate.map(|rate| rate.per_second.get()),
+            "log_burst": self.log_rate.map(|rate| rate.burst),
+            "over_rate": self.log_rate.map(|rate| over_rate(rate.over)),
             "on_log_error": on_log_error(self.on_log_error),
             "forward": forward(self.forward),
             "stdin": input(self.input),
@@ -229,6 +237,7 @@ impl Spec {
                 index: value["log_index"].as_bool().unwrap_or(true),
             },
             log_rotate_command: read_bytes(&value["log_rotate_command"]),
+            log_rate: read_rate(&value),
             on_log_error: match value["on_log_error"].as_str() {
                 Some("drop") => OnLogError::Drop,
                 _ => OnLogError::Pause,
@@ -384,6 +393,25 @@ fn on_log_error(policy: OnLogError) -> &'static str {
     }
 }
 
+fn over_rate(over: OverRate) -> &'static str {
+    match over {
+        OverRate::Block => "block",
+        OverRate::Drop => "drop",
+    }
+}
+
+fn read_rate(value: &Value) -> Option<LogRate> {
+    let rate = LogRate::new(NonZeroU64::new(value["log_rate"].as_u64()?)?);
+    Some(LogRate {
+        burst: value["log_burst"].as_u64().unwrap_or(rate.burst),
+        over: match value["over_rate"].as_str() {
+            Some("drop") => OverRate::Drop,
+            _ => OverRate::Block,
+        },
+        ..rate
+    })
+}
+
 fn forward(forward: Forward) -> &'static str {
     match forward {
         Forward::Off => "off",
@@ -423,6 +451,11 @@ mod tests {
                 index: false,
             },
             log_rotate_command: Some(OsString::from_vec(b"gzip '\xff'".to_vec())),
+            log_rate: Some(LogRate {
+                burst: 7,
+                over: OverRate::Drop,
+                ..LogRate::new(NonZeroU64::new(9).unwrap())
+            }),
             on_log_error: OnLogError::Drop,
             forward: Forward::Drop,
             input: Input::Forward,

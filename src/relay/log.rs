@@ -191,6 +191,12 @@ impl Log {
         }
     }
 
+    /// Has the log tell of bytes that were left out before they came to it.
+    pub(crate) fn tell_of(&mut self, bytes: u64) {
+        self.untold += bytes;
+        self.tell();
+    }
+
     /// Counts bytes that will never be in the log.
     pub(crate) fn give_up(&mut self, bytes: usize) {
         self.dropped += bytes as u64;

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use tracing::warn;
 
 use super::pace::Pace;
-use super::{Audience, Kind, Log, PaceTimers, Sink};
+use super::throttle::Throttle;
+use super::{Audience, Kind, Log, PaceTimers, Rate, Sink, notice};
 use crate::logfile::Stream;
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
 
@@ -48,6 +49,8 @@ pub(crate) struct Output<W, S, T> {
     stream: Stream,
     /// `None` for what is no pipe.
     pace: Option<Pace<T>>,
+    /// `None` for what may be read as fast as it comes.
+    throttle: Option<Box<Throttle<T>>>,
     /// Bytes that were read and that the log has not taken.
     held: Vec<u8>,
     sink: Option<Sink<W, S>>,
@@ -81,6 +84,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             kind: Kind::Other,
             stream,
             pace: None,
+            throttle: None,
             held: Vec::new(),
             sink,
             tail: None,
@@ -106,8 +110,22 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.source = Some((source, id));
         self.kind = kind;
         self.tail = None;
+        self.keep_size();
         self.pause_or_resume(sources);
         Ok(())
+    }
+
+    /// Reads no more than this rate allows, until the child has ended.
+    /// The timer calls [`turn`](Self::turn).
+    pub(crate) fn limit(&mut self, rate: Rate, timer: T) {
+        self.throttle = Some(Box::new(Throttle::new(rate, timer)));
+        self.keep_size();
+    }
+
+    fn keep_size(&mut self) {
+        if let (Some(pace), Some(_)) = (&mut self.pace, &self.throttle) {
+            pace.keep_size();
+        }
     }
 
     /// The descriptor that is read, until its end.
@@ -125,9 +143,10 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.held.is_empty() && self.sink.as_ref().is_none_or(Sink::is_empty)
     }
 
-    /// Bytes that the sink's reader never got.
+    /// Bytes beyond the rate that were left out, and bytes that the sink's reader never got.
     pub(crate) fn dropped(&self) -> u64 {
-        self.sink.as_ref().map_or(0, Sink::dropped)
+        let left_out = self.throttle.as_ref().map_or(0, |throttle| throttle.left_out());
+        left_out + self.sink.as_ref().map_or(0, Sink::dropped)
     }
 
     /// Reads what is there, up to a bound, and relays it. Says whether anything came.
@@ -140,17 +159,26 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     where
         H: Handler<Source = S, Timer = T>,
     {
+        self.end_gap(log, audience, cx);
         let Some(id) = self.source.as_ref().map(|(_, id)| *id) else { return false };
-        if self.is_paused() {
+        if self.waits_for_sinks() {
             // The edge is kept for when it is read again.
             self.end_pace(cx);
             return false;
         }
+        let allowed = self.allowed(id, cx);
+        if allowed == 0 {
+            self.pause_or_resume(&mut cx.sources);
+            return false;
+        }
         let forwarded = self.sink.is_some() || !audience.is_empty();
         let room = if forwarded { FORWARDED.min(cx.scratch.len()) } else { cx.scratch.len() };
+        let room = room.min(allowed);
         let (count, stopped) = self.gather(cx.scratch.get_mut(..room).unwrap_or_default());
+        let empty = !matches!(stopped, Stopped::Bounded);
         if count > 0 {
-            let bytes = cx.scratch.get(..count).unwrap_or_default();
+            let kept = self.count_rate(count, cx);
+            let bytes = cx.scratch.get(..kept).unwrap_or_default();
             self.relay(bytes, cx.spare, log, audience, &mut cx.sources);
         }
         match &stopped {
@@ -163,7 +191,11 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
                 self.end(&mut cx.sources);
             }
         }
-        self.keep_pace(count, !matches!(stopped, Stopped::Bounded), cx);
+        self.keep_pace(count, empty, cx);
+        if !empty {
+            // Known already, most often: not to be called again for that.
+            self.allowed(id, cx);
+        }
         self.pause_or_resume(&mut cx.sources);
         count > 0
     }
@@ -195,6 +227,77 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             }
         }
         (count, Stopped::Bounded)
+    }
+
+    /// How much may be read now, by the rate; for nothing, it waits until that is over. No rate
+    /// applies to the tail.
+    fn allowed<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>) -> usize
+    where
+        H: Handler<Source = S, Timer = T>,
+    {
+        let Some(throttle) = self.throttle.as_mut().filter(|_| self.tail.is_none()) else {
+            return usize::MAX;
+        };
+        let room = throttle.room(id, cx);
+        if room == 0 {
+            if !throttle.is_waiting() {
+                self.end_pace(cx);
+            }
+            if let Some(throttle) = &mut self.throttle {
+                throttle.wait(id, cx);
+            }
+        }
+        room
+    }
+
+    /// Counts what was read; says how much of it is kept.
+    fn count_rate<H>(&mut self, count: usize, cx: &mut Context<'_, H>) -> usize
+    where
+        H: Handler<Source = S, Timer = T>,
+    {
+        match self.throttle.as_mut().filter(|_| self.tail.is_none()) {
+            Some(throttle) => throttle.read(count, cx),
+            None => count,
+        }
+    }
+
+    /// Tells of bytes that were left out, once there are no more of them to be for a while.
+    fn end_gap<H>(
+        &mut self,
+        log: &mut Log,
+        audience: &mut impl Audience<S>,
+        cx: &mut Context<'_, H>,
+    ) where
+        H: Handler<Source = S, Timer = T>,
+    {
+        let Some(throttle) = &mut self.throttle else { return };
+        let over = self.tail.is_some() || self.source.is_none();
+        if over {
+            throttle.lift(self.source.as_ref().map(|(_, id)| *id), cx);
+        }
+        // What was read before them comes first.
+        if self.held.is_empty() {
+            let bytes = throttle.end_gap(over, cx);
+            self.tell_of(bytes, log, audience, &mut cx.sources);
+        }
+    }
+
+    fn tell_of(
+        &mut self,
+        bytes: u64,
+        log: &mut Log,
+        audience: &mut impl Audience<S>,
+        sources: &mut Sources<'_, S>,
+    ) {
+        if bytes == 0 {
+            return;
+        }
+        log.tell_of(bytes);
+        let line = notice(bytes);
+        if let Some(sink) = &mut self.sink {
+            sink.offer(&line, sources);
+        }
+        audience.offer(&line, sources);
     }
 
     /// Has a flooded pipe read less often. The tail is read as fast as it comes.
@@ -241,6 +344,13 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
         let held = std::mem::take(&mut self.held);
         self.relay(&held, &mut [], log, audience, sources);
+        // The drain waits for it.
+        if self.held.is_empty()
+            && let Some(throttle) = self.throttle.as_mut().filter(|_| self.tail.is_some())
+        {
+            let bytes = throttle.take_gap();
+            self.tell_of(bytes, log, audience, sources);
+        }
         self.pause_or_resume(sources);
     }
 
@@ -296,6 +406,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             _ => None,
         };
         self.end(sources);
+        if let Some(throttle) = &mut self.throttle {
+            log.tell_of(throttle.take_gap());
+        }
         log.give_up(self.held.len() + unread.unwrap_or(0));
         self.held = Vec::new();
         if let Some(sink) = &mut self.sink {
@@ -337,6 +450,11 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     fn is_paused(&self) -> bool {
+        let limited = self.throttle.as_ref().is_some_and(|throttle| throttle.is_waiting());
+        limited || self.waits_for_sinks()
+    }
+
+    fn waits_for_sinks(&self) -> bool {
         !self.held.is_empty() || self.sink.as_ref().is_some_and(|sink| !sink.accepts())
     }
 

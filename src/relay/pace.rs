@@ -42,6 +42,8 @@ pub(super) struct Pace<T> {
     flooded: bool,
     /// Bytes read since it was last empty.
     unbroken: usize,
+    /// Whether the pipe may grow.
+    grows: bool,
 }
 
 impl<T: Copy> Pace<T> {
@@ -54,7 +56,14 @@ impl<T: Copy> Pace<T> {
             settle: None,
             flooded: false,
             unbroken: 0,
+            grows: true,
         }
+    }
+
+    /// Leaves the pipe as large as it is: one that is not read as fast as it fills has no use for
+    /// what others lack then.
+    pub(super) fn keep_size(&mut self) {
+        self.grows = false;
     }
 
     /// A read gave `count` bytes; `empty` is whether it left nothing in the pipe.
@@ -87,7 +96,9 @@ impl<T: Copy> Pace<T> {
         match advice {
             Advice::Watch => self.watch(id, cx),
             Advice::Grow => {
-                self.size.grow(pipe, &mut cx.allowance, now);
+                if self.grows {
+                    self.size.grow(pipe, &mut cx.allowance, now);
+                }
                 self.watch(id, cx);
             }
             Advice::Pause(pause) => {

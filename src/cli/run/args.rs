@@ -12,7 +12,8 @@ use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
 use vmon::logfile::{Format, LogOptions, Retention};
 use vmon::monitor::{
-    Console, ConsoleError, DEFAULT_CONFIG_FILE, Forward, Input, Name, OnLogError, Restart, Rootfs,
+    Console, ConsoleError, DEFAULT_CONFIG_FILE, Forward, Input, LogRate, Name, OnLogError,
+    OverRate, Restart, Rootfs,
 };
 use vmon::terminal;
 
@@ -35,6 +36,7 @@ use crate::cli::{Failure, reason};
                   vmon run -d --name web -- ./server          in the background\n  \
                   vmon run -d --restart on-failure:5 -- ./db  and again when it fails\n  \
                   vmon run --log-format cri -- ./worker       with a log for a log shipper\n  \
+                  vmon run -d --log-total-size 64MiB --log-rate 1MiB/s -- ./vm  with bounds\n  \
                   vmon run --console pty -- qemu-system-x86_64 ... -serial {console}\n  \
                   \u{20}                                           at a VM's serial port\n  \
                   vmon run --log-total-size 1G --log-rotate-command 'zstd -q --rm' -- ./db
@@ -152,6 +154,16 @@ pub(super) struct LogArgs {
     /// begin and end
     #[arg(long, value_name = "SWITCH", value_enum, default_value_t = SwitchArg::On)]
     log_index: SwitchArg,
+
+    /// How fast each of the command's streams may fill the log, and how much may come at once after
+    /// a pause [default: without limit; for a rate alone what comes in a second, at least 64KiB]
+    #[arg(long, value_name = "SIZE/s[,burst=SIZE]", value_parser = args::rate)]
+    log_rate: Option<LogRate>,
+
+    /// With output beyond --log-rate: block the command until its time has come, or drop it, with a
+    /// line in its place that says how much that was [default: block]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    over_rate: Option<OverRateArg>,
 
     /// While the log can't be written: stop reading the output and lose nothing, or go on and
     /// count what the log lacks
@@ -303,6 +315,12 @@ pub(super) enum OnLogErrorArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum OverRateArg {
+    Block,
+    Drop,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum OverflowArg {
     Block,
     Drop,
@@ -432,6 +450,15 @@ impl StreamArgs {
 }
 
 impl LogArgs {
+    pub(super) fn rate(&self) -> Result<Option<LogRate>, Failure> {
+        let over = match (self.over_rate, self.log_rate) {
+            (Some(_), None) => return Err(Failure::OverNoRate),
+            (Some(OverRateArg::Drop), _) => OverRate::Drop,
+            (Some(OverRateArg::Block) | None, _) => OverRate::Block,
+        };
+        Ok(self.log_rate.map(|rate| LogRate { over, ..rate }))
+    }
+
     /// With what was left out filled in; what can't be true together is told.
     fn retention(&self) -> Result<Retention, Failure> {
         let defaults = Retention::default();

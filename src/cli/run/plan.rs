@@ -11,8 +11,8 @@ use vmon::child::{Command, Signal};
 use vmon::control::Server;
 use vmon::logfile::{LogFile, LogOptions};
 use vmon::monitor::{
-    Console, End, Forward, Input, Monitor, Name, OnLogError, Outcome, Restart, Rootfs, Sandbox,
-    StartError, command_signals,
+    Console, End, Forward, Input, LogRate, Monitor, Name, OnLogError, Outcome, Restart, Rootfs,
+    Sandbox, StartError, command_signals,
 };
 use vmon::process;
 use vmon::reactor::{HandlerId, Reactor};
@@ -42,6 +42,7 @@ pub(super) struct Plan {
     rotate_command: Option<OsString>,
     log: LogOptions,
     on_log_error: OnLogError,
+    log_rate: Option<LogRate>,
     forward: Forward,
     input: Input,
     consoles: Vec<Console>,
@@ -81,6 +82,7 @@ impl Plan {
             modified: record.modified(),
             rootfs: record.rootfs()?,
             config_file: record.config_file,
+            log_rate: log.rate()?,
             log: log.options()?,
             rotate_command: log.log_rotate_command,
             on_log_error: log.on_log_error.into(),
@@ -130,6 +132,7 @@ impl Plan {
         let sandbox = with(sandbox, self.interactive.clone(), Sandbox::interactive);
         let sandbox = with(sandbox, self.rootfs.clone(), Sandbox::rootfs);
         let sandbox = with(sandbox, self.rotate_command.clone(), Sandbox::rotate_command);
+        let sandbox = with(sandbox, self.log_rate, Sandbox::log_rate);
         let sandbox = with(sandbox, self.max_duration, Sandbox::max_duration);
         let sandbox = with(sandbox, self.idle_timeout, Sandbox::idle_timeout);
         Ok(with(sandbox, self.cgroup.clone(), Sandbox::cgroup))

@@ -15,7 +15,7 @@ use super::way::{Opened, Way};
 use crate::child;
 use crate::logfile::{self, Mark};
 use crate::reactor::{Interest, SourceId, Sources, TimerId};
-use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Sink};
+use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Rate, Sink};
 use crate::terminal::Handle;
 
 /// How long after an attempt the next one comes, at first and at most.
@@ -99,6 +99,11 @@ impl Port {
             told: false,
             size: None,
         }
+    }
+
+    /// Reads no more than this rate allows.
+    pub(super) fn limit(&mut self, rate: Rate) {
+        self.output.limit(rate, Timer::Pause(self.stream()));
     }
 
     pub(in super::super) fn id(&self) -> ConsoleId {

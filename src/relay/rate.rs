@@ -1,0 +1,336 @@
+//! How much of a source is taken in a time, and what becomes of the rest.
+//!
+//! A bucket of tokens, one a byte, fills at the rate and holds the burst. What is read takes its
+//! tokens away; without any, nothing is read until there are enough for a read that is worth a
+//! wake-up. Or it is read all the same, faster by a factor, and what has no tokens is left out.
+//!
+//! This is the rule alone: it knows no descriptor and no timer, and is told the time.
+
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
+
+/// A source that is to leave bytes out is read this many times as fast as it may log, and waits
+/// then: so that it can't take more than a part of the processor either.
+const EXCESS: u64 = 8;
+
+/// What a source that has waited is read for: so many bytes, where they come within these times.
+const WORTH: u64 = 4096;
+const SOON: Duration = Duration::from_millis(10);
+const LATE: Duration = Duration::from_millis(100);
+
+const NANOS: u128 = 1_000_000_000;
+
+/// What becomes of bytes beyond the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// They stay in the source until their time has come.
+    Block,
+    /// They are left out.
+    Drop,
+}
+
+/// How much a source may give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rate {
+    /// Bytes a second.
+    pub(crate) per_second: NonZeroU64,
+    /// Bytes at once after a pause. Less than what comes within 10 ms counts as that.
+    pub(crate) burst: u64,
+    pub(crate) over: Over,
+}
+
+/// Tokens that come back with time.
+#[derive(Debug)]
+struct Bucket {
+    per_second: NonZeroU64,
+    size: u64,
+    tokens: u64,
+    /// The time that the tokens are of.
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full one.
+    fn new(per_second: NonZeroU64, burst: u64, now: Instant) -> Self {
+        let size = burst.max(worth(per_second));
+        Self { per_second, size, tokens: size, at: now }
+    }
+
+    /// The tokens of now.
+    fn look(&mut self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.at).as_nanos();
+        let rate = u128::from(self.per_second.get());
+        let gained = passed.saturating_mul(rate) / NANOS;
+        if gained >= u128::from(self.size - self.tokens) {
+            (self.tokens, self.at) = (self.size, now.max(self.at));
+        } else {
+            // Less than the size, which is a u64. What is left of a token's time counts on.
+            self.tokens += gained as u64;
+            self.at += nanoseconds((gained * NANOS).div_ceil(rate));
+        }
+        self.tokens
+    }
+
+    fn take(&mut self, count: u64) {
+        self.tokens = self.tokens.saturating_sub(count);
+    }
+
+    /// How long from `now` until there are so many, as many as it holds at most.
+    fn time_until(&mut self, wanted: u64, now: Instant) -> Duration {
+        let lacking = wanted.min(self.size).saturating_sub(self.look(now));
+        let time = (u128::from(lacking) * NANOS).div_ceil(self.per_second.get().into());
+        nanoseconds(time).saturating_sub(now.saturating_duration_since(self.at))
+    }
+}
+
+/// The bytes that a wake-up is worth at this rate.
+fn worth(per_second: NonZeroU64) -> u64 {
+    let within = |time: Duration| {
+        let bytes = u128::from(per_second.get()) * time.as_nanos() / NANOS;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    };
+    within(SOON).max(WORTH.min(within(LATE))).max(1)
+}
+
+fn nanoseconds(count: u128) -> Duration {
+    Duration::from_nanos(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+/// What is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Excess {
+    /// Nothing: it is not read.
+    Waits,
+    /// Nothing so far, but it will be.
+    Kept,
+    /// So many bytes in a row.
+    LeftOut(u64),
+}
+
+/// The rule for one source.
+#[derive(Debug)]
+pub(super) struct Limit {
+    /// What is kept.
+    kept: Bucket,
+    /// What is read, where that is more.
+    read: Option<Bucket>,
+    excess: Excess,
+    /// Whether it waits until a read is worth a wake-up.
+    waiting: bool,
+}
+
+impl Limit {
+    pub(super) fn new(rate: Rate, now: Instant) -> Self {
+        let Rate { per_second, burst, over } = rate;
+        let kept = Bucket::new(per_second, burst, now);
+        let times = NonZeroU64::MIN.saturating_add(EXCESS - 1);
+        let faster =
+            || Bucket::new(per_second.saturating_mul(times), kept.size.saturating_mul(EXCESS), now);
+        let (read, excess) = match over {
+            Over::Block => (None, Excess::Waits),
+            Over::Drop => (Some(faster()), Excess::Kept),
+        };
+        Self { kept, read, excess, waiting: false }
+    }
+
+    /// How many bytes may be read now; for none, [`wait`](Self::wait) tells until when.
+    pub(super) fn room(&mut self, now: Instant) -> u64 {
+        let waiting = self.waiting;
+        let bucket = self.bucket();
+        let (tokens, worth) = (bucket.look(now), worth(bucket.per_second));
+        let room = if waiting && tokens < worth { 0 } else { tokens };
+        self.waiting = room == 0;
+        room
+    }
+
+    /// How long there is nothing to be read.
+    pub(super) fn wait(&mut self, now: Instant) -> Duration {
+        let bucket = self.bucket();
+        bucket.time_until(worth(bucket.per_second), now)
+    }
+
+    /// So many bytes were read; says how many of them, the first ones, are kept.
+    pub(super) fn read(&mut self, count: usize, now: Instant) -> usize {
+        let all = count as u64;
+        if let Some(read) = &mut self.read {
+            read.take(all);
+        }
+        let kept = match &mut self.excess {
+            Excess::Waits => all,
+            Excess::LeftOut(bytes) => {
+                *bytes = bytes.saturating_add(all);
+                0
+            }
+            Excess::Kept => {
+                let kept = all.min(self.kept.look(now));
+                if kept < all {
+                    self.excess = Excess::LeftOut(all - kept);
+                }
+                kept
+            }
+        };
+        self.kept.take(kept);
+        usize::try_from(kept).unwrap_or(count)
+    }
+
+    /// How long bytes are left out from now on; `None` where they are not. That is until half of
+    /// the burst can be kept: not a few bytes in each of many gaps.
+    pub(super) fn gap(&mut self, now: Instant) -> Option<Duration> {
+        let wanted = self.kept.size.div_ceil(2);
+        matches!(self.excess, Excess::LeftOut(_)).then(|| self.kept.time_until(wanted, now))
+    }
+
+    /// Leaves nothing out any more, for now; says how many bytes that were.
+    pub(super) fn end_gap(&mut self) -> u64 {
+        match self.excess {
+            Excess::LeftOut(bytes) => {
+                self.excess = Excess::Kept;
+                bytes
+            }
+            Excess::Waits | Excess::Kept => 0,
+        }
+    }
+
+    /// What reading is bounded by.
+    fn bucket(&mut self) -> &mut Bucket {
+        self.read.as_mut().unwrap_or(&mut self.kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A source that always has more, read as the rule allows, on a clock that moves only when told.
+    struct Clock {
+        limit: Limit,
+        now: Instant,
+        read: u64,
+        kept: u64,
+        wakes: u64,
+        gaps: Vec<u64>,
+    }
+
+    impl Clock {
+        fn new(per_second: u64, burst: u64, over: Over) -> Self {
+            let now = Instant::now();
+            let per_second = NonZeroU64::new(per_second).unwrap();
+            let limit = Limit::new(Rate { per_second, burst, over }, now);
+            Self { limit, now, read: 0, kept: 0, wakes: 0, gaps: Vec::new() }
+        }
+
+        /// A flood for this time.
+        fn flood(&mut self, time: Duration) {
+            let end = self.now + time;
+            while self.now <= end {
+                if self.limit.gap(self.now) == Some(Duration::ZERO) {
+                    self.gaps.push(self.limit.end_gap());
+                }
+                let room = self.limit.room(self.now);
+                if room == 0 {
+                    assert!(self.limit.waiting);
+                    self.now += self.limit.wait(self.now);
+                    self.wakes += 1;
+                    continue;
+                }
+                let kept = self.limit.read(room as usize, self.now);
+                self.read = self.read.saturating_add(room);
+                self.kept = self.kept.saturating_add(kept as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_burst_comes_at_once_and_then_the_rate() {
+        let mut clock = Clock::new(MIB, 256 << 10, Over::Block);
+        clock.flood(Duration::ZERO);
+        assert_eq!(clock.read, 256 << 10);
+        clock.flood(Duration::from_secs(10));
+        let over_ten_seconds = clock.read - (256 << 10);
+        assert!(over_ten_seconds.abs_diff(10 * MIB) <= MIB / 50, "{over_ten_seconds}");
+        assert_eq!(clock.kept, clock.read);
+    }
+
+    #[test]
+    fn a_source_at_its_limit_is_woken_for_a_hundred_times_a_second_at_most() {
+        for per_second in [1, 100, 5_000, 100_000, MIB, 1 << 30, u64::MAX] {
+            let mut clock = Clock::new(per_second, 1, Over::Block);
+            clock.flood(Duration::from_secs(3));
+            assert!(clock.wakes <= 301, "{per_second}: {}", clock.wakes);
+            assert!(clock.read <= per_second.saturating_mul(4), "{per_second}: {}", clock.read);
+        }
+    }
+
+    #[test]
+    fn a_slow_rate_lets_something_through_ten_times_a_second() {
+        let mut clock = Clock::new(1_000, 1, Over::Block);
+        assert_eq!(clock.limit.room(clock.now), 100);
+        clock.limit.read(100, clock.now);
+        assert_eq!(clock.limit.room(clock.now), 0);
+        assert_eq!(clock.limit.wait(clock.now), 100 * MS);
+    }
+
+    #[test]
+    fn no_part_of_a_tokens_time_is_lost_however_often_it_is_looked_at() {
+        let mut clock = Clock::new(1_000, 1_000, Over::Block);
+        clock.limit.read(1_000, clock.now);
+        for _ in 0..10_000 {
+            clock.now += Duration::from_nanos(70_001);
+            clock.limit.room(clock.now);
+        }
+        assert_eq!(clock.limit.room(clock.now), 700);
+    }
+
+    #[test]
+    fn tokens_never_exceed_the_burst_however_long_it_was_silent() {
+        let mut clock = Clock::new(MIB, MIB, Over::Block);
+        clock.now += Duration::from_secs(100 * 365 * 86_400);
+        assert_eq!(clock.limit.room(clock.now), MIB);
+        // Nor when a clock goes back.
+        let earlier = clock.now - Duration::from_secs(5);
+        assert_eq!(clock.limit.room(earlier), MIB);
+    }
+
+    #[test]
+    fn a_few_bytes_after_a_wait_do_not_end_it() {
+        let mut clock = Clock::new(MIB, MIB, Over::Block);
+        clock.limit.read(MIB as usize, clock.now);
+        assert_eq!(clock.limit.room(clock.now), 0);
+        clock.now += MS;
+        assert_eq!(clock.limit.room(clock.now), 0);
+        let wait = clock.limit.wait(clock.now);
+        clock.now += wait;
+        assert_eq!(clock.limit.room(clock.now), MIB / 100);
+        assert!(!clock.limit.waiting);
+    }
+
+    #[test]
+    fn what_is_left_out_and_what_is_kept_is_all_that_was_read() {
+        let mut clock = Clock::new(MIB, MIB, Over::Drop);
+        clock.flood(Duration::from_secs(10));
+        let told: u64 = clock.gaps.iter().sum::<u64>() + clock.limit.end_gap();
+        assert_eq!(clock.kept + told, clock.read);
+        assert!(clock.kept.abs_diff(11 * MIB) <= MIB, "{}", clock.kept);
+    }
+
+    #[test]
+    fn what_is_left_out_is_read_eight_times_as_fast_at_most() {
+        let mut clock = Clock::new(MIB, MIB, Over::Drop);
+        clock.flood(Duration::from_secs(10));
+        assert!(clock.read <= 8 * 11 * MIB + MIB, "{}", clock.read);
+        assert!(clock.wakes <= 1_001, "{}", clock.wakes);
+    }
+
+    #[test]
+    fn a_flood_has_a_gap_for_each_half_of_a_burst_and_no_more() {
+        let mut clock = Clock::new(MIB, MIB, Over::Drop);
+        clock.flood(Duration::from_secs(10));
+        assert!((15..=21).contains(&clock.gaps.len()), "{}", clock.gaps.len());
+        let mut quiet = Clock::new(MIB, MIB, Over::Drop);
+        assert_eq!(quiet.limit.read(MIB as usize, quiet.now), MIB as usize);
+        assert_eq!(quiet.limit.gap(quiet.now), None);
+    }
+}

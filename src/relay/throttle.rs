@@ -1,0 +1,130 @@
+//! Reads a source no faster than it may be logged.
+//!
+//! Carries out what [`Limit`] says: a source that has to wait is muted, so that what its writer
+//! does meanwhile wakes nobody, and a timer ends the wait; another one ends a gap when nothing
+//! more comes. A source that is silent has neither.
+
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use super::rate::{Limit, Rate};
+use crate::reactor::{Context, Handler, SourceId, TimerId};
+
+/// A gap that ends so soon is over: timers and tokens are rounded.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// The shortest wait: for a source too that may be read but that the kernel has no room to watch.
+const SOONEST: Duration = Duration::from_millis(5);
+
+/// The limit of one source.
+#[derive(Debug)]
+pub(super) struct Throttle<T> {
+    limit: Limit,
+    /// Calls [`Output::turn`](super::Output::turn).
+    timer: T,
+    /// Ends the wait under way.
+    wait: Option<TimerId>,
+    /// Ends the gap under way.
+    gap: Option<TimerId>,
+    left_out: u64,
+}
+
+impl<T: Copy> Throttle<T> {
+    pub(super) fn new(rate: Rate, timer: T) -> Self {
+        Self { limit: Limit::new(rate, Instant::now()), timer, wait: None, gap: None, left_out: 0 }
+    }
+
+    /// Bytes that were read and left out.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Whether the source is not read until its wait is over.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.wait.is_some()
+    }
+
+    /// How many bytes may be read now; for none, it is to [`wait`](Self::wait).
+    pub(super) fn room<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>) -> usize
+    where
+        H: Handler<Timer = T>,
+    {
+        let room = self.limit.room(Instant::now());
+        if room > 0
+            && let Some(wait) = self.wait
+        {
+            if let Err(error) = cx.sources.unmute(id) {
+                debug!("a stream can't be watched yet: {error}");
+                return 0;
+            }
+            cx.timers.cancel(wait);
+            self.wait = None;
+        }
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// Has the source left alone until it may be read again.
+    pub(super) fn wait<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Timer = T>,
+    {
+        let time = self.limit.wait(Instant::now()).max(SOONEST);
+        cx.sources.mute(id);
+        if let Some(last) = self.wait.replace(cx.timers.set(time, self.timer)) {
+            cx.timers.cancel(last);
+        }
+    }
+
+    /// So many bytes were read; says how many of them, the first ones, are kept.
+    pub(super) fn read<H>(&mut self, count: usize, cx: &mut Context<'_, H>) -> usize
+    where
+        H: Handler<Timer = T>,
+    {
+        let now = Instant::now();
+        let kept = self.limit.read(count, now);
+        self.left_out += (count - kept) as u64;
+        if self.gap.is_none()
+            && let Some(time) = self.limit.gap(now)
+        {
+            self.gap = Some(cx.timers.set(time, self.timer));
+        }
+        kept
+    }
+
+    /// Ends the gap under way where it is time to, or in any case; says how many bytes it has.
+    pub(super) fn end_gap<H>(&mut self, anyway: bool, cx: &mut Context<'_, H>) -> u64
+    where
+        H: Handler<Timer = T>,
+    {
+        let Some(timer) = self.gap else { return 0 };
+        let time = self.limit.gap(Instant::now()).unwrap_or_default();
+        if !anyway && time > SLACK {
+            return 0;
+        }
+        cx.timers.cancel(timer);
+        self.take_gap()
+    }
+
+    /// The bytes of a gap that is at its end, whatever its timer does.
+    pub(super) fn take_gap(&mut self) -> u64 {
+        self.gap = None;
+        self.limit.end_gap()
+    }
+
+    /// Waits no more, whatever the limit.
+    pub(super) fn lift<H>(&mut self, id: Option<SourceId>, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Timer = T>,
+    {
+        if let Some(wait) = self.wait.take() {
+            cx.timers.cancel(wait);
+            // A stream whose child has ended is read by the drain's own clock too.
+            if let Some(id) = id
+                && let Err(error) = cx.sources.unmute(id)
+            {
+                debug!("a stream can't be watched: {error}");
+            }
+        }
+    }
+}
