@@ -262,10 +262,7 @@ impl LogFile {
         }
         // A log that is not open after a failed rotation has no place for it.
         let Some(current) = &self.current else { return };
-        if self
-            .limits
-            .together
-            .is_some_and(|most| current.size() + self.index.size_at_next() > most)
+        if self.limits.are_reached(current.size(), &self.index)
             && let Err(error) = self.rotate()
         {
             tracing::debug!(%error, "the time index grows beyond its limit");

@@ -15,6 +15,7 @@ use super::output::{print_json, run_object, stamp};
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
 use super::stats::Look;
+use super::supervise;
 
 /// How long a supervisor has to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -33,6 +34,7 @@ of 'vmon ps --json', and
                        bytes_dropped, consoles, sessions; live_error says why there is none
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error
+  disk_bound           the most bytes that its logs, their indexes and the supervisor's log take
   log                  path, size, generations and other files beside it; log_error
 docs/json.md of the source tells each key.
 
@@ -80,6 +82,7 @@ fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
         "live_error": live_error,
         "usage": usage,
         "usage_error": usage_error,
+        "disk_bound": disk_bound(run),
         "log": log,
         "log_error": log_error,
     });
@@ -87,6 +90,12 @@ fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
         object.extend(more);
     }
     Some(Value::Object(object))
+}
+
+/// The most bytes that the sandbox's files in the log directory may have, however much it prints.
+fn disk_bound(run: &Run) -> Option<u64> {
+    let (logs, own) = (run.spec.as_ref()?.disk_bound()?, supervise::LOG.disk_bound(false)?);
+    logs.checked_add(own)
 }
 
 /// A value, or the reason why there is none.

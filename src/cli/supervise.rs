@@ -15,7 +15,7 @@ use vmon::terminal::Messages;
 use super::tell::{Listener, failure_line};
 
 /// How much of it is kept: it says little.
-const LOG: LogOptions = LogOptions {
+pub const LOG: LogOptions = LogOptions {
     retention: Retention {
         max_size: 1 << 20,
         max_files: 1,

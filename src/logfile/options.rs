@@ -8,7 +8,9 @@ use super::indexing::Indexing;
 /// How much of a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// The size in bytes at which a log is rotated; 0 never rotates.
+    /// The size in bytes at which a log is rotated; 0 never rotates. It is rotated too when its
+    /// index has come to this size, or to 4 KiB where that is more: output that changes its stream
+    /// with each byte has an index of 24 times its size.
     ///
     /// With a `total_size`, the log and its index together are rotated at this size. Where it is
     /// 0 then, or more than [`largest_max_size`](Self::largest_max_size), an eighth of the
@@ -50,6 +52,8 @@ pub(super) struct Limits {
     pub(super) max_size: u64,
     /// What the log and its index may have together.
     pub(super) together: Option<u64>,
+    /// What the index may have alone.
+    pub(super) index: u64,
     /// What all generations may have together, with their indexes.
     pub(super) generations: Option<u64>,
 }
@@ -58,10 +62,17 @@ impl Limits {
     /// The size at which the log is rotated now, 0 for none: what its index takes, it can't have.
     pub(super) fn most(&self, index: &Indexing) -> u64 {
         match self.together {
+            None if index.size_at_next() > self.index => 1,
             None => self.max_size,
             // At least one, so that an empty log always takes something.
             Some(most) => self.max_size.min(most.saturating_sub(index.size_at_next())).max(1),
         }
+    }
+
+    /// Whether the index of a log of this size has no room for what happens next.
+    pub(super) fn are_reached(&self, log: u64, index: &Indexing) -> bool {
+        let index = index.size_at_next();
+        index > self.index || self.together.is_some_and(|most| log + index > most)
     }
 }
 
@@ -71,19 +82,39 @@ impl Retention {
         /// What an index has at least: a header, and records of the first bytes.
         const SMALLEST: u64 = 1 << 10;
         let Some(total) = self.total_size.map(|total| total.max(Self::SMALLEST_TOTAL)) else {
-            return Limits { max_size: self.max_size, together: None, generations: None };
+            let index = match self.max_size {
+                0 => u64::MAX,
+                max_size => max_size.max(SMALLEST_INDEX),
+            };
+            return Limits { max_size: self.max_size, together: None, index, generations: None };
         };
         let fits = (1..=Self::largest_max_size(total, command)).contains(&self.max_size);
         let max_size = if fits { self.max_size } else { total / 8 };
-        let max_size =
-            if format == Format::Raw { max_size } else { max_size.max(format::SMALLEST) };
+        let max_size = taken(max_size, format);
         let together = if indexed { max_size.max(SMALLEST) } else { max_size };
-        // What can't be compressed grows by that: a header, a note of who works, and some bytes a
-        // block.
-        let made = if command { max_size + max_size / 64 + 1024 } else { 0 };
+        let made = if command { made(max_size) } else { 0 };
         let generations = total.saturating_sub(together).saturating_sub(made);
-        Limits { max_size, together: Some(together), generations: Some(generations) }
+        Limits {
+            max_size,
+            together: Some(together),
+            index: u64::MAX,
+            generations: Some(generations),
+        }
     }
+}
+
+/// What an index may have at least, beside a log that is not limited together with it.
+const SMALLEST_INDEX: u64 = 4 << 10;
+
+/// What a `max_size` counts as: a record of a format is never split.
+fn taken(max_size: u64, format: Format) -> u64 {
+    if format == Format::Raw { max_size } else { max_size.max(format::SMALLEST) }
+}
+
+/// The most that is made of a generation, with a note of who works: what can't be compressed grows
+/// by a header and some bytes a block.
+fn made(size: u64) -> u64 {
+    size.saturating_add(size / 64).saturating_add(1024)
 }
 
 impl Default for Retention {
@@ -120,6 +151,37 @@ pub struct LogOptions {
     pub format: Format,
     /// Whether a raw log has a time index beside it. The other formats have their times in them.
     pub index: bool,
+}
+
+impl LogOptions {
+    /// The most bytes that the log, its generations, their indexes and what a `command` works on
+    /// and makes of one take together, at any moment; `None` where nothing bounds them. File sizes
+    /// are meant, not blocks, and what is removed but open to the command counts.
+    ///
+    /// That is [`Retention::total_size`], where there is one. Otherwise each of
+    /// [`Retention::max_files`] generations and the log have [`Retention::max_size`], and as much
+    /// again (4 KiB at least) for an index; with a command there is one more, and what is made of
+    /// it, a little more than itself.
+    ///
+    /// It holds however the output looks and whether the command succeeds, fails or never ends, as
+    /// long as it makes of a generation nothing but the one compressed file. What earlier runs with
+    /// other limits have left counts as generations until it goes, by its size of then.
+    pub fn disk_bound(&self, command: bool) -> Option<u64> {
+        let Retention { max_size, max_files, total_size, .. } = self.retention;
+        if let Some(total) = total_size {
+            return Some(total.max(Retention::SMALLEST_TOTAL));
+        }
+        if max_size == 0 {
+            return None;
+        }
+        let log = taken(max_size, self.format);
+        let is_indexed = self.index && self.format == Format::Raw;
+        let index = if is_indexed { log.max(SMALLEST_INDEX) } else { 0 };
+        let each = log.saturating_add(index);
+        let kept = each.saturating_mul(u64::from(max_files) + 1);
+        let worked = if command { each.saturating_add(made(log)) } else { 0 };
+        Some(kept.saturating_add(worked))
+    }
 }
 
 impl Default for LogOptions {

@@ -495,6 +495,15 @@ impl Sandbox {
         self.log_dir.join(self.config_file.as_str()).join(format!("{}.log", self.name))
     }
 
+    /// The most bytes that its logs take on disk, with all that belongs to them: what
+    /// [`LogOptions::disk_bound`] says of its own log and of each console's. `None` where nothing
+    /// bounds them. A console that a host gives a descriptor of is not counted.
+    pub fn disk_bound(&self) -> Option<u64> {
+        let own = self.log.disk_bound(self.rotate_command.is_some())?;
+        let consoles = u64::try_from(self.consoles.len()).ok()?;
+        Some(own.saturating_add(self.log.disk_bound(false)?.saturating_mul(consoles)))
+    }
+
     /// The sandbox's name.
     pub fn name(&self) -> &Name {
         &self.name

@@ -169,6 +169,12 @@ impl Spec {
         })
     }
 
+    /// The most bytes that the sandbox's logs may take on disk: see [`Sandbox::disk_bound`].
+    pub fn disk_bound(&self) -> Option<u64> {
+        // Any name will do.
+        self.to_sandbox("x", "x").ok()?.disk_bound()
+    }
+
     /// As the record has it: see the module's words on the form.
     pub fn to_json(&self) -> Value {
         let words = |words: &Vec<OsString>| words.iter().map(|word| bytes(word)).collect::<Value>();
