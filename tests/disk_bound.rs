@@ -154,6 +154,7 @@ mod command {
         for (options, expected) in [
             (&["--log-total-size", "1MiB"][..], Some((1 << 20) + (2 << 20))),
             (&["--log-max-size", "1MiB", "--log-max-files", "4"], Some((10 << 20) + (2 << 20))),
+            (&["--log-max-size", "1MiB", "--console", "a=pty"], Some((8 << 20) + (2 << 20))),
             (&["--log-max-size", "0"], None),
         ] {
             let state = State::new();

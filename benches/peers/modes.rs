@@ -57,7 +57,7 @@ fn start(mode: &str, args: &[String]) -> Result<()> {
         ("phases", []) => children::phases(),
         ("floor-pipe", [log, pause]) => floor::pipe(log, pause),
         ("floor-pty", [log, child @ ..]) => floor::pty(log, child),
-        ("two-sandboxes", [dir, through]) => two_sandboxes::run(dir, through),
+        ("two-sandboxes", [dir, other]) => two_sandboxes::run(dir, other),
         ("crowd", [dir, spec]) => crowd::run(dir, spec),
         ("runtime", args) => runtime::run(args),
         _ => Err("no such mode".into()),

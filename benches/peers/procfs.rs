@@ -1,6 +1,7 @@
 //! What /proc says of a process.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -40,6 +41,13 @@ pub fn activity(pid: Pid) -> Result<Activity> {
             + number(&text, "nonvoluntary_ctxt_switches:")?;
     }
     Ok(activity)
+}
+
+/// The processor time of a process that has one thread (proc(5), `schedstat`).
+pub fn processor_time(pid: Pid) -> Result<Duration> {
+    let text = read(pid, "schedstat")?;
+    let nanos = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    Ok(Duration::from_nanos(nanos.ok_or("no processor time in /proc")?))
 }
 
 /// The soft limit of open files.

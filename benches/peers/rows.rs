@@ -55,8 +55,9 @@ impl Bench {
                 8 => idle::many(self)?,
                 9 => start::row(self)?,
                 10 => crowd::row(self)?,
+                11 => size::row(self)?,
                 12 => since::row(self)?,
-                _ => size::row(self)?,
+                _ => latency::limited(self)?,
             };
             eprintln!("peers: row {number}, {:.0} s: {}", began.elapsed().as_secs_f64(), row.title);
             rows.push(row);

@@ -193,6 +193,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
         self.keep_pace(count, empty, cx);
         if !empty {
+            if let Some(throttle) = &mut self.throttle {
+                throttle.left_more();
+            }
             // Known already, most often: not to be called again for that.
             self.allowed(id, cx);
         }

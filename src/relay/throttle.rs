@@ -64,6 +64,11 @@ impl<T: Copy> Throttle<T> {
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
+    /// The source has more than was read.
+    pub(super) fn left_more(&mut self) {
+        self.limit.left_more();
+    }
+
     /// Has the source left alone until it may be read again.
     pub(super) fn wait<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
     where

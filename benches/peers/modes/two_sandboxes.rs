@@ -1,19 +1,24 @@
-//! `@two-sandboxes DIR pty|pipe`: a host of two sandboxes on one reactor: one that is our terminal's,
-//! and one that floods its log, through a PTY or a pipe.
+//! `@two-sandboxes DIR pty|pipe|block|drop|idle`: a host of two sandboxes on one reactor: one that is
+//! our terminal's, and one that floods its log: through a PTY, a pipe, or a pipe whose log has a rate,
+//! which waits then or leaves bytes out; or one that is idle.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
 use vmon::child::{Command, Signal};
 use vmon::logfile::Retention;
-use vmon::monitor::{Forward, Input, Monitor, Sandbox, command_signals};
+use vmon::monitor::{Forward, Input, LogRate, Monitor, OverRate, Sandbox, command_signals};
 use vmon::reactor::Reactor;
 
 use super::words;
 use crate::Result;
 use crate::pattern::Flood;
 
-pub fn run(dir: &str, through: &str) -> Result<()> {
+/// The rate of a log that has one.
+const RATE: NonZeroU64 = NonZeroU64::new(1 << 20).expect("it is not 0");
+
+pub fn run(dir: &str, other: &str) -> Result<()> {
     let logs = Path::new(dir).join("log");
     let mut reactor = Reactor::new()?;
     reactor.watch_signals(command_signals())?;
@@ -21,7 +26,17 @@ pub fn run(dir: &str, through: &str) -> Result<()> {
     let flood = Sandbox::new("flood", "Sandboxfile", &logs)?
         .retention(Retention { max_size: 10 << 20, max_files: 1, ..Retention::default() })
         .stop_with(Signal::KILL, Duration::from_secs(1));
-    let flooding = command(&words("flood", &Flood::endless().words())?).pty(through == "pty");
+    let rate = LogRate::new(RATE);
+    let flood = match other {
+        "block" => flood.log_rate(rate),
+        "drop" => flood.log_rate(LogRate { over: OverRate::Drop, ..rate }),
+        _ => flood,
+    };
+    let child = match other {
+        "idle" => words("idle", &[])?,
+        _ => words("flood", &Flood::endless().words())?,
+    };
+    let flooding = command(&child).pty(other == "pty");
     let flood = Monitor::builder(flood).spawn(&mut reactor, flooding);
     let echo =
         Sandbox::new("echo", "Sandboxfile", &logs)?.forward(Forward::Block).input(Input::Forward);

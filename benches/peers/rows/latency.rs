@@ -1,4 +1,4 @@
-//! Row 6: one byte through the PTY and back.
+//! Rows 6 and 13: one byte through the PTY and back, and beside a flood that is held to a rate.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::Bench;
 use crate::pattern::Flood;
 use crate::peers::Peer;
-use crate::process::{Running, check_interrupted};
+use crate::process::{self, Running, check_interrupted};
 use crate::report::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples, percentile};
 use crate::scratch::Scratch;
-use crate::{Result, modes, pty, tools};
+use crate::{Result, modes, procfs, pty, tools};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -29,6 +29,19 @@ const P99: (&str, Unit) = ("p99", Unit::Micros);
 const VMON_FLOOD: &str = "vmon, beside a flood";
 const VMON_PIPE_FLOOD: &str = "vmon, beside a flood on a pipe";
 const SCRIPT_FLOOD: &str = "script, beside a flood";
+
+const CPU: (&str, Unit) = ("CPU", Unit::Percent);
+const LOGGED: (&str, Unit) = ("logged", Unit::MbPerSecond);
+const IDLE: &str = "vmon, beside an idle sandbox";
+const BLOCKED: &str = "vmon, beside a flood that waits";
+const DROPPED: &str = "vmon, beside a flood that is left out";
+const BLOCK: &str = "block, 8 KiB";
+const BLOCK_SMALL: &str = "block, 100 bytes";
+const DROP: &str = "drop, 8 KiB";
+const DROP_SMALL: &str = "drop, 100 bytes";
+
+/// The log of the sandbox that floods.
+const FLOOD_LOG: &str = "log/Sandboxfile/flood.log";
 
 pub fn row(bench: &Bench) -> Result<Row> {
     let keys = bench.size(5000, 200);
@@ -86,13 +99,68 @@ fn alone(
     Session::start(command)?.measure(keys)
 }
 
+/// Row 13.
+pub fn limited(bench: &Bench) -> Result<Row> {
+    let keys = bench.size(5000, 200);
+    let tools = vec![
+        Contender::ours(IDLE, move || vmon_beside_another(bench, keys, "idle")),
+        Contender::ours(BLOCKED, move || vmon_beside_a_flood(bench, keys, "block")),
+        Contender::ours(DROPPED, move || vmon_beside_a_flood(bench, keys, "drop")),
+        Contender::ours(BLOCK, move || cost_of_a_limit(bench, "block", 8192)),
+        Contender::ours(BLOCK_SMALL, move || cost_of_a_limit(bench, "block", 100)),
+        Contender::ours(DROP, move || cost_of_a_limit(bench, "drop", 8192)),
+        Contender::ours(DROP_SMALL, move || cost_of_a_limit(bench, "drop", 100)),
+    ];
+    let samples = Samples::in_turn(tools, bench.options.runs)?;
+    let mut row = Row::new(13, "A flood at the 1 MiB/s that its log may have");
+    row.take(&samples, &[P50, P99, CPU, LOGGED]);
+    for other in [BLOCKED, DROPPED] {
+        row.ratio(&samples, (other, IDLE), P99, Some(Goal::AtMost(2.0)));
+    }
+    for tool in [BLOCK, BLOCK_SMALL, DROP, DROP_SMALL] {
+        row.own(tool, CPU.0, CPU.1, samples.values(tool, CPU.0), Goal::AtMost(10.0));
+    }
+    row.notes.push(format!(
+        "one byte through the PTY and back, {keys} times, beside another sandbox of the same \
+         reactor; and the processor time of a vmon, its flood in writes of 8 KiB or 100 bytes"
+    ));
+    Ok(row)
+}
+
+/// What a vmon takes of a processor while its child floods a log that has a rate, and what it logs.
+fn cost_of_a_limit(bench: &Bench, over: &str, write: usize) -> Result<Measured> {
+    let scratch = bench.scratch()?;
+    let child =
+        modes::words("flood", &Flood { blocks: 0, block: write, line: write.min(128) }.words())?;
+    let options =
+        ["--no-forward", "--log-max-size", "0", "--log-rate", "1MiB/s", "--over-rate", over];
+    let mut vmon = tools::vmon(&bench.peers.vmon, scratch.path(), "flood", &options, &child);
+    let running = Running::spawn(tools::silent(&mut vmon))?;
+    wait_for_flood(&scratch, FLOOD_LOG)?;
+    let log = scratch.join(FLOOD_LOG);
+    let size = || Ok::<_, crate::Error>(std::fs::metadata(&log)?.len());
+    let (began, cpu, before) = (Instant::now(), procfs::processor_time(running.pid())?, size()?);
+    process::pause(Duration::from_millis(bench.size(5000, 1000)))?;
+    let (cpu, grown) = (procfs::processor_time(running.pid())? - cpu, size()? - before);
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(vec![(CPU.0, cpu.as_secs_f64() / seconds * 100.0), (LOGGED.0, grown as f64 / seconds / 1e6)])
+}
+
+fn vmon_beside_another(bench: &Bench, keys: usize, other: &str) -> Result<Measured> {
+    let scratch = bench.scratch()?;
+    two_sandboxes(&scratch, other)?.measure(keys)
+}
+
 fn vmon_beside_a_flood(bench: &Bench, keys: usize, through: &str) -> Result<Measured> {
     let scratch = bench.scratch()?;
-    let dir = scratch.path().to_str().ok_or("the directory's name is not UTF-8")?.to_owned();
-    let host = tools::command(&modes::words("two-sandboxes", &[dir, through.to_owned()])?);
-    let session = Session::start(host)?;
-    wait_for_flood(&scratch, "log/Sandboxfile/flood.log")?;
+    let session = two_sandboxes(&scratch, through)?;
+    wait_for_flood(&scratch, FLOOD_LOG)?;
     session.measure(keys)
+}
+
+fn two_sandboxes(scratch: &Scratch, other: &str) -> Result<Session> {
+    let dir = scratch.path().to_str().ok_or("the directory's name is not UTF-8")?.to_owned();
+    Session::start(tools::command(&modes::words("two-sandboxes", &[dir, other.to_owned()])?))
 }
 
 fn script_beside_a_flood(bench: &Bench, path: &Path, keys: usize) -> Result<Measured> {
