@@ -52,7 +52,7 @@ fn prepare() -> Result<Machine, String> {
         _ => panic!("examples/microvm.sh --prepare: {}: {stderr}", output.status),
     }
     let command = String::from_utf8(output.stdout).unwrap();
-    Ok(Machine { directory: directory, command: command.lines().map(str::to_owned).collect() })
+    Ok(Machine { directory, command: command.lines().map(str::to_owned).collect() })
 }
 
 impl Machine {
