@@ -40,6 +40,7 @@ Examples:
   vmon logs -f -n 20 web                    the last lines, and what comes from now on
   vmon logs --since 10m --stream stderr web its errors of the last ten minutes
   vmon logs -t --run last web               with times, of the last run
+  vmon logs --console serial vm             what came from that console of a VM
   vmon logs --raw web | less -R             with everything that the command sent")]
 pub struct LogsArgs {
     #[command(flatten)]

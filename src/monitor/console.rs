@@ -18,6 +18,22 @@ pub const DEFAULT_CONSOLE_NAME: &str = "console";
 /// console can have it.
 pub const STDIO: &str = "stdio";
 
+/// What else has a log beside a sandbox's own.
+const SUPERVISOR: &str = "supervisor";
+
+/// Whether a console may have this name.
+///
+/// # Errors
+///
+/// [`ConsoleError::Reserved`].
+pub(super) fn check_name(name: &Name) -> Result<(), ConsoleError> {
+    match name.as_str() {
+        STDIO => Err(ConsoleError::Reserved(STDIO, "the child's own streams")),
+        SUPERVISOR => Err(ConsoleError::Reserved(SUPERVISOR, "the supervisor's messages")),
+        _ => Ok(()),
+    }
+}
+
 /// A console of a sandbox, beside the child's own streams: the serial port of a microVM, say.
 ///
 /// Each has a log of its own, `<log dir>/<config file>/<name>@<console>.log`. What is
@@ -101,13 +117,14 @@ impl Console {
         self.way.path()
     }
 
-    /// Whether there can be such a socket. Whatever we could do with a longer path, most programs can
-    /// do nothing with it.
+    /// Whether there can be a console of this name, and a socket of this path: whatever we could do
+    /// with a longer one, most programs can do nothing with it.
     ///
     /// # Errors
     ///
-    /// [`ConsoleError::PathTooLong`].
+    /// [`ConsoleError::Reserved`] and [`ConsoleError::PathTooLong`].
     pub fn check(&self) -> Result<(), ConsoleError> {
+        check_name(&self.name)?;
         let limit = socket::ADDRESS_LIMIT;
         match &self.way {
             Way::Connect(path) | Way::Listen(path) if path.as_os_str().len() > limit => {
@@ -167,9 +184,7 @@ impl TryFrom<&OsStr> for Console {
             None => (DEFAULT_CONSOLE_NAME.to_owned(), head),
         };
         let name = Name::new(name)?;
-        if name.as_str() == STDIO {
-            return Err(ConsoleError::Reserved);
-        }
+        check_name(&name)?;
         let path = match path {
             Some(b"") => return Err(ConsoleError::NoPath(told())),
             path => path.map(|path| PathBuf::from(OsStr::from_bytes(path))),
@@ -226,9 +241,9 @@ pub enum ConsoleError {
     /// Its name could not be a part of a file name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Its name stands for the child's own streams.
-    #[error("a console can't be named {STDIO:?}: that is the child's own streams")]
-    Reserved,
+    /// Its name stands for something else.
+    #[error("a console can't be named {0:?}: that is {1}")]
+    Reserved(&'static str, &'static str),
     /// It is none of those that there are.
     #[error(
         "{0:?} is no console: give [NAME=]unix:PATH, [NAME=]listen:PATH, [NAME=]pty, [NAME=]pty:PATH or [NAME=]fifo:PATH"
@@ -373,6 +388,8 @@ mod tests {
         for text in ["=pty", "a/b=pty", "a@b=pty", "-a=pty", "..=pty"] {
             assert!(matches!(parse(text), Err(ConsoleError::Name(_))), "{text:?}");
         }
-        assert_eq!(parse("stdio=pty"), Err(ConsoleError::Reserved));
+        for text in ["stdio=pty", "supervisor=pty"] {
+            assert!(matches!(parse(text), Err(ConsoleError::Reserved(..))), "{text}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 
-use super::console::{Console, ConsoleError, ConsoleId, ConsoleReport, STDIO};
+use super::console::{Console, ConsoleError, ConsoleId, ConsoleReport, check_name};
 use super::sandbox::{Name, OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::streams::DEFAULT_SIZE;
@@ -52,6 +52,7 @@ impl Consoles {
             .chain(self.given.iter().map(|(name, _)| name))
             .collect();
         for (at, name) in names.iter().enumerate() {
+            check_name(name)?;
             if names.get(..at).unwrap_or_default().contains(name) {
                 return Err(ConsoleError::Duplicate(name.to_string()).into());
             }
@@ -150,9 +151,7 @@ impl Consoles {
         child: Option<u32>,
         cx: &mut Cx<'_>,
     ) -> Result<(), StartError> {
-        if name.as_str() == STDIO {
-            return Err(ConsoleError::Reserved.into());
-        }
+        check_name(&name)?;
         let known = sandbox.consoles().any(|console| *console.name() == name)
             || self.given.iter().any(|(given, _)| *given == name)
             || self.find(&name).is_some();
