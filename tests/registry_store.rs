@@ -94,8 +94,9 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
         "rootfs": { "native": "/srv/root" }, "log_dir": "/var/log/vmon", "log_max_size": 10 << 20,
         "log_max_files": 1, "log_max_age_seconds": none, "log_rotate_every_seconds": none,
         "log_total_size": none, "log_rotate_command": none, "log_format": "raw",
-        "log_index": true, "on_log_error": "pause", "forward": "drop", "stdin": "null",
-        "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "no",
+        "log_index": true, "log_rate": none, "log_burst": none, "over_rate": none,
+        "on_log_error": "pause", "forward": "drop", "stdin": "null", "consoles": [],
+        "interactive": none, "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "no",
         "max_duration_seconds": none, "idle_timeout_seconds": none, "leave_descendants": false,
         "cgroup": none, "options": none,
     });
