@@ -213,6 +213,7 @@ impl<S: Copy> Slots<S> {
         (entry.used && entry.generation == id.generation).then_some(entry)
     }
 
+    #[inline(never)]
     fn enqueue(&mut self, slot: u32) {
         let Some(entry) = self.slots.get_mut(slot as usize) else { return };
         if entry.due() != 0 && !entry.queued {

@@ -71,6 +71,7 @@ impl<'a, T: Copy> Timers<'a, T> {
     }
 
     /// Calls the handler once, `after` this time or as soon as the loop comes to it.
+    #[inline(never)]
     pub fn set(&mut self, after: Duration, timer: T) -> TimerId {
         let now = Instant::now();
         // A time that no clock can name is as good as never: a century.

@@ -40,21 +40,18 @@ pub(super) struct Program {
 impl Program {
     pub(super) fn new(command: &Command) -> io::Result<Self> {
         let environment = environment(command);
-        let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value);
-        let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+        let path = environment.iter().find_map(|entry| entry.strip_prefix(b"PATH="));
+        let path = path.map_or(OsStr::new(DEFAULT_PATH), OsStr::from_bytes);
         let program = command.program();
+        let candidates = candidates(program, path)?;
         let words = iter::once(program).chain(command.arguments().iter().map(OsString::as_os_str));
-        let argv = Strings::new(words.map(|word| word.as_bytes().to_vec()))?;
-        let envp = Strings::new(
-            environment
-                .iter()
-                .map(|(key, value)| [key.as_bytes(), b"=".as_slice(), value.as_bytes()].concat()),
-        )?;
+        let argv = Strings::new(words.map(|word| word.as_bytes().to_vec()).collect())?;
+        let envp = Strings::new(environment)?;
         let arguments = argv.pointers.iter().skip(1).copied();
         let shell_argv = [SHELL.as_ptr(), ptr::null()].into_iter().chain(arguments);
         Ok(Self {
             shell_argv: shell_argv.map(Cell::new).collect(),
-            candidates: candidates(program, path)?,
+            candidates,
             without_candidates: match program.len() > LONGEST_NAME {
                 true => Errno::ENAMETOOLONG,
                 false => Errno::ENOENT,
@@ -113,8 +110,8 @@ struct Strings {
 }
 
 impl Strings {
-    fn new(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Self> {
-        let owned = strings.map(c_string).collect::<io::Result<Vec<_>>>()?;
+    fn new(strings: Vec<Vec<u8>>) -> io::Result<Self> {
+        let owned = strings.into_iter().map(c_string).collect::<io::Result<Vec<_>>>()?;
         let pointers = owned.iter().map(|string| string.as_ptr());
         let pointers = pointers.chain(iter::once(ptr::null())).collect();
         Ok(Self { _owned: owned, pointers })
@@ -130,15 +127,19 @@ pub(super) fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "nul byte found in provided data"))
 }
 
-/// The child's environment: ours, then what the command changes. An entry of ours without `=`, which
-/// std does not tell, is left out.
-fn environment(command: &Command) -> Vec<(OsString, OsString)> {
-    let mut environment: Vec<_> = std::env::vars_os().collect();
+/// The child's environment, as execve(2) takes it: ours, then what the command changes. An entry of
+/// ours without `=`, which std does not tell, is left out.
+fn environment(command: &Command) -> Vec<Vec<u8>> {
+    let entry =
+        |key: &OsStr, value: &OsStr| [key.as_bytes(), b"=".as_slice(), value.as_bytes()].concat();
+    let mut environment: Vec<_> =
+        std::env::vars_os().map(|(key, value)| entry(&key, &value)).collect();
     for (key, value) in command.changes() {
-        environment.retain(|(other, _)| other != key);
-        if let Some(value) = value {
-            environment.push((key.clone(), value.clone()));
-        }
+        let is_other = |entry: &Vec<u8>| {
+            !entry.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+        };
+        environment.retain(is_other);
+        environment.extend(value.as_ref().map(|value| entry(key, value)));
     }
     environment
 }
