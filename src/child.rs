@@ -41,7 +41,9 @@ pub use command::Command;
 pub use identity::{Identity, Liveness};
 pub(crate) use left::{Left, Parting, Reach, reap_orphans};
 pub(crate) use platform::Cgroup;
-pub(crate) use pty::{Pty, is_pty_master, make_raw, open_raw_pty};
+pub(crate) use pty::Pty;
+#[cfg(feature = "consoles")]
+pub(crate) use pty::{is_pty_master, make_raw, open_raw_pty};
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 

@@ -35,8 +35,9 @@
 //! ```
 //!
 //! The library starts no thread and installs no signal handler unless it is told to. Without
-//! default features it has neither the command's dependencies nor SQLite: `registry` adds the
-//! record, `bundled` compiles SQLite in, `reader` reads logs back, `cli` adds the command.
+//! default features it has neither the command's dependencies nor SQLite: `consoles` adds guest
+//! consoles, `control` the control socket, `registry` the record, `bundled` compiles SQLite in,
+//! `reader` reads logs back, `cli` adds the command.
 
 pub mod child;
 #[cfg(feature = "control")]

@@ -9,7 +9,9 @@
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
 mod attach;
+#[cfg(feature = "consoles")]
 mod console;
+#[cfg_attr(not(feature = "consoles"), path = "monitor/no_consoles.rs")]
 mod consoles;
 mod descendants;
 mod draining;
@@ -30,6 +32,7 @@ mod streams;
 
 use std::collections::VecDeque;
 use std::fmt;
+#[cfg(feature = "consoles")]
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -38,13 +41,13 @@ use tracing::warn;
 
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
-pub use console::{
-    Console, ConsoleError, ConsoleId, ConsoleReport, ConsoleState, DEFAULT_CONSOLE_NAME, STDIO,
-};
+#[cfg(feature = "consoles")]
+pub use console::{Console, DEFAULT_CONSOLE_NAME, STDIO};
+pub use consoles::{ConsoleError, ConsoleId};
 pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };
-pub use report::{Phase, Report};
+pub use report::{ConsoleReport, ConsoleState, Phase, Report};
 pub use requests::RequestError;
 pub use sandbox::{
     DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, Name, NameError,
@@ -272,7 +275,7 @@ impl Monitor {
     /// A monitor of this sandbox, to be given observers and a child.
     pub fn builder(sandbox: Sandbox) -> Builder {
         let (reports, services) = (Reports::default(), Vec::new());
-        Builder { sandbox, reports, services, reach: Reach::Group, consoles: Vec::new() }
+        Builder { sandbox, reports, services, reach: Reach::Group, consoles: Consoles::default() }
     }
 
     /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, then KILL after
@@ -317,6 +320,7 @@ impl Monitor {
     ///
     /// The name is another console's, or its log can't be opened; the descriptor is closed then. One
     /// that can't be read is a warning, and the console is [gone](ConsoleState::Gone).
+    #[cfg(feature = "consoles")]
     pub fn add_console(
         &mut self,
         name: Name,
@@ -337,7 +341,7 @@ pub struct Builder {
     reports: Reports,
     services: Vec<Option<Box<dyn Service>>>,
     reach: Reach,
-    consoles: Vec<(Name, OwnedFd)>,
+    consoles: Consoles,
 }
 
 impl Builder {
@@ -348,9 +352,10 @@ impl Builder {
     ///
     /// The monitor owns the descriptor and sets `O_NONBLOCK` on it, so its open file description must
     /// be shared with nobody. At its end it is closed.
+    #[cfg(feature = "consoles")]
     #[must_use]
     pub fn console(mut self, name: Name, descriptor: impl Into<OwnedFd>) -> Self {
-        self.consoles.push((name, descriptor.into()));
+        self.consoles.give(name, descriptor.into());
         self
     }
 
@@ -429,7 +434,7 @@ impl Builder {
             moved: None,
             streams: None,
             rotating: None,
-            consoles: Consoles::of_host(self.consoles),
+            consoles: self.consoles,
             sessions: Sessions::default(),
             services: self.services,
             services_open: 0,

@@ -4,7 +4,7 @@
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod cgroup;
 mod descriptors;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(feature = "consoles", any(target_os = "linux", target_os = "android")))]
 pub(crate) mod masters;
 mod memory;
 mod reaper;

@@ -1,6 +1,6 @@
 //! What a console is: its name, and how one gets to it.
 //!
-//! A description only, and a report. Nothing here touches the disk or a descriptor.
+//! A description only: nothing here touches the disk or a descriptor.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -299,59 +299,6 @@ pub enum ConsoleError {
         /// The system's answer.
         reason: String,
     },
-}
-
-/// Names a console among those of one run.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConsoleId(pub(super) u16);
-
-/// Where a console is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConsoleState {
-    /// It is not there yet, or not there again, and will be tried again.
-    Waiting,
-    /// We listen, and nobody has connected yet, or again.
-    Listening,
-    /// Bytes can come.
-    Open,
-    /// No more will.
-    Gone,
-}
-
-impl ConsoleState {
-    /// `waiting`, `listening`, `open` or `gone`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Listening => "listening",
-            Self::Open => "open",
-            Self::Gone => "gone",
-        }
-    }
-}
-
-/// A console as it is at one moment: [`Report::consoles`](super::Report::consoles).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConsoleReport {
-    /// Its name.
-    pub name: Name,
-    /// How one gets to it: `unix`, `listen`, `pty`, `fifo`, or `descriptor` for one that the host
-    /// has given.
-    pub kind: &'static str,
-    /// The path of its socket, FIFO or PTY, where there is one.
-    pub path: Option<PathBuf>,
-    /// Where it is on its way.
-    pub state: ConsoleState,
-    /// Its log.
-    pub log: PathBuf,
-    /// Bytes of this run that are in its log.
-    pub bytes_logged: u64,
-    /// Bytes of this run that its log, or our stdout, lacks.
-    pub bytes_dropped: u64,
-    /// How often it has been opened in this run.
-    pub opened: u32,
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 
-use super::console::{Console, ConsoleError, ConsoleId, ConsoleReport, check_name};
+pub use super::console::ConsoleError;
+use super::console::{Console, check_name};
+use super::report::ConsoleReport;
 use super::sandbox::{Name, OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::streams::DEFAULT_SIZE;
@@ -25,6 +27,11 @@ use crate::terminal::Terminal;
 use ours::Ours;
 use port::Port;
 use way::Way;
+
+/// Names a console among those of one run.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsoleId(u16);
 
 /// All consoles of one sandbox.
 #[derive(Debug, Default)]
@@ -38,9 +45,9 @@ pub(super) struct Consoles {
 }
 
 impl Consoles {
-    /// With these descriptors of the host's.
-    pub(super) fn of_host(given: Vec<(Name, OwnedFd)>) -> Self {
-        Self { given, ..Self::default() }
+    /// Takes a descriptor of the host's, for a child that is not there yet.
+    pub(super) fn give(&mut self, name: Name, descriptor: OwnedFd) {
+        self.given.push((name, descriptor));
     }
 
     /// Whether there can be such consoles, as far as that is known before anything is made.

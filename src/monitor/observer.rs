@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::console::{ConsoleError, ConsoleReport};
+use super::consoles::ConsoleError;
+use super::report::ConsoleReport;
 use super::sandbox::Sandbox;
 use crate::child::{Command, ExitStatus, Identity, Signal, SpawnError};
 use crate::logfile::LogError;

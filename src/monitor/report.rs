@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::attach::SessionReport;
-use super::console::ConsoleReport;
 use super::observer::End;
 use super::sandbox::Name;
 use super::streams::Streams;
@@ -77,6 +76,54 @@ pub struct Report {
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, once one has.
     pub end: Option<End>,
+}
+
+/// Where a console is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleState {
+    /// It is not there yet, or not there again, and will be tried again.
+    Waiting,
+    /// We listen, and nobody has connected yet, or again.
+    Listening,
+    /// Bytes can come.
+    Open,
+    /// No more will.
+    Gone,
+}
+
+impl ConsoleState {
+    /// `waiting`, `listening`, `open` or `gone`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Listening => "listening",
+            Self::Open => "open",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A console as it is at one moment: [`Report::consoles`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsoleReport {
+    /// Its name.
+    pub name: Name,
+    /// How one gets to it: `unix`, `listen`, `pty`, `fifo`, or `descriptor` for one that the host
+    /// has given.
+    pub kind: &'static str,
+    /// The path of its socket, FIFO or PTY, where there is one.
+    pub path: Option<PathBuf>,
+    /// Where it is on its way.
+    pub state: ConsoleState,
+    /// Its log.
+    pub log: PathBuf,
+    /// Bytes of this run that are in its log.
+    pub bytes_logged: u64,
+    /// Bytes of this run that its log, or our stdout, lacks.
+    pub bytes_dropped: u64,
+    /// How often it has been opened in this run.
+    pub opened: u32,
 }
 
 impl Monitor {

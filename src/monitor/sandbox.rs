@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
+#[cfg(feature = "consoles")]
 use super::console::Console;
 use crate::child::Signal;
 use crate::logfile::{Format, LogOptions, Retention};
@@ -260,6 +261,7 @@ pub struct Sandbox {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) leave_descendants: bool,
     pub(crate) cgroup: Option<PathBuf>,
+    #[cfg(feature = "consoles")]
     pub(crate) consoles: Vec<Console>,
     pub(crate) interactive: Option<Name>,
 }
@@ -299,6 +301,7 @@ impl Sandbox {
             idle_timeout: None,
             leave_descendants: false,
             cgroup: None,
+            #[cfg(feature = "consoles")]
             consoles: Vec::new(),
             interactive: None,
         })
@@ -446,6 +449,7 @@ impl Sandbox {
 
     /// A console beside the child's own streams, with a log of its own. Any number, each with a
     /// name of its own; a second one of the same name keeps the sandbox from starting.
+    #[cfg(feature = "consoles")]
     #[must_use]
     pub fn console(mut self, console: Console) -> Self {
         self.consoles.push(console);
@@ -456,6 +460,7 @@ impl Sandbox {
     /// and no longer about the child's own streams: what comes from it goes to our stdout, and what
     /// it gets is our stdin, while it is open. The child's own output goes to the log alone then;
     /// and it is where [attaching](super::Monitor::attach) leads to that names nothing else.
+    #[cfg(feature = "consoles")]
     #[must_use]
     pub fn interactive(mut self, console: Name) -> Self {
         self.interactive = Some(console);
@@ -463,8 +468,14 @@ impl Sandbox {
     }
 
     /// The consoles beside the child's own streams.
+    #[cfg(feature = "consoles")]
     pub fn consoles(&self) -> impl Iterator<Item = &Console> {
         self.consoles.iter()
+    }
+
+    #[cfg(not(feature = "consoles"))]
+    fn consoles(&self) -> impl Iterator<Item = ()> {
+        std::iter::empty()
     }
 
     /// The path of a console's log, whether there is such a console or not.
@@ -500,8 +511,8 @@ impl Sandbox {
     /// bounds them. A console that a host gives a descriptor of is not counted.
     pub fn disk_bound(&self) -> Option<u64> {
         let own = self.log.disk_bound(self.rotate_command.is_some())?;
-        let consoles = u64::try_from(self.consoles.len()).ok()?;
-        Some(own.saturating_add(self.log.disk_bound(false)?.saturating_mul(consoles)))
+        let console = self.log.disk_bound(false)?;
+        Some(self.consoles().fold(own, |sum, _| sum.saturating_add(console)))
     }
 
     /// The sandbox's name.

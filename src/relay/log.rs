@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::mem;
+#[cfg(feature = "consoles")]
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -165,6 +166,7 @@ impl Log {
     }
 
     /// Where it is.
+    #[cfg(feature = "consoles")]
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use nix::pty::Winsize;
 use tracing::{debug, warn};
 
-use super::super::console::{ConsoleId, ConsoleReport, ConsoleState};
+use super::super::report::{ConsoleReport, ConsoleState};
 use super::super::sandbox::Name;
 use super::super::sessions::Sessions;
 use super::super::{Cx, Source, Stream, Timer};
+use super::ConsoleId;
 use super::ours::Ours;
 use super::way::{Opened, Way};
 use crate::child;

@@ -1,0 +1,176 @@
+//! In the place of [`consoles`](super::consoles), where they are not built in: there are none.
+
+use std::io;
+use std::time::Instant;
+
+use nix::pty::Winsize;
+
+use super::report::ConsoleReport;
+use super::sandbox::{Name, Sandbox};
+use super::sessions::Sessions;
+use super::{Cx, Source, StartError};
+use crate::child::Command;
+use crate::logfile::{LogError, Mark};
+use crate::reactor::Sources;
+use crate::terminal::Terminal;
+
+/// Why there can't be such a console: without the feature `consoles` there is no value of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsoleError {}
+
+/// Names none.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleId {}
+
+#[derive(Debug, Default)]
+pub(super) struct Consoles(());
+
+impl Consoles {
+    pub(super) fn check(&self, _: &Sandbox) -> Result<(), StartError> {
+        Ok(())
+    }
+
+    pub(super) fn prepare(&self, _: &Sandbox, _: Option<Terminal>) -> Result<(), StartError> {
+        Ok(())
+    }
+
+    pub(super) fn fill_in(&self, command: Command) -> Command {
+        command
+    }
+
+    pub(super) fn start(&self, _: u32, _: &mut Cx<'_>) {}
+
+    pub(super) fn find(&self, _: &Name) -> Option<ConsoleId> {
+        None
+    }
+
+    pub(super) fn get(&mut self, id: ConsoleId) -> Option<&mut Port> {
+        match id {}
+    }
+
+    pub(super) fn interactive(&mut self) -> Option<&mut Port> {
+        None
+    }
+
+    pub(super) fn leave_terminal(&self) {}
+
+    pub(super) fn enter_terminal(&self) {}
+
+    pub(super) fn begin_drain(&self, _: &mut Sessions, _: &mut Cx<'_>) {}
+
+    pub(super) fn read_again(&self, _: &mut Sessions, _: &mut Cx<'_>) -> bool {
+        false
+    }
+
+    pub(super) fn are_quiet(&self) -> bool {
+        true
+    }
+
+    pub(super) fn are_finished(&self) -> bool {
+        true
+    }
+
+    pub(super) fn are_flushed(&self) -> bool {
+        true
+    }
+
+    pub(super) fn end_complete(&self, _: &mut Cx<'_>) {}
+
+    pub(super) fn last_call(&self) {}
+
+    pub(super) fn abandon(&self, _: &mut Cx<'_>) {}
+
+    pub(super) fn logs_need_retry(&self) -> bool {
+        false
+    }
+
+    pub(super) fn finish_logs(&self) -> bool {
+        true
+    }
+
+    pub(super) fn retry_logs(&self, _: &mut Sessions, _: &mut Cx<'_>) {}
+
+    pub(super) fn reopen_logs(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    pub(super) fn log_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    pub(super) fn log_turn(&self) {}
+
+    pub(super) fn close(&self, _: Option<Mark>, _: &mut Cx<'_>) {}
+
+    pub(super) fn report(&self) -> Vec<ConsoleReport> {
+        Vec::new()
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        0
+    }
+}
+
+/// A console: no value of it, so none of these is ever called.
+#[derive(Debug)]
+pub(super) enum Port {}
+
+impl Port {
+    pub(super) fn id(&self) -> ConsoleId {
+        match *self {}
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        match *self {}
+    }
+
+    pub(super) fn log_tail(&self, _: usize) -> Vec<u8> {
+        match *self {}
+    }
+
+    pub(super) fn is_session(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn look(&self, _: &mut Cx<'_>) {
+        match *self {}
+    }
+
+    pub(super) fn read(&self, _: &mut Sessions, _: &mut Cx<'_>) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn settle(&self, _: &mut Cx<'_>) {
+        match *self {}
+    }
+
+    pub(super) fn sink_ready(&self, _: &mut Cx<'_>) {
+        match *self {}
+    }
+
+    pub(super) fn input_ready(&self, _: &mut Sources<'_, Source>) {
+        match *self {}
+    }
+
+    pub(super) fn stdin_ready(&self, _: &mut Cx<'_>) {
+        match *self {}
+    }
+
+    pub(super) fn accepts_input(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn send_input(&self, _: &[u8], _: &mut Sources<'_, Source>) {
+        match *self {}
+    }
+
+    pub(super) fn resize_to(&self, _: &Winsize) -> Option<io::Result<()>> {
+        match *self {}
+    }
+
+    pub(super) fn resize_to_ours(&self) {
+        match *self {}
+    }
+}
