@@ -179,6 +179,21 @@ fn a_run_is_what_came_between_two_marks() {
 }
 
 #[test]
+fn a_run_whose_output_was_rotated_away_is_told_to_be_gone() {
+    let state = State::new();
+    let small = ["--log-max-size", "1000", "--log-max-files", "1"];
+    for script in ["echo early", ":", "seq 1000"] {
+        state.run("web", &small, script).output().unwrap();
+    }
+    let (error, out) = failed(&state, &["web", "--run", "1"], 1);
+    assert!(error.contains("what this run of Sandboxfile/web printed is no longer in its log"));
+    assert_eq!(out, "");
+    // It has printed nothing, or nothing of that time is asked for.
+    assert_eq!(printed(&state, &["web", "--run", "2"]), "");
+    assert_eq!(printed(&state, &["web", "--run", "1", "-n", "0"]), "");
+}
+
+#[test]
 fn a_run_of_a_log_without_marks_is_what_came_in_its_time() {
     for format in ["cri", "json"] {
         let state = State::new();

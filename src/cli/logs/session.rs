@@ -54,6 +54,8 @@ pub struct Session<'a> {
 struct OneRun {
     /// `None` where only its log is left.
     pid: Option<u32>,
+    /// What was written to the log, as far as that is on record.
+    bytes: u64,
 }
 
 /// How changes are learnt of.
@@ -244,7 +246,7 @@ impl<'a> Session<'a> {
     /// Says what could not be done because nothing is known.
     fn tell_unknown(&self, tally: &mut Tally<'_>) {
         if !self.seen.bytes {
-            return;
+            return self.tell_gone(tally);
         }
         if !self.seen.time && (self.args.since.is_some() || self.args.until.is_some()) {
             tally.failed(&format!(
@@ -257,6 +259,16 @@ impl<'a> Session<'a> {
                 "the log of {} does not tell stdout from stderr: all of it counts as stdout",
                 self.place
             ));
+        }
+    }
+
+    /// Says that there was output and that it is gone.
+    fn tell_gone(&self, tally: &mut Tally<'_>) {
+        let args = self.args;
+        let all = args.lines.is_none() && args.since.is_none() && args.until.is_none();
+        if let Some(OneRun { bytes: 1.., .. }) = self.one_run.filter(|_| all) {
+            let place = &self.place;
+            tally.failed(&format!("what this run of {place} printed is no longer in its log"));
         }
     }
 
@@ -351,16 +363,18 @@ impl<'a> Session<'a> {
 
 impl OneRun {
     fn of(runs: Runs, place: &Place) -> Option<Self> {
-        let sandbox = place.sandbox.as_ref();
-        let run = match runs {
-            Runs::All => return None,
-            Runs::Last => sandbox.and_then(Recorded::latest),
-            Runs::Number(number) => {
-                let runs = sandbox.map(Recorded::runs).unwrap_or_default();
-                runs.iter().find(|run| run.id == Some(number))
+        if runs == Runs::All {
+            return None;
+        }
+        let run = place.run(runs);
+        let bytes = run.and_then(|run| match &place.console {
+            None => run.bytes_logged,
+            Some(console) => {
+                let its = run.consoles.iter().find(|its| its.name == console.as_str());
+                its.map(|its| its.bytes_logged)
             }
-        };
-        Some(Self { pid: run.and_then(|run| run.pid) })
+        });
+        Some(Self { pid: run.and_then(|run| run.pid), bytes: bytes.unwrap_or(0) })
     }
 
     /// Whether another one begins with this process. Its own beginning may be read too.
