@@ -5,13 +5,14 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use common::{Process, State, assert_same, code, contains, eventually, signal, wait};
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -155,6 +156,32 @@ fn a_writer_beyond_the_rate_waits_for_room_in_its_pipe() {
     assert!(log_size(&state) < 4096);
     signal(&vmon.0, Signal::SIGTERM);
     wait(&mut vmon.0);
+}
+
+#[test]
+fn a_reader_that_is_slower_than_the_rate_gets_all_once_it_reads_again() {
+    let state = State::new();
+    let script = numbers_script(150_000);
+    let mut command = state.run("x", &["--log-rate", "1MiB/s,burst=64KiB"], &script);
+    let mut vmon = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let mut stdout = vmon.0.stdout.take().unwrap();
+    wait_until_full(&stdout_of_child(&state));
+    let mut last = String::new();
+    eventually("nothing wakes it any more", || {
+        let before = std::mem::replace(&mut last, sleeps(vmon.0.id()));
+        assert!(Command::new("sleep").arg("0.1").status().unwrap().success());
+        before == last
+    });
+    fcntl(&stdout, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let (mut seen, mut buffer) = (Vec::new(), [0; 65536]);
+    eventually("all is forwarded", || {
+        while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        seen.len() >= numbers(150_000).len()
+    });
+    assert_same(&seen, &numbers(150_000), "what was forwarded");
+    assert_eq!(code(wait(&mut vmon.0)), 0);
 }
 
 #[test]

@@ -164,6 +164,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         if self.waits_for_sinks() {
             // The edge is kept for when it is read again.
             self.end_pace(cx);
+            if let Some(throttle) = &mut self.throttle {
+                throttle.wait_no_more(id, cx);
+            }
             return false;
         }
         let allowed = self.allowed(id, cx);
@@ -347,9 +350,10 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
         let held = std::mem::take(&mut self.held);
         self.relay(&held, &mut [], log, audience, sources);
-        // The drain waits for it.
+        // The drain waits for it, and its timer may have come too early.
         if self.held.is_empty()
-            && let Some(throttle) = self.throttle.as_mut().filter(|_| self.tail.is_some())
+            && let Some(throttle) = &mut self.throttle
+            && (self.tail.is_some() || throttle.gap_is_over())
         {
             let bytes = throttle.take_gap();
             self.tell_of(bytes, log, audience, sources);

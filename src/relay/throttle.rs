@@ -103,18 +103,41 @@ impl<T: Copy> Throttle<T> {
         H: Handler<Timer = T>,
     {
         let Some(timer) = self.gap else { return 0 };
-        let time = self.limit.gap(Instant::now()).unwrap_or_default();
-        if !anyway && time > SLACK {
+        if !anyway && !self.gap_is_over() {
             return 0;
         }
         cx.timers.cancel(timer);
         self.take_gap()
     }
 
+    /// Whether bytes can be kept again, however many were left out.
+    pub(super) fn gap_is_over(&mut self) -> bool {
+        self.limit.gap(Instant::now()).unwrap_or_default() <= SLACK
+    }
+
     /// The bytes of a gap that is at its end, whatever its timer does.
     pub(super) fn take_gap(&mut self) -> u64 {
         self.gap = None;
         self.limit.end_gap()
+    }
+
+    /// Something else keeps the source from being read, and says when that is over: a timer that
+    /// comes before would be the last one, and nothing would end the wait.
+    pub(super) fn wait_no_more<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
+    where
+        H: Handler<Timer = T>,
+    {
+        let Some(wait) = self.wait else { return };
+        match cx.sources.unmute(id) {
+            Ok(()) => {
+                cx.timers.cancel(wait);
+                self.wait = None;
+            }
+            Err(error) => {
+                debug!("a stream can't be watched yet: {error}");
+                self.wait(id, cx);
+            }
+        }
     }
 
     /// Waits no more, whatever the limit.
