@@ -479,7 +479,7 @@ impl Handler for Monitor {
             Source::Output(stream) => self.read_output(stream, cx),
             Source::Sink(Stream::Console(id)) => {
                 if let Some(port) = self.consoles.get(id) {
-                    port.sink_ready(cx);
+                    port.sink_ready(&mut self.sessions, cx);
                 }
                 self.output_moved(false, cx);
             }

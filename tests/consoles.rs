@@ -107,6 +107,42 @@ fn reopened_at(state: &State, log: &str) -> Vec<u64> {
 }
 
 #[test]
+fn who_has_sent_more_than_a_console_took_is_heard_again_after_its_reset() {
+    let state = State::new();
+    let path = state.file("console");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let console = format!("serial=unix:{}", path.display()).parse().unwrap();
+    let mut host = Host::new(state, &idle(), |it| it.console(console), |builder| builder);
+    host.until_open("serial", 1);
+    let (deaf, _) = listener.accept().unwrap();
+    let mut client = host.attach("serial", 0);
+    let mut sent = 0;
+    let mut full = 0;
+    host.until("nobody takes any more of it", |_| {
+        let taken = client.stream.write(&[b'x'; 65536]).unwrap_or(0);
+        full = if taken == 0 { full + 1 } else { 0 };
+        sent += taken;
+        sent > 0 && full > 3
+    });
+    drop(deaf);
+    host.until_open("serial", 2);
+    let (mut console, _) = listener.accept().unwrap();
+    console.set_nonblocking(true).unwrap();
+    let mut heard = Vec::new();
+    host.until("the rest is heard", |_| {
+        let _ = client.stream.write(b"!");
+        let mut buffer = [0; 65536];
+        while let Ok(count @ 1..) = std::io::Read::read(&mut console, &mut buffer) {
+            heard.extend_from_slice(&buffer[..count]);
+        }
+        heard.contains(&b'!')
+    });
+    host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
+    host.end();
+}
+
+#[test]
 fn what_a_vmm_has_written_to_a_socket_when_it_ends_is_all_there() {
     each_kind(|mut host, kind| {
         // The kernel drops what is left in a PTY whose master is closed.

@@ -146,7 +146,7 @@ impl Port {
         match *self {}
     }
 
-    pub(super) fn sink_ready(&self, _: &mut Cx<'_>) {
+    pub(super) fn sink_ready(&self, _: &mut Sessions, _: &mut Cx<'_>) {
         match *self {}
     }
 

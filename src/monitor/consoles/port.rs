@@ -279,6 +279,16 @@ impl Port {
         }
     }
 
+    /// The same; those who are attached and were not read while it took no input are read again,
+    /// now that nothing tells of that any more.
+    fn follow_for(&mut self, sessions: &mut Sessions, cx: &mut Cx<'_>) {
+        let accepted = self.accepts_input();
+        self.follow(cx);
+        if !accepted && self.accepts_input() {
+            sessions.go_on(&mut cx.sources);
+        }
+    }
+
     fn gone(&mut self, cx: &mut Cx<'_>) {
         if let State::Waiting(timer) = self.state {
             cx.timers.cancel(timer);
@@ -301,7 +311,7 @@ impl Port {
         }
         let stream = self.stream();
         let read = self.output.turn(&mut self.log, &mut sessions.audience(stream), cx);
-        self.follow(cx);
+        self.follow_for(sessions, cx);
         read
     }
 
@@ -310,9 +320,9 @@ impl Port {
     }
 
     /// Our stdout takes more.
-    pub(in super::super) fn sink_ready(&mut self, cx: &mut Cx<'_>) {
+    pub(in super::super) fn sink_ready(&mut self, sessions: &mut Sessions, cx: &mut Cx<'_>) {
         self.output.flush_sink(&mut cx.sources);
-        self.follow(cx);
+        self.follow_for(sessions, cx);
     }
 
     /// It takes more of its input.
@@ -437,7 +447,7 @@ impl Port {
         let stream = self.stream();
         let audience = &mut sessions.audience(stream);
         self.output.retry_log(&mut self.log, audience, &mut cx.sources);
-        self.follow(cx);
+        self.follow_for(sessions, cx);
     }
 
     /// Takes nobody else who connects.
