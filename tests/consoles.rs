@@ -173,6 +173,23 @@ fn a_fifo_is_made_read_to_its_end_and_removed() {
     assert!(!path.exists());
 }
 
+#[test]
+fn a_fifo_that_another_console_reads_is_left_to_it() {
+    let state = State::new();
+    let path = state.file("fifo");
+    let console: vmon::monitor::Console =
+        format!("serial=fifo:{}", path.display()).parse().unwrap();
+    let mut first = Host::new(state, &idle(), |it| it.console(console.clone()), |it| it);
+    first.until_open("serial", 1);
+    let (error, _) = refused(State::new(), &[&console.to_string()]);
+    assert!(error.contains("somebody uses"), "{error}");
+    fs::write(&path, "all of it").unwrap();
+    first.until("it is logged", |host| host.state.log("a@serial") == b"all of it");
+    first.reactor.call(first.id, vmon::monitor::Monitor::stop).unwrap();
+    first.end();
+    assert!(!path.exists());
+}
+
 /// A command that ends when its input does, which is at once or never.
 fn idle() -> Vec<String> {
     ["sh", "-c", "echo here; sleep 1000"].map(str::to_owned).to_vec()
@@ -237,7 +254,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let console = format!("serial=listen:{}", path.display());
     let live = UnixListener::bind(&path).unwrap();
     let (error, state) = refused(state, &[&console]);
-    assert!(error.contains("somebody listens at"), "{error}");
+    assert!(error.contains("somebody uses"), "{error}");
     drop(live);
     let mut host = start(state, "connect", &path, &console);
     host.until_open("serial", 1);

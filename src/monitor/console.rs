@@ -97,7 +97,7 @@ impl Console {
     }
 
     /// A FIFO that the child writes to. It is made where nothing is there, for its owner alone (mode
-    /// 0600), and then removed at the end.
+    /// 0600), and then removed at the end. One console alone can read it.
     pub fn fifo(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, way: Way::Fifo(path.into()) }
     }
@@ -281,8 +281,8 @@ pub enum ConsoleError {
         /// What it should be.
         wanted: &'static str,
     },
-    /// Somebody else listens at its path.
-    #[error("the console {name}: somebody listens at {} already: choose another path", .path.display())]
+    /// Somebody else listens at its path, or another console reads the FIFO that is there.
+    #[error("the console {name}: somebody uses {} already: choose another path", .path.display())]
     InUse {
         /// The console.
         name: String,

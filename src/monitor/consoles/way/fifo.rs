@@ -1,5 +1,6 @@
 //! A FIFO that the child writes to.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,15 @@ impl Fifo {
             }
             *end = Some(opened);
         }
+        match fifo.reader.take().map(lock) {
+            Some(Ok(reader)) => fifo.reader = Some(reader),
+            // Whoever has it may need it where it is, also if we have made it.
+            Some(Err(Taken)) => {
+                fifo.made = None;
+                return Err(ConsoleError::InUse { name: wrong.name.to_owned(), path });
+            }
+            None => {}
+        }
         Ok(fifo)
     }
 
@@ -77,6 +87,19 @@ impl Drop for Fifo {
         if self.made.as_ref().is_some_and(is_there) {
             let _ = unlink(&self.path);
         }
+    }
+}
+
+/// Another console reads the same FIFO.
+struct Taken;
+
+/// Keeps other consoles, of whatever supervisor, from reading it for as long as it is open: each
+/// would get a part of the bytes. Where the system has no such lock for a FIFO, nothing does.
+fn lock(reader: OwnedFd) -> Result<OwnedFd, Taken> {
+    let reader = File::from(reader);
+    match reader.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Taken),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(reader.into()),
     }
 }
 
