@@ -182,6 +182,21 @@ fn a_follower_of_one_run_ends_with_it() {
 }
 
 #[test]
+fn a_follower_of_one_run_that_comes_late_prints_nothing_of_the_next_one() {
+    let mut source = Source::new(&[]);
+    source.print("one\n");
+    let mut follower = Follower::new(&source.state, &["web", "--run", "last"]);
+    assert_eq!(follower.line(), "one\n");
+    signal(&follower.process, Signal::SIGSTOP);
+    source.restart();
+    source.print("two\n");
+    source.state.wait_for_log("web", b"two\n");
+    // The index tells of the next run up to 200 ms later.
+    signal(&follower.process, Signal::SIGCONT);
+    follower.assert_ends("");
+}
+
+#[test]
 fn a_log_that_is_removed_or_moved_is_followed_in_its_new_place() {
     let mut source = Source::new(&[]);
     let log = source.state.log_path("web");

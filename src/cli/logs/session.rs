@@ -43,6 +43,8 @@ pub struct Session<'a> {
     end: Option<Position>,
     /// Whether only one run is meant.
     one_run: Option<OneRun>,
+    /// Whether the last thing read was the end of a run.
+    has_ended: bool,
     watching: Watching,
     /// Since when bytes lack their times.
     late: Option<Instant>,
@@ -123,6 +125,7 @@ impl<'a> Session<'a> {
             reader,
             end: bounds.end,
             one_run,
+            has_ended: false,
             watching: Watching::NotYet,
             late: None,
             seen: Seen::default(),
@@ -141,9 +144,18 @@ impl<'a> Session<'a> {
         let hold = self.hold(style);
         loop {
             let over = life.is_over(self.one_run.is_some());
-            self.reader.hold(if over { Hold::Nothing } else { hold });
+            // Its end is in the index before it is over; what the index does not tell of may be the
+            // next run's.
+            let all = over && self.one_run.is_none();
+            self.reader.hold(if all { Hold::Nothing } else { hold });
             if self.print(&mut printer, &mut output, tally)? == Printed::Enough || self.is_done() {
                 break;
+            }
+            if over && !all && !self.has_ended {
+                self.reader.hold(Hold::Nothing);
+                if self.print(&mut printer, &mut output, tally)? == Printed::Enough {
+                    break;
+                }
             }
             if over {
                 match self.next_life(&output)? {
@@ -197,6 +209,7 @@ impl<'a> Session<'a> {
                     if self.args.until.zip(time).is_some_and(|(until, time)| until <= time) {
                         break Printed::Enough;
                     }
+                    self.has_ended = false;
                     self.seen.note(time.is_some(), stream.is_some());
                     if self.args.wants(stream) && !bytes.is_empty() {
                         printer.add(time, stream, bytes);
@@ -208,7 +221,9 @@ impl<'a> Session<'a> {
                 {
                     break Printed::Enough;
                 }
-                Ok(Some(Entry::Mark { .. })) => {}
+                Ok(Some(Entry::Mark { mark, .. })) => {
+                    self.has_ended = matches!(mark, Mark::Stop(_));
+                }
                 Ok(None) => break Printed::All,
                 Err(error) => {
                     output.write(printer.take())?;
