@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Detached, Process, State, Terminal, code, contains, eventually, has, wait};
+use common::{Detached, Process, State, Terminal, code, eventually, wait};
 use nix::sys::signal::Signal;
 use tmpfs::Tmpfs;
 use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
@@ -305,7 +305,7 @@ fn a_full_disk_leaves_an_index_that_is_true() {
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]
 fn nothing_is_called_for_the_index_between_a_key_and_its_echo() {
-    if !has("strace") {
+    if !common::has("strace") {
         return tmpfs::skip("needs strace");
     }
     let state = State::new();
@@ -323,7 +323,7 @@ fn nothing_is_called_for_the_index_between_a_key_and_its_echo() {
     }
     assert_eq!(terminal.finish(), 0);
     let trace = fs::read_to_string(trace).unwrap();
-    assert!(contains(trace.as_bytes(), b"a.log.idx"), "the index is written");
+    assert!(common::contains(trace.as_bytes(), b"a.log.idx"), "the index is written");
     // From the read of a key to the write of its echo. A timer may expire between the two of some.
     let calls_of = |key: char| -> Vec<&str> {
         let word = format!("\"{key}\", 1");
