@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Process, State, assert_same, eventually, is_alive, wait};
+use fastrand::Rng;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -27,18 +28,6 @@ const SCRIPT: &str =
     "exec 2>/dev/null; echo $$ >\"$PID_FILE\"; trap 'seq 300001 320000; exit 0' TERM
 sleep 1000 >/dev/null 2>&1 & sleep 1000 & seq 1 300000; while :; do sleep 0.01; done";
 
-/// Numbers that look random (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
-    }
-}
-
 /// Where in a life the kill comes.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
@@ -51,12 +40,12 @@ enum Moment {
 }
 
 impl Moment {
-    fn pick(random: &mut Random) -> Self {
-        match random.below(4) {
-            0 => Self::Start(random.below(20_000)),
+    fn pick(random: &mut Rng) -> Self {
+        match random.u8(..4) {
+            0 => Self::Start(random.u64(..20_000)),
             // Rotation comes all along: the log is rotated each 64 KiB.
-            1 | 2 => Self::Bytes(random.below(1_900_000)),
-            _ => Self::Stop(random.below(30_000)),
+            1 | 2 => Self::Bytes(random.u64(..1_900_000)),
+            _ => Self::Stop(random.u64(..30_000)),
         }
     }
 }
@@ -136,8 +125,9 @@ fn a_killed_supervisor_leaves_a_true_record_a_true_log_and_no_process() {
     let state = State::new();
     let pid_file = state.file("pid");
     let (flood, farewell) = (numbers(1..=300_000), numbers(300_001..=320_000));
-    let seed = seed();
-    let mut random = Random(seed);
+    // Another one each time.
+    let seed = fastrand::u64(..);
+    let mut random = Rng::with_seed(seed);
     let (mut lost, mut ended) = (0, 0);
     for life in 0..LIVES {
         let moment = Moment::pick(&mut random);
@@ -188,10 +178,4 @@ fn is_prefix(log: &[u8], flood: &[u8], farewell: &[u8]) -> bool {
     let common = log.iter().zip(flood).take_while(|(one, other)| one == other).count();
     // The farewell may begin with the very bytes that the flood would have gone on with.
     (common.saturating_sub(8)..=common).any(|cut| farewell.starts_with(&log[cut..]))
-}
-
-/// Another one each time, and never zero.
-fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    now.as_nanos() as u64 | 1
 }

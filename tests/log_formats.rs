@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use records::{files, joined, records};
 use tempfile::{TempDir, tempdir};
 use tmpfs::Tmpfs;
@@ -37,38 +38,18 @@ fn crash(log: LogFile) {
     std::mem::forget(log);
 }
 
-/// xorshift64*: the same sequence in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % limit
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-
-    /// A chunk of a stream: any bytes, or of characters of each size, for a format that keeps only
-    /// those. It may begin and end within a character.
-    fn chunk(
-        &mut self,
-        format: Format,
-        longest: u64,
-        text: &mut dyn Iterator<Item = u8>,
-    ) -> Vec<u8> {
-        let count = self.below(longest) as usize;
-        let any = |random: &mut Self| match random.below(60) {
-            0 => b'\n',
-            _ => random.below(256) as u8,
-        };
-        match format {
-            Format::Json => text.take(count).collect(),
-            _ => (0..count).map(|_| any(self)).collect(),
-        }
+/// A chunk of a stream: any bytes, or of characters of each size, for a format that keeps only
+/// those. It may begin and end within a character.
+fn any_chunk(
+    random: &mut Rng,
+    format: Format,
+    longest: usize,
+    text: &mut dyn Iterator<Item = u8>,
+) -> Vec<u8> {
+    let count = random.usize(..longest);
+    match format {
+        Format::Json => text.take(count).collect(),
+        _ => (0..count).map(|_| if random.u8(..60) == 0 { b'\n' } else { random.u8(..) }).collect(),
     }
 }
 
@@ -105,28 +86,28 @@ impl Expected {
 
 #[test]
 fn rotation_never_splits_a_record_and_loses_and_doubles_nothing() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for round in 0..20 {
-        let format = random.one(&FORMATS);
+        let format = random.choice(FORMATS).unwrap();
         let directory = tempdir().unwrap();
-        let max_size = 1 + random.one(&[200, 3_000, 200_000]) * random.below(10) / 10;
+        let max_size = 1 + random.choice([200, 3_000, 200_000]).unwrap() * random.u64(..10) / 10;
         let mut log = open_at(directory.path(), format, max_size, ALL);
         let mut expected = Expected::default();
         let (mut out, mut err) = (text(), text());
         let mut given = 0;
         for _ in 0..60 {
-            let stream = random.one(&STREAMS);
+            let stream = random.choice(STREAMS).unwrap();
             let text = if stream == Stream::Stdout { &mut out } else { &mut err };
-            let longest = random.one(&[3, 200, max_size.clamp(3, 20_000)]);
-            let chunk = random.chunk(format, longest, text);
+            let longest = random.choice([3, 200, max_size.clamp(3, 20_000)]).unwrap();
+            let chunk = any_chunk(&mut random, format, longest as usize, text);
             log.write(stream, &chunk).unwrap();
             given += chunk.len() as u64;
             assert_eq!(log.bytes_written(), given);
             expected.add(stream, &chunk);
-            if format == Format::Cri && random.below(10) == 0 {
-                match random.below(2) {
-                    0 => crash(log),
-                    _ => drop(log),
+            if format == Format::Cri && random.u8(..10) == 0 {
+                match random.bool() {
+                    true => crash(log),
+                    false => drop(log),
                 }
                 log = open_at(directory.path(), format, max_size, ALL);
                 expected.end_run(format);
@@ -420,11 +401,11 @@ fn a_full_disk_loses_and_doubles_nothing() {
         let ballast = tmpfs.path().join("ballast");
         fs::write(&ballast, [0; 65_536]).unwrap();
         let mut log = open_at(tmpfs.path(), format, max_size, ALL);
-        let (mut text, mut random) = (text(), Random(1));
+        let (mut text, mut random) = (text(), Rng::with_seed(1));
         let mut expected = Expected::default();
         // Whole lines, so that nothing is held back.
-        let mut chunk = |random: &mut Random| {
-            let mut chunk: Vec<u8> = text.by_ref().take(random.below(4_000) as usize).collect();
+        let mut chunk = |random: &mut Rng| {
+            let mut chunk: Vec<u8> = text.by_ref().take(random.usize(..4_000)).collect();
             chunk.extend(text.by_ref().take_while(|&byte| byte != b'\n'));
             chunk.push(b'\n');
             chunk

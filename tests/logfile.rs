@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use fastrand::Rng;
 use nix::unistd::geteuid;
 use tempfile::{TempDir, tempdir};
 use tmpfs::{Tmpfs, skip};
@@ -56,29 +57,9 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// xorshift64*: the same sequence in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// Any bytes, with a newline about every sixty.
-    fn bytes(&mut self, count: u64) -> Vec<u8> {
-        let byte = |random: &mut Self| match random.below(60) {
-            0 => b'\n',
-            _ => random.next() as u8,
-        };
-        (0..count).map(|_| byte(self)).collect()
-    }
+/// Any bytes, with a newline about every sixty.
+fn any_bytes(random: &mut Rng, count: usize) -> Vec<u8> {
+    (0..count).map(|_| if random.u8(..60) == 0 { b'\n' } else { random.u8(..) }).collect()
 }
 
 #[test]
@@ -106,18 +87,18 @@ fn bytes_are_on_disk_when_write_returns() {
 
 #[test]
 fn rotation_loses_and_doubles_nothing_and_no_generation_exceeds_the_limit() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for round in 0..30 {
         let directory = tempdir().unwrap();
-        let max_size = 1 + random.below(3_000);
+        let max_size = random.u64(1..=3_000);
         let mut log = open(&directory, max_size, ALL);
         let mut expected = Vec::new();
         for _ in 0..60 {
-            let count = random.below(if round % 2 == 0 { 200 } else { 5_000 });
-            let chunk = random.bytes(count);
+            let count = random.usize(..if round % 2 == 0 { 200 } else { 5_000 });
+            let chunk = any_bytes(&mut random, count);
             log.write(Stream::Stdout, &chunk).unwrap();
             expected.extend(chunk);
-            if random.below(10) == 0 {
+            if random.u8(..10) == 0 {
                 log = open(&directory, max_size, ALL);
             }
         }
@@ -398,10 +379,10 @@ fn fill_and_recover(tmpfs: &Tmpfs, max_size: u64) {
     let ballast = tmpfs.path().join("ballast");
     fs::write(&ballast, [0; 65_536]).unwrap();
     let mut log = open_at(tmpfs.path(), max_size, ALL);
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     let mut expected = Vec::new();
     let (chunk, error) = loop {
-        let chunk = random.bytes(9_000);
+        let chunk = any_bytes(&mut random, 9_000);
         match log.write(Stream::Stdout, &chunk) {
             Ok(()) => expected.extend(chunk),
             Err(error) => break (chunk, error),
@@ -418,7 +399,7 @@ fn fill_and_recover(tmpfs: &Tmpfs, max_size: u64) {
     assert!(joined(log.path()) == expected);
 
     fs::remove_file(ballast).unwrap();
-    for more in [rest.to_vec(), random.bytes(9_000)] {
+    for more in [rest.to_vec(), any_bytes(&mut random, 9_000)] {
         write_when_there_is_room(&mut log, &more);
         expected.extend(more);
     }

@@ -10,21 +10,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use fastrand::Rng;
 use tempfile::tempdir;
 use vmon::logfile::read::{Entry, Hold, LogReader};
 use vmon::logfile::{Format, LogFile, LogOptions, Mark, Retention, Stream};
-
-/// xorshift64*: the same sequence in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-}
 
 fn full() -> bool {
     std::env::var_os("VMON_FULL_SIZE").is_some()
@@ -33,10 +22,10 @@ fn full() -> bool {
 /// What a child might print: random bytes where any may be, else text; lines of any length.
 fn stream(format: Format) -> Vec<u8> {
     let size = if full() { 200_000_000 } else { 6_000_000 };
-    let mut random = Random(5);
+    let mut random = Rng::with_seed(5);
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
-        let word = random.next();
+        let word = random.u64(..);
         match (format, word % 40) {
             (_, 0) => bytes.push(b'\n'),
             (Format::Json, 1) => bytes.extend("ä\u{1f680}\"\\\u{1b}".as_bytes()),
@@ -49,11 +38,11 @@ fn stream(format: Format) -> Vec<u8> {
 
 /// How the bytes are written: chunks of any size, most of them small.
 fn chunks(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut random = Random(17);
+    let mut random = Rng::with_seed(17);
     let mut rest = bytes;
     std::iter::from_fn(move || {
-        let most = [64, 4_096, 70_000][random.next() as usize % 3];
-        let (chunk, after) = rest.split_at(rest.len().min(1 + random.next() as usize % most));
+        let most = random.choice([64, 4_096, 70_000]).unwrap();
+        let (chunk, after) = rest.split_at(rest.len().min(random.usize(1..=most)));
         rest = after;
         (!chunk.is_empty()).then_some(chunk)
     })
@@ -190,10 +179,10 @@ fn what_a_reader_misses_is_told_to_the_number() {
     let mut log = LogFile::open(log_dir, "config", "vm", options(Format::Raw, 3)).unwrap();
     let mut reader = LogReader::open(log_dir, "config", "vm").unwrap();
     let mut read = Vec::new();
-    let mut random = Random(3);
+    let mut random = Rng::with_seed(3);
     let mut written = 0;
     while written < bytes.len() {
-        let more = (random.next() as usize % 600_000).min(bytes.len() - written);
+        let more = random.usize(..600_000).min(bytes.len() - written);
         log.write(Stream::Stdout, &bytes[written..written + more]).unwrap();
         written += more;
         while let Some(entry) = reader.next().unwrap() {

@@ -7,6 +7,7 @@ mod logs;
 
 use std::path::Path;
 
+use fastrand::Rng;
 use vmon::logfile::read::{Entry, LogReader};
 use vmon::logfile::{Mark, Stream, Timestamp};
 
@@ -28,31 +29,20 @@ fn text(reader: &mut LogReader, wanted: impl Fn(Option<Stream>) -> bool) -> Stri
     String::from_utf8(all).unwrap()
 }
 
-/// xorshift64*: the same sequence in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % limit
-    }
-}
-
 /// Files of chunks, their times growing: some end lines, some do not, some are large.
-fn files(random: &mut Random, count: u64) -> Vec<Vec<Chunk>> {
+fn files(random: &mut Rng, count: usize) -> Vec<Vec<Chunk>> {
     let mut time = 1_000_000_000;
     let mut chunk = 0;
     let mut file = || {
-        let chunks = (0..1 + random.below(40)).map(|_| {
-            time += random.below(3) * 1_000;
+        let chunks = (0..random.usize(1..=40)).map(|_| {
+            time += random.u64(..3) * 1_000;
             chunk += 1;
-            let kind = if random.below(3) == 0 { STDERR } else { STDOUT };
-            let long = if random.below(60) == 0 { random.below(200_000) } else { random.below(90) };
-            let filler = "x".repeat(long as usize);
-            let end = if random.below(3) == 0 { "" } else { "\n" };
-            let inner = if random.below(4) == 0 { "\n" } else { "" };
+            let kind = if random.u8(..3) == 0 { STDERR } else { STDOUT };
+            let long =
+                if random.u8(..60) == 0 { random.usize(..200_000) } else { random.usize(..90) };
+            let filler = "x".repeat(long);
+            let end = if random.u8(..3) == 0 { "" } else { "\n" };
+            let inner = if random.u8(..4) == 0 { "\n" } else { "" };
             Chunk::new(time, kind, format!("<{chunk}>{inner}{filler}{end}"))
         });
         chunks.collect()
@@ -62,7 +52,7 @@ fn files(random: &mut Random, count: u64) -> Vec<Vec<Chunk>> {
 
 const FORMATS: [&str; 3] = ["raw", "cri", "json"];
 
-fn made(files: &[Vec<Chunk>], format: &str, random: &mut Random) -> Made {
+fn made(files: &[Vec<Chunk>], format: &str, random: &mut Rng) -> Made {
     let made = Made::new();
     for (place, chunks) in files.iter().enumerate() {
         let last = place + 1 == files.len();
@@ -71,7 +61,7 @@ fn made(files: &[Vec<Chunk>], format: &str, random: &mut Random) -> Made {
             "raw" => made.raw(&rest, chunks),
             format => made.write(&rest, &lines(format, chunks)),
         }
-        match random.below(4) {
+        match random.u8(..4) {
             0 if !last => made.compress(&rest, "gzip"),
             1 if !last => made.compress(&rest, "zstd"),
             _ => {}
@@ -82,9 +72,9 @@ fn made(files: &[Vec<Chunk>], format: &str, random: &mut Random) -> Made {
 
 #[test]
 fn a_time_is_found_in_every_format_and_in_compressed_generations() {
-    let mut random = Random(7);
+    let mut random = Rng::with_seed(7);
     for round in 0..6 {
-        let count = 1 + random.below(7);
+        let count = random.usize(1..=7);
         let files = files(&mut random, count);
         let all: Vec<&Chunk> = files.iter().flatten().collect();
         for format in FORMATS {
@@ -110,7 +100,7 @@ fn a_time_is_found_in_every_format_and_in_compressed_generations() {
 
 #[test]
 fn reading_stops_where_it_is_told() {
-    let mut random = Random(21);
+    let mut random = Rng::with_seed(21);
     let files = files(&mut random, 6);
     let all: Vec<&Chunk> = files.iter().flatten().collect();
     for format in FORMATS {
@@ -136,9 +126,9 @@ fn last_lines(text: &str, count: usize) -> String {
 
 #[test]
 fn the_last_lines_are_found_from_the_end_of_any_stream() {
-    let mut random = Random(3);
+    let mut random = Rng::with_seed(3);
     for round in 0..6 {
-        let count = 1 + random.below(6);
+        let count = random.usize(1..=6);
         let files = files(&mut random, count);
         for format in FORMATS {
             let made = made(&files, format, &mut random);
@@ -165,7 +155,7 @@ fn the_last_lines_are_found_from_the_end_of_any_stream() {
 
 #[test]
 fn the_last_lines_are_those_between_a_beginning_and_an_end() {
-    let mut random = Random(99);
+    let mut random = Rng::with_seed(99);
     let files = files(&mut random, 5);
     let all: Vec<&Chunk> = files.iter().flatten().collect();
     let (since, until) = (all[all.len() / 4].time, all[all.len() * 3 / 4].time);
@@ -191,7 +181,7 @@ fn the_last_lines_are_those_between_a_beginning_and_an_end() {
 
 #[test]
 fn a_position_is_where_reading_goes_on() {
-    let mut random = Random(11);
+    let mut random = Rng::with_seed(11);
     let files = files(&mut random, 4);
     for format in FORMATS {
         let made = made(&files, format, &mut random);

@@ -1,5 +1,7 @@
 mod emulator;
 
+use fastrand::Rng;
+
 use super::*;
 
 fn passed(mut screen: Screen, pieces: &[&[u8]]) -> Vec<u8> {
@@ -27,45 +29,29 @@ fn end(bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Numbers that look random, the same each time (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as usize % limit
-    }
-
-    fn choose<'a>(&mut self, from: &[&'a [u8]]) -> &'a [u8] {
-        from[self.below(from.len())]
-    }
-
-    /// What looks like output that wants everything of a terminal.
-    fn output(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for _ in 0..self.below(40) {
-            match self.below(8) {
-                0 => bytes.extend((0..self.below(20)).map(|_| self.below(256) as u8)),
-                1 => {
-                    bytes.extend(b"\x1b[".iter().chain(self.choose(&[b"?", b">", b"=", b"<", b""])))
-                }
-                2 => bytes.extend(self.below(2050).to_string().into_bytes()),
-                3 => bytes.push(b' ' + self.below(0x5f) as u8),
-                4 => bytes
-                    .extend(self.choose(&[b";", b":", b"$", b"!", b"\"", b" ", b"'", b"#", b"*"])),
-                5 => bytes.extend(self.choose(&[
-                    b"hallo ",
-                    "gr\u{fc}\u{df}e \u{1f980}".as_bytes(),
-                    b"\r\n",
-                    b"\t",
-                ])),
-                _ => bytes.extend(self.choose(SEQUENCES)),
+/// What looks like output that wants everything of a terminal.
+fn any_output(random: &mut Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..random.usize(..40) {
+        match random.u8(..8) {
+            0 => bytes.extend((0..random.usize(..20)).map(|_| random.u8(..))),
+            1 => {
+                let mark = random.choice(["?", ">", "=", "<", ""]).unwrap();
+                bytes.extend(b"\x1b[".iter().chain(mark.as_bytes()));
             }
+            2 => bytes.extend(random.u16(..2050).to_string().into_bytes()),
+            3 => bytes.push(random.u8(b' '..0x7f)),
+            4 => bytes.push(random.choice(*b";:$!\" '#*").unwrap()),
+            5 => bytes.extend(
+                random
+                    .choice(["hallo ", "gr\u{fc}\u{df}e \u{1f980}", "\r\n", "\t"])
+                    .unwrap()
+                    .bytes(),
+            ),
+            _ => bytes.extend(random.choice(SEQUENCES.iter().copied()).unwrap()),
         }
-        bytes
     }
+    bytes
 }
 
 /// Each has changed a terminal, or has made one type.
@@ -211,9 +197,9 @@ fn an_unfinished_sequence_of_a_text_ends_with_its_line() {
 
 #[test]
 fn sequences_and_characters_are_found_however_they_are_cut() {
-    let mut random = Random(7);
+    let mut random = Rng::with_seed(7);
     for _ in 0..300 {
-        let bytes = random.output();
+        let bytes = any_output(&mut random);
         for screen in [Screen::text, Screen::session] {
             let whole = passed(screen(), &[&bytes]);
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -228,9 +214,9 @@ fn sequences_and_characters_are_found_however_they_are_cut() {
 
 #[test]
 fn a_text_has_no_escape_but_those_of_colours() {
-    let mut random = Random(11);
+    let mut random = Rng::with_seed(11);
     for _ in 0..3000 {
-        let bytes = random.output();
+        let bytes = any_output(&mut random);
         let out = text(&bytes);
         for (at, _) in out.match_indices('\x1b') {
             let rest = out[at..].strip_prefix("\x1b[").unwrap();

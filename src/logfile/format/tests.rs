@@ -1,5 +1,7 @@
 //! The formats against what others write and read.
 
+use fastrand::Rng;
+
 use super::*;
 
 type Told<B> = (Option<u64>, Option<Stream>, B);
@@ -133,58 +135,44 @@ fn the_first_line_tells_the_format() {
     }
 }
 
-/// xorshift64*: the same sequence in each run.
-struct Random(u64);
+/// Lines of any bytes.
+fn any_bytes(random: &mut Rng) -> Vec<u8> {
+    let count = random.usize(..2000);
+    let odds = random.choice([2, 60, 3000]).unwrap();
+    (0..count).map(|_| if random.u16(..odds) == 0 { b'\n' } else { random.u8(..) }).collect()
+}
 
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) as usize % limit
-    }
+/// Lines of characters of each size, and of each that is escaped.
+fn any_text(random: &mut Rng) -> String {
+    const CHARACTERS: &[char] = &[
+        'a',
+        'b',
+        '\n',
+        '\r',
+        '\t',
+        '\0',
+        '\u{1b}',
+        '\u{7f}',
+        '"',
+        '\\',
+        '<',
+        '>',
+        '&',
+        'ä',
+        '€',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{2027}',
+        '\u{fffd}',
+        '\u{ffff}',
+        '🚀',
+        '\u{10ffff}',
+    ];
+    (0..random.usize(..700)).map(|_| random.choice(CHARACTERS).unwrap()).collect()
+}
 
-    /// Lines of any bytes.
-    fn bytes(&mut self) -> Vec<u8> {
-        let count = self.below(2000);
-        let odds = [2, 60, 3000][self.below(3)];
-        (0..count)
-            .map(|_| if self.below(odds) == 0 { b'\n' } else { self.below(256) as u8 })
-            .collect()
-    }
-
-    /// Lines of characters of each size, and of each that is escaped.
-    fn text(&mut self) -> String {
-        const CHARACTERS: &[char] = &[
-            'a',
-            'b',
-            '\n',
-            '\r',
-            '\t',
-            '\0',
-            '\u{1b}',
-            '\u{7f}',
-            '"',
-            '\\',
-            '<',
-            '>',
-            '&',
-            'ä',
-            '€',
-            '\u{2028}',
-            '\u{2029}',
-            '\u{2027}',
-            '\u{fffd}',
-            '\u{ffff}',
-            '🚀',
-            '\u{10ffff}',
-        ];
-        (0..self.below(700)).map(|_| CHARACTERS[self.below(CHARACTERS.len())]).collect()
-    }
-
-    fn stream(&mut self) -> Stream {
-        [Stream::Stdout, Stream::Stderr, Stream::Tty, Stream::Notice][self.below(4)]
-    }
+fn any_stream(random: &mut Rng) -> Stream {
+    random.choice([Stream::Stdout, Stream::Stderr, Stream::Tty, Stream::Notice]).unwrap()
 }
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
@@ -223,10 +211,11 @@ fn joined(format: Format, wanted: Stream, log: &[u8]) -> Vec<u8> {
 
 #[test]
 fn any_bytes_in_any_chunks_come_back_from_cri() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for _ in 0..60 {
-        let chunks: Vec<_> =
-            (0..random.below(20)).map(|_| (random.stream(), random.bytes())).collect();
+        let chunks: Vec<_> = (0..random.usize(..20))
+            .map(|_| (any_stream(&mut random), any_bytes(&mut random)))
+            .collect();
         let log = encoded(Format::Cri, &chunks);
         for stream in STREAMS {
             let mut expected = of_stream(stream, &chunks);
@@ -240,14 +229,14 @@ fn any_bytes_in_any_chunks_come_back_from_cri() {
 
 #[test]
 fn any_text_in_any_chunks_comes_back_from_json() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for _ in 0..60 {
-        let text = random.text();
+        let text = any_text(&mut random);
         let mut chunks = Vec::new();
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
-            let longest = [2, 5, 300][random.below(3)];
-            let (chunk, after) = rest.split_at(rest.len().min(1 + random.below(longest)));
+            let longest = random.choice([2, 5, 300]).unwrap();
+            let (chunk, after) = rest.split_at(rest.len().min(random.usize(1..=longest)));
             chunks.push((Stream::Stdout, chunk));
             rest = after;
         }
@@ -262,10 +251,11 @@ fn any_text_in_any_chunks_comes_back_from_json() {
 
 #[test]
 fn any_bytes_are_valid_json_and_each_that_is_no_text_is_replaced_whatever_the_chunks() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for _ in 0..60 {
-        let chunks: Vec<_> =
-            (0..random.below(20)).map(|_| (random.stream(), random.bytes())).collect();
+        let chunks: Vec<_> = (0..random.usize(..20))
+            .map(|_| (any_stream(&mut random), any_bytes(&mut random)))
+            .collect();
         let log = encoded(Format::Json, &chunks);
         for line in str::from_utf8(&log).unwrap().lines() {
             serde_json::from_str::<serde_json::Value>(line).unwrap();
@@ -328,18 +318,19 @@ fn no_record_is_longer_on_disk_than_it_may_be() {
 
 #[test]
 fn the_same_records_are_made_again_within_the_room_they_took() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for _ in 0..60 {
         for format in [Format::Cri, Format::Json] {
-            let (time, stream, bytes) = (Timestamp::now(), random.stream(), random.bytes());
+            let (time, stream, bytes) =
+                (Timestamp::now(), any_stream(&mut random), any_bytes(&mut random));
             let mut before = Encoder::new(format);
-            before.encode(time, stream, &random.bytes(), &mut Vec::new());
-            let mut place = vec![0; random.below(4000)];
+            before.encode(time, stream, &any_bytes(&mut random), &mut Vec::new());
+            let mut place = vec![0; random.usize(..4000)];
             let (taken, size) = { before }.encode_into(&mut place, time, stream, &bytes);
             let log = &place[..size];
             assert!(taken == bytes.len() || size == 0 || log.ends_with(b"\n"));
             // As after a write that was cut short somewhere.
-            let cut = random.below(size + 1);
+            let cut = random.usize(..=size);
             let whole = log[..cut].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
             let mut again = vec![0; whole];
             let mut after = before;
@@ -376,16 +367,17 @@ fn escapes_are_those_of_docker() {
 
 #[test]
 fn a_damaged_log_is_read_to_its_end() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for format in [Format::Cri, Format::Json] {
-        let chunks: Vec<_> = (0..9).map(|_| (random.stream(), random.text())).collect();
+        let chunks: Vec<_> =
+            (0..9).map(|_| (any_stream(&mut random), any_text(&mut random))).collect();
         let log = encoded(format, &chunks);
         for _ in 0..300 {
             let mut damaged = log.clone();
-            for _ in 0..random.below(20) {
-                let at = random.below(damaged.len());
-                match random.below(3) {
-                    0 => damaged[at] = random.below(256) as u8,
+            for _ in 0..random.usize(..20) {
+                let at = random.usize(..damaged.len());
+                match random.u8(..3) {
+                    0 => damaged[at] = random.u8(..),
                     1 if damaged.len() > 1 => _ = damaged.remove(at),
                     _ => damaged.truncate(at + 1),
                 }

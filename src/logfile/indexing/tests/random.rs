@@ -1,20 +1,8 @@
 //! Lives of a log at random: every record is true, whatever crashed between them.
 
+use fastrand::Rng;
+
 use super::*;
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.0 >> 33) % most
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
 
 /// What is true of one byte.
 #[derive(Debug, Clone, Copy)]
@@ -36,27 +24,28 @@ impl Truth {
 /// One log, and what was written to it.
 struct Life {
     scene: Scene,
-    random: Random,
+    random: Rng,
     written: Vec<Truth>,
     latest: u64,
 }
 
 impl Life {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
-        let mut scene = Scene::new(random.one_of(&[0, 40, 1000]), u32::MAX);
+        let mut random = Rng::with_seed(seed);
+        let mut scene = Scene::new(random.choice([0, 40, 1000]).unwrap(), u32::MAX);
         scene.now = 1_000_000 * MILLISECOND;
         Self { scene, random, written: Vec::new(), latest: 0 }
     }
 
     fn write(&mut self) {
         // Now and then the clock is set back.
-        let back = self.random.one_of(&[0, 0, 0, 0, 0, 0, 7, 300]);
+        let back = self.random.choice([0, 0, 0, 0, 0, 0, 7, 300]).unwrap();
         self.scene.now -= back * MILLISECOND;
-        let stream = self.random.one_of(&[Stream::Stdout, Stream::Stderr, Stream::Tty]);
-        let bytes: Vec<u8> =
-            (0..=self.random.below(30)).map(|_| self.random.one_of(b"abcdefg\n")).collect();
-        let later = self.random.one_of(&[0, 1, 2, 4, 5, 6, 50]);
+        let stream = self.random.choice([Stream::Stdout, Stream::Stderr, Stream::Tty]).unwrap();
+        let bytes: Vec<u8> = (0..=self.random.u8(..30))
+            .map(|_| self.random.choice(*b"abcdefg\n").unwrap())
+            .collect();
+        let later = self.random.choice([0, 1, 2, 4, 5, 6, 50]).unwrap();
         self.scene.write(later, stream, &bytes);
         let at = self.scene.now;
         self.latest = self.latest.max(at);
@@ -65,7 +54,7 @@ impl Life {
     }
 
     fn end(&mut self) {
-        match self.random.below(4) {
+        match self.random.u8(..4) {
             // As it should be.
             0 => self.scene.mark(Mark::Stop(End::Exited(0))),
             // The process dies.
@@ -88,7 +77,7 @@ impl Life {
         self.scene.log.flush_index();
         if let Ok(file) = File::options().write(true).open(self.scene.path(suffix)) {
             let size = file.metadata().unwrap().len();
-            file.set_len(size.saturating_sub(self.random.below(most))).unwrap();
+            file.set_len(size.saturating_sub(self.random.u64(..most))).unwrap();
         }
     }
 
@@ -114,7 +103,7 @@ fn whatever_happens_every_record_is_true() {
     for seed in 0..40 {
         let mut life = Life::new(seed);
         for _ in 0..8 {
-            for _ in 0..=life.random.below(40) {
+            for _ in 0..=life.random.u8(..40) {
                 life.write();
             }
             life.end();
