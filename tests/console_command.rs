@@ -8,10 +8,12 @@ mod vmm;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{State, Terminal, code, contains, eventually, wait};
+use common::{Process, State, Terminal, code, contains, eventually, signal, wait};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 #[test]
@@ -65,6 +67,37 @@ fn our_terminal_is_at_the_only_console_and_raw_while_that_is_open() {
     assert_eq!(String::from_utf8_lossy(&terminal.seen), "login: got one\n");
     assert_eq!(state.log("vm@serial"), terminal.seen);
     assert!(contains(&state.log("vm"), b"the vmm ends"));
+}
+
+#[test]
+fn a_console_is_opened_again_although_our_stdout_takes_nothing() {
+    let state = State::new();
+    let (serial, path) = console(&state, "unix");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let accepted = || {
+        let mut stream = None;
+        eventually("it is opened", || {
+            stream = listener.accept().ok();
+            stream.is_some()
+        });
+        stream.unwrap().0
+    };
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm", "--forward-overflow", "drop", "--console", &serial]);
+    command.args(["--", "sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut vmon = Process::spawn(&mut command);
+    // More than the pipe of our stdout and what waits for it hold.
+    let mut first = accepted();
+    first.write_all(&[b'x'; 1 << 20]).unwrap();
+    drop(first);
+    let mut second = accepted();
+    second.write_all(b"again").unwrap();
+    eventually("it is logged", || state.log("vm@serial").ends_with(b"xagain"));
+    signal(&vmon, Signal::SIGTERM);
+    let mut seen = Vec::new();
+    vmon.stdout.take().unwrap().read_to_end(&mut seen).unwrap();
+    assert_eq!(code(wait(&mut vmon)), 143);
 }
 
 #[test]

@@ -198,6 +198,11 @@ impl Consoles {
         self.ports.iter().all(Port::is_finished)
     }
 
+    /// Whether there is nothing to be read.
+    pub(super) fn have_ended(&self) -> bool {
+        self.ports.iter().all(Port::has_ended)
+    }
+
     /// Whether nothing that was read waits for a log or a reader.
     pub(super) fn are_flushed(&self) -> bool {
         self.ports.iter().all(Port::is_flushed)

@@ -47,9 +47,9 @@ impl Monitor {
         // Nor is it over while somebody is left who may have last words.
         if streams.are_quiet() && self.consoles.are_quiet() && drain.remains.is_none() {
             streams.end_complete(&mut cx.sources);
+            self.consoles.end_complete(cx);
             // One that has connected meanwhile has a grace of its own.
-            if !self.consoles.are_finished() {
-                self.consoles.end_complete(cx);
+            if !self.consoles.have_ended() {
                 return self.output_moved(false, cx);
             }
         }

@@ -253,10 +253,11 @@ impl Port {
         self.delay = (self.delay * 2).min(LONGEST);
     }
 
-    /// What follows when its bytes have come to their end and are where they belong.
+    /// What follows when its bytes have come to their end and are in the log. What waits for a
+    /// reader of ours goes on its way, before those of the next one.
     fn follow(&mut self, cx: &mut Cx<'_>) {
         let State::Open(since) = self.state else { return };
-        if !self.output.has_ended() || !self.output.is_flushed() {
+        if !self.output.has_ended() || self.output.waits_for_log() {
             return;
         }
         debug!(console = %self.name, "closed");
@@ -431,7 +432,12 @@ impl Port {
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        matches!(self.state, State::Gone)
+        matches!(self.state, State::Gone) && self.output.is_flushed()
+    }
+
+    /// Whether there is nothing to be read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.output.has_ended()
     }
 
     pub(super) fn is_flushed(&self) -> bool {
