@@ -103,6 +103,19 @@ fn what_ends_well_is_started_again_only_always() {
 }
 
 #[test]
+fn a_run_that_ends_in_a_flood_gives_back_what_its_pipes_took() {
+    let mut host = Host::sh("head -c 16000000 /dev/zero", |it| it.restart(Restart::Always));
+    host.until("it has run three times", |host| {
+        let report = host.monitor().report();
+        report.restarts >= 2 && report.phase == Phase::Restarting
+    });
+    let is_whole = host.reactor.call(host.id, |_, cx| cx.allowance.take(8 << 20));
+    assert_eq!(is_whole, Some(true));
+    host.stop();
+    host.end();
+}
+
+#[test]
 fn a_signal_is_a_failure() {
     let once = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: Some(1) });
     let mut host = Host::sh("kill -9 $$", once);

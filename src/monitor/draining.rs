@@ -110,6 +110,8 @@ impl Monitor {
             self.hand_on(cx);
         }
         self.consoles.close(end_mark(&outcome), cx);
+        // Whatever its pipes took: the timers that would have given it back find them no more.
+        cx.allowance.give_back(usize::MAX);
         self.close_log(cx);
         let (bytes_logged, bytes_dropped) = bytes;
         let bytes_dropped = bytes_dropped + self.consoles.dropped();
