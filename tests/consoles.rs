@@ -19,7 +19,7 @@ use common::{State, assert_same, contains};
 use host::Host;
 use vmon::logfile::read::{Entry, LogReader};
 use vmon::logfile::{Mark, Retention};
-use vmon::monitor::{ConsoleState, Outcome, Reason, Sandbox, StartError};
+use vmon::monitor::{ConsoleState, Outcome, Phase, Reason, Sandbox, StartError};
 
 #[test]
 #[ignore = "a process of its own that other tests start"]
@@ -342,6 +342,19 @@ fn a_host_adds_a_console_on_a_descriptor_of_its_own() {
     assert_eq!(&buffer, b"to the console\n");
     drop(second);
     host.until("an end is one for good", |host| host.console("second").state == ConsoleState::Gone);
+    host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
+    host.end();
+}
+
+#[test]
+fn a_descriptor_that_can_not_be_read_is_not_looked_for_again() {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let build = |builder: vmon::monitor::Builder| {
+        builder.console("only".parse().unwrap(), OwnedFd::from(writer))
+    };
+    let mut host = Host::new(State::new(), &idle(), |sandbox| sandbox, build);
+    host.until("it runs", |host| host.monitor().report().phase == Phase::Running);
+    assert_eq!(host.console("only").state, ConsoleState::Gone);
     host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
     host.end();
 }

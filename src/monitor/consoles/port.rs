@@ -243,9 +243,12 @@ impl Port {
         }
     }
 
-    /// Looks for it again after a while, each time a longer one.
+    /// Looks for it again after a while, each time a longer one, if there can be another.
     fn wait(&mut self, cx: &mut Cx<'_>) {
         let Life::Running { .. } = self.life else { return self.gone(cx) };
+        if !self.way.may_come_again() {
+            return self.gone(cx);
+        }
         if let Some(listener) = self.listener {
             let _ = cx.sources.want(listener, Interest::NONE);
         }
