@@ -5,9 +5,10 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -135,6 +136,63 @@ fn a_flood_through_a_terminal_fills_it_no_faster_either() {
 #[test]
 fn a_flood_of_a_console_fills_its_log_no_faster_either() {
     flood_gets_its_rate("x@a", &["--console", "a=pty"], "exec yes >{a}");
+}
+
+/// Has a console flooded with writes of a byte each, as a VMM writes a serial port.
+#[cfg(not(vmon_coalesce = "never"))]
+#[track_caller]
+fn single_bytes_are_read_many_at_a_time(console: &str, open: impl Fn(&State) -> File) {
+    const WRITES: u64 = 100_000;
+    let state = State::new();
+    let console = console.replace("DIR", state.path().to_str().unwrap());
+    let options = ["--log-rate", "1MiB/s", "--console", &console];
+    let mut vmon = start(&state, &options, "echo {a}; exec sleep 600");
+    let mut writer = open(&state);
+    let before = reads(vmon.0.id());
+    for _ in 0..WRITES {
+        writer.write_all(b"x").unwrap();
+    }
+    let logged = || fs::metadata(state.log_path("x@a")).map_or(0, |found| found.len());
+    eventually("all is in the log", || logged() == WRITES);
+    let reads = reads(vmon.0.id()) - before;
+    assert!(reads < WRITES / 10, "{reads}");
+    drop(writer);
+    signal(&vmon.0, Signal::SIGTERM);
+    wait(&mut vmon.0);
+}
+
+#[cfg(not(vmon_coalesce = "never"))]
+#[test]
+fn single_bytes_at_a_socket_are_read_many_at_a_time() {
+    single_bytes_are_read_many_at_a_time("a=listen:DIR/a.sock", |state| {
+        state.wait_for_status("x", "RUNNING");
+        let stream = UnixStream::connect(state.file("a.sock")).unwrap();
+        OwnedFd::from(stream).into()
+    });
+}
+
+#[cfg(not(vmon_coalesce = "never"))]
+#[test]
+fn single_bytes_of_a_command_at_a_terminal_are_read_many_at_a_time() {
+    let state = State::new();
+    let options = ["--log-rate", "1MiB/s", "--tty", "always"];
+    let script = "dd if=/dev/zero bs=1 count=100000 2>/dev/null; exec sleep 600";
+    let mut vmon = start(&state, &options, script);
+    eventually("all is in the log", || log_size(&state) == 100_000);
+    let reads = reads(vmon.0.id());
+    assert!(reads < 10_000, "{reads}");
+    signal(&vmon.0, Signal::SIGTERM);
+    wait(&mut vmon.0);
+}
+
+#[cfg(not(vmon_coalesce = "never"))]
+#[test]
+fn single_bytes_at_a_terminal_are_read_many_at_a_time() {
+    single_bytes_are_read_many_at_a_time("a=pty", |state| {
+        state.wait_for_log("x", b"\n");
+        let path = String::from_utf8(state.log("x")).unwrap();
+        OpenOptions::new().write(true).open(path.trim()).unwrap()
+    });
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl Streams {
         let mut output =
             Output::new(source, kind, logged, Source::Output(stream), timers, sink, sources)?;
         if let Some(rate) = sandbox.log_rate {
-            output.limit(rate.into(), Timer::Pause(stream));
+            output.limit(rate.into(), timers);
         }
         self.outputs.push((stream, output));
         Ok(())

@@ -1,9 +1,9 @@
-//! When to read a pipe less often, and more at a time.
+//! When to read a source less often, and more at a time.
 //!
-//! A child that writes a little very often costs a wake-up, a read and a write each time. When
-//! reads come at a high rate, the pipe is left alone for a millisecond or a few, so that one read
-//! takes many writes; it must be large enough not to fill up meanwhile. At the first pause, and
-//! when little comes, everything is read at once again.
+//! A child that writes a little very often costs a wake-up, a read and a write each time: a VMM
+//! writes each byte of a serial port by itself. When reads come at a high rate, the source is left
+//! alone for a millisecond or a few, so that one read takes many writes; it must hold enough not to
+//! fill up meanwhile. At the first pause, and when little comes, everything is read at once again.
 //!
 //! This is the rule alone: it knows no descriptor and no timer, and is told the time.
 
@@ -30,16 +30,24 @@ const FLOOD: usize = match () {
 };
 const FULL: usize = 8;
 
-/// Fewer bytes than this, for each millisecond of a pause, are not worth a delay.
+/// Fewer bytes than this, for each millisecond of a pause, are not worth a delay, unless it took
+/// more reads than [`FEW`] to get as many before.
 const TRICKLE: usize = if cfg!(vmon_coalesce = "always") { 0 } else { 256 };
+const FEW: usize = 4;
 
 /// A pause that brings less than this part of what the rate before it promised has made the writer
 /// wait: it is one that goes on only when it has been read, as one that answers requests does.
 const KEPT: usize = if cfg!(vmon_coalesce = "always") { usize::MAX } else { 4 };
 
-/// How long no pause is tried after that, at first, and at most while it happens again each time.
-const DOUBT: Duration = Duration::from_millis(100);
+/// How long no pause is tried after a broken promise, at first, and at most while it happens again
+/// each time. One that has kept a promise in this flood is none of those: what it has written was a
+/// part of the flood.
+const DOUBT: Duration = Duration::from_millis(20);
 const MOST_DOUBT: Duration = Duration::from_secs(3);
+
+/// The next part is waited for so long, and is one with a quarter of the weight.
+const PART: Duration = Duration::from_millis(100);
+const KNOWN: usize = FLOOD / 4 * 3;
 
 /// What to do after a read that has left the pipe empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,46 +64,64 @@ pub(super) enum Advice {
 enum State {
     /// Each arrival is read at once, and weighed.
     Watching { since: Instant, weight: usize },
-    /// What has come is read after each pause; `promised` by the rate before.
-    Pausing { pause: Duration, promised: usize },
+    /// What has come is read after each pause.
+    Pausing(Pause),
 }
 
-/// The rule for one pipe.
+/// A pause under way.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    length: Duration,
+    /// Bytes that it brings, by the rate before.
+    promised: usize,
+    /// Less a millisecond is not worth it.
+    worth: usize,
+    /// How many before it, one after the other, have kept their promise.
+    kept: u32,
+}
+
+/// The rule for one source.
 #[derive(Debug)]
 pub(super) struct Flood {
     state: State,
     /// Bytes read in this window, or since the last pause.
     bytes: usize,
+    /// And how many reads that were.
+    reads: usize,
     /// No pause is tried before this instant.
     not_before: Instant,
     /// How long that is put off when the next pause breaks its promise too.
     doubt: Duration,
+    /// Until this instant the next part of a flood may come.
+    parts_until: Instant,
 }
 
 impl Flood {
     pub(super) fn new(now: Instant) -> Self {
         let state = State::Watching { since: now, weight: 0 };
-        Self { state, bytes: 0, not_before: now, doubt: DOUBT }
+        Self { state, bytes: 0, reads: 0, not_before: now, doubt: DOUBT, parts_until: now }
     }
 
-    /// A read gave `count` bytes, and there may be more in the pipe.
+    /// A read gave `count` bytes, and there may be more in the source.
     pub(super) fn read(&mut self, count: usize, capacity: usize, now: Instant) {
         self.bytes = self.bytes.saturating_add(count);
+        self.reads = self.reads.saturating_add(1);
         if let State::Watching { since, weight } = &mut self.state {
             if now.saturating_duration_since(*since) > WINDOW {
-                (*since, *weight, self.bytes) = (now, 0, count);
+                let known = if now < self.parts_until { KNOWN } else { 0 };
+                (*since, *weight, self.bytes, self.reads) = (now, known, count, 1);
             }
             let fullness = count.saturating_mul(FULL) / capacity.max(1);
             *weight = weight.saturating_add(1 + fullness.min(FULL));
         }
     }
 
-    /// The pipe is empty after that.
+    /// The source is empty after that.
     pub(super) fn emptied(&mut self, capacity: usize, now: Instant) -> Advice {
         match self.state {
             State::Watching { weight, .. } if weight < FLOOD => Advice::Watch,
             State::Watching { since, .. } => self.flooded(capacity, since, now),
-            State::Pausing { pause, promised } => self.paused(capacity, pause, promised, now),
+            State::Pausing(pause) => self.paused(capacity, pause, now),
         }
     }
 
@@ -107,6 +133,7 @@ impl Flood {
     fn flooded(&mut self, capacity: usize, since: Instant, now: Instant) -> Advice {
         let measured = now.saturating_duration_since(since).max(SHORTEST);
         let promised = scale(self.bytes, FIRST, measured);
+        let few = self.bytes.saturating_mul(FEW) / self.reads.max(1);
         if promised > capacity / 2 {
             self.watch(now);
             Advice::Grow
@@ -114,46 +141,53 @@ impl Flood {
             self.watch(now);
             Advice::Watch
         } else {
-            self.pause(FIRST, promised)
+            self.pause(Pause { length: FIRST, promised, worth: TRICKLE.min(few), kept: 0 })
         }
     }
 
-    fn paused(&mut self, capacity: usize, was: Duration, promised: usize, now: Instant) -> Advice {
+    fn paused(&mut self, capacity: usize, was: Pause, now: Instant) -> Advice {
         let bytes = self.bytes;
-        if bytes < promised / KEPT {
-            self.not_before = now + self.doubt;
-            self.doubt = MOST_DOUBT.min(self.doubt * 2);
+        if bytes < was.promised / KEPT {
+            if was.kept == 0 {
+                self.not_before = now + self.doubt;
+                self.doubt = MOST_DOUBT.min(self.doubt * 2);
+            }
             self.watch(now);
             return Advice::Watch;
         }
         self.doubt = DOUBT;
         // It was about to fill up, and its writer to wait.
         let too_much = bytes > capacity / 2;
-        if too_much && was == FIRST {
+        if too_much && was.length == FIRST {
             self.watch(now);
             return Advice::Grow;
         }
-        if bytes < scale(TRICKLE, was, FIRST) {
+        if bytes < scale(was.worth, was.length, FIRST) {
             self.watch(now);
             return Advice::Watch;
         }
-        let pause = match bytes {
+        let length = match bytes {
             _ if too_much => FIRST,
-            bytes if bytes < capacity / 16 => LONGEST.min(was * 2),
-            _ => was,
+            bytes if bytes < capacity / 16 => LONGEST.min(was.length * 2),
+            _ => was.length,
         };
-        self.pause(pause, scale(bytes, pause, was))
+        let promised = scale(bytes, length, was.length);
+        self.pause(Pause { length, promised, kept: was.kept.saturating_add(1), ..was })
     }
 
     fn watch(&mut self, now: Instant) {
-        self.state = State::Watching { since: now, weight: 0 };
-        self.bytes = 0;
+        if let State::Pausing(Pause { kept: 1.., .. }) = self.state {
+            self.parts_until = now + PART;
+        }
+        let weight = if now < self.parts_until { KNOWN } else { 0 };
+        self.state = State::Watching { since: now, weight };
+        (self.bytes, self.reads) = (0, 0);
     }
 
-    fn pause(&mut self, pause: Duration, promised: usize) -> Advice {
-        self.state = State::Pausing { pause, promised };
-        self.bytes = 0;
-        Advice::Pause(pause)
+    fn pause(&mut self, pause: Pause) -> Advice {
+        self.state = State::Pausing(pause);
+        (self.bytes, self.reads) = (0, 0);
+        Advice::Pause(pause.length)
     }
 }
 
@@ -195,7 +229,7 @@ mod tests {
         }
 
         fn is_pausing(&self) -> bool {
-            matches!(self.flood.state, State::Pausing { .. })
+            matches!(self.flood.state, State::Pausing(_))
         }
 
         /// In a flood of small writes.
@@ -251,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_child_that_waits_until_it_has_been_read_is_hardly_ever_delayed() {
-        for (micros, count) in [(20, 100), (20, 1_500), (50, 4_000), (30, 16_000), (100, 60_000)] {
+        for (micros, count) in
+            [(20, 1), (120, 1), (20, 100), (20, 1_500), (50, 4_000), (30, 16_000), (100, 60_000)]
+        {
             let delayed = delayed(100_000, micros, count);
             assert!(delayed < 100, "{delayed} of 100,000, {count} bytes each {micros} us");
         }
@@ -264,6 +300,29 @@ mod tests {
         let waited = (0..).take_while(|_| clock.read(20, 100) == Advice::Watch).count() as u64;
         assert!((DOUBT.as_micros()..2 * DOUBT.as_micros()).contains(&u128::from(waited * 20)));
         assert_eq!(clock.read(1_000, 5_000), Advice::Pause(FIRST));
+    }
+
+    #[test]
+    fn a_part_of_a_flood_that_ends_is_no_false_alarm_and_the_next_one_is_soon_known() {
+        for end in [100, 0] {
+            let mut clock = Clock::flooded();
+            for _ in 0..100 {
+                assert_eq!(clock.read(1_000, 5_000), Advice::Pause(FIRST));
+                if end > 0 {
+                    assert_eq!(clock.read(1_000, end), Advice::Watch);
+                } else {
+                    clock.flood.over(clock.now);
+                }
+                // A gap is no part of the rate.
+                clock.now += Duration::from_millis(20);
+                assert_eq!(clock.reads(7, 20, 100), Advice::Watch);
+                assert_eq!(clock.read(20, 100), Advice::Pause(FIRST));
+            }
+            clock.flood.over(clock.now);
+            clock.now += PART;
+            assert_eq!(clock.reads(31, 20, 100), Advice::Watch);
+            assert_eq!(clock.read(20, 100), Advice::Pause(FIRST));
+        }
     }
 
     #[test]
@@ -314,6 +373,19 @@ mod tests {
         let mut clock = Clock::flooded();
         assert_eq!(clock.read(1_000, 255), Advice::Watch);
         assert!(!clock.is_pausing());
+    }
+
+    #[test]
+    fn a_flood_of_single_bytes_goes_on_with_less_than_that() {
+        let mut clock = Clock::new();
+        assert_eq!(clock.reads(32, 20, 1), Advice::Pause(FIRST));
+        assert_eq!(clock.read(1_000, 50), Advice::Pause(2 * FIRST));
+        assert_eq!(clock.read(2_000, 100), Advice::Pause(LONGEST));
+        for _ in 0..100 {
+            assert_eq!(clock.read(4_000, 200), Advice::Pause(LONGEST));
+        }
+        // Three reads a millisecond are not worth it.
+        assert_eq!(clock.read(4_000, 3 * 4), Advice::Watch);
     }
 
     #[test]

@@ -14,7 +14,10 @@ pub(crate) enum Kind {
     RawTerminal,
     /// A terminal that may be in any mode.
     Terminal,
-    /// A socket, a file, another device.
+    /// A Unix socket for a stream of bytes.
+    #[cfg_attr(not(feature = "consoles"), expect(dead_code, reason = "a console's only"))]
+    Socket,
+    /// Another socket, a file, another device.
     Other,
 }
 
@@ -41,11 +44,13 @@ impl Kind {
     /// in raw mode on Linux gives all that its read buffer holds, 4,095 bytes at most; whatever
     /// gets into that afterwards, the rest of a larger write included, is told (n_tty.c:
     /// `n_tty_kick_worker`, `__receive_buf`). In canonical mode it gives a line and may hold the
-    /// next. A socket may give one message of several.
+    /// next. A stream socket on Linux gives what there is too (epoll(7)), unless its writer sends
+    /// descriptors along with bytes: what it has sent after them waits as packets do. Another
+    /// socket may give one message of several.
     pub(super) fn is_emptied_by(self, count: usize, asked: usize) -> bool {
         match self {
             Self::Pipe => count < asked,
-            Self::RawTerminal => {
+            Self::RawTerminal | Self::Socket => {
                 cfg!(any(target_os = "linux", target_os = "android")) && count < asked
             }
             Self::Terminal | Self::Other => false,

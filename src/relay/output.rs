@@ -47,7 +47,7 @@ pub(crate) struct Output<W, S, T> {
     kind: Kind,
     /// What the log calls it.
     stream: Stream,
-    /// `None` for what is no pipe.
+    /// `None` for what is read as soon as something comes.
     pace: Option<Pace<T>>,
     /// `None` for what may be read as fast as it comes.
     throttle: Option<Box<Throttle<T>>>,
@@ -106,9 +106,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     ) -> io::Result<()> {
         let id = sources.register(&source, Interest::READ, name)?;
         let source = File::from(source);
-        self.pace = (kind == Kind::Pipe).then(|| Pace::new(&source, timers));
         self.source = Some((source, id));
         self.kind = kind;
+        self.pace = self.paced(timers);
         self.tail = None;
         self.keep_size();
         self.pause_or_resume(sources);
@@ -116,10 +116,24 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Reads no more than this rate allows, until the child has ended.
-    /// The timer calls [`turn`](Self::turn).
-    pub(crate) fn limit(&mut self, rate: Rate, timer: T) {
-        self.throttle = Some(Box::new(Throttle::new(rate, timer)));
+    pub(crate) fn limit(&mut self, rate: Rate, timers: PaceTimers<T>) {
+        self.throttle = Some(Box::new(Throttle::new(rate, timers.pause)));
+        self.pace = self.paced(timers);
         self.keep_size();
+    }
+
+    /// How a flood of the source is read less often; `None` where it is not. A terminal is not, for
+    /// its echoes, nor a socket, which holds some 270 writes, however small: each counts for its
+    /// writer with all that the kernel keeps of it (socket(7), `SO_SNDBUF`). So it is full after a
+    /// pause, and one who doesn't wait for room loses bytes. It takes a rate, of which that is known.
+    fn paced(&self, timers: PaceTimers<T>) -> Option<Pace<T>> {
+        let paced = match self.kind {
+            Kind::Pipe => true,
+            Kind::RawTerminal | Kind::Socket => self.throttle.is_some(),
+            Kind::Terminal | Kind::Other => false,
+        };
+        let (source, _) = self.source.as_ref().filter(|_| paced)?;
+        Some(Pace::new(source, self.kind, timers))
     }
 
     fn keep_size(&mut self) {
@@ -306,7 +320,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         audience.offer(&line, sources);
     }
 
-    /// Has a flooded pipe read less often. The tail is read as fast as it comes.
+    /// Has a flooded source read less often. The tail is read as fast as it comes.
     fn keep_pace<H>(&mut self, count: usize, empty: bool, cx: &mut Context<'_, H>)
     where
         H: Handler<Source = S, Timer = T>,
@@ -409,7 +423,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     pub(crate) fn abandon(&mut self, log: &mut Log, sources: &mut Sources<'_, S>) {
         // What is in a pipe is known; of a PTY, only what it may hold at most.
         let unread = match (self.kind, self.has_tail()) {
-            (Kind::Pipe | Kind::Other, false) => self.tail.and_then(|tail| tail.left),
+            (Kind::Pipe | Kind::Socket | Kind::Other, false) => {
+                self.tail.and_then(|tail| tail.left)
+            }
             _ => None,
         };
         self.end(sources);

@@ -1,7 +1,7 @@
-//! Reads a pipe at the pace that its flood asks for.
+//! Reads a source at the pace that its flood asks for.
 //!
 //! Carries out what [`Flood`] advises: the source is muted for the length of a pause, a timer ends
-//! it, and the pipe grows while the flood lasts. A pipe at rest has neither timer nor more room
+//! it, and a pipe grows while the flood lasts. A source at rest has neither timer nor more room
 //! than it came with.
 
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use super::Kind;
 use super::flood::{Advice, Flood};
 use super::pipe::Size;
 use crate::reactor::{Context, Handler, SourceId, TimerId};
@@ -16,10 +17,10 @@ use crate::reactor::{Context, Handler, SourceId, TimerId};
 /// How often a pipe that has grown is looked at: one without a flood since goes back to its size.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// How soon a pipe is read again that the kernel has no room to watch.
+/// How soon a source is read again that the kernel has no room to watch.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// What the handler calls the timers of one pipe.
+/// What the handler calls the timers of one source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PaceTimers<T> {
     /// Calls [`Output::turn`](super::Output::turn).
@@ -28,7 +29,7 @@ pub(crate) struct PaceTimers<T> {
     pub(crate) settle: T,
 }
 
-/// The pace of one pipe.
+/// The pace of one source.
 #[derive(Debug)]
 pub(super) struct Pace<T> {
     flood: Flood,
@@ -47,16 +48,16 @@ pub(super) struct Pace<T> {
 }
 
 impl<T: Copy> Pace<T> {
-    pub(super) fn new(pipe: &File, names: PaceTimers<T>) -> Self {
+    pub(super) fn new(source: &File, kind: Kind, names: PaceTimers<T>) -> Self {
         Self {
             flood: Flood::new(Instant::now()),
-            size: Size::of(pipe),
+            size: Size::of(source),
             names,
             pause: None,
             settle: None,
             flooded: false,
             unbroken: 0,
-            grows: true,
+            grows: kind == Kind::Pipe,
         }
     }
 
@@ -66,10 +67,10 @@ impl<T: Copy> Pace<T> {
         self.grows = false;
     }
 
-    /// A read gave `count` bytes; `empty` is whether it left nothing in the pipe.
+    /// A read gave `count` bytes; `empty` is whether it left nothing in the source.
     pub(super) fn read<H>(
         &mut self,
-        pipe: &File,
+        source: &File,
         id: SourceId,
         count: usize,
         empty: bool,
@@ -97,7 +98,7 @@ impl<T: Copy> Pace<T> {
             Advice::Watch => self.watch(id, cx),
             Advice::Grow => {
                 if self.grows {
-                    self.size.grow(pipe, &mut cx.allowance, now);
+                    self.size.grow(source, &mut cx.allowance, now);
                 }
                 self.watch(id, cx);
             }
@@ -109,7 +110,7 @@ impl<T: Copy> Pace<T> {
         self.look_again(cx);
     }
 
-    /// The pipe is not to be paced any more, or not for now.
+    /// The source is not to be paced any more, or not for now.
     pub(super) fn over<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
     where
         H: Handler<Timer = T>,

@@ -104,7 +104,7 @@ impl Port {
 
     /// Reads no more than this rate allows.
     pub(super) fn limit(&mut self, rate: Rate) {
-        self.output.limit(rate, Timer::Pause(self.stream()));
+        self.output.limit(rate, self.timers());
     }
 
     pub(in super::super) fn id(&self) -> ConsoleId {
@@ -129,6 +129,11 @@ impl Port {
 
     pub(super) fn stream(&self) -> Stream {
         Stream::Console(self.id)
+    }
+
+    fn timers(&self) -> PaceTimers<Timer> {
+        let stream = self.stream();
+        PaceTimers { pause: Timer::Pause(stream), settle: Timer::Settle(stream) }
     }
 
     /// The last bytes of the log, `most` at most; none where it can't be read.
@@ -192,8 +197,7 @@ impl Port {
 
     fn open(&mut self, opened: Opened, sources: &mut Sources<'_, Source>) -> std::io::Result<()> {
         let Opened { reader, writer, kind } = opened;
-        let stream = self.stream();
-        let timers = PaceTimers { pause: Timer::Pause(stream), settle: Timer::Settle(stream) };
+        let (stream, timers) = (self.stream(), self.timers());
         if self.opened > 0 {
             self.log.mark(Mark::Reopen);
         }

@@ -160,7 +160,7 @@ impl Trouble<'_> {
 
 fn connect(path: &Path) -> io::Result<Option<Opened>> {
     match socket::try_dial(path) {
-        Ok(stream) => Opened::two_way(stream.into(), Kind::Other).map(Some),
+        Ok(stream) => Opened::two_way(stream.into(), Kind::Socket).map(Some),
         Err(error) => match error.kind() {
             // Not there yet; there and nobody listens; and, on Linux, nobody accepts just now.
             io::ErrorKind::NotFound

@@ -41,7 +41,7 @@ impl Listener {
         match self.bound.listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(true)?;
-                Opened::two_way(stream.into(), Kind::Other).map(Some)
+                Opened::two_way(stream.into(), Kind::Socket).map(Some)
             }
             // Nobody has, or he has left again.
             Err(error) => match error.kind() {
