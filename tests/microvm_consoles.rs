@@ -3,114 +3,25 @@
 //!
 //! Where something that a microVM needs is missing, these tests are skipped and say so; with
 //! `VMON_REQUIRE_QEMU` set, they fail.
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(all(feature = "cli", feature = "reader", target_os = "linux"))]
 
 mod common;
 #[path = "common/machine.rs"]
 mod machine;
+#[path = "common/vm.rs"]
+mod vm;
 
-use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
-use common::{PATIENCE, State, contains, eventually};
-use machine::{Machine, READY, machine};
+use common::{State, contains, eventually};
+use machine::{READY, machine};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-
-/// One that runs in the background.
-struct Vm {
-    state: State,
-}
-
-/// QEMU's arguments with its serial port at another character device than stdio.
-fn with_serial(machine: &Machine, chardev: &str) -> Vec<String> {
-    let mut command = machine.command.clone();
-    for argument in &mut command {
-        if argument.starts_with("stdio,") {
-            *argument = format!("{chardev},id=console");
-        }
-    }
-    command
-}
-
-/// The kernel's command line, changed.
-fn append(command: &mut [String], what: &str) {
-    let at = command.iter().position(|argument| argument == "-append").unwrap() + 1;
-    command[at].push_str(what);
-}
-
-impl Vm {
-    fn start(state: State, consoles: &[String], command: &[String]) -> Self {
-        let mut run = state.vmon();
-        run.args(["run", "-d", "--name", "vm"]);
-        run.args(consoles.iter().map(|console| format!("--console={console}")));
-        let output = run.arg("--").args(command).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        Self { state }
-    }
-
-    fn log(&self, console: &str) -> Vec<u8> {
-        self.state.whole_log(&format!("vm@{console}"))
-    }
-
-    #[track_caller]
-    fn wait_for(&self, console: &str, text: &str) {
-        self.wait_for_times(console, text, 1);
-    }
-
-    #[track_caller]
-    fn wait_for_times(&self, console: &str, text: &str, times: usize) {
-        eventually(&format!("{text:?} at {console}"), || {
-            let log = self.log(console);
-            log.windows(text.len()).filter(|bytes| *bytes == text.as_bytes()).count() >= times
-        });
-    }
-
-    fn attach(&self, console: &str) -> Attached {
-        let mut command = self.state.vmon();
-        command.args(["attach", "vm", "--console", console]);
-        let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
-        Attached { client, stdin, stdout }
-    }
-
-    /// Stops it; the VMM's own messages are in the log of its stdio.
-    fn stop(self) {
-        let output = self.state.vmon().args(["stop", "vm"]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let own = self.state.whole_log("vm");
-        assert!(!contains(&own, READY.as_bytes()), "{}", String::from_utf8_lossy(&own));
-    }
-}
-
-struct Attached {
-    client: Child,
-    stdin: ChildStdin,
-    stdout: ChildStdout,
-}
-
-impl Attached {
-    /// Types a line and reads until its answer has come.
-    #[track_caller]
-    fn ask(&mut self, line: &str, answer: &str) {
-        self.stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
-        let give_up = std::time::Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
-        while !contains(&seen, answer.as_bytes()) {
-            let mut buffer = [0; 4096];
-            let count = self.stdout.read(&mut buffer).unwrap();
-            assert!(count > 0 && std::time::Instant::now() < give_up, "{answer:?}: {seen:?}");
-            seen.extend_from_slice(&buffer[..count]);
-        }
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let _ = self.client.kill();
-        let _ = self.client.wait();
-    }
-}
+use vm::{Attached, Vm, append, with_serial};
+use vmon::logfile::Mark;
+use vmon::logfile::read::{Entry, LogReader};
 
 #[test]
 fn a_serial_port_on_a_socket_that_qemu_serves_outlives_a_reset_of_the_guest() {
@@ -119,7 +30,7 @@ fn a_serial_port_on_a_socket_that_qemu_serves_outlives_a_reset_of_the_guest() {
     let path = state.file("serial.sock").display().to_string();
     let mut command = with_serial(machine, &format!("socket,path={path},server=on,wait=off"));
     command.retain(|argument| argument != "-no-reboot");
-    let vm = Vm::start(state, &[format!("serial=unix:{path}")], &command);
+    let vm = Vm::start(state, &[], &[format!("serial=unix:{path}")], &command);
     vm.wait_for("serial", READY);
     let mut client = vm.attach("serial");
     client.ask("echo $((6 * 7)) is the answer", "42 is the answer");
@@ -128,6 +39,50 @@ fn a_serial_port_on_a_socket_that_qemu_serves_outlives_a_reset_of_the_guest() {
     client.ask("echo $((6 * 8)) is the next", "48 is the next");
     assert!(contains(&vm.log("serial"), b"48 is the next"));
     vm.stop();
+}
+
+#[test]
+fn a_serial_port_that_qemu_closes_is_opened_again_which_the_index_tells() {
+    let Some(machine) = machine() else { return };
+    let state = State::new();
+    let chardev = |path: &Path| format!("socket,path={},server=on,wait=off", path.display());
+    // QEMU removes the socket that it closes when it has made the next one.
+    let (link, first, second) = (state.file("link"), state.file("first"), state.file("second"));
+    symlink(&first, &link).unwrap();
+    let mut command = with_serial(machine, &chardev(&first));
+    // QEMU's own commands come at its stdin.
+    command.extend(["-monitor", "stdio"].map(str::to_owned));
+    command.retain(|argument| argument != "-no-reboot");
+    let options = ["--stdin", "forward", "--interactive", "stdio"];
+    let vm = Vm::start(state, &options, &[format!("serial=unix:{}", link.display())], &command);
+    vm.wait_for("serial", READY);
+    fs::remove_file(&link).unwrap();
+    symlink(&second, &link).unwrap();
+    let mut monitor = Attached::start(vm.state.vmon().args(["attach", "vm"]));
+    monitor.send(&format!("chardev-change console {}", chardev(&second)));
+    eventually("it is open again", || {
+        let inspected = vm.state.vmon().args(["inspect", "vm"]).output().unwrap();
+        contains(&inspected.stdout, b"\"opened\": 2")
+    });
+    // The guest knows nothing of that; a reset is no end either.
+    monitor.send("system_reset");
+    vm.wait_for_times("serial", READY, 2);
+    vm.attach("serial").ask("echo $((6 * 7)) is the answer", "42 is the answer");
+    vm.stop();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let logs = vm.state.path().join("log");
+    let mut reader = LogReader::open(&logs, common::CONFIG, "vm@serial").unwrap();
+    let mut marks = 0;
+    while let Some(entry) = reader.next().unwrap() {
+        match entry {
+            Entry::Bytes { bytes, .. } if marks == 0 => before.extend_from_slice(bytes),
+            Entry::Bytes { bytes, .. } => after.extend_from_slice(bytes),
+            Entry::Mark { mark: Mark::Reopen, .. } => marks += 1,
+            Entry::Mark { .. } => {}
+        }
+    }
+    assert_eq!(marks, 1);
+    assert!(contains(&before, READY.as_bytes()) && contains(&after, READY.as_bytes()));
 }
 
 #[test]
@@ -145,7 +100,7 @@ fn a_serial_port_and_a_virtio_console_have_a_log_each() {
             .map(str::to_owned),
     );
     let consoles = [format!("serial=listen:{path}"), "hvc0=pty".to_owned()];
-    let vm = Vm::start(state, &consoles, &command);
+    let vm = Vm::start(state, &[], &consoles, &command);
     vm.wait_for("serial", READY);
     vm.wait_for("hvc0", "hvc0 ready");
     vm.attach("hvc0").ask("echo $((6 * 7)) on hvc0", "42 on hvc0");
@@ -168,7 +123,7 @@ fn a_serial_port_on_a_pty_of_qemus_is_found_by_its_link() {
     done"#;
     let mut command = ["sh", "-c", script, "sh", &link].map(str::to_owned).to_vec();
     command.extend(with_serial(machine, "pty"));
-    let vm = Vm::start(state, &[format!("serial=pty:{link}")], &command);
+    let vm = Vm::start(state, &[], &[format!("serial=pty:{link}")], &command);
     vm.wait_for("serial", READY);
     vm.attach("serial").ask("echo $((6 * 7)) is the answer", "42 is the answer");
     assert!(contains(&vm.log("serial"), b"42 is the answer"));
@@ -183,7 +138,7 @@ fn a_serial_port_on_a_fifo_is_logged() {
     // QEMU takes a pair: what it reads from is nobody's here.
     mkfifo(format!("{base}.in").as_str(), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let command = with_serial(machine, &format!("pipe,path={base}"));
-    let vm = Vm::start(state, &[format!("serial=fifo:{base}.out")], &command);
+    let vm = Vm::start(state, &[], &[format!("serial=fifo:{base}.out")], &command);
     vm.wait_for("serial", READY);
     assert!(contains(&vm.log("serial"), b"Linux version"));
     vm.stop();
