@@ -86,13 +86,14 @@ fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
     wait(&mut second);
 }
 
-#[test]
-fn what_died_with_its_supervisor_is_done_again() {
+/// `meanwhile`: before the supervisor dies.
+fn is_done_again_after_dying_with_its_supervisor(meanwhile: impl FnOnce(&Works)) {
     let works = Works::new();
     works.hold();
     let mut first = Process::spawn(&mut works.run(&[], 5, "exec sleep 100"));
     works.wait_for_begun(1);
     eventually("it has rotated its log", || works.generations().0.len() == 2);
+    meanwhile(&works);
     signal(&first, Signal::SIGKILL);
     wait(&mut first);
     let group = getpgid(Some(Pid::from_raw(works.worker() as i32))).unwrap();
@@ -104,6 +105,19 @@ fn what_died_with_its_supervisor_is_done_again() {
     assert_eq!(code(wait(&mut works.run(&[], 0, "exit 0").spawn().unwrap())), 0);
     works.wait_for_all_done();
     assert_same(&works.whole(), &lines(5), "all generations");
+}
+
+#[test]
+fn what_died_with_its_supervisor_is_done_again() {
+    is_done_again_after_dying_with_its_supervisor(|_| {});
+}
+
+#[test]
+fn what_died_with_its_supervisor_is_done_again_where_the_log_has_its_index() {
+    is_done_again_after_dying_with_its_supervisor(|works| {
+        let index = works.state.logs().join("web.log.idx");
+        eventually("the index is on disk", || index.exists());
+    });
 }
 
 #[test]

@@ -220,8 +220,12 @@ impl LogFile {
 
     fn note_what_waits(&mut self, directory: &Directory) {
         let Some(handing) = &mut self.handing else { return };
-        handing.next = handing.next.filter(|&next| self.generations.next() > next);
-        handing.put(directory, self.place.log_name());
+        let log = self.place.log_name();
+        // What has not been looked for is not gone.
+        if self.generations.survey(directory, log).is_ok() {
+            handing.next = handing.next.filter(|&next| self.generations.next() > next);
+        }
+        handing.put(directory, log);
     }
 }
 
