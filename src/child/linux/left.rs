@@ -59,7 +59,12 @@ impl Left {
             return false;
         }
         self.look();
-        self.known.is_empty()
+        let none = self.known.is_empty();
+        if none {
+            // Who has ended since the first look is no member, and still to be reaped.
+            self.has_surely_none();
+        }
+        none
     }
 
     /// Kills those who are there now.
