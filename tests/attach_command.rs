@@ -6,9 +6,11 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use common::{Detached, State, Terminal, assert_same, code, eventually, noise, raw, signal, wait};
+use common::{
+    Detached, State, Terminal, assert_same, code, eventually, noise, raw, signal, spawn_piped, wait,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{InputFlags, SpecialCharacterIndices, Termios, tcgetattr};
 
@@ -42,10 +44,6 @@ fn is_attached(state: &State, sessions: usize) {
         let status = vmon::control::Client::connect(socket).and_then(|mut client| client.status());
         status.is_ok_and(|status| status.sessions.len() == sessions)
     });
-}
-
-fn spawn_piped(command: &mut Command) -> Child {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]

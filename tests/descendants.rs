@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{State, code, eventually, is_alive, process_state, run_host, signal, wait};
+use common::{State, code, eventually, is_alive, is_gone, process_state, run_host, signal, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vmon::child::Command as Child;
@@ -32,11 +32,6 @@ fn here(state: &State, options: &[&str], script: &str) -> Command {
     let mut command = state.run("x", options, script);
     command.current_dir(state.path());
     command
-}
-
-/// Whether nothing of it is left, not even a zombie.
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 #[test]

@@ -65,11 +65,6 @@ fn marker(state: &State) -> Command {
     command
 }
 
-fn ran(state: &State, name: &str, options: &[&str], script: &str) {
-    let mut command = state.run(name, options, script);
-    let _ = wait(&mut command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-}
-
 fn words(events: &[Value]) -> Vec<(&str, &str)> {
     let word = |event: &Value, key: &str| event[key].as_str().unwrap().to_owned();
     events
@@ -85,9 +80,9 @@ fn is_end(event: &Value) -> bool {
 #[test]
 fn a_short_run_is_told_from_its_start_to_its_end() {
     let state = State::new();
-    ran(&state, "before", &[], "true");
+    state.ran("before", &[], "true");
     let mut events = Events::follow(&state, &["before", "web", "marker"]);
-    ran(&state, "web", &[], "echo hello; exit 3");
+    state.ran("web", &[], "echo hello; exit 3");
     let told = events.until(is_end);
     assert_eq!(words(&told), [("web", "starting"), ("web", "running"), ("web", "stopped")]);
     let end = told.last().unwrap();
@@ -105,9 +100,9 @@ fn no_start_and_no_end_of_many_is_missed() {
     let state = State::new();
     let mut events = Events::follow(&state, &["web", "other", "last", "marker"]);
     for run in 0..20 {
-        ran(&state, if run % 2 == 0 { "web" } else { "other" }, &[], &format!("exit {run}"));
+        state.ran(if run % 2 == 0 { "web" } else { "other" }, &[], &format!("exit {run}"));
     }
-    ran(&state, "last", &[], "true");
+    state.ran("last", &[], "true");
     let told = events.until(|event| event["name"] == "last" && is_end(event));
     let ends: Vec<_> = told.iter().filter(|event| is_end(event)).collect();
     let codes: Vec<i64> = ends.iter().map(|end| end["exit_code"].as_i64().unwrap()).collect();
@@ -122,9 +117,9 @@ fn no_start_and_no_end_of_many_is_missed() {
 fn only_the_named_are_told() {
     let state = State::new();
     let mut events = Events::follow(&state, &["a/web", "marker"]);
-    ran(&state, "web", &["--config-file", "b"], "true");
-    ran(&state, "db", &["--config-file", "a"], "true");
-    ran(&state, "web", &["--config-file", "a"], "true");
+    state.ran("web", &["--config-file", "b"], "true");
+    state.ran("db", &["--config-file", "a"], "true");
+    state.ran("web", &["--config-file", "a"], "true");
     let told = events.until(is_end);
     assert_eq!(told.len(), 3, "{told:?}");
     assert!(told.iter().all(|event| event["config_file"] == "a"));
@@ -134,7 +129,7 @@ fn only_the_named_are_told() {
 fn a_restart_is_the_end_of_one_run_and_the_start_of_the_next() {
     let state = State::new();
     let mut events = Events::follow(&state, &["web", "marker"]);
-    ran(&state, "web", &["--restart", "on-failure:1"], "exit 7");
+    state.ran("web", &["--restart", "on-failure:1"], "exit 7");
     let told = events.until(is_end);
     let expected =
         ["starting", "running", "restarting", "starting", "running", "stopped"].map(|w| ("web", w));
@@ -158,7 +153,7 @@ fn a_supervisor_that_is_killed_is_told_as_lost() {
 #[test]
 fn what_is_removed_is_told() {
     let state = State::new();
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     let mut events = Events::follow(&state, &["web", "marker"]);
     assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
     let told = events.until(|event| event["event"] == "removed");
@@ -170,7 +165,7 @@ fn a_database_that_comes_later_is_followed() {
     let state = State::new();
     // The markers make it.
     let mut events = Events::follow(&state, &[]);
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     let told = events.until(is_end);
     assert_eq!(told.len(), 3, "{told:?}");
 }

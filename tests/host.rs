@@ -8,6 +8,8 @@
 #![allow(clippy::zombie_processes)] // vmon reaps what is handed over
 
 mod common;
+#[path = "common/turning.rs"]
+mod turning;
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -18,10 +20,11 @@ use std::process::{Child as StdChild, Command as StdCommand, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, State, assert_same, contains, eventually, is_alive, wait};
+use common::{State, assert_same, contains, eventually, is_alive, wait};
 use nix::sys::signal::{Signal as Sig, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use turning::{Loop, turn_until};
 use vmon::child::{ChildIo, Command, ExitStatus, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{
@@ -29,8 +32,6 @@ use vmon::monitor::{
     Transition,
 };
 use vmon::reactor::{HandlerId, Reactor};
-
-type Loop = Reactor<Monitor>;
 
 fn sandbox(state: &State, name: &str) -> Sandbox {
     Sandbox::new(name, common::CONFIG, state.path().join("log")).unwrap()
@@ -42,17 +43,6 @@ fn sh(script: &str) -> Command {
 
 fn spawn(reactor: &mut Loop, sandbox: Sandbox, script: &str) -> HandlerId {
     Monitor::builder(sandbox).spawn(reactor, sh(script))
-}
-
-/// Turns until something is so.
-#[track_caller]
-fn turn_until(reactor: &mut Loop, what: &str, mut holds: impl FnMut(&mut Loop) -> bool) {
-    let give_up = Instant::now() + PATIENCE;
-    while !holds(reactor) {
-        assert!(Instant::now() < give_up, "it never came: {what}");
-        // Bounded, as what is waited for may be no event of the reactor's.
-        reactor.poll_once(Some(Duration::from_millis(20))).unwrap();
-    }
 }
 
 /// Turns until this monitor is done.
@@ -893,7 +883,7 @@ mod nested {
     /// Drives a reactor by its descriptor and its deadline alone; gives the number of turns.
     #[track_caller]
     pub fn drive(reactor: &mut Loop) -> u32 {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + crate::common::PATIENCE;
         let mut turns = 0;
         while !reactor.is_done() {
             assert!(Instant::now() < give_up, "neither descriptor nor deadline told of the end");

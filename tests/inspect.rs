@@ -31,11 +31,6 @@ impl Drop for Running {
     }
 }
 
-fn ran(state: &State, name: &str, options: &[&str], script: &str) {
-    let mut command = state.run(name, options, script);
-    let _ = wait(&mut command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-}
-
 fn vmon(state: &State, args: &[&str]) -> Output {
     state.vmon().args(args).output().unwrap()
 }
@@ -60,7 +55,7 @@ fn tells(output: &Output, words: &[&str]) {
 #[test]
 fn inspect_tells_the_run_its_spec_and_its_log() {
     let state = State::new();
-    ran(&state, "web", &["--log-max-size", "4K", "--log-max-files", "3"], "seq 4000; exit 3");
+    state.ran("web", &["--log-max-size", "4K", "--log-max-files", "3"], "seq 4000; exit 3");
     let output = vmon(&state, &["inspect", "web"]);
     assert_eq!(output.status.code(), Some(0));
     let list = json_of(&output);
@@ -122,7 +117,7 @@ fn a_supervisor_that_is_suspended_does_not_hold_up_inspect() {
 #[test]
 fn an_unknown_name_is_told_and_the_others_are_done() {
     let state = State::new();
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     for command in ["inspect", "history"] {
         let output = vmon(&state, &[command, "nobody", "web", "--json"]);
         assert_eq!(output.status.code(), Some(1), "{command}");
@@ -145,8 +140,8 @@ fn without_a_database_every_name_is_unknown() {
 #[test]
 fn a_name_of_several_configs_is_an_error_that_lists_them() {
     let state = State::new();
-    ran(&state, "web", &["--config-file", "b"], "exit 2");
-    ran(&state, "web", &["--config-file", "a"], "exit 1");
+    state.ran("web", &["--config-file", "b"], "exit 2");
+    state.ran("web", &["--config-file", "a"], "exit 1");
     let output = vmon(&state, &["inspect", "web"]);
     assert_eq!(output.status.code(), Some(1));
     tells(&output, &["a/web, b/web"]);
@@ -159,9 +154,9 @@ fn a_name_of_several_configs_is_an_error_that_lists_them() {
 fn history_has_every_run_of_a_sandbox_newest_first() {
     let state = State::new();
     for exit in [1, 2, 3] {
-        ran(&state, "web", &[], &format!("exit {exit}"));
+        state.ran("web", &[], &format!("exit {exit}"));
     }
-    ran(&state, "db", &[], "true");
+    state.ran("db", &[], "true");
     let list = json_of(&vmon(&state, &["history", "web", "--json"]));
     let codes: Vec<_> = list.as_array().unwrap().iter().map(|run| &run["exit_code"]).collect();
     assert_eq!(codes, [3, 2, 1]);
@@ -193,7 +188,7 @@ fn stats_measure_the_whole_tree() {
 #[test]
 fn stats_of_what_does_not_run_are_an_error_only_where_it_is_named() {
     let state = State::new();
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     let output = vmon(&state, &["stats", "web"]);
     assert_eq!(output.status.code(), Some(1));
     tells(&output, &["web does not run"]);
@@ -235,7 +230,7 @@ fn stats_append_where_there_is_no_terminal_and_end_with_their_reader() {
 #[test]
 fn nothing_of_the_database_steers_a_terminal() {
     let state = State::new();
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     let db = rusqlite::Connection::open(state.db()).unwrap();
     let name = "x\u{1b}[2J\ny";
     db.execute("UPDATE sandboxes SET name = ?1", [name]).unwrap();
@@ -259,7 +254,7 @@ fn nothing_of_the_database_steers_a_terminal() {
 #[test]
 fn a_full_stdout_is_told_and_exit_1() {
     let state = State::new();
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     for args in [
         &["ps"][..],
         &["inspect", "web"],
@@ -295,7 +290,7 @@ fn keys(value: &Value, found: &mut Vec<String>) {
 #[test]
 fn every_key_of_json_is_documented() {
     let state = State::new();
-    ran(&state, "web", &["--log-max-size", "4K"], "seq 4000");
+    state.ran("web", &["--log-max-size", "4K"], "seq 4000");
     let _web = Running::start(&state, "web", &[], "exec sleep 600");
     let documented = fs::read_to_string(format!("{}/docs/json.md", env!("CARGO_MANIFEST_DIR")));
     let documented = documented.unwrap();

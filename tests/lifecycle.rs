@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -20,7 +20,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use common::{PATIENCE, State, Terminal, code, contains, eventually, is_alive, signal, wait};
+use common::{
+    PATIENCE, State, Terminal, code, contains, eventually, is_alive, one_line, signal, wait,
+};
 
 /// A `vmon run` under way, with its stdout on a pipe.
 struct Session {
@@ -105,15 +107,6 @@ impl Drop for Session {
 fn run_code(command: &mut Command) -> i32 {
     let output = command.output().unwrap();
     code(output.status)
-}
-
-/// What vmon itself said: one line, or nothing.
-#[track_caller]
-fn one_line(output: &Output) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(text.lines().count(), 1, "{text:?}");
-    assert!(text.starts_with("vmon: ") && text.ends_with('\n'), "{text:?}");
-    text
 }
 
 fn row_count(state: &State, table: &str) -> i64 {

@@ -7,17 +7,14 @@ mod records;
 mod tmpfs;
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use records::{files, joined, records};
 use tempfile::{TempDir, tempdir};
-use tmpfs::Tmpfs;
-use vmon::logfile::{
-    End, Format, LogError, LogFile, LogOptions, Mark, Retention, Stream, WriteError,
-};
+use tmpfs::{Tmpfs, assert_full, write_when_there_is_room};
+use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
 
 const ALL: u32 = u32::MAX;
 const FORMATS: [Format; 2] = [Format::Cri, Format::Json];
@@ -373,23 +370,6 @@ fn the_tail_is_what_the_child_wrote_whatever_the_formats() {
     let mut log = open(&directory, Format::Json);
     log.write(Stream::Stdout, b"caf\xc3").unwrap();
     assert_eq!(log.tail(4).unwrap(), b"caf\xc3", "what is held back is shown too");
-}
-
-fn assert_full(error: &WriteError) {
-    let LogError::Io { source, .. } = &error.source else { panic!("{error}") };
-    assert_eq!(source.kind(), ErrorKind::StorageFull, "{error}");
-}
-
-/// Goes on where a write ended: on a busy machine, tmpfs may count a removed file for a moment
-/// longer.
-fn write_when_there_is_room(log: &mut LogFile, mut bytes: &[u8]) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while let Err(error) = log.write(Stream::Stdout, bytes) {
-        assert_full(&error);
-        assert!(Instant::now() < give_up, "{error}");
-        bytes = &bytes[error.written..];
-        std::thread::yield_now();
-    }
 }
 
 #[test]

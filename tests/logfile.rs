@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use fastrand::Rng;
 use nix::unistd::geteuid;
 use tempfile::{TempDir, tempdir};
-use tmpfs::{Tmpfs, skip};
-use vmon::logfile::{LogError, LogFile, LogOptions, Retention, Stream, WriteError};
+use tmpfs::{Tmpfs, assert_full, skip, write_when_there_is_room};
+use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
 
 const ALL: u32 = u32::MAX;
 
@@ -356,24 +356,6 @@ fn a_rotation_that_is_refused_is_made_up_for_later() {
     assert_eq!(log.bytes_written(), 7);
 }
 
-fn assert_full(error: &WriteError) {
-    let LogError::Io { source, path, .. } = &error.source else { panic!("{error}") };
-    assert_eq!(source.kind(), io::ErrorKind::StorageFull, "{error}");
-    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-}
-
-/// Goes on where a write ended, as the monitor does: on a busy machine, tmpfs may count a removed
-/// file for a moment longer.
-fn write_when_there_is_room(log: &mut LogFile, mut bytes: &[u8]) {
-    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while let Err(error) = log.write(Stream::Stdout, bytes) {
-        assert_full(&error);
-        assert!(std::time::Instant::now() < give_up, "{error}");
-        bytes = &bytes[error.written..];
-        std::thread::yield_now();
-    }
-}
-
 /// Writes chunks until the disk is full, frees some of it, gives what was left over, goes on.
 fn fill_and_recover(tmpfs: &Tmpfs, max_size: u64) {
     let ballast = tmpfs.path().join("ballast");
@@ -442,7 +424,7 @@ fn a_new_log_that_can_not_be_made_after_the_rename_is_made_by_a_later_write() {
     assert_eq!(error.written, 4);
     assert!(!log.path().exists());
     assert_eq!(log.write(Stream::Stdout, b"456").unwrap_err().written, 0);
-    tmpfs.remount("nr_inodes=100");
+    assert!(tmpfs.remount("nr_inodes=100"));
     log.write(Stream::Stdout, b"456").unwrap();
     assert_eq!(joined(log.path()), b"0123456");
 }

@@ -15,8 +15,6 @@ use std::thread;
 
 use common::{State, assert_same, code, eventually, noise, wait};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 
 const MIB: usize = 1024 * 1024;
 
@@ -59,16 +57,6 @@ fn output_of(command: &mut Command, input: Vec<u8>) -> Output {
     // A writer that is left without a reader has failed by now.
     input.join().unwrap();
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
-}
-
-/// Where a script waits for the test: `read _ < "$GO"`.
-fn gate(state: &State, command: &mut Command) {
-    mkfifo(&state.file("go"), Mode::S_IRWXU).unwrap();
-    command.env("GO", state.file("go"));
-}
-
-fn open_gate(state: &State) {
-    fs::write(state.file("go"), "go\n").unwrap();
 }
 
 /// Kibibytes of a line of `/proc/PID/status`.
@@ -237,7 +225,7 @@ fn a_child_that_reads_later_holds_up_our_stdin_and_gets_all_of_it() {
     // Opened once: a second opening could meet the first writer on its way out.
     let script = r#"exec 3<> "$GO"; echo ready; read _ <&3; cat > copy; echo done; read _ <&3"#;
     let mut command = state.run("slow", &[], script);
-    gate(&state, &mut command);
+    state.gate(&mut command);
     command.current_dir(state.path()).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut supervisor = command.spawn().unwrap();
     state.wait_for_log("slow", b"ready");
@@ -246,11 +234,11 @@ fn a_child_that_reads_later_holds_up_our_stdin_and_gets_all_of_it() {
     let taken = fill(&mut input, &bytes, supervisor.id());
     assert!(taken < MIB, "{taken} bytes were taken that the child has not read");
     let rest = writer(input, bytes[taken..].to_vec());
-    open_gate(&state);
+    state.open_gate();
     state.wait_for_log("slow", b"done");
     rest.join().unwrap();
     let after = memory(supervisor.id(), "VmHWM:");
-    open_gate(&state);
+    state.open_gate();
     assert_eq!(code(wait(&mut supervisor)), 0);
     same(&fs::read(state.file("copy")).unwrap(), &bytes, "what the child read");
     // VmHWM can fall: the kernel counts roughly, and the supervisor gives memory back meanwhile.
@@ -277,13 +265,13 @@ fn a_child_without_forwarded_stdin_reads_nothing() {
 fn a_child_that_closes_its_stdin_early_is_no_error() {
     let state = State::new();
     let mut command = state.run("closes", &[], r#"exec <&-; echo closed; read _ < "$GO"; exit 3"#);
-    gate(&state, &mut command);
+    state.gate(&mut command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut supervisor = command.spawn().unwrap();
     state.wait_for_log("closes", b"closed");
     let mut input = supervisor.stdin.take().unwrap();
     fill(&mut input, &noise(MIB, 10), supervisor.id());
-    open_gate(&state);
+    state.open_gate();
     let output = supervisor.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"closed\n"[..], &b""[..]));

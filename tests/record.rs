@@ -6,6 +6,8 @@
 mod common;
 #[path = "common/held.rs"]
 mod held;
+#[path = "common/seed.rs"]
+mod seed;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,8 +24,8 @@ use nix::unistd::mkfifo;
 use rusqlite::Connection;
 use serde_json::Value;
 
-use common::{State, code, contains, eventually, signal, wait};
-use held::{ENDS, Held, Reader, brief, lock, look, one_line, ps, spilled};
+use common::{State, code, contains, eventually, one_line, signal, wait};
+use held::{ENDS, Held, Reader, brief, lock, look, ps, spilled};
 
 // A database that somebody else has locked.
 
@@ -299,18 +301,8 @@ fn fifty_supervisors_at_once_leave_fifty_right_rows() {
     assert!(spilled(&state).is_empty());
 }
 
-/// The ecosystem's tables as the seed's migrations make them.
-const SEED_SCHEMA: &str = "
-CREATE TABLE sandboxes (id INTEGER PRIMARY KEY, name TEXT NOT NULL, config_file TEXT NOT NULL,
-    config_last_modified DATETIME NOT NULL, status TEXT NOT NULL, supervisor_pid INTEGER NOT NULL,
-    microvm_pid INTEGER NOT NULL, rootfs_paths TEXT NOT NULL, group_id INTEGER, group_ip TEXT,
-    created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT NOT NULL, subnet TEXT NOT NULL,
-    reach TEXT NOT NULL, full_json TEXT, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
-    modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE sandbox_metrics (id INTEGER PRIMARY KEY, sandbox_id INTEGER NOT NULL,
-    timestamp DATETIME DEFAULT CURRENT_TIMESTAMP, cpu_usage_percent REAL,
-    memory_usage_bytes INTEGER, disk_usage_bytes INTEGER);
+/// What a database of the seed's has in its tables.
+const SEED_ROWS: &str = "
 INSERT INTO groups VALUES (3, 'g', '10.0.0.0/24', 'local', '{}', '2025-01-01', '2025-01-02');
 INSERT INTO sandbox_metrics VALUES (5, 1, '2025-01-01', 1.5, 2, 3);
 INSERT INTO sandboxes VALUES
@@ -323,7 +315,10 @@ INSERT INTO sandboxes VALUES
 #[test]
 fn a_database_of_the_seeds_is_read_and_kept() {
     let state = State::new();
-    Connection::open(state.db()).unwrap().execute_batch(SEED_SCHEMA).unwrap();
+    Connection::open(state.db())
+        .unwrap()
+        .execute_batch(&[seed::SEED_SCHEMA, SEED_ROWS].concat())
+        .unwrap();
     // 'old' is RUNNING by its row, under a pid that no process has.
     assert_eq!(ps(&state, &[]), Vec::<Value>::new());
     let all = ps(&state, &["--all"]);
@@ -360,7 +355,7 @@ fn a_database_of_the_seeds_is_read_and_kept() {
 fn a_name_that_a_live_program_of_the_ecosystem_runs_is_refused() {
     let state = State::new();
     let db = Connection::open(state.db()).unwrap();
-    db.execute_batch(SEED_SCHEMA).unwrap();
+    db.execute_batch(&[seed::SEED_SCHEMA, SEED_ROWS].concat()).unwrap();
     let pid = std::process::id();
     db.execute("UPDATE sandboxes SET supervisor_pid = ?1 WHERE id = 2", [pid]).unwrap();
     drop(db);

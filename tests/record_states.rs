@@ -6,6 +6,8 @@
 mod common;
 #[path = "common/held.rs"]
 mod held;
+#[path = "common/tmpfs.rs"]
+mod tmpfs;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,7 +20,8 @@ use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
 
 use common::{State, code, eventually, signal, wait};
-use held::{Held, Reader, Tmpfs, brief, ps, spilled};
+use held::{Held, Reader, brief, ps, spilled};
+use tmpfs::Tmpfs;
 
 /// How long a state is held: several of an observer's attempts.
 const SECONDS: Duration = Duration::from_secs(2);
@@ -170,13 +173,13 @@ fn what_happens_while_the_database_is_locked_is_on_record_afterwards() {
 
 #[test]
 fn what_happens_while_the_disk_is_full_is_on_record_afterwards() {
-    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
-    arrives_all_the_same(disk.path(), || Hold::Full(disk.fill()));
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
+    arrives_all_the_same(disk.path(), || Hold::Full(disk.fill_up_to(0)));
 }
 
 #[test]
 fn what_happens_while_the_file_system_is_read_only_is_on_record_afterwards() {
-    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
     arrives_all_the_same(disk.path(), || Hold::read_only(&disk));
 }
 

@@ -6,6 +6,8 @@
 mod common;
 #[path = "common/held.rs"]
 mod held;
+#[path = "common/tmpfs.rs"]
+mod tmpfs;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,15 +15,16 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use common::{State, eventually, is_root, wait};
-use held::{ENDS, Held, Tmpfs, brief, lock, look, one_line, ps, skipped, spilled};
+use common::{State, eventually, is_root, one_line, wait};
+use held::{ENDS, Held, brief, lock, look, ps, spilled};
+use tmpfs::{Tmpfs, skip};
 
 // A database that can't be written.
 
 #[test]
 fn a_database_that_can_not_be_written_refuses_the_start() {
     if is_root() {
-        return skipped("root may write everything");
+        return skip("root may write everything");
     }
     let state = State::new();
     wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
@@ -37,7 +40,7 @@ fn a_database_that_can_not_be_written_refuses_the_start() {
 #[test]
 fn a_database_that_becomes_read_only_does_not_touch_the_child() {
     if is_root() {
-        return skipped("root may write everything");
+        return skip("root may write everything");
     }
     let state = State::new();
     let mut run = Held::running(&state, "x", &[], "exit 3");
@@ -58,7 +61,7 @@ fn a_database_that_becomes_read_only_does_not_touch_the_child() {
 #[test]
 fn a_state_directory_that_becomes_read_only_does_not_touch_the_child() {
     if is_root() {
-        return skipped("root may write everything");
+        return skip("root may write everything");
     }
     let state = State::new();
     let logs = state.file("elsewhere");
@@ -144,7 +147,7 @@ fn a_state_directory_that_is_removed_during_the_run_is_made_anew() {
 
 #[test]
 fn a_full_disk_delays_the_record_and_nothing_else() {
-    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
     let state = State::new();
     let db = disk.path().join("sandbox.db");
     let mut run = Held::spawn(&state, "x", &["--db", db.to_str().unwrap()], "exit 3");
@@ -155,7 +158,7 @@ fn a_full_disk_delays_the_record_and_nothing_else() {
     };
     let sql = "SELECT state || ifnull(exit_code, '-') FROM vmon_runs";
     eventually("it runs", || column(sql).as_deref() == Some("RUNNING-"));
-    let filler = disk.fill();
+    let filler = disk.fill_up_to(0);
     run.release();
     run.errors.wait_for("late");
     assert_eq!(state.log("x"), b"begun\nover\n");
@@ -166,9 +169,9 @@ fn a_full_disk_delays_the_record_and_nothing_else() {
 
 #[test]
 fn a_full_disk_refuses_the_start() {
-    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
     let state = State::new();
-    disk.fill();
+    disk.fill_up_to(0);
     let db = disk.path().join("sandbox.db");
     let started = state.file("started");
     let script = format!("touch {}", started.display());

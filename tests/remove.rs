@@ -6,14 +6,9 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use common::{State, wait};
-
-fn ran(state: &State, name: &str, options: &[&str], script: &str) {
-    let mut command = state.run(name, options, script);
-    let _ = wait(&mut command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-}
 
 fn vmon(state: &State, args: &[&str]) -> Output {
     state.vmon().args(args).output().unwrap()
@@ -43,9 +38,9 @@ fn files(directory: &Path) -> Vec<String> {
 #[test]
 fn a_sandbox_is_removed_with_all_its_runs_and_its_log_stays() {
     let state = State::new();
-    ran(&state, "web", &[], "echo 1");
-    ran(&state, "web", &[], "echo 2");
-    ran(&state, "db", &[], "true");
+    state.ran("web", &[], "echo 1");
+    state.ran("web", &[], "echo 2");
+    state.ran("db", &[], "true");
     let output = vmon(&state, &["rm", "web"]);
     assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
     assert_eq!(names(&state), ["db"]);
@@ -59,7 +54,7 @@ fn logs_go_only_with_their_sandbox() {
     let state = State::new();
     let options = ["--log-max-size", "4K", "--log-max-files", "3"];
     for name in ["web", "web2", "web.log"] {
-        ran(&state, name, &options, "seq 4000");
+        state.ran(name, &options, "seq 4000");
     }
     let logs = state.logs();
     let mine = ["web@supervisor.log", "web@supervisor.log.00000001", "web.log.00000002.gz"];
@@ -83,8 +78,8 @@ fn logs_go_only_with_their_sandbox() {
 #[test]
 fn removal_of_logs_follows_no_link_and_stays_inside() {
     let state = State::new();
-    ran(&state, "web", &[], "echo hello");
-    ran(&state, "out", &["--config-file", "linked"], "echo hello");
+    state.ran("web", &[], "echo hello");
+    state.ran("out", &["--config-file", "linked"], "echo hello");
     let kept = state.file("kept");
     fs::write(&kept, "kept").unwrap();
     let logs = state.logs();
@@ -105,7 +100,7 @@ fn removal_of_logs_follows_no_link_and_stays_inside() {
 #[test]
 fn a_name_of_another_program_leads_nowhere() {
     let state = State::new();
-    ran(&state, "web", &[], "true");
+    state.ran("web", &[], "true");
     let outside = state.file("outside.log");
     fs::write(&outside, "kept").unwrap();
     let db = rusqlite::Connection::open(state.db()).unwrap();
@@ -121,7 +116,7 @@ fn one_that_runs_is_removed_by_force_only() {
     let state = State::new();
     let mut web = state.run("web", &[], "exec sleep 600").spawn().unwrap();
     state.wait_for_status("web", "RUNNING");
-    ran(&state, "db", &[], "true");
+    state.ran("db", &[], "true");
     let output = vmon(&state, &["rm", "web", "db"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("--force") && told(&output).lines().count() == 1);
@@ -137,9 +132,9 @@ fn one_that_runs_is_removed_by_force_only() {
 #[test]
 fn prune_removes_what_has_stopped_and_says_how_much() {
     let state = State::new();
-    ran(&state, "a", &[], "echo a");
-    ran(&state, "a", &[], "echo a");
-    ran(&state, "b", &[], "echo b");
+    state.ran("a", &[], "echo a");
+    state.ran("a", &[], "echo a");
+    state.ran("b", &[], "echo b");
     let mut web = state.run("web", &[], "exec sleep 600").spawn().unwrap();
     state.wait_for_status("web", "RUNNING");
     let old = vmon(&state, &["prune", "--older-than", "1h"]);
@@ -155,8 +150,8 @@ fn prune_removes_what_has_stopped_and_says_how_much() {
 #[test]
 fn prune_with_logs_leaves_those_that_run() {
     let state = State::new();
-    ran(&state, "web", &[], "echo first");
-    ran(&state, "gone", &[], "echo gone");
+    state.ran("web", &[], "echo first");
+    state.ran("gone", &[], "echo gone");
     let mut web = state.run("web", &[], "echo second; exec sleep 600").spawn().unwrap();
     state.wait_for_log("web", b"second\n");
     let output = vmon(&state, &["prune", "--logs", "--json"]);

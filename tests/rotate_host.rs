@@ -4,19 +4,19 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/turning.rs"]
+mod turning;
 
 use std::fs::{self, File};
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{PATIENCE, State, is_alive};
+use common::{State, is_alive, is_gone};
+use turning::{Loop, turn_until};
 use vmon::child::{Command, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{Monitor, Reason, Sandbox};
 use vmon::reactor::{HandlerId, Reactor};
-
-type Loop = Reactor<Monitor>;
 
 /// Logs of 2,000 bytes, and a command that waits while there is a file `hold`, then compresses.
 fn sandbox(state: &State, name: &str, retention: Retention) -> Sandbox {
@@ -40,15 +40,6 @@ fn lines(count: usize) -> String {
     format!("i=0; while [ $i -lt {count} ]; do printf '%0999d\\n' $i; i=$((i + 1)); done")
 }
 
-#[track_caller]
-fn turn_until(reactor: &mut Loop, what: &str, mut holds: impl FnMut(&mut Loop) -> bool) {
-    let give_up = Instant::now() + PATIENCE;
-    while !holds(reactor) {
-        assert!(Instant::now() < give_up, "it never came: {what}");
-        reactor.poll_once(Some(Duration::from_millis(20))).unwrap();
-    }
-}
-
 fn pid(state: &State, name: &str) -> Option<u32> {
     let text = fs::read_to_string(state.file(&format!("{name}.pid"))).ok()?;
     text.trim_end().parse().ok()
@@ -56,11 +47,6 @@ fn pid(state: &State, name: &str) -> Option<u32> {
 
 fn exists(state: &State, name: &str, ending: &str) -> bool {
     state.logs().join(format!("{name}.log.{ending}")).exists()
-}
-
-/// Whether nothing of it is left, not even a zombie.
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// One test at a time: what they leave behind are children of one process.

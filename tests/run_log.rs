@@ -3,17 +3,20 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod common;
+#[path = "common/tmpfs.rs"]
+mod tmpfs;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tmpfs::Tmpfs;
 
-use common::{PATIENCE, State, assert_same, code, eventually, is_root, noise, wait};
+use common::{PATIENCE, State, assert_same, code, eventually, noise, wait};
 
 /// A run whose child copies our file `noise` to its stdout.
 fn copy(state: &State, name: &str, options: &[&str]) -> i32 {
@@ -174,7 +177,7 @@ fn a_log_directory_that_is_renamed_is_made_anew() {
 
 #[test]
 fn a_full_disk_pauses_the_child_and_loses_nothing() {
-    let Some(disk) = Tmpfs::mount(4 << 20) else { return };
+    let Some(disk) = Tmpfs::new("size=4m") else { return };
     let state = State::new();
     let noise = noise(2 << 20, 10);
     fs::write(state.file("noise"), &noise).unwrap();
@@ -197,7 +200,7 @@ fn a_full_disk_pauses_the_child_and_loses_nothing() {
 
 #[test]
 fn a_full_disk_is_waited_for_after_the_childs_end_too() {
-    let Some(disk) = Tmpfs::mount(1 << 20) else { return };
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
     let state = State::new();
     let filler = disk.fill_up_to(0);
     let options = ["--log-dir", disk.path().to_str().unwrap()];
@@ -215,7 +218,7 @@ fn a_full_disk_is_waited_for_after_the_childs_end_too() {
 
 #[test]
 fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
-    let Some(disk) = Tmpfs::mount(4 << 20) else { return };
+    let Some(disk) = Tmpfs::new("size=4m") else { return };
     let state = State::new();
     let noise = noise(2 << 20, 11);
     fs::write(state.file("noise"), &noise).unwrap();
@@ -266,44 +269,4 @@ fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
     assert_same(rest, &noise[noise.len() - rest.len()..], "what was still in the pipe");
     let lost_noise = noise.len() - kept - rest.len();
     assert!(dropped >= lost_noise && (dropped - lost_noise).is_multiple_of(5));
-}
-
-/// A small file system of its own.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    fn mount(size: u64) -> Option<Self> {
-        let directory = tempfile::Builder::new().prefix("vmon-tmpfs").tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
-        let mounted = is_root()
-            && mount.arg(directory.path()).output().is_ok_and(|output| output.status.success());
-        if !mounted {
-            let name = std::thread::current().name().unwrap_or_default().to_owned();
-            let _ = writeln!(std::io::stderr(), "skipped: {name}: mounting a tmpfs needs root");
-        }
-        mounted.then_some(Self(directory))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Leaves so many bytes free, more or less, with a file to be removed.
-    fn fill_up_to(&self, left: usize) -> PathBuf {
-        let path = self.path().join("filler");
-        let mut filler = fs::File::create(&path).unwrap();
-        let mut written = 0;
-        while let Ok(count) = filler.write(&[1; 4096]) {
-            written += count;
-        }
-        filler.set_len(written.saturating_sub(left) as u64).unwrap();
-        path
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
-    }
 }

@@ -2,12 +2,15 @@
 //! and that none of them holds anything up.
 
 mod common;
+#[path = "common/host.rs"]
+mod host;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, State, assert_same, contains};
+use host::Client;
 use vmon::child::Command;
 use vmon::logfile::Retention;
 use vmon::monitor::{
@@ -92,31 +95,6 @@ impl Host {
     fn end(mut self) -> (End, State) {
         self.until("the end", |host| host.monitor().is_done());
         (self.reactor.remove(self.id).unwrap().into_end().unwrap(), self.state)
-    }
-}
-
-struct Client {
-    stream: UnixStream,
-    seen: Vec<u8>,
-    ended: bool,
-}
-
-impl Client {
-    /// Takes what is there.
-    fn read(&mut self) {
-        let mut buffer = [0; 65536];
-        while !self.ended {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => self.ended = true,
-                Ok(count) => self.seen.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
     }
 }
 

@@ -102,16 +102,6 @@ fn reader(mut source: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>>
     })
 }
 
-/// Where a script waits for the test: `read _ < "$GO"`.
-fn gate(state: &State, command: &mut Command) {
-    mkfifo(&state.file("go"), Mode::S_IRWXU).unwrap();
-    command.env("GO", state.file("go"));
-}
-
-fn open_gate(state: &State) {
-    fs::write(state.file("go"), "go\n").unwrap();
-}
-
 fn size(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
 }
@@ -129,7 +119,7 @@ fn output_may_be(kind: Kind) {
     assert!(!before.0.contains(OFlag::O_NONBLOCK));
     let script = r#"cat out; cat err >&2; read _ < "$GO""#;
     let mut command = state.run("child", &["--tty", "never"], script);
-    gate(&state, &mut command);
+    state.gate(&mut command);
     command.current_dir(state.path());
     command.stdout(our_out.try_clone().unwrap()).stderr(our_err.try_clone().unwrap());
     let mut supervisor = command.spawn().unwrap();
@@ -139,7 +129,7 @@ fn output_may_be(kind: Kind) {
         .then(|| (reader(far_out.try_clone().unwrap()), reader(far_err.try_clone().unwrap())));
     eventually("all is in the log", || size(&state.log_path("child")) == 2 * LEN as u64 + 1);
     assert_eq!((flags(&our_out), flags(&our_err)), before, "during the run");
-    open_gate(&state);
+    state.open_gate();
     assert_eq!(code(wait(&mut supervisor)), 0);
     assert_eq!((flags(&our_out), flags(&our_err)), before, "after the run");
     drop((our_out, our_err));
@@ -161,7 +151,7 @@ fn input_may_be(kind: Kind) {
     assert!(!before.contains(OFlag::O_NONBLOCK));
     let script = r#"cat > copy; echo ended; read _ < "$GO""#;
     let mut command = state.run("child", &["--tty", "never"], script);
-    gate(&state, &mut command);
+    state.gate(&mut command);
     command.current_dir(state.path()).stdin(ours.try_clone().unwrap()).stdout(Stdio::null());
     let mut supervisor = command.spawn().unwrap();
     drop(command);
@@ -172,7 +162,7 @@ fn input_may_be(kind: Kind) {
     assert_eq!(flags(&ours), before, "during the run");
     drop(far);
     state.wait_for_log("child", b"ended");
-    open_gate(&state);
+    state.open_gate();
     assert_eq!(code(wait(&mut supervisor)), 0);
     assert_eq!(flags(&ours), before, "after the run");
     assert_same(&fs::read(state.file("copy")).unwrap(), &bytes, "what the child read");
@@ -546,7 +536,7 @@ fn another_users_streams_may_be(kind: Kind) {
     let (our_out, far_out) = ends(&state, kind, "out", false);
     let (our_err, far_err) = ends(&state, kind, "err", false);
     assert!(is_refused(&our_in, "r") && is_refused(&our_out, "w"));
-    gate(&state, &mut command);
+    state.gate(&mut command);
     chown(state.file("go"), Some(NOBODY), Some(NOBODY)).unwrap();
     command.stdin(our_in.try_clone().unwrap());
     command.stdout(our_out.try_clone().unwrap()).stderr(our_err.try_clone().unwrap());
@@ -560,7 +550,7 @@ fn another_users_streams_may_be(kind: Kind) {
     assert_eq!((flags(&our_in), flags(&our_out), flags(&our_err)), before, "during the run");
     drop(far_in);
     state.wait_for_log("nobody", b"end\n");
-    open_gate(&state);
+    state.open_gate();
     assert_eq!(code(wait(&mut supervisor)), 0);
     assert_eq!((flags(&our_in), flags(&our_out), flags(&our_err)), before, "after the run");
     drop((our_in, our_out, our_err));

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use common::{
     State, Terminal, assert_same, bytes_waiting, code, contains, eventually, is_alive, noise,
-    process_state, raw, set_size, signal, wait,
+    process_state, raw, set_size, signal, spawn_piped, wait,
 };
 use nix::sys::signal::Signal;
 use nix::sys::termios::{
@@ -65,10 +65,6 @@ fn fed(command: &mut Command, input: &[u8]) -> Output {
 fn ended(mut vmon: Child) -> Output {
     wait(&mut vmon);
     vmon.wait_with_output().unwrap()
-}
-
-fn spawn_piped(command: &mut Command) -> Child {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn touch(state: &State, name: &str) {

@@ -3,16 +3,16 @@
 #![allow(dead_code)] // each test file uses a part
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use crate::common::{PATIENCE, State, code, is_root, wait};
+use crate::common::{PATIENCE, State, code, wait};
 
 /// Keeps every other writer out until it is dropped.
 pub fn lock(state: &State) -> Connection {
@@ -56,15 +56,6 @@ pub fn spilled(state: &State) -> Vec<PathBuf> {
     let entries = fs::read_dir(state.file("run")).into_iter().flatten();
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.to_str().unwrap().ends_with(".end.json")).collect()
-}
-
-/// What vmon itself said: one line.
-#[track_caller]
-pub fn one_line(output: &Output) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(text.lines().count(), 1, "{text:?}");
-    assert!(text.starts_with("vmon: ") && text.ends_with('\n'), "{text:?}");
-    text
 }
 
 /// A run that ends with its input, and what vmon says of it.
@@ -147,52 +138,4 @@ impl<R: Read + AsFd> Reader<R> {
             assert!(more, "{text:?} never came: {:?}", String::from_utf8_lossy(&self.seen));
         }
     }
-}
-
-/// A small file system of its own.
-pub struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    pub fn mount(size: u64) -> Option<Self> {
-        let directory = tempfile::Builder::new().prefix("vmon-tmpfs").tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
-        let mounted = is_root()
-            && mount.arg(directory.path()).output().is_ok_and(|output| output.status.success());
-        if !mounted {
-            skipped("mounting a tmpfs needs root");
-        }
-        mounted.then_some(Self(directory))
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Makes it `ro` or `rw`; whether that could be done.
-    pub fn remount(&self, how: &str) -> bool {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &format!("remount,{how}")]).arg(self.path());
-        mount.output().is_ok_and(|output| output.status.success())
-    }
-
-    /// Takes all the space there is, with a file to be removed.
-    pub fn fill(&self) -> PathBuf {
-        let path = self.path().join("filler");
-        let mut filler = fs::File::create(&path).unwrap();
-        while filler.write_all(&[1; 4096]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy"]).arg(self.path()).status();
-    }
-}
-
-/// Says on the terminal, past the test harness, that a test did not run.
-pub fn skipped(why: &str) {
-    let name = std::thread::current().name().unwrap_or_default().to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test file uses a part
 
+mod seed;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -16,20 +18,6 @@ use vmon::monitor::{
     Claim, End, Identity, Observer, Outcome, Progress, Reason, Sandbox, Starting, Transition,
 };
 use vmon::registry::{Registry, RegistryObserver, Run};
-
-/// The ecosystem's tables as the seed's migrations make them.
-pub const SEED_SCHEMA: &str = "
-CREATE TABLE sandboxes (id INTEGER PRIMARY KEY, name TEXT NOT NULL, config_file TEXT NOT NULL,
-    config_last_modified DATETIME NOT NULL, status TEXT NOT NULL, supervisor_pid INTEGER NOT NULL,
-    microvm_pid INTEGER NOT NULL, rootfs_paths TEXT NOT NULL, group_id INTEGER, group_ip TEXT,
-    created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT NOT NULL, subnet TEXT NOT NULL,
-    reach TEXT NOT NULL, full_json TEXT, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
-    modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
-CREATE TABLE sandbox_metrics (id INTEGER PRIMARY KEY, sandbox_id INTEGER NOT NULL,
-    timestamp DATETIME DEFAULT CURRENT_TIMESTAMP, cpu_usage_percent REAL,
-    memory_usage_bytes INTEGER, disk_usage_bytes INTEGER);
-";
 
 pub struct Fixture {
     pub dir: TempDir,
@@ -62,7 +50,7 @@ impl Fixture {
     pub fn seed(&self, rows: &str) {
         fs::create_dir_all(self.db().parent().unwrap()).unwrap();
         let seed = self.sqlite();
-        seed.execute_batch(SEED_SCHEMA).unwrap();
+        seed.execute_batch(seed::SEED_SCHEMA).unwrap();
         seed.execute_batch(rows).unwrap();
     }
 

@@ -4,23 +4,22 @@
 
 #![allow(dead_code, unsafe_code)] // each test file uses a part; a controlling terminal takes pre_exec
 
+mod terminal;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{Termios, cfmakeraw, tcgetattr};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
+#[allow(unused_imports)] // as above
+pub use terminal::{Terminal, raw, set_size};
 
 /// How long anything may take before a test gives up on it: no more than a bound on failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,6 +103,23 @@ impl State {
         let mut command = self.vmon();
         command.args(["run", "--name", name]).args(options).args(["--", "sh", "-c", script]);
         command
+    }
+
+    #[cfg(feature = "cli")]
+    /// The same, to its end, whatever that is.
+    pub fn ran(&self, name: &str, options: &[&str], script: &str) {
+        let mut run = self.run(name, options, script);
+        wait(&mut run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    /// Where a script of this command waits for the test: `read _ < "$GO"`.
+    pub fn gate(&self, command: &mut Command) {
+        mkfifo(&self.file("go"), Mode::S_IRWXU).unwrap();
+        command.env("GO", self.file("go"));
+    }
+
+    pub fn open_gate(&self) {
+        fs::write(self.file("go"), "go\n").unwrap();
     }
 
     #[cfg(feature = "registry")]
@@ -267,6 +283,19 @@ pub fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
 }
 
+/// What vmon itself said: one line.
+#[track_caller]
+pub fn one_line(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text:?}");
+    assert!(text.starts_with("vmon: ") && text.ends_with('\n'), "{text:?}");
+    text
+}
+
+pub fn spawn_piped(command: &mut Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 pub fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).unwrap();
 }
@@ -277,6 +306,11 @@ pub fn is_alive(pid: u32) -> bool {
         Ok(stat) => !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']),
         Err(_) => false,
     }
+}
+
+/// Whether nothing of it is left, not even a zombie.
+pub fn is_gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// The state letter of a process (proc(5)): `T` while it is stopped; `None` when it is gone.
@@ -315,162 +349,6 @@ pub fn assert_same(left: &[u8], right: &[u8], what: &str) {
         left.len(),
         right.len()
     );
-}
-
-/// A terminal with a program in it: the user's side of a PTY.
-pub struct Terminal {
-    master: File,
-    pub child: Child,
-    /// Everything that has appeared on the screen.
-    pub seen: Vec<u8>,
-    searched: usize,
-}
-
-impl Terminal {
-    /// Runs `command` as the session leader of a new terminal of 40 rows and 100 columns.
-    pub fn spawn(command: &mut Command) -> Self {
-        Self::spawn_on(command, |_| {})
-    }
-
-    /// The same on a terminal that `prepare` has set up, through its master.
-    pub fn spawn_on(command: &mut Command, prepare: impl FnOnce(&File)) -> Self {
-        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let slave = open(ptsname_r(&master).unwrap().as_str(), flags, Mode::empty()).unwrap();
-        let master = File::from(OwnedFd::from(master));
-        set_size(&master, 40, 100);
-        prepare(&master);
-        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
-        // SAFETY: setsid, ioctl and signal are async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                nix::unistd::setsid()?;
-                // As at a login, whoever has started these tests: a background job of a shell
-                // ignores them, and vmon heeds that.
-                libc::signal(libc::SIGINT, libc::SIG_DFL);
-                libc::signal(libc::SIGQUIT, libc::SIG_DFL);
-                nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-                Ok(())
-            });
-        }
-        let child = command.spawn().unwrap();
-        // The command holds the slave's descriptors; an end can only be seen without them.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { master, child, seen: Vec::new(), searched: 0 }
-    }
-
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.master.write_all(bytes.as_ref()).unwrap();
-    }
-
-    /// Waits until this appears on the screen, after what was waited for before.
-    #[track_caller]
-    pub fn wait_for(&mut self, text: impl AsRef<[u8]>) {
-        let text = text.as_ref();
-        let give_up = Instant::now() + PATIENCE;
-        loop {
-            let new = &self.seen[self.searched..];
-            if let Some(at) = new.windows(text.len()).position(|window| window == text) {
-                self.searched += at + text.len();
-                return;
-            }
-            assert!(
-                self.read_some(give_up),
-                "{:?} never appeared; the screen: {:?}",
-                String::from_utf8_lossy(text),
-                String::from_utf8_lossy(&self.seen)
-            );
-        }
-    }
-
-    /// Whether anything came before the end of the terminal.
-    fn read_some(&mut self, give_up: Instant) -> bool {
-        let left = give_up.saturating_duration_since(Instant::now()).as_millis();
-        let timeout = PollTimeout::try_from(left).unwrap();
-        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, timeout).unwrap_or(0) == 0 {
-            return false;
-        }
-        let mut buffer = [0; 65536];
-        match self.master.read(&mut buffer) {
-            Ok(count @ 1..) => {
-                self.seen.extend_from_slice(&buffer[..count]);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Reads to the end of the terminal and gives the program's exit code.
-    #[track_caller]
-    pub fn finish(&mut self) -> i32 {
-        let give_up = Instant::now() + PATIENCE;
-        while self.read_some(give_up) {}
-        code(wait(&mut self.child))
-    }
-
-    pub fn resize(&self, rows: u16, columns: u16) {
-        set_size(&self.master, rows, columns);
-    }
-
-    /// The terminal's name.
-    pub fn path(&self) -> String {
-        let mut number: libc::c_uint = 0;
-        // SAFETY: TIOCGPTN writes one unsigned int to the pointer.
-        let result = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCGPTN, &mut number) };
-        assert_eq!(result, 0);
-        format!("/dev/pts/{number}")
-    }
-
-    /// The side of the terminal that programs have, opened anew.
-    pub fn slave(&self) -> File {
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        open(self.path().as_str(), flags, Mode::empty()).unwrap().into()
-    }
-
-    /// The process group in the foreground.
-    pub fn foreground(&self) -> Pid {
-        nix::unistd::tcgetpgrp(&self.master).unwrap()
-    }
-
-    /// Closes the user's side: the terminal is gone.
-    pub fn hang_up(&mut self) {
-        self.master = File::open("/dev/null").unwrap();
-    }
-
-    /// Waits until the terminal has these modes.
-    #[track_caller]
-    pub fn wait_for_modes(&self, modes: &Termios) {
-        eventually("the terminal's modes", || self.modes() == *modes);
-    }
-
-    /// The terminal's modes now.
-    pub fn modes(&self) -> Termios {
-        tcgetattr(&self.master).unwrap()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// These modes, made raw.
-pub fn raw(modes: &Termios) -> Termios {
-    let mut raw = modes.clone();
-    cfmakeraw(&mut raw);
-    raw
-}
-
-pub fn set_size(master: &File, rows: u16, columns: u16) {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize from a live reference.
-    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
-    assert_eq!(result, 0);
 }
 
 /// Runs the test `hosts::NAME` of this binary, ignored otherwise, as a process of its own to its end.

@@ -2,12 +2,15 @@
 
 #![allow(dead_code)] // each test file uses a part
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use tempfile::{TempDir, tempdir};
+use vmon::logfile::{LogError, LogFile, Stream, WriteError};
 
 /// A small file system, until it is dropped.
 pub struct Tmpfs(TempDir);
@@ -33,10 +36,23 @@ impl Tmpfs {
         self.0.path()
     }
 
-    pub fn remount(&self, options: &str) {
+    /// Whether that could be done.
+    pub fn remount(&self, options: &str) -> bool {
         let options = format!("remount,{options}");
         let mut mount = Command::new("mount");
-        assert!(mount.args(["-o", &options]).arg(self.path()).status().unwrap().success());
+        mount.args(["-o", &options]).arg(self.path()).output().unwrap().status.success()
+    }
+
+    /// Leaves so many bytes free, more or less, with a file to be removed.
+    pub fn fill_up_to(&self, left: usize) -> PathBuf {
+        let path = self.path().join("filler");
+        let mut filler = File::create(&path).unwrap();
+        let mut written = 0;
+        while let Ok(count) = filler.write(&[1; 4096]) {
+            written += count;
+        }
+        filler.set_len(written.saturating_sub(left) as u64).unwrap();
+        path
     }
 }
 
@@ -50,4 +66,24 @@ impl Drop for Tmpfs {
 pub fn skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(io::stderr(), "SKIPPED {test}: {reason}");
+}
+
+#[track_caller]
+pub fn assert_full(error: &WriteError) {
+    let LogError::Io { source, path, .. } = &error.source else { panic!("{error}") };
+    assert_eq!(source.kind(), io::ErrorKind::StorageFull, "{error}");
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+/// Goes on where a write ended, as the monitor does: on a busy machine, tmpfs may count a removed
+/// file for a moment longer.
+#[track_caller]
+pub fn write_when_there_is_room(log: &mut LogFile, mut bytes: &[u8]) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = log.write(Stream::Stdout, bytes) {
+        assert_full(&error);
+        assert!(Instant::now() < give_up, "{error}");
+        bytes = &bytes[error.written..];
+        std::thread::yield_now();
+    }
 }

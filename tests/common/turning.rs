@@ -1,0 +1,21 @@
+//! A loop that a test turns by itself.
+
+use std::time::{Duration, Instant};
+
+use vmon::monitor::Monitor;
+use vmon::reactor::Reactor;
+
+use super::common::PATIENCE;
+
+pub type Loop = Reactor<Monitor>;
+
+/// Turns until something is so.
+#[track_caller]
+pub fn turn_until(reactor: &mut Loop, what: &str, mut holds: impl FnMut(&mut Loop) -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !holds(reactor) {
+        assert!(Instant::now() < give_up, "it never came: {what}");
+        // Bounded, as what is waited for may be no event of the reactor's.
+        reactor.poll_once(Some(Duration::from_millis(20))).unwrap();
+    }
+}
