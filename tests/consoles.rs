@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use common::{State, assert_same, contains};
+use common::{State, assert_same, contains, eventually};
 use host::Host;
 use vmon::logfile::read::{Entry, LogReader};
 use vmon::logfile::{Mark, Retention};
@@ -256,6 +256,8 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let (error, state) = refused(state, &[&console]);
     assert!(error.contains("somebody uses"), "{error}");
     drop(live);
+    // A process that another test is just starting has its copy until it becomes its program.
+    eventually("nobody listens", || UnixStream::connect(&path).is_err());
     let mut host = start(state, "connect", &path, &console);
     host.until_open("serial", 1);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

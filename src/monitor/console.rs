@@ -75,7 +75,8 @@ impl Console {
 
     /// A stream socket that we listen at, from before the start of the child to its end; one
     /// connection at a time is taken, others wait until it ends. It is for its owner alone (mode
-    /// 0600), is removed at the end, and replaces a socket that nobody serves, but nothing else.
+    /// 0600), is removed at the end, and replaces a socket that nobody serves, one that we were
+    /// killed over too, but nothing else.
     pub fn listen(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, way: Way::Listen(path.into()) }
     }
@@ -97,7 +98,8 @@ impl Console {
     }
 
     /// A FIFO that the child writes to. It is made where nothing is there, for its owner alone (mode
-    /// 0600), and then removed at the end. One console alone can read it.
+    /// 0600), and then removed at the end; one that we were killed over stays, as one that was there
+    /// already does. One console alone can read it.
     pub fn fifo(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, way: Way::Fifo(path.into()) }
     }
