@@ -64,9 +64,10 @@ fn a_daemon_that_ignores_the_stop_signal_is_killed_after_the_stop_timeout() {
 #[test]
 fn the_last_words_of_a_daemon_are_in_the_log_before_the_end_is_on_record() {
     let state = State::new();
-    // Silent for longer than the grace of a drain.
+    // Silent for longer than the grace of a drain. Its own child is a program by the time it is
+    // told of: one that has only been forked would take the stop signal for the shell.
     let script = "setsid sh -c 'trap \"sleep 0.5; echo the last words; exit\" TERM
-            sleep 1000 & echo $$ > pids; wait' &
+            sh -c \"echo \\$PPID > pids; exec sleep 1000\" & wait' &
         while ! [ -s pids ]; do :; done; exit 3";
     let output = here(&state, &["--stop-timeout", "1h"], script).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
