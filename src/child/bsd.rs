@@ -107,8 +107,8 @@ pub(super) fn spawn(
         Ok(())
     };
     // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid,
-    // setpgid, setpriority, sigaction, ioctl, getrlimit and setrlimit, each async-signal-safe or
-    // a plain system call, on values it owns; it allocates nothing.
+    // setpgid, getdtablesize, fcntl, setpriority, sigaction, ioctl, getrlimit and setrlimit, each
+    // async-signal-safe or a plain system call, on values it owns; it allocates nothing.
     unsafe { std.pre_exec(prepare) };
     let keep = KeepChildren::new();
     let spawned = std.spawn().map_err(SpawnFailure::Execute)?;
@@ -123,11 +123,21 @@ pub(super) fn spawn(
     Ok((pid, exit))
 }
 
-/// Leaves our process group, takes its turn after everybody else, and ignores no signal. Caught ones
-/// get their default action by exec. What we have inherited and is not closed by exec stays open:
-/// std tells of exec's failure through a descriptor of its own.
+/// More descriptors than that are not looked through: this thread waits for exec meanwhile, and a
+/// call for each of those that a system without limits allows would take it a second.
+const MOST_DESCRIPTORS: libc::c_int = 1 << 16;
+
+/// Leaves our process group, takes its turn after everybody else, has exec close what we have
+/// inherited, and ignores no signal. Caught ones get their default action by exec.
 fn step_back() -> io::Result<()> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    // SAFETY: takes and gives integers.
+    let descriptors = unsafe { libc::getdtablesize() }.min(MOST_DESCRIPTORS);
+    for fd in libc::STDERR_FILENO + 1..descriptors {
+        // By exec and not at once: std tells of its failure through a descriptor of its own.
+        // SAFETY: takes integers; one that is not open is refused.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
     // SAFETY: takes integers. To be refused it is no reason not to run.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, super::LEAST_URGENT) };
     for signal in 1..=last_signal() {
