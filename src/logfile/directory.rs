@@ -214,16 +214,22 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// Puts this into a small file. A crash may leave a part of it, or nothing, in there.
-    pub(super) fn overwrite(&self, name: &str, bytes: &[u8]) -> Result<(), LogError> {
+    /// Puts this line into a small file. Whoever is killed meanwhile leaves its first line as it was
+    /// or as it is to be; a machine that goes down may leave a part of it, or nothing.
+    pub(super) fn overwrite(&self, name: &str, line: &[u8]) -> Result<(), LogError> {
         let path = self.path.join(name);
         if let Some(stat) = self.stat(name)? {
             require(SFlag::S_IFREG, &stat, &path)?;
         }
-        let flags = FILE_FLAGS | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+        // Not O_TRUNC: an empty file would be there for a moment.
+        let flags = FILE_FLAGS | OFlag::O_WRONLY | OFlag::O_CREAT;
+        let overwrite = |mut file: File| {
+            file.write_all(line)?;
+            file.set_len(line.len() as u64)
+        };
         openat(&self.fd, name, flags, OWNER_ONLY)
             .map_err(io::Error::from)
-            .and_then(|fd| File::from(fd).write_all(bytes))
+            .and_then(|fd| overwrite(File::from(fd)))
             .map_err(|error| LogError::io("write", path, error))
     }
 

@@ -56,16 +56,17 @@ impl Handing {
         }
     }
 
-    /// Whether somebody works whose generation is not known.
-    pub(super) fn is_strangers_work(&self) -> bool {
-        self.at_work.as_ref().is_some_and(|at_work| !at_work.ours)
+    /// Somebody who works, and whose generation is not known.
+    pub(super) fn stranger(&self) -> Option<&AtWork> {
+        self.at_work.as_ref().filter(|at_work| !at_work.ours)
     }
 
     /// What a note says. Of one that can't be read everything is to be done: better twice than
     /// never.
     fn parse(note: &[u8]) -> Self {
         let text = String::from_utf8_lossy(note);
-        let mut words = text.trim_end().splitn(3, ' ');
+        // What follows is left of an earlier, longer one.
+        let mut words = text.lines().next().unwrap_or_default().trim_end().splitn(3, ' ');
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
         match (number(), number()) {
             (Some(first), Some(last)) => {
@@ -250,6 +251,12 @@ mod tests {
                 assert_eq!(Handing::parse(note.as_bytes()), handing);
             }
         }
+    }
+
+    #[test]
+    fn only_the_first_line_of_a_note_counts() {
+        let handing = Handing::parse(b"10\n9 2 5 4026531836 x\n");
+        assert_eq!(handing, Handing { next: Some(10), at_work: None });
     }
 
     #[test]
