@@ -21,7 +21,7 @@ mod pty;
 mod signal;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -287,25 +287,24 @@ impl Child {
     }
 
     /// Starts a command that is nobody's sandbox: in a process group of its own in our session,
-    /// which keeps it from being taken for what a sandbox has left behind; with the null device as
-    /// its three streams and no other descriptor, every signal at its default, and at the lowest
-    /// priority. It goes on when we have ended.
+    /// which keeps it from being taken for what a sandbox has left behind; with a [`Gate`] as its
+    /// input, the null device as its other two streams and no other descriptor, every signal at its
+    /// default, and at the lowest priority. It goes on when we have ended.
     ///
     /// # Errors
     ///
     /// As [`spawn`](Self::spawn).
-    pub(crate) fn spawn_in_background(command: Command) -> Result<Self, SpawnError> {
+    pub(crate) fn spawn_in_background(command: Command) -> Result<(Self, Gate), SpawnError> {
         let command = command.in_background();
         let spawn = || {
-            let null =
-                above_stdio(File::options().read(true).write(true).open("/dev/null")?.into())?;
-            let stdio = ChildStdio { fds: [null.as_fd(); 3], terminal: false };
-            platform::spawn(&command, &stdio, None)
+            let (reader, writer) = pipe()?;
+            let null = above_stdio(File::options().write(true).open("/dev/null")?.into())?;
+            let fds = [reader.as_fd(), null.as_fd(), null.as_fd()];
+            let stdio = ChildStdio { fds, terminal: false };
+            let (pid, exit) = platform::spawn(&command, &stdio, None)?;
+            Ok((Self { pid, exit }, Gate { writer, _reader: reader }))
         };
-        match spawn() {
-            Ok((pid, exit)) => Ok(Self { pid, exit }),
-            Err(failure) => Err(command.spawn_error(&failure)),
-        }
+        spawn().map_err(|failure| command.spawn_error(&failure))
     }
 
     /// Takes over a child of this process that somebody else has started.
@@ -381,6 +380,23 @@ impl Child {
                 Err(error) => Err(error.into()),
             };
         }
+    }
+}
+
+/// What a command in the background waits at: an empty line on its input. Where none comes, since
+/// we were killed before we could note that it runs, it is to end without having begun.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    writer: OwnedFd,
+    /// With a reader there is no SIGPIPE, also where a host does not ignore that.
+    _reader: OwnedFd,
+}
+
+impl Gate {
+    /// Lets it begin. Never waits: the pipe is empty.
+    pub(crate) fn open(self) {
+        // A pipe with room and a reader takes a byte.
+        let _ = File::from(self.writer).write_all(b"\n");
     }
 }
 

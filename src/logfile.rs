@@ -320,6 +320,11 @@ impl LogFile {
         }
     }
 
+    /// Whether it is the log of this name.
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        self.place.log_name().strip_suffix(".log") == Some(name)
+    }
+
     /// Where the log is: absolute, with symbolic links in the log directory's own path unresolved.
     pub fn path(&self) -> &Path {
         self.place.path()

@@ -107,7 +107,7 @@ pub enum Source {
     SessionInput(SessionId),
     /// A client, while it does not take what it gets.
     SessionOutput(SessionId),
-    /// The end of whoever works on a generation of the log.
+    /// The end of whoever works on a generation of a log.
     Rotation,
     /// A source of a service's own.
     Service { service: usize, key: u32 },
@@ -149,7 +149,7 @@ pub enum Timer {
     Idle,
     /// Those who are attached have had their time to take the end.
     Sessions,
-    /// Whoever works on a generation of the log is looked at.
+    /// Whoever works on a generation of a log is looked at.
     Rotation,
     /// A timer of a service's own.
     Service { service: usize, key: u32 },
@@ -193,7 +193,7 @@ pub struct Monitor {
     /// When output or input was last seen; kept only where an idle timeout asks for it.
     moved: Option<Instant>,
     streams: Option<Streams>,
-    /// Set where generations of the log are to be worked on.
+    /// Set where generations of the logs are to be worked on.
     rotating: Option<Box<Rotating>>,
     consoles: Consoles,
     sessions: Sessions,
@@ -331,7 +331,8 @@ impl Monitor {
             State::Running(running) | State::Stopping(running, _) => Some(running.child.pid()),
             _ => None,
         };
-        self.consoles.add(name, descriptor.into(), &self.sandbox, child, cx)
+        let Self { consoles, sandbox, rotating, .. } = self;
+        consoles.add(name, descriptor.into(), sandbox, child, rotating.as_deref_mut(), cx)
     }
 }
 

@@ -163,3 +163,67 @@ fn a_command_without_a_word_is_none() {
     assert_eq!(state.generations("a").len(), 4);
     assert!(!exists(&state, "a", "todo"));
 }
+
+#[cfg(feature = "consoles")]
+mod consoles {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use vmon::monitor::Restart;
+
+    use super::*;
+
+    /// Two generations and a line more, at a console.
+    fn write_lines(mut console: &UnixStream) {
+        let lines: String = (0..5).map(|number| format!("{number:0999}\n")).collect();
+        console.write_all(lines.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn generations_of_a_console_that_a_host_adds_are_worked_on_too() {
+        let _alone = alone();
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let id = spawn(&mut reactor, sandbox(&state, "a", Retention::default()), "exec sleep 1000");
+        turn_until(&mut reactor, "it runs", |reactor| reactor.get(id).unwrap().pid().is_some());
+        let (ours, console) = UnixStream::pair().unwrap();
+        let name = "serial".parse().unwrap();
+        reactor.call(id, |monitor, cx| monitor.add_console(name, console, cx)).unwrap().unwrap();
+        write_lines(&ours);
+        turn_until(&mut reactor, "all are compressed", |_| {
+            (1..=2).all(|number| exists(&state, "a@serial", &format!("{number:08}.gz")))
+        });
+        reactor.call(id, Monitor::stop).unwrap();
+        reactor.run().unwrap();
+        turn_until_all_are_reaped(&mut reactor);
+        assert!(!exists(&state, "a@serial", "todo"));
+    }
+
+    #[test]
+    fn generations_of_a_console_that_an_earlier_run_had_are_worked_on_in_the_next() {
+        let _alone = alone();
+        let state = State::new();
+        File::create(state.file("hold")).unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let (ours, console) = UnixStream::pair().unwrap();
+        let script = "cd \"$0\"; if [ -e second ]; then : >runs; exec sleep 1000; fi; : >second; \
+                      while [ ! -e go ]; do sleep 0.02; done; exit 1";
+        let directory = state.path().to_str().unwrap();
+        let sandbox = sandbox(&state, "a", Retention::default()).restart(Restart::Always);
+        let id = Monitor::builder(sandbox)
+            .console("serial".parse().unwrap(), console)
+            .spawn(&mut reactor, Command::new("sh").args(["-c", script, directory]));
+        write_lines(&ours);
+        turn_until(&mut reactor, "the log is rotated", |_| exists(&state, "a@serial", "00000002"));
+        File::create(state.file("go")).unwrap();
+        turn_until(&mut reactor, "the next run", |_| state.file("runs").exists());
+        fs::remove_file(state.file("hold")).unwrap();
+        turn_until(&mut reactor, "all are compressed", |_| {
+            (1..=2).all(|number| exists(&state, "a@serial", &format!("{number:08}.gz")))
+        });
+        reactor.call(id, Monitor::stop).unwrap();
+        reactor.run().unwrap();
+        turn_until_all_are_reaped(&mut reactor);
+        assert!(!exists(&state, "a@serial", "todo"));
+    }
+}

@@ -192,6 +192,7 @@ mod tests {
             ("web.log.00000001.idx", Some(Role::Beside)),
             ("web@supervisor.log", Some(Role::Beside)),
             ("web@supervisor.log.00000003", Some(Role::Beside)),
+            ("web@serial.log.todo", Some(Role::Beside)),
             ("web2.log", None),
             ("web.log.log", None),
             ("web.log.00000001.log", None),

@@ -35,7 +35,7 @@ pub(super) struct Handing {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct AtWork {
+pub(super) struct AtWork {
     first: u64,
     last: u64,
     who: String,
@@ -123,9 +123,9 @@ impl LogFile {
         Self::open_as(log_dir, config_file, name, options, true)
     }
 
-    /// Who is said to be at work.
-    pub(crate) fn at_work(&self) -> Option<&str> {
-        Some(&self.handing.as_ref()?.at_work.as_ref()?.who)
+    /// Who is said to be at work since before the log was opened.
+    pub(crate) fn stranger_at_work(&self) -> Option<&str> {
+        Some(&self.handing.as_ref()?.stranger()?.who)
     }
 
     /// The first generation that waits, unless somebody is at work. Those that are gone or
@@ -209,9 +209,15 @@ impl LogFile {
         }
     }
 
-    /// The first and the last that wait.
-    pub(crate) fn waiting(&mut self) -> Option<(u64, u64)> {
-        let next = self.handing.as_ref()?.next?;
+    /// The first and the last that wait, or will when whoever works has ended: those above the one
+    /// that is known to be `at_work`, else those too that a stranger has got.
+    pub(crate) fn waiting(&mut self, at_work: Option<u64>) -> Option<(u64, u64)> {
+        let handing = self.handing.as_ref()?;
+        let next = match (at_work, handing.stranger()) {
+            (Some(number), _) => number.checked_add(1)?,
+            (None, Some(stranger)) => stranger.first,
+            (None, None) => handing.next?,
+        };
         let directory = self.place.existing().ok()??;
         let log = self.place.log_name();
         self.generations.survey(&directory, log).ok()?;

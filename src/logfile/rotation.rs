@@ -84,7 +84,7 @@ impl LogFile {
     pub(super) fn keep(&self) -> Keep {
         let retention = &self.options.retention;
         // Somebody whom an earlier run has left works on one: which one is not known.
-        let strangers = self.handing.as_ref().is_some_and(|handing| handing.is_strangers_work());
+        let strangers = self.handing.as_ref().is_some_and(|handing| handing.stranger().is_some());
         let taken = if strangers { self.limits.together.unwrap_or(0) } else { 0 };
         Keep {
             max_files: retention.max_files,

@@ -15,7 +15,9 @@ use std::time::Instant;
 
 pub use super::console::ConsoleError;
 use super::console::{Console, check_name};
+use super::logging::open_log;
 use super::report::ConsoleReport;
+use super::rotating::Rotating;
 use super::sandbox::{Name, OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::streams::DEFAULT_SIZE;
@@ -79,6 +81,7 @@ impl Consoles {
         &mut self,
         sandbox: &Sandbox,
         terminal: Option<Terminal>,
+        mut rotating: Option<&mut Rotating>,
     ) -> Result<(), StartError> {
         let count = sandbox.consoles.len() + self.given.len();
         let size = terminal.as_ref().and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE);
@@ -88,10 +91,12 @@ impl Consoles {
         // All of them before the first log: of a start that fails nothing is to be left.
         let ways: Vec<Way> = sandbox.consoles().map(prepare).collect::<Result<_, _>>()?;
         for (console, way) in sandbox.consoles().zip(ways) {
-            add(&mut ports, console.name(), way, sandbox, &mut terminal)?;
+            let rotating = rotating.as_deref_mut();
+            add(&mut ports, console.name(), way, sandbox, &mut terminal, rotating)?;
         }
         for (name, descriptor) in self.given.drain(..) {
-            add(&mut ports, &name, Way::Given(Some(descriptor)), sandbox, &mut terminal)?;
+            let way = Way::Given(Some(descriptor));
+            add(&mut ports, &name, way, sandbox, &mut terminal, rotating.as_deref_mut())?;
         }
         self.ports = ports;
         self.last = Vec::new();
@@ -156,6 +161,7 @@ impl Consoles {
         descriptor: OwnedFd,
         sandbox: &Sandbox,
         child: Option<u32>,
+        mut rotating: Option<&mut Rotating>,
         cx: &mut Cx<'_>,
     ) -> Result<(), StartError> {
         check_name(&name)?;
@@ -170,7 +176,7 @@ impl Consoles {
         let Some(child) = child else { return Ok(()) };
         for (name, descriptor) in self.given.drain(..) {
             let way = Way::Given(Some(descriptor));
-            add(&mut self.ports, &name, way, sandbox, &mut None)?;
+            add(&mut self.ports, &name, way, sandbox, &mut None, rotating.as_deref_mut())?;
             if let Some(port) = self.ports.last_mut() {
                 port.start(child, cx);
             }
@@ -256,12 +262,18 @@ impl Consoles {
         self.ports.iter_mut().for_each(|port| port.log().turn());
     }
 
-    /// Ends everything, and removes what was made.
-    pub(super) fn close(&mut self, end: Option<Mark>, cx: &mut Cx<'_>) {
-        if !self.ports.is_empty() {
-            let ports = std::mem::take(&mut self.ports);
-            self.last = ports.into_iter().map(|mut port| port.close(end, cx)).collect();
+    /// The logs themselves.
+    pub(super) fn log_files(&mut self) -> impl Iterator<Item = &mut LogFile> {
+        self.ports.iter_mut().map(|port| port.log().file())
+    }
+
+    /// Ends everything, and removes what was made; of which the logs may be wanted still.
+    pub(super) fn close(&mut self, end: Option<Mark>, cx: &mut Cx<'_>) -> Vec<LogFile> {
+        let mut ports = std::mem::take(&mut self.ports);
+        if !ports.is_empty() {
+            self.last = ports.iter_mut().map(|port| port.close(end, cx)).collect();
         }
+        ports.into_iter().map(Port::into_log).collect()
     }
 
     pub(super) fn report(&self) -> Vec<ConsoleReport> {
@@ -295,12 +307,11 @@ fn add(
     way: Way,
     sandbox: &Sandbox,
     terminal: &mut Option<Terminal>,
+    rotating: Option<&mut Rotating>,
 ) -> Result<(), StartError> {
     let id = ConsoleId(u16::try_from(ports.len()).unwrap_or(u16::MAX));
-    let Sandbox { log_dir, config_file, log, on_log_error, .. } = sandbox;
-    let file = LogFile::open(log_dir, config_file.as_str(), &sandbox.log_of(name), *log)
-        .map_err(StartError::log)?;
-    let log = Log::new(file, *on_log_error == OnLogError::Drop);
+    let file = open_log(sandbox, &sandbox.log_of(name), rotating)?;
+    let log = Log::new(file, sandbox.on_log_error == OnLogError::Drop);
     let ours =
         (sandbox.interactive.as_ref() == Some(name)).then(|| Ours::new(sandbox, terminal.take()));
     let sink = match ours {

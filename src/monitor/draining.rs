@@ -106,12 +106,13 @@ impl Monitor {
             streams.close(&mut cx.sources);
             streams.end_log(end_mark(&outcome));
             bytes = streams.bytes();
-            self.keep_log_for_rotations(streams.into_log());
-            self.hand_on(cx);
+            self.keep_logs_for_rotations([streams.into_log()]);
         }
-        self.consoles.close(end_mark(&outcome), cx);
+        let logs = self.consoles.close(end_mark(&outcome), cx);
         // Whatever its pipes took: the timers that would have given it back find them no more.
         cx.allowance.give_back(usize::MAX);
+        self.keep_logs_for_rotations(logs);
+        self.hand_on(cx);
         self.close_log(cx);
         let (bytes_logged, bytes_dropped) = bytes;
         let bytes_dropped = bytes_dropped + self.consoles.dropped();

@@ -1,6 +1,7 @@
 //! The log beside its bytes: opened before there is a child, tried again when it could not be
 //! written, told where a run begins and ends, and given its turns; and those of consoles.
 
+use super::rotating::Rotating;
 use super::{Cx, Monitor, Outcome, Sandbox, StartError, Streams, Timer};
 use crate::child::ExitStatus;
 use crate::logfile::{End, LogFile, Mark};
@@ -9,15 +10,6 @@ impl Monitor {
     pub(super) fn check_log(&self) -> Result<(), StartError> {
         let Sandbox { log_dir, config_file, name, .. } = &self.sandbox;
         LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)
-    }
-
-    pub(super) fn open_log(&self) -> Result<LogFile, StartError> {
-        let Sandbox { log_dir, config_file, name, log, .. } = &self.sandbox;
-        let open = match self.rotating {
-            Some(_) => LogFile::open_handing_out,
-            None => LogFile::open,
-        };
-        open(log_dir, config_file.as_str(), name.as_str(), *log).map_err(StartError::log)
     }
 
     /// Has the log tried again where that is needed, although no output comes.
@@ -68,6 +60,23 @@ impl Monitor {
             cx.timers.cancel(timer);
         }
     }
+}
+
+/// Opens a log of the sandbox for a run: its own, or a console's. `name` is without the ending.
+pub(super) fn open_log(
+    sandbox: &Sandbox,
+    name: &str,
+    rotating: Option<&mut Rotating>,
+) -> Result<LogFile, StartError> {
+    let Sandbox { log_dir, config_file, log, .. } = sandbox;
+    let open = match rotating {
+        Some(rotating) => {
+            rotating.close_log(name);
+            LogFile::open_handing_out
+        }
+        None => LogFile::open,
+    };
+    open(log_dir, config_file.as_str(), name, *log).map_err(StartError::log)
 }
 
 /// What the log says of a run's end; nothing for one that never began.

@@ -6,11 +6,12 @@ use std::time::Instant;
 use nix::pty::Winsize;
 
 use super::report::ConsoleReport;
+use super::rotating::Rotating;
 use super::sandbox::{Name, Sandbox};
 use super::sessions::Sessions;
 use super::{Cx, Source, StartError};
 use crate::child::Command;
-use crate::logfile::{LogError, Mark};
+use crate::logfile::{LogError, LogFile, Mark};
 use crate::reactor::Sources;
 use crate::terminal::Terminal;
 
@@ -32,7 +33,12 @@ impl Consoles {
         Ok(())
     }
 
-    pub(super) fn prepare(&self, _: &Sandbox, _: Option<Terminal>) -> Result<(), StartError> {
+    pub(super) fn prepare(
+        &self,
+        _: &Sandbox,
+        _: Option<Terminal>,
+        _: Option<&mut Rotating>,
+    ) -> Result<(), StartError> {
         Ok(())
     }
 
@@ -106,7 +112,13 @@ impl Consoles {
 
     pub(super) fn log_turn(&self) {}
 
-    pub(super) fn close(&self, _: Option<Mark>, _: &mut Cx<'_>) {}
+    pub(super) fn log_files(&mut self) -> impl Iterator<Item = &mut LogFile> {
+        std::iter::empty()
+    }
+
+    pub(super) fn close(&self, _: Option<Mark>, _: &mut Cx<'_>) -> [LogFile; 0] {
+        []
+    }
 
     pub(super) fn report(&self) -> Vec<ConsoleReport> {
         Vec::new()

@@ -347,11 +347,11 @@ impl Sandbox {
         self
     }
 
-    /// What is run with each generation of the log when it has been rotated away: `gzip`, say, or
-    /// `zstd -q --rm`. One without a word in it is none.
+    /// What is run with each generation of the log, and of each console's, when it has been rotated
+    /// away: `gzip`, say, or `zstd -q --rm`. One without a word in it is none.
     ///
     /// It is run by `sh -c` with the generation's absolute path added as its last argument
-    /// (`"$@"`), one at a time and never waited for: in a process group of its own, with the null
+    /// (`"$@"`), one at a time for all logs of the sandbox, which take turns, and never waited for: in a process group of its own, with the null
     /// device as its streams and no other descriptor, every signal at its default, nice 19 and, on
     /// Linux, idle I/O priority. Generations that are removed before their turn are skipped. A
     /// failure is a warning that names the path and the status; of a generation that is still
@@ -507,12 +507,12 @@ impl Sandbox {
     }
 
     /// The most bytes that its logs take on disk, with all that belongs to them: what
-    /// [`LogOptions::disk_bound`] says of its own log and of each console's. `None` where nothing
-    /// bounds them. A console that a host gives a descriptor of is not counted.
+    /// [`LogOptions::disk_bound`] says of its own log and of each console's, with the
+    /// [rotate command](Self::rotate_command) where there is one. `None` where nothing bounds them. A
+    /// console that a host gives a descriptor of is not counted.
     pub fn disk_bound(&self) -> Option<u64> {
-        let own = self.log.disk_bound(self.rotate_command.is_some())?;
-        let console = self.log.disk_bound(false)?;
-        Some(self.consoles().fold(own, |sum, _| sum.saturating_add(console)))
+        let each = self.log.disk_bound(self.rotate_command.is_some())?;
+        Some(self.consoles().fold(each, |sum, _| sum.saturating_add(each)))
     }
 
     /// The sandbox's name.

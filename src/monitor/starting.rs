@@ -6,6 +6,7 @@ use std::time::Instant;
 use chrono::Utc;
 use tracing::{debug, info};
 
+use super::logging::open_log;
 use super::reports::Claims;
 use super::restarting::Again;
 use super::rotating::Rotating;
@@ -78,9 +79,7 @@ impl Monitor {
         cx: &mut Cx<'_>,
     ) -> Result<Running, StartError> {
         if let Some(command) = &self.sandbox.rotate_command {
-            let new = || Rotating::new(command, &launch);
-            // There is one writer a log.
-            self.rotating.get_or_insert_with(new).close_log();
+            self.rotating.get_or_insert_with(|| Rotating::new(command, &launch));
         }
         match launch {
             Launch::Spawn(command) => {
@@ -90,7 +89,7 @@ impl Monitor {
                 let marker = run_marker(&self.supervisor, self.asked);
                 let command = command.env(RUN_VARIABLE, marker);
                 let terminal = self.prepare_consoles(command.wants_pty())?;
-                let log = self.open_log()?;
+                let log = self.open_own_log()?;
                 let command = self.consoles.fill_in(command);
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
                 let cgroup = self.open_cgroup()?;
@@ -111,7 +110,7 @@ impl Monitor {
             Launch::Adopt(child, io) => {
                 let tty = matches!(io, ChildIo::Tty { .. });
                 let terminal = self.prepare_consoles(tty)?;
-                let log = self.open_log()?;
+                let log = self.open_own_log()?;
                 let cgroup = self.open_cgroup()?;
                 if let Some(cgroup) = &cgroup {
                     child.join(cgroup).map_err(|error| {
@@ -132,8 +131,12 @@ impl Monitor {
             Some(_) => (None, terminal),
             None => (terminal, None),
         };
-        self.consoles.prepare(&self.sandbox, consoles)?;
+        self.consoles.prepare(&self.sandbox, consoles, self.rotating.as_deref_mut())?;
         Ok(own)
+    }
+
+    fn open_own_log(&mut self) -> Result<LogFile, StartError> {
+        open_log(&self.sandbox, self.sandbox.name.as_str(), self.rotating.as_deref_mut())
     }
 
     fn open_cgroup(&self) -> Result<Option<Cgroup>, StartError> {
@@ -190,8 +193,9 @@ impl Monitor {
             streams.enter_terminal();
             streams.begin_log(pid);
         }
-        self.rotating_goes_on(cx);
         self.consoles.start(pid, cx);
+        // What earlier ones have left.
+        self.hand_on(cx);
         // Those who were attached before the child was started again.
         self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);

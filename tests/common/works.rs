@@ -15,6 +15,7 @@ const WORK: &str = r#"#!/bin/sh
 cd "${0%/*}" || exit 9
 mkdir lock 2>/dev/null || echo "$1" >>overlaps
 echo $$ >pid
+echo "${1##*/}" >>names
 echo "${1##*.}" >>begun
 while [ -e hold ]; do sleep 0.02; done
 gzip "$1"
@@ -54,12 +55,17 @@ impl Works {
     /// `vmon run` whose log is rotated after two lines; by default all generations are kept.
     pub fn run(&self, options: &[&str], lines: usize, then: &str) -> Command {
         let script = format!("{}; {then}", LINES.replace("COUNT", &lines.to_string()));
+        self.run_script(options, &script)
+    }
+
+    /// The same of a command that writes what it likes.
+    pub fn run_script(&self, options: &[&str], script: &str) -> Command {
         let mut all = vec!["--log-max-size", "2000", "--log-rotate-command", &self.command];
         if !options.contains(&"--log-max-files") {
             all.extend(["--log-max-files", "1000"]);
         }
         all.extend(options);
-        let mut run = self.state.run("web", &all, &script);
+        let mut run = self.state.run("web", &all, script);
         run.stdout(Stdio::null());
         run
     }
@@ -69,13 +75,23 @@ impl Works {
         text.lines().map(|line| line.parse().unwrap()).collect()
     }
 
+    /// The files that were worked on, in their order.
+    pub fn names(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.state.file("names")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
     pub fn wait_for_begun(&self, count: usize) {
         eventually("the work has begun", || self.numbers("begun").len() >= count);
     }
 
     /// Whoever works is on disk.
     pub fn wait_for_note(&self) {
-        let noted = || fs::read_to_string(self.note()).is_ok_and(|note| note.contains(' '));
+        self.wait_for_note_of("web");
+    }
+
+    pub fn wait_for_note_of(&self, log: &str) {
+        let noted = || fs::read_to_string(self.note_of(log)).is_ok_and(|note| note.contains(' '));
         eventually("it is noted who works", noted);
     }
 
@@ -86,10 +102,14 @@ impl Works {
 
     /// Generations that are not compressed, and those that are.
     pub fn generations(&self) -> (Vec<String>, Vec<String>) {
-        let names = self.state.generations("web").into_iter();
+        self.generations_of("web")
+    }
+
+    pub fn generations_of(&self, log: &str) -> (Vec<String>, Vec<String>) {
+        let names = self.state.generations(log).into_iter();
         let names = names.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
         let numbers = names.filter_map(|name| {
-            let number = name.strip_prefix("web.log.")?.to_owned();
+            let number = name.split_once(".log.")?.1.to_owned();
             (number.ends_with("gz") || number.bytes().all(|byte| byte.is_ascii_digit()))
                 .then_some(number)
         });
@@ -98,27 +118,42 @@ impl Works {
 
     /// Nothing waits to be worked on, and nobody works.
     pub fn wait_for_all_done(&self) {
-        eventually("all is compressed", || self.generations().0.is_empty());
-        eventually("nothing waits", || !self.note().exists());
+        self.wait_for_all_done_of(&["web"]);
+    }
+
+    pub fn wait_for_all_done_of(&self, logs: &[&str]) {
+        for log in logs {
+            let all_done = || self.generations_of(log).0.is_empty();
+            eventually(&format!("all of {log} is compressed"), all_done);
+            eventually(&format!("nothing of {log} waits"), || !self.note_of(log).exists());
+        }
         assert!(!self.state.file("overlaps").exists(), "one at a time");
     }
 
     pub fn note(&self) -> PathBuf {
-        self.state.logs().join("web.log.todo")
+        self.note_of("web")
+    }
+
+    pub fn note_of(&self, log: &str) -> PathBuf {
+        self.state.logs().join(format!("{log}.log.todo"))
     }
 
     /// All generations and the log, joined.
     pub fn whole(&self) -> Vec<u8> {
-        let (plain, compressed) = self.generations();
+        self.whole_of("web")
+    }
+
+    pub fn whole_of(&self, log: &str) -> Vec<u8> {
+        let (plain, compressed) = self.generations_of(log);
         assert!(plain.is_empty(), "{plain:?}");
         let mut whole = Vec::new();
         for number in compressed {
-            let path = self.state.logs().join(format!("web.log.{number}"));
+            let path = self.state.logs().join(format!("{log}.log.{number}"));
             let output = Command::new("gzip").arg("-cd").arg(path).output().unwrap();
             assert!(output.status.success(), "{number}: {output:?}");
             whole.extend(output.stdout);
         }
-        whole.extend(self.state.log("web"));
+        whole.extend(self.state.log(log));
         whole
     }
 }

@@ -141,8 +141,9 @@ pub(super) struct LogArgs {
     #[arg(long, value_name = "SIZE", value_parser = args::size)]
     log_total_size: Option<u64>,
 
-    /// Run this with 'sh -c' for each generation when it has been rotated away, its path added as
-    /// the last argument, one at a time and at low priority: 'gzip', or 'zstd -q --rm'
+    /// Run this with 'sh -c' for each generation, a console's too, when it has been rotated away, its
+    /// path added as the last argument, one at a time and at low priority: 'gzip', or
+    /// 'zstd -q --rm'
     #[arg(
         long,
         value_name = "CMD",

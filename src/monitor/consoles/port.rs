@@ -14,7 +14,7 @@ use super::ConsoleId;
 use super::ours::Ours;
 use super::way::{Opened, Way};
 use crate::child;
-use crate::logfile::{self, Mark};
+use crate::logfile::{self, LogFile, Mark};
 use crate::reactor::{Interest, SourceId, Sources, TimerId};
 use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Rate, Sink};
 use crate::terminal::Handle;
@@ -497,6 +497,11 @@ impl Port {
             self.log.mark(end);
         }
         self.report()
+    }
+
+    /// The log, when nothing is relayed any more.
+    pub(super) fn into_log(self) -> LogFile {
+        self.log.into_file()
     }
 
     pub(super) fn report(&self) -> ConsoleReport {

@@ -1,0 +1,260 @@
+//! The command itself: as what it is started, for one generation and, when a monitor ends, for all
+//! that are left.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::str::FromStr;
+
+use tracing::warn;
+
+use super::super::Launch;
+use crate::child::{self, Child, Command, ExitStatus, Gate, Identity};
+use crate::logfile::Rotated;
+use crate::process::FileLimit;
+use crate::reactor::Leaving;
+
+/// Waits at the [`Gate`], before anything else. Whoever has started it is gone where nothing comes.
+const GATE: &str = "read -r _ && exec </dev/null || exit\n";
+
+/// What is not finished is left to this when the monitor ends: `$1` is the command, `$2` the pid of
+/// a process that works still, or nothing, and `$3` its start. For each log follow its path, the
+/// number of the first generation that is not finished, and those of the first and the last whose turn
+/// has not come. The note of what waits goes when they are done, unless another supervisor has taken
+/// that over.
+const LEFT_TO: &str = r#"
+command=$1 pid=$2 start=$3
+shift 3
+is_over() {
+  kill -0 "$1" 2>/dev/null || return 0
+  read -r stat 2>/dev/null <"/proc/$1/stat" || return 1
+  set -- ${stat##*)}
+  case $1 in Z | X) return 0 ;; esac
+  shift 19
+  [ "$1" != "$start" ]
+}
+while [ "$pid" ] && ! is_over "$pid"; do sleep 1; done
+work_on() {
+  file=$1
+  [ -f "$file" ] || return
+  rm -f "$file.gz" "$file.zst"
+  sh -c "$command \"\$@\"" sh "$file" || [ ! -f "$file" ] || rm -f "$file.gz" "$file.zst"
+}
+while [ $# -gt 0 ]; do
+  log=$1 first=$2 n=$3 last=$4
+  shift 4
+  while [ "$n" -le "$last" ]; do
+    work_on "$log.$(printf %08d "$n")"
+    n=$((n + 1))
+  done
+  if read -r a b c rest <"$log.todo" && [ "$a $b $c" = "$first $last $$" ]; then
+    rm -f "$log.todo"
+  fi
+done
+"#;
+
+/// How it is started, and what of it is still there.
+pub(super) struct Commands {
+    command: OsString,
+    file_limit: Option<FileLimit>,
+    /// Process groups of commands that have ended and left somebody in them, who comes down to us
+    /// where we are a subreaper.
+    groups: Vec<u32>,
+}
+
+/// What of one log is left when the monitor ends.
+pub(super) struct Rest {
+    /// Nobody has finished it.
+    pub(super) first: u64,
+    /// Those whose turn has not come; none where the last comes before the next.
+    pub(super) next: u64,
+    pub(super) last: u64,
+}
+
+impl Commands {
+    /// Of this command, with the file limit of the sandbox's own.
+    pub(super) fn new(command: &OsStr, launch: &Launch) -> Self {
+        let file_limit = match launch {
+            Launch::Spawn(command) => command.former_file_limit(),
+            Launch::Adopt(..) => None,
+        };
+        Self { command: command.to_owned(), file_limit, groups: Vec::new() }
+    }
+
+    /// For one generation.
+    pub(super) fn start(&mut self, generation: &Rotated) -> Result<(Child, Gate), String> {
+        let mut script = OsString::from(GATE);
+        script.push(&self.command);
+        script.push(" \"$@\"");
+        self.spawn(vec!["-c".into(), script, "sh".into(), generation.path.clone().into()])
+    }
+
+    /// For all that are left, by a shell that first waits for whoever works.
+    pub(super) fn start_for_rest<'a>(
+        &mut self,
+        at_work: Option<&Identity>,
+        rests: impl Iterator<Item = (&'a Path, &'a Rest)>,
+    ) -> Result<(Child, Gate), String> {
+        let script = [GATE, LEFT_TO].concat();
+        let (pid, start) =
+            at_work.map(|who| (who.pid.to_string(), who.start.to_string())).unwrap_or_default();
+        let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into()];
+        words.extend([self.command.clone(), pid.into(), start.into()]);
+        for (log, Rest { first, next, last }) in rests {
+            words.push(log.into());
+            words.extend([first, next, last].map(|number| number.to_string().into()));
+        }
+        self.spawn(words)
+    }
+
+    fn spawn(&mut self, words: Vec<OsString>) -> Result<(Child, Gate), String> {
+        let mut command = Command::new("sh").args(words);
+        if let Some(limit) = self.file_limit {
+            command = command.file_limit(limit);
+        }
+        let spawned = Child::spawn_in_background(command).map_err(|error| error.to_string())?;
+        self.groups.retain(|group| *group != spawned.0.pid());
+        Ok(spawned)
+    }
+
+    /// A command of this process group has ended. What it has left in there may come down to us.
+    pub(super) fn note_left_in(&mut self, group: u32) {
+        if child::has_members(group) {
+            self.groups.push(group);
+        }
+    }
+
+    /// Reaps what has.
+    pub(super) fn reap_left(&mut self) {
+        self.groups.retain(|&group| {
+            child::reap_group(group);
+            child::has_members(group)
+        });
+    }
+}
+
+/// The status of one that has ended.
+pub(super) fn reaped(child: &Child) -> Option<ExitStatus> {
+    child.try_reap().unwrap_or(Some(ExitStatus::Unknown))
+}
+
+/// Tells of a failure; says whether there was none.
+pub(super) fn report(status: ExitStatus, generation: &Rotated) -> bool {
+    let path = generation.path.display();
+    match status {
+        ExitStatus::Code(0) => return true,
+        // Somebody else has reaped it, or nobody had to.
+        ExitStatus::Unknown => return true,
+        ExitStatus::Code(code) => warn!("the rotate command failed for {path}: exit code {code}"),
+        ExitStatus::Signal(signal) => warn!("the rotate command failed for {path}: {signal}"),
+    }
+    false
+}
+
+/// A process that outlives its monitor.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) child: Child,
+    /// What it works on, where it is one.
+    pub(super) generation: Option<Rotated>,
+}
+
+impl Leaving for Left {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.child.exit_fd()
+    }
+
+    fn is_over(&mut self) -> bool {
+        let Some(status) = reaped(&self.child) else { return false };
+        if let Some(generation) = &self.generation {
+            report(status, generation);
+        }
+        true
+    }
+}
+
+/// A process, as a log's note of who works has it.
+pub(super) struct Who(pub(super) Identity);
+
+impl Who {
+    /// The note of a child of ours.
+    pub(super) fn is(child: &Child) -> String {
+        Identity::of(child.pid()).map(|identity| Self(identity).to_string()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Identity { pid, start, boot_id, pid_namespace } = &self.0;
+        let namespace = pid_namespace.unwrap_or(0);
+        write!(f, "{pid} {start} {namespace} {boot_id}")
+    }
+}
+
+impl FromStr for Who {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.splitn(4, ' ');
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let (Some(pid), Some(start), Some(namespace)) = (number(), number(), number()) else {
+            return Err(());
+        };
+        Ok(Self(Identity {
+            pid: pid.try_into().map_err(drop)?,
+            start,
+            boot_id: words.next().unwrap_or_default().to_owned(),
+            pid_namespace: (namespace != 0).then_some(namespace),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Starts a command that makes a file, and says how it ends.
+    fn run(directory: &Path, then: impl FnOnce(Gate)) -> ExitStatus {
+        let made = directory.join("made");
+        let mut command = OsString::from("cp /dev/null ");
+        command.push(&made);
+        command.push(" && : ");
+        let launch = Launch::Spawn(Command::new("true"));
+        let generation = Rotated { number: 1, path: PathBuf::from("/x") };
+        let (child, gate) = Commands::new(&command, &launch).start(&generation).unwrap();
+        then(gate);
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            match reaped(&child) {
+                Some(status) => return status,
+                None => assert!(Instant::now() < give_up, "it never ends"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_command_begins_once_its_gate_is_open() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(run(directory.path(), Gate::open), ExitStatus::Code(0));
+        assert!(directory.path().join("made").exists());
+    }
+
+    #[test]
+    fn a_command_whose_supervisor_was_killed_before_that_has_never_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(run(directory.path(), drop), ExitStatus::Code(1));
+        assert!(!directory.path().join("made").exists());
+    }
+
+    #[test]
+    fn a_note_of_who_works_names_the_same_process_again() {
+        let identity = Identity::current();
+        let note = Who(identity.clone()).to_string();
+        assert_eq!(note.parse::<Who>().map(|who| who.0), Ok(identity));
+    }
+}
