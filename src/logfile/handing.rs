@@ -239,6 +239,7 @@ impl LogFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logfile::{Retention, Stream};
 
     #[test]
     fn a_note_says_again_what_was_noted() {
@@ -263,6 +264,24 @@ mod tests {
     fn only_the_first_line_of_a_note_counts() {
         let handing = Handing::parse(b"10\n9 2 5 4026531836 x\n");
         assert_eq!(handing, Handing { next: Some(10), at_work: None });
+    }
+
+    #[test]
+    fn what_was_lost_waits_again_in_a_log_that_has_not_been_rotated_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let retention = Retention { max_size: 10, max_files: 9, ..Retention::default() };
+        let options = LogOptions { retention, ..LogOptions::default() };
+        let open = || LogFile::open_handing_out(directory.path(), "c", "x", options).unwrap();
+        let mut log = open();
+        log.write(Stream::Stdout, b"0123456789\n0123456789\n01234").unwrap();
+        let first = log.hand_out().unwrap();
+        log.work_begins(first.number, "1 2 3 x".to_owned());
+        drop(log);
+        let mut log = open();
+        assert_eq!(log.stranger_at_work(), Some("1 2 3 x"));
+        log.work_was_lost();
+        assert!(directory.path().join("c/x.log.todo").exists());
+        assert_eq!(log.hand_out().map(|rotated| rotated.number), Some(first.number));
     }
 
     #[test]
