@@ -99,9 +99,10 @@ pub fn one(bench: &Bench) -> Result<Row> {
     Ok(row)
 }
 
-/// How long a supervisor may take to come to rest after the child is there.
+/// How long a supervisor may take to come to rest after the child is there: vmon gives back what its
+/// start has taken once nothing has happened for two seconds.
 fn settle(bench: &Bench) -> Duration {
-    Duration::from_millis(bench.size(1000, 200))
+    Duration::from_millis(bench.size(3000, 200))
 }
 
 fn activities(watched: &[(&str, Running)]) -> Result<Vec<Activity>> {
