@@ -43,7 +43,7 @@ pub(crate) use left::{Left, Parting, Reach, reap_orphans};
 pub(crate) use platform::Cgroup;
 pub(crate) use pty::Pty;
 #[cfg(feature = "consoles")]
-pub(crate) use pty::{is_pty_master, make_raw, open_raw_pty};
+pub(crate) use pty::{make_raw, open_raw_pty};
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 

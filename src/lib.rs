@@ -49,6 +49,7 @@ pub mod reactor;
 #[cfg(feature = "registry")]
 pub mod registry;
 mod relay;
+#[cfg(feature = "consoles")]
 mod socket;
 pub mod terminal;
 pub mod usage;

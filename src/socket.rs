@@ -23,8 +23,8 @@ use nix::sys::socket::{UnixAddr, connect};
 pub(crate) use place::{Bound, PlaceError};
 pub(crate) use platform::{path_limit, peer_uid};
 
-/// How long the path of a socket may be for whoever knows nothing but `sockaddr_un`, as most programs do; the
-/// closing NUL takes one.
+/// How long the path of a socket may be for whoever knows nothing but `sockaddr_un`, as most
+/// programs do; the closing NUL takes one.
 pub(crate) const ADDRESS_LIMIT: usize =
     size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
 

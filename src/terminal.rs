@@ -29,6 +29,8 @@ use tracing::warn;
 
 pub use handle::{Direction, Handle};
 pub use messages::Messages;
+#[cfg(feature = "consoles")]
+pub(crate) use platform::is_pty_master;
 
 /// The terminal's modes before we made it raw, while it is raw.
 ///

@@ -222,11 +222,6 @@ pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     Ok((master.into(), path.into()))
 }
 
-/// See [`is_pty_master`](super::is_pty_master).
-pub(super) fn is_pty_master(_: BorrowedFd<'_>) -> bool {
-    false
-}
-
 #[cfg(target_os = "macos")]
 pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();

@@ -15,7 +15,7 @@ mod spawn;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -82,13 +82,6 @@ pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     unlockpt(&master)?;
     let path = ptsname_r(&master)?;
     Ok((master.into(), path.into()))
-}
-
-/// See [`is_pty_master`](super::is_pty_master).
-pub(super) fn is_pty_master(fd: BorrowedFd<'_>) -> bool {
-    let mut number: libc::c_uint = 0;
-    // SAFETY: TIOCGPTN writes one unsigned int to the pointer, which is a live exclusive reference.
-    unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &raw mut number) == 0 }
 }
 
 /// Start time and whether it is a zombie; `None` when there is no such process.

@@ -44,8 +44,3 @@ pub(crate) fn make_raw(terminal: BorrowedFd<'_>) -> io::Result<()> {
     cfmakeraw(&mut modes);
     Ok(tcsetattr(terminal, SetArg::TCSANOW, &modes)?)
 }
-
-/// Whether this is the master of a PTY; where the system does not tell, it is not.
-pub(crate) fn is_pty_master(fd: BorrowedFd<'_>) -> bool {
-    platform::is_pty_master(fd)
-}

@@ -49,7 +49,8 @@ impl Monitor {
         }
     }
 
-    /// Closes the log, and those of consoles, and opens them by their names: for whoever has moved them away.
+    /// Closes the log, and those of consoles, and opens them by their names: for whoever has moved
+    /// them away.
     ///
     /// # Errors
     ///

@@ -351,8 +351,8 @@ impl Sandbox {
     /// away: `gzip`, say, or `zstd -q --rm`. One without a word in it is none.
     ///
     /// It is run by `sh -c` with the generation's absolute path added as its last argument
-    /// (`"$@"`), one at a time for all logs of the sandbox, which take turns, and never waited for: in a process group of its own, with the null
-    /// device as its streams and no other descriptor, every signal at its default, nice 19 and, on
+    /// (`"$@"`), one at a time for all logs of the sandbox, which take turns, and never waited for:
+    /// in a process group of its own, with the null device as its streams and no other descriptor, every signal at its default, nice 19 and, on
     /// Linux, idle I/O priority. Generations that are removed before their turn are skipped. A
     /// failure is a warning that names the path and the status; of a generation that is still
     /// there as it was then, a compressed one beside it is removed.

@@ -44,8 +44,6 @@ pub(super) struct Streams {
     input: Option<Input<Handle, Source>>,
     link: Link,
     terminal: Option<Terminal>,
-    /// The size of the child's terminal that the log knows.
-    size: Option<Winsize>,
 }
 
 /// What a command gets as its streams, by what the sandbox wants and what our terminal is.
@@ -95,7 +93,6 @@ impl Streams {
                 ChildIo::Tty { .. } => Link::Pty,
             },
             terminal,
-            size: None,
         };
         let result = streams.connect(sandbox, io, &mut cx.sources);
         match result {

@@ -6,6 +6,7 @@ use std::mem;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::pty::Winsize;
 use tracing::{info, warn};
 
 use super::notice;
@@ -49,6 +50,8 @@ pub(crate) struct Log {
     untold: u64,
     /// What is left to be written of the line that tells of the others.
     notice: Vec<u8>,
+    /// The size of the child's terminal that the log knows.
+    size: Option<Winsize>,
 }
 
 impl Log {
@@ -62,6 +65,7 @@ impl Log {
             dropped: 0,
             untold: 0,
             notice: Vec::new(),
+            size: None,
         }
     }
 
@@ -176,9 +180,19 @@ impl Log {
         self.file.reopen()
     }
 
-    /// The last bytes of the log, `most` at most.
-    pub(crate) fn tail(&mut self, most: usize) -> Result<Vec<u8>, LogError> {
-        self.file.tail(most)
+    /// The last bytes of the log, `most` at most; none where it can't be read.
+    pub(crate) fn tail(&mut self, most: usize) -> Vec<u8> {
+        self.file.tail(most).unwrap_or_else(|error| {
+            warn!("{error}");
+            Vec::new()
+        })
+    }
+
+    /// Tells the log of a size that is not the one it knows.
+    pub(crate) fn note_size(&mut self, size: Winsize) {
+        if self.size.replace(size).is_none_or(|known| known != size) {
+            self.mark(Mark::Resize { columns: size.ws_col, rows: size.ws_row });
+        }
     }
 
     /// Whether the log still has to tell of bytes that it lacks.

@@ -31,3 +31,9 @@ pub(super) fn reopen_terminal(stream: BorrowedFd<'_>, direction: Direction) -> i
     let flags = access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     Ok(open(&ttyname(stream)?, flags, Mode::empty())?)
 }
+
+/// Whether this is the master of a PTY: these systems do not tell.
+#[cfg(feature = "consoles")]
+pub(crate) fn is_pty_master(_: BorrowedFd<'_>) -> bool {
+    false
+}

@@ -43,7 +43,8 @@ fn flags(direction: Direction) -> OFlag {
     access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC
 }
 
-fn is_pty_master(stream: BorrowedFd<'_>) -> bool {
+/// Whether this is the master of a PTY.
+pub(crate) fn is_pty_master(stream: BorrowedFd<'_>) -> bool {
     let mut number: libc::c_uint = 0;
     // SAFETY: TIOCGPTN writes one unsigned int to the pointer; it fails on all but a PTY master.
     unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCGPTN, &mut number) == 0 }

@@ -71,8 +71,6 @@ pub(in super::super) struct Port {
     opened: u32,
     /// Whether an attempt has failed in a way that is told once.
     told: bool,
-    /// The size of its PTY that the log knows.
-    size: Option<Winsize>,
 }
 
 impl Port {
@@ -98,7 +96,6 @@ impl Port {
             ours,
             opened: 0,
             told: false,
-            size: None,
         }
     }
 
@@ -138,10 +135,7 @@ impl Port {
 
     /// The last bytes of the log, `most` at most; none where it can't be read.
     pub(in super::super) fn log_tail(&mut self, most: usize) -> Vec<u8> {
-        self.log.tail(most).unwrap_or_else(|error| {
-            warn!("{error}");
-            Vec::new()
-        })
+        self.log.tail(most)
     }
 
     /// Whether our terminal stands for it now.
@@ -162,7 +156,7 @@ impl Port {
         self.life = Life::Running { child };
         self.log.mark(Mark::Start { pid: child });
         if let Some(size) = self.way.size() {
-            self.note_size(size);
+            self.log.note_size(size);
         }
         self.look(cx);
     }
@@ -378,16 +372,9 @@ impl Port {
         self.way.made()?;
         let resized = child::resize(self.output.source()?.as_fd(), size);
         if resized.is_ok() {
-            self.note_size(*size);
+            self.log.note_size(*size);
         }
         Some(resized)
-    }
-
-    /// Tells the log of a size that is not the one it knows.
-    fn note_size(&mut self, size: Winsize) {
-        if self.size.replace(size).is_none_or(|known| known != size) {
-            self.log.mark(Mark::Resize { columns: size.ws_col, rows: size.ws_row });
-        }
     }
 
     /// Gives its PTY the size of our terminal, where that stands for it.

@@ -17,6 +17,7 @@ use super::super::console::{Console, ConsoleError, Way as Wanted};
 use crate::child;
 use crate::relay::Kind;
 use crate::socket;
+use crate::terminal;
 use fifo::Fifo;
 use listen::Listener;
 use made::Made;
@@ -173,7 +174,7 @@ fn connect(path: &Path) -> io::Result<Option<Opened>> {
 
 fn given(descriptor: OwnedFd) -> io::Result<Opened> {
     child::set_nonblocking(descriptor.as_fd())?;
-    let kind = match child::is_pty_master(descriptor.as_fd()) {
+    let kind = match terminal::is_pty_master(descriptor.as_fd()) {
         true => Kind::RawTerminal,
         false => Kind::of(&descriptor)?,
     };

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::pty::Winsize;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::super::Source;
 use super::super::sessions::Sessions;
@@ -22,7 +22,7 @@ impl Streams {
         self.log.mark(Mark::Start { pid });
         let size = self.master().and_then(|master| child::window_size(master.as_fd()).ok());
         if let Some(size) = size {
-            self.note_size(size);
+            self.log.note_size(size);
         }
     }
 
@@ -47,24 +47,14 @@ impl Streams {
     pub(in super::super) fn resize_to(&mut self, size: &Winsize) -> Option<io::Result<()>> {
         let resized = child::resize(self.master()?.as_fd(), size);
         if resized.is_ok() {
-            self.note_size(*size);
+            self.log.note_size(*size);
         }
         Some(resized)
     }
 
-    /// Tells the log of a size that is not the one it knows.
-    fn note_size(&mut self, size: Winsize) {
-        if self.size.replace(size).is_none_or(|known| known != size) {
-            self.log.mark(Mark::Resize { columns: size.ws_col, rows: size.ws_row });
-        }
-    }
-
     /// The last bytes of the log, `most` at most; none where it can't be read.
     pub(in super::super) fn log_tail(&mut self, most: usize) -> Vec<u8> {
-        self.log.tail(most).unwrap_or_else(|error| {
-            warn!("{error}");
-            Vec::new()
-        })
+        self.log.tail(most)
     }
 
     /// Whether bytes wait for the log.
