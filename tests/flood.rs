@@ -299,7 +299,8 @@ mod command {
         if cfg!(any(vmon_coalesce = "never", mio_unsupported_force_poll_poll)) {
             return;
         }
-        let mut run = Flooding::start("dd if=/dev/zero bs=100 status=none", &["--no-forward"]);
+        // Slower than any disk: a pipe that fills up while the log is written is not left alone.
+        let mut run = Flooding::start("dd if=/dev/zero bs=1 status=none", &["--no-forward"]);
         let fds = format!("/proc/{}/fdinfo", run.vmon.id());
         let watched = || {
             let infos = fs::read_dir(&fds).unwrap().map(|info| info.unwrap().path());
@@ -320,7 +321,7 @@ mod command {
 
     #[test]
     fn a_reader_that_stops_in_a_flood_costs_no_wake_ups_and_keeps_nothing_afterwards() {
-        let mut run = Flooding::start("dd if=/dev/zero bs=100 status=none", &[]);
+        let mut run = Flooding::start("dd if=/dev/zero bs=1000 status=none", &[]);
         let status = format!("/proc/{}/status", run.vmon.id());
         let switches = || {
             let status = fs::read_to_string(&status).unwrap();
