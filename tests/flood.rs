@@ -194,7 +194,7 @@ mod loops {
 mod command {
     use std::fs::{self, File, OpenOptions};
     use std::io::{Read, Write};
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
 
@@ -301,18 +301,22 @@ mod command {
         }
         // Slower than any disk: a pipe that fills up while the log is written is not left alone.
         let mut run = Flooding::start("dd if=/dev/zero bs=1 status=none", &["--no-forward"]);
+        // proc_pid_fdinfo(5): an epoll instance has a line for each file that it watches.
+        let pipe = fs::metadata(format!("/proc/{}/fd/1", run.child)).unwrap().ino();
+        let watched = format!(" ino:{pipe:x} ");
         let fds = format!("/proc/{}/fdinfo", run.vmon.id());
-        let watched = || {
+        let is_watched = || {
             let infos = fs::read_dir(&fds).unwrap().map(|info| info.unwrap().path());
-            let epoll = infos.filter_map(|info| fs::read_to_string(info).ok());
-            epoll.map(|info| info.matches("tfd:").count()).sum::<usize>()
+            let mut infos = infos.filter_map(|info| fs::read_to_string(info).ok());
+            let watches = |line: &str| line.starts_with("tfd:") && line.contains(&watched);
+            infos.any(|info| info.lines().any(watches))
         };
-        let at_rest = watched();
+        eventually("the pipe is in the poller", is_watched);
         run.line();
-        eventually("the flooded pipe is out of the poller", || watched() < at_rest);
+        eventually("the flooded pipe is out of it", || !is_watched());
         run.line();
         run.state.wait_for_log("x", b"over 1");
-        eventually("it is back in", || watched() == at_rest);
+        eventually("it is back in", is_watched);
         for _ in 0..4 {
             run.line();
         }
