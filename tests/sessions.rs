@@ -214,8 +214,7 @@ fn a_terminal_has_the_size_of_the_newest_writer() {
     host.resize(second.session, 50, 120).unwrap();
     two.send(b"size\n");
     host.until_seen(&mut two, b"50 120");
-    // A key of the first makes its size count again; it asks only with the second.
-    one.send(b"now mine\n");
+    // A key of the first makes its size count again, before the child sees that key.
     host.until_seen(&mut one, b"50 120");
     one.send(b"size\n");
     host.until_seen(&mut one, b"30 90");

@@ -376,6 +376,10 @@ impl Monitor {
         else {
             return;
         };
+        // The size comes first: who types sees the child's answer to that key at that size.
+        if self.sessions.act(session, None) {
+            self.size_of_newest(stream);
+        }
         match stream {
             Stream::Console(id) => {
                 if let Some(port) = self.consoles.get(id) {
@@ -389,9 +393,6 @@ impl Monitor {
             }
         }
         self.note_moved();
-        if self.sessions.act(session, None) {
-            self.size_of_newest(stream);
-        }
     }
 
     /// Reads what a client has sent.
