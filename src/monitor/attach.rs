@@ -34,10 +34,8 @@ impl AttachTo {
 /// What a client asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attach {
-    /// The stream; `None` is the console that the sandbox is [interactive] at, else the terminal of
-    /// a child that has one, else its stdout.
-    ///
-    /// [interactive]: super::Sandbox::interactive
+    /// The stream; `None` is the sandbox's interactive console, else the terminal of a child that
+    /// has one, else its stdout.
     pub to: Option<AttachTo>,
     /// Whether what the client sends is discarded instead of being the child's input.
     pub read_only: bool,
