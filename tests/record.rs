@@ -157,8 +157,8 @@ fn a_locked_database_does_not_hold_up_its_neighbours() {
     for number in 101..=200 {
         longest = longest.max(trip(number));
     }
-    // Less than the command's own busy timeout of five seconds, however loaded we are.
-    assert!(longest < Duration::from_secs(4), "a round trip took {longest:?}");
+    // SQLite's own shortest wait for a lock that vmon could have asked for is far above.
+    assert!(longest < Duration::from_secs(2), "a round trip took {longest:?}");
     assert!(!contains(&events.seen, b"<late Running>"), "started without a claim");
     drop(held);
 
