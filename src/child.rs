@@ -350,7 +350,7 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// `ECHILD` when somebody else has reaped it; kill(2)'s.
+    /// `ECHILD` when another thread has reaped it, `ESRCH` when it has ended; kill(2)'s.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         platform::check_own_child(self.pid)?;
         // Asked each time: a child that was handed over may become a leader, or be moved, later.
@@ -358,8 +358,12 @@ impl Child {
         let target = if leads_group { -self.pid.as_raw() } else { self.pid.as_raw() };
         // SAFETY: kill takes two integers and touches no memory of ours. nix's wrapper is not
         // used because its Signal has no real-time signals.
-        Errno::result(unsafe { libc::kill(target, signal.number()) })?;
-        Ok(())
+        match Errno::result(unsafe { libc::kill(target, signal.number()) }) {
+            Ok(_) => Ok(()),
+            // macOS refuses to signal a zombie.
+            Err(Errno::EPERM) if platform::has_ended(self.pid)? => Err(Errno::ESRCH.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The exit status once the child has ended; after that the pid is free for others, so the
@@ -425,8 +429,9 @@ impl Bystander {
         self.exit.fd()
     }
 
+    /// Whether it is known to have ended: a failed look is no end.
     pub(crate) fn has_ended(&self) -> bool {
-        self.identity.liveness() != Liveness::Alive
+        self.identity.liveness() == Liveness::Dead
     }
 }
 

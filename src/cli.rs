@@ -20,6 +20,7 @@ mod man;
 mod name;
 mod notify;
 mod output;
+mod owner;
 mod pause;
 mod prune;
 mod ps;
@@ -71,8 +72,9 @@ struct Cli {
     command: Subcommand,
 }
 
-/// The table of the subcommands: its word, what each takes, whether it has the options that the others share
-/// (`shared`) or not (`plain`), and what does it.
+/// The table of the subcommands: its word, what each takes, whether it has the options that the others
+/// share (`shared`) or not (`plain`), and what does it. Of those that have them, `record` is one that
+/// acts on a record with the rights of the record's owner.
 macro_rules! subcommands {
     ($($(#[$attribute:meta])* $kind:ident $word:ident: $name:ident($args:ty) => $execute:expr;)*) => {
         #[derive(Debug, clap::Subcommand)]
@@ -94,36 +96,40 @@ macro_rules! subcommands {
             fn execute(self, messages: &Messages) -> Result<u8, Failure> {
                 match self {
                     $(Self::$name(args) => {
-                        subcommands!(@install $kind messages args);
+                        subcommands!(@begin $kind messages args);
                         apart($execute, args, messages)
                     })*
                 }
             }
         }
     };
-    (@install shared $messages:ident $args:ident) => {
+    (@begin record $messages:ident $args:ident) => {
+        tell::install($messages, $args.shared.log_level);
+        owner::assume(&$args.shared)?
+    };
+    (@begin shared $messages:ident $args:ident) => {
         tell::install($messages, $args.shared.log_level)
     };
-    (@install plain $messages:ident $args:ident) => {};
+    (@begin plain $messages:ident $args:ident) => {};
 }
 
 subcommands! {
     plain run: Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
-    shared attach: Attach(attach::AttachArgs) => attach::attach;
-    shared stop: Stop(stop::StopArgs) => stop::stop;
-    shared kill: Kill(kill::KillArgs) => kill::kill;
-    shared wait: Wait(wait::WaitArgs) => wait::wait;
+    record attach: Attach(attach::AttachArgs) => attach::attach;
+    record stop: Stop(stop::StopArgs) => stop::stop;
+    record kill: Kill(kill::KillArgs) => kill::kill;
+    record wait: Wait(wait::WaitArgs) => wait::wait;
     shared restart: Restart(restart::RestartArgs) => restart::restart;
-    shared ps: Ps(ps::PsArgs) => ps::ps;
-    shared inspect: Inspect(inspect::InspectArgs) => inspect::inspect;
-    shared history: History(history::HistoryArgs) => history::history;
-    shared logs: Logs(logs::LogsArgs) => logs::logs;
-    shared replay: Replay(replay::ReplayArgs) => replay::replay;
+    record ps: Ps(ps::PsArgs) => ps::ps;
+    record inspect: Inspect(inspect::InspectArgs) => inspect::inspect;
+    record history: History(history::HistoryArgs) => history::history;
+    record logs: Logs(logs::LogsArgs) => logs::logs;
+    record replay: Replay(replay::ReplayArgs) => replay::replay;
     shared export: Export(export::ExportArgs) => export::export;
-    shared events: Events(events::EventsArgs) => events::events;
-    shared stats: Stats(stats::StatsArgs) => stats::stats;
-    shared rm: Rm(rm::RmArgs) => rm::rm;
-    shared prune: Prune(prune::PruneArgs) => prune::prune;
+    record events: Events(events::EventsArgs) => events::events;
+    record stats: Stats(stats::StatsArgs) => stats::stats;
+    record rm: Rm(rm::RmArgs) => rm::rm;
+    record prune: Prune(prune::PruneArgs) => prune::prune;
     plain completions: Completions(completions::CompletionsArgs) => completions::completions;
     plain man: Man(man::ManArgs) => man::man;
 }
@@ -209,6 +215,10 @@ enum Failure {
     Control(#[from] ControlError),
     #[error("{0} (--db)")]
     Registry(#[from] RegistryError),
+    #[error(
+        "the record belongs to uid {0}, and root can't take on that user's rights: {1}; run this as that user"
+    )]
+    Owner(u32, io::Error),
     #[error("can't set up the event loop: {0}")]
     SetUp(io::Error),
     #[error("the event loop failed: {0}")]

@@ -59,7 +59,7 @@ use crate::child::{Cgroup, Child, ChildIo, Command, ExitStatus, Reach, Signal};
 use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
 use consoles::Consoles;
-use descendants::Remains;
+use descendants::{Remains, Trouble};
 use limits::Limits;
 use reports::Reports;
 use restarting::Again;
@@ -229,7 +229,9 @@ struct Stop {
     asked: Instant,
     kill: TimerId,
     kill_at: Instant,
+    /// Whether KILL has been sent, or tried.
     killed: bool,
+    trouble: Trouble,
 }
 
 /// What a stop comes from.
@@ -520,7 +522,7 @@ impl Handler for Monitor {
             Timer::Log => self.retry_log(cx),
             Timer::LogTurn => self.log_due(cx),
             Timer::Exit => self.look_for_exit(cx),
-            Timer::Kill => self.kill("the stop timeout has passed"),
+            Timer::Kill => self.kill("the stop timeout has passed", cx),
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
             Timer::Remains => self.look_at_remains(cx),

@@ -8,6 +8,16 @@
 //! the child. Nothing here starts or stops a sandbox; the only processes that are signalled are
 //! those that a [lost run](Lost) has left behind.
 //!
+//! # Whose word counts
+//!
+//! A record is data that its owner can write. On the word of a record that another user owns, or
+//! could have written (the database, its directory or the spill directory is not our effective
+//! user's, or is writable for others), nothing is ended, closed, taken in or removed
+//! ([`RegistryError::Foreign`], [`RegistryError::Exposed`]); it is only read. Root is no exception,
+//! and does not write to another user's database. What a lost run has left behind is ended only
+//! where the environment of a process proves that it is that run's. Of SQLite's files each is opened
+//! without waiting, queries are bounded, and no view or virtual table stands in for a table.
+//!
 //! # Who holds what
 //!
 //! - A *name* is held by the row of a run that is not STOPPED, and by nothing else, as long as the
@@ -57,7 +67,7 @@
 
 mod connection;
 mod error;
-mod left;
+mod lost;
 mod metrics;
 mod observer;
 mod read;
@@ -67,7 +77,9 @@ mod remove;
 mod schema;
 mod spec;
 mod spill;
+mod sqlite;
 mod store;
+mod trust;
 
 use std::fs;
 use std::io;
@@ -237,7 +249,12 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        let read = || connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which)).at(db);
+        let read = || {
+            let read = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which));
+            let (mut runs, distrust) = read.at(db)?;
+            runs.iter_mut().for_each(|run| run.trusted = distrust.is_none());
+            Ok(runs)
+        };
         let mut runs = read()?;
         // A supervisor may have written the end after the rows were read and before it was found
         // dead. What is read after that is its last word.
@@ -272,7 +289,7 @@ impl Registry {
     fn prepare(&self) -> Result<Kept, RegistryError> {
         let db = &self.paths.db;
         let mut kept = Kept::open(db, Duration::ZERO).at(db)?;
-        if !kept.is_current().at(db)? {
+        if !kept.is_current(db).at(db)? {
             let made = connection::write_kept(db, Duration::ZERO, Some(kept), |_| Ok(()));
             ((), kept) = made.at(db)?;
         }
@@ -300,10 +317,17 @@ impl Registry {
         }
     }
 
+    /// Whether this process may act on the word of the record.
+    fn check_trust(&self) -> Result<(), RegistryError> {
+        trust::check(&self.paths).at(&self.paths.db)
+    }
+
+    /// Of a record that is not to be acted on nothing is taken in: [`reconcile`](Self::reconcile)
+    /// says so.
     fn take_in_spilled(&self) {
         let Paths { db, spill } = &*self.paths;
         let spilled = spill::read(spill, db);
-        if spilled.is_empty() {
+        if spilled.is_empty() || self.check_trust().is_err() {
             return;
         }
         let told = self.waited.load(Ordering::Relaxed);
@@ -326,7 +350,7 @@ impl Registry {
         let db = &self.paths.db;
         let waited = self.waited.load(Ordering::Relaxed);
         let patience = if waited { SECOND_PATIENCE } else { COMMAND_PATIENCE };
-        let done = connection::write(db, patience, work).at(db);
+        let done = connection::write_own(db, patience, work).at(db);
         let in_vain = matches!(&done, Err(RegistryError::Locked { .. }));
         self.waited.store(in_vain, Ordering::Relaxed);
         done

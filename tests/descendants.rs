@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{State, code, eventually, is_alive, is_gone, process_state, run_host, signal, wait};
+use common::{
+    Detached, State, code, eventually, is_alive, is_gone, process_state, run_host, signal, wait,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vmon::child::Command as Child;
@@ -143,6 +145,45 @@ fn children_that_the_supervisor_was_born_with_are_nobodys_business() {
         kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
     }
     assert!(is_gone(pids(&state, "pids", 1)[0]));
+}
+
+#[test]
+fn a_look_that_fails_does_not_mean_that_no_process_is_left() {
+    let state = State::new();
+    let script = "trap 'exit 3' TERM
+        setsid sh -c 'echo $$ > pids; exec sleep 1000' >/dev/null 2>&1 </dev/null &
+        echo up; while :; do sleep 0.05; done";
+    let mut command = here(&state, &["-d", "--stop-timeout", "1h"], script);
+    let sandbox = Detached::start(&state, &mut command);
+    state.wait_for_log("x", b"up");
+    let daemon = pids(&state, "pids", 1)[0];
+    // No further descriptor: neither the process table nor an environment can be read.
+    let limit = |number: &str| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.arg(format!("--nofile={number}:")).args(["--pid", &sandbox.supervisor.to_string()]);
+        assert!(prlimit.status().unwrap().success());
+    };
+    let former = fs::read_to_string(format!("/proc/{}/limits", sandbox.supervisor)).unwrap();
+    let former = former.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let former = former.split_whitespace().next().unwrap().to_owned();
+    limit("3");
+    sandbox.signal(Signal::SIGTERM);
+    eventually("the command has ended", || is_gone(sandbox.pid));
+    // Each failed look is followed by a sleep until the next one.
+    let sleeps = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", sandbox.supervisor)).unwrap();
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse().unwrap()
+    };
+    let before = sleeps();
+    eventually("it has looked again", || sleeps() >= before + 3);
+    assert!(is_alive(daemon));
+    assert_ne!(state.run_column("x", "state").as_deref(), Some("STOPPED"));
+    limit(&former);
+    state.wait_for_status("x", "STOPPED");
+    assert!(is_gone(daemon));
+    assert_eq!(state.run_column("x", "exit_code").as_deref(), Some("3"));
 }
 
 /// A directory of a cgroup v2 that we may use, if there is one.

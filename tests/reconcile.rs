@@ -17,7 +17,7 @@ use chrono::Utc;
 use common::{Detached, State, eventually, is_alive, signal, wait};
 use lives::{Fixture, Life, Supervisor, exited, only, restarting, running, told};
 use nix::sys::signal::Signal;
-use vmon::monitor::{Identity, Transition};
+use vmon::monitor::{Claim, Identity, Observer, Transition};
 use vmon::registry::{Lost, Registry, Run, Status};
 
 /// A child with a family: two that ignore what can be ignored, one in a group of its own.
@@ -155,7 +155,7 @@ fn a_live_supervisor_is_left_alone_when_fifty_reconcile_at_once() {
     assert_eq!(names(&registry(&state).reconcile().unwrap()), ["live"]);
 }
 
-/// A run of this supervisor, with a child that is a live process of somebody else.
+/// A run of this supervisor, with a child that is a live process of another program.
 fn recorded(fixture: &Fixture, supervisor: Identity, child: Identity) {
     let mut observer = fixture.registry().observer();
     Life::of("web").under(supervisor).granted(&mut observer);
@@ -191,7 +191,11 @@ fn a_pid_that_was_used_again_is_neither_the_supervisor_nor_the_child() {
 #[test]
 fn a_lost_child_that_its_host_has_started_in_its_own_session_is_ended_alone() {
     let fixture = Fixture::new();
-    let (host, mut child, other) = (Supervisor::start(), Supervisor::start(), Supervisor::start());
+    let (host, other) = (Supervisor::start(), Supervisor::start());
+    // What the environment of a command begins with (docs/security.md).
+    let Identity { pid, start, .. } = host.identity();
+    let at = Life::of("web").at.timestamp_micros();
+    let mut child = Supervisor::with("VMON_RUN", &format!("{pid}.{start}.{at}"));
     recorded(&fixture, host.identity(), child.identity());
     host.kill();
     // The child is ours here, so that it is a zombie until it is waited for.
@@ -200,6 +204,31 @@ fn a_lost_child_that_its_host_has_started_in_its_own_session_is_ended_alone() {
     wait(&mut child.0);
     assert!(is_alive(other.0.id()));
     other.kill();
+}
+
+#[test]
+fn a_process_that_nothing_but_the_record_calls_the_child_lives_on_and_keeps_the_run_open() {
+    let fixture = Fixture::new();
+    let (host, child) = (Supervisor::start(), Supervisor::start());
+    recorded(&fixture, host.identity(), child.identity());
+    host.kill();
+    let lost = fixture.registry().reconcile().unwrap();
+    assert_eq!((names(&lost), lost[0].ended), (vec!["web"], 0));
+    let remains = lost[0].remains.as_deref().unwrap();
+    assert!(remains.contains(&format!("pid {}", child.0.id())), "{remains}");
+    assert!(is_alive(child.0.id()));
+    assert_eq!(only(&fixture.registry()).state, "RUNNING");
+    // Nor does a claim of the name.
+    let mut observer = fixture.registry().observer();
+    let next = Life { at: Utc::now(), ..Life::of("web") };
+    match observer.claim(&next.starting()) {
+        Claim::Later(_, reason) => assert!(reason.to_string().contains("does not prove")),
+        claim => panic!("{claim:?}"),
+    }
+    assert!(is_alive(child.0.id()));
+    child.kill();
+    assert!(fixture.registry().reconcile().unwrap()[0].remains.is_none());
+    next.granted(&mut observer);
 }
 
 #[test]

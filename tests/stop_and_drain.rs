@@ -3,11 +3,14 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod common;
+#[path = "common/inject.rs"]
+mod inject;
 
+use std::fs;
 use std::io::{PipeReader, Read, pipe};
 use std::process::{Child, Command};
 
-use common::{State, code, eventually, is_alive, signal, wait};
+use common::{Detached, State, code, eventually, is_alive, signal, wait};
 use nix::sys::signal::Signal;
 
 /// What the pipe of a reader that does not read and the child's own can hold (pipe(7)): the child
@@ -71,4 +74,31 @@ fn a_reader_that_fails_for_lack_of_room_is_counted() {
     assert_eq!(state.run_column("web", "bytes_dropped").as_deref(), Some("5"));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("No space left"), "{told}");
+}
+
+#[test]
+fn a_kill_that_fails_is_repeated_until_the_command_has_ended() {
+    let state = State::new();
+    let refused = state.file("refused");
+    fs::write(&refused, "").unwrap();
+    let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+    let mut command = state.run("web", &["-d", "--stop-timeout", "100ms"], script);
+    inject::faults(&mut command, &inject::kill_fails_while(&refused));
+    let sandbox = Detached::start(&state, &mut command);
+    state.wait_for_log("web", b"up");
+    let output = state.vmon().args(["stop", "web"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = common::one_line(&output);
+    assert!(said.contains(&format!("pid {} has not ended", sandbox.pid)), "{said}");
+    assert!(is_alive(sandbox.pid));
+    let supervisor = state.logs().join("web@supervisor.log");
+    let said = fs::read_to_string(supervisor).unwrap();
+    let warning = "can't send SIGKILL: Operation not permitted";
+    assert_eq!(said.matches(warning).count(), 1, "each error is reported once: {said}");
+    // No request follows: it is tried again all the same.
+    fs::remove_file(&refused).unwrap();
+    state.wait_for_status("web", "STOPPED");
+    assert!(!is_alive(sandbox.pid));
+    assert_eq!(state.run_column("web", "reason").as_deref(), Some("killed"));
+    assert!(state.vmon().args(["stop", "web"]).output().unwrap().status.success());
 }

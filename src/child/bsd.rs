@@ -19,6 +19,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setpgid, setsid};
 
 use super::identity::{Identity, Process};
+use super::lost::Leftovers;
 use super::signal::restore_sigchld;
 use super::{ChildStdio, Command, SpawnFailure};
 
@@ -283,7 +284,17 @@ pub(super) fn end_lost_session(
     _: &Identity,
     _: Option<&str>,
     _: Option<&Path>,
-) -> io::Result<usize> {
+) -> io::Result<Leftovers> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// As for [`end_lost_session`].
+pub(super) fn signal_marked(_: &Identity, _: &str, _: super::Signal) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// As for [`end_lost_session`].
+pub(super) fn check_parent(_: &Identity, _: &Identity, _: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -38,14 +38,23 @@ pub(crate) struct Parting {
 pub(crate) struct Left(platform::Left);
 
 impl Left {
-    /// Whether nobody is left; what has ended meanwhile is reaped.
-    pub(crate) fn is_gone(&mut self) -> bool {
+    /// Whether no process is left; what has ended meanwhile is reaped.
+    ///
+    /// # Errors
+    ///
+    /// It can't be found out now.
+    pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
         self.0.is_gone()
     }
 
-    /// Kills all of it.
-    pub(crate) fn kill(&mut self) {
-        self.0.kill();
+    /// Sends KILL to all that is left now.
+    ///
+    /// # Errors
+    ///
+    /// It can't be found out which processes those are, or one of them can't be signalled: the
+    /// caller tries again.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.0.kill()
     }
 }
 
@@ -63,7 +72,7 @@ impl Child {
             Reach::Below | Reach::Session => {
                 let Some(status) = self.try_reap()? else { return Ok(None) };
                 let left = platform::Left::below(identity, reach == Reach::Session);
-                Ok(Some((status, left.and_then(|left| left.part(parting)).map(Left))))
+                Ok(Some((status, left.map(|left| Left(left.part(parting))))))
             }
         }
     }

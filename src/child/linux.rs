@@ -26,9 +26,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::identity::Process;
-use super::lost::RUN_VARIABLE;
+use super::lost::{Leftovers, RUN_VARIABLE};
 use super::{Identity, Liveness, Signal};
-use crate::process::cgroup::members;
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
 pub(super) use left::{Left, has_ended, has_no_child, reap_orphans};
@@ -102,89 +101,113 @@ pub(super) fn end_lost_session(
     child: &Identity,
     marker: Option<&str>,
     cgroup: Option<&Path>,
-) -> io::Result<usize> {
-    let leader = Leader::of(child);
-    let cgroup = cgroup.filter(|cgroup| !is_another_runs(cgroup, leader, marker));
-    let in_cgroup = usize::from(cgroup.is_some_and(cgroup::kill_cgroup));
-    let Some(leader) = leader else { return Ok(in_cgroup) };
+) -> io::Result<Leftovers> {
+    let mark = |pid: i32| marker.map_or(Ok(Mark::Other), |marker| mark(pid, marker));
+    let is_ours = |pid: i32| mark(pid).is_ok_and(|mark| mark == Mark::Ours);
+    let in_cgroup = match cgroup {
+        Some(cgroup) => cgroup::kill_cgroup(cgroup, is_ours)?,
+        None => false,
+    };
+    let killed = |count: usize| match count + usize::from(in_cgroup) {
+        0 => Leftovers::Nothing,
+        count => Leftovers::Killed(count),
+    };
+    let Some(leader) = Leader::of(child) else { return Ok(killed(0)) };
     let lost = Scope::Lost(leader);
     let found = lost.members()?;
-    // Without its leader the number may be that of a later session, whose leader has ended too.
-    let ours = match marker {
-        _ if Entry::of(leader.pid)?.is_some() => Mark::Ours,
-        Some(marker) => found.iter().map(|one| mark(one.pid, marker)).max().unwrap_or(Mark::Other),
-        None => Mark::Other,
-    };
-    match ours {
-        Mark::Other => return Ok(in_cgroup),
-        // To be asked again, as of one that was killed.
-        Mark::None => {}
-        Mark::Ours => lost.send(&found, Signal::KILL),
+    // One process that is proven proves the session: only descendants of its leader are in it.
+    let mut proof = Mark::Other;
+    for member in &found {
+        proof = proof.max(mark(member.pid)?);
     }
-    Ok(found.len() + in_cgroup)
+    match proof {
+        Mark::Ours => {
+            lost.send(&found, Signal::KILL)?;
+            Ok(killed(found.len()))
+        }
+        // To be asked again, like one that was killed.
+        Mark::None => Ok(killed(found.len())),
+        Mark::Other if found.iter().any(|member| leader.is(member)) => {
+            Ok(Leftovers::Unproven(child.pid))
+        }
+        Mark::Other => Ok(killed(0)),
+    }
 }
 
 /// See [`end_marked`](super::lost::end_marked).
 pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
-    let is_marked = |pid: i32| mark(pid, marker) == Mark::Ours;
-    let mut count = 0;
     let us = i32::try_from(std::process::id()).map_err(io::Error::other)?;
-    let others = Entry::all()?.into_iter().filter(|process| process.pid != us);
-    for process in others.filter(|process| is_marked(process.pid)) {
-        pidfd::send_to(process.pid, Signal::KILL, || is_marked(process.pid))?;
-        count += 1;
+    let (mut count, mut outcome) = (0, Ok(()));
+    for process in Entry::all()?.into_iter().filter(|process| process.pid != us) {
+        if mark(process.pid, marker)? == Mark::Ours {
+            let is_ours = || mark(process.pid, marker).is_ok_and(|mark| mark == Mark::Ours);
+            outcome = outcome.and(pidfd::send_to(process.pid, Signal::KILL, is_ours));
+            count += 1;
+        }
     }
-    Ok(count)
+    outcome.map(|()| count)
 }
 
-/// Whether the cgroup that a lost child was put into is another run's by now, as one of another
-/// record: nobody in it is known to be the lost run's, and somebody to be another's.
-fn is_another_runs(cgroup: &Path, leader: Option<Leader>, marker: Option<&str>) -> bool {
-    let mut others = false;
-    for pid in members(cgroup) {
-        let entry = Entry::of(pid).ok().flatten();
-        if leader.zip(entry).is_some_and(|(leader, entry)| leader.is(&entry)) {
-            return false;
-        }
-        match (environment(pid).as_deref().and_then(run_of), marker) {
-            (Some(run), Some(marker)) if run == marker.as_bytes() => return false,
-            (Some(_), _) => others = true,
-            (None, _) => {}
-        }
+/// See [`signal_marked`](super::lost::signal_marked).
+pub(super) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
+    check_marked(child, marker)?;
+    let pid = i32::try_from(child.pid).map_err(io::Error::other)?;
+    pidfd::send_to(pid, signal, || check_marked(child, marker).is_ok())
+}
+
+/// See [`check_parent`](super::lost::check_parent).
+pub(super) fn check_parent(parent: &Identity, child: &Identity, marker: &str) -> io::Result<()> {
+    check_marked(child, marker)?;
+    let pid = i32::try_from(child.pid).map_err(io::Error::other)?;
+    let entry = Entry::of(pid)?.ok_or(Errno::ESRCH)?;
+    match u32::try_from(entry.parent) == Ok(parent.pid) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
     }
-    others
+}
+
+fn check_marked(child: &Identity, marker: &str) -> io::Result<()> {
+    match child.liveness() {
+        Liveness::Alive => {}
+        Liveness::Dead => return Err(Errno::ESRCH.into()),
+        Liveness::Unknown => return Err(io::ErrorKind::Unsupported.into()),
+    }
+    match mark(i32::try_from(child.pid).map_err(io::Error::other)?, marker)? {
+        Mark::Ours => Ok(()),
+        Mark::None | Mark::Other => Err(io::ErrorKind::PermissionDenied.into()),
+    }
 }
 
 /// What the environment that a process began with says of the run it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Mark {
-    /// Another one, or none.
+    /// Another run, or none; or the environment can't be read, as that of another user's process.
     Other,
-    /// It has none now: in the middle of execve(2), or about to be gone.
+    /// The process has no environment now: it is in the middle of execve(2), or about to be gone.
     None,
-    /// This one.
+    /// This run.
     Ours,
 }
 
-fn mark(pid: i32, marker: &str) -> Mark {
-    match environment(pid) {
-        // Who never had any can't be told from a stranger, however often it is asked.
-        Some(environment) if environment.is_empty() => {
-            if Entry::began_without_environment(pid) {
-                Mark::Other
-            } else {
-                Mark::None
-            }
-        }
-        Some(environment) if run_of(&environment) == Some(marker.as_bytes()) => Mark::Ours,
-        // Gone, or another user's, who is not to be signalled by us.
-        Some(_) | None => Mark::Other,
+/// # Errors
+///
+/// The environment can't be read for a reason that says nothing of the process, as without a free
+/// descriptor.
+fn mark(pid: i32, marker: &str) -> io::Result<Mark> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        // One that never had any can't be told from a stranger, however often it is asked.
+        Ok(environment) if environment.is_empty() => match Entry::began_without_environment(pid) {
+            true => Ok(Mark::Other),
+            false => Ok(Mark::None),
+        },
+        Ok(environment) if run_of(&environment) == Some(marker.as_bytes()) => Ok(Mark::Ours),
+        Ok(_) => Ok(Mark::Other),
+        Err(error) => match error.raw_os_error() {
+            // Gone, or another user's, or not to be inspected (PR_SET_DUMPABLE, prctl(2)).
+            Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM) => Ok(Mark::Other),
+            _ => Err(error),
+        },
     }
-}
-
-/// The environment that a process began with; `None` where we may not see it.
-fn environment(pid: i32) -> Option<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/environ")).ok()
 }
 
 /// The run that a process with this environment belongs to.

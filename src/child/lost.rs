@@ -5,29 +5,44 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::Identity;
 use super::platform;
+use super::{Identity, Signal};
 
-/// Kills what is left of a lost child: itself, every process of the session and of the group that it
-/// led, if it did, and everything in the cgroup that it was put into, if that still is one. Tells how many there
-/// were, so that the caller can ask again: 0 is the end of it.
+/// What was found of a lost run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// No process of it is left.
+    Nothing,
+    /// This many processes were sent KILL, or are in the middle of execve(2); ask again.
+    Killed(usize),
+    /// The process that is on record as the child lives, and nothing proves that it is this run's:
+    /// it is left alone.
+    Unproven(u32),
+}
+
+/// Kills what is left of a lost run: its child, the processes of the session and of the group that
+/// the child led, and those in the cgroup that it was put into.
 ///
-/// The caller has made sure that `child` is of this boot and of this pid namespace. Nothing is
-/// touched that could be a stranger's: where another process has the child's pid, its session is
-/// left alone, and where none has it, unless one of the members has the `marker` of the run; members that started before the child are no members; each is signalled through a
-/// pidfd that was opened first and compared with the process table afterwards. A cgroup is left alone
-/// where nobody in it is known to be of this run, and somebody to be of another one. Neither this
-/// process nor a cgroup that it is in is ever killed.
+/// A record is data that its owner can write, so it decides nothing here. The proof is the marker
+/// of the run in the environment that a process began with ([`RUN_VARIABLE`]): the session is
+/// killed where one of its processes has it, the cgroup likewise. A process whose environment
+/// can't be read proves nothing, and without a marker nothing is proven.
+///
+/// The caller has made sure that `child` is of this boot and of this pid namespace, and that the
+/// record is its own. Where another process has the child's pid, the session is left alone; members
+/// that started before the child are no members; each is signalled through a pidfd that was opened
+/// first and compared with the process table afterwards. Neither this process nor a cgroup that it
+/// is in is ever killed.
 ///
 /// # Errors
 ///
 /// [`Unsupported`](io::ErrorKind::Unsupported) on any system but Linux, where nothing is done; the
-/// process table can't be read.
+/// process table, an environment or the cgroup can't be read; a process can't be signalled.
 pub(crate) fn end_lost_session(
     child: &Identity,
     marker: Option<&str>,
     cgroup: Option<&Path>,
-) -> io::Result<usize> {
+) -> io::Result<Leftovers> {
     platform::end_lost_session(child, marker, cgroup)
 }
 
@@ -40,14 +55,37 @@ pub(crate) fn run_marker(supervisor: &Identity, started_at: DateTime<Utc>) -> St
 }
 
 /// As [`end_lost_session`], for a run whose supervisor has gone between the start of the child and
-/// the record of its pid: kills every process whose environment began with this marker, as that of
-/// the child did. What may not be looked at is another user's.
+/// the record of its pid: kills every process whose environment began with this marker, and returns
+/// how many there were.
 ///
 /// # Errors
 ///
 /// As [`end_lost_session`].
 pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
     platform::end_marked(marker)
+}
+
+/// Sends `signal` to the child of a run, where its environment began with the run's marker.
+///
+/// # Errors
+///
+/// `ESRCH` where it has ended, [`PermissionDenied`](io::ErrorKind::PermissionDenied) where nothing
+/// proves that it is this run's, [`Unsupported`](io::ErrorKind::Unsupported) where that can't be
+/// asked; pidfd_send_signal(2)'s.
+#[cfg(feature = "registry")]
+pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
+    platform::signal_marked(child, marker, signal)
+}
+
+/// Proves that `parent` is the supervisor of a run: the run's child, whose environment began with
+/// its marker, is a child of that process.
+///
+/// # Errors
+///
+/// As [`signal_marked`].
+#[cfg(feature = "registry")]
+pub(crate) fn check_parent(parent: &Identity, child: &Identity, marker: &str) -> io::Result<()> {
+    platform::check_parent(parent, child, marker)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -89,17 +127,37 @@ mod tests {
             if end == "exit 0" {
                 eventually(|| child.try_reap().unwrap().is_some());
             }
-            if end == "exit 0" {
-                for marker in [None, Some("another run")] {
-                    assert_eq!(end_lost_session(&identity, marker, None).unwrap(), 0);
-                }
+            let left = match end {
+                "exit 0" => Leftovers::Nothing,
+                _ => Leftovers::Unproven(identity.pid),
+            };
+            for marker in [None, Some("another run"), Some("")] {
+                assert_eq!(end_lost_session(&identity, marker, None).unwrap(), left);
             }
+            assert!(members(&identity) >= 4);
             let ended = || end_lost_session(&identity, Some("this run"), None).unwrap();
-            assert!(ended() >= 4);
-            eventually(|| ended() == 0);
+            assert!(matches!(ended(), Leftovers::Killed(4..)));
+            eventually(|| ended() == Leftovers::Nothing);
             assert_eq!(members(&identity), 0);
             let _ = child.try_reap();
         }
+    }
+
+    #[test]
+    fn a_child_is_signalled_and_its_parent_known_by_the_marker_alone() {
+        let (child, _io, identity) = start("trap 'exit 7' USR1; while :; do sleep 0.01; done");
+        let refused = |outcome: io::Result<()>| outcome.unwrap_err().kind();
+        let unproven = refused(signal_marked(&identity, "another run", Signal::KILL));
+        assert_eq!(unproven, io::ErrorKind::PermissionDenied);
+        let us = Identity::current();
+        assert_eq!(refused(check_parent(&us, &identity, "another run")), unproven);
+        assert_eq!(refused(check_parent(&identity, &identity, "this run")), unproven);
+        // At its birth, in the middle of execve(2), it has no environment.
+        eventually(|| check_parent(&us, &identity, "this run").is_ok());
+        eventually(|| signal_marked(&identity, "this run", Signal::USR1).is_err());
+        let ended = signal_marked(&identity, "this run", Signal::USR1).unwrap_err();
+        assert_eq!(ended.raw_os_error(), Some(libc::ESRCH));
+        child.discard();
     }
 
     #[test]
@@ -110,7 +168,8 @@ mod tests {
         let left = || Entry::all().unwrap().into_iter().find(|entry| entry.session == session);
         let left = left().unwrap().pid;
         eventually(|| Entry::began_without_environment(left));
-        assert_eq!(end_lost_session(&identity, Some("this run"), None).unwrap(), 0);
+        let found = end_lost_session(&identity, Some("this run"), None).unwrap();
+        assert_eq!(found, Leftovers::Nothing);
         let left = nix::unistd::Pid::from_raw(left);
         nix::sys::signal::kill(left, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
@@ -144,11 +203,12 @@ mod tests {
         let (child, _io, identity) = start("sleep 1000 & wait");
         eventually(|| members(&identity) == 2);
         let earlier = Identity { start: identity.start - 1, ..identity.clone() };
-        assert_eq!(end_lost_session(&earlier, None, None).unwrap(), 0);
+        let ended = |child| end_lost_session(child, Some("this run"), None).unwrap();
+        assert_eq!(ended(&earlier), Leftovers::Nothing);
         let later = Identity { start: identity.start + 1, ..identity.clone() };
-        assert_eq!(end_lost_session(&later, None, None).unwrap(), 0);
+        assert_eq!(ended(&later), Leftovers::Nothing);
         assert_eq!(members(&identity), 2);
-        eventually(|| end_lost_session(&identity, None, None).unwrap() == 0);
+        eventually(|| ended(&identity) == Leftovers::Nothing);
         child.discard();
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tracing::warn;
-use vmon::registry::{Registry, Run};
+use vmon::registry::{Lost, Registry, RegistryError, Run};
 use vmon::terminal::Messages;
 
 use self::changes::{Changes, Event};
@@ -88,23 +88,32 @@ struct Feed {
     /// Whether the last look came long enough after the change that it saw.
     settled: bool,
     reconciled: Instant,
+    /// Why the record could not be made true, when that was last reported.
+    refused: Option<String>,
 }
 
 impl Feed {
     fn new(db: PathBuf) -> Result<Self, Failure> {
         let (seen, settled) = fingerprint(&db);
-        let mut feed =
-            Self { db, changes: Changes::default(), seen, settled, reconciled: Instant::now() };
+        let (changes, reconciled) = (Changes::default(), Instant::now());
+        let mut feed = Self { db, changes, seen, settled, reconciled, refused: None };
         // What was before is known, and not told.
         if let Some(registry) = feed.registry()? {
             let reconciled = registry.reconcile();
             feed.changes.begin(registry.runs()?);
             // One that can't even be read is told once.
-            if let Err(error) = reconciled {
-                warn!("{error}");
-            }
+            feed.report(reconciled);
         }
         Ok(feed)
+    }
+
+    /// Warns of a record that can't be made true, and so is only read; once of each reason.
+    fn report(&mut self, reconciled: Result<Vec<Lost>, RegistryError>) {
+        let refused = reconciled.err().map(|error| error.to_string());
+        if let Some(error) = refused.as_ref().filter(|_| refused != self.refused) {
+            warn!("{error}");
+        }
+        self.refused = refused;
     }
 
     fn registry(&self) -> Result<Option<Registry>, Failure> {
@@ -115,7 +124,7 @@ impl Feed {
     fn look(&mut self) -> Result<Vec<Event>, Failure> {
         let Some(registry) = self.registry()? else { return Ok(Vec::new()) };
         if self.reconciled.elapsed() >= RECONCILE || self.changes.awaits_reconciling() {
-            reconcile(&registry);
+            self.report(registry.reconcile());
             self.reconciled = Instant::now();
         }
         let (now, settled) = fingerprint(&self.db);
@@ -133,13 +142,6 @@ impl Feed {
             }
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// A record that can't be made true can still be read.
-fn reconcile(registry: &Registry) {
-    if let Err(error) = registry.reconcile() {
-        warn!("{error}");
     }
 }
 

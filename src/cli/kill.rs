@@ -50,7 +50,7 @@ fn send(sandbox: &Recorded, signal: Signal) -> Result<(), LiveError> {
     };
     let Some(run) = live::unserved(sandbox, &error) else { return Err(error) };
     match &run.child {
-        Some(child) if live::is_commands(run) => live::signal(child, signal),
+        Some(_) if live::is_commands(run) => live::signal_child(run, signal),
         _ => Err(LiveError::NotServed { supervisor: run.supervisor.unwrap_or_default() }),
     }
 }

@@ -1,15 +1,16 @@
 //! A sandbox that runs, spoken to through its supervisor's control socket; and its end, waited for.
 //!
-//! Only where a `vmon run` has lost its socket is anybody signalled from here, and never by a pid
-//! alone.
+//! Only where a `vmon run` has lost its socket is a process signalled from here: one that its
+//! environment, or its child's, proves to be of the run.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Watch};
-use vmon::monitor::{Identity, Liveness, Name};
+use vmon::monitor::{Identity, Liveness, Name, Phase};
 use vmon::registry::{RegistryError, Run, Status};
 
 use super::reason;
@@ -20,6 +21,9 @@ const SETTLING: Duration = Duration::from_secs(10);
 
 /// How long a supervisor may live on after that: it runs the command of --on-exit.
 const AFTERMATH: Duration = Duration::from_secs(40);
+
+/// How long after it was killed a command may take to end.
+const DYING: Duration = Duration::from_secs(5);
 
 /// How often it is looked for what nothing tells.
 const LOOK: u8 = 10;
@@ -43,6 +47,18 @@ pub enum LiveError {
     Registry(#[from] RegistryError),
     #[error("no process serves its control socket, and pid {pid} can't be signalled: {reason}")]
     Signal { pid: u32, reason: &'static str },
+    #[error(
+        "no process serves its control socket, and nothing but the record says that pid {pid} is its: signal that one yourself"
+    )]
+    Unproven { pid: u32 },
+    #[error(
+        "its record could have been written by another user, so nothing is done on the word of it: run this as the user that the database belongs to, and see that no other can write to it"
+    )]
+    Untrusted,
+    #[error(
+        "pid {pid} has not ended {seconds} s after it was killed: it can't be signalled, or hangs in the kernel; its supervisor sends SIGKILL again and again"
+    )]
+    Unkillable { pid: u32, seconds: u64 },
     #[error("it has no console {name}; it has: {others}")]
     NoSuchConsole { name: Name, others: String },
     #[error("its supervisor was lost, and the sandbox has ended with it")]
@@ -78,6 +94,9 @@ impl LiveError {
 /// A connection to the supervisor of a sandbox that runs.
 pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     let run = sandbox.running().ok_or(LiveError::NotRunning)?;
+    if !run.trusted {
+        return Err(LiveError::Untrusted);
+    }
     let supervisor = run.supervisor.unwrap_or_default();
     let socket = run.socket.as_ref().ok_or(LiveError::NoSocket { supervisor })?;
     Ok(Client::connect(socket)?)
@@ -100,20 +119,56 @@ pub fn unserved<'a>(sandbox: &'a Recorded, error: &LiveError) -> Option<&'a Run>
     })
 }
 
-/// Signals a process of a run without a socket; one that has ended meanwhile needs it no more.
-pub fn signal(process: &Identity, signal: Signal) -> Result<(), LiveError> {
-    match process.signal(signal) {
-        Err(error) if error.raw_os_error() != Some(Errno::ESRCH as i32) => {
-            Err(LiveError::Signal { pid: process.pid, reason: reason(&error) })
-        }
-        _ => Ok(()),
+/// Signals the command of a run without a socket; one that has ended meanwhile needs it no more.
+pub fn signal_child(run: &Run, signal: Signal) -> Result<(), LiveError> {
+    signalled(run.signal_child(signal), run.pid)
+}
+
+/// The same of its supervisor.
+pub fn signal_supervisor(run: &Run, signal: Signal) -> Result<(), LiveError> {
+    signalled(run.signal_supervisor(signal), run.supervisor)
+}
+
+fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveError> {
+    let pid = pid.unwrap_or_default();
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Ok(()),
+        // The system's own refusal has a number.
+        Err(error) if error.raw_os_error().is_none() => Err(LiveError::Unproven { pid }),
+        Err(error) => Err(LiveError::Signal { pid, reason: reason(&error) }),
     }
 }
 
-/// Waits for the end of a supervisor that has been asked to stop, and is its sandbox's own.
-pub fn ended(supervisor: &Identity) {
-    while supervisor.liveness() == Liveness::Alive {
-        let _ = poll(&mut [], PollTimeout::from(LOOK));
+/// Waits for the end of a supervisor that has been asked to stop, and is its sandbox's own; as long
+/// as its sandbox may take: `timeout` for the command, as much for its output, and what then follows.
+pub fn ended(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
+    let most = timeout.saturating_mul(2).saturating_add(AFTERMATH);
+    within(most, LiveError::StillThere, || {
+        // A failed look is no end.
+        Ok((supervisor.liveness() == Liveness::Dead).then_some(()))
+    })
+}
+
+/// Follows a sandbox that has been asked to stop to its end. Its command is killed when `timeout`
+/// has passed; one that then lives on is not waited for.
+pub fn follow_stop(mut watch: Watch, pid: u32, timeout: Duration) -> Result<(), LiveError> {
+    let kill_at = Instant::now().checked_add(timeout);
+    let give_up = kill_at.and_then(|at| at.checked_add(DYING));
+    // Its output has its own time, of which the supervisor sees to.
+    let mut draining = false;
+    loop {
+        let left = give_up.filter(|_| !draining);
+        let left = left.map(|at| at.saturating_duration_since(Instant::now()));
+        match watch.next_within(left) {
+            Ok(Some(event)) if event.is_final() => return Ok(()),
+            Ok(Some(event)) => draining = event.phase == Phase::Draining,
+            Ok(None) => return Ok(()),
+            Err(ClientError::Timeout(_)) => {
+                return Err(LiveError::Unkillable { pid, seconds: DYING.as_secs() });
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -195,7 +250,8 @@ pub fn is_closed(run: &Run) -> bool {
 pub fn supervisor_gone(run: &Run) -> Result<(), LiveError> {
     let Some(supervisor) = &run.supervisor_identity else { return Ok(()) };
     within(AFTERMATH, LiveError::StillThere, || {
-        Ok((supervisor.liveness() != Liveness::Alive).then_some(()))
+        // A failed look is no end.
+        Ok((supervisor.liveness() == Liveness::Dead).then_some(()))
     })
 }
 

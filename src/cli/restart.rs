@@ -1,12 +1,10 @@
 //! `vmon restart`: a sandbox stopped, and started again as the record says it was started.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::unistd::{AccessFlags, geteuid};
+use nix::unistd::AccessFlags;
 use vmon::child::Signal;
 use vmon::logfile::Format;
 use vmon::monitor::{Input, LogRate, Name, OnLogError, OverRate, Restart, Rootfs, STDIO};
@@ -18,7 +16,7 @@ use super::run::detach::{self, Started};
 use super::run::options::{Options, argument};
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::{Places, SharedArgs, check_directory};
-use super::{Failure, args, live, reason, stop};
+use super::{Failure, args, live, owner, reason, stop};
 
 /// Stop sandboxes if they run, and start them again in the background
 ///
@@ -57,6 +55,10 @@ enum SpecError {
         "the record is of another user (uid {0}), whose command is not to run as ours: restart it as that user"
     )]
     Stranger(u32),
+    #[error(
+        "another user could have written its record, whose command is not to run as ours: see that no other user can write to the database and its directory"
+    )]
+    Exposed,
     #[error("can't use its working directory {path}: {reason}", path = .0.display(), reason = .1)]
     Directory(PathBuf, &'static str),
 }
@@ -64,8 +66,15 @@ enum SpecError {
 /// Stops those that can be started again, all at once, and starts each.
 pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
     let places = args.shared.places()?;
-    let record = Record::read(&args.shared)?;
     let mut tally = Tally::new(messages);
+    // The owner of the record chooses the command: root in particular is not to run it.
+    if let Some(owner) = owner::foreign(&places.db.path) {
+        for name in &args.names.names {
+            tally.failed(&format!("can't restart {name}: {}", SpecError::Stranger(owner)));
+        }
+        return Ok(tally.code());
+    }
+    let record = Record::read(&args.shared)?;
     let mut commands: Vec<(&Recorded, Vec<OsString>)> = Vec::new();
     let mut told = Vec::new();
     for sandbox in record.select(&args.names.names, &mut tally) {
@@ -115,10 +124,8 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
     if !spec.exact {
         return Err(SpecError::NotExact);
     }
-    // Whoever owns the record chooses the command: root in particular is not to run it.
-    let owner = fs::metadata(&places.db.path).map(|metadata| metadata.uid()).ok();
-    if let Some(owner) = owner.filter(|&owner| owner != geteuid().as_raw()) {
-        return Err(SpecError::Stranger(owner));
+    if !run.trusted {
+        return Err(SpecError::Exposed);
     }
     let own = Options::arguments(&spec.options).ok_or(SpecError::NotOurs)?;
     if let Some(directory) = &spec.directory {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::warn;
 use vmon::child::Signal;
 use vmon::control::Watch;
-use vmon::monitor::Identity;
+use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity};
 use vmon::terminal::Messages;
 
 use super::select::{Names, Record, Recorded, Tally};
@@ -74,55 +74,54 @@ pub fn stop_all<'a>(
     stopped
 }
 
-/// One that has been asked to stop, and how its end is learnt of.
+/// One that has been asked to stop: how its end is learnt of, and after what time it is killed.
 enum Asked {
-    Told(Watch),
-    /// By SIGTERM, which is the same to a `vmon run`: nobody served its socket.
-    Signalled(Identity),
+    /// Through its socket; its command's pid.
+    Told(Watch, u32, Duration),
+    /// By SIGTERM, which is the same to a `vmon run`: its socket was not served.
+    Signalled(Identity, Duration),
 }
 
 impl Asked {
     fn follow(self) -> Result<(), LiveError> {
         match self {
-            Self::Told(watch) => live::follow(watch).map(drop),
-            Self::Signalled(supervisor) => {
-                live::ended(&supervisor);
-                Ok(())
-            }
+            Self::Told(watch, pid, timeout) => live::follow_stop(watch, pid, timeout),
+            Self::Signalled(supervisor, timeout) => live::ended(&supervisor, timeout),
         }
     }
 }
 
 /// `None` where there is nothing to stop.
 fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Asked>, LiveError> {
-    if sandbox.running().is_none() {
-        return Ok(None);
-    }
+    let Some(run) = sandbox.running() else { return Ok(None) };
+    let own = run.spec.as_ref().map_or(DEFAULT_STOP_TIMEOUT, |spec| spec.stop_timeout);
     let client = match live::connect(sandbox) {
         Ok(client) => client,
-        Err(error) => return signal(sandbox, timeout, error).map(Some),
+        Err(error) => return signal(sandbox, timeout.is_some(), own, error).map(Some),
     };
     // Before the stop, so that no end is missed.
     let watch = client.watch()?;
     live::connect(sandbox)?.stop(timeout)?;
-    Ok(Some(Asked::Told(watch)))
+    Ok(Some(Asked::Told(watch, run.pid.unwrap_or_default(), timeout.unwrap_or(own))))
 }
 
 /// Without the socket. The signals of a host's supervisor are its own.
 fn signal(
     sandbox: &Recorded,
-    timeout: Option<Duration>,
+    other_timeout: bool,
+    own: Duration,
     error: LiveError,
 ) -> Result<Asked, LiveError> {
     let run = live::unserved(sandbox, &error).filter(|run| live::is_commands(run));
-    let Some(supervisor) = run.and_then(|run| run.supervisor_identity.clone()) else {
+    let Some((run, supervisor)) = run.and_then(|run| Some((run, run.supervisor_identity.clone()?)))
+    else {
         return Err(error);
     };
-    if timeout.is_some() {
+    if other_timeout {
         warn!(
             "nobody serves the control socket of {sandbox}: it has the stop timeout of its start"
         );
     }
-    live::signal(&supervisor, Signal::TERM)?;
-    Ok(Asked::Signalled(supervisor))
+    live::signal_supervisor(run, Signal::TERM)?;
+    Ok(Asked::Signalled(supervisor, own))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Cx, Monitor, Running, State, Stop, Timer};
+use super::{Cx, Monitor, Name, Running, State, Stop, Timer};
 use crate::child::{self, Cgroup, ExitStatus, Left, Parting, Reach, Signal};
 use crate::reactor::TimerId;
 
@@ -26,28 +26,56 @@ pub(super) struct Remains {
     killed: Option<Instant>,
     look: TimerId,
     wait: Duration,
+    trouble: Trouble,
 }
 
 impl Remains {
-    fn are_gone(&mut self) -> bool {
-        if self.left.as_mut().is_some_and(Left::is_gone) {
+    /// Whether no process is left.
+    ///
+    /// # Errors
+    ///
+    /// It can't be found out: what is not known to be gone is still there.
+    fn are_gone(&mut self) -> io::Result<bool> {
+        if let Some(left) = &mut self.left
+            && left.is_gone()?
+        {
             self.left = None;
         }
-        self.left.is_none() && self.cgroup.as_ref().is_none_or(Cgroup::is_empty)
+        let empty = self.cgroup.as_ref().map_or(Ok(true), Cgroup::is_empty)?;
+        Ok(self.left.is_none() && empty)
     }
 
-    fn kill(&mut self) {
-        if let Some(left) = &mut self.left {
-            left.kill();
-        }
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.signal(Signal::KILL, None);
-        }
+    /// Sends KILL to all of it.
+    fn kill(&mut self) -> io::Result<()> {
+        let left = self.left.as_mut().map_or(Ok(()), Left::kill);
+        let cgroup =
+            self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.signal(Signal::KILL, None));
+        left.and(cgroup)
     }
 
     fn look_later(&mut self, cx: &mut Cx<'_>) {
         self.wait = (self.wait * 2).min(LONGEST);
         self.look = cx.timers.set(self.wait, Timer::Remains);
+    }
+}
+
+/// Something that fails again and again: each different error is reported once.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Option<String>);
+
+impl Trouble {
+    /// The text of an error that has not been reported yet.
+    pub(super) fn new_error(&mut self, error: &io::Error) -> Option<&str> {
+        let text = error.to_string();
+        if self.0.as_ref() == Some(&text) {
+            return None;
+        }
+        Some(self.0.insert(text))
+    }
+
+    /// The last error.
+    fn last(&self) -> Option<&str> {
+        self.0.as_deref()
     }
 }
 
@@ -85,7 +113,8 @@ impl Monitor {
         cx: &mut Cx<'_>,
     ) -> Option<Remains> {
         if self.sandbox.leave_descendants {
-            if let Some(cgroup) = cgroup.filter(Cgroup::is_empty) {
+            // rmdir(2) refuses one that is not empty.
+            if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.is_empty().unwrap_or(false)) {
                 cgroup.remove();
             }
             return None;
@@ -93,8 +122,10 @@ impl Monitor {
         let parting = self.parting(stop);
         let look = cx.timers.set(FIRST, Timer::Remains);
         let killed = (parting.signal == Signal::KILL).then(Instant::now);
-        let mut remains = Remains { left, cgroup, killed, look, wait: FIRST };
-        if remains.are_gone() {
+        let trouble = Trouble::default();
+        let mut remains = Remains { left, cgroup, killed, look, wait: FIRST, trouble };
+        // What can't be found out now is looked at again.
+        if remains.are_gone().unwrap_or(false) {
             cx.timers.cancel(look);
             self.clear(&remains);
             return None;
@@ -106,28 +137,30 @@ impl Monitor {
             if self.reach == Reach::Group || remains.left.is_none() {
                 let group = self.child.as_ref().map(|(child, _)| child.pid);
                 let group = group.and_then(|pid| i32::try_from(pid).ok());
-                cgroup.signal(parting.signal, group);
-                cgroup.signal(Signal::CONT, group);
+                // KILL follows where they do not arrive, and its errors are reported.
+                let _ = cgroup.signal(parting.signal, group);
+                let _ = cgroup.signal(Signal::CONT, group);
             }
         }
         Some(remains)
     }
 
-    /// Goes on as soon as nobody is left.
+    /// Goes on as soon as no process is left.
     pub(super) fn look_at_remains(&mut self, cx: &mut Cx<'_>) {
         let State::Draining(drain) = &mut self.state else { return };
         let Some(remains) = &mut drain.remains else { return };
+        let name = &self.sandbox.name;
         let gone = remains.are_gone();
         let late = remains.killed.is_some_and(|killed| killed.elapsed() >= UNKILLABLE);
-        if !gone && !late {
-            if remains.killed.is_some() {
-                // Whoever has been started meanwhile.
-                remains.kill();
-            }
+        if !late && !matches!(gone, Ok(true)) {
+            // Also for processes that have been started meanwhile.
+            let killed = if remains.killed.is_some() { remains.kill() } else { Ok(()) };
+            report(gone.map(drop).and(killed), &mut remains.trouble, name);
             return remains.look_later(cx);
         }
-        if !gone {
-            warn!(name = %self.sandbox.name, "what the child has left behind can't be killed: it stays");
+        if !matches!(gone, Ok(true)) {
+            let reason = remains.trouble.last().unwrap_or("KILL has not ended it");
+            warn!(%name, "what the child has left behind may still be there: {reason}");
         }
         if let Some(remains) = drain.remains.take() {
             self.clear(&remains);
@@ -143,7 +176,7 @@ impl Monitor {
         if remains.killed.is_none() {
             info!(name = %self.sandbox.name, "killing what the child has left behind: {why}");
             remains.killed = Some(Instant::now());
-            remains.kill();
+            report(remains.kill(), &mut remains.trouble, &self.sandbox.name);
             cx.timers.cancel(remains.look);
             remains.wait = FIRST;
             remains.look = cx.timers.set(FIRST, Timer::Remains);
@@ -174,5 +207,14 @@ impl Monitor {
         if let Some(cgroup) = &remains.cgroup {
             cgroup.remove();
         }
+    }
+}
+
+/// Warns of a look or a KILL that failed; the next look tries again.
+fn report(outcome: io::Result<()>, trouble: &mut Trouble, name: &Name) {
+    if let Err(error) = outcome
+        && let Some(error) = trouble.new_error(&error)
+    {
+        warn!(%name, "can't end what the child has left behind: {error}; trying again");
     }
 }

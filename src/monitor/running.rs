@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tracing::{debug, info, warn};
 
+use super::descendants::Trouble;
 use super::{
     Cause, ConsoleId, Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer,
     Transition,
@@ -20,6 +21,9 @@ const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// As good as never, for a stop timeout beyond all clocks.
 const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// How long after a KILL that has not ended the child the next one is sent.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often an ended child is looked for where the kernel has no descriptor that tells.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
@@ -46,9 +50,11 @@ impl Monitor {
             State::Starting { .. } => self.not_started(StartError::Stopped, cx),
             State::Running(_) => self.stopping(Cause::Request, within, cx),
             State::Stopping(_, stop) => {
-                if request == Request::Urgent && now.duration_since(stop.asked) >= SAME_REQUEST {
+                let again = now.duration_since(stop.asked) >= SAME_REQUEST;
+                // KILL may have failed, so each request after it repeats it.
+                if stop.killed || (request == Request::Urgent && again) {
                     stop.asked = now;
-                    self.kill("a second stop was asked for");
+                    self.kill("a second stop was asked for", cx);
                 } else if let Some(time) = within
                     && let Some(at) = now.checked_add(time).filter(|at| *at < stop.kill_at)
                 {
@@ -86,16 +92,27 @@ impl Monitor {
         let kill = cx.timers.set(timeout, Timer::Kill);
         // What no clock can name is never.
         let kill_at = asked.checked_add(timeout).unwrap_or(asked + FAR);
-        self.state = State::Stopping(running, Stop { cause, asked, kill, kill_at, killed: false });
+        let (killed, trouble) = (false, Trouble::default());
+        self.state =
+            State::Stopping(running, Stop { cause, asked, kill, kill_at, killed, trouble });
         self.tell(&Transition::Stopping { at: Utc::now() }, cx);
     }
 
-    pub(super) fn kill(&mut self, why: &str) {
+    /// Sends KILL, and sends it again until the child has ended.
+    pub(super) fn kill(&mut self, why: &str, cx: &mut Cx<'_>) {
         let State::Stopping(running, stop) = &mut self.state else { return };
+        let (name, pid) = (&self.sandbox.name, running.child.pid());
         if !mem::replace(&mut stop.killed, true) {
-            info!(name = %self.sandbox.name, pid = running.child.pid(), "killing: {why}");
-            send(&running.child, Signal::KILL);
+            info!(%name, pid, "killing: {why}");
         }
+        if let Err(error) = running.child.signal(Signal::KILL)
+            && error.raw_os_error() != Some(libc::ESRCH)
+            && let Some(error) = stop.trouble.new_error(&error)
+        {
+            warn!(%name, pid, "can't send SIGKILL: {error}; trying again");
+        }
+        cx.timers.cancel(stop.kill);
+        stop.kill = cx.timers.set(KILL_AGAIN, Timer::Kill);
     }
 
     pub(super) fn look_for_exit(&mut self, cx: &mut Cx<'_>) {
@@ -197,8 +214,8 @@ impl Monitor {
 fn send(child: &Child, signal: Signal) {
     match child.signal(signal) {
         Ok(()) => {}
-        // Already a zombie (macOS), or all of its group are: its end is on the way.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)) => {
+        // Its end is on the way.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             debug!(pid = child.pid(), "{signal} not sent: {error}");
         }
         Err(error) => warn!(pid = child.pid(), "can't send {signal}: {error}"),

@@ -12,29 +12,58 @@ pub(crate) fn is_cgroup(directory: &Path) -> bool {
         && directory.is_dir()
 }
 
-/// The pids in it and below it. A threaded one, and a process of another pid namespace (0), has
-/// none.
-pub(crate) fn members(directory: &Path) -> Vec<i32> {
-    let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+/// The pids in it and below it. A process of another pid namespace (0) has none.
+///
+/// # Errors
+///
+/// It can't be read; [`is_gone`] tells whether it was removed.
+pub(crate) fn members(directory: &Path) -> io::Result<Vec<i32>> {
+    let procs = match fs::read_to_string(directory.join("cgroup.procs")) {
+        // A threaded cgroup: its processes are listed in the one that is its domain.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
+        procs => procs?,
+    };
     let mut pids: Vec<i32> =
         procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect();
-    for child in children(directory) {
-        pids.extend(members(&child));
+    for child in children(directory)? {
+        match members(&child) {
+            Err(error) if is_gone(&error) => {}
+            below => pids.extend(below?),
+        }
     }
-    pids
+    Ok(pids)
 }
 
 /// The cgroups right below it.
-pub(crate) fn children(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    entries.flatten().filter(is_directory).map(|entry| entry.path()).collect()
+pub(crate) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an error of reading a cgroup says that it was removed: `ENODEV` where that happened
+/// between open and read.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 /// Whether any process is left in it or below it. A root has no `cgroup.events`.
 pub(crate) fn is_populated(directory: &Path) -> io::Result<bool> {
     let events = fs::read_to_string(directory.join("cgroup.events"))?;
     Ok(value(&events, "populated").unwrap_or(0) != 0)
+}
+
+/// As [`is_populated`], where one that was removed holds no process.
+pub(crate) fn holds_processes(directory: &Path) -> io::Result<bool> {
+    match is_populated(directory) {
+        Err(error) if is_gone(&error) => Ok(false),
+        populated => populated,
+    }
 }
 
 /// The number beside `key` in a flat keyed file.

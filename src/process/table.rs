@@ -47,20 +47,24 @@ impl Entry {
         }
     }
 
-    /// Every process that can be seen from here; those that end meanwhile are left out.
+    /// Every process that can be seen from here; those that end meanwhile are left out, and so are
+    /// those of other users behind `hidepid` (proc(5)).
     ///
     /// # Errors
     ///
-    /// There is no `/proc`.
+    /// `/proc` or an entry of it can't be read, as without a free descriptor or without memory. A
+    /// table with gaps would make a live process look gone.
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
         let offset = boot_offset();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            // One that has ended since, or that `hidepid` hides.
-            let Ok(stat) = read_stat(pid) else { continue };
-            found.extend(Self::parse(pid, &stat, offset));
+            match read_stat(pid) {
+                Ok(stat) => found.push(Self::parse(pid, &stat, offset)?),
+                Err(error) if is_out_of_sight(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(found)
     }
@@ -116,6 +120,12 @@ fn read_stat(pid: i32) -> io::Result<Vec<u8>> {
     let length = file.read(&mut stat)?;
     stat.truncate(length);
     Ok(stat)
+}
+
+/// Whether the process has ended since it was listed (`ENOENT` at open, `ESRCH` at read), or is
+/// another user's and hidden.
+fn is_out_of_sight(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM))
 }
 
 /// All fields from the third on.

@@ -15,7 +15,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::Fault;
-use super::schema;
+use super::trust::{self, Distrust};
+use super::{schema, sqlite};
 
 /// A write-ahead log of this size is checkpointed by a command.
 const COMMAND_CHECKPOINT: u64 = 128 << 10;
@@ -23,21 +24,50 @@ const COMMAND_CHECKPOINT: u64 = 128 << 10;
 /// is alone reads the whole log again (wal.html, "recovery"), so it can't grow at will.
 const LOOP_CHECKPOINT: u64 = 256 << 10;
 
+/// How many steps of SQLite's virtual machine come between two looks at how many there have been.
+const STEPS: i32 = 10_000;
+/// How many a connection may take on a loop: a fraction of a second. A view or a trigger that
+/// another program has put into the database could go on for ever.
+const LOOP_STEPS: u64 = 20_000_000;
+/// The same in a command: ten million runs on record take less.
+const COMMAND_STEPS: u64 = 2_000_000_000;
+
 /// Whether there is a regular file in the database's place; an error for anything else.
 pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
-    let kind = match fs::symlink_metadata(db) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+    match kind(db)? {
+        None => Ok(false),
+        Some(REGULAR) => Ok(true),
+        Some(kind) => Err(Fault::NotAFile(kind)),
+    }
+}
+
+const REGULAR: &str = "a regular file";
+
+/// What is there under a path; `None` for nothing.
+fn kind(path: &Path) -> Result<Option<&'static str>, Fault> {
+    let kind = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         metadata => metadata?.file_type(),
     };
-    if kind.is_file() {
-        return Ok(true);
-    }
-    Err(Fault::NotAFile(match kind {
+    Ok(Some(match kind {
+        _ if kind.is_file() => REGULAR,
         _ if kind.is_dir() => "a directory",
         _ if kind.is_symlink() => "a symbolic link",
         _ if kind.is_fifo() || kind.is_socket() => "a FIFO or socket",
         _ => "a device",
     }))
+}
+
+/// SQLite opens what lies beside the database. What it would refuse there (see [`sqlite`]) is named
+/// here.
+fn check_companions(db: &Path) -> Result<(), Fault> {
+    for suffix in sqlite::COMPANIONS {
+        let path = companion(db, suffix);
+        if let Some(kind) = kind(&path)?.filter(|kind| *kind != REGULAR) {
+            return Err(Fault::Companion(path, kind));
+        }
+    }
+    Ok(())
 }
 
 /// The directory of `db`, which is the working directory for a bare file name.
@@ -88,6 +118,8 @@ pub(super) fn random() -> u64 {
 pub(super) struct Kept {
     connection: Connection,
     files: Files,
+    /// Whether another user could have written one of the files that SQLite has opened.
+    distrust: Option<Distrust>,
 }
 
 /// What tells a file from another, and from itself after somebody else has changed it.
@@ -144,20 +176,30 @@ impl Kept {
     /// Opens `db` for writing; makes it anew if it has gone.
     pub(super) fn open(db: &Path, patience: Duration) -> Result<Self, Fault> {
         // Before the file is opened: one that takes its place meanwhile is told from it then.
+        check_companions(db)?;
         let mut files = Files::of(db);
-        let connection = open(db, patience)?;
+        let (connection, distrust) = open(db, patience)?;
         files.follow(db);
-        Ok(Self { connection, files })
+        Ok(Self { connection, files, distrust })
     }
 
-    pub(super) fn is_current(&self) -> Result<bool, Fault> {
-        schema::is_current(&self.connection)
+    pub(super) fn is_current(&mut self, db: &Path) -> Result<bool, Fault> {
+        let (is_current, distrust) =
+            sqlite::with(db, false, |_| schema::is_current(&self.connection))?;
+        self.distrust = self.distrust.take().or(distrust);
+        is_current
+    }
+
+    /// Fails where another user could have written what is open here, whatever is in its place by
+    /// now.
+    pub(super) fn check_trust(&self) -> Result<(), Fault> {
+        trust::check_file(self.distrust.clone())
     }
 
     /// Checkpoints a log that has grown, for those who are on no loop.
     pub(super) fn checkpoint_large(&mut self, db: &Path) {
         if self.files.log_size() > COMMAND_CHECKPOINT {
-            checkpoint(&self.connection);
+            let _ = sqlite::with(db, false, |_| checkpoint(&self.connection));
             self.files.follow(db);
         }
     }
@@ -176,16 +218,35 @@ fn companion(db: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Opens `db` for writing, set up for one transaction; makes it anew if it has gone.
-fn open(db: &Path, patience: Duration) -> Result<Connection, Fault> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
-    let connection = match connect(db, flags, patience) {
-        Err(fault) if fault.code() == Some(ErrorCode::CannotOpen) && !exists(db)? => {
+fn open(db: &Path, patience: Duration) -> Result<(Connection, Option<Distrust>), Fault> {
+    let open = || {
+        let (opened, distrust) = sqlite::with(db, waits(patience), |owner| {
+            // Root would write with rights that the owner does not have.
+            if sqlite::is_foreign_to_root(owner) {
+                let owner = Distrust::Owner(db.to_owned(), owner);
+                return Err(Fault::Distrust(owner));
+            }
+            set_up(connect(db, OpenFlags::SQLITE_OPEN_READ_WRITE, patience)?)
+        })?;
+        Ok((opened?, distrust))
+    };
+    match open() {
+        Err(Fault::Sqlite(error))
+            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && !exists(db)? =>
+        {
             make_directory(db)?;
             make_file(db)?;
-            connect(db, flags, patience)?
+            open()
         }
-        connection => connection?,
-    };
+        opened => opened,
+    }
+}
+
+fn waits(patience: Duration) -> bool {
+    !patience.is_zero()
+}
+
+fn set_up(connection: Connection) -> Result<Connection, Fault> {
     if connection.is_readonly("main")? {
         return Err(Fault::ReadOnly);
     }
@@ -201,12 +262,20 @@ fn open(db: &Path, patience: Duration) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
+/// Only within [`sqlite::with`].
 fn connect(db: &Path, access: OpenFlags, patience: Duration) -> Result<Connection, Fault> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let connection = Connection::open_with_flags(db, flags)?;
+    let mut connection = Connection::open_with_flags_and_vfs(db, flags, sqlite::vfs())?;
     // rusqlite has set five seconds.
     connection.busy_timeout(patience)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    let mut left = if waits(patience) { COMMAND_STEPS } else { LOOP_STEPS };
+    let is_enough = move || {
+        left = left.saturating_sub(STEPS.unsigned_abs().into());
+        left == 0
+    };
+    connection.progress_handler(STEPS, Some(is_enough))?;
     Ok(connection)
 }
 
@@ -219,6 +288,20 @@ pub(super) fn write<T>(
     write_kept(db, patience, None, work).map(|(value, _)| value)
 }
 
+/// As [`write`], for what is done on the word of the record: fails where another user could have
+/// written it.
+pub(super) fn write_own<T>(
+    db: &Path,
+    patience: Duration,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let mut kept = Kept::open(db, patience)?;
+    // The first transaction opens what opening did not.
+    kept.is_current(db)?;
+    kept.check_trust()?;
+    write_on(db, patience, kept, work).map(|(value, _)| value)
+}
+
 /// Makes one immediate transaction on the connection that was kept, if `db` is still its file,
 /// else on a new one. A connection on which it failed is closed.
 pub(super) fn write_kept<T>(
@@ -227,43 +310,78 @@ pub(super) fn write_kept<T>(
     kept: Option<Kept>,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<(T, Kept), Fault> {
-    let mut kept = match kept.filter(|kept| kept.is_of(db)) {
+    let kept = match kept.filter(|kept| kept.is_of(db)) {
         Some(kept) => kept,
         None => Kept::open(db, patience)?,
     };
-    let before = kept.files.log_size();
-    let transaction = kept.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    schema::ensure(&transaction)?;
-    let value = work(&transaction)?;
-    transaction.commit()?;
-    kept.files.follow(db);
-    // Only past a further multiple: a reader that keeps the log from being reset would otherwise
-    // make every transaction sync in vain.
-    if kept.files.log_size() / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
-        checkpoint(&kept.connection);
-        kept.files.follow(db);
-    }
-    Ok((value, kept))
+    write_on(db, patience, kept, work)
 }
 
-/// Reads `db`, also where we may not write it, and closes it.
+fn write_on<T>(
+    db: &Path,
+    patience: Duration,
+    mut kept: Kept,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+) -> Result<(T, Kept), Fault> {
+    let before = kept.files.log_size();
+    let Kept { connection, files, .. } = &mut kept;
+    let (value, distrust) = sqlite::with(db, waits(patience), |_| {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        schema::check_tables(&transaction)?;
+        schema::ensure(&transaction)?;
+        let value = work(&transaction)?;
+        transaction.commit()?;
+        files.follow(db);
+        // Only past a further multiple: a reader that keeps the log from being reset would otherwise
+        // make every transaction sync in vain.
+        if files.log_size() / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
+            checkpoint(connection);
+            files.follow(db);
+        }
+        Ok::<T, Fault>(value)
+    })?;
+    kept.distrust = kept.distrust.take().or(distrust);
+    Ok((value?, kept))
+}
+
+/// Reads `db`, also where we may not write it, and closes it; with what is read comes whether
+/// another user could have written it.
 pub(super) fn read<T>(
     db: &Path,
     patience: Duration,
     work: impl Fn(&Connection) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let result = connect(db, read_only, patience).and_then(|connection| work(&connection));
-    match result {
-        Err(fault) if needs_shared_memory(&fault) && wal_size(db) == 0 => {
-            // A WAL database needs its -shm file even to be read, and here it can't be made. With
-            // no log, the file alone is the whole database (uri.html, "immutable").
-            let uri = immutable_uri(db);
-            let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
-            connect(&uri, flags, patience).and_then(|connection| work(&connection))
+) -> Result<(T, Option<Distrust>), Fault> {
+    check_companions(db)?;
+    let (read, distrust) = sqlite::with(db, waits(patience), |_| {
+        let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let work = |connection: Connection| {
+            schema::check_tables(&connection)?;
+            work(&connection)
+        };
+        match connect(db, read_only, patience).and_then(work) {
+            Err(fault) if needs_shared_memory(&fault) && wal_size(db) == 0 => {
+                // A WAL database needs its -shm file even to be read, and here it can't be made.
+                // With no log, the file alone is the whole database (uri.html, "immutable").
+                let uri = immutable_uri(db);
+                let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
+                connect(&uri, flags, patience).and_then(work)
+            }
+            result => result,
         }
-        result => result,
-    }
+    })?;
+    Ok((read?, distrust))
+}
+
+/// As [`read`], for what is done on the word of the record: fails where another user could have
+/// written it.
+pub(super) fn read_own<T>(
+    db: &Path,
+    patience: Duration,
+    work: impl Fn(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let (value, distrust) = read(db, patience, work)?;
+    trust::check_file(distrust)?;
+    Ok(value)
 }
 
 fn needs_shared_memory(fault: &Fault) -> bool {
@@ -287,9 +405,9 @@ fn immutable_uri(db: &Path) -> PathBuf {
 /// Checkpoints a log that has grown, for those who are on no loop.
 pub(super) fn checkpoint_large(db: &Path) {
     if wal_size(db) > COMMAND_CHECKPOINT
-        && let Ok(connection) = open(db, Duration::ZERO)
+        && let Ok(mut kept) = Kept::open(db, Duration::ZERO)
     {
-        checkpoint(&connection);
+        kept.checkpoint_large(db);
     }
 }
 

@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use super::trust::Distrust;
+
 /// Why the registry can't be used; each says which one and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// The path is taken by something that vmon does not write to.
-    #[error("the registry {path} is {kind}, not a regular file: choose another database")]
+    #[error(
+        "the registry's file {path} is {kind}, not a regular file: move it away, or choose another database"
+    )]
     NotAFile {
-        /// The database.
+        /// The database, or a file that SQLite has beside it.
         path: PathBuf,
         /// What it is.
         kind: &'static str,
@@ -79,9 +83,32 @@ pub enum RegistryError {
         /// Whether it may be over by itself.
         passing: bool,
     },
+    /// The record could have been written by another user, so nothing is ended, closed, taken in or
+    /// removed on its word.
+    #[error(
+        "{place} belongs to uid {owner}, so the record {path} is only read: nothing of it is ended, closed or removed; run this as that user"
+    )]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+        /// The database, its directory or the spill directory.
+        place: PathBuf,
+        /// The user that this belongs to.
+        owner: u32,
+    },
+    /// The same, because other users may write to its place.
+    #[error(
+        "other users can write to {place}, so the record {path} is only read: nothing of it is ended, closed or removed; 'chmod go-w {place}' first"
+    )]
+    Exposed {
+        /// The database.
+        path: PathBuf,
+        /// The database, its directory or the spill directory.
+        place: PathBuf,
+    },
     /// What a run whose supervisor was lost has left behind is still there.
     #[error(
-        "what the last run of {config_file}/{name} has left behind is being ended: {reason}; try again, or end it yourself"
+        "the last run of {config_file}/{name} has left something behind: {reason}; try again, or end it yourself"
     )]
     Leftovers {
         /// The namespace.
@@ -113,6 +140,8 @@ impl RegistryError {
             | Self::Corrupt { .. }
             | Self::Newer { .. }
             | Self::ReadOnly { .. }
+            | Self::Foreign { .. }
+            | Self::Exposed { .. }
             | Self::Sqlite { .. } => false,
         }
     }
@@ -124,8 +153,16 @@ pub(super) enum Fault {
     Io(io::Error),
     Sqlite(rusqlite::Error),
     NotAFile(&'static str),
+    /// A file that SQLite has beside the database, and what it is.
+    Companion(PathBuf, &'static str),
     ReadOnly,
-    Newer { found: String, known: u32 },
+    Distrust(Distrust),
+    /// This table is something else.
+    NotATable(String),
+    Newer {
+        found: String,
+        known: u32,
+    },
 }
 
 impl From<io::Error> for Fault {
@@ -163,6 +200,14 @@ impl<T> At<T> for Result<T, Fault> {
 fn name(path: PathBuf, fault: Fault) -> RegistryError {
     match fault {
         Fault::NotAFile(kind) => RegistryError::NotAFile { path, kind },
+        Fault::Companion(path, kind) => RegistryError::NotAFile { path, kind },
+        Fault::Distrust(Distrust::Owner(place, owner)) => {
+            RegistryError::Foreign { path, place, owner }
+        }
+        Fault::Distrust(Distrust::Writable(place)) => RegistryError::Exposed { path, place },
+        Fault::NotATable(name) => {
+            RegistryError::Sqlite { path, reason: format!("its {name} is no table") }
+        }
         Fault::ReadOnly => {
             RegistryError::ReadOnly { path, reason: "it is read-only for us".to_owned() }
         }
@@ -187,6 +232,10 @@ fn name_sqlite(path: PathBuf, error: &rusqlite::Error) -> RegistryError {
         ) => RegistryError::Locked { path },
         Some(ErrorCode::NotADatabase) => RegistryError::NotADatabase { path },
         Some(ErrorCode::DatabaseCorrupt) => RegistryError::Corrupt { path, reason },
+        Some(ErrorCode::OperationInterrupted) => {
+            let reason = "a query took more steps than any of vmon's does".to_owned();
+            RegistryError::Sqlite { path, reason }
+        }
         Some(ErrorCode::DiskFull) => RegistryError::Full { path },
         // The file was replaced under this one transaction; the next opens what is there now.
         Some(ErrorCode::ReadOnly) if was_moved(error) => {

@@ -75,7 +75,8 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        connection::read(db, COMMAND_PATIENCE, latest).at(db)
+        let (samples, _) = connection::read(db, COMMAND_PATIENCE, latest).at(db)?;
+        Ok(samples)
     }
 }
 

@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
-use super::left::{Left, Leftovers};
+use super::lost::LostRun;
 use super::read::Run;
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
 use super::{Paths, Registry, spill};
+use crate::child::lost::Leftovers;
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
 use earlier::{Earlier, spill_record};
 
@@ -274,6 +275,8 @@ impl RegistryObserver {
                 Stored::Row(row) => Fate::Row(row),
                 Stored::Taken { supervisor } => Fate::Taken { supervisor },
                 Stored::Lost { runs, open } => {
+                    self.registry.check_trust()?;
+                    now.check_trust().at(&self.registry.paths.db)?;
                     // Each turn clears one more at least, or returns.
                     runs.iter().try_for_each(|run| end_leftovers(run, &open))?;
                     cleared.extend(runs.iter().filter_map(|run| run.id));
@@ -295,7 +298,10 @@ impl RegistryObserver {
         cleared: &[i64],
     ) -> Result<(Stored, Kept), RegistryError> {
         let Paths { db, spill } = &*self.registry.paths;
-        let spilled = if record.row.is_none() { spill::read(spill, db) } else { Vec::new() };
+        let spilled = match record.row {
+            None if self.registry.check_trust().is_ok() => spill::read(spill, db),
+            _ => Vec::new(),
+        };
         let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
             spill::take_in(tx, &spilled)?;
             for ended in self.earlier.records() {
@@ -311,10 +317,10 @@ impl RegistryObserver {
 
 /// Kills what a lost run has left behind; an error as long as there is any.
 fn end_leftovers(run: &Run, open: &[Run]) -> Result<(), RegistryError> {
-    let Some(leftovers) = Leftovers::of(run, open) else { return Ok(()) };
-    let reason = match leftovers.end() {
-        Ok(Left::Nothing) => return Ok(()),
-        Ok(Left::Killed(count)) => format!("{count} processes were killed and are not gone yet"),
+    let Some(lost_run) = LostRun::of(run, open) else { return Ok(()) };
+    let reason = match lost_run.end().map(Leftovers::reason) {
+        Ok(None) => return Ok(()),
+        Ok(Some(reason)) => reason,
         Err(error) => error.to_string(),
     };
     let (config_file, name) = (run.config_file.clone(), run.name.clone());

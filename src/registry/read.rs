@@ -67,6 +67,9 @@ pub struct Run {
     /// The command and its options; `None` for another program's sandbox, or where the column
     /// holds something else.
     pub spec: Option<Spec>,
+    /// Whether only our effective user could have written this, as the files of the database were
+    /// when they were read. On the word of another one nothing is to be signalled, called or removed.
+    pub trusted: bool,
 }
 
 /// What has come from a console in one run.
@@ -195,11 +198,12 @@ pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
     lost.filter_map(|run| run.id).collect()
 }
 
-/// The runs of one sandbox of ours, oldest first.
+/// The runs of one sandbox of ours, oldest first, from a database that is trusted.
 pub(super) fn runs_of(connection: &Connection, sandbox: i64) -> Result<Vec<Run>> {
     let sql = format!("{OURS} WHERE r.sandbox_id = ?1 ORDER BY r.id");
     let mut statement = connection.prepare(&sql)?;
-    statement.query_map([sandbox], our_run)?.collect()
+    let runs = statement.query_map([sandbox], our_run)?;
+    runs.map(|run| run.map(|run| Run { trusted: true, ..run })).collect()
 }
 
 /// Those that have not ended, oldest first; none where there is no schema of ours.
@@ -260,6 +264,7 @@ fn our_run(row: &Row<'_>) -> Result<Run> {
         consoles: Vec::new(),
         rootfs_paths: row.get("rootfs_paths")?,
         spec: row.get_ref("spec")?.as_str().ok().and_then(Spec::parse),
+        trusted: false,
     })
 }
 
@@ -290,6 +295,7 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
         consoles: Vec::new(),
         rootfs_paths: row.get("rootfs_paths")?,
         spec: None,
+        trusted: false,
     })
 }
 

@@ -3,7 +3,8 @@
 //! A run that has not ended and whose supervisor is dead (its pid free or another's since, or the
 //! machine booted since) is *lost*. What is left of its child's session or cgroup is ended first,
 //! and then the run is closed, so that a record which says STOPPED is true. What can't be judged
-//! from here, as a supervisor in another pid namespace, is left alone.
+//! from here, as a supervisor in another pid namespace, is left alone, and so is everything on the
+//! word of a record that another user could have written.
 //!
 //! Any number of commands may do this at once, while sandboxes start and stop: a run is closed in
 //! a transaction that looks again whether it is the same and still open, and a dead supervisor
@@ -14,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use super::connection;
 use super::error::{At, RegistryError};
-use super::left::{Left, Leftovers};
+use super::lost::LostRun;
 use super::read::{self, Run};
 use super::{COMMAND_PATIENCE, Registry, spill, store};
+use crate::child::lost::Leftovers;
 use crate::monitor::Liveness;
 
 /// How long what has been killed may take to be gone, before the run is left open.
@@ -48,6 +50,8 @@ impl Registry {
     /// # Errors
     ///
     /// The database can't be read, or something is to be written and it can't be.
+    /// [`RegistryError::Foreign`] and [`RegistryError::Exposed`], where something is to be done and
+    /// the record could have been written by another user: nothing is done then.
     pub fn reconcile(&self) -> Result<Vec<Lost>, RegistryError> {
         let db = &self.paths.db;
         self.take_in_spilled();
@@ -55,13 +59,18 @@ impl Registry {
             return Ok(Vec::new());
         }
         let dead = read::lost(&self.unfinished()?);
+        let spilled = spill::read(&self.paths.spill, db);
+        if !dead.is_empty() || !spilled.is_empty() {
+            self.check_trust()?;
+        }
         if dead.is_empty() {
             return Ok(Vec::new());
         }
         // A supervisor that was found dead may have written the end after the rows were read: only
         // what is read now is its last word, be it in the database or in a file.
         let ended = spill::read(&self.paths.spill, db);
-        let open = self.unfinished()?;
+        let mut open = connection::read_own(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
+        open.iter_mut().for_each(|run| run.trusted = true);
         let is_lost = |run: &&Run| {
             run.id.is_some_and(|id| dead.contains(&id))
                 && is_lost(run)
@@ -86,7 +95,8 @@ impl Registry {
 
     fn unfinished(&self) -> Result<Vec<Run>, RegistryError> {
         let db = &self.paths.db;
-        connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)
+        let (open, _) = connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
+        Ok(open)
     }
 }
 
@@ -98,16 +108,16 @@ fn is_lost(run: &Run) -> bool {
 /// Ends what the run has left behind, and waits until it is gone.
 fn end_leftovers(run: &Run, open: &[Run], give_up: Instant) -> Lost {
     let mut lost = Lost { run: run.clone(), ended: 0, remains: None };
-    let Some(leftovers) = Leftovers::of(run, open) else { return lost };
+    let Some(lost_run) = LostRun::of(run, open) else { return lost };
     loop {
-        match leftovers.end() {
-            Ok(Left::Nothing) => return lost,
-            Ok(Left::Killed(count)) if Instant::now() < give_up => {
+        match lost_run.end() {
+            Ok(Leftovers::Nothing) => return lost,
+            Ok(Leftovers::Killed(count)) if Instant::now() < give_up => {
                 lost.ended = lost.ended.max(count);
                 thread::park_timeout(LOOK);
             }
-            Ok(Left::Killed(count)) => {
-                lost.remains = Some(format!("{count} processes do not end although killed"));
+            Ok(left) => {
+                lost.remains = left.reason();
                 return lost;
             }
             Err(error) => {

@@ -46,7 +46,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// The database can't be written.
+    /// The database can't be written, or the record could have been written by another user
+    /// ([`RegistryError::Foreign`], [`RegistryError::Exposed`]).
     pub fn remove(&self, config_file: &str, name: &str) -> Result<Removal, RegistryError> {
         self.remove_with(config_file, name, |_| ())
     }
@@ -68,7 +69,8 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Removal::Unknown);
         }
-        let removed = connection::write(db, COMMAND_PATIENCE, |tx| {
+        self.check_trust()?;
+        let removed = connection::write_own(db, COMMAND_PATIENCE, |tx| {
             let removal = remove(tx, config_file, name)?;
             if let Removal::Removed(runs) = &removal {
                 also(runs);
@@ -85,7 +87,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// The database can't be written.
+    /// As [`remove`](Registry::remove).
     pub fn prune(&self, before: DateTime<Utc>) -> Result<Vec<Pruned>, RegistryError> {
         self.prune_with(before, |_| ())
     }
@@ -105,7 +107,8 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        let pruned = connection::write(db, COMMAND_PATIENCE, |tx| {
+        self.check_trust()?;
+        let pruned = connection::write_own(db, COMMAND_PATIENCE, |tx| {
             let pruned = prune(tx, before)?;
             also(&pruned);
             Ok(pruned)

@@ -102,6 +102,23 @@ pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
     }
 }
 
+/// Anything but a table under the name of one (a view, a virtual table) may run code of its maker's
+/// at each access.
+const NO_TABLES: &str = "
+SELECT name FROM sqlite_master
+WHERE type IN ('table', 'view') AND (type = 'view' OR rootpage = 0) AND lower(name) IN
+    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
+
+/// # Errors
+///
+/// [`Fault::NotATable`] where one of the tables is something else.
+pub(super) fn check_tables(connection: &Connection) -> Result<(), Fault> {
+    match connection.query_row(NO_TABLES, [], |row| row.get(0)).optional()? {
+        Some(name) => Err(Fault::NotATable(name)),
+        None => Ok(()),
+    }
+}
+
 /// Whether the database has a table of this name.
 pub(super) fn has_table(connection: &Connection, name: &str) -> Result<bool, Fault> {
     // sqlite_master: SQLite before 3.33 does not know the name sqlite_schema.

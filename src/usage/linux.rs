@@ -38,7 +38,7 @@ pub(super) fn of_cgroup(directory: &Path) -> Result<Usage, UsageError> {
     if !cgroup::is_cgroup(directory) {
         return Err(UsageError::NotCgroup(directory.to_owned()));
     }
-    let members = cgroup::members(directory);
+    let members = cgroup::members(directory)?;
     let entries: Vec<Entry> =
         members.into_iter().filter_map(|pid| Entry::of(pid).ok().flatten()).collect();
     let file = |name: &str| fs::read_to_string(directory.join(name)).ok();

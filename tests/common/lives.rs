@@ -179,6 +179,13 @@ impl Supervisor {
         Self(cat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
     }
 
+    /// The same with this variable in its environment.
+    pub fn with(name: &str, value: &str) -> Self {
+        let mut cat = std::process::Command::new("cat");
+        cat.env(name, value).stdin(Stdio::piped()).stdout(Stdio::null());
+        Self(cat.spawn().unwrap())
+    }
+
     pub fn identity(&self) -> Identity {
         Identity::of(self.0.id()).unwrap()
     }

@@ -21,7 +21,7 @@ impl Tmpfs {
         let directory = tempdir().unwrap();
         let mounted = geteuid().is_root()
             && Command::new("mount")
-                .args(["-t", "tmpfs", "-o", options, "vmon-test"])
+                .args(["-t", "tmpfs", "-o", &format!("mode=700,{options}"), "vmon-test"])
                 .arg(directory.path())
                 .status()
                 .is_ok_and(|status| status.success());

@@ -23,7 +23,8 @@ impl Left {
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let group = i32::try_from(child.pid).ok().filter(|pid| *pid > 1).map(Pid::from_raw)?;
         let mut left = Self { group };
-        (!left.is_gone()).then_some(left)
+        // What can't be asked now is asked later.
+        (!left.is_gone().unwrap_or(false)).then_some(left)
     }
 
     /// The group here as well: nothing tells what else is the child's.
@@ -32,38 +33,50 @@ impl Left {
     }
 
     /// Sends the parting signal, and CONT.
-    pub(in crate::child) fn part(self, parting: Parting) -> Option<Self> {
+    pub(in crate::child) fn part(self, parting: Parting) -> Self {
         if !parting.group_has_had_it {
-            self.send(parting.signal);
-            self.send(Signal::CONT);
+            // KILL follows where it does not arrive, and its errors are reported.
+            let _ = self.send(parting.signal);
+            let _ = self.send(Signal::CONT);
         }
-        Some(self)
+        self
     }
 
-    /// Whether nobody is left.
-    pub(in crate::child) fn is_gone(&mut self) -> bool {
+    /// Whether no process is left.
+    ///
+    /// # Errors
+    ///
+    /// The system does not say whether the leader's pid has been given anew.
+    pub(in crate::child) fn is_gone(&mut self) -> io::Result<bool> {
         let pid = Pid::from_raw(-self.group.as_raw());
         // A process that has the leader's pid is a stranger: the number has been given anew.
-        kill(pid, None) == Err(Errno::ESRCH) || self.is_strangers()
+        Ok(kill(pid, None) == Err(Errno::ESRCH) || self.is_strangers()?)
     }
 
-    /// Kills those who are there now.
-    pub(in crate::child) fn kill(&mut self) {
-        self.send(Signal::KILL);
+    /// Sends KILL to the processes that are there now.
+    ///
+    /// # Errors
+    ///
+    /// As [`is_gone`](Self::is_gone), and kill(2)'s.
+    pub(in crate::child) fn kill(&mut self) -> io::Result<()> {
+        self.send(Signal::KILL)
     }
 
-    fn is_strangers(&self) -> bool {
+    fn is_strangers(&self) -> io::Result<bool> {
         let leader = u32::try_from(self.group.as_raw()).unwrap_or(0);
-        !matches!(super::process(leader), Ok(None))
+        Ok(super::process(leader)?.is_some())
     }
 
-    fn send(&self, signal: Signal) {
-        if self.is_strangers() {
-            return;
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        if self.is_strangers()? {
+            return Ok(());
         }
         // SAFETY: kill takes two integers and touches no memory of ours. As long as one member is
         // left, and the leader is gone, the number is the group's.
-        unsafe { libc::kill(-self.group.as_raw(), signal.number()) };
+        match Errno::result(unsafe { libc::kill(-self.group.as_raw(), signal.number()) }) {
+            Ok(_) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -98,11 +111,11 @@ impl Cgroup {
         match self.0 {}
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> io::Result<bool> {
         match self.0 {}
     }
 
-    pub(crate) fn signal(&self, _: Signal, _except_group: Option<i32>) {
+    pub(crate) fn signal(&self, _: Signal, _except_group: Option<i32>) -> io::Result<()> {
         match self.0 {}
     }
 

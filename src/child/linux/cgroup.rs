@@ -3,15 +3,18 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use tracing::debug;
 
 use super::pidfd::PidFd;
 use crate::child::command::reason;
 use crate::child::{CgroupError, Signal};
-use crate::process::cgroup::{children, is_cgroup, is_populated, members, value};
+use crate::process::cgroup::{
+    children, holds_processes, is_cgroup, is_gone, is_populated, members, value,
+};
 use crate::process::table::Entry;
 
 /// How many members have a pidfd of ours at once, while they are signalled.
@@ -93,14 +96,21 @@ impl Cgroup {
     }
 
     /// Whether no process is left in it or below it.
-    pub(crate) fn is_empty(&self) -> bool {
-        // One that is gone holds nobody.
-        !is_populated(&self.directory).unwrap_or(false)
+    ///
+    /// # Errors
+    ///
+    /// It can't be read: that says nothing of its processes.
+    pub(crate) fn is_empty(&self) -> io::Result<bool> {
+        Ok(!holds_processes(&self.directory)?)
     }
 
     /// Sends `signal` to every member, those of this process group excepted.
-    pub(crate) fn signal(&self, signal: Signal, except_group: Option<i32>) {
-        signal_members(&self.directory, signal, except_group);
+    ///
+    /// # Errors
+    ///
+    /// The members can't be read, or the last error of signalling one, after all have been tried.
+    pub(crate) fn signal(&self, signal: Signal, except_group: Option<i32>) -> io::Result<()> {
+        signal_members(&self.directory, signal, except_group)
     }
 
     /// Removes it if it was made here and is empty.
@@ -114,53 +124,88 @@ impl Cgroup {
     }
 }
 
-/// Kills everything in the cgroup of this directory, if it still is one, and tells whether anybody
-/// was left. Never one that we are in.
-pub(in crate::child) fn kill_cgroup(directory: &Path) -> bool {
-    if !is_cgroup(directory) || !is_populated(directory).unwrap_or(false) || holds_us(directory) {
-        return false;
-    }
-    signal_members(directory, Signal::KILL, None);
-    true
-}
-
-fn holds_us(directory: &Path) -> bool {
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
-    members(directory).contains(&own)
-}
-
-fn signal_members(directory: &Path, signal: Signal, except_group: Option<i32>) {
+/// Kills everything in the cgroup of this directory where `is_ours` knows one of its processes,
+/// and says whether it did. Never one that this process is in: a process can't prove that it is
+/// alone there.
+///
+/// # Errors
+///
+/// Its members can't be read, or one of them can't be signalled.
+pub(in crate::child) fn kill_cgroup(
+    directory: &Path,
+    is_ours: impl Fn(i32) -> bool,
+) -> io::Result<bool> {
     if !is_cgroup(directory) {
-        return;
+        return Ok(false);
+    }
+    let members = match members(directory) {
+        Err(error) if is_gone(&error) => return Ok(false),
+        members => members?,
+    };
+    let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    if members.contains(&own) || !members.into_iter().any(is_ours) {
+        return Ok(false);
+    }
+    signal_members(directory, Signal::KILL, None)?;
+    Ok(true)
+}
+
+fn signal_members(directory: &Path, signal: Signal, except_group: Option<i32>) -> io::Result<()> {
+    if !is_cgroup(directory) {
+        return Ok(());
     }
     if signal == Signal::KILL {
-        // Linux 5.14; also against a bomb that forks faster than anybody could kill.
-        match fs::write(directory.join("cgroup.kill"), "1") {
-            Ok(()) => return,
+        // Linux 5.14; also against a bomb that forks faster than single signals arrive.
+        match File::options().write(true).open(directory.join("cgroup.kill")) {
+            Ok(mut kill) => return kill.write_all(b"1"),
             Err(error) => debug!("{}: no cgroup.kill: {error}", directory.display()),
         }
     }
-    for pids in members(directory).chunks(AT_ONCE) {
-        send_to_members(directory, pids, signal, except_group);
-    }
+    let members = match members(directory) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        members => members?,
+    };
+    let sent =
+        members.chunks(AT_ONCE).map(|pids| send_to_members(directory, pids, signal, except_group));
+    sent.fold(Ok(()), Result::and)
 }
 
 /// Sends to those of `pids` that are members still, after they can't be exchanged any more. The
 /// kernel sorts all members for each look, so one look is for many.
-fn send_to_members(directory: &Path, pids: &[i32], signal: Signal, except_group: Option<i32>) {
+fn send_to_members(
+    directory: &Path,
+    pids: &[i32],
+    signal: Signal,
+    except_group: Option<i32>,
+) -> io::Result<()> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let open = |pid: &i32| PidFd::open(*pid).map(|process| (*pid, process));
-    let opened: Vec<(i32, PidFd)> = pids.iter().filter(|pid| **pid != own).flat_map(open).collect();
-    let still: HashSet<i32> = members(directory).into_iter().collect();
+    let mut outcome = Ok(());
+    let mut opened = Vec::new();
+    for pid in pids.iter().copied().filter(|pid| *pid != own) {
+        match PidFd::open(pid) {
+            Ok(process) => opened.push((pid, process)),
+            Err(Errno::ESRCH) => {}
+            Err(error) => outcome = Err(error.into()),
+        }
+    }
+    let still: HashSet<i32> = match members(directory) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        members => members?.into_iter().collect(),
+    };
     for (pid, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
         let group = || Entry::of(*pid).ok().flatten().map(|entry| entry.group);
         if except_group.is_some() && except_group == group() {
             continue;
         }
-        if let Err(error) = process.send(signal) {
-            debug!(pid, "{signal} not sent: {error}");
+        match process.send(signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => {
+                debug!(pid, "{signal} not sent: {error}");
+                outcome = Err(error.into());
+            }
         }
     }
+    outcome
 }
 
 fn oom_kills(directory: &Path) -> Option<u64> {
@@ -169,7 +214,7 @@ fn oom_kills(directory: &Path) -> Option<u64> {
 
 /// What the child has made below it goes as well; a cgroup's directory has no other content.
 fn remove_tree(directory: &Path) {
-    for child in children(directory) {
+    for child in children(directory).unwrap_or_default() {
         remove_tree(&child);
     }
     if let Err(error) = fs::remove_dir(directory) {
@@ -222,12 +267,12 @@ mod tests {
         };
         let mut crowd: Vec<_> = (0..2 * AT_ONCE + 3).map(start).collect();
         let (mut spared, group) = crowd.pop().unwrap();
-        cgroup.signal(Signal::TERM, Some(group));
+        cgroup.signal(Signal::TERM, Some(group)).unwrap();
         for (mut child, _) in crowd {
             assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
         }
         assert!(spared.try_wait().unwrap().is_none());
-        cgroup.signal(Signal::KILL, None);
+        cgroup.signal(Signal::KILL, None).unwrap();
         spared.wait().unwrap();
         cgroup.remove();
     }
@@ -239,6 +284,6 @@ mod tests {
         let error = Cgroup::open(&path, true).unwrap_err().to_string();
         assert!(error.contains("no cgroup v2") && error.contains("web"), "{error}");
         assert!(!path.exists());
-        assert!(!kill_cgroup(directory.path()));
+        assert!(!kill_cgroup(directory.path(), |_| true).unwrap());
     }
 }

@@ -18,64 +18,88 @@ use crate::process::table::Entry;
 pub(in crate::child) struct Left {
     leader: Leader,
     scope: Scope,
-    /// Who was found when the table was read last.
+    /// The processes that were found when the table was read last.
     known: Vec<Entry>,
+    /// What is still to be sent to them: the table could not be read when it was due.
+    pending: Option<Parting>,
 }
 
 impl Left {
-    /// The group that the child led; `None` when nobody is left in it.
+    /// The group that the child led; `None` when no process is left in it.
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let leader = Leader::of(child)?;
         // The table is read only if they do not end by themselves.
-        let left = Self { leader, scope: Scope::Group(leader), known: Vec::new() };
+        let left = Self { leader, scope: Scope::Group(leader), known: Vec::new(), pending: None };
         (!left.has_surely_none()).then_some(left)
     }
 
-    /// All that has come down to us, or what is left of its session; `None` when that is nobody.
+    /// All that has come down to us, or what is left of its session; `None` when that is no
+    /// process.
     pub(in crate::child) fn below(child: &Identity, session: bool) -> Option<Self> {
         let leader = Leader::of(child)?;
         let scope = if session { Scope::Lost(leader) } else { Scope::Below };
-        let mut left = Self { leader, scope, known: Vec::new() };
-        (!left.is_gone()).then_some(left)
+        let mut left = Self { leader, scope, known: Vec::new(), pending: None };
+        // What can't be read now is read later.
+        (!left.is_gone().unwrap_or(false)).then_some(left)
     }
 
     /// Sends the parting signal, and CONT.
-    pub(in crate::child) fn part(self, parting: Parting) -> Option<Self> {
+    pub(in crate::child) fn part(mut self, parting: Parting) -> Self {
+        if self.known.is_empty() {
+            self.pending = Some(parting);
+        } else {
+            self.send(parting);
+        }
+        self
+    }
+
+    fn send(&self, parting: Parting) {
         let group = self.leader.pid;
         let mut addressed = self.known.clone();
         addressed.retain(|member| !(parting.group_has_had_it && member.group == group));
-        self.scope.send(&addressed, parting.signal);
-        self.scope.send(&addressed, Signal::CONT);
-        Some(self)
+        // KILL follows for those that it does not reach, and its errors are reported.
+        let _ = self.scope.send(&addressed, parting.signal);
+        let _ = self.scope.send(&addressed, Signal::CONT);
     }
 
-    /// Whether nobody is left.
-    pub(in crate::child) fn is_gone(&mut self) -> bool {
+    /// Whether no process is left.
+    ///
+    /// # Errors
+    ///
+    /// The process table can't be read.
+    pub(in crate::child) fn is_gone(&mut self) -> io::Result<bool> {
         if self.has_surely_none() {
-            return true;
+            return Ok(true);
         }
         // Looking at those few costs less than reading the table.
         if self.known.iter().any(|member| self.scope.still_includes(member)) {
-            return false;
+            return Ok(false);
         }
-        self.look();
+        self.look()?;
         let none = self.known.is_empty();
         if none {
-            // Who has ended since the first look is no member, and still to be reaped.
+            // What has ended since the first look is no member, and still to be reaped.
             self.has_surely_none();
         }
-        none
+        Ok(none)
     }
 
-    /// Kills those who are there now.
-    pub(in crate::child) fn kill(&mut self) {
-        self.look();
-        self.scope.send(&self.known, Signal::KILL);
+    /// Sends KILL to the processes that are there now.
+    ///
+    /// # Errors
+    ///
+    /// As [`is_gone`](Self::is_gone), and what sending gives.
+    pub(in crate::child) fn kill(&mut self) -> io::Result<()> {
+        self.look()?;
+        self.scope.send(&self.known, Signal::KILL)
     }
 
-    fn look(&mut self) {
-        // Without a table there is nobody who could be told from a stranger.
-        self.known = self.scope.members().unwrap_or_default();
+    fn look(&mut self) -> io::Result<()> {
+        self.known = self.scope.members()?;
+        if let Some(parting) = self.pending.take() {
+            self.send(parting);
+        }
+        Ok(())
     }
 
     /// What one call can tell: it takes zombies, and those who are not the child's, for members.

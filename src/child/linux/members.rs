@@ -39,12 +39,13 @@ impl Leader {
     /// Whether the number can only mean what this process led. Another process that has its pid
     /// is a stranger, and so is the session that it may lead; and as long as one member of the
     /// old one is left, the kernel gives the number to nobody.
-    fn is_unambiguous(&self) -> bool {
+    fn is_unambiguous(&self) -> io::Result<bool> {
         match Entry::of(self.pid) {
-            Ok(Some(entry)) => entry.start == self.start,
-            Ok(None) => true,
-            // Behind `hidepid`: somebody else's.
-            Err(_) => false,
+            Ok(Some(entry)) => Ok(entry.start == self.start),
+            Ok(None) => Ok(true),
+            // Hidden by `hidepid` (proc(5)): another user's.
+            Err(error) if is_hidden(&error) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }
@@ -54,7 +55,8 @@ impl Scope {
     ///
     /// # Errors
     ///
-    /// The process table can't be read.
+    /// The process table can't be read: nothing is known of them then, least of all that they are
+    /// gone.
     pub(in crate::child) fn members(&self) -> io::Result<Vec<Entry>> {
         let mut table = Entry::all()?;
         match self {
@@ -65,19 +67,26 @@ impl Scope {
         // After the look, so that the number has been theirs all the while.
         match self {
             Self::Lost(leader) | Self::Group(leader) if !table.is_empty() => {
-                Ok(if leader.is_unambiguous() { table } else { Vec::new() })
+                Ok(if leader.is_unambiguous()? { table } else { Vec::new() })
             }
             _ => Ok(table),
         }
     }
 
     /// Sends `signal` to each of these members that is still the same process.
-    pub(in crate::child) fn send(&self, members: &[Entry], signal: Signal) {
+    ///
+    /// # Errors
+    ///
+    /// The last error of pidfd_open(2) or pidfd_send_signal(2), after all have been tried.
+    pub(in crate::child) fn send(&self, members: &[Entry], signal: Signal) -> io::Result<()> {
+        let mut outcome = Ok(());
         for member in members {
             if let Err(error) = send_to(member.pid, signal, || self.still_includes(member)) {
                 debug!(pid = member.pid, "{signal} not sent: {error}");
+                outcome = Err(error);
             }
         }
+        outcome
     }
 
     /// Whether this member has neither ended nor gone elsewhere.
@@ -96,6 +105,11 @@ impl Scope {
             Self::Below => true,
         }
     }
+}
+
+/// Whether there is a process that `/proc` does not show.
+fn is_hidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM))
 }
 
 fn is_us(pid: i32) -> bool {

@@ -1,0 +1,105 @@
+//! Whether this process may act on the word of a record: end what a lost run has left behind, close
+//! runs, take in ends, remove sandboxes and their logs.
+//!
+//! A record is data that its owner can write. So it is acted on only by its owner, where no other
+//! user could have written it: the database, its directory and the spill directory belong to our
+//! effective user, and no other user may write to them. Root is no exception: it would act with
+//! rights that the owner of the record does not have.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+
+use super::Paths;
+use super::connection::parent;
+use super::error::Fault;
+
+/// Who else is to be reckoned with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Distrust {
+    /// This path belongs to another user.
+    Owner(PathBuf, u32),
+    /// Other users may write to this path.
+    Writable(PathBuf),
+}
+
+/// # Errors
+///
+/// [`Fault::Distrust`], or the places can't be looked at.
+pub(super) fn check(paths: &Paths) -> Result<(), Fault> {
+    check_place(&paths.db)?;
+    check_place(parent(&paths.db))?;
+    check_place(&paths.spill)
+}
+
+/// Of a place that is not there nothing can come.
+fn check_place(path: &Path) -> Result<(), Fault> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata?,
+    };
+    if !metadata.is_symlink() {
+        return check_file(of_file(path, metadata.uid(), metadata.mode()));
+    }
+    // A symbolic link has no mode of its own (symlink(7)): its owner has chosen where it leads.
+    check_file(of_file(path, metadata.uid(), 0))?;
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        target => {
+            let target = target?;
+            check_file(of_file(path, target.uid(), target.mode()))
+        }
+    }
+}
+
+/// Whether another user could have written the file that was found at this path.
+pub(super) fn of_file(path: &Path, owner: u32, mode: u32) -> Option<Distrust> {
+    let others = Mode::S_IWGRP | Mode::S_IWOTH;
+    if owner != geteuid().as_raw() {
+        return Some(Distrust::Owner(path.to_owned(), owner));
+    }
+    (mode & u32::from(others.bits()) != 0).then(|| Distrust::Writable(path.to_owned()))
+}
+
+/// # Errors
+///
+/// [`Fault::Distrust`] where there is any.
+pub(super) fn check_file(distrust: Option<Distrust>) -> Result<(), Fault> {
+    distrust.map_or(Ok(()), |distrust| Err(Fault::Distrust(distrust)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_others_could_have_written_is_not_acted_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().canonicalize().unwrap();
+        let (db, spill) = (state.join("sandbox.db"), state.join("run"));
+        let paths = Paths { db: db.clone(), spill: spill.clone() };
+        fs::write(&db, "").unwrap();
+        check(&paths).unwrap();
+        fs::create_dir(&spill).unwrap();
+        for (path, private) in [(&db, 0o600), (&state, 0o700), (&spill, 0o700)] {
+            for open in [0o020, 0o002] {
+                fs::set_permissions(path, fs::Permissions::from_mode(private | open)).unwrap();
+                let refused = check(&paths).unwrap_err();
+                let expected = Distrust::Writable(path.clone());
+                assert!(matches!(refused, Fault::Distrust(it) if it == expected));
+            }
+            // That others may read it is nothing to us.
+            fs::set_permissions(path, fs::Permissions::from_mode(private | 0o055)).unwrap();
+            check(&paths).unwrap();
+        }
+        let us = geteuid().as_raw();
+        assert_eq!(of_file(&db, us, 0o644), None);
+        assert_eq!(of_file(&db, us + 1, 0o600), Some(Distrust::Owner(db.clone(), us + 1)));
+    }
+}
