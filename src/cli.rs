@@ -24,6 +24,8 @@ mod owner;
 mod pause;
 mod prune;
 mod ps;
+#[cfg(test)]
+mod reference;
 mod replay;
 mod restart;
 mod restarting;
