@@ -53,3 +53,9 @@ mod relay;
 mod socket;
 pub mod terminal;
 pub mod usage;
+
+/// The Rust code of the README and of the manual, compiled as documentation tests.
+#[cfg(all(doctest, feature = "registry"))]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../docs/embedding.md")]
+struct Manual;
