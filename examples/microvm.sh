@@ -2,7 +2,9 @@
 # A real microVM under vmon: QEMU's `microvm` machine boots a Linux kernel and
 # gives you its shell, as an interactive session.
 #
-#   examples/microvm.sh [OPTIONS OF vmon run]   boot it: `exit` or `poweroff -f` in the guest ends it
+#   examples/microvm.sh [OPTIONS OF vmon run]   boot it: `exit` or `poweroff -f` in the guest ends it.
+#                                               With `--console pty` the guest's serial port is that
+#                                               console, apart from QEMU's own messages
 #   examples/microvm.sh --prepare DIR           build DIR/initramfs.cpio, print QEMU's command,
 #                                               one argument a line, and start nothing
 #
@@ -83,7 +85,11 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 dmesg -n 1 # from here on the kernel is quiet, the terminal is the shell's
-stty -F /dev/ttyS0 -onlcr # the terminal QEMU runs on adds the carriage returns
+if [ "$1" = console ]; then
+  shift # QEMU has that terminal in raw mode
+else
+  stty -F /dev/ttyS0 -onlcr # the terminal QEMU runs on adds the carriage returns
+fi
 if [ "$1" = hvc0 ]; then
   for module in virtio_ring virtio virtio_mmio virtio_console; do
     [ ! -e "/modules/$module.ko" ] || insmod "/modules/$module.ko"
@@ -107,6 +113,10 @@ INIT
   mv -f "$partial" "$1/initramfs.cpio" # at once: another run may be reading the old one
 }
 
+# Where the guest's serial port is: our stdin and stdout. signal=off: at a terminal,
+# Ctrl-C is a byte for the guest and no signal for QEMU.
+serial=(-chardev 'stdio,id=console,signal=off' -serial chardev:console)
+
 # Sets `command` for an accelerator and, if given, an argument for the guest's init.
 qemu_command() { # kvm|tcg [ARGUMENT]
   local parameters='console=ttyS0 reboot=t panic=-1' mhz
@@ -121,9 +131,7 @@ qemu_command() { # kvm|tcg [ARGUMENT]
     # ACPI is what lets `poweroff` in the guest end QEMU.
     -M 'microvm,acpi=on' -accel "$1" -m 128M
     -nodefaults -no-user-config -nographic
-    # The first serial port is our stdin and stdout. signal=off: at a terminal,
-    # Ctrl-C is a byte for the guest and no signal for QEMU.
-    -chardev 'stdio,id=console,signal=off' -serial chardev:console
+    "${serial[@]}"
     -kernel "$kernel" -initrd "$dir/initramfs.cpio"
     # A panic is a reboot, and a reboot is the end.
     -no-reboot -append "$parameters${2:+ -- $2}"
@@ -185,10 +193,19 @@ case ${1:-} in
     find_vmon
     prepare "${VMON_MICROVM_DIR:-${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/vmon-microvm}"
     name=(--name vm)
+    before=
     for option; do
       case $option in
         --name | --name=* | --sandbox-name | --sandbox-name=*) name=() ;;
       esac
+      case $before$option in
+        --consolepty | --console=pty)
+          # vmon puts the path of its PTY in the place of {console}.
+          serial=(-serial '{console}')
+          qemu_command "$accel" console
+          ;;
+      esac
+      before=$option
     done
     exec "$vmon" run "${name[@]}" "$@" -- "${command[@]}"
     ;;
