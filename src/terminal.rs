@@ -202,6 +202,20 @@ pub fn stderr() -> BorrowedFd<'static> {
     stdio(libc::STDERR_FILENO)
 }
 
+/// Whether this error of read(2) or write(2) means that the other end has gone: the reader of a
+/// pipe, the peer of a socket, or a terminal that was hung up. Everything else is a fault.
+///
+/// `EIO` is a hang-up on a terminal only (termios(3)). On a regular file or a block device it is a
+/// disk that fails. `is_terminal` is to be asked before the error: a terminal that was hung up
+/// answers isatty(3) with an error too.
+pub fn peer_has_gone(error: &io::Error, is_terminal: bool) -> bool {
+    match error.raw_os_error() {
+        Some(libc::EPIPE | libc::ECONNRESET) => true,
+        Some(libc::EIO) => is_terminal,
+        _ => false,
+    }
+}
+
 fn stdio(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: as in std, whose stdin, stdout and stderr are these for as long as the process runs:
     // nothing closes them, and before main they are opened where they were not.

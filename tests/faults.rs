@@ -6,9 +6,12 @@ mod common;
 #[path = "common/inject.rs"]
 mod inject;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
-use common::{Detached, State, is_alive, one_line};
+use common::{Detached, Process, State, code, is_alive, one_line};
 
 /// Shows that faults are injected, and where.
 #[test]
@@ -31,4 +34,77 @@ fn a_kill_fails_as_long_as_a_file_exists_and_only_that_of_vmon() {
     assert_eq!(kill().status.code(), Some(0));
     state.wait_for_status("a", "STOPPED");
     assert_eq!(state.run_column("a", "signal").as_deref(), Some("9"));
+}
+
+/// The command with a file as its stdout whose every write fails with EIO, to its end.
+fn onto_failing_disk(command: &mut Command, file: &Path) -> Output {
+    inject::faults(command, &[format!("write {} fd={}", libc::EIO, file.display())]);
+    command.stdout(File::create(file).unwrap()).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(fs::metadata(file).unwrap().len(), 0);
+    output
+}
+
+#[test]
+fn a_file_on_a_failing_disk_is_no_reader_that_has_gone() {
+    let state = State::new();
+    state.ran("a", &["--no-forward"], "seq 1 1000");
+    for args in [&["logs", "a"][..], &["replay", "a"], &["export", "a", "--to", "json"], &["ps"]] {
+        let output = onto_failing_disk(state.vmon().args(args), &state.file("out"));
+        assert!(one_line(&output).contains("stdout: I/O error"), "{args:?} {output:?}");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+    }
+}
+
+#[test]
+fn what_a_failing_disk_does_not_take_of_a_run_is_counted_with_one_warning() {
+    let state = State::new();
+    let mut run = state.run("a", &[], "printf 12345; printf 67890; exit 3");
+    let output = onto_failing_disk(&mut run, &state.file("out"));
+    let said = one_line(&output);
+    assert!(said.contains("warn: can't forward the child's output any more"), "{said}");
+    assert_eq!(code(output.status), 3);
+    assert_eq!(state.log("a"), b"1234567890");
+    assert_eq!(state.run_column("a", "bytes_dropped").as_deref(), Some("10"));
+}
+
+#[test]
+fn an_attached_output_on_a_failing_disk_is_an_error() {
+    let state = State::new();
+    let script = "read line; echo $line; exec sleep 1000";
+    let _run = Detached::start(&state, &mut state.run("a", &["-d", "--stdin", "forward"], script));
+    let mut attach = state.vmon();
+    attach.args(["attach", "a"]).stdin(Stdio::piped());
+    let file = state.file("out");
+    inject::faults(&mut attach, &[format!("write {} fd={}", libc::EIO, file.display())]);
+    attach.stdout(File::create(&file).unwrap()).stderr(Stdio::piped());
+    let mut attach = attach.spawn().unwrap();
+    attach.stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
+    let output = attach.wait_with_output().unwrap();
+    assert!(one_line(&output).contains("can't write what comes from the sandbox"), "{output:?}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_stdin_on_a_failing_disk_is_no_end_without_a_warning() {
+    let state = State::new();
+    let input = state.file("input");
+    fs::write(&input, "some text\n").unwrap();
+    let rule = format!("read {} fd={}", libc::EIO, input.display());
+    let mut run = state.run("a", &["--stdin", "forward"], "cat; exit 5");
+    inject::faults(&mut run, std::slice::from_ref(&rule));
+    let output = run.stdin(File::open(&input).unwrap()).output().unwrap();
+    assert!(one_line(&output).contains("warn: can't read our stdin any more"), "{output:?}");
+    assert_eq!(code(output.status), 5);
+
+    let options = ["-d", "--stdin", "forward"];
+    let sandbox = Detached::start(&state, &mut state.run("b", &options, "exec sleep 1000"));
+    let mut attach = state.vmon();
+    inject::faults(attach.args(["attach", "b"]), &[rule]);
+    attach.stdin(File::open(&input).unwrap()).stderr(Stdio::piped());
+    let mut attach = Process::spawn(&mut attach);
+    let mut said = String::new();
+    BufReader::new(attach.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("warn: can't read our stdin any more"), "{said}");
+    drop(sandbox);
 }

@@ -310,7 +310,7 @@ impl Output {
 fn to_stdout(bytes: &[u8]) -> Result<bool, String> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) if terminal::peer_has_gone(&error, false) => Ok(false),
         Err(error) => Err(format!("can't write to stdout: {}", reason(&error))),
         Ok(()) => Ok(true),
     }

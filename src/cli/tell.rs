@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::io::{self, ErrorKind as IoErrorKind, Write as _};
+use std::io::{self, Write as _};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, ValueEnum};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber, span};
-use vmon::terminal::Messages;
+use vmon::terminal::{self, Messages};
 
 use super::Cli;
 
@@ -164,7 +164,7 @@ pub fn failure_line(text: &str) -> String {
 pub fn stdout(answer: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(answer).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(()),
+        Err(error) if terminal::peer_has_gone(&error, false) => Ok(()),
         written => written,
     }
 }

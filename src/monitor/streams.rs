@@ -307,15 +307,17 @@ impl Streams {
         match input.turn(raw, cx) {
             Ok(event) => self.input_event(event, &mut cx.sources),
             // Reading a terminal from the background, with SIGTTIN blocked (termios(3)).
-            Err(error) if error.raw_os_error() == Some(libc::EIO) && self.in_background() => {
-                if let Some(input) = &self.input {
-                    input.not_ready(&mut cx.sources);
-                }
+            Err(error)
+                if error.raw_os_error() == Some(libc::EIO)
+                    && input.reads_terminal()
+                    && in_background(self.terminal.as_ref()) =>
+            {
+                input.not_ready(&mut cx.sources);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 // A terminal that was hung up, and a socket whose peer has left.
-                if !matches!(error.raw_os_error(), Some(libc::EIO | libc::ECONNRESET)) {
+                if !terminal::peer_has_gone(&error, input.reads_terminal()) {
                     warn!("can't read our stdin any more: {error}");
                 }
                 self.end_input(&mut cx.sources);
@@ -342,10 +344,6 @@ impl Streams {
             self.resize();
         }
         waits
-    }
-
-    fn in_background(&self) -> bool {
-        self.terminal.as_ref().is_some_and(|terminal| !terminal.is_foreground())
     }
 
     fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_, Source>) {
@@ -474,6 +472,10 @@ impl From<LogRate> for Rate {
         };
         Self { per_second, burst, over }
     }
+}
+
+fn in_background(terminal: Option<&Terminal>) -> bool {
+    terminal.is_some_and(|terminal| !terminal.is_foreground())
 }
 
 /// A private handle on our own stream of that name; `None` where it is closed.

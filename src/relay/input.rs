@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::unistd::isatty;
 use tracing::{debug, warn};
 
 use super::Kind;
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
+use crate::terminal;
 
 /// Bytes read at a time: what a pipe takes in one go may be less, and a terminal gives less.
 const CHUNK: usize = 16 * 1024;
@@ -82,6 +85,11 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
     /// the child.
     pub(crate) fn is_finished(&self) -> bool {
         !self.lasting && self.source.is_none() && self.pending.is_empty()
+    }
+
+    /// Whether what is read is a terminal.
+    pub(crate) fn reads_terminal(&self) -> bool {
+        self.kind == Kind::Terminal
     }
 
     /// Whether the child has taken all that was sent to it.
@@ -223,20 +231,29 @@ fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Linux: nobody has the PTY's other side open. What is typed now is lost, but the
-            // child may open it again.
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(bytes.len()),
+            // Linux: no process has the PTY's other side open. What is typed now is lost, but the
+            // child may open it again. Of anything but a terminal it is a fault.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) && is_terminal(target) => {
+                return Ok(bytes.len());
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(written)
 }
 
+/// Whether this is a terminal, also one that was hung up: that answers isatty(3) with `EIO`.
+fn is_terminal(target: &File) -> bool {
+    matches!(isatty(target), Ok(true) | Err(Errno::EIO))
+}
+
 /// A child that closes its input early is no fault.
 fn refused(error: &io::Error) -> InputEvent {
-    match error.raw_os_error() {
-        Some(libc::EPIPE | libc::ECONNRESET) => debug!("the child reads no more"),
-        _ => warn!("can't write the child's input any more: {error}"),
+    // A terminal that takes nothing for now is no refusal.
+    if terminal::peer_has_gone(error, false) {
+        debug!("the child reads no more");
+    } else {
+        warn!("can't write the child's input any more: {error}");
     }
     InputEvent::Refused
 }

@@ -11,6 +11,7 @@ use super::throttle::Throttle;
 use super::{Audience, Kind, Log, PaceTimers, Rate, Sink, notice};
 use crate::logfile::Stream;
 use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
+use crate::terminal;
 
 /// Bytes relayed in one turn where they are forwarded too: what the pipe behind our stdout takes in
 /// one go (pipe(7)), so that little has to be kept for it.
@@ -204,7 +205,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             Stopped::Short => cx.sources.short_read(id),
             Stopped::Empty => cx.sources.would_block(id, Interest::READ),
             Stopped::Ended(error) => {
-                told(error.as_ref());
+                self.report_end(error.as_ref());
                 self.end(&mut cx.sources);
             }
         }
@@ -472,6 +473,16 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         nobody_has_it && self.kind == Kind::RawTerminal && self.tail.is_none()
     }
 
+    /// Warns of an end that is a fault. On Linux a PTY master answers `EIO` when no process has the
+    /// slave open, and a socket `ECONNRESET` when its peer has closed it without reading all: those
+    /// are the end of the stream.
+    fn report_end(&self, error: Option<&io::Error>) {
+        let is_terminal = matches!(self.kind, Kind::RawTerminal | Kind::Terminal);
+        if let Some(error) = error.filter(|error| !terminal::peer_has_gone(error, is_terminal)) {
+            warn!("can't read the child's output any more: {error}");
+        }
+    }
+
     fn is_paused(&self) -> bool {
         let limited = self.throttle.as_ref().is_some_and(|throttle| throttle.is_waiting());
         limited || self.waits_for_sinks()
@@ -494,15 +505,5 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             tail.left = tail.left.map(|left| left.saturating_sub(count));
             tail.empty = empty;
         }
-    }
-}
-
-/// On Linux a PTY master answers `EIO` when nobody has the other side open, and a socket
-/// `ECONNRESET` when its peer has left without reading all: that is the end.
-fn told(error: Option<&io::Error>) {
-    let is_end =
-        |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EIO | libc::ECONNRESET));
-    if let Some(error) = error.filter(|error| !is_end(error)) {
-        warn!("can't read the child's output any more: {error}");
     }
 }

@@ -4,10 +4,12 @@ use std::io::{self, Write};
 use std::mem;
 use std::os::fd::AsFd;
 
+use nix::unistd::isatty;
 use tracing::{debug, warn};
 
 use super::notice;
 use crate::reactor::{Interest, SourceId, Sources};
+use crate::terminal;
 
 /// Bytes that wait for a slow reader under [`Overflow::Drop`] before more are left out.
 pub(crate) const QUEUE: usize = 256 * 1024;
@@ -41,6 +43,7 @@ enum Writer<W> {
 #[derive(Debug)]
 pub(crate) struct Sink<W, S> {
     writer: Writer<W>,
+    is_terminal: bool,
     name: S,
     overflow: Overflow,
     /// How many bytes may wait under [`Overflow::Drop`].
@@ -59,6 +62,7 @@ pub(crate) struct Sink<W, S> {
 impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     pub(crate) fn new(writer: W, name: S, overflow: Overflow) -> Self {
         Self {
+            is_terminal: isatty(&writer).unwrap_or(false),
             writer: Writer::Open(writer),
             name,
             overflow,
@@ -207,7 +211,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.writer = gone(&error),
+                Err(error) => self.writer = gone(&error, self.is_terminal),
             }
         }
         written
@@ -215,15 +219,11 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
 }
 
 /// A reader that goes away (`| head -1`, a closed terminal) is no fault; anything else is one.
-fn gone<W>(error: &io::Error) -> Writer<W> {
-    match error.raw_os_error() {
-        Some(libc::EPIPE | libc::EIO | libc::ECONNRESET) => {
-            debug!("the reader of our output has gone away");
-            Writer::Gone
-        }
-        _ => {
-            warn!("can't forward the child's output any more: {error}");
-            Writer::Failed
-        }
+fn gone<W>(error: &io::Error, is_terminal: bool) -> Writer<W> {
+    if terminal::peer_has_gone(error, is_terminal) {
+        debug!("the reader of our output has gone away");
+        return Writer::Gone;
     }
+    warn!("can't forward the child's output any more: {error}");
+    Writer::Failed
 }

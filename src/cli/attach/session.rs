@@ -69,11 +69,14 @@ pub struct Session {
     typing: Typing,
     size: Size,
     reads_stdin: bool,
+    stdin_is_terminal: bool,
     read_only: bool,
     /// Where the keys are looked for: at a terminal.
     search: Option<Search>,
     up: Option<Flow<Handle, UnixStream, Source>>,
     down: Vec<(Output, Down)>,
+    /// Which of our outputs are terminals.
+    terminals: Vec<Output>,
     outcome: Option<io::Result<Outcome>>,
 }
 
@@ -94,10 +97,12 @@ impl Session {
             typing: typing.unwrap_or(Typing::Raw),
             size,
             reads_stdin: false,
+            stdin_is_terminal: false,
             read_only: false,
             search: None,
             up: None,
             down: Vec::new(),
+            terminals: Vec::new(),
             outcome: None,
         }
     }
@@ -129,11 +134,15 @@ impl Session {
                 Output::Out => Handle::open(io::stdout().as_fd(), Direction::Write)?,
                 Output::Err => Handle::open(io::stderr().as_fd(), Direction::Write)?,
             };
+            if ours.as_ref().is_some_and(Handle::is_terminal) {
+                self.terminals.push(output);
+            }
             let (from, to) = (Source::Connection(output), Source::Sink(output));
             self.down.push((output, Flow::new(connection, from, ours, to, &mut cx.sources)?));
         }
         if self.reads_stdin {
             let stdin = Handle::open(io::stdin().as_fd(), Direction::Read)?;
+            self.stdin_is_terminal = stdin.as_ref().is_some_and(Handle::is_terminal);
             let upstream = self.upstream.take();
             self.up = stdin
                 .map(|stdin| {
@@ -207,11 +216,17 @@ impl Session {
                 self.end_input();
             }
             // From the background, with SIGTTIN blocked (termios(3)).
-            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) && in_background => {
+            Err(error)
+                if error.raw_os_error() == Some(Errno::EIO as i32)
+                    && self.stdin_is_terminal
+                    && in_background =>
+            {
                 up.not_ready(&mut cx.sources);
             }
             Err(error) => {
-                debug!("our stdin can't be read any more: {error}");
+                if !terminal::peer_has_gone(&error, self.stdin_is_terminal) {
+                    warn!("can't read our stdin any more: {error}");
+                }
                 up.end(&mut cx.sources);
                 self.end_input();
             }
@@ -303,16 +318,13 @@ impl Session {
 
     /// One of our outputs takes no more. A reader that goes away is no fault; a full disk is one.
     fn refused(&mut self, output: Output, error: &io::Error) {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => {
-                debug!("{output:?} of ours takes no more: {error}");
-            }
-            _ => {
-                warn!("can't write what comes from the sandbox: {error}");
-                if output == Output::Out {
-                    self.finish(Outcome::Unwritten);
-                }
-            }
+        if terminal::peer_has_gone(error, self.terminals.contains(&output)) {
+            debug!("{output:?} of ours takes no more: {error}");
+            return;
+        }
+        warn!("can't write what comes from the sandbox: {error}");
+        if output == Output::Out {
+            self.finish(Outcome::Unwritten);
         }
     }
 

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use vmon::terminal::{self, Direction, Handle};
 
@@ -60,12 +59,10 @@ impl Output {
                         return Ok(Wanted::Enough);
                     }
                 }
-                Err(error) => {
-                    return match error.raw_os_error().map(Errno::from_raw) {
-                        Some(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => Ok(Wanted::Enough),
-                        _ => Err(Failure::Output(reason(&error))),
-                    };
+                Err(error) if terminal::peer_has_gone(&error, handle.is_terminal()) => {
+                    return Ok(Wanted::Enough);
                 }
+                Err(error) => return Err(Failure::Output(reason(&error))),
             }
         }
         bytes.clear();

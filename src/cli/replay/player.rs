@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 use vmon::child::Signal;
@@ -276,9 +275,10 @@ impl Player {
     /// A reader that goes away has all it wanted, and a terminal may be closed.
     fn refused(&mut self, error: &io::Error) {
         self.screen = None;
-        self.finish(match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => Ok(Outcome::Ended),
-            _ => Err(format!("can't write to stdout: {}", reason(error))),
+        self.finish(if terminal::peer_has_gone(error, self.stdout.is_terminal()) {
+            Ok(Outcome::Ended)
+        } else {
+            Err(format!("can't write to stdout: {}", reason(error)))
         });
     }
 

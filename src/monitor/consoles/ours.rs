@@ -118,13 +118,17 @@ impl Ours {
             Ok(InputEvent::Refused) => return false,
             Ok(InputEvent::Ended) => self.ended(),
             // Reading a terminal from the background, with SIGTTIN blocked (termios(3)).
-            Err(error) if error.raw_os_error() == Some(libc::EIO) && self.in_background() => {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EIO)
+                    && input.reads_terminal()
+                    && self.in_background() =>
+            {
                 input.not_ready(&mut cx.sources);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 // A terminal that was hung up, and a socket whose peer has left.
-                if !matches!(error.raw_os_error(), Some(libc::EIO | libc::ECONNRESET)) {
+                if !terminal::peer_has_gone(&error, input.reads_terminal()) {
                     warn!("can't read our stdin any more: {error}");
                 }
                 input.end_source(&mut cx.sources);
