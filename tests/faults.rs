@@ -8,6 +8,7 @@ mod inject;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -107,4 +108,24 @@ fn a_stdin_on_a_failing_disk_is_no_end_without_a_warning() {
     BufReader::new(attach.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
     assert!(said.contains("warn: can't read our stdin any more"), "{said}");
     drop(sandbox);
+}
+
+#[test]
+fn a_lock_that_can_not_be_released_harms_neither_a_start_nor_a_restart() {
+    let state = State::new();
+    let directory = state.path().join("run").join(common::CONFIG);
+    fs::create_dir_all(&directory).unwrap();
+    // Closed, and left behind.
+    drop(UnixListener::bind(directory.join("a.sock")).unwrap());
+    let unlock = [format!("flock {} arg={}", libc::EIO, libc::LOCK_UN)];
+    let mut run = state.run("a", &["-d"], "exec sleep 1000");
+    inject::faults(&mut run, &unlock);
+    let first = Detached::start(&state, &mut run);
+    let mut restart = state.vmon();
+    inject::faults(restart.args(["restart", "a"]), &unlock);
+    let second = Detached::start(&state, &mut restart);
+    assert_ne!(first.pid, second.pid);
+    let left: Vec<_> =
+        fs::read_dir(&directory).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(left, ["a.sock"]);
 }

@@ -3,14 +3,14 @@
 //! It is a lock on a file beside the control socket, `run/CONFIG/.NAME.restart`, that is removed when
 //! the restart is over. Its holder's end gives the lock back, however that comes.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -29,7 +29,8 @@ const TRIES: u32 = 20;
 pub struct Restarting {
     directory: OwnedFd,
     name: String,
-    _lock: Flock<File>,
+    /// Closing it releases the lock. An explicit unlock can fail (flock(2) on NFS and FUSE).
+    _lock: File,
 }
 
 impl Restarting {
@@ -57,16 +58,17 @@ impl Restarting {
 }
 
 /// Shared with others that restart it. Who follows it tries the lock, and has it for a moment.
-fn held(mut file: File) -> Result<Flock<File>, Errno> {
+fn held(file: File) -> io::Result<File> {
     for _ in 1..TRIES {
-        file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, Errno::EWOULDBLOCK)) => file,
-            Err((_, error)) => return Err(error),
-        };
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
         let _ = poll(&mut [], PollTimeout::from(1_u8));
     }
-    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, error)| error)
+    file.try_lock_shared()?;
+    Ok(file)
 }
 
 impl Drop for Restarting {
@@ -89,9 +91,9 @@ pub fn is_held(file: File) -> Option<File> {
     if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
         return None;
     }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Err((file, Errno::EWOULDBLOCK)) => Some(file),
-        _ => None,
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Some(file),
+        Ok(()) | Err(TryLockError::Error(_)) => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! or not and never takes another's.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -141,20 +141,23 @@ impl Place<'_> {
 
     /// A lock that its holder's end gives back, however that comes. It is held for moments only,
     /// so whoever has it is putting a socket into this very place.
-    fn lock(&self, name: &str) -> Result<Flock<File>, PlaceError> {
+    ///
+    /// Closing the file gives it back. An explicit unlock can fail (flock(2) on NFS and FUSE), and
+    /// nothing could be done about that.
+    fn lock(&self, name: &str) -> Result<File, PlaceError> {
         let cannot = |error: Errno| PlaceError::io("lock", error);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         loop {
             let file = File::from(openat(self.directory, name, flags, PRIVATE).map_err(cannot)?);
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => lock,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(PlaceError::InUse),
-                Err((_, error)) => return Err(cannot(error)),
-            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(PlaceError::InUse),
+                Err(TryLockError::Error(error)) => return Err(PlaceError::io("lock", error)),
+            }
             // Its last holder may have removed it in between.
-            let ours = fstat(&*lock).map_err(cannot)?;
+            let ours = fstat(&file).map_err(cannot)?;
             match fstatat(self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(there) if identity(&there) == identity(&ours) => return Ok(lock),
+                Ok(there) if identity(&there) == identity(&ours) => return Ok(file),
                 Ok(_) | Err(Errno::ENOENT) => {}
                 Err(error) => return Err(cannot(error)),
             }
