@@ -247,6 +247,25 @@ fn an_index_that_does_not_match_is_told_and_matters_where_it_was_needed() {
     assert_eq!(told.matches("does not match").count(), 1, "{told}");
 }
 
+/// Of 2 GiB, and as much content: blocks that repeat one byte (RFC 8878).
+#[test]
+fn a_generation_that_needs_too_much_memory_is_reported_and_the_rest_is_printed() {
+    let state = State::new();
+    let repeated = (131_072_u32 << 3 | 1 << 1).to_le_bytes();
+    let block = [&repeated[..3], b"x"].concat();
+    let large = [&b"\x28\xb5\x2f\xfd\x00\xa8"[..], &block.repeat(1 << 14)].concat();
+    put(&state, CONFIG, "old.log.00000001.zst", &large);
+    put(&state, CONFIG, "old.log", b"rest\n");
+    let mut logs = Command::new("sh");
+    let limited = "ulimit -v 1000000; exec \"$0\" logs old";
+    logs.args(["-c", limited, env!("CARGO_BIN_EXE_vmon")]).env("VMON_STATE_DIR", state.path());
+    let Output { status, stdout, stderr } = logs.output().unwrap();
+    let error = String::from_utf8(stderr).unwrap();
+    assert!(error.contains("old.log.00000001.zst") && error.contains("2147483648"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert_eq!((code(status), &stdout[..]), (1, &b"rest\n"[..]));
+}
+
 #[test]
 fn a_damaged_generation_is_told_and_the_rest_is_printed() {
     let state = State::new();

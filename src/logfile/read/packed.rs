@@ -7,6 +7,11 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+/// The largest window of a Zstandard frame that is read, in bytes: 128 MiB, as by zstd(1) without
+/// `--long` or `--memory`. The frame's header, so whoever wrote the file, decides how much memory
+/// its reader takes.
+const MAX_WINDOW: u64 = 1 << 27;
+
 /// How a generation is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
@@ -39,7 +44,8 @@ impl Packed {
         Ok(match packing {
             Packing::Gzip => Self::Gzip(MultiGzDecoder::new(file)),
             Packing::Zstandard => {
-                let decoder = Box::new(FrameDecoder::new());
+                let mut decoder = Box::new(FrameDecoder::new());
+                decoder.set_max_window_size(MAX_WINDOW);
                 Self::Zstandard(Frames { file, decoder, begun: false })
             }
         })
@@ -71,7 +77,8 @@ impl Read for Packed {
 }
 
 /// The frames of a Zstandard file, one after the other. Each needs as much memory as its window,
-/// which its compressor chose: 8 MiB at most, unless that was told to use more.
+/// which its compressor chose: 8 MiB at most, unless it was told to use more. Above [`MAX_WINDOW`]
+/// it is refused before anything is allocated.
 pub(super) struct Frames {
     file: BufReader<File>,
     decoder: Box<FrameDecoder>,
@@ -109,6 +116,12 @@ impl Frames {
                     ..
                 })) => {
                     copy(&mut (&mut self.file).take(length.into()), &mut sink())?;
+                }
+                Err(FrameDecoderError::WindowSizeTooBig { requested, max }) => {
+                    return Err(io::Error::other(format!(
+                        "a frame needs a window of {requested} bytes, and {max} is the limit: \
+                         unpack it with 'zstd -d --long=31'"
+                    )));
                 }
                 Err(error) => return Err(io::Error::other(error)),
             }
@@ -165,5 +178,48 @@ mod tests {
             }
             assert!(unpacked(packing, b"plain text, and not a short one").is_err());
         }
+    }
+
+    /// A frame of one block, which repeats a byte, by its header behind the magic number (RFC 8878).
+    fn frame(header: &[u8], length: u32) -> Vec<u8> {
+        let block = (length << 3 | 1 << 1 | 1).to_le_bytes();
+        [&0xfd2f_b528_u32.to_le_bytes()[..], header, &block[..3], b"x"].concat()
+    }
+
+    #[test]
+    fn the_window_of_a_frame_is_bounded_whether_it_is_the_first_or_not() {
+        let small = frame(&[0, 0], 3);
+        // 2^(10 + exponent), and eighths of it; the size of a single segment.
+        let window = |exponent: u8, eighths: u8| frame(&[0, exponent << 3 | eighths], 3);
+        let single = |size: u64| frame(&[&[0xe0][..], &size.to_le_bytes()].concat(), 3);
+        for fits in [window(17, 0), window(16, 7), single(1 << 27), single(3)] {
+            let both = [fits.clone(), small.clone(), fits].concat();
+            assert_eq!(unpacked(Packing::Zstandard, &both).unwrap(), b"xxx".repeat(3));
+        }
+        let beyond = single((1 << 27) + 1);
+        for large in [window(17, 1), window(21, 0), window(31, 6), beyond, single(u64::MAX)] {
+            for bytes in [large.clone(), [small.clone(), large].concat()] {
+                let error = unpacked(Packing::Zstandard, &bytes).unwrap_err().to_string();
+                assert!(error.contains("134217728 is the limit"), "{error}");
+            }
+        }
+    }
+
+    /// Of a block whose 1,000 sequences repeat 131,074 bytes each. Every table is a single symbol:
+    /// no literals, the last offset, and the longest match, whose 16 more bits are all set.
+    #[test]
+    fn a_block_gives_no_more_than_a_block_may() {
+        let sequences = 1000_u32;
+        let literals = [1 << 3, b'x'];
+        let count = [(sequences >> 8) as u8 + 128, sequences as u8];
+        let (modes, tables) = ([0b0101_0100], [0, 0, 52]);
+        let bits = [vec![0xff; 2 * sequences as usize], vec![1]].concat();
+        let body = [&literals[..], &count, &modes, &tables, &bits].concat();
+        let block = ((body.len() as u32) << 3 | 2 << 1 | 1).to_le_bytes();
+        let before = (8_u32 << 3 | 1 << 1).to_le_bytes();
+        let magic = 0xfd2f_b528_u32.to_le_bytes();
+        let bytes = [&magic[..], &[0, 17 << 3], &before[..3], b"x", &block[..3], &body].concat();
+        let error = unpacked(Packing::Zstandard, &bytes).unwrap_err().to_string();
+        assert!(error.contains("131072"), "{error}");
     }
 }
