@@ -59,6 +59,8 @@ use vmon::monitor::{ConsoleError, NameError, StartError};
 use vmon::registry::RegistryError;
 use vmon::terminal::Messages;
 
+use run::{detach, handover};
+
 /// vmon's own failures: usage, or an environment in which it can't work.
 pub const OWN_FAILURE: u8 = 125;
 
@@ -262,6 +264,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     if let Some(code) = completions::answer(&args) {
         return ExitCode::from(code);
     }
+    if handover::is_supervisor(&args) {
+        return ExitCode::from(supervise(&messages));
+    }
     let code = match parse(&args) {
         Ok(command) => command.execute(&messages).unwrap_or_else(|failure| {
             tell::failure(&messages, &failure.to_string());
@@ -270,6 +275,31 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Err(error) => answer(&messages, &error, &args),
     };
     ExitCode::from(code)
+}
+
+/// Runs as the supervisor of a detached run, whose arguments come through its stdin.
+#[inline(never)] // as `apart`
+fn supervise(messages: &Messages) -> u8 {
+    let words = match handover::receive() {
+        Ok(words) => words,
+        Err(error) => {
+            tell::failure(messages, &error.to_string());
+            return OWN_FAILURE;
+        }
+    };
+    match parse(&words) {
+        Ok(Subcommand::Run(args)) => {
+            drop(words);
+            // Every failure has been reported to the process that waits for the start.
+            apart(|args: Box<_>, _| detach::supervise(*args), args, messages)
+                .unwrap_or_else(|failure| failure.exit_code())
+        }
+        Ok(_) => OWN_FAILURE,
+        Err(error) => {
+            detach::refuse(&tell::usage_error(&error, &words), OWN_FAILURE);
+            OWN_FAILURE
+        }
+    }
 }
 
 /// Calls what does a subcommand: not inlined, for its frame would be one with those of all the

@@ -4,11 +4,18 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Detached, State, Terminal, code, eventually, is_alive, wait};
+use common::{
+    Detached, State, Terminal, assert_same, code, contains, eventually, is_alive, noise, one_line,
+    wait,
+};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -170,4 +177,78 @@ fn a_closed_stdout_does_not_keep_it_from_running() {
     let supervisor = state.run_column("web", "supervisor_pid").unwrap().parse().unwrap();
     let sandbox = Detached { name: "web".to_owned(), pid: 0, supervisor };
     assert!(is_alive(sandbox.supervisor));
+}
+
+/// Everything below /proc/PID that other users may read, with its name.
+fn public_files(pid: u32) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(format!("/proc/{pid}")).unwrap().map(Result::unwrap);
+    let others =
+        |path: &Path| fs::metadata(path).is_ok_and(|it| it.mode() & 0o4 != 0 && it.is_file());
+    let public = entries.map(|entry| entry.path()).filter(|path| others(path));
+    // Some are refused all the same, by their readers' capabilities.
+    public.filter_map(|it| Some((it.display().to_string(), fs::read(it).ok()?))).collect()
+}
+
+#[test]
+fn what_the_command_is_started_with_is_not_public() {
+    let state = State::new();
+    let (variable, argument) = ("TOKEN=hunter2", "swordfish");
+    let mut run = state.run("web", &["-d", "--env", variable], "echo $TOKEN $1; exec sleep 1000");
+    let first = Detached::start(&state, run.args(["sh", argument]));
+    let check = |sandbox: &Detached| {
+        state.wait_for_log("web", b"hunter2 swordfish\n");
+        let files = public_files(sandbox.supervisor);
+        let line = files.iter().find(|(name, _)| name.ends_with("/cmdline")).unwrap();
+        let line = String::from_utf8(line.1.clone()).unwrap();
+        assert!(line.ends_with("vmon\0run\0--detach\0--supervisor\0--name\0web\0"), "{line:?}");
+        for (name, bytes) in files {
+            assert!(!contains(&bytes, b"hunter2") && !contains(&bytes, b"swordfish"), "{name}");
+        }
+        let stdin = fs::read_link(format!("/proc/{}/fd/0", sandbox.supervisor)).unwrap();
+        assert_eq!(stdin, Path::new("/dev/null"));
+    };
+    check(&first);
+    let second = Detached::start(&state, state.vmon().args(["restart", "web"]));
+    assert_ne!(first.supervisor, second.supervisor);
+    check(&second);
+}
+
+#[test]
+fn as_much_may_be_handed_over_as_a_command_line_can_have() {
+    let state = State::new();
+    let mut run = state.run("web", &["-d"], "cat /proc/$$/cmdline; exec sleep 1000");
+    run.arg("sh");
+    let mut expected = b"sh\0-c\0cat /proc/$$/cmdline; exec sleep 1000\0sh\0".to_vec();
+    // Above 600 kB: far more than a pipe holds; one of them is almost as long as one may be.
+    let words = (0..5000).map(|seed| (100, seed)).chain([(100_000, 5000), (0, 0)]);
+    for (length, seed) in words {
+        let mut word = noise(length, seed);
+        word.retain(|&byte| byte != 0);
+        run.arg(OsStr::from_bytes(&word));
+        expected.extend(word);
+        expected.push(0);
+    }
+    let _web = Detached::start(&state, &mut run);
+    eventually("all of it", || state.log("web").len() >= expected.len());
+    assert_same(&state.whole_log("web"), &expected, "the arguments");
+}
+
+#[test]
+fn a_supervisor_that_is_started_by_hand_says_what_it_is() {
+    let state = State::new();
+    let by_hand = |input: Stdio| {
+        let mut vmon = state.vmon();
+        vmon.args(["run", "--detach", "--supervisor", "--", "true"]).stdin(input);
+        let output = vmon.output().unwrap();
+        assert!(one_line(&output).contains("--supervisor"), "{output:?}");
+        assert_eq!(output.status.code(), Some(125));
+    };
+    by_hand(Stdio::null());
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"other input, and long enough").unwrap();
+    drop(writer);
+    by_hand(reader.into());
+    let output = state.vmon().args(["run", "-d", "--supervisor", "true"]).output().unwrap();
+    assert!(one_line(&output).contains("unexpected argument '--supervisor'"), "{output:?}");
+    assert!(!state.db().exists());
 }

@@ -103,7 +103,7 @@ fn start(sandbox: &Recorded, arguments: Vec<OsString>, messages: &Messages, tall
         tally.failed(&format!("can't restart {sandbox}: {error}"));
         return;
     }
-    match detach::start(arguments, messages) {
+    match detach::start(arguments, Some(&sandbox.name), messages) {
         // The others have been stopped, and are to be started whether anybody reads this or not.
         Ok(Started::Running { name, pid }) => {
             if let Err(failure) = detach::tell_start(&name, pid) {

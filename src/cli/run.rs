@@ -6,9 +6,11 @@
 mod args;
 pub mod detach;
 mod files;
+pub mod handover;
 pub mod options;
 mod plan;
 
+use vmon::monitor::Name;
 use vmon::terminal::Messages;
 
 use super::{Failure, tell};
@@ -18,12 +20,10 @@ use plan::Plan;
 /// Runs the command to its end; the exit code is the command's. With --detach it returns once the
 /// command runs.
 pub fn run(args: RunArgs, messages: &Messages) -> Result<u8, Failure> {
-    if args.supervisor {
-        return detach::supervise(args);
-    }
     tell::install(messages, args.shared.log_level);
     if args.detach {
-        return detach::launch(std::env::args_os().collect(), messages);
+        let name = args.record.name.as_ref().map(Name::as_str);
+        return detach::launch(std::env::args_os().collect(), name, messages);
     }
     Plan::new(args)?.raise_file_limit().carry_out(None)
 }

@@ -51,10 +51,6 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub(super) detach: bool,
 
-    /// This process is the supervisor of a detached run, and its stdout awaits word of the start
-    #[arg(long, hide = true, requires = "detach")]
-    pub(super) supervisor: bool,
-
     #[command(flatten)]
     pub shared: SharedArgs,
     #[command(flatten)]

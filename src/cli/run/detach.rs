@@ -1,12 +1,14 @@
 //! `vmon run --detach`: the supervisor is this program again, in a session of its own, and tells
 //! through a pipe that the command runs, or why it does not.
 //!
+//! Its arguments come through a pipe that is its stdin ([`handover`]).
+//!
 //! The pipe is the supervisor's stdout until then. It takes lines of JSON: what the supervisor
 //! says meanwhile, and at last either who runs or what failed. From there on the supervisor holds
 //! no descriptor of ours, and what it says goes to `NAME@supervisor.log`.
 
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -21,13 +23,11 @@ use vmon::terminal::Messages;
 use vmon::{process, reactor};
 
 use super::args::RunArgs;
+use super::handover;
 use super::plan::Plan;
 use crate::cli::supervise::Voice;
 use crate::cli::tell::{self, Listener};
 use crate::cli::{Failure, reason};
-
-/// The option that makes a process the supervisor.
-const SUPERVISOR: &str = "--supervisor";
 
 /// A line of the pipe; `Voice` writes them.
 enum Word {
@@ -36,9 +36,10 @@ enum Word {
 }
 
 /// Starts the supervisor of `vmon run --detach …`, whose arguments are `args` with the program's
-/// name and `run` first; returns when the command runs.
-pub fn launch(args: Vec<OsString>, messages: &Messages) -> Result<u8, Failure> {
-    match start(args, messages)? {
+/// name and `run` first; returns when the command runs. Lists of processes show the supervisor with
+/// `name`.
+pub fn launch(args: Vec<OsString>, name: Option<&str>, messages: &Messages) -> Result<u8, Failure> {
+    match start(args, name, messages)? {
         Started::Running { name, pid } => tell_start(&name, pid).map(|()| 0),
         Started::Failed { why, code } => Err(Failure::Detached { why, code }),
     }
@@ -60,18 +61,23 @@ pub enum Started {
 }
 
 /// As [`launch`], and says nothing of the outcome.
-pub fn start(args: Vec<OsString>, messages: &Messages) -> Result<Started, Failure> {
-    let mut args = args.into_iter();
-    let (program, subcommand) = (args.next().unwrap_or_default(), args.next());
+pub fn start(
+    args: Vec<OsString>,
+    name: Option<&str>,
+    messages: &Messages,
+) -> Result<Started, Failure> {
     // A pipe of a caller's that stayed open in the supervisor would keep its reader waiting.
     process::keep_descriptors_from_programs().map_err(Failure::Supervisor)?;
     let (reader, writer) = io::pipe().map_err(Failure::Supervisor)?;
     let mut command = Command::new(ourselves().map_err(Failure::Supervisor)?);
-    command.arg0(program).args(subcommand).arg(SUPERVISOR).args(args);
-    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let (arguments, hand_over) = io::pipe().map_err(Failure::Supervisor)?;
+    command.arg0(args.first().map_or(OsStr::new("vmon"), OsString::as_os_str));
+    command.args(handover::visible(name));
+    command.stdin(arguments).stdout(writer).stderr(Stdio::null());
     let mut supervisor = command.spawn().map_err(Failure::Supervisor)?;
-    // It holds our end of the pipe.
+    // It holds the supervisor's ends of the pipes.
     drop(command);
+    handover::send(&args, hand_over).map_err(Failure::Supervisor)?;
     for line in BufReader::new(reader).lines() {
         let line = line.map_err(Failure::Supervisor)?;
         match Word::read(&line) {
@@ -101,6 +107,11 @@ fn ourselves() -> io::Result<PathBuf> {
     }
 }
 
+/// Reports to the process that waits for the start why these arguments can't be used.
+pub fn refuse(why: &str, code: u8) {
+    Voice::new(Messages::stdout()).failed(why, code);
+}
+
 /// Runs the command as its detached supervisor.
 pub fn supervise(args: RunArgs) -> Result<u8, Failure> {
     // A private description, or a shared one that is asked before each write: never ours to change.
@@ -108,8 +119,8 @@ pub fn supervise(args: RunArgs) -> Result<u8, Failure> {
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(Failure::Supervisor)?;
     let detached = dup2_stdin(&null).and(dup2_stdout(&null)).and(dup2_stderr(&null));
-    // Fails for the leader of a process group, which has been started by hand.
     drop(null);
+    // setsid fails for the leader of a process group.
     detached.and(setsid()).map_err(|errno| Failure::Supervisor(errno.into()))?;
     let voice = Voice::new(starter);
     tell::install_on(voice.clone(), args.shared.log_level);
