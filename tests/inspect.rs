@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
-use common::{CONFIG, State, Terminal, code, eventually, wait};
+use common::{CONFIG, State, Terminal, code, contains, eventually, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -232,7 +232,8 @@ fn nothing_of_the_database_steers_a_terminal() {
     let state = State::new();
     state.ran("web", &[], "true");
     let db = rusqlite::Connection::open(state.db()).unwrap();
-    let name = "x\u{1b}[2J\ny";
+    // Two forms of one control sequence.
+    let name = "x\u{1b}[2J\u{9b}2J\ny";
     db.execute("UPDATE sandboxes SET name = ?1", [name]).unwrap();
     drop(db);
     for args in [
@@ -242,13 +243,34 @@ fn nothing_of_the_database_steers_a_terminal() {
         &["history", name],
         &["inspect", name],
         &["inspect", "x\u{1b}[2J\nz"],
+        &["ps", "--all", "--json"],
         &["rm", "--logs", name],
     ] {
         let output = vmon(&state, args);
         for bytes in [output.stdout, output.stderr] {
-            assert!(!bytes.contains(&0x1b), "{args:?}: {}", String::from_utf8_lossy(&bytes));
+            let text = String::from_utf8(bytes).unwrap();
+            let control = |c: char| c.is_control() && c != '\n';
+            assert!(!text.contains(control), "{args:?}: {text:?}");
         }
     }
+}
+
+#[test]
+fn labels_of_openmetrics_are_exact_in_a_file_and_escaped_at_a_terminal() {
+    let state = State::new();
+    state.ran("web", &[], "true");
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    let name = "x\u{1b}[2J\u{9b}2J";
+    db.execute("UPDATE sandboxes SET name = ?1", [name]).unwrap();
+    drop(db);
+    let args = ["ps", "--all", "--format", "openmetrics"];
+    let output = vmon(&state, &args);
+    assert!(contains(&output.stdout, format!("name=\"{name}\"").as_bytes()));
+    let mut terminal = Terminal::spawn(state.vmon().args(args));
+    assert_eq!(terminal.finish(), 0);
+    let seen = String::from_utf8(terminal.seen.clone()).unwrap();
+    assert!(seen.contains("name=\"x\\u{1b}[2J\\u{9b}2J\""), "{seen:?}");
+    assert!(!seen.contains(['\u{1b}', '\u{9b}']) && seen.ends_with("# EOF\r\n"), "{seen:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use vmon::terminal::Messages;
 
 use self::changes::{Changes, Event};
 use super::Failure;
-use super::output::{exit, or_dash, print, short, stamp};
+use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
 use super::pause::{Next, Pause};
 use super::select::{AnyNames, Selector};
 use super::shared::SharedArgs;
@@ -195,5 +195,5 @@ fn json_line(event: &Event) -> String {
         "bytes_logged": run.bytes_logged.filter(|_| end),
         "bytes_dropped": run.bytes_dropped.filter(|_| end),
     });
-    format!("{object}\n")
+    format!("{}\n", json_text(&object))
 }

@@ -2,11 +2,14 @@
 //!
 //! Another program may have written the database: nothing of it steers a terminal.
 
+use std::io::IsTerminal;
+
 use chrono::{DateTime, Local, SecondsFormat, Utc};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use vmon::child::Signal;
 use vmon::registry::{Run, Status};
+use vmon::terminal;
 
 use super::{Failure, consoles, reason, tell};
 
@@ -17,7 +20,39 @@ pub fn print(answer: &str) -> Result<(), Failure> {
 
 /// Writes a list or a record as JSON, over several lines.
 pub fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value:#}\n"))
+    print(&format!("{}\n", escaped(format!("{value:#}"))))
+}
+
+/// A value as JSON on one line, without its end.
+pub fn json_line(value: &Value) -> String {
+    escaped(value.to_string())
+}
+
+/// JSON with every control character escaped. Serialization leaves DEL and U+0080 to U+009F as they
+/// are, and a terminal takes the latter for escape sequences. They are in strings only, so the value
+/// stays the same.
+fn escaped(json: String) -> String {
+    if !json.contains(is_left) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() + 8);
+    for character in json.chars() {
+        if is_left(character) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+fn is_left(character: char) -> bool {
+    character.is_control() && character != '\n'
+}
+
+/// Whether our stdout is a terminal.
+pub fn is_at_terminal() -> bool {
+    terminal::stdout().is_terminal()
 }
 
 /// Columns under their heads, no line with a blank at its end.
@@ -137,6 +172,16 @@ mod tests {
     #[test]
     fn an_empty_table_is_its_header() {
         assert_eq!(table(["NAME", "EXIT"], []), "NAME  EXIT\n");
+    }
+
+    #[test]
+    fn json_has_no_control_character_and_means_the_same() {
+        let value = json!({ "name": "a\u{9b}2J\u{7f}\u{1b}\n\u{ad}", "\u{85}": ["ä"] });
+        for text in [json_line(&value), escaped(format!("{value:#}"))] {
+            assert!(!text.contains(is_left), "{text:?}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        }
+        assert_eq!(json_line(&json!(["ä"])), "[\"ä\"]");
     }
 
     #[test]

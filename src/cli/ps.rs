@@ -13,7 +13,9 @@ use vmon::terminal::Messages;
 
 use self::template::{Template, TemplateError};
 use super::Failure;
-use super::output::{exit, or_dash, print, print_json, run_object, short, table, word};
+use super::output::{
+    exit, is_at_terminal, or_dash, print, print_json, run_object, short, table, word,
+};
 use super::select::{Record, Recorded};
 use super::shared::SharedArgs;
 
@@ -29,7 +31,8 @@ FORMAT is one of
   table        the default
   json         an array of objects, as --json
   names        each sandbox once, as the other commands take it
-  openmetrics  the OpenMetrics text format: each sandbox and its last run
+  openmetrics  the OpenMetrics text format: each sandbox and its last run; at a terminal, control
+               characters in labels are escaped
   TEMPLATE     a line a run, with {name} and the other keys of --json in braces; '-' stands for
                what is not known, {{ and }} for braces, \\t and \\n for a tab and a new line
 
@@ -94,6 +97,9 @@ pub fn ps(args: PsArgs, _: &Messages) -> Result<u8, Failure> {
             print_json(&Value::Array(objects.collect()))
         }
         Format::Names => print(&names(&record, args.all)),
+        Format::OpenMetrics if is_at_terminal() => {
+            print(&metrics::shown(&sandboxes(&record, args.all)))
+        }
         Format::OpenMetrics => print(&metrics::exposition(&sandboxes(&record, args.all))),
         Format::Template(template) => {
             let lines = runs(&record, args.all).into_iter().map(|run| template.line(run));

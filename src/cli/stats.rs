@@ -12,7 +12,7 @@ use vmon::usage::{self, Processes, Usage};
 
 use super::Failure;
 use super::inspect::status;
-use super::output::{or_dash, print, print_json, stamp, table};
+use super::output::{json_line, or_dash, print, print_json, stamp, table};
 use super::pause::{Next, Pause};
 use super::select::{AnyNames, Record, Tally};
 use super::shared::SharedArgs;
@@ -117,7 +117,7 @@ fn show(
     let objects = || figures.iter().map(Figures::object).collect::<Value>();
     match (args.json, args.watch) {
         (true, false) => print_json(&objects()),
-        (true, true) => print(&format!("{}\n", objects())),
+        (true, true) => print(&format!("{}\n", json_line(&objects()))),
         (false, watch) => {
             let list = table(HEADER, figures.iter().map(Figures::row));
             if !watch || !io::stdout().is_terminal() {

@@ -12,6 +12,7 @@ use vmon::usage::Usage;
 use super::super::inspect;
 use super::super::select::Recorded;
 use super::super::stats::Look;
+use super::super::tell::printable;
 
 /// The states of a run, as the record has them.
 const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];
@@ -186,6 +187,15 @@ impl<'a> Subject<'a> {
             usage: running.and_then(|run| look.usage(run).ok()),
         })
     }
+}
+
+/// The whole exposition, up to its end mark, as a terminal may get it: labels are what a database
+/// says, which another program may have written, and the format escapes no control characters. So
+/// what is shown is not what a collector is to read.
+pub fn shown(sandboxes: &[&Recorded]) -> String {
+    let text = exposition(sandboxes);
+    // A new line in a label is escaped already.
+    text.lines().flat_map(|line| [printable(line), "\n".into()]).collect()
 }
 
 /// The whole exposition, up to its end mark.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value;
 use vmon::registry::Run;
 
-use super::super::output::{RUN_KEYS, run_object, run_without_consoles};
+use super::super::output::{RUN_KEYS, json_line, run_object, run_without_consoles};
 use super::super::tell::printable;
 
 /// A template that names known fields only.
@@ -100,7 +100,7 @@ fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => printable(text).into_owned(),
-        Some(other) => other.to_string(),
+        Some(other) => json_line(other),
     }
 }
 
