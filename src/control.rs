@@ -38,6 +38,7 @@ mod view;
 
 pub use client::{Client, ClientError, DEFAULT_TIMEOUT, Watch};
 pub use error::ControlError;
+pub use place::runtime_directory;
 pub use server::Server;
 pub use view::{Console, Ended, Event, Status};
 

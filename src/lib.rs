@@ -39,6 +39,7 @@
 //! consoles, `control` the control socket, `registry` the record, `bundled` compiles SQLite in,
 //! `reader` reads logs back, `cli` adds the command.
 
+mod access;
 pub mod child;
 #[cfg(feature = "control")]
 pub mod control;

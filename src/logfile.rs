@@ -29,12 +29,13 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
+use crate::access::Writers;
 use current::{Current, Look};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
@@ -323,6 +324,11 @@ impl LogFile {
     /// Whether it is the log of this name.
     pub(crate) fn is_of(&self, name: &str) -> bool {
         self.place.log_name().strip_suffix(".log") == Some(name)
+    }
+
+    /// The directory of the log where another user can write into it.
+    pub(crate) fn foreign_writers(&self) -> Option<(PathBuf, Writers)> {
+        self.place.foreign_writers()
     }
 
     /// Where the log is: absolute, with symbolic links in the log directory's own path unresolved.

@@ -3,18 +3,19 @@
 //! It is a lock on a file beside the control socket, `run/CONFIG/.NAME.restart`, that is removed when
 //! the restart is over. Its holder's end gives the lock back, however that comes.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollTimeout, poll};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
+use vmon::control::runtime_directory;
 
 use super::select::Recorded;
 use super::shared::Places;
@@ -41,15 +42,9 @@ impl Restarting {
     }
 
     fn lock(places: &Places, sandbox: &Recorded) -> io::Result<Self> {
-        let above = runtime_dir(places);
-        DirBuilder::new().recursive(true).mode(0o700).create(&above)?;
-        let parent = open(&above, DIRECTORY, Mode::empty())?;
-        match mkdirat(&parent, sandbox.config_file.as_str(), Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let directory = below(&parent, &sandbox.config_file)?;
-        let name = file_name(&sandbox.name);
+        let directory = runtime_directory(&runtime_dir(places), &sandbox.config_file)
+            .map_err(io::Error::other)?;
+        let name = file_name(&sandbox.name).ok_or(Errno::EINVAL)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let lock = held(File::from(file))?;
@@ -80,9 +75,11 @@ impl Drop for Restarting {
 /// The lock of a restart of this sandbox that is under way; `None` where there is none.
 pub fn of(places: &Places, config_file: &str, name: &str) -> Option<File> {
     let parent = open(&runtime_dir(places), DIRECTORY, Mode::empty()).ok()?;
-    let directory = below(&parent, config_file).ok()?;
+    let config_file = is_component(config_file).then_some(config_file)?;
+    let flags = DIRECTORY | OFlag::O_NOFOLLOW;
+    let directory = openat(&parent, config_file, flags, Mode::empty()).ok()?;
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = openat(&directory, file_name(name).as_str(), flags, Mode::empty()).ok()?;
+    let file = openat(&directory, file_name(name)?.as_str(), flags, Mode::empty()).ok()?;
     is_held(File::from(file))
 }
 
@@ -97,14 +94,33 @@ pub fn is_held(file: File) -> Option<File> {
     }
 }
 
-fn below(parent: &OwnedFd, config_file: &str) -> io::Result<OwnedFd> {
-    Ok(openat(parent, config_file, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())?)
-}
-
 fn runtime_dir(places: &Places) -> PathBuf {
     places.db.path.parent().unwrap_or(Path::new("/")).join("run")
 }
 
-fn file_name(name: &str) -> String {
-    format!(".{name}.restart")
+/// `None` for a name that would lead out of the directory: the record may be another user's.
+fn file_name(name: &str) -> Option<String> {
+    is_component(name).then(|| format!(".{name}.restart"))
+}
+
+fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_a_record_leads_out_of_the_runtime_directory() {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = scratch.path().join("run");
+        for name in ["..", ".", "", "../other", "a/b", "/tmp"] {
+            assert_eq!(file_name(name), None, "{name}");
+            assert!(runtime_directory(&run, name).is_err(), "{name}");
+        }
+        assert!(!run.exists());
+        assert_eq!(file_name("web").as_deref(), Some(".web.restart"));
+        assert!(runtime_directory(&run, "web").is_ok());
+    }
 }

@@ -30,12 +30,14 @@ pub enum ControlError {
         wanted: &'static str,
     },
     /// A directory that another user could put a socket into.
-    #[error("the directory {} belongs to the user {owner}: choose another runtime directory", .path.display())]
-    Owner {
+    #[error("can't use the directory {}: {who} can write into it: {remedy}choose another runtime directory", .path.display())]
+    Writable {
         /// The directory.
         path: PathBuf,
-        /// Whose it is, by uid.
-        owner: u32,
+        /// Who can write into it.
+        who: String,
+        /// What else to do about it.
+        remedy: &'static str,
     },
     /// The system has refused.
     #[error("can't {what} {}: {source}; make it usable, or choose another runtime directory", .path.display())]

@@ -2,6 +2,7 @@
 //!
 //! Below the runtime directory no symbolic link is followed.
 
+use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::geteuid;
 
 use super::ControlError;
+use crate::access::Writers;
 use crate::socket::{self, Bound, PlaceError};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
@@ -66,43 +68,74 @@ impl Place {
     /// Opens the socket's directory from the top, and makes what is missing.
     fn directory(&self) -> Result<OwnedFd, ControlError> {
         let path = self.parent();
-        let runtime_dir = path.parent().unwrap_or(path);
-        let config_file = path.file_name().unwrap_or_default();
-        let cannot =
-            |error: io::Error| ControlError::io("use the runtime directory", runtime_dir, error);
-        DirBuilder::new().recursive(true).mode(0o700).create(runtime_dir).map_err(cannot)?;
-        let parent =
-            open(runtime_dir, DIRECTORY, Mode::empty()).map_err(|error| cannot(error.into()))?;
-        let cannot = |error: Errno| ControlError::io("use the directory", path, error);
-        match mkdirat(&parent, config_file, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(cannot(error)),
-        }
-        let flags = DIRECTORY | OFlag::O_NOFOLLOW;
-        match openat(&parent, config_file, flags, Mode::empty()) {
-            Ok(directory) => {
-                guard(&directory, path)?;
-                Ok(directory)
-            }
-            // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
-            Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
-                Err(ControlError::WrongKind { path: path.to_owned(), wanted: "a directory" })
-            }
-            Err(error) => Err(cannot(error)),
-        }
+        open_directory(path.parent().unwrap_or(path), path.file_name().unwrap_or_default())
     }
 }
 
-/// Sees to it that nobody else can put a socket of theirs in the place of ours.
-fn guard(directory: &OwnedFd, path: &Path) -> Result<(), ControlError> {
-    let stat = fstat(directory).map_err(|error| ControlError::io("look at", path, error))?;
-    let us = geteuid();
-    if stat.st_uid != us.as_raw() && stat.st_uid != 0 && !us.is_root() {
-        return Err(ControlError::Owner { path: path.to_owned(), owner: stat.st_uid });
+/// Opens `<runtime dir>/<config file>`, where control sockets are, from the top; makes what is
+/// missing, for this user alone. What is there keeps its mode.
+///
+/// # Errors
+///
+/// [`ControlError::Writable`] where another user could put files there or replace ours, and
+/// [`ControlError::WrongKind`] where it is no directory: a symbolic link is not followed.
+pub fn runtime_directory(runtime_dir: &Path, config_file: &str) -> Result<OwnedFd, ControlError> {
+    if !is_component(config_file) {
+        let path = runtime_dir.join(config_file);
+        return Err(ControlError::WrongKind { path, wanted: "in the runtime directory" });
     }
-    if stat.st_uid == us.as_raw() && Mode::from_bits_truncate(stat.st_mode) != Mode::S_IRWXU {
+    open_directory(runtime_dir, OsStr::new(config_file))
+}
+
+/// Whether this names something in a directory, and nothing elsewhere.
+fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains('/')
+}
+
+fn open_directory(runtime_dir: &Path, config_file: &OsStr) -> Result<OwnedFd, ControlError> {
+    let path = runtime_dir.join(config_file);
+    let cannot =
+        |error: io::Error| ControlError::io("use the runtime directory", runtime_dir, error);
+    DirBuilder::new().recursive(true).mode(0o700).create(runtime_dir).map_err(cannot)?;
+    let parent =
+        open(runtime_dir, DIRECTORY, Mode::empty()).map_err(|error| cannot(error.into()))?;
+    let cannot = |error: Errno| ControlError::io("use the directory", &path, error);
+    let is_new = match mkdirat(&parent, config_file, Mode::S_IRWXU) {
+        Ok(()) => true,
+        Err(Errno::EEXIST) => false,
+        Err(error) => return Err(cannot(error)),
+    };
+    let flags = DIRECTORY | OFlag::O_NOFOLLOW;
+    match openat(&parent, config_file, flags, Mode::empty()) {
+        Ok(directory) => {
+            guard(&directory, &path, is_new)?;
+            Ok(directory)
+        }
+        // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
+        Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
+            Err(ControlError::WrongKind { path, wanted: "a directory" })
+        }
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+/// Refuses a directory in which another user could replace our socket. Of one that we have just
+/// made the umask may have left too little, or a default ACL too much (umask(2), acl(5)).
+fn guard(directory: &OwnedFd, path: &Path, is_new: bool) -> Result<(), ControlError> {
+    let look = || fstat(directory).map_err(|error| ControlError::io("look at", path, error));
+    let mut stat = look()?;
+    let is_private = Mode::from_bits_truncate(stat.st_mode) == Mode::S_IRWXU;
+    if is_new && !is_private && stat.st_uid == geteuid().as_raw() {
         fchmod(directory, Mode::S_IRWXU)
             .map_err(|error| ControlError::io("set the mode of", path, error))?;
+        stat = look()?;
     }
-    Ok(())
+    match Writers::of(&stat) {
+        None => Ok(()),
+        Some(writers) => Err(ControlError::Writable {
+            path: path.to_owned(),
+            who: writers.to_string(),
+            remedy: writers.remedy(),
+        }),
+    }
 }

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, lstat, mkdirat, stat};
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use super::LogError;
 use super::current::{Current, Identity, size_of};
 use super::generations::LONGEST_SUFFIX;
 use super::rename::rename_exclusive;
+use crate::access::Writers;
 
 /// `NAME_MAX` of every file system that matters.
 const LONGEST_NAME: usize = 255;
@@ -86,6 +87,17 @@ impl Place {
         opened
             .map(|fd| Directory { fd, path: path.clone() })
             .map_err(|error| refused(&parent, name, path, error))
+    }
+
+    /// The log directory, or the config's in it, where another user can write into one of them and
+    /// so remove and replace logs there.
+    pub(super) fn foreign_writers(&self) -> Option<(PathBuf, Writers)> {
+        let log_dir = (self.log_dir.clone(), stat(&self.log_dir));
+        let own = self.log_dir.join(&self.config_file);
+        let own_stat = lstat(&own);
+        // What can't be asked is reported when the log is opened.
+        let mut asked = [log_dir, (own, own_stat)].into_iter();
+        asked.find_map(|(path, stat)| Some((path, Writers::of(&stat.ok()?)?)))
     }
 
     /// The same where it is there already; nothing is made.

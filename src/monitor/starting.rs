@@ -4,7 +4,7 @@ use std::mem;
 use std::time::Instant;
 
 use chrono::Utc;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::logging::open_log;
 use super::reports::Claims;
@@ -136,7 +136,21 @@ impl Monitor {
     }
 
     fn open_own_log(&mut self) -> Result<LogFile, StartError> {
-        open_log(&self.sandbox, self.sandbox.name.as_str(), self.rotating.as_deref_mut())
+        let name = self.sandbox.name.as_str();
+        let log = open_log(&self.sandbox, name, self.rotating.as_deref_mut())?;
+        // Once, however often the command is started again.
+        if self.restarts == 0
+            && let Some((path, writers)) = log.foreign_writers()
+        {
+            warn!(
+                name = %self.sandbox.name,
+                "the log directory {} is not safe: {writers} can write into it and replace logs: \
+                 {}choose another log directory",
+                path.display(),
+                writers.remedy()
+            );
+        }
+        Ok(log)
     }
 
     fn open_cgroup(&self) -> Result<Option<Cgroup>, StartError> {
