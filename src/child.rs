@@ -33,7 +33,6 @@ use nix::sys::signal::kill;
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
-use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpgid};
 
 pub(crate) use cgroup::CgroupError;
@@ -185,6 +184,61 @@ pub(crate) enum SpawnIo {
     Pty { input: bool, size: Winsize, modes: Option<Termios> },
 }
 
+/// A child's ends of its standard streams, made before it is started: what is wrong with ours shows
+/// itself while nothing runs yet. Close-on-exec, and none of the numbers 0 to 2.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    /// `None` where it is a PTY, as stdout.
+    stderr: Option<OwnedFd>,
+}
+
+impl Stdio {
+    /// The child's ends and ours.
+    ///
+    /// # Errors
+    ///
+    /// No pipe or PTY could be had. `command` is named in the error.
+    pub(crate) fn open(command: &Command, io: SpawnIo) -> Result<(Self, ChildIo), SpawnError> {
+        match io {
+            SpawnIo::Pipes { input } => Self::pipes(input),
+            SpawnIo::Pty { input, size, modes } => Self::pty(input, &size, modes.as_ref()),
+        }
+        .map_err(|error| command.spawn_error(&SpawnFailure::System(error)))
+    }
+
+    fn pipes(input: bool) -> io::Result<(Self, ChildIo)> {
+        let (stdin, our_stdin) = match input {
+            true => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
+            false => (null_input()?, None),
+        };
+        let (our_stdout, stdout) = pipe()?;
+        let (our_stderr, stderr) = pipe()?;
+        let io =
+            ChildIo::Piped { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
+        Ok((Self { stdin, stdout, stderr: Some(stderr) }, io))
+    }
+
+    fn pty(input: bool, size: &Winsize, modes: Option<&Termios>) -> io::Result<(Self, ChildIo)> {
+        let Pty { master, slave, .. } = pty::open()?;
+        if let Some(modes) = modes {
+            tcsetattr(&slave, SetArg::TCSANOW, modes)?;
+        }
+        resize(master.as_fd(), size)?;
+        let stdin = if input { above_stdio(slave.try_clone()?)? } else { null_input()? };
+        Ok((Self { stdin, stdout: slave, stderr: None }, ChildIo::Tty { master }))
+    }
+
+    fn borrowed(&self) -> ChildStdio<'_> {
+        let stderr = self.stderr.as_ref().unwrap_or(&self.stdout).as_fd();
+        ChildStdio {
+            fds: [self.stdin.as_fd(), self.stdout.as_fd(), stderr],
+            terminal: self.stderr.is_none(),
+        }
+    }
+}
+
 /// What becomes a child's standard streams.
 struct ChildStdio<'a> {
     /// Its descriptors 0, 1 and 2; here they have higher numbers.
@@ -228,62 +282,31 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `command` in a session of its own, and in this cgroup from its first moment.
+    /// Starts `command` on these streams, in a session of its own, and in this cgroup from its first
+    /// moment.
     ///
     /// On Linux the child gets SIGKILL when the calling *thread* ends (`PR_SET_PDEATHSIG`,
     /// prctl(2)), unless it executes a set-uid program.
+    pub(crate) fn spawn_on(
+        command: &Command,
+        stdio: Stdio,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<Self, SpawnError> {
+        command.check_directory()?;
+        let spawned = platform::spawn(command, &stdio.borrowed(), cgroup);
+        let (pid, exit) = spawned.map_err(|failure| command.spawn_error(&failure))?;
+        Ok(Self { pid, exit })
+    }
+
+    /// Makes the streams and starts `command` on them.
+    #[cfg(test)]
     pub(crate) fn spawn(
         command: &Command,
         io: SpawnIo,
         cgroup: Option<&Cgroup>,
     ) -> Result<(Self, ChildIo), SpawnError> {
-        command.check_directory()?;
-        match io {
-            SpawnIo::Pipes { input } => Self::spawn_on_pipes(command, input, cgroup),
-            SpawnIo::Pty { input, size, modes } => {
-                Self::spawn_on_pty(command, input, &size, modes.as_ref(), cgroup)
-            }
-        }
-        .map_err(|failure| command.spawn_error(&failure))
-    }
-
-    fn spawn_on_pipes(
-        command: &Command,
-        input: bool,
-        cgroup: Option<&Cgroup>,
-    ) -> Result<(Self, ChildIo), SpawnFailure> {
-        let (stdin, our_stdin) = match input {
-            true => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
-            false => (null_input()?, None),
-        };
-        let (our_stdout, stdout) = pipe()?;
-        let (our_stderr, stderr) = pipe()?;
-        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        let stdio = ChildStdio { fds, terminal: false };
-        let (pid, exit) = platform::spawn(command, &stdio, cgroup)?;
-        let io =
-            ChildIo::Piped { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
-        Ok((Self { pid, exit }, io))
-    }
-
-    fn spawn_on_pty(
-        command: &Command,
-        input: bool,
-        size: &Winsize,
-        modes: Option<&Termios>,
-        cgroup: Option<&Cgroup>,
-    ) -> Result<(Self, ChildIo), SpawnFailure> {
-        let Pty { master, slave, .. } = pty::open()?;
-        if let Some(modes) = modes {
-            tcsetattr(&slave, SetArg::TCSANOW, modes)?;
-        }
-        resize(master.as_fd(), size)?;
-        let null = if input { None } else { Some(null_input()?) };
-        let stdin = null.as_ref().unwrap_or(&slave).as_fd();
-        let fds = [stdin, slave.as_fd(), slave.as_fd()];
-        let stdio = ChildStdio { fds, terminal: true };
-        let (pid, exit) = platform::spawn(command, &stdio, cgroup)?;
-        Ok((Self { pid, exit }, ChildIo::Tty { master }))
+        let (stdio, io) = Stdio::open(command, io)?;
+        Ok((Self::spawn_on(command, stdio, cgroup)?, io))
     }
 
     /// Starts a command that is nobody's sandbox: in a process group of its own in our session,
@@ -319,7 +342,8 @@ impl Child {
             .map(Pid::from_raw)
             .ok_or(Errno::ECHILD)?;
         platform::check_own_child(pid)?;
-        Ok(Self { pid, exit: platform::ExitWatch::new(pid)? })
+        // One that can't be watched is polled.
+        Ok(Self { pid, exit: platform::ExitWatch::new(pid).unwrap_or_default() })
     }
 
     /// Makes a child that runs already a member of this cgroup.
@@ -327,17 +351,18 @@ impl Child {
         cgroup.admit(self.pid.as_raw())
     }
 
-    /// Ends and reaps a child that can't be monitored, at once.
+    /// Ends and reaps a child at once.
+    #[cfg(test)]
     pub(crate) fn discard(&self) {
         let _ = self.signal(Signal::KILL);
-        let _ = waitpid(self.pid, None);
+        let _ = nix::sys::wait::waitpid(self.pid, None);
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }
 
-    /// A descriptor that becomes readable when the child ends; `None` where the kernel has none
+    /// A descriptor that becomes readable when the child ends; `None` where the kernel gives none
     /// and [`try_reap`](Self::try_reap) has to be called from time to time.
     pub(crate) fn exit_fd(&self) -> Option<BorrowedFd<'_>> {
         self.exit.fd()

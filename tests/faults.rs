@@ -12,6 +12,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use vmon::child::ChildIo;
+use vmon::monitor::{Monitor, Outcome, Sandbox};
+use vmon::reactor::Reactor;
+
 use common::{Detached, Process, State, code, is_alive, one_line};
 
 /// Shows that faults are injected, and where.
@@ -128,4 +132,89 @@ fn a_lock_that_can_not_be_released_harms_neither_a_start_nor_a_restart() {
     let left: Vec<_> =
         fs::read_dir(&directory).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert_eq!(left, ["a.sock"]);
+}
+
+/// A rule by which the poller has no room for descriptors of this kind (epoll_ctl(2)).
+fn no_room_for(kind: &str) -> String {
+    format!("epoll_ctl {} arg={} fd={kind}", libc::ENOSPC, libc::EPOLL_CTL_ADD)
+}
+
+#[test]
+fn a_command_whose_streams_can_not_be_watched_never_begins() {
+    let state = State::new();
+    let ran = state.file("ran");
+    let stderr_alone = format!("{} skip=1", no_room_for("pipe:"));
+    let cases = [
+        ("stdout", no_room_for("pipe:"), "never"),
+        ("stderr", stderr_alone, "never"),
+        ("pty", no_room_for("ptmx"), "always"),
+    ];
+    for (name, rule, tty) in cases {
+        let mut run = state.run(name, &["--tty", tty], "touch \"$RAN\"");
+        inject::faults(run.env("RAN", &ran), &[rule]);
+        let output = run.output().unwrap();
+        assert!(one_line(&output).contains("No space left on device"), "{name} {output:?}");
+        assert_eq!(code(output.status), 125, "{name}");
+        assert!(!ran.exists(), "{name}");
+        assert_eq!(state.run_column(name, "reason").as_deref(), Some("start-failed"));
+        assert_eq!(state.run_column(name, "pid"), None);
+    }
+}
+
+#[test]
+fn a_child_whose_end_can_not_be_watched_is_polled() {
+    let state = State::new();
+    let mut run = state.run("a", &[], "echo out; exit 7");
+    inject::faults(&mut run, &[no_room_for("pidfd")]);
+    let output = run.output().unwrap();
+    assert!(one_line(&output).contains("polled"), "{output:?}");
+    assert_eq!((code(output.status), &output.stdout[..]), (7, &b"out\n"[..]));
+
+    let mut run =
+        state.run("b", &["-d"], "trap 'exit 8' TERM; echo up; while :; do sleep 0.01; done");
+    inject::faults(&mut run, &[no_room_for("pidfd")]);
+    let _run = Process::spawn(run.stdout(Stdio::null()).stderr(Stdio::null()));
+    state.wait_for_log("b", b"up\n");
+    assert_eq!(code(state.vmon().args(["stop", "b"]).status().unwrap()), 0);
+    assert_eq!(state.run_column("b", "exit_code").as_deref(), Some("8"));
+}
+
+/// In a process of its own, whose name is that of this test binary.
+#[test]
+fn a_child_of_a_host_that_can_not_be_watched_is_left_to_it() {
+    let state = State::new();
+    let program = std::env::current_exe().unwrap();
+    let program = program.file_name().unwrap().to_str().unwrap().to_owned();
+    common::run_host(&state, "hands_over_a_child", "VMON_TEST_STATE", |host| {
+        inject::faults_in(&program, host, &[format!("{} skip=1", no_room_for("pipe:"))]);
+    });
+}
+
+mod hosts {
+    use super::*;
+
+    #[test]
+    #[ignore = "run by a_child_of_a_host_that_can_not_be_watched_is_left_to_it"]
+    fn hands_over_a_child() {
+        let log_dir = Path::new(&std::env::var_os("VMON_TEST_STATE").unwrap()).join("log");
+        let mut child = Command::new("sleep");
+        child.arg("1000").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = Process::spawn(&mut child);
+        let io = ChildIo::Piped {
+            stdin: None,
+            stdout: child.0.stdout.take().map(Into::into),
+            stderr: child.0.stderr.take().map(Into::into),
+        };
+        let mut reactor = Reactor::new().unwrap();
+        let sandbox = Sandbox::new("a", common::CONFIG, &log_dir).unwrap();
+        let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), io).unwrap();
+        reactor.run().unwrap();
+        let end = reactor.remove(id).and_then(Monitor::into_end).unwrap();
+        let Outcome::NotStarted(error) = &end.outcome else { panic!("{end:?}") };
+        assert!(error.to_string().contains("No space left on device"), "{error}");
+        // It runs, and is this process's to end.
+        assert!(is_alive(child.id()));
+        child.0.kill().unwrap();
+        assert_eq!(code(child.0.wait().unwrap()), 137);
+    }
 }

@@ -14,8 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
-use nix::sys::signal::{SigSet, Signal, killpg};
-use nix::sys::wait::waitpid;
+use nix::sys::signal::SigSet;
 use nix::unistd::{Pid, setpgid, setsid};
 
 use super::identity::{Identity, Process};
@@ -37,7 +36,7 @@ pub(super) fn realtime_signals() -> Option<(i32, i32)> {
 
 /// Tells the end of one child through a kqueue with one `EVFILT_PROC` (kqueue(2)); a kqueue is
 /// itself readable while it has an event.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ExitWatch(Option<Kqueue>);
 
 impl ExitWatch {
@@ -116,12 +115,8 @@ pub(super) fn spawn(
     drop(keep);
     let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
     // Not reaped yet, so the pid is still this child's, however soon it ended.
-    let exit = ExitWatch::new(pid).inspect_err(|_| {
-        // A child that can't be watched must not be left running; KILL makes the wait short.
-        let _ = killpg(pid, Signal::SIGKILL);
-        let _ = waitpid(pid, None);
-    })?;
-    Ok((pid, exit))
+    // It runs already: one that can't be watched is polled.
+    Ok((pid, ExitWatch::new(pid).unwrap_or_default()))
 }
 
 /// More descriptors than that are not looked through: this thread waits for exec meanwhile, and a

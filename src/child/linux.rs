@@ -45,7 +45,7 @@ pub(super) fn realtime_signals() -> Option<(i32, i32)> {
 }
 
 /// Tells the end of one child through a pidfd.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ExitWatch(Option<PidFd>);
 
 impl ExitWatch {

@@ -17,7 +17,7 @@ use super::{
     Transition,
 };
 use crate::child::lost::{RUN_VARIABLE, run_marker};
-use crate::child::{Cgroup, Child, ChildIo, Identity};
+use crate::child::{Cgroup, Child, ChildIo, Identity, Stdio};
 use crate::logfile::LogFile;
 use crate::reactor::{Interest, SourceId};
 use crate::terminal::Terminal;
@@ -92,25 +92,22 @@ impl Monitor {
                 let log = self.open_own_log()?;
                 let command = self.consoles.fill_in(command);
                 let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
+                let (stdio, io) = Stdio::open(&command, io).map_err(StartError::Spawn)?;
+                // Before the child: what can't be relayed is not started.
+                self.connect(io, log, terminal, cx)?;
                 let cgroup = self.open_cgroup()?;
-                let spawned = Child::spawn(&command, io, cgroup.as_ref());
-                let (child, io) = spawned.map_err(|error| {
+                let child = Child::spawn_on(&command, stdio, cgroup.as_ref()).map_err(|error| {
                     remove(cgroup.as_ref());
                     StartError::Spawn(error)
                 })?;
-                match self.watch(&child, io, log, terminal, cx) {
-                    Ok(exit) => Ok(Running { child, exit, limits: self.limits(cx), cgroup }),
-                    Err(error) => {
-                        child.discard();
-                        remove(cgroup.as_ref());
-                        Err(error)
-                    }
-                }
+                let exit = watch(&child, cx);
+                Ok(Running { child, exit, limits: self.limits(cx), cgroup })
             }
             Launch::Adopt(child, io) => {
                 let tty = matches!(io, ChildIo::Tty { .. });
                 let terminal = self.prepare_consoles(tty)?;
                 let log = self.open_own_log()?;
+                self.connect(io, log, terminal, cx)?;
                 let cgroup = self.open_cgroup()?;
                 if let Some(cgroup) = &cgroup {
                     child.join(cgroup).map_err(|error| {
@@ -118,7 +115,7 @@ impl Monitor {
                         StartError::Cgroup(error.to_string())
                     })?;
                 }
-                let exit = self.watch(&child, io, log, terminal, cx)?;
+                let exit = watch(&child, cx);
                 Ok(Running { child, exit, limits: self.limits(cx), cgroup })
             }
         }
@@ -160,28 +157,18 @@ impl Monitor {
         opened.transpose().map_err(|error| StartError::Cgroup(error.to_string()))
     }
 
-    /// Relays the child's streams and watches for its end.
-    pub(super) fn watch(
+    /// Relays the child's streams from now on. They are closed with the start if that fails later.
+    fn connect(
         &mut self,
-        child: &Child,
         io: ChildIo,
         log: LogFile,
         terminal: Option<Terminal>,
         cx: &mut Cx<'_>,
-    ) -> Result<Option<SourceId>, StartError> {
-        let failed = |error: std::io::Error| StartError::Monitor(error.to_string());
+    ) -> Result<(), StartError> {
         let streams = Streams::new(&self.sandbox, log, io, terminal, cx);
-        let result = streams.and_then(|streams| {
-            self.streams = Some(streams);
-            match child.exit_fd() {
-                Some(fd) => cx.sources.register(&fd, Interest::READ, Source::Exit).map(Some),
-                None => {
-                    cx.timers.set(LOOK, Timer::Exit);
-                    Ok(None)
-                }
-            }
-        });
-        result.map_err(failed)
+        let streams = streams.map_err(|error| StartError::Monitor(error.to_string()))?;
+        self.streams = Some(streams);
+        Ok(())
     }
 
     /// `STARTING → STOPPED`.
@@ -214,6 +201,25 @@ impl Monitor {
         self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);
     }
+}
+
+/// Watches for the child's end. It runs already, so nothing keeps it from that: where the poller has
+/// no room for it (epoll_ctl(2): `ENOSPC`, `ENOMEM`), its end is polled.
+fn watch(child: &Child, cx: &mut Cx<'_>) -> Option<SourceId> {
+    let watched = child.exit_fd().map(|fd| cx.sources.register(&fd, Interest::READ, Source::Exit));
+    match watched {
+        Some(Ok(exit)) => return Some(exit),
+        Some(Err(error)) => {
+            let (pid, every) = (child.pid(), LOOK.as_millis());
+            warn!(
+                pid,
+                "can't watch for the child's end, which is polled every {every} ms: {error}"
+            );
+        }
+        None => {}
+    }
+    cx.timers.set(LOOK, Timer::Exit);
+    None
 }
 
 fn remove(cgroup: Option<&Cgroup>) {

@@ -25,7 +25,7 @@ use std::ptr;
 use libc::{c_int, c_void};
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, SysconfVar, chdir, getppid, setpgid, setsid, sysconf};
 
@@ -60,11 +60,8 @@ pub(in crate::child) fn spawn(
     }
     let exit = match pidfd {
         Some(pidfd) => ExitWatch(Some(PidFd::of(pidfd))),
-        None => ExitWatch::new(pid).inspect_err(|_| {
-            // A child that can't be watched must not be left running; KILL makes the wait short.
-            let _ = killpg(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-        })?,
+        // It runs already: one that can't be watched is polled.
+        None => ExitWatch::new(pid).unwrap_or_default(),
     };
     Ok((pid, exit))
 }
