@@ -20,6 +20,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, connect};
 
+#[allow(unused_imports)] // the registry alone closes lost runs
+pub(crate) use place::sweep;
 pub(crate) use place::{Bound, PlaceError};
 pub(crate) use platform::{path_limit, peer_uid};
 
