@@ -78,9 +78,11 @@ mod schema;
 mod spec;
 mod spill;
 mod sqlite;
+mod state_dir;
 mod store;
 mod trust;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,6 +101,8 @@ pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
 pub use spec::Spec;
+use spill::{Found, PassedOver, Spilled};
+use state_dir::StateDir;
 
 /// How long a command waits for somebody else's lock.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
@@ -130,6 +134,8 @@ pub struct Registry {
     /// Whether the last attempt to make the record true waited for the lock in vain. The next ones
     /// wait only a moment until one succeeds: a command makes several of them.
     waited: Arc<AtomicBool>,
+    /// Files of the spool directory that a warning has named. No call waits for it.
+    reported: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +143,8 @@ struct Paths {
     /// Absolute, its directory free of symbolic links.
     db: PathBuf,
     spill: PathBuf,
+    /// Recorded paths are relative to it.
+    state: Arc<StateDir>,
 }
 
 impl Registry {
@@ -203,9 +211,27 @@ impl Registry {
 
     /// Where ends go that can't be written, instead of `run` beside the database. The directory is
     /// made when it is needed, with mode 0700. All who use one database should agree on it.
+    ///
+    /// An end in `run` belongs to the database beside it, also after both were moved. In a
+    /// directory of its own an end belongs to the database whose path it has. What is there and
+    /// can't be taken in is a warning.
     #[must_use]
     pub fn spill_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         Arc::make_mut(&mut self.paths).spill = dir.into();
+        self
+    }
+
+    /// The state directory, instead of the directory of the database: for a database that lies
+    /// elsewhere.
+    ///
+    /// Where a log directory ([`Sandbox::log_dir`](crate::monitor::Sandbox::log_dir)) or a control
+    /// socket lies in the state directory, its path is recorded relative to that, and
+    /// [`Run::spec`] and [`Run::socket`] have it resolved against the state directory of the
+    /// registry that reads it. So one that was moved or copied leads to its own files. Other paths
+    /// are recorded as they are.
+    #[must_use]
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        Arc::make_mut(&mut self.paths).state = Arc::new(StateDir::new(dir.into()));
         self
     }
 
@@ -244,13 +270,13 @@ impl Registry {
     }
 
     fn read_runs(&self, which: Which) -> Result<Vec<Run>, RegistryError> {
-        let db = &self.paths.db;
+        let Paths { db, state, .. } = &*self.paths;
         self.take_in_spilled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
         let read = || {
-            let read = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which));
+            let read = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which, state));
             let (mut runs, distrust) = read.at(db)?;
             runs.iter_mut().for_each(|run| run.trusted = distrust.is_none());
             Ok(runs)
@@ -278,10 +304,13 @@ impl Registry {
         // directory are the user's own choice; one in the place of the file is not.
         let directory = fs::canonicalize(connection::parent(db))?;
         let spill = directory.join("run");
+        let db = directory.join(name);
+        let state = Arc::new(StateDir::new(directory));
         Ok(Self {
-            paths: Arc::new(Paths { db: directory.join(name), spill }),
+            paths: Arc::new(Paths { db, spill, state }),
             first: None,
             waited: Arc::default(),
+            reported: Arc::default(),
         })
     }
 
@@ -319,14 +348,27 @@ impl Registry {
 
     /// Whether this process may act on the word of the record.
     fn check_trust(&self) -> Result<(), RegistryError> {
-        trust::check(&self.paths).at(&self.paths.db)
+        let Paths { db, spill, .. } = &*self.paths;
+        trust::check(db, spill).at(db)
+    }
+
+    /// The ends in the spool directory. Each file there that is passed over is reported once.
+    fn spilled(&self) -> Vec<Spilled> {
+        let Found { ends, passed_over } = spill::read(&self.paths);
+        if let Ok(mut reported) = self.reported.try_lock() {
+            for PassedOver { path, reason } in passed_over {
+                if reported.insert(path.clone()) {
+                    tracing::warn!("can't take in the spooled end {}: {reason}", path.display());
+                }
+            }
+        }
+        ends
     }
 
     /// Of a record that is not to be acted on nothing is taken in: [`reconcile`](Self::reconcile)
     /// says so.
     fn take_in_spilled(&self) {
-        let Paths { db, spill } = &*self.paths;
-        let spilled = spill::read(spill, db);
+        let spilled = self.spilled();
         if spilled.is_empty() || self.check_trust().is_err() {
             return;
         }
@@ -335,7 +377,7 @@ impl Registry {
             Ok(()) => spill::remove(&spilled),
             Err(_) if told => {}
             Err(error) => tracing::warn!(
-                count = spilled.len(), directory = %spill.display(), %error,
+                count = spilled.len(), directory = %self.paths.spill.display(), %error,
                 "spilled ends can't be taken in yet",
             ),
         }

@@ -90,7 +90,7 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
     let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
     let none = serde_json::Value::Null;
     let expected = serde_json::json!({
-        "version": 2, "command": ["qemu", "-M", "microvm"], "directory": "/srv", "tty": false,
+        "version": 3, "command": ["qemu", "-M", "microvm"], "directory": "/srv", "tty": false,
         "rootfs": { "native": "/srv/root" }, "log_dir": "/var/log/vmon", "log_max_size": 10 << 20,
         "log_max_files": 1, "log_max_age_seconds": none, "log_rotate_every_seconds": none,
         "log_total_size": none, "log_rotate_command": none, "log_format": "raw",

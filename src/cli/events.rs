@@ -5,7 +5,7 @@ mod changes;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
@@ -18,7 +18,7 @@ use super::Failure;
 use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
 use super::pause::{Next, Pause};
 use super::select::{AnyNames, Selector};
-use super::shared::SharedArgs;
+use super::shared::{Places, SharedArgs};
 use super::tell::printable;
 
 /// How often it is looked whether the database has changed: two calls of stat(2).
@@ -63,7 +63,7 @@ pub struct EventsArgs {
 /// Prints events until somebody has had enough.
 pub fn events(args: EventsArgs, _: &Messages) -> Result<u8, Failure> {
     let pause = Pause::new().map_err(Failure::SetUp)?;
-    let mut feed = Feed::new(args.shared.places()?.db.path)?;
+    let mut feed = Feed::new(args.shared.places()?)?;
     loop {
         for event in feed.look()? {
             if is_wanted(&args.names.names, &event.run) {
@@ -82,7 +82,9 @@ fn is_wanted(names: &[Selector], run: &Run) -> bool {
 
 /// The record, and what has been told of it.
 struct Feed {
-    db: PathBuf,
+    places: Places,
+    /// Once there is a database. Kept, because it knows which warnings were given.
+    registry: Option<Registry>,
     changes: Changes,
     seen: u64,
     /// Whether the last look came long enough after the change that it saw.
@@ -93,10 +95,11 @@ struct Feed {
 }
 
 impl Feed {
-    fn new(db: PathBuf) -> Result<Self, Failure> {
-        let (seen, settled) = fingerprint(&db);
+    fn new(places: Places) -> Result<Self, Failure> {
+        let (seen, settled) = fingerprint(&places.db.path);
         let (changes, reconciled) = (Changes::default(), Instant::now());
-        let mut feed = Self { db, changes, seen, settled, reconciled, refused: None };
+        let (registry, refused) = (None, None);
+        let mut feed = Self { places, registry, changes, seen, settled, reconciled, refused };
         // What was before is known, and not told.
         if let Some(registry) = feed.registry()? {
             let reconciled = registry.reconcile();
@@ -116,8 +119,12 @@ impl Feed {
         self.refused = refused;
     }
 
-    fn registry(&self) -> Result<Option<Registry>, Failure> {
-        Ok(Registry::open_existing(&self.db)?)
+    fn registry(&mut self) -> Result<Option<Registry>, Failure> {
+        if self.registry.is_none() {
+            self.registry = self.places.registry()?;
+        }
+        let is_there = |registry: &Registry| registry.path().symlink_metadata().is_ok();
+        Ok(self.registry.clone().filter(is_there))
     }
 
     /// What has happened since the last look.
@@ -127,7 +134,7 @@ impl Feed {
             self.report(registry.reconcile());
             self.reconciled = Instant::now();
         }
-        let (now, settled) = fingerprint(&self.db);
+        let (now, settled) = fingerprint(&self.places.db.path);
         if now == self.seen && self.settled && !self.changes.awaits_reconciling() {
             return Ok(Vec::new());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::json;
-use vmon::registry::{Pruned, Registry};
+use vmon::registry::Pruned;
 use vmon::terminal::Messages;
 
 use super::output::{print, print_json};
@@ -47,7 +47,7 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
     let mut tally = Tally::new(messages);
     let places = args.shared.places()?;
     let mut pruned = Vec::new();
-    if let Some(registry) = Registry::open_existing(&places.db.path)? {
+    if let Some(registry) = places.registry()? {
         registry.reconcile()?;
         let now = Utc::now();
         let age = chrono::Duration::from_std(args.older_than).unwrap_or(chrono::Duration::MAX);

@@ -139,6 +139,10 @@ fn arguments(run: &Run, places: &Places) -> Result<Vec<OsString>, SpecError> {
     add("name", run.name.as_ref());
     add("config-file", run.config_file.as_ref());
     add_spec(spec, &mut add);
+    if !Options::has(&spec.options, "runtime-dir") {
+        // Without it VMON_RUNTIME_DIR would choose another one.
+        add("runtime-dir", places.runtime_dir().as_os_str());
+    }
     if spec.leave_descendants {
         arguments.push("--leave-descendants".into());
     }

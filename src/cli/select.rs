@@ -157,7 +157,7 @@ impl Record {
     /// Reconciles the record, and reads it. Where there is none, it has no sandbox.
     pub fn read(shared: &SharedArgs) -> Result<Self, Failure> {
         let places = shared.places()?;
-        let Some(registry) = Registry::open_existing(&places.db.path)? else {
+        let Some(registry) = places.registry()? else {
             return Ok(Self { registry: None, sandboxes: Vec::new() });
         };
         let reconciled = registry.reconcile();

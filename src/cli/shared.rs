@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
+use vmon::registry::{Registry, RegistryError};
 
 use super::tell::LogLevel;
 use super::{Failure, reason};
@@ -53,6 +54,19 @@ impl SharedArgs {
         let state_dir = absolute(&state_dir)?;
         let db = Place::new(self.db.as_deref(), "--db", &state_dir, "sandbox.db")?;
         Ok(Places { state_dir, db })
+    }
+}
+
+impl Places {
+    /// The record, for readers; `None` where there is no database.
+    pub fn registry(&self) -> Result<Option<Registry>, RegistryError> {
+        let registry = Registry::open_existing(&self.db.path)?;
+        Ok(registry.map(|registry| registry.state_dir(&self.state_dir)))
+    }
+
+    /// The directory of control sockets, unless another one is given.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.state_dir.join("run")
     }
 }
 

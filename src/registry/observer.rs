@@ -12,7 +12,7 @@ use super::lost::LostRun;
 use super::read::Run;
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
-use super::{Paths, Registry, spill};
+use super::{Registry, spill};
 use crate::child::lost::Leftovers;
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
 use earlier::{Earlier, spill_record};
@@ -297,9 +297,9 @@ impl RegistryObserver {
         kept: Option<Kept>,
         cleared: &[i64],
     ) -> Result<(Stored, Kept), RegistryError> {
-        let Paths { db, spill } = &*self.registry.paths;
+        let db = &self.registry.paths.db;
         let spilled = match record.row {
-            None if self.registry.check_trust().is_ok() => spill::read(spill, db),
+            None if self.registry.check_trust().is_ok() => self.registry.spilled(),
             _ => Vec::new(),
         };
         let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
@@ -342,10 +342,13 @@ impl Observer for RegistryObserver {
             State::Behind(record, delay) if record.is_of(starting) => (record, Some(delay)),
             state if starting.restarts > 0 => {
                 self.keep_earlier(state);
-                (Box::new(Record::new(starting, &self.options)), None)
+                (Box::new(Record::new(starting, &self.options, &self.registry.paths.state)), None)
             }
-            State::Claiming(delay) => (Box::new(Record::new(starting, &self.options)), Some(delay)),
-            _ => (Box::new(Record::new(starting, &self.options)), None),
+            State::Claiming(delay) => (
+                Box::new(Record::new(starting, &self.options, &self.registry.paths.state)),
+                Some(delay),
+            ),
+            _ => (Box::new(Record::new(starting, &self.options, &self.registry.paths.state)), None),
         };
         let kept = self.kept.take().or_else(|| self.registry.take_first());
         match self.store(&record, kept) {

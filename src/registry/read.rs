@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Result, Row};
@@ -11,6 +11,7 @@ use super::error::Fault;
 use super::record::SUPERVISOR_LOST;
 use super::schema;
 use super::spec::Spec;
+use super::state_dir::StateDir;
 use super::store::{RUNNING, foreign_supervisor, supervisor, unsigned};
 use crate::monitor::{ConsoleReport, Identity, Liveness};
 
@@ -39,7 +40,7 @@ pub struct Run {
     pub supervisor: Option<u32>,
     /// The supervisor; `None` for another program's.
     pub supervisor_identity: Option<Identity>,
-    /// The supervisor's control socket, where it has one.
+    /// The supervisor's control socket, where it has one; absolute.
     pub socket: Option<PathBuf>,
     /// When the start was asked for.
     pub started_at: Option<DateTime<Utc>>,
@@ -146,7 +147,11 @@ pub(super) enum Which {
 }
 
 /// Runs, oldest first, and then the sandboxes that other programs have.
-pub(super) fn runs(connection: &Connection, which: Which) -> Result<Vec<Run>, Fault> {
+pub(super) fn runs(
+    connection: &Connection,
+    which: Which,
+    state: &StateDir,
+) -> Result<Vec<Run>, Fault> {
     // Both queries are to see the same state.
     let transaction = connection.unchecked_transaction()?;
     if !schema::has_table(&transaction, "sandboxes")? {
@@ -161,7 +166,7 @@ pub(super) fn runs(connection: &Connection, which: Which) -> Result<Vec<Run>, Fa
     };
     // An end that was spilled may have been added after a later run.
     let ours = format!("{OURS}{condition} ORDER BY r.started_at, r.id");
-    let mut runs = collect(&transaction, &ours, our_run)?;
+    let mut runs = collect(&transaction, &ours, |row| our_run(row, state))?;
     add_consoles(&transaction, &mut runs)?;
     let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;
     if matches!(which, Which::Latest) {
@@ -199,41 +204,43 @@ pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
 }
 
 /// The runs of one sandbox of ours, oldest first, from a database that is trusted.
-pub(super) fn runs_of(connection: &Connection, sandbox: i64) -> Result<Vec<Run>> {
+pub(super) fn runs_of(connection: &Connection, sandbox: i64, state: &StateDir) -> Result<Vec<Run>> {
     let sql = format!("{OURS} WHERE r.sandbox_id = ?1 ORDER BY r.id");
     let mut statement = connection.prepare(&sql)?;
-    let runs = statement.query_map([sandbox], our_run)?;
+    let runs = statement.query_map([sandbox], |row| our_run(row, state))?;
     runs.map(|run| run.map(|run| Run { trusted: true, ..run })).collect()
 }
 
 /// Those that have not ended, oldest first; none where there is no schema of ours.
-pub(super) fn unfinished(connection: &Connection) -> Result<Vec<Run>, Fault> {
+pub(super) fn unfinished(connection: &Connection, state: &StateDir) -> Result<Vec<Run>, Fault> {
     if !schema::has_table(connection, "sandboxes")? || !schema::is_current(connection)? {
         return Ok(Vec::new());
     }
-    Ok(open_runs(connection)?)
+    Ok(open_runs(connection, state)?)
 }
 
 /// Those that have not ended, oldest first.
-pub(super) fn open_runs(connection: &Connection) -> Result<Vec<Run>> {
-    collect(connection, &format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id"), our_run)
+pub(super) fn open_runs(connection: &Connection, state: &StateDir) -> Result<Vec<Run>> {
+    let sql = format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id");
+    collect(connection, &sql, |row| our_run(row, state))
 }
 
 fn collect(
     connection: &Connection,
     sql: &str,
-    run: fn(&Row<'_>) -> Result<Run>,
+    run: impl FnMut(&Row<'_>) -> Result<Run>,
 ) -> Result<Vec<Run>> {
     let mut statement = connection.prepare(sql)?;
     statement.query_map([], run)?.collect()
 }
 
-fn our_run(row: &Row<'_>) -> Result<Run> {
+fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
     let supervisor = supervisor(row)?;
     let state: String = row.get("state")?;
     let ended = state == "STOPPED";
     let lost = !ended && supervisor.liveness() == Liveness::Dead;
     let reason: Option<String> = row.get("reason")?;
+    let spec = row.get_ref("spec")?;
     let pid: Option<u32> = row.get("pid")?;
     let start: Option<i64> = row.get("pid_start")?;
     let child = pid.zip(start).map(|(pid, start)| Identity {
@@ -252,7 +259,7 @@ fn our_run(row: &Row<'_>) -> Result<Run> {
         child,
         supervisor: Some(supervisor.pid),
         supervisor_identity: Some(supervisor),
-        socket: path(row, "socket")?,
+        socket: path(row, "socket")?.and_then(|path| socket(&path, directory)),
         started_at: time(row, "started_at")?,
         running_at: time(row, "running_at")?,
         ended_at: time(row, "ended_at")?,
@@ -263,7 +270,7 @@ fn our_run(row: &Row<'_>) -> Result<Run> {
         bytes_dropped: row.get::<_, Option<i64>>("bytes_dropped")?.map(unsigned),
         consoles: Vec::new(),
         rootfs_paths: row.get("rootfs_paths")?,
-        spec: row.get_ref("spec")?.as_str().ok().and_then(Spec::parse),
+        spec: spec.as_str().ok().and_then(|text| Spec::read(text, directory)),
         trusted: false,
     })
 }
@@ -297,6 +304,18 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
         spec: None,
         trusted: false,
     })
+}
+
+/// The absolute path of a control socket.
+fn socket(recorded: &Path, state: &StateDir) -> Option<PathBuf> {
+    let socket = state.resolve(recorded);
+    if socket.is_none() {
+        tracing::warn!(
+            socket = %recorded.display(),
+            "a control socket on record is ignored: it is not in the state directory",
+        );
+    }
+    socket
 }
 
 /// A path, which is a BLOB where it is not UTF-8.

@@ -13,11 +13,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
+
 use super::connection;
 use super::error::{At, RegistryError};
 use super::lost::LostRun;
 use super::read::{self, Run};
-use super::{COMMAND_PATIENCE, Registry, spill, store};
+use super::{COMMAND_PATIENCE, Registry, store};
 use crate::child::lost::Leftovers;
 use crate::monitor::Liveness;
 
@@ -59,8 +61,7 @@ impl Registry {
             return Ok(Vec::new());
         }
         let dead = read::lost(&self.unfinished()?);
-        let spilled = spill::read(&self.paths.spill, db);
-        if !dead.is_empty() || !spilled.is_empty() {
+        if !dead.is_empty() || !self.spilled().is_empty() {
             self.check_trust()?;
         }
         if dead.is_empty() {
@@ -68,8 +69,9 @@ impl Registry {
         }
         // A supervisor that was found dead may have written the end after the rows were read: only
         // what is read now is its last word, be it in the database or in a file.
-        let ended = spill::read(&self.paths.spill, db);
-        let mut open = connection::read_own(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
+        let ended = self.spilled();
+        let unfinished = |db: &Connection| read::unfinished(db, &self.paths.state);
+        let mut open = connection::read_own(db, COMMAND_PATIENCE, unfinished).at(db)?;
         open.iter_mut().for_each(|run| run.trusted = true);
         let is_lost = |run: &&Run| {
             run.id.is_some_and(|id| dead.contains(&id))
@@ -95,7 +97,8 @@ impl Registry {
 
     fn unfinished(&self) -> Result<Vec<Run>, RegistryError> {
         let db = &self.paths.db;
-        let (open, _) = connection::read(db, COMMAND_PATIENCE, read::unfinished).at(db)?;
+        let unfinished = |db: &Connection| read::unfinished(db, &self.paths.state);
+        let (open, _) = connection::read(db, COMMAND_PATIENCE, unfinished).at(db)?;
         Ok(open)
     }
 }

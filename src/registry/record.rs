@@ -4,12 +4,14 @@
 //! So transitions that could not be written need no queue: the record holds them, merged.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
 use super::read::ConsoleBytes;
 use super::spec::Spec;
+use super::state_dir::StateDir;
 use crate::child::ExitStatus;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
 
@@ -25,7 +27,10 @@ pub(super) struct Record {
     pub(super) config_file: String,
     pub(super) config_last_modified: String,
     pub(super) rootfs_paths: String,
+    /// The directory that paths of this and other records are relative to.
+    pub(super) state: Arc<StateDir>,
     pub(super) spec: String,
+    /// As it is recorded.
     pub(super) socket: Option<PathBuf>,
     pub(super) supervisor: Identity,
     pub(super) started_at: String,
@@ -82,7 +87,7 @@ impl Stage {
 
 impl Record {
     /// A run that begins; `options` are what its starter has added to the spec.
-    pub(super) fn new(starting: &Starting<'_>, options: &Value) -> Self {
+    pub(super) fn new(starting: &Starting<'_>, options: &Value, state: &Arc<StateDir>) -> Self {
         let Starting { sandbox, supervisor, at, socket, .. } = starting;
         Self {
             row: None,
@@ -90,9 +95,10 @@ impl Record {
             config_file: sandbox.config_file.to_string(),
             config_last_modified: timestamp(sandbox.config_last_modified),
             rootfs_paths: sandbox.rootfs.as_ref().map(rootfs_paths).unwrap_or_default(),
+            state: Arc::clone(state),
             // As long as it is: it stays for the life of the run.
-            spec: Spec::of(starting, options).to_json().to_string().into_boxed_str().into(),
-            socket: socket.map(Into::into),
+            spec: Spec::of(starting, options).to_record(state).into_boxed_str().into(),
+            socket: socket.map(|socket| state.record(socket)),
             supervisor: (*supervisor).clone(),
             started_at: timestamp(*at),
             child: None,

@@ -6,6 +6,7 @@ use rusqlite::{Result, Transaction, params};
 use super::error::{At, RegistryError};
 use super::read::{self, Run};
 use super::record::timestamp;
+use super::state_dir::StateDir;
 use super::store::{self, SandboxRow};
 use super::{COMMAND_PATIENCE, Registry, connection, metrics};
 
@@ -71,7 +72,7 @@ impl Registry {
         }
         self.check_trust()?;
         let removed = connection::write_own(db, COMMAND_PATIENCE, |tx| {
-            let removal = remove(tx, config_file, name)?;
+            let removal = remove(tx, config_file, name, &self.paths.state)?;
             if let Removal::Removed(runs) = &removal {
                 also(runs);
             }
@@ -109,7 +110,7 @@ impl Registry {
         }
         self.check_trust()?;
         let pruned = connection::write_own(db, COMMAND_PATIENCE, |tx| {
-            let pruned = prune(tx, before)?;
+            let pruned = prune(tx, before, &self.paths.state)?;
             also(&pruned);
             Ok(pruned)
         });
@@ -117,7 +118,12 @@ impl Registry {
     }
 }
 
-fn remove(tx: &Transaction<'_>, config_file: &str, name: &str) -> Result<Removal> {
+fn remove(
+    tx: &Transaction<'_>,
+    config_file: &str,
+    name: &str,
+    state: &StateDir,
+) -> Result<Removal> {
     let rows = store::sandbox_rows(tx, config_file, name)?;
     if rows.is_empty() {
         return Ok(Removal::Unknown);
@@ -127,7 +133,7 @@ fn remove(tx: &Transaction<'_>, config_file: &str, name: &str) -> Result<Removal
         if let Some(supervisor) = holder(tx, row)? {
             return Ok(Removal::Live { supervisor });
         }
-        runs.extend(read::runs_of(tx, row.id)?);
+        runs.extend(read::runs_of(tx, row.id, state)?);
     }
     for row in &rows {
         delete_sandbox(tx, row.id)?;
@@ -152,7 +158,7 @@ fn delete_sandbox(tx: &Transaction<'_>, sandbox: i64) -> Result<()> {
     Ok(())
 }
 
-fn prune(tx: &Transaction<'_>, before: DateTime<Utc>) -> Result<Vec<Pruned>> {
+fn prune(tx: &Transaction<'_>, before: DateTime<Utc>, state: &StateDir) -> Result<Vec<Pruned>> {
     tx.execute(
         "DELETE FROM sandbox_metrics WHERE timestamp < ?1
             AND sandbox_id IN (SELECT sandbox_id FROM vmon_runs)",
@@ -165,18 +171,23 @@ fn prune(tx: &Transaction<'_>, before: DateTime<Utc>) -> Result<Vec<Pruned>> {
     )?;
     let sandboxes: Vec<i64> =
         sandboxes.query_map([&before], |row| row.get(0))?.collect::<Result<_>>()?;
-    let pruned = sandboxes.into_iter().map(|sandbox| prune_sandbox(tx, sandbox, &before));
+    let pruned = sandboxes.into_iter().map(|sandbox| prune_sandbox(tx, sandbox, &before, state));
     pruned.collect()
 }
 
-fn prune_sandbox(tx: &Transaction<'_>, sandbox: i64, before: &str) -> Result<Pruned> {
-    let mut runs = read::runs_of(tx, sandbox)?;
+fn prune_sandbox(
+    tx: &Transaction<'_>,
+    sandbox: i64,
+    before: &str,
+    state: &StateDir,
+) -> Result<Pruned> {
+    let mut runs = read::runs_of(tx, sandbox, state)?;
     tx.execute(
         "DELETE FROM vmon_runs WHERE sandbox_id = ?1 AND state = 'STOPPED'
             AND coalesce(ended_at, started_at) < ?2",
         params![sandbox, before],
     )?;
-    let left = read::runs_of(tx, sandbox)?;
+    let left = read::runs_of(tx, sandbox, state)?;
     runs.retain(|run| left.iter().all(|stays| stays.id != run.id));
     let row = store::sandbox_row(tx, sandbox)?;
     let whole = left.is_empty() && holder(tx, &row)?.is_none();

@@ -7,8 +7,10 @@
 //! - A console is a word as `--console` takes it, with its name.
 //! - Durations are seconds. What is absent or `null` was not asked for.
 //! - `options` is whatever the program that started the run has added for itself.
-//! - `version` is 2. Without one it was written by an earlier vmon, which replaced bytes that are
-//!   not UTF-8 with U+FFFD.
+//! - `log_dir` is relative to the state directory where it lies in it, and absolute elsewhere.
+//! - `version` is 3. In version 2 a path of `log_dir` that is relative is one to the working
+//!   directory. Without a version it was written by an earlier vmon, which also replaced bytes that
+//!   are not UTF-8 with U+FFFD.
 //!
 //! The environment is in none of it: it holds secrets.
 
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::state_dir::StateDir;
 use crate::child::{Command, Signal};
 use crate::logfile::{Format, LogOptions, Retention};
 use crate::monitor::{
@@ -27,14 +30,17 @@ use crate::monitor::{
     Restart, Rootfs, Sandbox, Starting,
 };
 
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+
+/// The first version in which a relative `log_dir` is one to the state directory.
+const RELATIVE_TO_STATE: u64 = 3;
 
 /// The command of a run, and the options it was started with; never the environment.
 ///
 /// ```
 /// use vmon::registry::Spec;
 ///
-/// let spec = Spec::parse(r#"{"version": 2, "command": ["echo", {"bytes": [255]}]}"#).unwrap();
+/// let spec = Spec::parse(r#"{"version": 3, "command": ["echo", {"bytes": [255]}]}"#).unwrap();
 /// assert!(spec.exact);
 /// assert_eq!(spec.to_command().unwrap().program(), "echo");
 /// assert_eq!(Spec::parse(&spec.to_json().to_string()).unwrap(), spec);
@@ -51,7 +57,8 @@ pub struct Spec {
     pub tty: bool,
     /// The root file system.
     pub rootfs: Option<Rootfs>,
-    /// The directory above `<config_file>/<name>.log`.
+    /// The directory above `<config_file>/<name>.log`. Absolute in a
+    /// [`Run::spec`](super::Run::spec); as it is recorded in what [`parse`](Self::parse) returns.
     pub log_dir: PathBuf,
     /// What the log looks like, and how much of it is kept.
     pub log: LogOptions,
@@ -175,7 +182,7 @@ impl Spec {
         self.to_sandbox("x", "x").ok()?.disk_bound()
     }
 
-    /// As the record has it: see the module's words on the form.
+    /// The form of the record, but that `log_dir` is the path as it is here.
     pub fn to_json(&self) -> Value {
         let words = |words: &Vec<OsString>| words.iter().map(|word| bytes(word)).collect::<Value>();
         json!({
@@ -212,10 +219,42 @@ impl Spec {
         })
     }
 
-    /// Reads what [`to_json`](Self::to_json) or an earlier vmon has written; `None` for anything
-    /// that is no JSON object.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// What is recorded: [`to_json`](Self::to_json), with a `log_dir` that lies in the state
+    /// directory relative to that.
+    pub(super) fn to_record(&self, state: &StateDir) -> String {
+        let log_dir = state.record(&self.log_dir);
+        Self { log_dir, ..self.clone() }.to_json().to_string()
+    }
+
+    /// Reads what [`to_record`](Self::to_record) or an earlier vmon has written. `None`, with a
+    /// warning, where the path of the log leads out of the state directory.
+    pub(super) fn read(text: &str, state: &StateDir) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
+        let spec = Self::of_value(&value, text)?;
+        if value["version"].as_u64().is_none_or(|version| version < RELATIVE_TO_STATE) {
+            return Some(spec);
+        }
+        let Some(log_dir) = state.resolve(&spec.log_dir) else {
+            tracing::warn!(
+                log_dir = %spec.log_dir.display(),
+                "the options of a run on record are ignored: the log directory is not in the state \
+                 directory",
+            );
+            return None;
+        };
+        Some(Self { log_dir, ..spec })
+    }
+
+    /// Reads what [`to_json`](Self::to_json), a record or an earlier vmon has written; `None` for
+    /// anything that is not a JSON object.
+    ///
+    /// A path of `log_dir` that is relative is left as it is. In a record of version 3 it is
+    /// relative to the state directory: [`Registry::runs`](super::Registry::runs) resolves it.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::of_value(&serde_json::from_str(text).ok()?, text)
+    }
+
+    fn of_value(value: &Value, text: &str) -> Option<Self> {
         value.is_object().then_some(())?;
         let log_size = Retention::default();
         Some(Self {
@@ -243,7 +282,7 @@ impl Spec {
                 index: value["log_index"].as_bool().unwrap_or(true),
             },
             log_rotate_command: read_bytes(&value["log_rotate_command"]),
-            log_rate: read_rate(&value),
+            log_rate: read_rate(value),
             on_log_error: match value["on_log_error"].as_str() {
                 Some("drop") => OnLogError::Drop,
                 _ => OnLogError::Pause,
@@ -486,6 +525,24 @@ mod tests {
     fn what_is_written_is_read_as_it_was() {
         let spec = everything();
         assert_eq!(Spec::parse(&spec.to_json().to_string()), Some(spec));
+    }
+
+    #[test]
+    fn a_log_directory_in_the_state_directory_is_recorded_relative_to_it() {
+        let (a, b) = (StateDir::new("/a".into()), StateDir::new("/b".into()));
+        let log_dir = |log_dir: &str, version: &str| {
+            let spec = Spec { log_dir: log_dir.into(), ..everything() };
+            let text = spec.to_record(&a).replace("\"version\":3", version);
+            Spec::read(&text, &b).map(|spec| spec.log_dir.to_str().unwrap().to_owned())
+        };
+        assert_eq!(log_dir("/a/log", "\"version\":3").as_deref(), Some("/b/log"));
+        assert_eq!(log_dir("/var/log", "\"version\":3").as_deref(), Some("/var/log"));
+        // As an earlier vmon has recorded a host's.
+        for version in ["\"version\":2", "\"version\":null"] {
+            assert_eq!(log_dir("/a/log", version).as_deref(), Some("log"));
+        }
+        let spec = Spec { log_dir: "../x".into(), ..everything() };
+        assert_eq!(Spec::read(&spec.to_json().to_string(), &b), None);
     }
 
     #[test]

@@ -4,12 +4,15 @@
 //! where the database never heard of the run. Taking in is idempotent: a crash between the commit
 //! and the removal of the file costs nothing.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod file;
 
-use nix::fcntl::OFlag;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use rusqlite::Transaction;
 use serde_json::{Value, json};
 
@@ -17,14 +20,13 @@ use super::connection::random;
 use super::error::Fault;
 use super::read::{ConsoleBytes, Run};
 use super::record::{Child, Ending, Record, Stage, timestamp};
-use super::{spec, store};
+use super::state_dir::StateDir;
+use super::{Paths, spec, store};
 use crate::monitor::Identity;
 
 /// Of the file's content. A file of another version waits for a vmon that knows it.
 const VERSION: u64 = 1;
 const SUFFIX: &str = ".end.json";
-/// Far above any command line that exec takes in practice; nothing larger is read into memory.
-const MAX_SIZE: u64 = 4 << 20;
 
 /// A spilled end.
 #[derive(Debug)]
@@ -43,19 +45,28 @@ impl Spilled {
     }
 }
 
+/// What is in the spool directory.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The ends of this database.
+    pub(super) ends: Vec<Spilled>,
+    /// What has the name of an end and is not taken in; without ends of other databases.
+    pub(super) passed_over: Vec<PassedOver>,
+}
+
+/// A file that is not taken in.
+#[derive(Debug)]
+pub(super) struct PassedOver {
+    pub(super) path: PathBuf,
+    pub(super) reason: String,
+}
+
 /// Writes `record` to a file of its own in `directory`. Not synced: this is called on the loop.
 pub(super) fn write(directory: &Path, db: &Path, record: &Record) -> io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let path = directory.join(format!("{}{SUFFIX}", file_name(record)));
-    let temporary = directory.join(format!(".spill-{}-{:x}", std::process::id(), random()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file
-        .write_all(to_json(db, record).to_string().as_bytes())
-        .and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map(|()| path)
+    file::write(directory, &path, to_json(db, record).to_string().as_bytes())?;
+    Ok(path)
 }
 
 /// Names are ASCII and have no `@`; each is cut so that the whole stays below NAME_MAX.
@@ -65,47 +76,79 @@ fn file_name(record: &Record) -> String {
     format!("{config_file:.64}@{name:.64}.{}-{}-{unique:x}", supervisor.pid, supervisor.start)
 }
 
-/// The ends that were spilled in `directory` for the database `db`; none when it can't be read.
-pub(super) fn read(directory: &Path, db: &Path) -> Vec<Spilled> {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return Vec::new();
-    };
-    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    let ends =
-        paths.filter(|path| path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()));
-    ends.filter_map(|path| read_one(path, db)).collect()
+/// Removes the temporary files in `directory` that the supervisor with this pid, which has ended, has
+/// left.
+#[expect(dead_code, reason = "to be called where a lost run is closed")]
+pub(super) fn sweep(directory: &Path, pid: u32) {
+    file::sweep(directory, pid);
 }
 
-fn read_one(path: PathBuf, db: &Path) -> Option<Spilled> {
-    let content = read_file(&path).inspect_err(|error| {
-        // Another process has taken it in.
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(path = %path.display(), %error, "a spilled end can't be read");
+/// Reads the spool directory; nothing is found where that can't be done.
+pub(super) fn read(paths: &Paths) -> Found {
+    let mut found = Found::default();
+    let entries = fs::read_dir(&paths.spill).into_iter().flatten();
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        if !path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
+            continue;
         }
-    });
-    let value: Value = serde_json::from_slice(&content.ok()?).unwrap_or(Value::Null);
-    if value["version"].as_u64().is_some_and(|version| version != VERSION)
-        || value["database"].as_str().is_some_and(|database| database != db.to_string_lossy())
-    {
-        return None;
+        match read_one(&path, paths) {
+            Ok(Some(record)) => found.ends.push(Spilled { path, record }),
+            Ok(None) => {}
+            Err(reason) => found.passed_over.push(PassedOver { path, reason }),
+        }
     }
-    let Some(record) = from_json(&value) else {
-        tracing::warn!(path = %path.display(), "not a spilled end, or cut short: remove it");
-        return None;
-    };
-    Some(Spilled { path, record })
+    found
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // O_NONBLOCK: a FIFO of that name must not stop us.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file: File = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
+/// The record in a file; `None` where that is another database's, or gone by now.
+fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
+    let content = match file::read(path) {
+        // Another process has taken it in.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        content => content.map_err(|error| error.to_string())?,
+    };
+    let value: Value = serde_json::from_slice(&content).unwrap_or(Value::Null);
+    if let Some(database) = value["database"].as_str()
+        && !is_for(Path::new(database), paths)?
+    {
+        return Ok(None);
     }
-    let mut content = Vec::new();
-    file.take(MAX_SIZE).read_to_end(&mut content)?;
-    Ok(content)
+    if let Some(version) = value["version"].as_u64().filter(|&version| version != VERSION) {
+        return Err(format!("it has version {version}, which another vmon reads"));
+    }
+    let record = from_json(&value, &paths.state);
+    record.map(Some).ok_or_else(|| "it is not a spooled end, or cut short; remove it".to_owned())
+}
+
+/// Whether an end is for our database by what its file says; an error where that database does not
+/// exist.
+///
+/// An end in the directory beside the database belongs to it, wherever both were moved, mounted or
+/// linked to since: there only the file name of the database tells it from its neighbours.
+/// Elsewhere the whole path counts.
+fn is_for(database: &Path, paths: &Paths) -> Result<bool, String> {
+    let beside = paths.db.parent().filter(|parent| parent.join("run") == paths.spill);
+    let other = match (beside, database.file_name()) {
+        (Some(_), Some(name)) if is_name_of(&paths.db, name) => return Ok(true),
+        (Some(beside), Some(name)) => beside.join(name),
+        (None, Some(name)) => {
+            let parent = database.parent().and_then(|parent| fs::canonicalize(parent).ok());
+            parent.map_or_else(|| database.to_owned(), |parent| parent.join(name))
+        }
+        (_, None) => database.to_owned(),
+    };
+    if other.as_os_str().to_string_lossy() == paths.db.to_string_lossy() {
+        return Ok(true);
+    }
+    match fs::symlink_metadata(&other) {
+        Ok(metadata) if metadata.is_file() => Ok(false),
+        _ => Err(format!("it is for the database {}, which does not exist", other.display())),
+    }
+}
+
+/// The file has the name without bytes that are not UTF-8.
+fn is_name_of(db: &Path, name: &OsStr) -> bool {
+    db.file_name().is_some_and(|own| own.to_string_lossy() == name.to_string_lossy())
 }
 
 /// Brings the rows up to the spilled records.
@@ -169,7 +212,7 @@ fn to_json(db: &Path, record: &Record) -> Value {
     })
 }
 
-fn from_json(value: &Value) -> Option<Record> {
+fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
     let supervisor = &value["supervisor"];
     let child = match &value["child"] {
         Value::Null => None,
@@ -185,6 +228,7 @@ fn from_json(value: &Value) -> Option<Record> {
         config_file: text(&value["config_file"])?,
         config_last_modified: text(&value["config_last_modified"])?,
         rootfs_paths: text(&value["rootfs_paths"])?,
+        state: Arc::clone(state),
         spec: text(&value["spec"])?,
         socket: spec::read_path(&value["socket"]),
         supervisor: Identity {

@@ -156,11 +156,12 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
             return Ok(Stored::Taken { supervisor });
         }
         if open.iter().any(|open| !cleared.contains(&open.id)) {
-            lost.extend(read::runs_of(tx, row.id)?.into_iter().filter(Run::is_open));
+            let runs = read::runs_of(tx, row.id, &record.state)?;
+            lost.extend(runs.into_iter().filter(Run::is_open));
         }
     }
     if !lost.is_empty() {
-        return Ok(Stored::Lost { runs: lost, open: read::open_runs(tx)? });
+        return Ok(Stored::Lost { runs: lost, open: read::open_runs(tx, &record.state)? });
     }
     for row in &rows {
         close_all(tx, row)?;

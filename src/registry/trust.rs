@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
-use super::Paths;
 use super::connection::parent;
 use super::error::Fault;
 
@@ -30,10 +29,10 @@ pub(super) enum Distrust {
 /// # Errors
 ///
 /// [`Fault::Distrust`], or the places can't be looked at.
-pub(super) fn check(paths: &Paths) -> Result<(), Fault> {
-    check_place(&paths.db)?;
-    check_place(parent(&paths.db))?;
-    check_place(&paths.spill)
+pub(super) fn check(db: &Path, spill: &Path) -> Result<(), Fault> {
+    check_place(db)?;
+    check_place(parent(db))?;
+    check_place(spill)
 }
 
 /// Of a place that is not there nothing can come.
@@ -83,20 +82,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().canonicalize().unwrap();
         let (db, spill) = (state.join("sandbox.db"), state.join("run"));
-        let paths = Paths { db: db.clone(), spill: spill.clone() };
+        let check = || check(&db, &spill);
         fs::write(&db, "").unwrap();
-        check(&paths).unwrap();
+        check().unwrap();
         fs::create_dir(&spill).unwrap();
         for (path, private) in [(&db, 0o600), (&state, 0o700), (&spill, 0o700)] {
             for open in [0o020, 0o002] {
                 fs::set_permissions(path, fs::Permissions::from_mode(private | open)).unwrap();
-                let refused = check(&paths).unwrap_err();
+                let refused = check().unwrap_err();
                 let expected = Distrust::Writable(path.clone());
                 assert!(matches!(refused, Fault::Distrust(it) if it == expected));
             }
             // That others may read it is nothing to us.
             fs::set_permissions(path, fs::Permissions::from_mode(private | 0o055)).unwrap();
-            check(&paths).unwrap();
+            check().unwrap();
         }
         let us = geteuid().as_raw();
         assert_eq!(of_file(&db, us, 0o644), None);

@@ -342,7 +342,7 @@ impl RecordArgs {
         let variable = std::env::var_os("VMON_RUNTIME_DIR").filter(|value| !value.is_empty());
         match self.runtime_dir.clone().or(variable.map(PathBuf::from)) {
             Some(path) => absolute(&path),
-            None => Ok(places.state_dir.join("run")),
+            None => Ok(places.runtime_dir()),
         }
     }
 

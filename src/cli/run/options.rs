@@ -28,6 +28,11 @@ impl Options {
         }
     }
 
+    /// Whether this option is on record.
+    pub fn has(recorded: &Value, name: &str) -> bool {
+        recorded.get(name).is_some()
+    }
+
     pub fn to_json(&self) -> Value {
         Value::Object(self.0.clone())
     }

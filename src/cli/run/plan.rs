@@ -169,7 +169,9 @@ impl Plan {
     /// What the record is to have of the options beside the sandbox.
     fn options(&self) -> Value {
         let mut options = Options::default();
-        options.add("runtime-dir", Some(&self.runtime_dir));
+        // The default is that of the state directory in use, also after this one was moved.
+        let runtime_dir = Some(&self.runtime_dir).filter(|dir| **dir != self.places.runtime_dir());
+        options.add("runtime-dir", runtime_dir);
         options.add("pid-file", self.files.pid.as_ref());
         options.add("exit-file", self.files.exit.as_ref());
         options.add("on-exit", self.on_exit.as_ref());
@@ -210,7 +212,7 @@ impl Plan {
         if let Some(parent) = db.path.parent() {
             make(parent, "directory of the database", db.option)?;
         }
-        Ok(Registry::open_for_start(&db.path)?)
+        Ok(Registry::open_for_start(&db.path)?.state_dir(&self.places.state_dir))
     }
 
     /// Runs the command under the first name that is free, and leaves that in `name`. Only the

@@ -61,7 +61,7 @@ pub(super) fn spill_record(
     record: &Record,
     error: Option<&RegistryError>,
 ) -> bool {
-    let Paths { db, spill } = &*registry.paths;
+    let Paths { db, spill, .. } = &*registry.paths;
     let error = error.map(tracing::field::display);
     match spill::write(spill, db, record) {
         Ok(path) => {
