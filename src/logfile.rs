@@ -19,6 +19,7 @@ mod generations;
 mod handing;
 mod index;
 mod indexing;
+mod lock;
 mod options;
 #[cfg(feature = "reader")]
 pub mod read;
@@ -45,6 +46,7 @@ use generations::Generations;
 use handing::Handing;
 pub(crate) use handing::Rotated;
 use indexing::Indexing;
+pub(crate) use lock::LogLock;
 use options::Limits;
 pub use options::{Format, LogOptions, Retention};
 
@@ -83,6 +85,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// One writer a log: whoever opens it has made sure of that. Anybody may remove, rename,
 /// replace or truncate the log or its directory meanwhile: see [`write`](Self::write).
 ///
+/// While it is open, the log is locked by a shared flock(2), where the file system has such locks.
+/// A program that removes logs takes the exclusive lock first, without waiting, and leaves a log
+/// that it does not get; `vmon rm --logs` does so.
+///
 /// ```
 /// use vmon::logfile::{LogFile, LogOptions, Stream};
 ///
@@ -100,6 +106,9 @@ pub struct LogFile {
     limits: Limits,
     /// None after a rotation or reopening that got stuck half-way; the next write goes on there.
     current: Option<Current>,
+    /// The file before, which keeps its lock until the next one is open and locked: at any moment
+    /// the log is locked, or its newest generation.
+    retired: Option<LogLock>,
     index: Indexing,
     generations: Generations,
     encoder: Encoder,
@@ -160,6 +169,7 @@ impl LogFile {
             options,
             limits,
             current: None,
+            retired: None,
             index: Indexing::new(indexed),
             generations: Generations::new(limits.generations.is_some()),
             encoder: Encoder::for_files_of(options.format, limits.max_size),
@@ -393,6 +403,7 @@ impl LogFile {
         }
         self.looked = Some(now);
         let Some(current) = &mut self.current else { return Ok(()) };
+        current.hold_again(self.place.path());
         let look = match lstat(self.place.path()) {
             Ok(stat) => current.compare(Some(&stat)),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Look::Replaced,
@@ -434,13 +445,30 @@ impl LogFile {
     /// Closes the log, and writes what its index does not know.
     fn close(&mut self) {
         self.flush_index();
-        self.current = None;
+        self.close_current();
         self.index.forget();
+    }
+
+    /// Nothing more is written to the open file.
+    fn close_current(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.retired = Some(current.into_lock());
+        }
+    }
+
+    /// Closes the log for good, but for its lock.
+    pub(crate) fn into_lock(mut self) -> Option<LogLock> {
+        let _ = self.finish();
+        self.close();
+        self.retired.take()
     }
 
     fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
+        // On a full disk the blocks of a removed file are what the new one needs.
+        self.retired = self.retired.take().filter(LogLock::is_linked);
         let mut current = directory.open_log(log_name)?;
+        self.retired = None;
         self.index.resume(directory, log_name, &current);
         // A log that has bytes and no index may have got into a crash in the middle of a rotation.
         if self.index.is_on()

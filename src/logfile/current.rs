@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::libc::{dev_t, ino_t};
 use nix::sys::stat::{FileStat, fstat};
+
+use super::lock::{self, Hold, LogLock};
 
 /// What no two files of one moment share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +50,29 @@ pub(super) struct Current {
     ends_line: bool,
     /// How many bytes at the end are of a record that is not whole.
     torn: u64,
+    hold: Hold,
 }
 
 impl Current {
-    pub(super) fn new(file: File, stat: &FileStat) -> Self {
-        Self { file, identity: Identity::of(stat), size: size_of(stat), ends_line: false, torn: 0 }
+    pub(super) fn new(file: File, stat: &FileStat, hold: Hold) -> Self {
+        let (identity, size) = (Identity::of(stat), size_of(stat));
+        Self { file, identity, size, ends_line: false, torn: 0, hold }
+    }
+
+    /// Takes the lock that another process had when the file was opened.
+    pub(super) fn hold_again(&mut self, path: &Path) {
+        if self.hold == Hold::Contended {
+            self.hold = lock::hold(&self.file, path);
+        }
     }
 
     pub(super) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// What is left of it when nothing more is written.
+    pub(super) fn into_lock(self) -> LogLock {
+        LogLock::of(self.file)
     }
 
     /// How long ago it was made, where the system knows.

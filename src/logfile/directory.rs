@@ -19,6 +19,7 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 use super::LogError;
 use super::current::{Current, Identity, size_of};
 use super::generations::LONGEST_SUFFIX;
+use super::lock;
 use super::rename::rename_exclusive;
 use crate::access::Writers;
 
@@ -153,7 +154,7 @@ impl Directory {
             .map_err(|error| LogError::io("look at", self.path.join(name), error))
     }
 
-    /// Opens the log, and makes it where there is none.
+    /// Opens the log and locks it, and makes it where there is none.
     pub(super) fn open_log(&self, name: &str) -> Result<Current, LogError> {
         let path = self.path.join(name);
         // Before it is opened: to open a device, or a FIFO that a reader waits at, does
@@ -165,7 +166,9 @@ impl Directory {
             .map_err(|error| LogError::io("open the log", &path, error))?;
         let stat = fstat(&fd).map_err(|error| LogError::io("look at", &path, error))?;
         require(SFlag::S_IFREG, &stat, &path)?;
-        Ok(Current::new(File::from(fd), &stat))
+        let file = File::from(fd);
+        let hold = lock::hold(&file, &path);
+        Ok(Current::new(file, &stat, hold))
     }
 
     /// Opens a time index, and tells which file it is and its size; `None` where there is none.

@@ -57,7 +57,8 @@ impl LogFile {
             self.generations.add(directory, log_name, self.index.is_there())?;
         }
         // From here on the open file is a generation that must not grow, whatever fails below.
-        self.current = None;
+        self.close_current();
+        let log_name = self.place.log_name();
         self.index.forget();
         // Before the new file is made: on a full disk, this is what makes room for it.
         self.generations.prune(directory, log_name, &self.keep());

@@ -1,7 +1,7 @@
 //! What may be in the place of a log or of its directory, from the start or meanwhile. Here and
 //! not in `tests/logfile.rs` because the once-a-second look must be due at will.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -35,6 +35,66 @@ fn a_removed_log_is_made_anew() {
     fs::remove_file(log.path()).unwrap();
     write_a_second_later(&mut log, b"after\n").unwrap();
     assert_eq!(content(log.path()), "after\n");
+}
+
+/// Whether a log or a generation is locked by a writer.
+fn is_locked(path: &Path) -> bool {
+    matches!(File::open(path).unwrap().try_lock(), Err(TryLockError::WouldBlock))
+}
+
+#[test]
+fn a_log_is_locked_while_it_is_open_and_its_generations_are_not() {
+    let directory = tempdir().unwrap();
+    let mut log = open(&directory, 10);
+    let (path, generation) = (log.path().to_owned(), log.path().with_extension("log.00000001"));
+    assert!(is_locked(&path));
+    log.write(Stream::Stdout, b"12345678\nabc\n").unwrap();
+    assert!(is_locked(&path) && !is_locked(&generation));
+    // Another writer of the same log, and the lock of one that is closed.
+    let other = open(&directory, 10);
+    drop(log);
+    assert!(is_locked(&path));
+    let lock = other.into_lock();
+    assert!(is_locked(&path));
+    drop(lock);
+    assert!(!is_locked(&path));
+}
+
+#[test]
+fn a_log_that_another_process_has_locked_is_written_and_locked_later() {
+    let directory = tempdir().unwrap();
+    let mut log = open(&directory, 0);
+    fs::remove_file(log.path()).unwrap();
+    let other = File::create(log.path()).unwrap();
+    other.try_lock().unwrap();
+    write_a_second_later(&mut log, b"one\n").unwrap();
+    write_a_second_later(&mut log, b"two\n").unwrap();
+    assert_eq!(content(log.path()), "one\ntwo\n");
+    drop(other);
+    assert!(!is_locked(log.path()));
+    write_a_second_later(&mut log, b"three\n").unwrap();
+    assert!(is_locked(log.path()));
+}
+
+#[test]
+fn a_log_that_can_not_be_made_anew_keeps_the_lock_on_the_one_before() {
+    let directory = tempdir().unwrap();
+    let mut log = open(&directory, 0);
+    let (path, moved) = (log.path().to_owned(), directory.path().join("moved"));
+    fs::rename(&path, &moved).unwrap();
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    for _ in 0..2 {
+        log.reopen().unwrap_err();
+        assert!(is_locked(&moved));
+    }
+    fs::remove_file(&path).unwrap();
+    log.reopen().unwrap();
+    assert!(is_locked(&path) && !is_locked(&moved));
+    // The blocks of one that is removed are not kept.
+    fs::remove_file(&path).unwrap();
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    log.reopen().unwrap_err();
+    assert!(log.retired.is_none());
 }
 
 #[test]

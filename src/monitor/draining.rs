@@ -106,12 +106,12 @@ impl Monitor {
             streams.close(&mut cx.sources);
             streams.end_log(end_mark(&outcome));
             bytes = streams.bytes();
-            self.keep_logs_for_rotations([streams.into_log()]);
+            self.keep_logs([streams.into_log()]);
         }
         let logs = self.consoles.close(end_mark(&outcome), cx);
         // Whatever its pipes took: the timers that would have given it back find them no more.
         cx.allowance.give_back(usize::MAX);
-        self.keep_logs_for_rotations(logs);
+        self.keep_logs(logs);
         self.hand_on(cx);
         self.close_log(cx);
         let (bytes_logged, bytes_dropped) = bytes;

@@ -69,13 +69,8 @@ pub(super) fn open_log(
     rotating: Option<&mut Rotating>,
 ) -> Result<LogFile, StartError> {
     let Sandbox { log_dir, config_file, log, .. } = sandbox;
-    let open = match rotating {
-        Some(rotating) => {
-            rotating.close_log(name);
-            LogFile::open_handing_out
-        }
-        None => LogFile::open,
-    };
+    let locks = rotating.map(|rotating| rotating.close_log(name));
+    let open = if locks.is_some() { LogFile::open_handing_out } else { LogFile::open };
     open(log_dir, config_file.as_str(), name, *log).map_err(StartError::log)
 }
 

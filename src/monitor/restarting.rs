@@ -10,6 +10,7 @@ use super::{
     Transition,
 };
 use crate::child::{Command, ExitStatus};
+use crate::logfile::{LogFile, LogLock};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -23,16 +24,25 @@ pub(super) struct Again {
     delay: Duration,
     /// When it was last seen to run.
     since: Option<Instant>,
+    /// Of the logs, between two runs.
+    locks: Vec<LogLock>,
 }
 
 impl Again {
     pub(super) fn new(command: Command) -> Self {
-        Self { command, delay: FIRST_DELAY, since: None }
+        Self { command, delay: FIRST_DELAY, since: None, locks: Vec::new() }
     }
 
     /// The child runs.
     pub(super) fn runs(&mut self) {
         self.since = Some(Instant::now());
+        // The logs are open.
+        self.locks = Vec::new();
+    }
+
+    /// Closes these logs, but for their locks.
+    pub(super) fn keep_locked(&mut self, logs: impl IntoIterator<Item = LogFile>) {
+        self.locks.extend(logs.into_iter().filter_map(LogFile::into_lock));
     }
 
     /// How long to wait now; the next time twice as long.

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::running::LOOK;
 use super::{Cx, Launch, Monitor, Source, Timer};
 use crate::child::{Bystander, Child, Identity, Liveness, Reach};
-use crate::logfile::{LogFile, Rotated};
+use crate::logfile::{LogFile, LogLock, Rotated};
 use crate::reactor::{Interest, SourceId};
 use command::{Commands, Left, Rest, Who};
 use logs::Logs;
@@ -64,9 +64,11 @@ impl Rotating {
         })
     }
 
-    /// The log of this name is about to be opened by a run: there is one writer a log.
-    pub(super) fn close_log(&mut self, name: &str) {
-        self.kept.retain(|log| !log.is_of(name));
+    /// The log of this name is about to be opened by a run: there is one writer a log. Its lock is
+    /// returned, to be kept until then.
+    pub(super) fn close_log(&mut self, name: &str) -> Vec<LogLock> {
+        let closed = self.kept.extract_if(.., |log| log.is_of(name));
+        closed.filter_map(LogFile::into_lock).collect()
     }
 }
 
@@ -172,10 +174,13 @@ impl Monitor {
         }
     }
 
-    /// A run is over and these logs with it, which may be wanted still.
-    pub(super) fn keep_logs_for_rotations(&mut self, logs: impl IntoIterator<Item = LogFile>) {
-        if let Some(rotating) = &mut self.rotating {
-            rotating.kept.extend(logs);
+    /// A run is over and these logs with it. Rotate commands may need them still; where the command
+    /// is started again, they stay locked until the next run has opened them.
+    pub(super) fn keep_logs(&mut self, logs: impl IntoIterator<Item = LogFile>) {
+        match (&mut self.rotating, &mut self.again) {
+            (Some(rotating), _) => rotating.kept.extend(logs),
+            (None, Some(again)) => again.keep_locked(logs),
+            (None, None) => {}
         }
     }
 
