@@ -42,7 +42,12 @@ fn a_stopped_sandbox_goes_with_its_runs_and_metrics_and_no_other() {
         assert!(registry.add_metrics("Sandboxfile", name, &sample(1.5)).unwrap());
     }
     let mut seen = 0;
-    let removal = registry.remove_with("Sandboxfile", "web", |runs| seen = runs.len()).unwrap();
+    let removal = registry
+        .remove_with("Sandboxfile", "web", |runs| {
+            seen = runs.len();
+            true
+        })
+        .unwrap();
     let Removal::Removed(runs) = removal else { panic!("{removal:?}") };
     assert_eq!((runs.len(), seen), (2, 2));
     assert_eq!(runs[0].log_path().unwrap().to_str(), Some("/var/log/vmon/Sandboxfile/web.log"));
@@ -80,8 +85,24 @@ fn the_name_is_held_until_what_belongs_to_it_is_gone_too() {
         let claim =
             vmon::monitor::Observer::claim(&mut registry.observer(), &Life::of("web").starting());
         assert!(matches!(claim, Claim::Later(..)), "{claim:?}");
+        true
     });
     assert!(matches!(removal.unwrap(), Removal::Removed(_)));
+}
+
+#[test]
+fn a_sandbox_stays_whole_where_what_belongs_to_it_can_not_go() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    for name in ["web", "web", "db"] {
+        life(&registry, name);
+    }
+    let removal = registry.remove_with("Sandboxfile", "web", |_| false).unwrap();
+    assert_eq!(removal, Removal::Kept);
+    let pruned = registry.prune_with(Utc::now(), |pruned| pruned.name == "db").unwrap();
+    assert_eq!(pruned.iter().map(|pruned| pruned.name.as_str()).collect::<Vec<_>>(), ["db"]);
+    let names: Vec<_> = registry.runs().unwrap().into_iter().map(|run| run.name).collect();
+    assert_eq!(names, ["web", "web"]);
 }
 
 #[test]

@@ -6,9 +6,11 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
-use common::{State, wait};
+use common::{Detached, State, eventually, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn vmon(state: &State, args: &[&str]) -> Output {
     state.vmon().args(args).output().unwrap()
@@ -95,6 +97,208 @@ fn removal_of_logs_follows_no_link_and_stays_inside() {
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("linked"), "{}", told(&output));
     assert_eq!(files(&state.file("moved")), ["out.log", "out.log.idx"]);
+}
+
+/// Gives the runs on record this log directory, as an earlier vmon or another program writes it.
+fn record_log_dir(db: &Path, log_dir: &Path) {
+    let db = rusqlite::Connection::open(db).unwrap();
+    let sql = "UPDATE vmon_runs SET spec = json_set(spec, '$.log_dir', ?1, '$.version', 2)";
+    db.execute(sql, [log_dir.to_str().unwrap()]).unwrap();
+}
+
+/// The two commands that remove logs, on this state directory.
+fn removals<'a>(state_dir: &'a Path, name: &'a str) -> [Vec<&'a str>; 2] {
+    let place = ["--logs", "--state-dir", state_dir.to_str().unwrap()];
+    [[&["rm", name][..], &place].concat(), [&["prune"][..], &place].concat()]
+}
+
+#[test]
+fn a_log_outside_the_state_directory_goes_only_where_its_directory_is_named() {
+    let (state, elsewhere) = (State::new(), State::new());
+    state.ran("main", &["--config-file", "postgresql"], "echo hello");
+    let database = elsewhere.path().join("log/postgresql");
+    fs::create_dir_all(&database).unwrap();
+    fs::write(database.join("main.log"), "of a database\n").unwrap();
+    fs::write(database.join("main.log.1"), "as logrotate names it\n").unwrap();
+    record_log_dir(&state.db(), &elsewhere.file("log"));
+    for removal in removals(state.path(), "main") {
+        for more in [&[][..], &["--log-dir", state.path().to_str().unwrap()]] {
+            let output = vmon(&state, &[&removal, more].concat());
+            assert_eq!(output.status.code(), Some(1));
+            let line = common::one_line(&output);
+            let dir = elsewhere.file("log").canonicalize().unwrap();
+            assert!(line.contains("postgresql/main"), "{line}");
+            assert!(line.contains(&format!("--log-dir {} ", dir.display())), "{line}");
+            assert_eq!(files(&database), ["main.log", "main.log.1"]);
+            assert_eq!(names(&state), ["main"]);
+        }
+    }
+    // Without --logs it is not about them.
+    let missing = vmon(&state, &["rm", "main", "--logs", "--log-dir", "/nonexistent"]);
+    assert_eq!(missing.status.code(), Some(125));
+    assert_eq!(vmon(&state, &["rm", "main", "--log-dir", "/"]).status.code(), Some(125));
+    let above = elsewhere.path().to_str().unwrap();
+    let output = vmon(&state, &["prune", "--logs", "--log-dir", above]);
+    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!(files(&database), ["main.log.1"]);
+    assert!(names(&state).is_empty());
+}
+
+#[test]
+fn a_log_directory_that_is_a_link_out_of_the_state_directory_is_outside() {
+    let (state, elsewhere) = (State::new(), State::new());
+    state.ran("web", &[], "echo hello");
+    let moved = elsewhere.file("moved");
+    fs::rename(state.file("log"), &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, state.file("log")).unwrap();
+    let output = vmon(&state, &["rm", "--logs", "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(common::one_line(&output).contains("--log-dir"));
+    assert_eq!(files(&moved.join("Sandboxfile")), ["web.log", "web.log.idx"]);
+    let output = vmon(&state, &["rm", "--logs", "web", "--log-dir", moved.to_str().unwrap()]);
+    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert!(files(&moved).is_empty());
+}
+
+#[test]
+fn a_sandbox_whose_log_can_not_be_removed_is_not_even_stopped() {
+    let (state, elsewhere) = (State::new(), State::new());
+    let options = ["-d", "--log-dir", elsewhere.path().to_str().unwrap()];
+    let web = Detached::start(&state, &mut state.run("web", &options, "exec sleep 600"));
+    let output = vmon(&state, &["rm", "--force", "--logs", "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(common::one_line(&output).contains("--log-dir"));
+    assert!(common::is_alive(web.pid));
+}
+
+#[test]
+fn the_log_of_a_running_sandbox_stays_whatever_another_record_says_of_it() {
+    let (state, other) = (State::new(), State::new());
+    let options = ["--console", "serial=pty"];
+    state.ran("web", &options, "echo first");
+    let (new, old) = (other.file("new"), other.file("old"));
+    for copy in [&new, &old] {
+        let copied = Command::new("cp").arg("-a").args([state.path(), copy]).status().unwrap();
+        assert!(copied.success());
+    }
+    record_log_dir(&old.join("sandbox.db"), &state.file("log"));
+    let script = "echo second; exec sleep 600";
+    let _web =
+        Detached::start(&state, &mut state.run("web", &[&options[..], &["-d"]].concat(), script));
+    state.wait_for_log("web", b"second\n");
+    let before = files(&state.logs());
+    assert!(before.contains(&"web@serial.log".to_owned()), "{before:?}");
+    let live = state.file("log");
+    for removal in removals(&old, "web") {
+        let output = vmon(&state, &[&removal[..], &["--log-dir", live.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let line = common::one_line(&output);
+        assert!(line.contains("a running supervisor writes") && line.contains("web.log"), "{line}");
+    }
+    let left =
+        vmon(&state, &["ps", "-a", "--format", "names", "--state-dir", old.to_str().unwrap()]);
+    assert_eq!(left.stdout, b"web\n");
+    // One whose record leads to its own logs removes those.
+    let [removal, _] = removals(&new, "web");
+    let output = vmon(&state, &removal);
+    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert!(files(&new.join("log")).is_empty());
+    assert_eq!(files(&state.logs()), before);
+    assert_eq!(state.log("web"), b"first\nsecond\n");
+}
+
+#[test]
+fn a_log_that_is_rotated_all_the_time_is_not_removed_at_any_moment() {
+    let (state, other) = (State::new(), State::new());
+    let options = ["--log-max-size", "4K", "--log-max-files", "3", "--log-rate", "1M/s"];
+    state.ran("web", &options, "seq 100");
+    let copy = other.file("copy");
+    let copied = Command::new("cp").arg("-a").args([state.path(), &copy]).status().unwrap();
+    assert!(copied.success());
+    record_log_dir(&copy.join("sandbox.db"), &state.file("log"));
+    let options = [&options[..], &["-d"]].concat();
+    let _web =
+        Detached::start(&state, &mut state.run("web", &options, "while :; do seq 9999; done"));
+    eventually("it is rotated", || !state.generations("web").is_empty());
+    let [removal, _] = removals(&copy, "web");
+    let removal = [&removal[..], &["--log-dir", state.path().to_str().unwrap()]].concat();
+    for _ in 0..100 {
+        let output = vmon(&state, &removal);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(common::one_line(&output).contains("a running supervisor writes"));
+    }
+}
+
+#[test]
+fn the_log_of_a_sandbox_that_waits_to_be_started_again_stays() {
+    let (state, other) = (State::new(), State::new());
+    for (name, options) in [("web", &[][..]), ("db", &["--log-rotate-command", "true"])] {
+        state.ran(name, options, "true");
+    }
+    let copy = other.file("copy");
+    let copied = Command::new("cp").arg("-a").args([state.path(), &copy]).status().unwrap();
+    assert!(copied.success());
+    record_log_dir(&copy.join("sandbox.db"), &state.file("log"));
+    let mut runs = Vec::new();
+    for (name, options) in [("web", &[][..]), ("db", &["--log-rotate-command", "true"])] {
+        // The delay doubles from one run to the next, up to 30 s.
+        let options = [&["--restart", "always"][..], options].concat();
+        let run = state.run(name, &options, "true").stdout(Stdio::null()).spawn().unwrap();
+        runs.push(common::Process(run));
+    }
+    for name in ["web", "db"] {
+        for _ in 0..3 {
+            eventually("it waits", || {
+                state.run_column(name, "state").as_deref() == Some("RESTARTING")
+            });
+            let [removal, _] = removals(&copy, name);
+            let removal = [&removal[..], &["--log-dir", state.path().to_str().unwrap()]].concat();
+            let output = vmon(&state, &removal);
+            assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+            assert!(state.log_path(name).exists());
+        }
+    }
+}
+
+/// The process that works on a generation.
+fn wait_for_a_rotate_command(state: &State) -> u32 {
+    let note = state.logs().join("web.log.todo");
+    let mut pid = None;
+    eventually("a rotate command runs", || {
+        let note = fs::read_to_string(&note).unwrap_or_default();
+        pid = note.split(' ').nth(2).and_then(|pid| pid.parse().ok());
+        pid.is_some()
+    });
+    pid.unwrap()
+}
+
+#[test]
+fn no_lock_on_a_log_outlives_its_supervisor() {
+    let state = State::new();
+    let options = ["-d", "--log-max-size", "4K", "--log-rotate-command", "exec sleep 600 #"];
+    let web = Detached::start(&state, &mut state.run("web", &options, "seq 2000; exec sleep 600"));
+    state.wait_for_log("web", b"2000\n");
+    let rotating = wait_for_a_rotate_command(&state);
+    let lock = || fs::File::open(state.log_path("web")).unwrap().try_lock();
+    assert!(lock().is_err());
+    web.signal(Signal::SIGKILL);
+    eventually("the supervisor has ended", || !common::is_alive(web.supervisor));
+    assert!(common::is_alive(rotating));
+    lock().unwrap();
+    kill(Pid::from_raw(rotating as i32), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn logs_go_right_after_a_stop_although_a_rotate_command_works_on_them() {
+    let state = State::new();
+    let options = ["-d", "--log-max-size", "4K", "--log-rotate-command", "exec sleep 5 #"];
+    let _web = Detached::start(&state, &mut state.run("web", &options, "seq 2000; exec sleep 600"));
+    state.wait_for_log("web", b"2000\n");
+    wait_for_a_rotate_command(&state);
+    assert_eq!(vmon(&state, &["stop", "web"]).status.code(), Some(0));
+    let output = vmon(&state, &["rm", "--logs", "web"]);
+    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert!(files(&state.logs()).is_empty(), "{:?}", files(&state.logs()));
 }
 
 #[test]

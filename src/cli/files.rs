@@ -4,23 +4,25 @@
 //! A name in the record is another program's word: only what could be vmon's own is touched, only
 //! regular files, and no symbolic link below the log directory is followed.
 
-use std::fs;
-use std::io;
+mod removal;
+
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde_json::{Value, json};
 use vmon::monitor::Name;
-use vmon::registry::Run;
 
-use super::reason;
+pub use removal::{Removal, Roots};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// How many digits a number of a generation may have; more than the first are without leading zeros.
+const DIGITS: RangeInclusive<usize> = 8..=15;
 
 /// Endings that a generation may have behind its number.
 const ENDINGS: [&str; 3] = ["", ".gz", ".zst"];
@@ -58,30 +60,40 @@ enum Role {
 impl Logs {
     /// `None` where there is no such directory.
     pub fn open(log_dir: &Path, config_file: &str, name: &str) -> Result<Option<Self>, String> {
+        match open(log_dir, DIRECTORY, Mode::empty()) {
+            Ok(above) => Self::below(&above, log_dir, config_file, name),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(cannot("open", log_dir, error)),
+        }
+    }
+
+    /// The same, of a log directory that is open.
+    fn below(
+        above: &OwnedFd,
+        log_dir: &Path,
+        config_file: &str,
+        name: &str,
+    ) -> Result<Option<Self>, String> {
         for name in [config_file, name] {
             Name::new(name).map_err(|error| error.to_string())?;
         }
         let path = log_dir.join(config_file);
-        let opened = open(log_dir, DIRECTORY, Mode::empty()).and_then(|above| {
-            openat(above, config_file, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
-        });
-        match opened {
+        match openat(above, config_file, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
             Ok(directory) => Ok(Some(Self { path, name: name.to_owned(), directory })),
             Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(format!("can't open {}: {}", path.display(), error.desc())),
+            Err(error) => Err(cannot("open", &path, error)),
         }
     }
 
     /// The files, by name; the log is not among them while there is none.
     pub fn files(&self) -> Result<Vec<LogFile>, String> {
-        let told =
-            |error: &io::Error| format!("can't read {}: {}", self.path.display(), reason(error));
+        let unreadable = |error| cannot("read", &self.path, error);
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(|error| told(&error))? {
-            let entry = entry.map_err(|error| told(&error))?;
-            let Ok(file_name) = String::from_utf8(entry.file_name().as_bytes().to_vec()) else {
-                continue;
-            };
+        let mut entries =
+            Dir::openat(&self.directory, ".", DIRECTORY, Mode::empty()).map_err(unreadable)?;
+        for entry in entries.iter() {
+            let entry = entry.map_err(unreadable)?;
+            let Ok(file_name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             if role(&self.name, &file_name).is_none() {
                 continue;
             }
@@ -97,22 +109,6 @@ impl Logs {
         }
         files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         Ok(files)
-    }
-
-    /// Removes them, and the directory where nothing else is in it.
-    pub fn remove(&self) -> Result<(), String> {
-        for LogFile { file_name, .. } in self.files()? {
-            match unlinkat(&self.directory, file_name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(error) => {
-                    let path = self.path.join(&file_name);
-                    return Err(format!("can't remove {}: {}", path.display(), error.desc()));
-                }
-            }
-        }
-        // rmdir(2) refuses one in which something is left.
-        let _ = fs::remove_dir(&self.path);
-        Ok(())
     }
 
     /// The log and its generations, as `inspect` has them.
@@ -132,20 +128,8 @@ impl Logs {
     }
 }
 
-/// Removes the logs of these runs of one sandbox.
-pub fn remove(runs: &[Run]) -> Result<(), String> {
-    let mut done: Vec<&Path> = Vec::new();
-    for run in runs {
-        let Some(spec) = &run.spec else { continue };
-        if done.contains(&spec.log_dir.as_path()) {
-            continue;
-        }
-        done.push(&spec.log_dir);
-        if let Some(logs) = Logs::open(&spec.log_dir, &run.config_file, &run.name)? {
-            logs.remove()?;
-        }
-    }
-    Ok(())
+fn cannot(what: &str, path: &Path, error: Errno) -> String {
+    format!("can't {what} {}: {}", path.display(), error.desc())
 }
 
 /// What the file is to the sandbox; `None` for another one's. No name contains an '@', and no
@@ -168,12 +152,17 @@ fn of_log(rest: &str) -> Option<Role> {
         return Some(Role::Beside);
     }
     let rest = rest.strip_prefix('.')?;
-    let rest = rest.get(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())..)?;
-    let ending = |endings: &[&str], rest: &str| endings.contains(&rest);
-    if ending(&ENDINGS, rest) {
+    let (number, rest) =
+        rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+    let is_number = DIGITS.contains(&number.len())
+        && (number.len() == *DIGITS.start() || !number.starts_with('0'));
+    if !is_number {
+        return None;
+    }
+    if ENDINGS.contains(&rest) {
         return Some(Role::Generation);
     }
-    ending(&INDEXES, rest).then_some(Role::Beside)
+    INDEXES.contains(&rest).then_some(Role::Beside)
 }
 
 #[cfg(test)]
@@ -197,6 +186,14 @@ mod tests {
             ("web.log.log", None),
             ("web.log.00000001.log", None),
             ("web.log.x", None),
+            // logrotate(8) makes these.
+            ("web.log.1", None),
+            ("web.log.1.gz", None),
+            ("web.log.20261123", Some(Role::Generation)),
+            ("web.log.", None),
+            ("web.log..gz", None),
+            ("web.log.000000001", None),
+            ("web.log.100000000", Some(Role::Generation)),
             ("web-2.log.00000001", None),
             ("web@supervisor", None),
             ("web@.log", None),

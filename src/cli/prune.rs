@@ -1,5 +1,6 @@
 //! `vmon prune`: takes everything out of the record that is over.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -7,14 +8,16 @@ use serde_json::json;
 use vmon::registry::Pruned;
 use vmon::terminal::Messages;
 
+use super::files::{Removal, Roots};
 use super::output::{print, print_json};
 use super::select::Tally;
 use super::shared::SharedArgs;
-use super::{Failure, args, files};
+use super::{Failure, args};
 
 /// Remove all runs that are over from the record, and the sandboxes that are left without a run
 ///
-/// What runs stays, and so do other programs' sandboxes.
+/// What runs stays, and so do other programs' sandboxes. With --logs, a sandbox whose logs can't be
+/// removed stays too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 TIME is whole seconds or a number with ms, s, m or h.
@@ -34,6 +37,11 @@ pub struct PruneArgs {
     #[arg(long)]
     logs: bool,
 
+    /// Remove logs in or below DIR too; without it, only those in the state directory. May be given
+    /// several times
+    #[arg(long, value_name = "DIR", requires = "logs")]
+    log_dir: Vec<PathBuf>,
+
     /// An object instead of a line
     #[arg(long)]
     json: bool,
@@ -46,16 +54,16 @@ pub struct PruneArgs {
 pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
     let mut tally = Tally::new(messages);
     let places = args.shared.places()?;
+    let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let mut pruned = Vec::new();
     if let Some(registry) = places.registry()? {
         registry.reconcile()?;
         let now = Utc::now();
         let age = chrono::Duration::from_std(args.older_than).unwrap_or(chrono::Duration::MAX);
         let before = now.checked_sub_signed(age).unwrap_or_default();
-        let also = |pruned: &[Pruned]| {
-            if args.logs {
-                remove_logs(pruned, &mut tally);
-            }
+        let also = |pruned: &Pruned| match &roots {
+            Some(roots) if pruned.whole => remove_logs(pruned, roots, &mut tally),
+            _ => true,
         };
         pruned = registry.prune_with(before, also)?;
     }
@@ -73,12 +81,14 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
     Ok(tally.code())
 }
 
-fn remove_logs(pruned: &[Pruned], tally: &mut Tally<'_>) {
-    for Pruned { config_file, name, runs, .. } in pruned.iter().filter(|pruned| pruned.whole) {
-        if let Err(error) = files::remove(runs) {
-            tally.failed(&format!("the log of {config_file}/{name} stays: {error}"));
-        }
+/// Removes the logs of a sandbox; says whether that is done, and the sandbox may go.
+fn remove_logs(pruned: &Pruned, roots: &Roots, tally: &mut Tally<'_>) -> bool {
+    let Pruned { config_file, name, runs, .. } = pruned;
+    let removed = Removal::prepare(runs, roots).and_then(Removal::carry_out);
+    if let Err(error) = &removed {
+        tally.failed(&format!("can't remove {config_file}/{name}: {error}"));
     }
+    removed.is_ok()
 }
 
 fn many(count: usize, what: &str, plural: &str) -> String {

@@ -1,16 +1,20 @@
 //! `vmon rm`: takes sandboxes out of the record, and their logs off the disk when asked to.
 
-use vmon::registry::{Registry, Removal, Run};
+use std::path::PathBuf;
+
+use vmon::registry::{Registry, Removal as Outcome};
 use vmon::terminal::Messages;
 
+use super::Failure;
+use super::files::{Removal, Roots};
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
 use super::stop::stop_all;
-use super::{Failure, files};
 
 /// Remove sandboxes that have stopped from the record
 ///
-/// All runs of a sandbox go, and its metrics. Its logs stay unless --logs is given.
+/// All runs of a sandbox go, and its metrics. Its logs stay unless --logs is given. A sandbox whose
+/// logs can't be removed stays on record.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,6 +28,11 @@ pub struct RmArgs {
     #[arg(long)]
     logs: bool,
 
+    /// Remove logs in or below DIR too; without it, only those in the state directory. May be given
+    /// several times
+    #[arg(long, value_name = "DIR", requires = "logs")]
+    log_dir: Vec<PathBuf>,
+
     /// Stop those that run first, with their own stop signal and timeout
     #[arg(long, short)]
     force: bool,
@@ -35,15 +44,28 @@ pub struct RmArgs {
 /// Removes each sandbox that is named.
 pub fn rm(args: RmArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
+    let places = args.shared.places()?;
+    let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let mut tally = Tally::new(messages);
-    let selected = record.select(&args.names.names, &mut tally);
+    let mut selected = record.select(&args.names.names, &mut tally);
     let Some(registry) = record.registry() else { return Ok(tally.code()) };
+    if let Some(roots) = &roots {
+        // Before any of them is stopped.
+        selected.retain(|sandbox| {
+            let permitted = roots.permit(sandbox.runs());
+            permitted.map_err(|error| refuse(sandbox, &error, &mut tally)).is_ok()
+        });
+    }
     for sandbox in stopped(&record, &selected, args.force, &mut tally) {
-        if let Err(error) = remove(registry, sandbox, args.logs) {
-            tally.failed(&format!("can't remove {sandbox}: {error}"));
+        if let Err(error) = remove(registry, sandbox, roots.as_ref()) {
+            refuse(sandbox, &error, &mut tally);
         }
     }
     Ok(tally.code())
+}
+
+fn refuse(sandbox: &Recorded, error: &str, tally: &mut Tally<'_>) {
+    tally.failed(&format!("can't remove {sandbox}: {error}"));
 }
 
 /// Those that have stopped, or have been made to, if that is what was said.
@@ -66,22 +88,21 @@ fn stopped<'a>(
     stopped
 }
 
-fn remove(registry: &Registry, sandbox: &Recorded, with_logs: bool) -> Result<(), String> {
-    let mut removed_logs = Ok(());
-    let also = |runs: &[Run]| {
-        if with_logs {
-            removed_logs = files::remove(runs);
+/// Removes a sandbox, and where `roots` are given its logs first.
+fn remove(registry: &Registry, sandbox: &Recorded, roots: Option<&Roots>) -> Result<(), String> {
+    let mut logs = Ok(());
+    let removed = registry.remove_with(&sandbox.config_file, &sandbox.name, |runs| {
+        if let Some(roots) = roots {
+            logs = Removal::prepare(runs, roots).and_then(Removal::carry_out);
         }
-    };
-    match registry.remove_with(&sandbox.config_file, &sandbox.name, also) {
-        Ok(Removal::Removed(_)) => {
-            removed_logs.map_err(|error| format!("it is out of the record, but its log: {error}"))
-        }
-        // Somebody else was faster.
-        Ok(Removal::Unknown) => Ok(()),
-        Ok(Removal::Live { supervisor }) => {
+        logs.is_ok()
+    });
+    match removed.map_err(|error| error.to_string())? {
+        // Unknown: another command was faster.
+        Outcome::Removed(_) | Outcome::Unknown => Ok(()),
+        Outcome::Kept => logs,
+        Outcome::Live { supervisor } => {
             Err(format!("it runs under pid {supervisor}: stop it first, or give --force"))
         }
-        Err(error) => Err(error.to_string()),
     }
 }

@@ -10,6 +10,9 @@ use super::state_dir::StateDir;
 use super::store::{self, SandboxRow};
 use super::{COMMAND_PATIENCE, Registry, connection, metrics};
 
+/// The runs of a sandbox that ended before a time.
+const ENDED: &str = "sandbox_id = ?1 AND state = 'STOPPED' AND coalesce(ended_at, started_at) < ?2";
+
 /// What became of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
@@ -22,6 +25,8 @@ pub enum Removal {
         /// The pid of its supervisor.
         supervisor: u32,
     },
+    /// What belongs to it could not be removed: nothing was changed.
+    Kept,
 }
 
 /// What [`Registry::prune`] has taken out of one sandbox's record.
@@ -50,11 +55,12 @@ impl Registry {
     /// The database can't be written, or the record could have been written by another user
     /// ([`RegistryError::Foreign`], [`RegistryError::Exposed`]).
     pub fn remove(&self, config_file: &str, name: &str) -> Result<Removal, RegistryError> {
-        self.remove_with(config_file, name, |_| ())
+        self.remove_with(config_file, name, |_| true)
     }
 
-    /// As [`remove`](Registry::remove), and calls `also` while the name is still held: nobody can
-    /// start it until that returns. For what belongs to the sandbox beside the record: its log.
+    /// As [`remove`](Registry::remove), and calls `also` with the runs while the name is still held:
+    /// no start of that name comes before it returns. For what belongs to the sandbox beside the
+    /// record: its log. Where `also` returns false, the sandbox stays on record: [`Removal::Kept`].
     ///
     /// # Errors
     ///
@@ -63,7 +69,7 @@ impl Registry {
         &self,
         config_file: &str,
         name: &str,
-        also: impl FnOnce(&[Run]),
+        also: impl FnOnce(&[Run]) -> bool,
     ) -> Result<Removal, RegistryError> {
         let db = &self.paths.db;
         self.take_in_spilled();
@@ -72,11 +78,7 @@ impl Registry {
         }
         self.check_trust()?;
         let removed = connection::write_own(db, COMMAND_PATIENCE, |tx| {
-            let removal = remove(tx, config_file, name, &self.paths.state)?;
-            if let Removal::Removed(runs) = &removal {
-                also(runs);
-            }
-            Ok(removal)
+            Ok(remove(tx, config_file, name, &self.paths.state, also)?)
         });
         removed.at(db)
     }
@@ -90,10 +92,11 @@ impl Registry {
     ///
     /// As [`remove`](Registry::remove).
     pub fn prune(&self, before: DateTime<Utc>) -> Result<Vec<Pruned>, RegistryError> {
-        self.prune_with(before, |_| ())
+        self.prune_with(before, |_| true)
     }
 
-    /// As [`prune`](Registry::prune), and calls `also` while the names are still held.
+    /// As [`prune`](Registry::prune), and calls `also` with what is to go of each sandbox while its
+    /// name is still held. Where that returns false, all of it stays on record.
     ///
     /// # Errors
     ///
@@ -101,7 +104,7 @@ impl Registry {
     pub fn prune_with(
         &self,
         before: DateTime<Utc>,
-        also: impl FnOnce(&[Pruned]),
+        mut also: impl FnMut(&Pruned) -> bool,
     ) -> Result<Vec<Pruned>, RegistryError> {
         let db = &self.paths.db;
         self.take_in_spilled();
@@ -110,9 +113,7 @@ impl Registry {
         }
         self.check_trust()?;
         let pruned = connection::write_own(db, COMMAND_PATIENCE, |tx| {
-            let pruned = prune(tx, before, &self.paths.state)?;
-            also(&pruned);
-            Ok(pruned)
+            Ok(prune(tx, before, &self.paths.state, &mut also)?)
         });
         pruned.at(db)
     }
@@ -123,6 +124,7 @@ fn remove(
     config_file: &str,
     name: &str,
     state: &StateDir,
+    also: impl FnOnce(&[Run]) -> bool,
 ) -> Result<Removal> {
     let rows = store::sandbox_rows(tx, config_file, name)?;
     if rows.is_empty() {
@@ -134,6 +136,9 @@ fn remove(
             return Ok(Removal::Live { supervisor });
         }
         runs.extend(read::runs_of(tx, row.id, state)?);
+    }
+    if !also(&runs) {
+        return Ok(Removal::Kept);
     }
     for row in &rows {
         delete_sandbox(tx, row.id)?;
@@ -158,7 +163,12 @@ fn delete_sandbox(tx: &Transaction<'_>, sandbox: i64) -> Result<()> {
     Ok(())
 }
 
-fn prune(tx: &Transaction<'_>, before: DateTime<Utc>, state: &StateDir) -> Result<Vec<Pruned>> {
+fn prune(
+    tx: &Transaction<'_>,
+    before: DateTime<Utc>,
+    state: &StateDir,
+    also: &mut impl FnMut(&Pruned) -> bool,
+) -> Result<Vec<Pruned>> {
     tx.execute(
         "DELETE FROM sandbox_metrics WHERE timestamp < ?1
             AND sandbox_id IN (SELECT sandbox_id FROM vmon_runs)",
@@ -171,28 +181,39 @@ fn prune(tx: &Transaction<'_>, before: DateTime<Utc>, state: &StateDir) -> Resul
     )?;
     let sandboxes: Vec<i64> =
         sandboxes.query_map([&before], |row| row.get(0))?.collect::<Result<_>>()?;
-    let pruned = sandboxes.into_iter().map(|sandbox| prune_sandbox(tx, sandbox, &before, state));
-    pruned.collect()
+    let mut pruned = Vec::new();
+    for sandbox in sandboxes {
+        let ended = ended_runs(tx, sandbox, &before, state)?;
+        if also(&ended) {
+            delete_runs(tx, sandbox, &ended, &before)?;
+            pruned.push(ended);
+        }
+    }
+    Ok(pruned)
 }
 
-fn prune_sandbox(
+/// What is to go of a sandbox.
+fn ended_runs(
     tx: &Transaction<'_>,
     sandbox: i64,
     before: &str,
     state: &StateDir,
 ) -> Result<Pruned> {
+    let mut ended = tx.prepare(&format!("SELECT id FROM vmon_runs WHERE {ENDED}"))?;
+    let ended: Vec<i64> =
+        ended.query_map(params![sandbox, before], |row| row.get(0))?.collect::<Result<_>>()?;
     let mut runs = read::runs_of(tx, sandbox, state)?;
-    tx.execute(
-        "DELETE FROM vmon_runs WHERE sandbox_id = ?1 AND state = 'STOPPED'
-            AND coalesce(ended_at, started_at) < ?2",
-        params![sandbox, before],
-    )?;
-    let left = read::runs_of(tx, sandbox, state)?;
-    runs.retain(|run| left.iter().all(|stays| stays.id != run.id));
+    let all = runs.len();
+    runs.retain(|run| run.id.is_some_and(|id| ended.contains(&id)));
     let row = store::sandbox_row(tx, sandbox)?;
-    let whole = left.is_empty() && holder(tx, &row)?.is_none();
-    if whole {
-        delete_sandbox(tx, sandbox)?;
-    }
+    let whole = runs.len() == all && holder(tx, &row)?.is_none();
     Ok(Pruned { name: row.name, config_file: row.config_file, runs, whole })
+}
+
+fn delete_runs(tx: &Transaction<'_>, sandbox: i64, ended: &Pruned, before: &str) -> Result<()> {
+    if ended.whole {
+        return delete_sandbox(tx, sandbox);
+    }
+    tx.execute(&format!("DELETE FROM vmon_runs WHERE {ENDED}"), params![sandbox, before])?;
+    Ok(())
 }
