@@ -449,20 +449,6 @@ impl LogFile {
         self.index.forget();
     }
 
-    /// Nothing more is written to the open file.
-    fn close_current(&mut self) {
-        if let Some(current) = self.current.take() {
-            self.retired = Some(current.into_lock());
-        }
-    }
-
-    /// Closes the log for good, but for its lock.
-    pub(crate) fn into_lock(mut self) -> Option<LogLock> {
-        let _ = self.finish();
-        self.close();
-        self.retired.take()
-    }
-
     fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
         // On a full disk the blocks of a removed file are what the new one needs.

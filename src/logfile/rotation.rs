@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::current::{Current, Look};
 use super::directory::Directory;
 use super::generations::Keep;
-use super::{LogError, LogFile, index};
+use super::{LogError, LogFile, LogLock, index};
 
 /// When a log that could not be rotated in its time is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
@@ -63,6 +63,20 @@ impl LogFile {
         // Before the new file is made: on a full disk, this is what makes room for it.
         self.generations.prune(directory, log_name, &self.keep());
         self.open_in(directory)
+    }
+
+    /// Nothing more is written to the open file.
+    pub(super) fn close_current(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.retired = Some(current.into_lock());
+        }
+    }
+
+    /// Closes the log for good, but for its lock.
+    pub(crate) fn into_lock(mut self) -> Option<LogLock> {
+        let _ = self.finish();
+        self.close();
+        self.retired.take()
     }
 
     /// Removes what earlier runs have left beyond limits that hold at any moment.

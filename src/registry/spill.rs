@@ -275,3 +275,34 @@ fn text(value: &Value) -> Option<String> {
 fn number<T: TryFrom<i64>>(value: &Value) -> Option<T> {
     value.as_i64().and_then(|number| T::try_from(number).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a directory of its own, an end belongs to the database whose path it has, by whatever links
+    /// that leads there.
+    #[test]
+    fn the_whole_path_of_the_database_counts_away_from_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let base = fs::canonicalize(scratch.path()).unwrap();
+        fs::create_dir(base.join("a")).unwrap();
+        fs::write(base.join("a/other.db"), "").unwrap();
+        std::os::unix::fs::symlink("a", base.join("link")).unwrap();
+        let paths = Paths {
+            db: base.join("a/sandbox.db"),
+            spill: base.join("spool"),
+            state: Arc::new(StateDir::new(base.join("a"))),
+        };
+        for (database, expected) in [
+            ("a/sandbox.db", Ok(true)),
+            ("link/sandbox.db", Ok(true)),
+            ("link/other.db", Ok(false)),
+        ] {
+            assert_eq!(is_for(&base.join(database), &paths), expected, "{database}");
+        }
+        for database in ["b/sandbox.db", "a/gone.db", ".."] {
+            assert!(is_for(&base.join(database), &paths).is_err(), "{database}");
+        }
+    }
+}

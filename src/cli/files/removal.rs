@@ -193,7 +193,7 @@ impl Locked {
 fn is_named(directory: &OwnedFd, name: &str, file: &File) -> bool {
     match (fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW), fstat(file)) {
         (Ok(found), Ok(stat)) => id(&found) == id(&stat),
-        (found, _) => found == Err(Errno::ENOENT),
+        (found, _) => matches!(found, Err(Errno::ENOENT)),
     }
 }
 
