@@ -435,6 +435,28 @@ fn a_fifo_beside_the_database_keeps_no_stop_from_a_command_that_runs() {
 }
 
 #[test]
+fn what_a_killed_supervisor_had_not_put_into_its_place_goes_with_its_run() {
+    let claim = |state: &State| drop(state.run("web", &[], "true").output().unwrap());
+    let command = |state: &State| drop(state.vmon().arg("ps").output().unwrap());
+    for close in [claim, command] as [fn(&State); 2] {
+        let state = State::new();
+        lost(&state);
+        let pid: u32 = state.run_column("web", "supervisor_pid").unwrap().parse().unwrap();
+        let (sockets, spool) = (state.file("run/Sandboxfile"), state.file("run"));
+        let left = [sockets.join(format!(".{pid:x}-0")), spool.join(format!(".spill-{pid}-0"))];
+        drop(std::os::unix::net::UnixListener::bind(&left[0]).unwrap());
+        fs::write(&left[1], "{}").unwrap();
+        // Those of another process, which may live.
+        let others = [sockets.join(".1-0"), spool.join(".spill-1-0")];
+        drop(std::os::unix::net::UnixListener::bind(&others[0]).unwrap());
+        fs::write(&others[1], "{}").unwrap();
+        close(&state);
+        assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+        assert!(others.iter().all(|path| path.exists()), "{others:?}");
+    }
+}
+
+#[test]
 fn the_directory_of_spooled_ends_may_be_a_link_of_the_owners() {
     let state = State::new();
     fs::create_dir(state.file("elsewhere")).unwrap();

@@ -72,7 +72,6 @@ pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
 /// `ESRCH` where it has ended, [`PermissionDenied`](io::ErrorKind::PermissionDenied) where nothing
 /// proves that it is this run's, [`Unsupported`](io::ErrorKind::Unsupported) where that can't be
 /// asked; pidfd_send_signal(2)'s.
-#[cfg(feature = "registry")]
 pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
     platform::signal_marked(child, marker, signal)
 }
@@ -83,7 +82,6 @@ pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> i
 /// # Errors
 ///
 /// As [`signal_marked`].
-#[cfg(feature = "registry")]
 pub(crate) fn check_parent(parent: &Identity, child: &Identity, marker: &str) -> io::Result<()> {
     platform::check_parent(parent, child, marker)
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
-use super::lost::LostRun;
+use super::lost::{LostRun, sweep};
 use super::read::Run;
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
@@ -278,7 +278,10 @@ impl RegistryObserver {
                     self.registry.check_trust()?;
                     now.check_trust().at(&self.registry.paths.db)?;
                     // Each turn clears one more at least, or returns.
-                    runs.iter().try_for_each(|run| end_leftovers(run, &open))?;
+                    for run in &runs {
+                        end_leftovers(run, &open)?;
+                        sweep(run, &self.registry.paths.spill);
+                    }
                     cleared.extend(runs.iter().filter_map(|run| run.id));
                     kept = Some(now);
                     continue;

@@ -17,7 +17,7 @@ use rusqlite::Connection;
 
 use super::connection;
 use super::error::{At, RegistryError};
-use super::lost::LostRun;
+use super::lost::{LostRun, sweep};
 use super::read::{self, Run};
 use super::{COMMAND_PATIENCE, Registry, store};
 use crate::child::lost::Leftovers;
@@ -92,6 +92,7 @@ impl Registry {
         if gone.is_empty() {
             return Ok(());
         }
+        gone.iter().for_each(|run| sweep(run, &self.paths.spill));
         self.make_true(|tx| Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?))
     }
 

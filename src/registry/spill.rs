@@ -78,7 +78,6 @@ fn file_name(record: &Record) -> String {
 
 /// Removes the temporary files in `directory` that the supervisor with this pid, which has ended, has
 /// left.
-#[expect(dead_code, reason = "to be called where a lost run is closed")]
 pub(super) fn sweep(directory: &Path, pid: u32) {
     file::sweep(directory, pid);
 }

@@ -11,13 +11,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use super::connection::parent;
 use super::error::Fault;
 
-/// Who else is to be reckoned with.
+/// The bits of a file's mode by which its group, or any user, may write to it.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Why a place is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Distrust {
     /// This path belongs to another user.
@@ -57,11 +59,10 @@ fn check_place(path: &Path) -> Result<(), Fault> {
 
 /// Whether another user could have written the file that was found at this path.
 pub(super) fn of_file(path: &Path, owner: u32, mode: u32) -> Option<Distrust> {
-    let others = Mode::S_IWGRP | Mode::S_IWOTH;
     if owner != geteuid().as_raw() {
         return Some(Distrust::Owner(path.to_owned(), owner));
     }
-    (mode & u32::from(others.bits()) != 0).then(|| Distrust::Writable(path.to_owned()))
+    (mode & OTHERS_WRITE != 0).then(|| Distrust::Writable(path.to_owned()))
 }
 
 /// # Errors

@@ -221,7 +221,7 @@ fn made_name(pid: u32, number: u32) -> String {
 /// Removes from this directory the sockets that a process of this pid, which has ended, had made and
 /// not put into their places. Nothing else is removed and no symbolic link is followed; what can't
 /// be removed stays. A living process that has the pid by now makes its socket anew.
-#[allow(dead_code)] // the registry alone closes lost runs
+#[cfg_attr(not(feature = "registry"), allow(dead_code))] // it alone closes lost runs
 pub(crate) fn sweep(directory: &Path, pid: u32) {
     let Ok(mut directory) = Dir::open(directory, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
     else {
