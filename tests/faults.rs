@@ -159,6 +159,11 @@ fn a_command_whose_streams_can_not_be_watched_never_begins() {
         assert_eq!(state.run_column(name, "reason").as_deref(), Some("start-failed"));
         assert_eq!(state.run_column(name, "pid"), None);
     }
+    // A child that is killed at once leaves no file either: here even exec would have failed.
+    let mut run = state.vmon();
+    run.args(["run", "--name", "none", "--", "/nonexistent"]);
+    inject::faults(&mut run, &[no_room_for("pipe:")]);
+    assert_eq!(code(run.status().unwrap()), 125);
 }
 
 #[test]
