@@ -4,6 +4,7 @@
 //! static build is not tested with it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -48,6 +49,8 @@ fn library() -> &'static Path {
         compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(made.path());
         let compiled = compiler.arg(&source).output().unwrap();
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        // Also for a vmon that runs as another user.
+        fs::set_permissions(made.path(), fs::Permissions::from_mode(0o755)).unwrap();
         // Test processes run side by side: each puts the same file in this place.
         let place = directory.join(format!("inject-{}.so", nix::unistd::geteuid()));
         made.persist(&place).unwrap();
