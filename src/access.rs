@@ -1,7 +1,7 @@
 //! Which other users can put files of theirs into a directory of ours.
 //!
-//! A directory's write permission is the permission to remove and to rename what is in it, whoever
-//! owns that. The sticky bit protects what is there, and leaves free names to everyone.
+//! Write permission on a directory is the permission to remove and to rename what is in it, also
+//! files of other owners. The sticky bit protects files that exist; a free name can still be taken.
 
 use std::fmt;
 

@@ -125,7 +125,7 @@ fn a_log_directory_that_another_user_can_write_is_one_warning_a_start() {
             path.display()
         )
     };
-    // The sticky bit leaves free names to everyone.
+    // The sticky bit protects files that exist; a free name can still be taken.
     set_mode(&directory, 0o1777);
     assert_eq!(said(), expected(&directory, "every user"));
     set_mode(&directory, 0o755);

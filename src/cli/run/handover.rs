@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use nix::sys::stat::{SFlag, fstat};
 use vmon::terminal;
 
-/// What the supervisor is started with. No user types all three, in this order.
+/// What the supervisor is started with, in this order.
 const VISIBLE: [&str; 3] = ["run", "--detach", "--supervisor"];
 
 const MARK: &[u8; 8] = b"vmon\0run";
@@ -36,7 +36,7 @@ pub enum HandoverError {
     Incomplete,
 }
 
-/// The arguments that everyone may see: lists of processes show the sandbox by its name, where the
+/// The arguments that every user can read: lists of processes show the sandbox by its name, where the
 /// user has given one.
 pub fn visible(name: Option<&str>) -> impl Iterator<Item = &str> {
     let name = name.into_iter().flat_map(|name| ["--name", name]);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_is_known_by_what_everyone_sees() {
+    fn a_supervisor_is_known_by_its_public_arguments() {
         let args = |name| {
             let program = OsString::from("vmon");
             std::iter::once(program).chain(visible(name).map(OsString::from)).collect::<Vec<_>>()

@@ -8,7 +8,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 /// The largest window of a Zstandard frame that is read, in bytes: 128 MiB, as by zstd(1) without
-/// `--long` or `--memory`. The frame's header, so whoever wrote the file, decides how much memory
+/// `--long` or `--memory`. The frame's header, which is the writer's choice, decides how much memory
 /// its reader takes.
 const MAX_WINDOW: u64 = 1 << 27;
 
