@@ -12,6 +12,9 @@
 //!   file nor a directory is refused;
 //! - the database must belong to the user that it was found to belong to, and a journal to us;
 //! - root opens nothing of another user's database that this user does not own, and makes nothing;
+//! - fchown(2), by which SQLite as root gives `-wal`, `-shm` and `-journal` to the owner and group of
+//!   what the database's path names at that moment, changes no owner, and of another user's files
+//!   nothing: the path may name another file by then;
 //! - unlink(2) is refused but for the database's own `-journal`, `-wal` and `-shm`;
 //! - SQLite's own waiting, up to ten seconds where a lock of `-shm` fails, returns at once unless the
 //!   caller waits anyway.
@@ -63,11 +66,14 @@ thread_local! {
 struct Former {
     open: OpenCall,
     unlink: UnlinkCall,
+    /// `None` where SQLite was built without it.
+    chown: Option<ChownCall>,
     sleep: Option<SleepCall>,
 }
 
 type OpenCall = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
 type UnlinkCall = unsafe extern "C" fn(*const c_char) -> c_int;
+type ChownCall = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
 type SleepCall = unsafe extern "C" fn(*mut ffi::sqlite3_vfs, c_int) -> c_int;
 type PlainCall = unsafe extern "C" fn();
 
@@ -123,6 +129,7 @@ pub(super) fn vfs() -> &'static CStr {
 fn install() -> Option<()> {
     const OPEN: &CStr = c"open";
     const UNLINK: &CStr = c"unlink";
+    const CHOWN: &CStr = c"fchown";
     // SAFETY: takes a NUL-terminated name, and gives a VFS that stays registered, or null.
     let unix = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
     // SAFETY: a VFS that is registered is a live sqlite3_vfs.
@@ -131,11 +138,15 @@ fn install() -> Option<()> {
     // SAFETY: both take the VFS and a NUL-terminated name (vfs.html); the pointer is null or one to
     // the function that SQLite uses now.
     let (open, unlink) = unsafe { (get(unix, OPEN.as_ptr())?, get(unix, UNLINK.as_ptr())?) };
+    // SAFETY: as above.
+    let chown = unsafe { get(unix, CHOWN.as_ptr()) };
     let former = Former {
         // SAFETY: under this name SQLite has an `int(*)(const char*, int, int)`, os_unix.c.
         open: unsafe { mem::transmute::<PlainCall, OpenCall>(open) },
         // SAFETY: under this name SQLite has an `int(*)(const char*)`, os_unix.c.
         unlink: unsafe { mem::transmute::<PlainCall, UnlinkCall>(unlink) },
+        // SAFETY: under this name SQLite has an `int(*)(int, uid_t, gid_t)`, os_unix.c.
+        chown: chown.map(|chown| unsafe { mem::transmute::<PlainCall, ChownCall>(chown) }),
         sleep: found.xSleep,
     };
     FORMER.set(former).ok()?;
@@ -157,6 +168,9 @@ fn install() -> Option<()> {
     unsafe {
         set(unix, OPEN.as_ptr(), Some(mem::transmute::<OpenCall, PlainCall>(open_call)));
         set(unix, UNLINK.as_ptr(), Some(mem::transmute::<UnlinkCall, PlainCall>(unlink_call)));
+        if chown.is_some() {
+            set(unix, CHOWN.as_ptr(), Some(mem::transmute::<ChownCall, PlainCall>(chown_call)));
+        }
     }
     Some(())
 }
@@ -197,6 +211,19 @@ unsafe extern "C" fn unlink_call(path: *const c_char) -> c_int {
         // SAFETY: SQLite's own argument.
         _ => unsafe { (former.unlink)(path) },
     }
+}
+
+unsafe extern "C" fn chown_call(file: c_int, user: libc::uid_t, group: libc::gid_t) -> c_int {
+    // SQLite ignores the result.
+    let Some(chown) = FORMER.get().and_then(|former| former.chown) else { return 0 };
+    let user = match on_access(|access| access.owner) {
+        None => user,
+        // For readers by the group.
+        Some(owner) if owner == geteuid().as_raw() && owner == user => libc::uid_t::MAX,
+        Some(_) => return 0,
+    };
+    // SAFETY: SQLite's own arguments, but for the user that stays as it is (chown(2)).
+    unsafe { chown(file, user, group) }
 }
 
 unsafe extern "C" fn sleep_call(vfs: *mut ffi::sqlite3_vfs, microseconds: c_int) -> c_int {
@@ -346,6 +373,21 @@ mod tests {
         assert!(other.exists() && db.exists() && !own.exists());
         // Elsewhere in this process SQLite removes what it likes.
         assert_eq!(unlink(&other), 0);
+    }
+
+    #[test]
+    fn sqlite_gives_no_file_of_a_registry_to_another_user() {
+        let (_directory, db) = scratch();
+        assert_eq!(vfs(), NAME);
+        let file = fs::File::open(&db).unwrap();
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let us = geteuid().as_raw();
+        // SAFETY: a live descriptor and two numbers.
+        let give = |user| unsafe { chown_call(descriptor, user, u32::MAX) };
+        assert_eq!(with(&db, false, |_| give(us + 1)).unwrap().0, 0);
+        assert_eq!(file.metadata().unwrap().uid(), us);
+        // A host's own database is the host's affair.
+        assert_eq!(give(us + 1), if geteuid().is_root() { 0 } else { -1 });
     }
 
     #[test]
