@@ -94,6 +94,7 @@ use connection::Kept;
 pub use error::RegistryError;
 use error::{At, Fault};
 pub use metrics::Sample;
+use nix::unistd::geteuid;
 pub use observer::RegistryObserver;
 use read::Which;
 pub use read::{ConsoleBytes, Run, Status};
@@ -184,6 +185,7 @@ impl Registry {
         let registry = Self::at(given).at(given)?;
         let db = &registry.paths.db;
         if !connection::exists(db).at(db)? {
+            trust::check_root(db, geteuid().as_raw()).at(db)?;
             connection::make_file(db).at(db)?;
         }
         match registry.prepare() {
@@ -278,7 +280,9 @@ impl Registry {
         let read = || {
             let read = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which, state));
             let (mut runs, distrust) = read.at(db)?;
-            runs.iter_mut().for_each(|run| run.trusted = distrust.is_none());
+            let theirs = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
+            let trusted = distrust.is_none() && !theirs;
+            runs.iter_mut().for_each(|run| run.trusted = trusted);
             Ok(runs)
         };
         let mut runs = read()?;

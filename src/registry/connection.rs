@@ -221,11 +221,7 @@ fn companion(db: &Path, suffix: &str) -> PathBuf {
 fn open(db: &Path, patience: Duration) -> Result<(Connection, Option<Distrust>), Fault> {
     let open = || {
         let (opened, distrust) = sqlite::with(db, waits(patience), |owner| {
-            // Root would write with rights that the owner does not have.
-            if sqlite::is_foreign_to_root(owner) {
-                let owner = Distrust::Owner(db.to_owned(), owner);
-                return Err(Fault::Distrust(owner));
-            }
+            trust::check_root(db, owner)?;
             set_up(connect(db, OpenFlags::SQLITE_OPEN_READ_WRITE, patience)?)
         })?;
         Ok((opened?, distrust))

@@ -68,8 +68,10 @@ pub struct Run {
     /// The command and its options; `None` for another program's sandbox, or where the column
     /// holds something else.
     pub spec: Option<Spec>,
-    /// Whether only our effective user could have written this, as the files of the database were
-    /// when they were read. On the word of another one nothing is to be signalled, called or removed.
+    /// Whether only our effective user could have written this: the files of the database, as they
+    /// were when they were read, are ours and not writable for others, and its directory and the
+    /// spill directory are ours. On the word of another record nothing is to be signalled, called or
+    /// removed.
     pub trusted: bool,
 }
 

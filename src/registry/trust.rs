@@ -37,6 +37,24 @@ pub(super) fn check(db: &Path, spill: &Path) -> Result<(), Fault> {
     check_place(spill)
 }
 
+/// Whether root may write to a database of this owner. Not where it, or its directory, belongs to
+/// another user: that user could exchange the files while root writes to them.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(super) fn check_root(db: &Path, owner: u32) -> Result<(), Fault> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let directory = parent(db);
+    let places = [(db, owner), (directory, fs::symlink_metadata(directory)?.uid())];
+    match places.into_iter().find(|(_, owner)| *owner != 0) {
+        Some((place, owner)) => Err(Fault::Distrust(Distrust::Owner(place.to_owned(), owner))),
+        None => Ok(()),
+    }
+}
+
 /// Of a place that is not there nothing can come.
 fn check_place(path: &Path) -> Result<(), Fault> {
     let metadata = match fs::symlink_metadata(path) {

@@ -1,0 +1,48 @@
+//! What `docs/security.md` promises of root in the places of another user, and of what a record can
+//! make its reader do.
+
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod common;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Detached, Process, State, eventually, is_alive, is_root};
+use nix::sys::signal::Signal;
+use vmon::monitor::Identity;
+use vmon::registry::{Registry, RegistryError};
+
+/// Another user than the one that runs the tests.
+const OTHER: u32 = 65534;
+
+#[test]
+fn root_starts_nothing_in_a_directory_of_another_user_and_makes_no_file_there() {
+    if !is_root() {
+        eprintln!("SKIPPED: only root can be two users");
+        return;
+    }
+    let state = State::new();
+    for with_database in [false, true] {
+        if with_database {
+            chown(state.path(), Some(0), Some(0)).unwrap();
+            state.ran("web", &[], "true");
+        }
+        chown(state.path(), Some(OTHER), Some(OTHER)).unwrap();
+        let output = state.run("new", &[], "true").output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        let said = common::one_line(&output);
+        assert!(said.contains("belongs to uid 65534") && said.contains("as that user"), "{said}");
+        assert_eq!(state.db().exists(), with_database);
+        let refused = Registry::open(state.db()).unwrap_err();
+        assert!(matches!(refused, RegistryError::Foreign { owner: OTHER, .. }), "{refused}");
+    }
+    // The files are root's own, but the other user could have put them there.
+    let registry = Registry::open_existing(state.db()).unwrap().unwrap();
+    assert!(registry.runs().unwrap().iter().all(|run| !run.trusted));
+    chown(state.path(), Some(0), Some(0)).unwrap();
+    assert!(registry.runs().unwrap().iter().all(|run| run.trusted));
+}
