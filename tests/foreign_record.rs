@@ -46,3 +46,23 @@ fn root_starts_nothing_in_a_directory_of_another_user_and_makes_no_file_there() 
     chown(state.path(), Some(0), Some(0)).unwrap();
     assert!(registry.runs().unwrap().iter().all(|run| run.trusted));
 }
+
+#[test]
+fn no_process_is_signalled_for_a_run_of_a_record_that_others_could_have_written() {
+    let state = State::new();
+    let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 1000"));
+    state.wait_for_status("web", "RUNNING");
+    let private = fs::metadata(state.db()).unwrap().permissions();
+    fs::set_permissions(state.db(), fs::Permissions::from_mode(0o602)).unwrap();
+    let registry = Registry::open_existing(state.db()).unwrap().unwrap();
+    let run = registry.runs().unwrap().pop().unwrap();
+    let kill = vmon::child::Signal::KILL;
+    for refused in [run.signal_child(kill), run.signal_supervisor(kill)] {
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+    assert!(is_alive(sandbox.pid) && is_alive(sandbox.supervisor));
+    fs::set_permissions(state.db(), private).unwrap();
+    let run = registry.runs().unwrap().pop().unwrap();
+    run.signal_child(kill).unwrap();
+    state.wait_for_status("web", "STOPPED");
+}

@@ -99,14 +99,15 @@ impl Leftovers {
 
 impl Run {
     /// Sends `signal` to the child itself, for a command that finds no supervisor at the control
-    /// socket. The record is not trusted with whom that reaches: the environment of the process must
-    /// have begun with the marker of this run, and on Linux the signal goes through a pidfd.
+    /// socket. The record alone does not decide which process that reaches: it must be
+    /// [trusted](Self::trusted), the environment of the process must have begun with the marker of
+    /// this run, and on Linux the signal goes through a pidfd.
     ///
     /// # Errors
     ///
     /// `ESRCH` where the child has ended, [`PermissionDenied`](io::ErrorKind::PermissionDenied)
-    /// where nothing proves that the process is this run's,
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system can't tell; kill(2)'s.
+    /// where nothing proves that the process is this run's, or another user could have written the
+    /// record, [`Unsupported`](io::ErrorKind::Unsupported) where the system can't tell; kill(2)'s.
     pub fn signal_child(&self, signal: Signal) -> io::Result<()> {
         let (child, marker) = self.proof()?;
         signal_marked(child, &marker, signal)
@@ -127,7 +128,7 @@ impl Run {
     }
 
     fn proof(&self) -> io::Result<(&Identity, String)> {
-        let proof = self.child.as_ref().zip(marker(self));
+        let proof = self.child.as_ref().zip(marker(self)).filter(|_| self.trusted);
         Ok(proof.ok_or(io::ErrorKind::PermissionDenied)?)
     }
 }
