@@ -66,3 +66,35 @@ fn no_process_is_signalled_for_a_run_of_a_record_that_others_could_have_written(
     run.signal_child(kill).unwrap();
     state.wait_for_status("web", "STOPPED");
 }
+
+/// Changes the record of a sandbox that has ended, and gives what `ps` says of it.
+fn ps_of(sql: &str) -> String {
+    let state = State::new();
+    state.ran("web", &[], "true");
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    db.execute_batch(sql).unwrap();
+    drop(db);
+    let output = state.vmon().args(["ps", "--all"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    common::one_line(&output)
+}
+
+#[test]
+fn a_record_does_not_decide_how_much_memory_its_reader_takes() {
+    let long = "UPDATE vmon_runs SET spec = CAST(zeroblob(20000000) AS TEXT)";
+    let said = ps_of(long);
+    assert!(said.contains("too big"), "{said}");
+    let generated = "ALTER TABLE vmon_runs ADD COLUMN more TEXT AS (hex(zeroblob(300000000)))";
+    let said = ps_of(generated);
+    assert!(said.contains("its vmon_runs has a generated column"), "{said}");
+}
+
+#[test]
+fn a_virtual_table_is_known_by_its_text_whatever_its_row_says() {
+    let said = ps_of(
+        "PRAGMA writable_schema = ON;
+        UPDATE sqlite_master SET sql = 'CREATE VIRTUAL TABLE sandbox_metrics USING some(x)'
+            WHERE name = 'sandbox_metrics'",
+    );
+    assert!(said.contains("its sandbox_metrics is no table"), "{said}");
+}

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::Fault;
@@ -29,8 +30,13 @@ const STEPS: i32 = 10_000;
 /// How many a connection may take on a loop: a fraction of a second. A view or a trigger that
 /// another program has put into the database could go on for ever.
 const LOOP_STEPS: u64 = 20_000_000;
-/// The same in a command: ten million runs on record take less.
-const COMMAND_STEPS: u64 = 2_000_000_000;
+/// The same in a command that writes: seconds. To prune a million runs takes less.
+const WRITE_STEPS: u64 = 200_000_000;
+/// The same in a command that reads, which runs no trigger: ten million runs on record take less.
+const READ_STEPS: u64 = 2_000_000_000;
+/// The longest value that is read or written. A command line, which execve(2) bounds, is the longest
+/// that vmon writes; a longer one would decide how much memory its reader takes.
+const LONGEST_VALUE: i32 = 16 << 20;
 
 /// Whether there is a regular file in the database's place; an error for anything else.
 pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
@@ -266,7 +272,12 @@ fn connect(db: &Path, access: OpenFlags, patience: Duration) -> Result<Connectio
     connection.busy_timeout(patience)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    let mut left = if waits(patience) { COMMAND_STEPS } else { LOOP_STEPS };
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
+    let mut left = match waits(patience) {
+        false => LOOP_STEPS,
+        true if access.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) => WRITE_STEPS,
+        true => READ_STEPS,
+    };
     let is_enough = move || {
         left = left.saturating_sub(STEPS.unsigned_abs().into());
         left == 0
@@ -351,7 +362,7 @@ pub(super) fn read<T>(
     let (read, distrust) = sqlite::with(db, waits(patience), |_| {
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
         let work = |connection: Connection| {
-            schema::check_tables(&connection)?;
+            schema::check_columns(&connection)?;
             work(&connection)
         };
         match connect(db, read_only, patience).and_then(work) {

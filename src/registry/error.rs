@@ -159,6 +159,8 @@ pub(super) enum Fault {
     Distrust(Distrust),
     /// This table is something else.
     NotATable(String),
+    /// This table has a generated column.
+    Generated(String),
     Newer {
         found: String,
         known: u32,
@@ -207,6 +209,10 @@ fn name(path: PathBuf, fault: Fault) -> RegistryError {
         Fault::Distrust(Distrust::Writable(place)) => RegistryError::Exposed { path, place },
         Fault::NotATable(name) => {
             RegistryError::Sqlite { path, reason: format!("its {name} is no table") }
+        }
+        Fault::Generated(name) => {
+            let reason = format!("its {name} has a generated column");
+            RegistryError::Sqlite { path, reason }
         }
         Fault::ReadOnly => {
             RegistryError::ReadOnly { path, reason: "it is read-only for us".to_owned() }

@@ -104,9 +104,18 @@ pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
 
 /// Anything but a table under the name of one (a view, a virtual table) may run code of its maker's
 /// at each access.
+///
+/// SQLite keeps `CREATE TABLE` as it begins a table's text; the other columns of the row can be
+/// written at will (`PRAGMA writable_schema`).
 const NO_TABLES: &str = "
 SELECT name FROM sqlite_master
-WHERE type IN ('table', 'view') AND (type = 'view' OR rootpage = 0) AND lower(name) IN
+WHERE type IN ('table', 'view') AND sql NOT LIKE 'CREATE TABLE%' AND lower(name) IN
+    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
+
+/// A generated column is computed at each access, and may be of any size.
+const GENERATED: &str = "
+SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
+WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
 
 /// # Errors
@@ -115,6 +124,16 @@ WHERE type IN ('table', 'view') AND (type = 'view' OR rootpage = 0) AND lower(na
 pub(super) fn check_tables(connection: &Connection) -> Result<(), Fault> {
     match connection.query_row(NO_TABLES, [], |row| row.get(0)).optional()? {
         Some(name) => Err(Fault::NotATable(name)),
+        None => Ok(()),
+    }
+}
+
+/// As [`check_tables`], and refuses generated columns: for readers, who read what others have
+/// written.
+pub(super) fn check_columns(connection: &Connection) -> Result<(), Fault> {
+    check_tables(connection)?;
+    match connection.query_row(GENERATED, [], |row| row.get(0)).optional()? {
+        Some(name) => Err(Fault::Generated(name)),
         None => Ok(()),
     }
 }
