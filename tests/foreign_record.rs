@@ -67,6 +67,37 @@ fn no_process_is_signalled_for_a_run_of_a_record_that_others_could_have_written(
     state.wait_for_status("web", "STOPPED");
 }
 
+#[test]
+fn a_stop_does_not_succeed_while_what_a_lost_run_may_have_left_still_runs() {
+    let state = State::new();
+    let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 1000"));
+    sandbox.signal(Signal::SIGKILL);
+    eventually("both are gone", || !is_alive(sandbox.pid) && !is_alive(sandbox.supervisor));
+    // A command that has hidden its environment looks the same.
+    let unproven = Process::spawn(Command::new("sleep").arg("1000").stdin(Stdio::null()));
+    let Identity { pid, start, .. } = Identity::of(unproven.id()).unwrap();
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    let sql = "UPDATE vmon_runs SET pid = ?1, pid_start = ?2";
+    db.execute(sql, [i64::from(pid), i64::try_from(start).unwrap()]).unwrap();
+    db.execute("UPDATE sandboxes SET microvm_pid = ?1", [pid]).unwrap();
+    drop(db);
+    for command in ["stop", "wait"] {
+        let begin = Instant::now();
+        let output = state.vmon().args([command, "web"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = format!("can't {command} Sandboxfile/web");
+        assert!(said.contains(&why.replace("wait", "wait for")), "{said}");
+        assert!(said.contains(&format!("still runs: pid {pid}")), "{said}");
+        // Nothing is waited for that no further look can change.
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    }
+    drop(unproven);
+    let output = state.vmon().args(["stop", "web"]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(state.run_column("web", "state").as_deref(), Some("STOPPED"));
+}
+
 /// Changes the record of a sandbox that has ended, and gives what `ps` says of it.
 fn ps_of(sql: &str) -> String {
     let state = State::new();

@@ -63,6 +63,8 @@ pub enum LiveError {
     NoSuchConsole { name: Name, others: String },
     #[error("its supervisor was lost, and the sandbox has ended with it")]
     Lost,
+    #[error("its supervisor was lost, and what it has left behind still runs: {0}")]
+    LeftBehind(String),
     #[error("it has ended, but is not on record as stopped: the database may be locked")]
     NotOnRecord,
     #[error("it has ended, but its supervisor still serves its socket")]
@@ -201,7 +203,10 @@ impl<'a> Endings<'a> {
         let run = within(SETTLING, LiveError::NotOnRecord, || {
             let ended = self.ended(sandbox);
             if ended.is_none() {
-                registry.reconcile()?;
+                let lost = registry.reconcile()?.into_iter().find(|lost| sandbox.is_of(&lost.run));
+                if let Some(remains) = lost.and_then(|lost| lost.remains) {
+                    return Err(LiveError::LeftBehind(remains));
+                }
                 self.latest = registry.latest()?;
             }
             Ok(ended.or_else(|| self.ended(sandbox)))
@@ -215,8 +220,7 @@ impl<'a> Endings<'a> {
     }
 
     fn ended(&self, sandbox: &Recorded) -> Option<Run> {
-        let is_it = |run: &&Run| run.config_file == sandbox.config_file && run.name == sandbox.name;
-        let run = self.latest.iter().find(is_it)?;
+        let run = self.latest.iter().find(|run| sandbox.is_of(run))?;
         is_closed(run).then(|| run.clone())
     }
 

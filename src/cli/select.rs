@@ -136,6 +136,11 @@ impl Recorded {
         self.runs.iter().find(|run| run.status == Status::Running).or_else(|| self.runs.first())
     }
 
+    /// Whether this is a run of it.
+    pub fn is_of(&self, run: &Run) -> bool {
+        (&self.config_file, &self.name) == (&run.config_file, &run.name)
+    }
+
     /// The run that goes on.
     pub fn running(&self) -> Option<&Run> {
         self.latest().filter(|run| run.status == Status::Running)

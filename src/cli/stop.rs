@@ -62,8 +62,9 @@ pub fn stop_all<'a>(
     let mut stopped = Vec::new();
     for (sandbox, ended) in ended {
         let settled = match ended {
-            Ok(None) => Ok(None),
-            Ok(Some(_)) => endings.settled(sandbox),
+            // Of a lost run something may still be there.
+            Ok(None) if sandbox.latest().is_none_or(live::is_closed) => Ok(None),
+            Ok(_) => endings.settled(sandbox),
             Err(error) => endings.lost(sandbox, error),
         };
         match settled {
