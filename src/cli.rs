@@ -219,10 +219,6 @@ enum Failure {
     Control(#[from] ControlError),
     #[error("{0} (--db)")]
     Registry(#[from] RegistryError),
-    #[error(
-        "the record belongs to uid {0}, and root can't take on that user's rights: {1}; run this as that user"
-    )]
-    Owner(u32, io::Error),
     #[error("can't set up the event loop: {0}")]
     SetUp(io::Error),
     #[error("the event loop failed: {0}")]

@@ -48,6 +48,42 @@ fn root_starts_nothing_in_a_directory_of_another_user_and_makes_no_file_there() 
 }
 
 #[test]
+fn root_of_a_user_namespace_reads_a_record_of_a_user_that_it_can_not_become() {
+    let state = State::new();
+    state.ran("web", &[], "true");
+    if !is_root() {
+        eprintln!("SKIPPED: only root can be two users");
+        return;
+    }
+    let mode = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(state.path(), 0o755);
+    for suffix in ["", "-wal", "-shm"] {
+        let path = format!("{}{suffix}", state.db().display());
+        if fs::exists(&path).unwrap() {
+            mode(path.as_ref(), 0o644);
+        }
+    }
+    let program = state.file("vmon");
+    fs::copy(env!("CARGO_BIN_EXE_vmon"), &program).unwrap();
+    mode(&program, 0o755);
+    let namespace = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-r"]);
+        command.current_dir("/").env("VMON_STATE_DIR", state.path()).stdin(Stdio::null());
+        command
+    };
+    if !namespace().arg("true").status().unwrap().success() {
+        eprintln!("SKIPPED: no user namespace here for an ordinary user");
+        return;
+    }
+    let output = namespace().arg(&program).args(["ps", "--all"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(common::contains(&output.stdout, b"web"), "{output:?}");
+}
+
+#[test]
 fn no_process_is_signalled_for_a_run_of_a_record_that_others_could_have_written() {
     let state = State::new();
     let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 1000"));

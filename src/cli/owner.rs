@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::geteuid;
+use tracing::debug;
 
 use super::Failure;
 use super::shared::SharedArgs;
@@ -20,15 +21,20 @@ const NO_GROUP: u32 = 65534;
 
 /// Takes on the user id of the record's owner, and no group, where this is root and the record is
 /// another user's. Nothing gives it back.
+///
+/// Root in a user namespace without that id (user_namespaces(7)), or without the capability
+/// `CAP_SETUID`, can't. It stays root then, for whom the registry only reads the record.
 pub fn assume(shared: &SharedArgs) -> Result<(), Failure> {
     if !geteuid().is_root() {
         return Ok(());
     }
     let db = shared.places()?.db.path;
-    match foreign(&db) {
-        Some(owner) => become_user(owner).map_err(|error| Failure::Owner(owner, error)),
-        None => Ok(()),
+    if let Some(owner) = foreign(&db)
+        && let Err(error) = become_user(owner)
+    {
+        debug!("the record of uid {owner} is only read: can't take on that user id: {error}");
     }
+    Ok(())
 }
 
 /// The first user but ours that the database, its directory or the directory of spooled ends belongs
