@@ -28,6 +28,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::Winsize;
 use nix::sys::signal::kill;
 use nix::sys::termios::{
@@ -454,9 +455,14 @@ impl Bystander {
         self.exit.fd()
     }
 
-    /// Whether it is known to have ended: a failed look is no end.
+    /// Whether it is known to have ended. A failed look at the process table is no end, but for a
+    /// pidfd that is readable: the pid may be that of a hidden process by now (`hidepid`, proc(5)).
     pub(crate) fn has_ended(&self) -> bool {
-        self.identity.liveness() == Liveness::Dead
+        let is_readable = |exit| {
+            let mut exit = [PollFd::new(exit, PollFlags::POLLIN)];
+            poll(&mut exit, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        };
+        self.exit_fd().is_some_and(is_readable) || self.identity.liveness() == Liveness::Dead
     }
 }
 
