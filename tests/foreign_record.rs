@@ -8,6 +8,7 @@ mod common;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,7 @@ fn root_of_a_user_namespace_reads_a_record_of_a_user_that_it_can_not_become() {
         eprintln!("SKIPPED: only root can be two users");
         return;
     }
-    let mode = |path: &std::path::Path, mode| {
+    let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
     mode(state.path(), 0o755);
@@ -164,4 +165,75 @@ fn a_virtual_table_is_known_by_its_text_whatever_its_row_says() {
             WHERE name = 'sandbox_metrics'",
     );
     assert!(said.contains("its sandbox_metrics is no table"), "{said}");
+}
+
+#[test]
+fn root_reads_a_long_record_of_another_user() {
+    if !is_root() {
+        eprintln!("SKIPPED: only root can be two users");
+        return;
+    }
+    let state = State::new();
+    state.ran("web", &[], "true");
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    // So many that SQLite sorts them in a temporary file.
+    let columns = "sandbox_id, state, boot_id, supervisor_pid, supervisor_start, started_at, spec";
+    db.execute_batch(&format!(
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 10000)
+        INSERT INTO vmon_runs ({columns})
+            SELECT {columns} FROM (SELECT * FROM vmon_runs LIMIT 1), n;
+        PRAGMA wal_checkpoint(TRUNCATE)"
+    ))
+    .unwrap();
+    drop(db);
+    for file in fs::read_dir(state.path()).unwrap() {
+        chown(file.unwrap().path(), Some(OTHER), Some(OTHER)).unwrap();
+    }
+    chown(state.path(), Some(OTHER), Some(OTHER)).unwrap();
+    let registry = Registry::open_existing(state.db()).unwrap().unwrap();
+    assert_eq!(registry.runs().unwrap().len(), 10_001);
+}
+
+/// Leaves `db` as a writer that died in the middle of a transaction over several databases: with a
+/// hot journal that names this super-journal (fileformat2.html, "the rollback journal").
+fn die_in_a_transaction(db: &Path, super_journal: &Path) {
+    let journal = PathBuf::from(format!("{}-journal", db.display()));
+    let connection = rusqlite::Connection::open(db).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 2; CREATE TABLE filler (bytes); BEGIN;
+            WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 200)
+            INSERT INTO filler SELECT zeroblob(3000) FROM n; UPDATE sandboxes SET group_ip = 'x'",
+        )
+        .unwrap();
+    let (half, mut log) = (fs::read(db).unwrap(), fs::read(&journal).unwrap());
+    connection.execute_batch("ROLLBACK").unwrap();
+    drop(connection);
+    let name = super_journal.to_str().unwrap().as_bytes();
+    let lock_page = 0x4000_0000_u32 / 4096 + 1;
+    let sum: u32 = name.iter().copied().map(u32::from).sum();
+    log.extend(lock_page.to_be_bytes());
+    log.extend(name);
+    log.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
+    log.extend(sum.to_be_bytes());
+    log.extend([0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]);
+    fs::write(db, half).unwrap();
+    fs::write(journal, log).unwrap();
+    let [ours, other] = [db.to_str().unwrap(), "/no/such/other.db"];
+    fs::write(super_journal, format!("{other}-journal\0{ours}-journal\0")).unwrap();
+}
+
+#[test]
+fn a_rollback_succeeds_and_removes_no_file_that_its_journal_names() {
+    let state = State::new();
+    state.ran("web", &[], "true");
+    let db = state.db().canonicalize().unwrap();
+    let super_journal = db.with_file_name("other.db-mj0A1B2C900");
+    die_in_a_transaction(&db, &super_journal);
+    let output = state.run("next", &[], "true").output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(super_journal.exists());
+    let connection = rusqlite::Connection::open(&db).unwrap();
+    let count = "SELECT (SELECT count(*) FROM filler) + count(group_ip) FROM sandboxes";
+    assert_eq!(connection.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
 }

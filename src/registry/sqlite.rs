@@ -15,7 +15,9 @@
 //! - fchown(2), by which SQLite as root gives `-wal`, `-shm` and `-journal` to the owner and group of
 //!   what the database's path names at that moment, changes no owner, and of another user's files
 //!   nothing: the path may name another file by then;
-//! - unlink(2) is refused but for the database's own `-journal`, `-wal` and `-shm`;
+//! - unlink(2) is left out but for the database's own `-journal`, `-wal` and `-shm`. A super-journal
+//!   stays where it is, which harms no database; to refuse it would fail the rollback that is done;
+//! - a temporary file of SQLite's own, which O_EXCL makes, is opened and removed as SQLite likes;
 //! - SQLite's own waiting, up to ten seconds where a lock of `-shm` fails, returns at once unless the
 //!   caller waits anyway.
 //!
@@ -53,6 +55,8 @@ struct Access {
     /// The user that the database belongs to.
     owner: u32,
     waits: bool,
+    /// The temporary files that SQLite has made, and not removed yet.
+    temporary: Vec<PathBuf>,
     /// The first file that was opened and that another user could have written.
     distrust: Option<Distrust>,
 }
@@ -112,7 +116,8 @@ pub(super) fn with<T>(
             ACCESS.with_borrow_mut(|access| *access = former);
         }
     }
-    let access = Access { db: db.to_owned(), owner, waits, distrust };
+    let db = db.to_owned();
+    let access = Access { db, owner, waits, temporary: Vec::new(), distrust };
     let _back = Back(ACCESS.replace(Some(access)));
     let done = work(owner);
     let distrust = ACCESS.with_borrow_mut(|access| access.as_mut()?.distrust.take());
@@ -177,7 +182,8 @@ fn install() -> Option<()> {
 
 unsafe extern "C" fn open_call(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
     let Some(former) = FORMER.get() else { return refused(Errno::ENOSYS) };
-    let foreign = on_access(|access| is_foreign_to_root(access.owner));
+    let is_temporary = flags & libc::O_EXCL != 0;
+    let foreign = on_access(|access| is_foreign_to_root(access.owner) && !is_temporary);
     let flags = match foreign {
         None => flags,
         Some(foreign) if foreign => (flags | libc::O_NONBLOCK) & !libc::O_CREAT,
@@ -192,7 +198,15 @@ unsafe extern "C" fn open_call(path: *const c_char, flags: c_int, mode: c_int) -
     let path = unsafe { path_of(path) };
     // SAFETY: open(2) has just given it, and it is closed below only where nobody else gets it.
     let opened = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    match on_access_mut(|access| access.check(path, opened)).unwrap_or(Ok(())) {
+    let check = |access: &mut Access| match is_temporary {
+        true => {
+            // One of O_TMPFILE has no name.
+            access.temporary.extend((flags & libc::O_CREAT != 0).then(|| path.to_owned()));
+            Ok(())
+        }
+        false => access.check(path, opened),
+    };
+    match on_access_mut(check).unwrap_or(Ok(())) {
         Ok(()) => descriptor,
         Err(errno) => {
             // SAFETY: as above; SQLite never hears of it.
@@ -206,8 +220,8 @@ unsafe extern "C" fn unlink_call(path: *const c_char) -> c_int {
     let Some(former) = FORMER.get() else { return refused(Errno::ENOSYS) };
     // SAFETY: SQLite gives a NUL-terminated path.
     let name = unsafe { path_of(path) };
-    match on_access(|access| access.companion(name).is_some()) {
-        Some(false) => refused(Errno::EPERM),
+    match on_access_mut(|access| access.may_remove(name)) {
+        Some(false) => 0,
         // SAFETY: SQLite's own argument.
         _ => unsafe { (former.unlink)(path) },
     }
@@ -268,6 +282,12 @@ pub(super) fn is_foreign_to_root(owner: u32) -> bool {
 }
 
 impl Access {
+    fn may_remove(&mut self, path: &Path) -> bool {
+        let made = self.temporary.iter().position(|made| made == path);
+        made.map(|made| self.temporary.swap_remove(made)).is_some()
+            || self.companion(path).is_some()
+    }
+
     /// Which of the database's companions has this path.
     fn companion(&self, path: &Path) -> Option<&'static str> {
         let (path, db) = (path.as_os_str().as_bytes(), self.db.as_os_str().as_bytes());
@@ -367,7 +387,17 @@ mod tests {
         fs::write(&other, "").unwrap();
         fs::write(&own, "").unwrap();
         with(&db, false, |_| {
-            assert_eq!((unlink(&other), unlink(&db), unlink(&own)), (-1, -1, 0));
+            let temporary = directory.path().join("temporary");
+            let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+            // SAFETY: a NUL-terminated path; the descriptor is this test's own.
+            drop(unsafe {
+                OwnedFd::from_raw_fd(open_call(words(&temporary).as_ptr(), flags, 0o600))
+            });
+            assert!(temporary.exists());
+            for path in [&other, &db, &own, &temporary] {
+                assert_eq!(unlink(path), 0);
+            }
+            assert!(!temporary.exists());
         })
         .unwrap();
         assert!(other.exists() && db.exists() && !own.exists());
@@ -396,7 +426,10 @@ mod tests {
         let us = geteuid().as_raw();
         let file = fs::File::open(&db).unwrap();
         let opened = std::os::fd::AsFd::as_fd(&file);
-        let access = |owner| Access { db: db.clone(), owner, waits: false, distrust: None };
+        let access = |owner| {
+            let db = db.clone();
+            Access { db, owner, waits: false, temporary: Vec::new(), distrust: None }
+        };
         assert_eq!(access(us).check(&db, opened), Ok(()));
         assert_eq!(access(us + 1).check(&db, opened), Err(Errno::EPERM));
     }
