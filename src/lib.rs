@@ -50,7 +50,7 @@ pub mod reactor;
 #[cfg(feature = "registry")]
 pub mod registry;
 mod relay;
-#[cfg(feature = "consoles")]
+#[cfg(any(feature = "consoles", feature = "control"))]
 mod socket;
 pub mod terminal;
 pub mod usage;

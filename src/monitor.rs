@@ -9,7 +9,6 @@
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
 mod attach;
-#[cfg(feature = "consoles")]
 mod console;
 #[cfg_attr(not(feature = "consoles"), path = "monitor/no_consoles.rs")]
 mod consoles;
@@ -41,9 +40,8 @@ use tracing::warn;
 
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
-#[cfg(feature = "consoles")]
-pub use console::{Console, DEFAULT_CONSOLE_NAME, STDIO};
-pub use consoles::{ConsoleError, ConsoleId};
+pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
+pub use consoles::ConsoleId;
 pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };

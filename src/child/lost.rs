@@ -5,8 +5,10 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
+use super::Identity;
+#[cfg(feature = "registry")]
+use super::Signal;
 use super::platform;
-use super::{Identity, Signal};
 
 /// What was found of a lost run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

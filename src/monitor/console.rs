@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::sandbox::{Name, NameError};
-use crate::socket;
 
 /// The name of a console that is given none.
 pub const DEFAULT_CONSOLE_NAME: &str = "console";
@@ -125,9 +124,10 @@ impl Console {
     /// # Errors
     ///
     /// [`ConsoleError::Reserved`] and [`ConsoleError::PathTooLong`].
+    #[cfg(feature = "consoles")]
     pub fn check(&self) -> Result<(), ConsoleError> {
         check_name(&self.name)?;
-        let limit = socket::ADDRESS_LIMIT;
+        let limit = crate::socket::ADDRESS_LIMIT;
         match &self.way {
             Way::Connect(path) | Way::Listen(path) if path.as_os_str().len() > limit => {
                 let (name, path) = (self.name.to_string(), path.clone());
@@ -257,6 +257,9 @@ pub enum ConsoleError {
     /// Two have the same name.
     #[error("two consoles have the name {0:?}: give each one of its own, as in NAME=pty")]
     Duplicate(String),
+    /// The sandbox has a console, and the library was built without the feature `consoles`.
+    #[error("the console {0} can't be opened: this program was built without consoles")]
+    NotBuilt(String),
     /// There is none of that name.
     #[error("there is no console {0:?}")]
     NoSuchConsole(String),

@@ -13,8 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 
-pub use super::console::ConsoleError;
-use super::console::{Console, check_name};
+use super::console::{Console, ConsoleError, check_name};
 use super::logging::open_log;
 use super::report::ConsoleReport;
 use super::rotating::Rotating;
@@ -286,12 +285,6 @@ impl Consoles {
     /// Bytes that a log or a reader of ours lacks.
     pub(super) fn dropped(&self) -> u64 {
         self.report().iter().map(|console| console.bytes_dropped).sum()
-    }
-}
-
-impl From<ConsoleError> for StartError {
-    fn from(error: ConsoleError) -> Self {
-        Self::Console(error)
     }
 }
 

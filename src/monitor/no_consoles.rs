@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nix::pty::Winsize;
 
+use super::console::{Console, ConsoleError};
 use super::report::ConsoleReport;
 use super::rotating::Rotating;
 use super::sandbox::{Name, Sandbox};
@@ -15,11 +16,6 @@ use crate::logfile::{LogError, LogFile, Mark};
 use crate::reactor::Sources;
 use crate::terminal::Terminal;
 
-/// Why there can't be such a console: without the feature `consoles` there is no value of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConsoleError {}
-
 /// Names none.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +25,13 @@ pub enum ConsoleId {}
 pub(super) struct Consoles(());
 
 impl Consoles {
-    pub(super) fn check(&self, _: &Sandbox) -> Result<(), StartError> {
-        Ok(())
+    /// A record may describe a sandbox with consoles: it is refused, not started without them.
+    pub(super) fn check(&self, sandbox: &Sandbox) -> Result<(), StartError> {
+        let described = sandbox.consoles().map(Console::name).next();
+        match described.or(sandbox.interactive.as_ref()) {
+            Some(name) => Err(ConsoleError::NotBuilt(name.to_string()).into()),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn prepare(
@@ -188,5 +189,25 @@ impl Port {
 
     pub(super) fn resize_to_ours(&self) {
         match *self {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_with_consoles_on_record_is_refused_without_the_feature() {
+        let sandbox = Sandbox::new("a", "b", "/log").unwrap();
+        assert!(Consoles::default().check(&sandbox).is_ok());
+        let described = Sandbox { consoles: vec!["x=pty".parse().unwrap()], ..sandbox.clone() };
+        let interactive = Sandbox { interactive: Some("x".parse().unwrap()), ..sandbox };
+        for sandbox in [described, interactive] {
+            let error = Consoles::default().check(&sandbox).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "the console x can't be opened: this program was built without consoles"
+            );
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::consoles::ConsoleError;
+use super::console::ConsoleError;
 use super::report::ConsoleReport;
 use super::sandbox::Sandbox;
 use crate::child::{Command, ExitStatus, Identity, Signal, SpawnError};
@@ -233,7 +233,7 @@ pub enum StartError {
     Service(String),
     /// There can't be such a console; the text names it and the way out.
     #[error(transparent)]
-    Console(ConsoleError),
+    Console(#[from] ConsoleError),
     /// The cgroup can't be the child's; the text names it and the way out.
     #[error("{0}")]
     Cgroup(String),

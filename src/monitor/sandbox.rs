@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-#[cfg(feature = "consoles")]
 use super::console::Console;
 use crate::child::Signal;
 use crate::logfile::{Format, LogOptions, Retention};
@@ -261,7 +260,6 @@ pub struct Sandbox {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) leave_descendants: bool,
     pub(crate) cgroup: Option<PathBuf>,
-    #[cfg(feature = "consoles")]
     pub(crate) consoles: Vec<Console>,
     pub(crate) interactive: Option<Name>,
 }
@@ -301,7 +299,6 @@ impl Sandbox {
             idle_timeout: None,
             leave_descendants: false,
             cgroup: None,
-            #[cfg(feature = "consoles")]
             consoles: Vec::new(),
             interactive: None,
         })
@@ -468,14 +465,8 @@ impl Sandbox {
     }
 
     /// The consoles beside the child's own streams.
-    #[cfg(feature = "consoles")]
     pub fn consoles(&self) -> impl Iterator<Item = &Console> {
         self.consoles.iter()
-    }
-
-    #[cfg(not(feature = "consoles"))]
-    fn consoles(&self) -> impl Iterator<Item = ()> {
-        std::iter::empty()
     }
 
     /// The path of a console's log, whether there is such a console or not.
