@@ -34,10 +34,19 @@
 //! # }
 //! ```
 //!
-//! The library starts no thread and installs no signal handler unless it is told to. Without
-//! default features it has neither the command's dependencies nor SQLite: `consoles` adds guest
-//! consoles, `control` the control socket, `registry` the record, `bundled` compiles SQLite in,
-//! `reader` reads logs back, `cli` adds the command.
+//! The library starts no thread and installs no signal handler unless a host asks for it.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! | --- | --- | --- |
+//! | `registry` | yes | the record in SQLite |
+//! | `bundled` | yes | SQLite compiled in; without it the system's SQLite is linked |
+//! | `consoles` | no | guest consoles beside the child's own streams |
+//! | `control` | no | the control socket of a monitor, and its client |
+//! | `reader` | no | reading logs back, compressed generations too |
+//!
+//! Each feature works alone and with any other.
 
 mod access;
 pub mod child;

@@ -1,6 +1,6 @@
 //! `vmon attach`: as many as like use one sandbox, and leave it as it was.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,8 +1,6 @@
 //! Five hundred clients that come and go while a child floods: what the log has, and what each of
 //! them got.
 
-#![cfg(all(feature = "cli", feature = "registry", feature = "control"))]
-
 mod common;
 
 use std::io::Read;

@@ -1,7 +1,5 @@
 //! What the shells and the manual's reader get.
 
-#![cfg(feature = "cli")]
-
 mod common;
 
 use std::path::Path;

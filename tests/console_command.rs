@@ -1,7 +1,5 @@
 //! Consoles on the command line: where our terminal is, what is attached and printed, what is on
 //! record and passed on by a restart.
-#![cfg(feature = "cli")]
-
 mod common;
 #[path = "common/vmm.rs"]
 mod vmm;

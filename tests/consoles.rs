@@ -1,7 +1,5 @@
 //! Consoles beside the child's own streams: each kind of them, two ways, again after a reset, and
 //! nothing lost at the end.
-#![cfg(all(feature = "consoles", feature = "reader"))]
-
 mod common;
 #[path = "common/host.rs"]
 mod host;

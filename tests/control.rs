@@ -1,8 +1,6 @@
 //! The control socket: where it lies, who is admitted, what the methods do, and what a client that
 //! nobody here wrote makes of it.
 
-#![cfg(feature = "control")]
-
 mod common;
 #[path = "common/served.rs"]
 mod served;

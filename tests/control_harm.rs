@@ -1,8 +1,6 @@
 //! What a client can't do to a sandbox by its control socket, whatever it sends, does not send or
 //! does not read: the child and the log go on, memory stays bounded, and it is told or dropped.
 
-#![cfg(feature = "control")]
-
 mod common;
 #[path = "common/served.rs"]
 mod served;

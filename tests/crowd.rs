@@ -1,6 +1,6 @@
 //! Two hundred sandboxes in the background at once: started, listed, stopped and removed.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

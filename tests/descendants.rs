@@ -1,6 +1,6 @@
 //! What becomes of what a child leaves behind, and of those who are none of ours.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! `vmon run --detach`: it returns when the command runs, and what stays behind is on its own.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Directories that are there already, and what other users may do in them.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

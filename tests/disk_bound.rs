@@ -92,7 +92,6 @@ fn a_bound_that_no_number_can_have_is_the_largest() {
     assert_eq!(options.disk_bound(true), Some(u64::MAX));
 }
 
-#[cfg(feature = "cli")]
 mod command {
     use std::process::Stdio;
 

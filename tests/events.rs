@@ -1,7 +1,5 @@
 //! `vmon events`: no start and no end is missed, and nothing else is told.
 
-#![cfg(feature = "cli")]
-
 mod common;
 
 use std::io::{BufRead, BufReader, Lines};

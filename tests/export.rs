@@ -1,6 +1,6 @@
 //! `vmon export`: what others record and ship, read by those others.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/recorded.rs"]

@@ -1,7 +1,5 @@
 //! What vmon does when a system call fails that never fails on a healthy machine.
 
-#![cfg(all(feature = "cli", feature = "registry", feature = "control"))]
-
 mod common;
 #[path = "common/inject.rs"]
 mod inject;

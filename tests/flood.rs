@@ -190,7 +190,6 @@ mod loops {
     }
 }
 
-#[cfg(feature = "cli")]
 mod command {
     use std::fs::{self, File, OpenOptions};
     use std::io::{Read, Write};

@@ -1,6 +1,6 @@
 //! What happens to the child and its log when whoever reads our output stops, or goes away.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! The files and the command by which others follow a run.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

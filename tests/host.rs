@@ -1128,7 +1128,6 @@ mod hosts {
                 assert_eq!(threads(), before);
                 told.set(told.get() + 1);
             });
-            #[cfg(feature = "registry")]
             let builder = {
                 let db = sandbox.log_dir().with_file_name(format!("sandbox-{pty}.db"));
                 builder.observer(vmon::registry::Registry::open(db).unwrap().observer())
@@ -1177,7 +1176,6 @@ mod hosts {
     }
 }
 
-#[cfg(feature = "registry")]
 mod recorded {
     use super::*;
     use vmon::monitor::Rootfs;
@@ -1336,7 +1334,7 @@ mod recorded {
 }
 
 /// What a supervisor costs while it runs: of the command, which is a host too.
-#[cfg(all(feature = "cli", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 mod cost {
     use super::*;
     use std::io::Read;

@@ -1,6 +1,6 @@
 //! Keys and jobs: the child's shell has them, and the shell that vmon runs in keeps its own.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,8 +1,6 @@
 //! A supervisor that SIGKILL ends at any moment: what is on record, on disk and among the processes
 //! afterwards.
 
-#![cfg(all(feature = "cli", feature = "registry", feature = "control"))]
-
 mod common;
 
 use std::fs;

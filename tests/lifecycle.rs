@@ -1,6 +1,6 @@
 //! How a run starts, is stopped and ends, and what the record says of it meanwhile.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 #![allow(unsafe_code)] // dispositions that a parent leaves behind take pre_exec
 
 mod common;

@@ -1,8 +1,6 @@
 //! `vmon run --log-format`: what is in the log beside what the command wrote, through full disks,
 //! restarts and kills.
 
-#![cfg(feature = "cli")]
-
 mod common;
 #[path = "common/records.rs"]
 mod records;

@@ -1,8 +1,6 @@
 //! Logs in `cri` and `json` beside other writers of these formats, and in the hands of readers that
 //! nobody here wrote.
 
-#![cfg(feature = "cli")]
-
 mod common;
 #[path = "common/records.rs"]
 mod records;
@@ -19,7 +17,7 @@ use vmon::logfile::{Format, Stream, Timestamp};
 const STREAMS: [(Stream, &str); 2] = [(Stream::Stdout, "stdout"), (Stream::Stderr, "stderr")];
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
 /// A program that `.ci/install` installs. `None`, which skips the test and says so, where that was

@@ -1,6 +1,4 @@
 //! The time index of a sandbox's log: what runs leave in it, read as docs/formats.md has it.
-#![cfg(all(feature = "cli", feature = "registry"))]
-
 mod common;
 #[path = "common/tmpfs.rs"]
 mod tmpfs;

@@ -1,7 +1,5 @@
 //! How fast a log may be filled: what a flood gets, what it costs, and that nothing is lost untold.
 
-#![cfg(feature = "cli")]
-
 mod common;
 
 use std::fs::{self, File, OpenOptions};

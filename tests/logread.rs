@@ -1,7 +1,5 @@
 //! Reading a log back, on real files: what is in them, and what is wrong with them.
 
-#![cfg(feature = "reader")]
-
 #[path = "common/logs.rs"]
 mod logs;
 

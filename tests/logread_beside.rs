@@ -2,8 +2,6 @@
 //!
 //! With `VMON_FULL_SIZE` set, 200 MB in more than 3,000 generations, and every one of them is kept.
 
-#![cfg(feature = "reader")]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

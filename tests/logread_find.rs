@@ -1,7 +1,5 @@
 //! Places in a log: of a time, of the last lines.
 
-#![cfg(feature = "reader")]
-
 #[path = "common/logs.rs"]
 mod logs;
 

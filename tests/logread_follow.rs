@@ -1,7 +1,5 @@
 //! Reading a log on while it is written, rotated, compressed, moved and removed.
 
-#![cfg(feature = "reader")]
-
 #[path = "common/logs.rs"]
 mod logs;
 

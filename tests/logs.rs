@@ -1,7 +1,5 @@
 //! `vmon logs`, of logs that nobody writes to any more.
 
-#![cfg(feature = "cli")]
-
 mod common;
 #[path = "common/logs.rs"]
 mod logs;

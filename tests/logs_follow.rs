@@ -1,7 +1,5 @@
 //! `vmon logs --follow`, beside sandboxes that run.
 
-#![cfg(feature = "cli")]
-
 mod common;
 
 use std::fs::{self, File};

@@ -1,6 +1,6 @@
 //! `vmon run --metrics-interval`: samples on record while the command runs, and none otherwise.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -4,7 +4,7 @@
 //! `examples/microvm.sh --prepare` says what is booted. Where something that it needs is missing,
 //! these tests are skipped and say so; with `VMON_REQUIRE_QEMU` set, they fail.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 #![allow(unsafe_code)] // the size of QEMU's terminal
 
 mod common;

@@ -3,7 +3,7 @@
 //!
 //! Where something that a microVM needs is missing, these tests are skipped and say so; with
 //! `VMON_REQUIRE_QEMU` set, they fail.
-#![cfg(all(feature = "cli", feature = "reader", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/machine.rs"]

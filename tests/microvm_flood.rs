@@ -3,7 +3,7 @@
 //!
 //! For some seconds each; with `VMON_FULL_SIZE` set, for a minute. Skipped as the other tests of a
 //! microVM are.
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/machine.rs"]

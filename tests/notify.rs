@@ -1,6 +1,6 @@
 //! What the service manager is told, as sd_notify(3) describes it.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

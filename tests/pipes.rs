@@ -1,7 +1,7 @@
 //! What goes through a child's pipes: its output to ours and to the log, our stdin to it, byte by
 //! byte.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 #![allow(unsafe_code)] // prlimit and close_range, which nothing safe wraps
 
 mod common;

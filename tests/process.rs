@@ -1,6 +1,6 @@
 //! What the command does to its own process: memory comes back, descriptors are closed.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

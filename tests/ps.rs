@@ -1,7 +1,5 @@
 //! `vmon ps` in all its formats.
 
-#![cfg(feature = "cli")]
-
 mod common;
 
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! The record is true after anything: what a lost supervisor leaves on record and in the process
 //! table, and what is never touched.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/lives.rs"]

@@ -1,7 +1,7 @@
 //! The record against a database that is locked, old or busy: it may be late, it is never wrong,
 //! and the child never notices.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/held.rs"]

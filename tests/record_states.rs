@@ -1,7 +1,7 @@
 //! A database that is locked, full, read-only or replaced for seconds while a child runs, and
 //! across its end: what happened meanwhile arrives, or is spilled and taken in.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/held.rs"]

@@ -1,7 +1,7 @@
 //! The record against a database that can't be written: read-only, full, broken, replaced. The
 //! child never notices, and the end arrives or is spilled.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/held.rs"]

@@ -1,8 +1,6 @@
 //! The registry's files: who may read them, what they are when they are no database, and what
 //! becomes of the record when somebody replaces them.
 
-#![cfg(feature = "registry")]
-
 #[path = "common/lives.rs"]
 mod lives;
 

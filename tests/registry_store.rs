@@ -1,7 +1,5 @@
 //! The registry against a real SQLite: claims, transitions, and many of them at once.
 
-#![cfg(feature = "registry")]
-
 #[path = "common/lives.rs"]
 mod lives;
 

@@ -1,7 +1,5 @@
 //! Taking sandboxes out of the record, and what they used at a moment.
 
-#![cfg(feature = "registry")]
-
 #[path = "common/lives.rs"]
 mod lives;
 

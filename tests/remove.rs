@@ -1,7 +1,5 @@
 //! `vmon rm` and `vmon prune`: what goes, and what stays.
 
-#![cfg(feature = "cli")]
-
 mod common;
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! `vmon replay`: a session as it was, and a terminal that is left as it was found.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/recorded.rs"]

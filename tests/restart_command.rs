@@ -1,6 +1,6 @@
 //! `vmon restart`: the same again, as the record has it.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

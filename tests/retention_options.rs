@@ -1,7 +1,7 @@
 //! The options that say how much of a log is kept, as the command takes them; and signals at which
 //! the log is opened anew.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

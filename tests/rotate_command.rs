@@ -1,7 +1,7 @@
 //! The command of `--log-rotate-command`: which generations it gets, as what it runs, and what comes
 //! of its failure. What a run leaves to it is in `rotate_command_left.rs`.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/works.rs"]

@@ -1,7 +1,7 @@
 //! What becomes of the command of `--log-rotate-command`, and of those whose turn has not come, when a
 //! run ends or its supervisor is killed.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/works.rs"]

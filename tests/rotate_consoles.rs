@@ -1,7 +1,7 @@
 //! The command of `--log-rotate-command` on the logs of consoles: it gets each generation of theirs as
 //! of the main log, one at a time for the whole sandbox, also when the run or its supervisor is gone.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/works.rs"]

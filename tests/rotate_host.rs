@@ -164,7 +164,6 @@ fn a_command_without_a_word_is_none() {
     assert!(!exists(&state, "a", "todo"));
 }
 
-#[cfg(feature = "consoles")]
 mod consoles {
     use std::io::Write;
     use std::os::unix::net::UnixStream;

@@ -1,6 +1,6 @@
 //! The log of a run on disk: appended to, rotated, paused on a full disk, made anew when it goes.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/tmpfs.rs"]

@@ -1,7 +1,7 @@
 //! What `docs/security.md` promises: a record, a file or a socket that another user could have
 //! written decides nothing.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

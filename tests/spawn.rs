@@ -549,7 +549,6 @@ mod hosts {
     }
 }
 
-#[cfg(feature = "cli")]
 mod command {
     use super::*;
     use std::io::Write;

@@ -1,7 +1,7 @@
 //! A state directory that was moved, copied, mounted or linked to leads to its own files: logs,
 //! control sockets and spooled ends.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/held.rs"]

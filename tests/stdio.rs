@@ -1,6 +1,6 @@
 //! What our own stdin, stdout and stderr may be, and that they are as before afterwards.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

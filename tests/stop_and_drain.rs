@@ -1,6 +1,6 @@
 //! What a stop request does while an ended child's output is still on its way.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 #[path = "common/inject.rs"]

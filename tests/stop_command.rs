@@ -1,6 +1,6 @@
 //! `vmon stop`, `vmon kill` and `vmon wait`: said to the supervisor, never to a pid.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! What a child wrote last: it is never lost, whoever else has its pipe open.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

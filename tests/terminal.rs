@@ -1,6 +1,6 @@
 //! The child's terminal and ours: who gets one, of which size and modes, and how ours comes back.
 
-#![cfg(all(feature = "cli", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,8 +1,6 @@
 //! What the command refuses, and how: one line on stderr, exit 125, nothing started, nothing
 //! written.
 
-#![cfg(feature = "cli")]
-
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -43,7 +43,8 @@ fn library() -> &'static Path {
         let is_writable = fs::create_dir_all(given).is_ok()
             && tempfile::Builder::new().prefix("probe").tempfile_in(given).is_ok();
         let directory = if is_writable { given.to_owned() } else { std::env::temp_dir() };
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/inject.c");
+        let source =
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/common/inject.c");
         let made = tempfile::Builder::new().prefix("inject").tempfile_in(&directory).unwrap();
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(made.path());

@@ -37,7 +37,7 @@ pub fn machine() -> Option<&'static Machine> {
 
 fn prepare() -> Result<Machine, String> {
     let directory = tempfile::Builder::new().prefix("vmon-microvm").tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/microvm.sh");
+    let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("examples/microvm.sh");
     let output = Command::new("bash")
         .arg(script)
         .arg("--prepare")

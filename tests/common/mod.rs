@@ -88,7 +88,6 @@ impl State {
         bytes
     }
 
-    #[cfg(feature = "cli")]
     /// `vmon` with this state directory and no input.
     pub fn vmon(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmon"));
@@ -97,7 +96,6 @@ impl State {
         command
     }
 
-    #[cfg(feature = "cli")]
     /// `vmon run --name NAME OPTIONS… -- sh -c SCRIPT`.
     pub fn run(&self, name: &str, options: &[&str], script: &str) -> Command {
         let mut command = self.vmon();
@@ -105,7 +103,6 @@ impl State {
         command
     }
 
-    #[cfg(feature = "cli")]
     /// The same, to its end, whatever that is.
     pub fn ran(&self, name: &str, options: &[&str], script: &str) {
         let mut run = self.run(name, options, script);
@@ -122,7 +119,6 @@ impl State {
         fs::write(self.file("go"), "go\n").unwrap();
     }
 
-    #[cfg(feature = "registry")]
     /// The value of one column of the newest run of `name`, as text; `None` while there is none.
     pub fn run_column(&self, name: &str, column: &str) -> Option<String> {
         let query = format!(
@@ -132,21 +128,18 @@ impl State {
         self.query(&query, name)
     }
 
-    #[cfg(feature = "registry")]
     /// The value of one column of the sandbox `name`, as text; `None` while there is none.
     pub fn sandbox_column(&self, name: &str, column: &str) -> Option<String> {
         let query = format!("SELECT CAST({column} AS TEXT) FROM sandboxes WHERE name = ?1");
         self.query(&query, name)
     }
 
-    #[cfg(feature = "registry")]
     fn query(&self, query: &str, name: &str) -> Option<String> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
         let db = rusqlite::Connection::open_with_flags(self.db(), flags).ok()?;
         db.query_row(query, [name], |row| row.get(0)).ok().flatten()
     }
 
-    #[cfg(feature = "registry")]
     /// The supervisors of all runs that are not over on record.
     pub fn supervisors(&self) -> Vec<u32> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
@@ -159,7 +152,6 @@ impl State {
         pids.map(|pids| pids.flatten().collect()).unwrap_or_default()
     }
 
-    #[cfg(feature = "registry")]
     /// Waits until the sandbox has this status on record.
     pub fn wait_for_status(&self, name: &str, status: &str) {
         eventually(&format!("{name} is {status}"), || {
@@ -385,14 +377,12 @@ pub fn has(program: impl AsRef<OsStr>) -> bool {
 }
 
 /// A sandbox in the background, which goes with the test.
-#[cfg(all(feature = "cli", feature = "registry"))]
 pub struct Detached {
     pub name: String,
     pub pid: u32,
     pub supervisor: u32,
 }
 
-#[cfg(all(feature = "cli", feature = "registry"))]
 impl Detached {
     /// From what `vmon run -d` has printed.
     #[track_caller]
@@ -417,7 +407,6 @@ impl Detached {
     }
 }
 
-#[cfg(all(feature = "cli", feature = "registry"))]
 impl Drop for Detached {
     fn drop(&mut self) {
         // Not reused so soon: a zombie at most, where nobody reaps it.

@@ -68,7 +68,7 @@ fn hosts(bench: &Bench) -> Result<(PathBuf, PathBuf)> {
     } else {
         ("release", &["build", "--offline", "--quiet", "--release"])
     };
-    let crate_dir = env!("CARGO_MANIFEST_DIR");
+    let crate_dir = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     fs::write(dir.join("Cargo.toml"), manifest(crate_dir))?;
     fs::copy(Path::new(crate_dir).join("Cargo.lock"), dir.join("Cargo.lock"))?;
     fs::write(sources.join("bare.rs"), BARE)?;

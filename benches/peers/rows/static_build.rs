@@ -21,7 +21,7 @@ fn command(target: &std::path::Path) -> (Command, PathBuf) {
 pub fn build() -> Result<PathBuf> {
     let (mut cargo, path) = command(&target_directory().join("peers-static"));
     let status = cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()?;

@@ -1,4 +1,7 @@
-//! The command line: what is understood, which subcommand gets it, and what a failure looks like.
+//! The `vmon` command: run a child under a monitor, and list what runs and ran.
+//!
+//! Only the command line is here: what is understood, which subcommand gets it, and what a failure
+//! looks like. It uses the public interface of the library, as any other program that links it.
 //!
 //! Nothing here prints with a macro: those panic on a closed stdout or stderr.
 
@@ -37,6 +40,7 @@ mod screen;
 mod select;
 mod settle;
 mod shared;
+mod startup;
 mod stats;
 mod stop;
 mod supervise;
@@ -254,8 +258,13 @@ fn signalled(signal: Signal) -> u8 {
     u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
 }
 
+fn main() -> ExitCode {
+    startup::prepare();
+    dispatch(std::env::args_os().collect())
+}
+
 /// Does what `args`, the program's name first, ask for.
-pub fn main(args: Vec<OsString>) -> ExitCode {
+fn dispatch(args: Vec<OsString>) -> ExitCode {
     let messages = Messages::stderr();
     if let Some(code) = completions::answer(&args) {
         return ExitCode::from(code);

@@ -1,11 +1,11 @@
-//! How the command is linked. The library, and a host that links it, get nothing from here.
+//! How the command is linked. The library has no build script.
 
 use std::env;
 use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if env::var_os("CARGO_FEATURE_CLI").is_some() && packs_relocations() {
+    if packs_relocations() {
         // One bit for each relocation of a position-independent executable in place of 24 bytes.
         println!("cargo::rustc-link-arg-bin=vmon=-Wl,-z,pack-relative-relocs");
     }

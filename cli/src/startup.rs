@@ -1,11 +1,6 @@
-//! The `vmon` command: run a child under a monitor, and list what runs and ran.
-//!
-//! Only the command line lives here and in `cli/`. Everything that it does, a program that links
-//! the library can do too.
+//! What the process does before it reads its command line: memory, signals, panics.
 
-mod cli;
-
-use std::process::ExitCode;
+use crate::OWN_FAILURE;
 
 // GCC's unwinder, with which a backtrace walks the stack, out of its archive: to load the shared
 // library takes 0.1 ms of each start, and memory for as long as the command runs. It comes before
@@ -15,15 +10,15 @@ use std::process::ExitCode;
 #[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
 unsafe extern "C" {}
 
+/// Prepares the process. To be called first, and once.
 #[allow(unsafe_code)] // for the one call that must come before all others
-fn main() -> ExitCode {
+pub fn prepare() {
     // SAFETY: this is the only thread, and the command starts no other one.
     unsafe { vmon::process::settle_heap() };
     vmon::child::restore_sigchld();
     vmon::child::unblock_signals();
     exit_on_panic();
     vmon::terminal::install_panic_hook();
-    cli::main(std::env::args_os().collect())
 }
 
 /// Has a panic end the command as any failure of its own does, once the hooks that are set later
@@ -33,7 +28,7 @@ fn exit_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tell(panic);
-        std::process::exit(cli::OWN_FAILURE.into());
+        std::process::exit(OWN_FAILURE.into());
     }));
 }
 
@@ -53,7 +48,7 @@ mod tests {
     #[test]
     fn a_panic_is_told_and_exits_with_125() {
         let mut program = Command::new(std::env::current_exe().unwrap());
-        program.args(["--exact", "tests::panics", "--ignored", "--nocapture"]);
+        program.args(["--exact", "startup::tests::panics", "--ignored", "--nocapture"]);
         let output = program.output().unwrap();
         assert_eq!(output.status.code(), Some(125), "{output:?}");
         let stderr = String::from_utf8_lossy(&output.stderr);

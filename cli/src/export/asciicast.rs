@@ -7,7 +7,7 @@ use vmon::logfile::read::Entry;
 use vmon::logfile::{Mark, Stream, Timestamp};
 
 use super::About;
-use crate::cli::timeline::Timeline;
+use crate::timeline::Timeline;
 
 /// What a terminal has of which nobody knows the size.
 const SIZE: (u16, u16) = (80, 24);

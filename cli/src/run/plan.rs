@@ -22,13 +22,13 @@ use super::args::RunArgs;
 use super::detach::Ready;
 use super::files::LifecycleFiles;
 use super::options::Options;
-use crate::cli::name::NameChoice;
-use crate::cli::notify::{self, Notifier};
-use crate::cli::sample::Sampler;
-use crate::cli::settle::{self, Activity, Noted};
-use crate::cli::shared::{NewDirectories, Place, Places, absolute};
-use crate::cli::tell::LogLevel;
-use crate::cli::{Failure, hooks, reason};
+use crate::name::NameChoice;
+use crate::notify::{self, Notifier};
+use crate::sample::Sampler;
+use crate::settle::{self, Activity, Noted};
+use crate::shared::{NewDirectories, Place, Places, absolute};
+use crate::tell::LogLevel;
+use crate::{Failure, hooks, reason};
 
 /// What the options ask for, checked as far as that goes without touching the disk.
 pub(super) struct Plan {

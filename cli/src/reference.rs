@@ -210,7 +210,7 @@ fn code(text: &str) -> Option<(&str, usize)> {
 
 #[test]
 fn the_reference_of_commands_is_what_the_command_line_defines() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
     let page = reference();
     if std::env::var_os("VMON_UPDATE_DOCS").is_some() {
         std::fs::write(&path, &page).unwrap();

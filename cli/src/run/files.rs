@@ -13,7 +13,7 @@ use tracing::warn;
 use vmon::monitor::{Desk, Service, Transition};
 use vmon::reactor::Ready;
 
-use crate::cli::reason;
+use crate::reason;
 
 /// How much of a file's name that of the file which is to replace it has, in bytes.
 const LONGEST: usize = 200;

@@ -12,7 +12,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::cli::reason;
+use crate::reason;
 
 /// How many names are tried while others have been left behind by who was killed.
 const TRIES: u32 = 100;

@@ -15,7 +15,7 @@ use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
 use super::Size;
 use super::flow::{Flow, Got};
 use super::keys::Search;
-use crate::cli::Failure;
+use crate::Failure;
 
 /// What Ctrl-C types.
 const INTERRUPT: u8 = 3;

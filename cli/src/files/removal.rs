@@ -18,8 +18,8 @@ use tracing::debug;
 use vmon::registry::Run;
 
 use super::{DIRECTORY, Logs, cannot, role};
-use crate::cli::shared::Places;
-use crate::cli::{Failure, reason};
+use crate::shared::Places;
+use crate::{Failure, reason};
 
 /// Not blocked by a FIFO in the place of a log, nor led away by a link.
 const FILE: OFlag = OFlag::O_RDONLY

@@ -18,9 +18,9 @@ use vmon::monitor::{
 use vmon::terminal;
 
 use super::files::LifecycleFiles;
-use crate::cli::args::{self, ConsoleChoice, EnvArg};
-use crate::cli::shared::{Places, SharedArgs, absolute, check_directory};
-use crate::cli::{Failure, reason};
+use crate::args::{self, ConsoleChoice, EnvArg};
+use crate::shared::{Places, SharedArgs, absolute, check_directory};
+use crate::{Failure, reason};
 
 /// Run a command under a monitor until it ends, and exit as it did
 ///

@@ -8,8 +8,8 @@ use vmon::logfile::read::Entry;
 use vmon::logfile::{Mark, Timestamp};
 
 use super::About;
-use crate::cli::tell::printable;
-use crate::cli::timeline::Timeline;
+use crate::tell::printable;
+use crate::timeline::Timeline;
 
 /// The two files.
 #[derive(Debug, Default)]

@@ -252,7 +252,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::Cli;
 
     fn error_of(args: &[&str]) -> String {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();

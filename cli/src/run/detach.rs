@@ -25,9 +25,9 @@ use vmon::{process, reactor};
 use super::args::RunArgs;
 use super::handover;
 use super::plan::Plan;
-use crate::cli::supervise::Voice;
-use crate::cli::tell::{self, Listener};
-use crate::cli::{Failure, reason};
+use crate::supervise::Voice;
+use crate::tell::{self, Listener};
+use crate::{Failure, reason};
 
 /// A line of the pipe; `Voice` writes them.
 enum Word {

@@ -13,9 +13,9 @@ use vmon::reactor::{Context, Handler, Interest, Ready, SourceId, TimerId};
 use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
 
 use super::schedule::{Pace, Schedule};
-use crate::cli::reason;
-use crate::cli::runs::RunLog;
-use crate::cli::screen::Screen;
+use crate::reason;
+use crate::runs::RunLog;
+use crate::screen::Screen;
 
 /// Entries that are played before signals and keys get their turn again.
 const BATCH: usize = 64;

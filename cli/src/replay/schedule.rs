@@ -5,7 +5,7 @@ use std::time::Duration;
 use vmon::logfile::Mark;
 use vmon::logfile::read::Entry;
 
-use crate::cli::timeline::Timeline;
+use crate::timeline::Timeline;
 
 /// How fast.
 #[derive(Debug, Clone, Copy)]
