@@ -1,7 +1,5 @@
 //! A run that is held while somebody does something to the database, and what is on record then.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;

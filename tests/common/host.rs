@@ -1,7 +1,5 @@
 //! A sandbox on a reactor of the test's own, and clients that are attached to it.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -13,7 +11,7 @@ use vmon::monitor::{
 };
 use vmon::reactor::{HandlerId, Reactor};
 
-use super::common::{CONFIG, PATIENCE, State, contains};
+use crate::common::{CONFIG, PATIENCE, State, contains};
 
 /// The sandbox `a`.
 pub struct Host {

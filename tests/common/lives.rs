@@ -1,9 +1,5 @@
 //! Lives of sandboxes as a monitor tells them to the registry, without a child of vmon's.
 
-#![allow(dead_code)] // each test file uses a part
-
-mod seed;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -18,6 +14,8 @@ use vmon::monitor::{
     Claim, End, Identity, Observer, Outcome, Progress, Reason, Sandbox, Starting, Transition,
 };
 use vmon::registry::{Registry, RegistryObserver, Run};
+
+use super::seed::SEED_SCHEMA;
 
 pub struct Fixture {
     pub dir: TempDir,
@@ -50,7 +48,7 @@ impl Fixture {
     pub fn seed(&self, rows: &str) {
         fs::create_dir_all(self.db().parent().unwrap()).unwrap();
         let seed = self.sqlite();
-        seed.execute_batch(seed::SEED_SCHEMA).unwrap();
+        seed.execute_batch(SEED_SCHEMA).unwrap();
         seed.execute_batch(rows).unwrap();
     }
 

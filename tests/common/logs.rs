@@ -1,7 +1,5 @@
 //! Logs as they lie on disk, made without the code that writes them: what is in them is known.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

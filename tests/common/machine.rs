@@ -1,7 +1,5 @@
 //! QEMU's command for a microVM, as `examples/microvm.sh` builds it.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -2,9 +2,18 @@
 //!
 //! Children are shell scripts: `sh` does what is asked.
 
-#![allow(dead_code, unsafe_code)] // each test file uses a part; a controlling terminal takes pre_exec
+#![allow(dead_code, unsafe_code)] // each area uses a part; a controlling terminal takes pre_exec
 
-mod terminal;
+pub mod host;
+pub mod lives;
+pub mod logs;
+pub mod records;
+pub mod seed;
+pub mod served;
+pub mod terminal;
+pub mod tmpfs;
+pub mod turning;
+pub mod vmm;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -86,27 +95,6 @@ impl State {
         }
         bytes.extend(self.log(name));
         bytes
-    }
-
-    /// `vmon` with this state directory and no input.
-    pub fn vmon(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmon"));
-        command.env("VMON_STATE_DIR", self.path()).env_remove("XDG_STATE_HOME");
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// `vmon run --name NAME OPTIONS… -- sh -c SCRIPT`.
-    pub fn run(&self, name: &str, options: &[&str], script: &str) -> Command {
-        let mut command = self.vmon();
-        command.args(["run", "--name", name]).args(options).args(["--", "sh", "-c", script]);
-        command
-    }
-
-    /// The same, to its end, whatever that is.
-    pub fn ran(&self, name: &str, options: &[&str], script: &str) {
-        let mut run = self.run(name, options, script);
-        wait(&mut run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     }
 
     /// Where a script of this command waits for the test: `read _ < "$GO"`.
@@ -343,17 +331,31 @@ pub fn assert_same(left: &[u8], right: &[u8], what: &str) {
     );
 }
 
-/// Runs the test `hosts::NAME` of this binary, ignored otherwise, as a process of its own to its end.
-/// It learns the state directory from the variable `directory`; `prepare` adds to its command.
+/// This program, to run one of its tests as a process of its own, on its main thread. `module` is
+/// the `module_path!()` of the test, which is usually an ignored one.
+pub fn own_test(module: &str, name: &str) -> Command {
+    // libtest leaves out the name of the crate.
+    let path = module.split_once("::").map_or("", |(_, path)| path);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([&format!("{path}::{name}"), "--exact", "--include-ignored", "--nocapture"]);
+    command.arg("--test-threads=1");
+    command
+}
+
+/// Runs an ignored test, a host, as a process of its own to its end: the [`own_test`] of this module
+/// and name. The variable `directory` has the state directory; `prepare` adds to the command.
 #[track_caller]
-pub fn run_host(state: &State, name: &str, directory: &str, prepare: impl FnOnce(&mut Command)) {
+pub fn run_host(
+    state: &State,
+    module: &str,
+    name: &str,
+    directory: &str,
+    prepare: impl FnOnce(&mut Command),
+) {
     let path = state.file("host.out");
     let output = File::options().create(true).append(true).open(&path).unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = own_test(module, name);
     command
-        .args([&format!("hosts::{name}"), "--exact", "--ignored", "--nocapture"])
-        // One thread: the test runs on the main one.
-        .arg("--test-threads=1")
         .env(directory, state.path())
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
@@ -365,6 +367,12 @@ pub fn run_host(state: &State, name: &str, directory: &str, prepare: impl FnOnce
     assert!(said.contains("1 passed"), "{said}");
 }
 
+/// The bytes of all files in a directory.
+pub fn directory_size(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
+}
+
 /// Whether a program is installed.
 pub fn has(program: impl AsRef<OsStr>) -> bool {
     Command::new(program)
@@ -374,44 +382,4 @@ pub fn has(program: impl AsRef<OsStr>) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok()
-}
-
-/// A sandbox in the background, which goes with the test.
-pub struct Detached {
-    pub name: String,
-    pub pid: u32,
-    pub supervisor: u32,
-}
-
-impl Detached {
-    /// From what `vmon run -d` has printed.
-    #[track_caller]
-    pub fn of(state: &State, answer: &str) -> Self {
-        let (name, pid) = answer.trim_end().split_once(' ').unwrap();
-        let supervisor = state.run_column(name, "supervisor_pid").unwrap().parse().unwrap();
-        Self { name: name.to_owned(), pid: pid.parse().unwrap(), supervisor }
-    }
-
-    /// Runs a `vmon run -d`, which must succeed without a word.
-    #[track_caller]
-    pub fn start(state: &State, command: &mut Command) -> Self {
-        let output = command.output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-        assert_eq!(output.status.code(), Some(0));
-        Self::of(state, &String::from_utf8(output.stdout).unwrap())
-    }
-
-    /// Signals the supervisor.
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.supervisor as i32), signal).unwrap();
-    }
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        // Not reused so soon: a zombie at most, where nobody reaps it.
-        if is_alive(self.supervisor) {
-            self.signal(Signal::SIGKILL);
-        }
-    }
 }

@@ -1,7 +1,5 @@
 //! A sandbox with a log whose times a test has chosen, written as docs/formats.md has it.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 

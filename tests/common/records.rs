@@ -1,7 +1,5 @@
 //! What is in logs with records, `cri` and `json`.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,5 @@
 //! A sandbox with a control socket, in a host of its own thread.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,7 +10,7 @@ use vmon::control::{Client, Server};
 use vmon::monitor::{End, Monitor, Sandbox};
 use vmon::reactor::Reactor;
 
-use super::common::{CONFIG, PATIENCE, State, eventually};
+use crate::common::{CONFIG, PATIENCE, State, eventually};
 
 /// Where the socket of this sandbox lies.
 pub fn socket_of(state: &State, name: &str) -> PathBuf {

@@ -1,7 +1,5 @@
 //! A file system that a test may fill.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use vmon::monitor::Monitor;
 use vmon::reactor::Reactor;
 
-use super::common::PATIENCE;
+use crate::common::PATIENCE;
 
 pub type Loop = Reactor<Monitor>;
 

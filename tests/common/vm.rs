@@ -1,13 +1,11 @@
 //! A real microVM in the background, and its consoles.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use super::common::{Detached, PATIENCE, State, contains, eventually};
-use super::machine::{Machine, READY};
+use crate::common::machine::{Machine, READY};
+use crate::common::{Detached, PATIENCE, State, contains, eventually};
 
 /// QEMU's arguments with its serial port at another character device than stdio.
 pub fn with_serial(machine: &Machine, chardev: &str) -> Vec<String> {

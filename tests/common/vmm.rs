@@ -1,9 +1,7 @@
 //! Stand-ins for VMMs: this very test program, started as one, with a console of the kind that is
 //! asked for, at which it holds a dialogue.
 //!
-//! A file that uses it has a test named `stand_in` that is ignored and calls [`stand_in`].
-
-#![allow(dead_code)] // each test file uses a part
+//! A module that uses it has a test named `stand_in` that is ignored and calls [`stand_in`].
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -17,22 +15,22 @@ use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
+use super::own_test;
+
 /// The arguments that make this program a stand-in whose console is what `kind` and `path` say:
 ///
 /// - `listen`: a socket that it listens at, a new connection after each reset;
 /// - `connect`: one that it connects to, anew after each reset;
 /// - `pty`: a PTY of its own, with a link to it at `path`, another after each reset;
 /// - `open`: whatever is there, opened anew after each reset.
-pub fn arguments(kind: &str, path: &str) -> Vec<String> {
-    let program = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
+///
+/// `module` is the `module_path!()` of the test `stand_in`.
+pub fn arguments(module: &str, kind: &str, path: &str) -> Vec<String> {
+    let program = own_test(module, "stand_in");
+    let program = std::iter::once(program.get_program()).chain(program.get_args());
+    let program = program.map(|word| word.to_str().unwrap().to_owned());
     let script = r#"export VMM_KIND=$1 VMM_PATH=$2; shift 2; exec "$@" >/dev/null"#;
-    let test = ["--exact", "stand_in", "--ignored", "--nocapture"].map(str::to_owned);
-    ["sh", "-c", script, "sh", kind, path]
-        .map(str::to_owned)
-        .into_iter()
-        .chain([program])
-        .chain(test)
-        .collect()
+    ["sh", "-c", script, "sh", kind, path].map(str::to_owned).into_iter().chain(program).collect()
 }
 
 /// What ends a dialogue.

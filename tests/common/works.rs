@@ -1,7 +1,5 @@
 //! A rotate command that a test sees and holds.
 
-#![allow(dead_code)] // each test file uses a part
-
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -1,0 +1,190 @@
+//! `vmon events`: no start and no end is missed, and nothing else is told.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use crate::common::{self, State, code, wait};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// `vmon events --json`, from a moment on.
+struct Events {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Events {
+    /// Begins to follow. Returns when it does: what comes next is told.
+    fn follow(state: &State, args: &[&str]) -> Self {
+        let mut command = state.vmon();
+        command.args(["events", "--json"]).args(args).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // The first that it tells begins after it has begun.
+        let mut marker = marker(state).spawn().unwrap();
+        let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert!(first["name"].as_str().unwrap().starts_with("marker"), "{first}");
+        common::signal(&marker, Signal::SIGTERM);
+        wait(&mut marker);
+        Self { child, lines }
+    }
+
+    /// Every event up to and with the first one that this holds of, without those of markers.
+    fn until(&mut self, is_last: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut events = Vec::new();
+        loop {
+            let event: Value = serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap();
+            if event["name"].as_str().unwrap().starts_with("marker") {
+                continue;
+            }
+            events.push(event);
+            if is_last(events.last().unwrap()) {
+                return events;
+            }
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs short sandboxes, one after the other, until it is ended.
+fn marker(state: &State) -> Command {
+    let mut command = Command::new("sh");
+    let script = r#"trap 'exit 0' TERM; while :; do "$0" run --name marker true; done"#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_vmon")]).env("VMON_STATE_DIR", state.path());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn words(events: &[Value]) -> Vec<(&str, &str)> {
+    let word = |event: &Value, key: &str| event[key].as_str().unwrap().to_owned();
+    events
+        .iter()
+        .map(|event| (word(event, "name").leak() as &str, word(event, "event").leak() as &str))
+        .collect()
+}
+
+fn is_end(event: &Value) -> bool {
+    event["event"] == "stopped"
+}
+
+#[test]
+fn a_short_run_is_told_from_its_start_to_its_end() {
+    let state = State::new();
+    state.ran("before", &[], "true");
+    let mut events = Events::follow(&state, &["before", "web", "marker"]);
+    state.ran("web", &[], "echo hello; exit 3");
+    let told = events.until(is_end);
+    assert_eq!(words(&told), [("web", "starting"), ("web", "running"), ("web", "stopped")]);
+    let end = told.last().unwrap();
+    assert_eq!((&end["reason"], &end["exit_code"]), (&"exited".into(), &3.into()));
+    assert_eq!(end["bytes_logged"], 6);
+    for event in &told {
+        assert_eq!(event["run"].to_string(), state.run_column("web", "id").unwrap());
+    }
+    assert_eq!(end["time"], state.run_column("web", "ended_at").unwrap().as_str());
+    assert_eq!(told[1]["pid"].to_string(), state.run_column("web", "pid").unwrap());
+}
+
+#[test]
+fn no_start_and_no_end_of_many_is_missed() {
+    let state = State::new();
+    let mut events = Events::follow(&state, &["web", "other", "last", "marker"]);
+    for run in 0..20 {
+        state.ran(if run % 2 == 0 { "web" } else { "other" }, &[], &format!("exit {run}"));
+    }
+    state.ran("last", &[], "true");
+    let told = events.until(|event| event["name"] == "last" && is_end(event));
+    let ends: Vec<_> = told.iter().filter(|event| is_end(event)).collect();
+    let codes: Vec<i64> = ends.iter().map(|end| end["exit_code"].as_i64().unwrap()).collect();
+    assert_eq!(codes, (0..20).chain([0]).collect::<Vec<_>>());
+    let count = |word: &str| told.iter().filter(|event| event["event"] == word).count();
+    assert_eq!((count("starting"), count("running"), count("stopped")), (21, 21, 21));
+    let times: Vec<&str> = told.iter().map(|event| event["time"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+}
+
+#[test]
+fn only_the_named_are_told() {
+    let state = State::new();
+    let mut events = Events::follow(&state, &["a/web", "marker"]);
+    state.ran("web", &["--config-file", "b"], "true");
+    state.ran("db", &["--config-file", "a"], "true");
+    state.ran("web", &["--config-file", "a"], "true");
+    let told = events.until(is_end);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|event| event["config_file"] == "a"));
+}
+
+#[test]
+fn a_restart_is_the_end_of_one_run_and_the_start_of_the_next() {
+    let state = State::new();
+    let mut events = Events::follow(&state, &["web", "marker"]);
+    state.ran("web", &["--restart", "on-failure:1"], "exit 7");
+    let told = events.until(is_end);
+    let expected =
+        ["starting", "running", "restarting", "starting", "running", "stopped"].map(|w| ("web", w));
+    assert_eq!(words(&told), expected);
+    assert_eq!(told[2]["exit_code"], 7);
+    assert_ne!(told[0]["run"], told[3]["run"]);
+}
+
+#[test]
+fn a_supervisor_that_is_killed_is_told_as_lost() {
+    let state = State::new();
+    let mut web = state.run("web", &[], "exec sleep 600").spawn().unwrap();
+    state.wait_for_status("web", "RUNNING");
+    let mut events = Events::follow(&state, &["web", "marker"]);
+    web.kill().unwrap();
+    web.wait().unwrap();
+    let told = events.until(is_end);
+    assert_eq!(told.last().unwrap()["reason"], "supervisor-lost", "{told:?}");
+}
+
+#[test]
+fn what_is_removed_is_told() {
+    let state = State::new();
+    state.ran("web", &[], "true");
+    let mut events = Events::follow(&state, &["web", "marker"]);
+    assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
+    let told = events.until(|event| event["event"] == "removed");
+    assert_eq!(words(&told), [("web", "removed")]);
+}
+
+#[test]
+fn a_database_that_comes_later_is_followed() {
+    let state = State::new();
+    // The markers make it.
+    let mut events = Events::follow(&state, &[]);
+    state.ran("web", &[], "true");
+    let told = events.until(is_end);
+    assert_eq!(told.len(), 3, "{told:?}");
+}
+
+#[test]
+fn a_signal_or_the_end_of_the_reader_ends_it_quietly() {
+    let state = State::new();
+    for signal in [Some(Signal::SIGTERM), Some(Signal::SIGINT), None] {
+        let mut events = Events::follow(&state, &[]);
+        match signal {
+            Some(signal) => common::signal(&events.child, signal),
+            None => {
+                let (reader, _) = std::io::pipe().unwrap();
+                drop(reader);
+                let mut command = state.vmon();
+                let (reader, writer) = std::io::pipe().unwrap();
+                let mut child = command.arg("events").stdout(writer).spawn().unwrap();
+                drop(command);
+                drop(reader);
+                assert_eq!(code(wait(&mut child)), 0);
+                continue;
+            }
+        }
+        assert_eq!(code(wait(&mut events.child)), 0, "{signal:?}");
+    }
+}

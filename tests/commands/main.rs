@@ -1,0 +1,14 @@
+//! The commands that show, follow and change sandboxes.
+
+#[path = "../common/command.rs"]
+mod common;
+
+mod attach_command;
+mod completions;
+mod events;
+mod inspect;
+mod metrics_interval;
+mod ps;
+mod remove;
+mod restart_command;
+mod stop_command;

@@ -1,0 +1,149 @@
+//! `vmon ps` in all its formats.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::common::{self, CONFIG, State, code, python, wait};
+
+/// What `vmon ps` with `args` prints.
+fn ps(state: &State, args: &[&str]) -> String {
+    let output = state.vmon().arg("ps").args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a sandbox to its end.
+fn ran(state: &State, name: &str, options: &[&str], script: &str) -> i32 {
+    code(wait(&mut state.run(name, options, script).stderr(Stdio::null()).spawn().unwrap()))
+}
+
+#[test]
+fn a_template_gives_a_line_a_run() {
+    let state = State::new();
+    ran(&state, "a", &[], "exit 3");
+    ran(&state, "b", &[], "kill -9 $$");
+    let lines = ps(&state, &["--all", "--format", "{{{name}}}\\t{exit_code}|{signal}|{reason}"]);
+    assert_eq!(lines, "{b}\t-|9|signalled\n{a}\t3|-|exited\n");
+    assert_eq!(ps(&state, &["--format", "{name}"]), "");
+}
+
+#[test]
+fn an_unknown_field_is_a_usage_error_that_lists_the_fields() {
+    let state = State::new();
+    for (format, needle) in [("{nmae}", "config_file, state, status"), ("csv", "openmetrics")] {
+        let output = state.vmon().args(["ps", "--format", format]).output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains(needle) && told.lines().count() == 1, "{told}");
+    }
+}
+
+#[test]
+fn names_are_listed_once_and_as_other_commands_take_them() {
+    let state = State::new();
+    ran(&state, "web", &["--config-file", "a"], "true");
+    ran(&state, "web", &["--config-file", "b"], "true");
+    ran(&state, "db", &[], "true");
+    ran(&state, "db", &[], "true");
+    assert_eq!(ps(&state, &["--all", "--format", "names"]), "db\nb/web\na/web\n");
+    assert_eq!(ps(&state, &["--format", "names"]), "");
+}
+
+#[test]
+fn a_field_of_a_template_is_that_of_json() {
+    let state = State::new();
+    ran(&state, "a", &[], "true");
+    let list: serde_json::Value = serde_json::from_str(&ps(&state, &["--all", "--json"])).unwrap();
+    assert_eq!(ps(&state, &["--all", "--format", "json"]), format!("{list:#}\n"));
+    for (key, value) in list[0].as_object().unwrap() {
+        let line = ps(&state, &["--all", "--format", &format!("{{{key}}}")]);
+        match value {
+            serde_json::Value::Null => assert_eq!(line, "-\n", "{key}"),
+            serde_json::Value::String(text) => assert_eq!(line, format!("{text}\n"), "{key}"),
+            other => assert_eq!(line, format!("{other}\n"), "{key}"),
+        }
+    }
+}
+
+/// Prints each sample that the parser of the format's authors finds, as a line of JSON.
+const PARSE: &str = r#"
+import json, sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()):
+    for sample in family.samples:
+        print(json.dumps([family.type, family.unit, sample.name, sample.labels, sample.value]))
+"#;
+
+/// The samples of an exposition: type, unit, name, labels and value of each.
+fn parsed(exposition: &str) -> Option<Vec<serde_json::Value>> {
+    let mut parser =
+        python()?.args(["-c", PARSE]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    parser.stdin.take().unwrap().write_all(exposition.as_bytes()).unwrap();
+    let output = parser.wait_with_output().unwrap();
+    assert!(output.status.success(), "no OpenMetrics:\n{exposition}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+/// The value of the one sample of `name` for the sandbox, with this label where one is given.
+#[track_caller]
+fn sample(
+    samples: &[serde_json::Value],
+    name: &str,
+    sandbox: &str,
+    label: Option<(&str, &str)>,
+) -> f64 {
+    let found: Vec<_> = samples
+        .iter()
+        .filter(|sample| sample[2] == name && sample[3]["name"] == sandbox)
+        .filter(|sample| label.is_none_or(|(label, value)| sample[3][label] == value))
+        .collect();
+    assert_eq!(found.len(), 1, "{name} of {sandbox}: {found:?} in {samples:?}");
+    found[0][4].as_f64().unwrap()
+}
+
+#[test]
+fn openmetrics_is_what_a_parser_of_others_reads() {
+    let state = State::new();
+    ran(&state, "done", &["--native-rootfs", "/a \"b\\\nc"], "echo hello; exit 3");
+    let mut running = state.run("up", &[], "sleep 600").spawn().unwrap();
+    state.wait_for_status("up", "RUNNING");
+    let exposition = ps(&state, &["--all", "--format", "openmetrics"]);
+    let started = state.run_column("up", "running_at").unwrap();
+    common::signal(&running, nix::sys::signal::Signal::SIGTERM);
+    wait(&mut running);
+    assert!(exposition.ends_with("# EOF\n"));
+    let Some(samples) = parsed(&exposition) else { return };
+    let quoted = Some(("rootfs_paths", "native:/a \"b\\\nc"));
+    assert_eq!(sample(&samples, "vmon_sandbox_info", "done", quoted), 1.0);
+    let state_is = |sandbox, state| {
+        sample(&samples, "vmon_sandbox_state", sandbox, Some(("vmon_sandbox_state", state)))
+    };
+    assert_eq!([state_is("done", "STOPPED"), state_is("done", "RUNNING")], [1.0, 0.0]);
+    assert_eq!([state_is("up", "STOPPED"), state_is("up", "RUNNING")], [0.0, 1.0]);
+    let number = |name, sandbox| sample(&samples, name, sandbox, None);
+    assert_eq!(number("vmon_sandbox_last_exit_code", "done"), 3.0);
+    assert_eq!(number("vmon_sandbox_logged_bytes_total", "done"), 6.0);
+    assert_eq!(number("vmon_sandbox_dropped_bytes_total", "done"), 0.0);
+    assert_eq!(number("vmon_sandbox_restarts_total", "up"), 0.0);
+    let started = chrono::DateTime::parse_from_rfc3339(&started).unwrap();
+    let start = number("vmon_sandbox_start_time_seconds", "up");
+    assert!((start - started.timestamp_micros() as f64 / 1e6).abs() < 1e-5, "{start}");
+}
+
+#[test]
+fn openmetrics_of_nothing_is_valid() {
+    let exposition = ps(&State::new(), &["--format", "openmetrics"]);
+    if let Some(samples) = parsed(&exposition) {
+        assert!(samples.is_empty());
+    }
+}
+
+#[test]
+fn only_what_runs_is_measured_without_all() {
+    let state = State::new();
+    ran(&state, "done", &[], "true");
+    let exposition = ps(&state, &["--format", "openmetrics"]);
+    assert!(!exposition.contains("done"), "{exposition}");
+    assert!(ps(&state, &["--all", "--format", "openmetrics"]).contains(CONFIG));
+}

@@ -1,0 +1,8 @@
+//! Many sandboxes or clients at once, and a supervisor that is killed at any moment.
+
+#[path = "../common/command.rs"]
+mod common;
+
+mod attach_flood;
+mod crowd;
+mod killed;

@@ -1,0 +1,13 @@
+//! Logs on real files: written, rotated, kept, and read back.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod disk_bound;
+mod log_formats;
+mod logfile;
+mod logread;
+mod logread_beside;
+mod logread_find;
+mod logread_follow;
+mod retention;

@@ -1,0 +1,8 @@
+//! A real microVM under `vmon run`.
+
+#[path = "../common/command.rs"]
+mod common;
+
+mod microvm;
+mod microvm_consoles;
+mod microvm_flood;

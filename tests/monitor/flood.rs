@@ -1,0 +1,189 @@
+//! Floods: a pipe that is read less often while it is flooded, what that takes and gives back, and
+//! that nothing of it shows in the bytes.
+
+/// The reactor's part, through its public interface.
+mod loops {
+    use std::cell::RefCell;
+    use std::io::{self, PipeReader, Read, Write};
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use vmon::reactor::{Context, Handler, Interest, Reactor, Ready, SourceId};
+
+    /// Collects what a pipe gives, until its end.
+    #[derive(Default)]
+    struct Collect {
+        source: Option<(PipeReader, SourceId)>,
+        bytes: Vec<u8>,
+        ended: bool,
+    }
+
+    impl Handler for Collect {
+        type Source = ();
+        type Timer = ();
+
+        fn start(&mut self, _: &mut Context<'_, Self>) {}
+
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+            let Some((reader, source)) = &mut self.source else { return };
+            match reader.read(cx.scratch).unwrap() {
+                0 => {
+                    self.ended = true;
+                    cx.sources.deregister(*source);
+                }
+                count => {
+                    self.bytes.extend_from_slice(&cx.scratch[..count]);
+                    cx.sources.short_read(*source);
+                }
+            }
+        }
+
+        fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+
+        fn is_done(&self) -> bool {
+            self.ended
+        }
+    }
+
+    impl Collect {
+        fn watch(&mut self, reader: PipeReader, cx: &mut Context<'_, Self>) -> SourceId {
+            let source = cx.sources.register(&reader, Interest::READ, ()).unwrap();
+            self.source = Some((reader, source));
+            source
+        }
+    }
+
+    #[test]
+    fn a_muted_source_wakes_nobody_and_is_told_of_when_it_is_unmuted() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let id = reactor.add(Collect::default());
+        let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        writer.write_all(b"first").unwrap();
+        reactor.poll_once(Some(Duration::ZERO)).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"");
+        reactor.call(id, |_, cx| cx.sources.unmute(source)).unwrap().unwrap();
+        reactor.poll_once(None).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"first");
+        writer.write_all(b", second").unwrap();
+        reactor.poll_once(None).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"first, second");
+    }
+
+    #[test]
+    fn the_end_of_a_muted_source_is_told_when_it_is_unmuted() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let id = reactor.add(Collect::default());
+        let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        drop(writer);
+        reactor.poll_once(Some(Duration::ZERO)).unwrap();
+        assert!(!reactor.get(id).unwrap().ended);
+        reactor.call(id, |_, cx| cx.sources.unmute(source)).unwrap().unwrap();
+        reactor.run().unwrap();
+        assert!(reactor.get(id).unwrap().ended);
+    }
+
+    #[test]
+    fn a_source_that_is_muted_can_be_deregistered_and_its_slot_used_again() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let id = reactor.add(Collect::default());
+        let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        reactor.call(id, |_, cx| cx.sources.deregister(source));
+        let (reader, mut writer) = io::pipe().unwrap();
+        reactor.call(id, |collect, cx| collect.watch(reader, cx));
+        // The old id is nobody's now, and its successor is not muted.
+        reactor.call(id, |_, cx| cx.sources.mute(source));
+        writer.write_all(b"bytes").unwrap();
+        reactor.poll_once(None).unwrap();
+        assert_eq!(reactor.get(id).unwrap().bytes, b"bytes");
+    }
+
+    /// Takes a byte a call of a pipe that always has more, and notes each call in the list of all.
+    struct Nibble {
+        name: char,
+        calls: Rc<RefCell<Vec<(char, usize)>>>,
+        source: Option<(PipeReader, SourceId)>,
+    }
+
+    impl Handler for Nibble {
+        type Source = ();
+        type Timer = ();
+
+        fn start(&mut self, _: &mut Context<'_, Self>) {}
+
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+            self.calls.borrow_mut().push((self.name, cx.scratch.len()));
+            let Some((reader, _)) = &mut self.source else { return };
+            assert_eq!(reader.read(&mut cx.scratch[..1]).unwrap(), 1);
+        }
+
+        fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+
+        fn is_done(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn who_has_waited_longest_comes_first_and_several_get_less_each() {
+        let calls = Rc::new(RefCell::new(Vec::new()));
+        let mut reactor = Reactor::new().unwrap();
+        let mut add = |name| {
+            let (reader, writer) = io::pipe().unwrap();
+            let id = reactor.add(Nibble { name, calls: calls.clone(), source: None });
+            reactor.call(id, |nibble, cx| {
+                let source = cx.sources.register(&reader, Interest::READ, ()).unwrap();
+                nibble.source = Some((reader, source));
+            });
+            writer
+        };
+        let mut flood = add('f');
+        let mut keystroke = add('k');
+        flood.write_all(&[0; 1000]).unwrap();
+        for _ in 0..10 {
+            reactor.poll_once(None).unwrap();
+        }
+        let whole = calls.borrow()[0].1;
+        assert_eq!(calls.take(), vec![('f', whole); 10]);
+        keystroke.write_all(&[0; 1000]).unwrap();
+        for _ in 0..3 {
+            reactor.poll_once(None).unwrap();
+        }
+        let calls = calls.take();
+        let names: String = calls.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, "kfkfkf");
+        assert!(calls[2..].iter().all(|(_, slice)| *slice < whole / 4), "{calls:?}");
+    }
+
+    #[test]
+    fn what_a_handler_takes_of_the_allowance_others_lack_until_it_is_done_or_removed() {
+        let mut reactor = Reactor::new().unwrap();
+        let first = reactor.add(Collect::default());
+        let second = reactor.add(Collect::default());
+        let mut take = |id, bytes| reactor.call(id, |_, cx| cx.allowance.take(bytes)).unwrap();
+        let mut all = 0;
+        while take(first, 1 << 20) {
+            all += 1 << 20;
+        }
+        assert!(all > 0);
+        assert!(!take(second, 1 << 20));
+        reactor.call(first, |_, cx| cx.allowance.give_back(1 << 20));
+        assert!(reactor.call(second, |_, cx| cx.allowance.take(1 << 20)).unwrap());
+        reactor.remove(first);
+        assert!(reactor.call(second, |_, cx| cx.allowance.take(all - (1 << 20))).unwrap());
+        // Nor when it is done.
+        reactor.call(second, |collect, _| collect.ended = true);
+        let third = reactor.add(Collect::default());
+        assert!(reactor.call(third, |_, cx| cx.allowance.take(all)).unwrap());
+        reactor.remove(third);
+        // What one never took it can't give.
+        let third = reactor.add(Collect::default());
+        reactor.call(third, |_, cx| cx.allowance.give_back(all));
+        assert!(!reactor.call(third, |_, cx| cx.allowance.take(all + 1)).unwrap());
+    }
+}

@@ -1,0 +1,207 @@
+//! Restarts, and what ends a run by itself: its time, and its silence.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::common::{self, PATIENCE, State, contains};
+use vmon::child::{Command, Signal};
+use vmon::monitor::{End, Input, Monitor, Phase, Reason, Restart, Sandbox, Transition};
+use vmon::reactor::{Handler, HandlerId, Reactor};
+
+/// The transitions of a run, as words.
+type Notes = Rc<RefCell<Vec<String>>>;
+
+struct Host {
+    state: State,
+    reactor: Reactor<Monitor>,
+    id: HandlerId,
+    notes: Notes,
+}
+
+impl Host {
+    fn new(command: Command, describe: impl FnOnce(Sandbox) -> Sandbox) -> Self {
+        let state = State::new();
+        let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let notes = Notes::default();
+        let told = Rc::clone(&notes);
+        let note = move |transition: &Transition| {
+            told.borrow_mut().push(match transition {
+                Transition::Running { .. } => "running".to_owned(),
+                Transition::Restarting { end, after, .. } => {
+                    format!("restarting {} {}", end.exit_code(), after.as_millis())
+                }
+                Transition::Stopped { end, .. } => format!("stopped {}", end.exit_code()),
+                _ => return,
+            });
+        };
+        let id = Monitor::builder(describe(sandbox)).observer(note).spawn(&mut reactor, command);
+        Self { state, reactor, id, notes }
+    }
+
+    fn sh(script: &str, describe: impl FnOnce(Sandbox) -> Sandbox) -> Self {
+        Self::new(Command::new("sh").args(["-c", script]), describe)
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        let give_up = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < give_up, "it never came: {what}");
+            self.reactor.poll_once(Some(Duration::from_millis(20))).unwrap();
+        }
+    }
+
+    fn monitor(&self) -> &Monitor {
+        self.reactor.get(self.id).unwrap()
+    }
+
+    fn stop(&mut self) {
+        self.reactor.call(self.id, Monitor::stop).unwrap();
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> End {
+        self.until("the end", |host| host.monitor().is_done());
+        self.monitor().end().unwrap().clone()
+    }
+
+    fn told(&self) -> Vec<String> {
+        self.notes.borrow().clone()
+    }
+}
+
+#[test]
+fn a_failure_is_tried_again_as_often_as_asked_and_later_each_time() {
+    let twice = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: Some(2) });
+    let mut host = Host::sh("echo again; exit 3", twice);
+    assert_eq!(host.end().exit_code(), 3);
+    let expected =
+        ["running", "restarting 3 100", "running", "restarting 3 200", "running", "stopped 3"];
+    assert_eq!(host.told(), expected);
+    assert_eq!(host.state.log("a"), b"again\nagain\nagain\n");
+    assert_eq!(host.monitor().report().restarts, 2);
+}
+
+#[test]
+fn what_ends_well_is_started_again_only_always() {
+    let on_failure = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: None });
+    let mut host = Host::sh("exit 0", on_failure);
+    assert_eq!(host.end().exit_code(), 0);
+    assert_eq!(host.told(), ["running", "stopped 0"]);
+    let mut host = Host::sh("exit 0", |sandbox| sandbox.restart(Restart::Always));
+    // Between two runs: a stop would end a shell that still runs by its signal.
+    host.until("it has run three times", |host| {
+        let report = host.monitor().report();
+        report.restarts >= 2 && report.phase == Phase::Restarting
+    });
+    host.stop();
+    assert_eq!(host.end().exit_code(), 0);
+}
+
+#[test]
+fn a_run_that_ends_in_a_flood_gives_back_what_its_pipes_took() {
+    let mut host = Host::sh("head -c 16000000 /dev/zero", |it| it.restart(Restart::Always));
+    host.until("it has run three times", |host| {
+        let report = host.monitor().report();
+        report.restarts >= 2 && report.phase == Phase::Restarting
+    });
+    let is_whole = host.reactor.call(host.id, |_, cx| cx.allowance.take(8 << 20));
+    assert_eq!(is_whole, Some(true));
+    host.stop();
+    host.end();
+}
+
+#[test]
+fn a_signal_is_a_failure() {
+    let once = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: Some(1) });
+    let mut host = Host::sh("kill -9 $$", once);
+    assert_eq!(host.end().exit_code(), 137);
+    assert_eq!(host.monitor().report().restarts, 1);
+}
+
+#[test]
+fn a_command_that_was_never_started_is_not_tried_again() {
+    let command = Command::new("/nonexistent/program");
+    let mut host = Host::new(command, |sandbox| sandbox.restart(Restart::Always));
+    assert_eq!(host.end().exit_code(), 127);
+    assert_eq!(host.told(), ["stopped 127"]);
+}
+
+#[test]
+fn a_stop_ends_the_restarts_while_it_runs_and_between_two_runs() {
+    let mut host = Host::sh("exec sleep 1000", |sandbox| sandbox.restart(Restart::Always));
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    host.stop();
+    let end = host.end();
+    assert_eq!((end.reason(), end.exit_code()), ("stopped", 143));
+
+    let mut host = Host::sh("exit 5", |sandbox| sandbox.restart(Restart::Always));
+    host.until("it waits", |host| host.monitor().report().phase == Phase::Restarting);
+    let waiting = host.monitor().report();
+    assert_eq!(waiting.end.unwrap().exit_code(), 5);
+    host.stop();
+    let end = host.end();
+    assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
+    assert!(host.told().last().unwrap().starts_with("stopped 5"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_stop_while_the_output_is_drained_ends_the_restarts() {
+    // What is left ignores the signal that the child's end brings.
+    let script = "trap '' TERM; sleep 1000 & exit 5";
+    let mut host = Host::sh(script, |sandbox| {
+        sandbox.restart(Restart::Always).stop_with(Signal::TERM, Duration::from_secs(3600))
+    });
+    host.until("it drains", |host| host.monitor().report().phase == Phase::Draining);
+    host.stop();
+    let end = host.end();
+    assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
+    assert_eq!(host.told(), ["running", "stopped 5"]);
+}
+
+#[test]
+fn a_run_has_its_time_and_no_more() {
+    let short = |sandbox: Sandbox| {
+        sandbox.max_duration(Duration::from_millis(200)).restart(Restart::Always)
+    };
+    let mut host = Host::sh("echo up; exec sleep 1000", short);
+    let end = host.end();
+    assert_eq!((end.reason(), end.exit_code()), (Reason::MaxDuration.as_str(), 143));
+    assert_eq!(host.told(), ["running", "stopped 143"]);
+}
+
+#[test]
+fn silence_ends_a_run_and_output_puts_that_off() {
+    let quiet = |sandbox: Sandbox| sandbox.idle_timeout(Duration::from_secs(2));
+    // Longer than the timeout in all, and far shorter between two lines.
+    let script = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done; exec sleep 1000";
+    let mut host = Host::sh(script, quiet);
+    let end = host.end();
+    assert_eq!(end.reason(), "idle-timeout");
+    assert!(contains(&host.state.log("a"), b"\n8\n"), "{:?}", host.state.log("a"));
+}
+
+#[test]
+fn input_puts_off_the_end_by_silence() {
+    let quiet =
+        |sandbox: Sandbox| sandbox.idle_timeout(Duration::from_secs(2)).input(Input::Attached);
+    let mut host = Host::sh("cat >/dev/null", quiet);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let request = vmon::monitor::Attach::default();
+    host.reactor
+        .call(host.id, |it, cx| it.attach(ours, &request, |_| Vec::new(), cx).map(drop))
+        .unwrap()
+        .unwrap();
+    // More often than the timeout, for longer than that.
+    for _ in 0..30 {
+        std::io::Write::write_all(&mut &theirs, b"x").unwrap();
+        let next = Instant::now() + Duration::from_millis(100);
+        host.until("a moment", |_| Instant::now() >= next);
+    }
+    assert!(host.monitor().pid().is_some(), "it runs on");
+    assert_eq!(host.end().reason(), "idle-timeout");
+}

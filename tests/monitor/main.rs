@@ -1,0 +1,15 @@
+//! The library in a host: children, channels, clients, services and observers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod consoles;
+mod control;
+mod control_harm;
+mod flood;
+mod host;
+mod limits;
+mod measure;
+mod rotate_host;
+mod sessions;
+mod spawn;

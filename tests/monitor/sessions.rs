@@ -1,0 +1,366 @@
+//! Clients that are attached to a child of a host: what they get, what they send, whose size counts,
+//! and that none of them holds anything up.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::common::host::Client;
+use crate::common::{self, PATIENCE, State, assert_same, contains};
+use vmon::child::Command;
+use vmon::logfile::Retention;
+use vmon::monitor::{
+    Attach, AttachError, AttachTo, Attached, End, Input, Monitor, RequestError, Restart, Sandbox,
+    SessionId,
+};
+use vmon::reactor::{Handler, HandlerId, Reactor};
+
+type Loop = Reactor<Monitor>;
+
+/// What a client is told before anything else.
+const HELLO: &[u8] = b"hello\0";
+
+/// A sandbox in a host, and the reactor that runs it.
+struct Host {
+    state: State,
+    reactor: Loop,
+    id: HandlerId,
+}
+
+impl Host {
+    fn new(script: &str, pty: bool, describe: impl FnOnce(Sandbox) -> Sandbox) -> Self {
+        let state = State::new();
+        let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let command = Command::new("sh").args(["-c", script]).pty(pty);
+        let id = Monitor::builder(describe(sandbox)).spawn(&mut reactor, command);
+        Self { state, reactor, id }
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        let give_up = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < give_up, "it never came: {what}");
+            self.reactor.poll_once(Some(Duration::from_millis(5))).unwrap();
+        }
+    }
+
+    #[track_caller]
+    fn until_logged(&mut self, bytes: &[u8]) {
+        self.until("it is in the log", |host| contains(&host.state.whole_log("a"), bytes));
+    }
+
+    fn try_attach(&mut self, request: Attach) -> Result<(Client, Attached), AttachError> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let attached = self
+            .reactor
+            .call(self.id, |it, cx| it.attach(ours, &request, |_| HELLO.to_vec(), cx))
+            .unwrap()
+            .map_err(|(error, _)| error)?;
+        Ok((Client { stream: theirs, seen: Vec::new(), ended: false }, attached))
+    }
+
+    #[track_caller]
+    fn attach(&mut self, request: Attach) -> (Client, Attached) {
+        self.try_attach(request).unwrap()
+    }
+
+    #[track_caller]
+    fn until_seen(&mut self, client: &mut Client, bytes: &[u8]) {
+        self.until(&format!("the client sees {:?}", String::from_utf8_lossy(bytes)), |_| {
+            client.read();
+            contains(&client.seen, bytes)
+        });
+    }
+
+    fn resize(&mut self, session: SessionId, rows: u16, columns: u16) -> Result<(), RequestError> {
+        self.reactor.call(self.id, |it, _| it.resize(session, rows, columns)).unwrap()
+    }
+
+    fn monitor(&self) -> &Monitor {
+        self.reactor.get(self.id).unwrap()
+    }
+
+    fn stop(&mut self) {
+        self.reactor.call(self.id, Monitor::stop).unwrap();
+    }
+
+    #[track_caller]
+    fn end(mut self) -> (End, State) {
+        self.until("the end", |host| host.monitor().is_done());
+        (self.reactor.remove(self.id).unwrap().into_end().unwrap(), self.state)
+    }
+}
+
+fn plain(sandbox: Sandbox) -> Sandbox {
+    sandbox
+}
+
+fn attached_input(sandbox: Sandbox) -> Sandbox {
+    sandbox.input(Input::Attached)
+}
+
+const LOOK: Attach = Attach { to: None, read_only: true, tail: 0 };
+const TYPE: Attach = Attach { to: None, read_only: false, tail: 0 };
+
+#[test]
+fn a_client_gets_the_tail_and_what_follows_without_a_gap() {
+    let script = "seq 1 2000; read go; seq 2001 4000";
+    let mut host = Host::new(script, false, attached_input);
+    host.until_logged(b"\n2000\n");
+    let (mut client, attached) = host.attach(Attach { tail: 100, ..TYPE });
+    assert_eq!((attached.to, attached.tail), (AttachTo::Stdout, 100));
+    client.send(b"go\n");
+    let log = host.state.log_path("a");
+    host.until("the end of the client's stream", |_| {
+        client.read();
+        client.ended
+    });
+    let log = std::fs::read(log).unwrap();
+    let begin = log.windows(6).position(|window| window == b"\n2000\n").unwrap() + 6 - 100;
+    assert_same(&client.seen, &[HELLO, &log[begin..]].concat(), "what the client got");
+    assert_eq!(host.end().0.exit_code(), 0);
+}
+
+#[test]
+fn a_tail_goes_back_over_rotated_generations_and_no_further_than_the_log() {
+    let small = |sandbox: Sandbox| {
+        sandbox.input(Input::Attached).retention(Retention {
+            max_size: 1000,
+            max_files: 100,
+            ..Retention::default()
+        })
+    };
+    let mut host = Host::new("seq 1 2000; cat", false, small);
+    host.until_logged(b"\n2000\n");
+    let whole = host.state.whole_log("a");
+    for (asked, got) in [(5000, 5000), (1 << 20, whole.len())] {
+        let (mut client, attached) = host.attach(Attach { tail: asked, ..LOOK });
+        assert_eq!(attached.tail, got as u64);
+        client.read();
+        let expected = [HELLO, &whole[whole.len() - got..]].concat();
+        assert_same(&client.seen, &expected, "the tail");
+    }
+}
+
+#[test]
+fn any_bytes_pass_both_ways() {
+    let mut host = Host::new("cat", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, _) = host.attach(TYPE);
+    let noise = common::noise(300_000, 7);
+    let mut rest = &noise[..];
+    let expected = [HELLO, &noise].concat();
+    host.until("all came back", |_| {
+        if let Ok(count) = client.stream.write(rest) {
+            rest = &rest[count..];
+        }
+        client.read();
+        client.seen.len() >= expected.len()
+    });
+    assert_same(&client.seen, &expected, "what came back");
+    assert_same(&host.state.log("a"), &noise, "the log");
+    host.stop();
+    host.end();
+}
+
+#[test]
+fn each_client_of_pipes_has_one_stream() {
+    let mut host = Host::new("read go; echo out; echo err >&2; cat", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut out, _) = host.attach(TYPE);
+    let (mut err, attached) = host.attach(Attach { to: Some(AttachTo::Stderr), ..LOOK });
+    assert_eq!(attached.to, AttachTo::Stderr);
+    out.send(b"go\n");
+    host.until_seen(&mut out, b"out\n");
+    host.until_seen(&mut err, b"err\n");
+    assert_eq!((&out.seen[..], &err.seen[..]), (&b"hello\0out\n"[..], &b"hello\0err\n"[..]));
+    let refused = host.try_attach(Attach { to: Some(AttachTo::Tty), ..LOOK });
+    assert!(matches!(refused.err().unwrap(), AttachError::NoSuchStream(AttachTo::Tty)));
+}
+
+#[test]
+fn a_reader_types_nothing() {
+    let mut host = Host::new("cat", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut reader, attached) = host.attach(LOOK);
+    let (mut writer, _) = host.attach(TYPE);
+    reader.send(b"of the reader\n");
+    writer.send(b"of the writer\n");
+    host.until_seen(&mut writer, b"of the writer\n");
+    host.until_seen(&mut reader, b"of the writer\n");
+    assert!(!contains(&host.state.log("a"), b"reader"));
+    assert!(matches!(host.resize(attached.session, 1, 1), Err(RequestError::ReadOnly(_))));
+    let report = host.monitor().report();
+    let roles: Vec<bool> = report.sessions.iter().map(|session| session.read_only).collect();
+    assert_eq!(roles, [true, false]);
+}
+
+#[test]
+fn a_terminal_has_the_size_of_the_newest_writer() {
+    let script = "stty -echo; echo ready; while read line; do stty size; done";
+    let mut host = Host::new(script, true, attached_input);
+    host.until_logged(b"ready");
+    let (mut one, first) = host.attach(TYPE);
+    let (mut two, second) = host.attach(TYPE);
+    assert_eq!(first.to, AttachTo::Tty);
+    host.resize(first.session, 30, 90).unwrap();
+    host.resize(second.session, 50, 120).unwrap();
+    two.send(b"size\n");
+    host.until_seen(&mut two, b"50 120");
+    // A key of the first makes its size count again, before the child sees that key.
+    host.until_seen(&mut one, b"50 120");
+    one.send(b"size\n");
+    host.until_seen(&mut one, b"30 90");
+    drop(one);
+    host.until("the first has gone", |host| host.monitor().report().sessions.len() == 1);
+    two.send(b"size\n");
+    two.seen.clear();
+    host.until_seen(&mut two, b"50 120");
+    assert!(matches!(host.resize(first.session, 1, 1), Err(RequestError::NoSuchSession(_))));
+}
+
+#[test]
+fn the_size_goes_back_when_a_write_shows_that_the_newest_writer_has_left() {
+    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
+    let mut host = Host::new(script, true, attached_input);
+    host.until_logged(b"ready");
+    let (_one, first) = host.attach(TYPE);
+    let (two, second) = host.attach(TYPE);
+    host.resize(first.session, 30, 90).unwrap();
+    host.until_logged(b"30 90");
+    // Its input is open still, so that only a write can tell.
+    two.stream.shutdown(std::net::Shutdown::Read).unwrap();
+    host.resize(second.session, 50, 120).unwrap();
+    host.until_logged(b"50 120");
+    host.until("the first's size is back", |host| {
+        host.state.whole_log("a").ends_with(b"30 90\r\n")
+    });
+    host.stop();
+}
+
+#[test]
+fn pipes_have_no_size() {
+    let mut host = Host::new("cat", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (_client, attached) = host.attach(TYPE);
+    assert!(matches!(host.resize(attached.session, 1, 1), Err(RequestError::NoTerminal)));
+}
+
+#[test]
+fn a_client_that_stops_reading_misses_bytes_is_told_and_holds_up_nobody() {
+    let script = "head -c 20000000 /dev/zero | tr '\\0' x; read go; echo; echo last";
+    let big = |sandbox: Sandbox| {
+        sandbox.input(Input::Attached).retention(Retention {
+            max_size: 0,
+            max_files: 0,
+            ..Retention::default()
+        })
+    };
+    let mut host = Host::new(script, false, big);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut slow, _) = host.attach(TYPE);
+    host.until("the log has it all", |host| host.monitor().report().bytes_logged == 20_000_000);
+    let missed = host.monitor().report().sessions[0].missed;
+    assert!(missed > 0 && missed < 20_000_000, "{missed}");
+    host.until_seen(&mut slow, format!("[vmon: {missed} bytes left out]").as_bytes());
+    slow.send(b"go\n");
+    host.until_seen(&mut slow, b"last\n");
+    let got = slow.seen.iter().filter(|&&byte| byte == b'x').count() as u64;
+    assert_eq!(got + missed, 20_000_000);
+    let (end, _) = host.end();
+    assert_eq!(end.bytes_dropped, 0, "neither the log nor our own stdout lacks anything");
+}
+
+#[test]
+fn the_end_of_a_clients_input_ends_neither_its_session_nor_the_childs_input() {
+    let mut host = Host::new("cat", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut one, _) = host.attach(TYPE);
+    one.send(b"the first\n");
+    one.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    host.until_seen(&mut one, b"the first\n");
+    let (mut two, _) = host.attach(TYPE);
+    two.send(b"the second\n");
+    host.until_seen(&mut one, b"the second\n");
+    // Gone altogether, it is let go although nothing is written to it.
+    drop(one);
+    host.until("it is let go", |host| host.monitor().report().sessions.len() == 1);
+}
+
+#[test]
+fn a_terminal_without_an_input_of_ours_takes_that_of_clients() {
+    let mut host = Host::new("read line </dev/tty; echo got $line", true, plain);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, _) = host.attach(TYPE);
+    client.send(b"it\n");
+    host.until_seen(&mut client, b"got it");
+    assert_eq!(host.end().0.exit_code(), 0);
+}
+
+#[test]
+fn what_was_sent_before_the_session_comes_first() {
+    let mut host = Host::new("cat", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, attached) = host.attach(TYPE);
+    client.send(b"late\n");
+    let session = attached.session;
+    host.reactor.call(host.id, |it, cx| it.send(session, b"early\n", cx)).unwrap();
+    host.until_seen(&mut client, b"early\nlate\n");
+}
+
+#[test]
+fn a_session_lasts_over_a_restart() {
+    let always = |sandbox: Sandbox| sandbox.input(Input::Attached).restart(Restart::Always);
+    let mut host = Host::new("read line; echo $line of $$", false, always);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, _) = host.attach(TYPE);
+    let first = host.monitor().pid().unwrap();
+    client.send(b"first\n");
+    host.until_seen(&mut client, format!("first of {first}\n").as_bytes());
+    host.until("it runs again", |host| host.monitor().pid().is_some_and(|pid| pid != first));
+    let second = host.monitor().pid().unwrap();
+    client.send(b"second\n");
+    host.until_seen(&mut client, format!("second of {second}\n").as_bytes());
+    host.until("the restart is counted", |host| host.monitor().report().restarts >= 1);
+    host.stop();
+    let (_, state) = host.end();
+    assert!(contains(&state.log("a"), b"second of"));
+}
+
+#[test]
+fn the_end_of_the_sandbox_is_the_end_of_its_sessions() {
+    let mut host = Host::new("read go; echo bye", false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, _) = host.attach(TYPE);
+    let (stuck, _) = host.attach(LOOK);
+    client.send(b"go\n");
+    host.until("the client's end", |_| {
+        client.read();
+        client.ended
+    });
+    assert_eq!(client.seen, b"hello\0bye\n");
+    host.until("the end", |host| host.monitor().is_done());
+    assert!(host.monitor().report().sessions.is_empty());
+    assert!(matches!(host.try_attach(LOOK).err().unwrap(), AttachError::NotRunning));
+    drop(stuck);
+}
+
+#[test]
+fn the_end_waits_for_a_client_that_takes_it() {
+    let script = "read go; head -c 400000 /dev/zero";
+    let mut host = Host::new(script, false, attached_input);
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let (mut client, _) = host.attach(TYPE);
+    client.send(b"go\n");
+    host.until("it has ended", |host| host.monitor().end().is_some());
+    assert!(!host.monitor().is_done(), "the client does not have it all yet");
+    host.until("the client's end", |_| {
+        client.read();
+        client.ended
+    });
+    assert_eq!(client.seen.len(), HELLO.len() + 400_000);
+    host.until("the end", |host| host.monitor().is_done());
+}

@@ -1,0 +1,3 @@
+//! The reactor alone, through its public interface.
+
+mod reactor;

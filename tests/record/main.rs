@@ -1,0 +1,10 @@
+//! The record of the command's runs, whatever happens to it.
+
+#[path = "../common/command.rs"]
+mod common;
+
+mod reconcile;
+mod record;
+mod record_states;
+mod record_unwritable;
+mod state_dir;

@@ -1,0 +1,194 @@
+//! The record against a database that can't be written: read-only, full, broken, replaced. The
+//! child never notices, and the end arrives or is spilled.
+
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::common::held::{ENDS, Held, brief, lock, look, ps, spilled};
+use crate::common::tmpfs::{Tmpfs, skip};
+use crate::common::{self, State, eventually, is_root, one_line, wait};
+
+// A database that can't be written.
+
+#[test]
+fn a_database_that_can_not_be_written_refuses_the_start() {
+    if is_root() {
+        return skip("root may write everything");
+    }
+    let state = State::new();
+    wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
+    drop(Connection::open(state.db()).unwrap().execute_batch("PRAGMA journal_mode=DELETE"));
+    fs::set_permissions(state.db(), fs::Permissions::from_mode(0o400)).unwrap();
+    let started = state.file("started");
+    let output = state.run("x", &[], &format!("touch {}", started.display())).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("sandbox.db"));
+    assert!(!started.exists());
+}
+
+#[test]
+fn a_database_that_becomes_read_only_does_not_touch_the_child() {
+    if is_root() {
+        return skip("root may write everything");
+    }
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let all = ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"].map(|name| state.file(name));
+    let set_mode = |mode| {
+        for file in all.iter().filter(|file| file.exists()) {
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    set_mode(0o400);
+    assert_eq!(run.finish(), 3);
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    assert_eq!(spilled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    set_mode(0o600);
+    assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
+}
+
+#[test]
+fn a_state_directory_that_becomes_read_only_does_not_touch_the_child() {
+    if is_root() {
+        return skip("root may write everything");
+    }
+    let state = State::new();
+    let logs = state.file("elsewhere");
+    let mut run = Held::running(&state, "x", &["--log-dir", logs.to_str().unwrap()], "exit 3");
+    let set_mode = |mode| {
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set_mode(0o500);
+    let code = run.finish();
+    set_mode(0o700);
+    assert_eq!(code, 3);
+    assert_eq!(fs::read(logs.join("Sandboxfile/x.log")).unwrap(), b"begun\nover\n");
+    // Written, or lost and said so: never pretended.
+    let errors = String::from_utf8_lossy(&run.errors.seen).into_owned();
+    let recorded = brief(&ps(&state, &["--all"])) == ["x STOPPED 3 exited"];
+    assert!(recorded || errors.contains("lost"), "{errors}");
+}
+
+#[test]
+fn a_trigger_of_another_program_that_reads_json_is_no_hindrance() {
+    let state = State::new();
+    assert_eq!(state.run("first", &[], "exit 0").status().unwrap().code(), Some(0));
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    db.execute_batch(
+        "CREATE TABLE seen (status TEXT);
+         CREATE TRIGGER watch AFTER UPDATE ON sandboxes BEGIN
+             INSERT INTO seen VALUES (json_extract(json_object('status', new.status), '$.status'));
+         END;",
+    )
+    .unwrap();
+    assert_eq!(state.run("x", &[], "exit 3").status().unwrap().code(), Some(3));
+    assert_eq!(state.run_column("x", "exit_code").as_deref(), Some("3"));
+    let last = db.query_row("SELECT status FROM seen ORDER BY rowid DESC LIMIT 1", [], |row| {
+        row.get::<_, String>(0)
+    });
+    assert_eq!(last.unwrap(), "STOPPED");
+}
+
+#[test]
+fn a_broken_database_refuses_the_start() {
+    let state = State::new();
+    fs::write(state.db(), common::noise(20_000, 1)).unwrap();
+    let started = state.file("started");
+    let output = state.run("x", &[], &format!("touch {}", started.display())).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("not an SQLite database"));
+    assert!(!started.exists());
+    assert_eq!(fs::read(state.db()).unwrap(), common::noise(20_000, 1), "left as it was");
+}
+
+#[test]
+fn a_database_that_breaks_during_the_run_does_not_touch_the_child() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    let backup = state.file("backup.db");
+    let sql = format!("VACUUM INTO '{}'", backup.display());
+    Connection::open(state.db()).unwrap().execute_batch(&sql).unwrap();
+    for name in ["sandbox.db-wal", "sandbox.db-shm"] {
+        let _ = fs::remove_file(state.file(name));
+    }
+    fs::write(state.db(), common::noise(20_000, 1)).unwrap();
+    assert_eq!(run.finish(), 3);
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    assert_eq!(spilled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    // Mended, it is told the end.
+    fs::rename(&backup, state.db()).unwrap();
+    assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
+}
+
+#[test]
+fn a_state_directory_that_is_removed_during_the_run_is_made_anew() {
+    let state = State::new();
+    let mut run = Held::running(&state, "x", &[], "exit 3");
+    for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
+        let _ = fs::remove_file(state.file(name));
+    }
+    fs::remove_dir_all(state.file("log")).unwrap();
+    assert_eq!(run.finish(), 3);
+    assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED 3 - exited"]);
+    let mode = fs::metadata(state.db()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_full_disk_delays_the_record_and_nothing_else() {
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
+    let state = State::new();
+    let db = disk.path().join("sandbox.db");
+    let mut run = Held::spawn(&state, "x", &["--db", db.to_str().unwrap()], "exit 3");
+    let column = |sql: &str| -> Option<String> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let db = Connection::open_with_flags(&db, flags).ok()?;
+        db.query_row(sql, [], |row| row.get(0)).ok()
+    };
+    let sql = "SELECT state || ifnull(exit_code, '-') FROM vmon_runs";
+    eventually("it runs", || column(sql).as_deref() == Some("RUNNING-"));
+    let filler = disk.fill_up_to(0);
+    run.release();
+    run.errors.wait_for("late");
+    assert_eq!(state.log("x"), b"begun\nover\n");
+    fs::remove_file(filler).unwrap();
+    assert_eq!(run.finish(), 3);
+    assert_eq!(column(sql).as_deref(), Some("STOPPED3"));
+}
+
+#[test]
+fn a_full_disk_refuses_the_start() {
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
+    let state = State::new();
+    disk.fill_up_to(0);
+    let db = disk.path().join("sandbox.db");
+    let started = state.file("started");
+    let script = format!("touch {}", started.display());
+    let options = ["--db", db.to_str().unwrap()];
+    let output = state.run("x", &options, &script).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(one_line(&output).contains("space"), "{output:?}");
+    assert!(!started.exists());
+}
+
+#[test]
+fn a_command_waits_for_a_locked_database_once() {
+    let state = State::new();
+    let mut run = Held::running(&state, "web", &[], "");
+    let locked = lock(&state);
+    assert_eq!(run.finish(), 0);
+    assert_eq!(spilled(&state).len(), 1);
+    let began = Instant::now();
+    let output = state.vmon().args(["ps", "--all"]).output().unwrap();
+    // Five seconds each for the spilled end, once more for it and for the lost run were fifteen.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(0));
+    assert!(one_line(&output).contains("spilled ends can't be taken in yet"));
+    drop(locked);
+    assert_eq!(brief(&ps(&state, &["--all"])), ["web STOPPED 0 exited"]);
+}

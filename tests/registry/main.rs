@@ -1,0 +1,8 @@
+//! The record of sandboxes and runs, in a real SQLite.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod registry_files;
+mod registry_store;
+mod removal;

@@ -1,0 +1,145 @@
+//! Directories that are there already, and what other users may do in them.
+
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::common::{CONFIG, State, code, is_root, one_line};
+
+const NOBODY: u32 = 65534;
+
+/// Makes a directory of this mode.
+fn made(path: PathBuf, mode: u32) -> PathBuf {
+    fs::create_dir_all(&path).unwrap();
+    set_mode(&path, mode);
+    path
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// Gives it to a group that root does not lead. Without root ours is such a one.
+fn give_to_group(path: &Path) {
+    if is_root() {
+        chown(path, None, Some(NOBODY)).unwrap();
+    }
+}
+
+/// `vmon run` with a command that leaves a file; whether it did.
+fn run(state: &State, options: &[&str]) -> (Output, bool) {
+    let ran = state.file("ran");
+    let mut run = state.run("web", options, "touch \"$RAN\"");
+    let output = run.env("RAN", &ran).output().unwrap();
+    (output, fs::remove_file(ran).is_ok())
+}
+
+#[track_caller]
+fn is_refused(state: &State, directory: &Path, why: &str) {
+    let before = mode(directory);
+    let (output, ran) = run(state, &[]);
+    let said = one_line(&output);
+    assert!(said.contains(directory.to_str().unwrap()) && said.contains(why), "{said}");
+    assert_eq!((code(output.status), ran), (125, false));
+    assert_eq!(mode(directory), before);
+}
+
+#[test]
+fn a_runtime_directory_that_is_there_keeps_its_mode() {
+    let state = State::new();
+    for permissions in [0o755, 0o711, 0o700] {
+        let directory = made(state.path().join("run").join(CONFIG), permissions);
+        let (output, ran) = run(&state, &[]);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert!(ran);
+        assert_eq!(mode(&directory), permissions);
+    }
+}
+
+#[test]
+fn a_runtime_directory_that_another_user_can_write_is_refused() {
+    let state = State::new();
+    let directory = made(state.path().join("run").join(CONFIG), 0o777);
+    is_refused(&state, &directory, "every user can write into it: run 'chmod go-w'");
+    set_mode(&directory, 0o1777);
+    is_refused(&state, &directory, "every user");
+    give_to_group(&directory);
+    set_mode(&directory, 0o770);
+    is_refused(&state, &directory, "its group");
+    if !is_root() {
+        eprintln!("skipped: only root can make a directory another user's");
+        return;
+    }
+    set_mode(&directory, 0o700);
+    chown(&directory, Some(NOBODY), None).unwrap();
+    is_refused(&state, &directory, "its owner, uid 65534");
+}
+
+/// In a directory whose files get more permissions than they ask for, say (acl(5)).
+#[test]
+fn a_runtime_directory_that_is_made_is_private_whatever_the_umask() {
+    for umask in ["000", "077", "477"] {
+        let state = State::new();
+        let directory = made(state.path().join("run"), 0o755);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "umask \"$1\"; shift; exec \"$@\"", "sh", umask]);
+        let vmon = state.vmon();
+        shell.arg(vmon.get_program()).envs(vmon.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        let output = shell.args(["run", "--", "true"]).output().unwrap();
+        // Without root, a database that its owner can't read is of no use to anyone.
+        if umask != "477" || is_root() {
+            assert_eq!(code(output.status), 0, "{output:?}");
+        }
+        if let Ok(found) = fs::metadata(directory.join(CONFIG)) {
+            assert_eq!(found.permissions().mode() & 0o7777, 0o700, "{umask}");
+        }
+    }
+}
+
+#[test]
+fn a_log_directory_that_another_user_can_write_is_one_warning_a_start() {
+    let state = State::new();
+    let directory = made(state.file("logs"), 0o755);
+    let options =
+        ["--log-dir", directory.to_str().unwrap(), "--restart", "on-failure:2", "--no-forward"];
+    let said = || {
+        let output = state.run("web", &options, "exit 3").output().unwrap();
+        assert_eq!(code(output.status), 3);
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.lines().filter(|line| line.contains("log directory")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(said(), "");
+    let expected = |path: &Path, who: &str| {
+        format!(
+            "vmon: warn: the log directory {} is not safe: {who} can write into it and replace \
+             logs: run 'chmod go-w' on it, or choose another log directory name=web",
+            path.display()
+        )
+    };
+    // The sticky bit protects files that exist; a free name can still be taken.
+    set_mode(&directory, 0o1777);
+    assert_eq!(said(), expected(&directory, "every user"));
+    set_mode(&directory, 0o755);
+    let own = directory.join(CONFIG);
+    give_to_group(&own);
+    set_mode(&own, 0o775);
+    let group = if is_root() { NOBODY } else { nix::unistd::getegid().as_raw() };
+    assert_eq!(said(), expected(&own, &format!("its group, gid {group},")));
+    assert_eq!(mode(&own), 0o775);
+    if !is_root() {
+        eprintln!("skipped: only root can make a directory another user's");
+        return;
+    }
+    set_mode(&own, 0o700);
+    chown(&own, Some(NOBODY), None).unwrap();
+    let expected =
+        expected(&own, "its owner, uid 65534,").replace("run 'chmod go-w' on it, or ", "");
+    assert_eq!(said(), expected);
+}

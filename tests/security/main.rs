@@ -1,0 +1,8 @@
+//! What another user can't do, and what belongs to one user only.
+
+#[path = "../common/command.rs"]
+mod common;
+
+mod directories;
+mod foreign_record;
+mod security;

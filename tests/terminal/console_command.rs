@@ -1,0 +1,262 @@
+//! Consoles on the command line: where our terminal is, what is attached and printed, what is on
+//! record and passed on by a restart.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::common::{Process, State, Terminal, code, contains, eventually, signal, vmm, wait};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+#[test]
+#[ignore = "a process of its own that other tests start"]
+fn stand_in() {
+    vmm::stand_in();
+}
+
+/// `vmon run --name vm OPTIONS…` of a stand-in.
+fn run(state: &State, options: &[&str], kind: &str, path: &str) -> Command {
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm"]).args(options).arg("--").args(vmm::arguments(
+        module_path!(),
+        kind,
+        path,
+    ));
+    command
+}
+
+fn console(state: &State, kind: &str) -> (String, String) {
+    let path = state.file("console").to_str().unwrap().to_owned();
+    (format!("serial={kind}:{path}"), path)
+}
+
+/// What a command prints; it must succeed.
+#[track_caller]
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {told}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(code(output.status), 125, "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn our_terminal_is_at_the_only_console_and_raw_while_that_is_open() {
+    let state = State::new();
+    let (serial, path) = console(&state, "listen");
+    let mut terminal = Terminal::spawn(&mut run(&state, &["--console", &serial], "connect", &path));
+    let modes = terminal.modes();
+    terminal.wait_for("login: ");
+    eventually("it is raw", || terminal.modes() != modes);
+    terminal.send("one\n");
+    terminal.wait_for("got one\n");
+    terminal.send("quit\n");
+    assert_eq!(terminal.finish(), 0);
+    assert_eq!(terminal.modes(), modes);
+    // Neither an echo nor the VMM's messages.
+    assert_eq!(String::from_utf8_lossy(&terminal.seen), "login: got one\n");
+    assert_eq!(state.log("vm@serial"), terminal.seen);
+    assert!(contains(&state.log("vm"), b"the vmm ends"));
+}
+
+#[test]
+fn a_console_is_opened_again_although_our_stdout_takes_nothing() {
+    let state = State::new();
+    let (serial, path) = console(&state, "unix");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let accepted = || {
+        let mut stream = None;
+        eventually("it is opened", || {
+            stream = listener.accept().ok();
+            stream.is_some()
+        });
+        stream.unwrap().0
+    };
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm", "--forward-overflow", "drop", "--console", &serial]);
+    command.args(["--", "sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut vmon = Process::spawn(&mut command);
+    // More than the pipe of our stdout and what waits for it hold.
+    let mut first = accepted();
+    first.write_all(&[b'x'; 1 << 20]).unwrap();
+    drop(first);
+    let mut second = accepted();
+    second.write_all(b"again").unwrap();
+    eventually("it is logged", || state.log("vm@serial").ends_with(b"xagain"));
+    signal(&vmon, Signal::SIGTERM);
+    let mut seen = Vec::new();
+    vmon.stdout.take().unwrap().read_to_end(&mut seen).unwrap();
+    assert_eq!(code(wait(&mut vmon)), 143);
+}
+
+#[test]
+fn a_pty_of_ours_takes_the_place_of_its_name_and_the_size_of_our_terminal() {
+    let state = State::new();
+    let script = "stty size <$1; stty -a <$1; exec cat $1 >$1";
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm", "--console", "pty", "--", "sh", "-c", script, "sh"]);
+    let mut terminal = Terminal::spawn(command.arg("{console}"));
+    state.wait_for_log("vm", b"speed");
+    let log = String::from_utf8(state.log("vm")).unwrap();
+    assert!(log.starts_with("40 100\n"), "{log}");
+    assert!(log.contains("-echo ") && log.contains("-icanon"), "{log}");
+    terminal.send("hello\r");
+    terminal.wait_for("hello\r");
+    terminal.resize(33, 99);
+    let path = consoles(&state)[0]["path"].as_str().unwrap().to_owned();
+    eventually("its size follows", || {
+        let stty = format!("stty size <{path}");
+        printed(Command::new("sh").args(["-c", &stty])) == "33 99\n"
+    });
+    printed(state.vmon().args(["stop", "vm"]));
+    terminal.finish();
+}
+
+/// What `ps` has of the consoles of the only sandbox.
+fn consoles(state: &State) -> Value {
+    let listed = printed(state.vmon().args(["ps", "--all", "--json"]));
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    listed[0]["consoles"].clone()
+}
+
+#[test]
+fn several_consoles_leave_our_stdio_to_the_command_unless_one_is_named() {
+    for (interactive, expected) in [(None, "aside"), (Some("out"), ""), (Some("stdio"), "aside")] {
+        let state = State::new();
+        let mut options = vec!["--console=in=pty", "--console=out=pty"];
+        let option = interactive.map(|name| format!("--interactive={name}"));
+        options.extend(option.as_deref());
+        let mut command = state.vmon();
+        command.args(["run", "--name", "vm"]).args(options);
+        command.args(["--", "sh", "-c", "echo aside; printf console >$1", "sh", "{out}"]);
+        let output = printed(&mut command);
+        let expected = if expected.is_empty() { "console" } else { "aside\n" };
+        assert_eq!(output, expected, "{interactive:?}");
+        assert_eq!(state.log("vm"), b"aside\n");
+        assert_eq!(state.log("vm@out"), b"console");
+        assert_eq!(state.log("vm@in"), b"");
+    }
+}
+
+#[test]
+fn consoles_that_can_not_be_are_usage_errors_and_start_nothing() {
+    let state = State::new();
+    let told = |options: &[&str]| {
+        let mut command = state.vmon();
+        refused(command.args(["run", "--name", "vm"]).args(options).args(["--", "true"]))
+    };
+    let long = format!("unix:/{}", "x".repeat(108));
+    for (options, expected) in [
+        (&["--console", "tty"][..], "is no console"),
+        (&["--console", "stdio=pty"], "child's own streams"),
+        (&["--console", "pty", "--console", "console=pty"], "two consoles have the name"),
+        (&["--console", "pty", "--interactive", "serial"], "there is no console \"serial\""),
+        (&["--interactive", "serial"], "there is no console \"serial\""),
+        (&["--console", &long], "longer than a socket's may be"),
+        (&["--console", "a=listen:/nonexistent/b"], "can't listen at /nonexistent/b"),
+    ] {
+        let told = told(options);
+        assert!(told.contains(expected) && told.lines().count() < 5, "{options:?}: {told}");
+    }
+    assert!(!state.log_path("vm").exists());
+}
+
+/// A stand-in in the background, with a console that is open.
+fn detached(state: &State) -> String {
+    let (serial, path) = console(state, "listen");
+    printed(&mut run(state, &["-d", "--console", &serial], "connect", &path));
+    state.wait_for_log("vm@serial", b"login: ");
+    path
+}
+
+#[test]
+fn a_client_attaches_to_a_console_and_to_the_streams_of_the_command() {
+    let state = State::new();
+    detached(&state);
+    // The only console is where a terminal would have been.
+    for options in [&[][..], &["--console", "serial"]] {
+        let mut command = state.vmon();
+        command.args(["attach", "vm", "--tail", "1KiB"]).args(options);
+        let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = client.stdin.take().unwrap();
+        let mut stdout = client.stdout.take().unwrap();
+        stdin.write_all(b"hello\n").unwrap();
+        let mut seen = Vec::new();
+        while !contains(&seen, b"got hello\n") {
+            let mut buffer = [0; 256];
+            let count = stdout.read(&mut buffer).unwrap();
+            assert_ne!(count, 0, "{seen:?}");
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    let mut stdio = state.vmon();
+    stdio.args(["attach", "vm", "--no-stdin", "--tail", "1KiB", "--console", "stdio"]);
+    let mut stdio = stdio.stdout(Stdio::piped()).spawn().unwrap();
+    let unknown = state.vmon().args(["attach", "vm", "--console", "hvc0"]).output().unwrap();
+    assert_eq!(code(unknown.status), 1);
+    assert!(contains(&unknown.stderr, b"it has no console hvc0; it has: serial"), "{unknown:?}");
+
+    let listed = consoles(&state);
+    assert_eq!(listed[0]["name"], "serial");
+    assert_eq!(listed[0]["kind"], "listen");
+    assert_eq!(listed[0]["state"], "open");
+    assert_eq!(listed[0]["bytes_logged"], state.log("vm@serial").len());
+    let inspected = printed(state.vmon().args(["inspect", "vm"]));
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected[0]["live"]["consoles"][0]["state"], "open");
+
+    // The sandbox's own end is the end of its streams.
+    printed(state.vmon().args(["stop", "vm"]));
+    wait(&mut stdio);
+    let mut seen = String::new();
+    stdio.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
+    assert!(seen.contains("the vmm begins"), "{seen}");
+    let listed = consoles(&state);
+    assert_eq!(listed[0]["bytes_logged"], state.log("vm@serial").len(), "{listed}");
+    assert_eq!(listed[0]["state"], Value::Null);
+}
+
+#[test]
+fn the_logs_of_consoles_are_printed_exported_and_removed_with_the_sandbox() {
+    let state = State::new();
+    let script = "printf 'one\\ntwo\\n' >$1; echo aside";
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm", "--console", "pty", "--", "sh", "-c", script, "sh"]);
+    printed(command.arg("{console}"));
+    let print = |options: &[&str]| printed(state.vmon().args(options));
+    assert_eq!(print(&["logs", "vm"]), "aside\n");
+    assert_eq!(print(&["logs", "vm", "--console", "stdio"]), "aside\n");
+    assert_eq!(print(&["logs", "vm", "--console", "console", "-n", "1"]), "two\n");
+    assert_eq!(print(&["logs", "vm", "--console", "console", "--run", "last"]), "one\ntwo\n");
+    assert_eq!(print(&["replay", "vm", "--console", "console"]), "one\ntwo\n");
+    let exported = print(&["export", "vm", "--console", "console", "--to", "json"]);
+    assert!(exported.contains(r#""log":"one\n""#), "{exported}");
+    let unknown = state.vmon().args(["logs", "vm", "--console", "hvc0"]).output().unwrap();
+    assert_eq!(code(unknown.status), 1);
+    print(&["rm", "vm", "--logs"]);
+    assert!(!Path::new(&state.logs()).exists());
+}
+
+#[test]
+fn a_restart_has_the_same_consoles() {
+    let state = State::new();
+    let path = detached(&state);
+    printed(state.vmon().args(["restart", "vm"]));
+    state.wait_for_log("vm@serial", b"login: login: ");
+    assert!(fs::exists(&path).unwrap());
+    assert_eq!(consoles(&state)[0]["path"], path.as_str());
+    printed(state.vmon().args(["stop", "vm"]));
+    eventually("it is removed", || !fs::exists(&path).unwrap());
+}

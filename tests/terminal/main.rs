@@ -1,0 +1,8 @@
+//! Terminals: the child's, ours, jobs, and consoles on the command line.
+
+#[path = "../common/command.rs"]
+mod common;
+
+mod console_command;
+mod job_control;
+mod terminal;
