@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt}
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
@@ -40,7 +41,7 @@ const LONGEST_VALUE: i32 = 16 << 20;
 
 /// Whether there is a regular file in the database's place; an error for anything else.
 pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
-    match kind(db)? {
+    match metadata(db)?.as_ref().map(kind) {
         None => Ok(false),
         Some(REGULAR) => Ok(true),
         Some(kind) => Err(Fault::NotAFile(kind)),
@@ -49,28 +50,39 @@ pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
 
 const REGULAR: &str = "a regular file";
 
-/// What is there under a path; `None` for nothing.
-fn kind(path: &Path) -> Result<Option<&'static str>, Fault> {
-    let kind = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        metadata => metadata?.file_type(),
-    };
-    Ok(Some(match kind {
-        _ if kind.is_file() => REGULAR,
-        _ if kind.is_dir() => "a directory",
-        _ if kind.is_symlink() => "a symbolic link",
-        _ if kind.is_fifo() || kind.is_socket() => "a FIFO or socket",
+/// `None` where there is nothing under this path.
+fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        metadata => metadata.map(Some),
+    }
+}
+
+fn kind(found: &Metadata) -> &'static str {
+    match found.file_type() {
+        kind if kind.is_file() => REGULAR,
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a symbolic link",
+        kind if kind.is_fifo() || kind.is_socket() => "a FIFO or socket",
         _ => "a device",
-    }))
+    }
 }
 
 /// SQLite opens what lies beside the database. What it would refuse there (see [`sqlite`]) is named
 /// here.
 fn check_companions(db: &Path) -> Result<(), Fault> {
+    let us = geteuid().as_raw();
+    let is_private = |found: Metadata| found.uid() == us && !trust::is_shared(found.mode());
+    let is_private = fs::symlink_metadata(db).is_ok_and(is_private);
     for suffix in sqlite::COMPANIONS {
         let path = companion(db, suffix);
-        if let Some(kind) = kind(&path)?.filter(|kind| *kind != REGULAR) {
+        let Some(found) = metadata(&path)? else { continue };
+        let (kind, owner) = (kind(&found), found.uid());
+        if kind != REGULAR {
             return Err(Fault::Companion(path, kind));
+        }
+        if is_private && owner != us && owner != 0 {
+            return Err(Fault::Planted(path, owner));
         }
     }
     Ok(())

@@ -155,6 +155,8 @@ pub(super) enum Fault {
     NotAFile(&'static str),
     /// A file that SQLite has beside the database, and what it is.
     Companion(PathBuf, &'static str),
+    /// This file beside a database of ours belongs to another user.
+    Planted(PathBuf, u32),
     ReadOnly,
     Distrust(Distrust),
     /// This table is something else.
@@ -203,6 +205,10 @@ fn name(path: PathBuf, fault: Fault) -> RegistryError {
     match fault {
         Fault::NotAFile(kind) => RegistryError::NotAFile { path, kind },
         Fault::Companion(path, kind) => RegistryError::NotAFile { path, kind },
+        Fault::Planted(file, owner) => {
+            let reason = format!("{} belongs to uid {owner}", file.display());
+            RegistryError::System { path, reason, passing: false }
+        }
         Fault::Distrust(Distrust::Owner(place, owner)) => {
             RegistryError::Foreign { path, place, owner }
         }

@@ -11,6 +11,8 @@
 //! - open(2) gets `O_NONBLOCK`, which means nothing to a regular file, and what is neither a regular
 //!   file nor a directory is refused;
 //! - the database must belong to the user that it was found to belong to, and a journal to us;
+//! - so must `-wal` and `-shm`, where the database is ours and no other user may write to it: what
+//!   another user has put there would become part of it;
 //! - root opens nothing of another user's database that this user does not own, and makes nothing;
 //! - fchown(2), by which SQLite as root gives `-wal`, `-shm` and `-journal` to the owner and group of
 //!   what the database's path names at that moment, changes no owner, and of another user's files
@@ -54,6 +56,8 @@ struct Access {
     db: PathBuf,
     /// The user that the database belongs to.
     owner: u32,
+    /// Whether other users may write to the database.
+    shared: bool,
     waits: bool,
     /// The temporary files that SQLite has made, and not removed yet.
     temporary: Vec<PathBuf>,
@@ -101,11 +105,14 @@ pub(super) fn with<T>(
     waits: bool,
     work: impl FnOnce(u32) -> T,
 ) -> io::Result<(T, Option<Distrust>)> {
-    let (owner, distrust) = match fs::symlink_metadata(db) {
+    let (owner, shared, distrust) = match fs::symlink_metadata(db) {
         // Also by its path: SQLite may have a descriptor of the database left from an earlier use.
-        Ok(found) => (found.uid(), trust::of_file(db, found.uid(), found.mode())),
+        Ok(found) => {
+            let distrust = trust::of_file(db, found.uid(), found.mode());
+            (found.uid(), trust::is_shared(found.mode()), distrust)
+        }
         // SQLite says so itself.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (geteuid().as_raw(), None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (geteuid().as_raw(), false, None),
         Err(error) => return Err(error),
     };
     /// Puts back what was there before, also when a panic comes through.
@@ -117,7 +124,7 @@ pub(super) fn with<T>(
         }
     }
     let db = db.to_owned();
-    let access = Access { db, owner, waits, temporary: Vec::new(), distrust };
+    let access = Access { db, owner, shared, waits, temporary: Vec::new(), distrust };
     let _back = Back(ACCESS.replace(Some(access)));
     let done = work(owner);
     let distrust = ACCESS.with_borrow_mut(|access| access.as_mut()?.distrust.take());
@@ -309,7 +316,9 @@ impl Access {
         let us = geteuid().as_raw();
         let belongs = if path == self.db || is_foreign_to_root(self.owner) {
             stat.st_uid == self.owner
-        } else if self.companion(path) == Some("-journal") {
+        } else if let Some(companion) = self.companion(path)
+            && (companion == "-journal" || (self.owner == us && !self.shared))
+        {
             stat.st_uid == us || stat.st_uid == 0
         } else {
             true
@@ -421,17 +430,30 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_another_user_than_it_was_found_to_be_of_is_refused() {
+    fn a_file_of_another_user_than_it_has_to_be_of_is_refused() {
         let (_directory, db) = scratch();
         let us = geteuid().as_raw();
         let file = fs::File::open(&db).unwrap();
         let opened = std::os::fd::AsFd::as_fd(&file);
         let access = |owner| {
             let db = db.clone();
-            Access { db, owner, waits: false, temporary: Vec::new(), distrust: None }
+            Access { db, owner, shared: false, waits: false, temporary: Vec::new(), distrust: None }
         };
         assert_eq!(access(us).check(&db, opened), Ok(()));
         assert_eq!(access(us + 1).check(&db, opened), Err(Errno::EPERM));
+        if !geteuid().is_root() {
+            return;
+        }
+        std::os::unix::fs::fchown(&file, Some(us + 1), None).unwrap();
+        for companion in COMPANIONS {
+            let path = PathBuf::from(format!("{}{companion}", db.display()));
+            assert_eq!(access(us).check(&path, opened), Err(Errno::EPERM));
+        }
+        // Of a group that shares a database, each makes them.
+        let mut shared = Access { shared: true, ..access(us) };
+        let path = PathBuf::from(format!("{}-wal", db.display()));
+        assert_eq!(shared.check(&path, opened), Ok(()));
+        assert!(shared.distrust.is_some());
     }
 
     #[test]

@@ -80,7 +80,12 @@ pub(super) fn of_file(path: &Path, owner: u32, mode: u32) -> Option<Distrust> {
     if owner != geteuid().as_raw() {
         return Some(Distrust::Owner(path.to_owned(), owner));
     }
-    (mode & OTHERS_WRITE != 0).then(|| Distrust::Writable(path.to_owned()))
+    is_shared(mode).then(|| Distrust::Writable(path.to_owned()))
+}
+
+/// Whether other users than the owner may write to a file of this mode.
+pub(super) fn is_shared(mode: u32) -> bool {
+    mode & OTHERS_WRITE != 0
 }
 
 /// # Errors

@@ -233,3 +233,29 @@ fn a_rollback_succeeds_and_removes_no_file_that_its_journal_names() {
     let count = "SELECT (SELECT count(*) FROM filler) + count(group_ip) FROM sandboxes";
     assert_eq!(connection.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
 }
+
+#[test]
+fn what_another_user_has_put_beside_the_database_does_not_become_part_of_it() {
+    if !is_root() {
+        eprintln!("SKIPPED: only root can be two users");
+        return;
+    }
+    for companion in ["-wal", "-shm", "-journal"] {
+        let state = State::new();
+        state.ran("web", &[], "true");
+        let planted = PathBuf::from(format!("{}{companion}", state.db().display()));
+        if !planted.exists() {
+            fs::write(&planted, "").unwrap();
+        }
+        let before = fs::read(&planted).unwrap();
+        chown(&planted, Some(OTHER), Some(OTHER)).unwrap();
+        for args in [&["run", "--name", "new", "--", "true"][..], &["ps"]] {
+            let output = state.vmon().args(args).output().unwrap();
+            assert_eq!(output.status.code(), Some(125), "{output:?}");
+            let said = common::one_line(&output);
+            let why = format!("sandbox.db{companion} belongs to uid {OTHER}");
+            assert!(said.contains(&why), "{said}");
+        }
+        assert!(fs::read(&planted).unwrap() == before, "{companion}");
+    }
+}
