@@ -350,8 +350,14 @@ impl Registry {
         }
     }
 
-    /// Whether this process may act on the word of the record.
-    fn check_trust(&self) -> Result<(), RegistryError> {
+    /// Whether this process may act on what the record says: only our effective user could have
+    /// written it. Ask this before a command from the record is executed.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Foreign`] and [`RegistryError::Exposed`] where another user could have
+    /// written it; the places can't be looked at.
+    pub fn check_trust(&self) -> Result<(), RegistryError> {
         let Paths { db, spill, .. } = &*self.paths;
         trust::check(db, spill).at(db)
     }

@@ -8,7 +8,7 @@ use nix::unistd::AccessFlags;
 use vmon::child::Signal;
 use vmon::logfile::Format;
 use vmon::monitor::{Input, LogRate, Name, OnLogError, OverRate, Restart, Rootfs, STDIO};
-use vmon::registry::{Run, Spec};
+use vmon::registry::{Registry, Run, Spec};
 use vmon::terminal::Messages;
 
 use super::restarting::Restarting;
@@ -75,9 +75,14 @@ pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
         return Ok(tally.code());
     }
     let record = Record::read(&args.shared)?;
+    let trust = record.registry().map_or(Ok(()), Registry::check_trust);
     let mut commands: Vec<(&Recorded, Vec<OsString>)> = Vec::new();
     let mut told = Vec::new();
     for sandbox in record.select(&args.names.names, &mut tally) {
+        if let Err(error) = &trust {
+            tally.failed(&format!("can't restart {sandbox}: {error}"));
+            continue;
+        }
         match sandbox.latest().ok_or(SpecError::NoSpec).and_then(|run| arguments(run, &places)) {
             Ok(arguments) => {
                 commands.push((sandbox, arguments));

@@ -259,3 +259,21 @@ fn what_another_user_has_put_beside_the_database_does_not_become_part_of_it() {
         assert!(fs::read(&planted).unwrap() == before, "{companion}");
     }
 }
+
+#[test]
+fn no_command_is_executed_from_a_record_in_a_directory_that_others_can_write_to() {
+    let state = State::new();
+    let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 1000"));
+    let private = fs::metadata(state.path()).unwrap().permissions();
+    fs::set_permissions(state.path(), fs::Permissions::from_mode(0o770)).unwrap();
+    let output = state.vmon().args(["restart", "web"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = common::one_line(&output);
+    assert!(said.contains("other users can write to") && said.contains("chmod go-w"), "{said}");
+    assert!(is_alive(sandbox.pid));
+    // To call the socket of a supervisor of our own executes nothing.
+    assert!(state.vmon().args(["stop", "web"]).output().unwrap().status.success());
+    fs::set_permissions(state.path(), private).unwrap();
+    assert!(state.vmon().args(["restart", "web"]).output().unwrap().status.success());
+    assert!(state.vmon().args(["stop", "web"]).output().unwrap().status.success());
+}
