@@ -20,10 +20,11 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
@@ -41,6 +42,7 @@ pub struct State(TempDir);
 
 impl State {
     pub fn new() -> Self {
+        as_at_a_login();
         Self(tempfile::Builder::new().prefix("vmon-test").tempdir().unwrap())
     }
 
@@ -162,6 +164,19 @@ impl State {
         let what = format!("{:?} in the log of {name}", String::from_utf8_lossy(bytes));
         eventually(&what, || contains(&self.whole_log(name), bytes));
     }
+}
+
+/// Gives SIGINT and SIGQUIT their default actions in this process, and so in those that it starts. A
+/// shell without job control ignores both in its background jobs (`cargo test &` in a script), vmon
+/// leaves an ignored signal ignored, and a shell can't trap it.
+fn as_at_a_login() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for ignored in [Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: SIG_DFL installs no handler.
+            unsafe { nix::sys::signal::signal(ignored, SigHandler::SigDfl) }.unwrap();
+        }
+    });
 }
 
 /// Python with the packages that `.ci/install` installs, which check formats and protocols from

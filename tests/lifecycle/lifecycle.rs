@@ -261,7 +261,7 @@ fn term_int_and_hup_stop_the_child_with_the_stop_signal() {
     let state = State::new();
     for request in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let script = "trap 'echo got TERM; kill $! 2>/dev/null; exit 3' TERM
-            trap 'echo wrong; exit 4' INT HUP; sleep 1000 & echo ready; wait";
+            trap 'echo wrong; exit 4' INT HUP; sh -c 'echo ready; exec sleep 1000' & wait";
         let mut session = Session::spawn(&mut state.run("x", &[], script));
         session.wait_for("ready");
         session.signal(request);
@@ -287,8 +287,8 @@ fn a_child_that_its_stop_signal_ends_is_143_and_stopped() {
 #[test]
 fn the_stop_signal_reaches_grandchildren_of_the_childs_group() {
     let state = State::new();
-    let script =
-        "sh -c 'trap \"echo grandchild stopped; exit\" TERM; sleep 1000 & echo ready; wait' &
+    let script = "sh -c 'trap \"echo grandchild stopped; exit\" TERM
+            sh -c \"echo ready; exec sleep 1000\" & wait' &
         trap 'wait $!; exit 4' TERM; wait";
     let mut session = Session::spawn(&mut state.run("x", &[], script));
     session.wait_for("ready");
@@ -303,7 +303,7 @@ fn the_stop_signal_is_the_one_that_was_asked_for() {
     for (option, name) in [("INT", "INT"), ("SIGUSR1", "USR1"), ("10", "USR1"), ("usr2", "USR2")] {
         let script = format!(
             "trap 'echo got {name}; kill $! 2>/dev/null; exit 5' {name}; trap 'exit 6' TERM
-            sleep 1000 & echo ready; wait"
+            sh -c 'echo ready; exec sleep 1000' & wait"
         );
         let mut session = Session::spawn(&mut state.run("x", &["--stop-signal", option], &script));
         session.wait_for("ready");

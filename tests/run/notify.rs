@@ -133,7 +133,8 @@ fn systemd_accepts_the_unit_template() {
         return;
     }
     let scratch = State::new();
-    let unit = std::fs::read_to_string("contrib/systemd/vmon@.service").unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/systemd/vmon@.service");
+    let unit = std::fs::read_to_string(file).unwrap();
     // The command has to exist; it is not installed here.
     let unit = unit.replace("/usr/bin/vmon", env!("CARGO_BIN_EXE_vmon"));
     let path = scratch.file("vmon@.service");
