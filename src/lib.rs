@@ -42,6 +42,7 @@
 //! | --- | --- | --- |
 //! | `registry` | yes | the record in SQLite |
 //! | `bundled` | yes | SQLite compiled in; without it the system's SQLite is linked |
+//! | `codec` | by `registry` | the JSON form of a sandbox and its command |
 //! | `consoles` | no | guest consoles beside the child's own streams |
 //! | `control` | no | the control socket of a monitor, and its client |
 //! | `reader` | no | reading logs back, compressed generations too |
@@ -63,6 +64,7 @@ mod relay;
 mod socket;
 pub mod terminal;
 pub mod usage;
+pub mod values;
 
 /// The Rust code of the README and of the manual, compiled as documentation tests.
 #[cfg(all(doctest, feature = "registry"))]

@@ -47,6 +47,8 @@ pub use observer::{
 };
 pub use report::{ConsoleReport, ConsoleState, Phase, Report};
 pub use requests::RequestError;
+#[cfg(feature = "codec")]
+pub use sandbox::codec;
 pub use sandbox::{
     DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, Name, NameError,
     OnLogError, OverRate, Restart, Rootfs, Sandbox,

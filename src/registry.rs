@@ -101,7 +101,6 @@ pub use read::{ConsoleBytes, Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
-pub use spec::Spec;
 use spill::{Found, PassedOver, Spilled};
 use state_dir::StateDir;
 

@@ -1,30 +1,22 @@
-//! How the values of options are read: sizes, times, dates, environment variables, layers.
+//! The values of options that only the command has: dates, moments, environment variables, layers.
 
 use std::ffi::{OsStr, OsString};
-use std::num::NonZeroU64;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use vmon::logfile::Timestamp;
-use vmon::monitor::{Console, ConsoleError, LogRate, Name, NameError, Restart, STDIO};
+use vmon::monitor::{Name, NameError, STDIO};
+use vmon::values::{split_unit, time};
 
 /// A value that can't be read, and what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    #[error(
-        "not a size: give whole bytes, or a whole number with KiB, MiB or GiB (short: K, M, G), such as 10MiB"
-    )]
-    Size,
-    #[error("too large: at most {} bytes", u64::MAX)]
-    SizeTooLarge,
-    #[error(
-        "not a time: give whole seconds, or a whole number with ms, s, m or h, such as 10s or 500ms"
-    )]
-    Time,
-    #[error("too long: at most {} seconds", MAX_TIME.as_secs())]
-    TimeTooLong,
+    #[error(transparent)]
+    Value(#[from] vmon::values::ValueError),
     #[error("{0}; give a date and time as in RFC 3339, such as 2026-01-31T12:00:00Z")]
     Date(chrono::ParseError),
     #[error(
@@ -45,16 +37,6 @@ pub enum ValueError {
     Speed,
     #[error("there is no command in it")]
     NoCommand,
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
-    #[error(
-        "not a rate: give a size a second, such as 1MiB/s, and after a comma what may come at once, such as 1MiB/s,burst=4MiB"
-    )]
-    Rate,
-    #[error("a rate of 0 would let nothing through: give a higher one, or leave the option out")]
-    NoRate,
-    #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
-    Restart,
 }
 
 /// The child's own streams, or a console beside them.
@@ -82,62 +64,23 @@ impl std::str::FromStr for ConsoleChoice {
     }
 }
 
-/// A console beside the child's own streams.
-pub fn console(text: OsString) -> Result<Console, ValueError> {
-    Ok(Console::try_from(text.as_os_str())?)
-}
-
-/// The longest time that an option takes: what clocks can add to now on every system.
-pub const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// `0`, plain bytes, or a number of KiB, MiB or GiB; K, M and G mean the same powers of 1,024.
-pub fn size(text: &str) -> Result<u64, ValueError> {
-    let (number, unit) = split_unit(text).ok_or(ValueError::Size)?;
-    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
-        "" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        _ => return Err(ValueError::Size),
-    };
-    // Digits only: what does not parse does not fit.
-    let number: u64 = number.parse().map_err(|_| ValueError::SizeTooLarge)?;
-    number.checked_mul(factor).ok_or(ValueError::SizeTooLarge)
-}
-
-/// Plain seconds, or a number of ms, s, m or h.
-pub fn time(text: &str) -> Result<Duration, ValueError> {
-    let (number, unit) = split_unit(text).ok_or(ValueError::Time)?;
-    let milliseconds: u64 = match unit {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(ValueError::Time),
-    };
-    let number: u64 = number.parse().map_err(|_| ValueError::TimeTooLong)?;
-    let time = number.checked_mul(milliseconds).map(Duration::from_millis);
-    time.filter(|time| *time <= MAX_TIME).ok_or(ValueError::TimeTooLong)
-}
-
-/// As [`time`], and longer than nothing.
+/// A time longer than 0.
 pub fn positive_time(text: &str) -> Result<Duration, ValueError> {
     let time = time(text)?;
     if time.is_zero() { Err(ValueError::NoTime) } else { Ok(time) }
 }
 
-/// `SIZE/s` or `SIZE/s,burst=SIZE`.
-pub fn rate(text: &str) -> Result<LogRate, ValueError> {
-    let (rate, burst) = match text.split_once(',') {
-        Some((rate, rest)) => (rate, Some(rest.strip_prefix("burst=").ok_or(ValueError::Rate)?)),
-        None => (text, None),
-    };
-    let per_second = size(rate.strip_suffix("/s").ok_or(ValueError::Rate)?)?;
-    let rate = LogRate::new(NonZeroU64::new(per_second).ok_or(ValueError::NoRate)?);
-    Ok(match burst {
-        Some(burst) => LogRate { burst: size(burst)?, ..rate },
-        None => rate,
-    })
+/// One of `words`, which help texts and errors list.
+pub fn one_of<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = vmon::values::ValueError> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words.iter().copied()).try_map(|word| word.parse())
+}
+
+/// `on` or `off`.
+pub fn switch() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
 }
 
 /// How many times as fast as it was.
@@ -145,28 +88,6 @@ pub fn speed(text: &str) -> Result<f64, ValueError> {
     let number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let speed = text.parse().ok().filter(|speed| number && (0.1..=1000.0).contains(speed));
     speed.ok_or(ValueError::Speed)
-}
-
-/// `no`, `on-failure`, `on-failure:N` or `always`.
-pub fn restart(text: &str) -> Result<Restart, ValueError> {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    match (text, text.strip_prefix("on-failure:")) {
-        ("no", _) => Ok(Restart::No),
-        ("always", _) => Ok(Restart::Always),
-        ("on-failure", _) => Ok(Restart::OnFailure { max: None }),
-        (_, Some(number)) if digits(number) => {
-            let max = number.parse().map_err(|_| ValueError::Restart)?;
-            Ok(Restart::OnFailure { max: Some(max) })
-        }
-        _ => Err(ValueError::Restart),
-    }
-}
-
-/// The digits that `text` begins with, at least one, and what follows them.
-fn split_unit(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(end)?;
-    (!number.is_empty()).then_some((number, unit))
 }
 
 /// A date and time as in RFC 3339, to the microsecond.
@@ -235,13 +156,11 @@ pub fn env(text: OsString) -> Result<EnvArg, ValueError> {
 
 /// The path of an overlayfs layer.
 pub fn layer(text: OsString) -> Result<PathBuf, ValueError> {
-    if text.is_empty() {
-        return Err(ValueError::NoPath);
+    match text.as_bytes() {
+        [] => Err(ValueError::NoPath),
+        bytes if bytes.contains(&b':') => Err(ValueError::Colon),
+        _ => Ok(text.into()),
     }
-    if text.as_bytes().contains(&b':') {
-        return Err(ValueError::Colon);
-    }
-    Ok(PathBuf::from(OsString::from_vec(text.into_vec())))
 }
 
 /// A command for `sh -c`, whatever bytes it is: but without one, what is added to it would be run.
@@ -254,59 +173,9 @@ pub fn shell_command(text: OsString) -> Result<OsString, ValueError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
-
-    #[test]
-    fn sizes_are_bytes_or_powers_of_1024() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("4096", 4096),
-            ("1KiB", 1024),
-            ("10MiB", 10 << 20),
-            ("2GiB", 2 << 30),
-            ("3k", 3 << 10),
-            ("3M", 3 << 20),
-            ("1g", 1 << 30),
-            ("18446744073709551615", u64::MAX),
-        ] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_size_is_refused() {
-        for text in ["", "MiB", "-1", "+1", "1.5MiB", "1 MiB", "1MB", "1TiB", "1MiB ", "0x10", "１"]
-        {
-            assert_eq!(size(text), Err(ValueError::Size), "{text:?}");
-        }
-        for text in ["18446744073709551616", "17179869184GiB"] {
-            assert_eq!(size(text), Err(ValueError::SizeTooLarge), "{text}");
-        }
-    }
-
-    #[test]
-    fn times_are_seconds_unless_they_say_otherwise() {
-        for (text, milliseconds) in [
-            ("0", 0),
-            ("10", 10_000),
-            ("10s", 10_000),
-            ("500ms", 500),
-            ("2m", 120_000),
-            ("1h", 3_600_000),
-        ] {
-            assert_eq!(time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_time_is_refused() {
-        for text in ["", "s", "-1s", "1.5s", "1 s", "1d", "10S", "1min"] {
-            assert_eq!(time(text), Err(ValueError::Time), "{text:?}");
-        }
-        for text in ["4294967296", "18446744073709551615h", "99999999999999999999"] {
-            assert_eq!(time(text), Err(ValueError::TimeTooLong), "{text}");
-        }
-    }
 
     #[test]
     fn a_speed_is_a_number_within_its_bounds() {
@@ -315,17 +184,6 @@ mod tests {
         }
         for text in ["", "0", "0.09", "1001", "-1", "+1", "1e2", "inf", "NaN", "2x", "1.2.3"] {
             assert_eq!(speed(text), Err(ValueError::Speed), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn restarts_are_words_and_a_number() {
-        assert_eq!(restart("no"), Ok(Restart::No));
-        assert_eq!(restart("always"), Ok(Restart::Always));
-        assert_eq!(restart("on-failure"), Ok(Restart::OnFailure { max: None }));
-        assert_eq!(restart("on-failure:3"), Ok(Restart::OnFailure { max: Some(3) }));
-        for text in ["", "yes", "on-failure:", "on-failure:-1", "on-failure:x", "no:1"] {
-            assert_eq!(restart(text), Err(ValueError::Restart), "{text:?}");
         }
     }
 
@@ -400,23 +258,6 @@ mod tests {
         assert_eq!(layer("/a".into()), Ok("/a".into()));
         assert_eq!(layer("/a:/b".into()), Err(ValueError::Colon));
         assert_eq!(layer("".into()), Err(ValueError::NoPath));
-    }
-
-    #[test]
-    fn a_rate_is_a_size_a_second_and_perhaps_a_burst() {
-        let read = |text| rate(text).map(|rate| (rate.per_second.get(), rate.burst));
-        assert_eq!(read("1MiB/s"), Ok((1 << 20, 1 << 20)));
-        assert_eq!(read("100/s"), Ok((100, 64 << 10)));
-        assert_eq!(read("2k/s,burst=3M"), Ok((2 << 10, 3 << 20)));
-        assert_eq!(read("0/s"), Err(ValueError::NoRate));
-        for text in
-            ["", "1MiB", "1MiB/m", "1/s,", "1/s,3M", "1/s burst=3M", ",burst=1", "1/s,size=3"]
-        {
-            assert_eq!(read(text), Err(ValueError::Rate), "{text:?}");
-        }
-        for text in ["/s", "x/s", "-1/s", "1/s,burst=", "1/s,burst=x"] {
-            assert_eq!(read(text), Err(ValueError::Size), "{text:?}");
-        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::live::{self, Endings, LiveError};
 use super::select::{Record, Recorded, Selector, Tally};
 use super::shared::SharedArgs;
 use super::tell::{self, LogLevel};
-use super::{Failure, args, signalled};
+use super::{Failure, signalled};
 use keys::{Keys, Search};
 use session::{Outcome, Session, Typing};
 
@@ -69,7 +69,7 @@ pub struct AttachArgs {
     no_stdin: bool,
 
     /// How much of the log's end comes first, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = args::size)]
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = vmon::values::size)]
     tail: u64,
 
     #[command(flatten)]

@@ -12,7 +12,7 @@ use super::inspect::status;
 pub fn of(run: &Run) -> Value {
     let Some(spec) = run.spec.as_ref() else { return json!([]) };
     if run.status == Status::Running
-        && !spec.consoles.is_empty()
+        && !spec.sandbox.consoles.is_empty()
         && let Ok(status) = status(run)
     {
         return status.consoles.iter().map(live).collect();
@@ -31,9 +31,9 @@ pub fn of(run: &Run) -> Value {
             "opened": null,
         })
     };
-    let is_wanted = |name: &str| spec.consoles.iter().any(|it| it.name().as_str() == name);
+    let is_wanted = |name: &str| spec.sandbox.consoles.iter().any(|it| it.name().as_str() == name);
     let others = run.consoles.iter().filter(|bytes| !is_wanted(&bytes.name));
-    let wanted = spec.consoles.iter().map(|it| object(it.name().as_str(), Some(it)));
+    let wanted = spec.sandbox.consoles.iter().map(|it| object(it.name().as_str(), Some(it)));
     wanted.chain(others.map(|bytes| object(&bytes.name, None))).collect()
 }
 
@@ -52,7 +52,7 @@ pub fn live(console: &Console) -> Value {
 }
 
 fn log(run: &Run, console: &str) -> Option<String> {
-    let directory = &run.spec.as_ref()?.log_dir;
+    let directory = &run.spec.as_ref()?.sandbox.log_dir;
     let file = directory.join(&run.config_file).join(format!("{}@{console}.log", run.name));
     Some(file.to_string_lossy().into_owned())
 }

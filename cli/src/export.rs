@@ -4,7 +4,7 @@ mod asciicast;
 mod scriptreplay;
 mod target;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::ValueEnum;
 use tracing::warn;
-use vmon::child::Signal;
+use vmon::child::{Command, Signal};
 use vmon::logfile::format::Encoder;
 use vmon::logfile::read::Entry;
 use vmon::logfile::{Format, Mark, Stream, Timestamp};
@@ -171,19 +171,20 @@ struct About {
 
 impl About {
     fn new(place: &Place, run: Option<&Run>) -> Self {
-        let spec = run.and_then(|run| run.spec.as_ref());
-        let command = spec.and_then(|spec| spec.command.as_deref());
+        let command = run.and_then(|run| run.spec.as_ref()?.command.as_ref());
         Self { title: place.to_string(), command: command.map(quoted) }
     }
 }
 
-fn quoted(words: &[OsString]) -> String {
+fn quoted(command: &Command) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    let quote = |word: &OsString| match word.to_string_lossy() {
+    let quote = |word: &OsStr| match word.to_string_lossy() {
         word if !word.is_empty() && word.chars().all(plain) => word.into_owned(),
         word => format!("'{}'", word.replace('\'', "'\\''")),
     };
-    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+    let arguments = command.arguments().iter().map(OsString::as_os_str);
+    let words = std::iter::once(command.program()).chain(arguments);
+    words.map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// Makes of entries what is written.

@@ -94,7 +94,7 @@ fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
 
 /// The most bytes that the sandbox's files in the log directory may have, however much it prints.
 fn disk_bound(run: &Run) -> Option<u64> {
-    let (logs, own) = (run.spec.as_ref()?.disk_bound()?, supervise::LOG.disk_bound(false)?);
+    let (logs, own) = (run.spec.as_ref()?.sandbox.disk_bound()?, supervise::LOG.disk_bound(false)?);
     logs.checked_add(own)
 }
 
@@ -162,7 +162,7 @@ fn session(session: &SessionReport) -> Value {
 
 fn log(run: &Run) -> Result<Value, String> {
     let spec = run.spec.as_ref().ok_or("it is another program's")?;
-    match Logs::open(&spec.log_dir, &run.config_file, &run.name)? {
+    match Logs::open(&spec.sandbox.log_dir, &run.config_file, &run.name)? {
         Some(logs) => logs.object(),
         None => Err("there is no log directory".to_owned()),
     }

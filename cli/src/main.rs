@@ -63,7 +63,8 @@ use vmon::monitor::{ConsoleError, NameError, StartError};
 use vmon::registry::RegistryError;
 use vmon::terminal::Messages;
 
-use run::{detach, handover};
+use run::detach;
+use run::handover::{self, HandoverError};
 
 /// vmon's own failures: usage, or an environment in which it can't work.
 pub const OWN_FAILURE: u8 = 125;
@@ -201,6 +202,8 @@ enum Failure {
         "--log-max-files 0 keeps no generation, so --log-rotate-command would get none: leave one out"
     )]
     NothingToRotate,
+    #[error("{0} ({1})")]
+    Value(args::ValueError, &'static str),
     #[error("{0} (--console)")]
     Console(#[from] ConsoleError),
     #[error("--over-rate says what happens beyond a --log-rate: give one, or leave it out")]
@@ -282,29 +285,22 @@ fn dispatch(args: Vec<OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Runs as the supervisor of a detached run, whose arguments come through its stdin.
+/// Runs as the supervisor of a detached run, whose plan comes through its stdin.
 #[inline(never)] // as `apart`
 fn supervise(messages: &Messages) -> u8 {
-    let words = match handover::receive() {
-        Ok(words) => words,
+    let plan = match handover::receive() {
+        Ok(plan) => Box::new(plan),
         Err(error) => {
-            tell::failure(messages, &error.to_string());
+            match error {
+                HandoverError::Unknown => detach::refuse(&error.to_string(), OWN_FAILURE),
+                _ => tell::failure(messages, &error.to_string()),
+            }
             return OWN_FAILURE;
         }
     };
-    match parse(&words) {
-        Ok(Subcommand::Run(args)) => {
-            drop(words);
-            // Every failure has been reported to the process that waits for the start.
-            apart(|args: Box<_>, _| detach::supervise(*args), args, messages)
-                .unwrap_or_else(|failure| failure.exit_code())
-        }
-        Ok(_) => OWN_FAILURE,
-        Err(error) => {
-            detach::refuse(&tell::usage_error(&error, &words), OWN_FAILURE);
-            OWN_FAILURE
-        }
-    }
+    // Every failure has been reported to the process that waits for the start.
+    apart(|plan: Box<_>, _| detach::supervise(*plan), plan, messages)
+        .unwrap_or_else(|failure| failure.exit_code())
 }
 
 /// Calls what does a subcommand: not inlined, for its frame would be one with those of all the

@@ -8,11 +8,11 @@ use serde_json::json;
 use vmon::registry::Pruned;
 use vmon::terminal::Messages;
 
+use super::Failure;
 use super::files::{Removal, Roots};
 use super::output::{print, print_json};
 use super::select::Tally;
 use super::shared::SharedArgs;
-use super::{Failure, args};
 
 /// Remove all runs that are over from the record, and the sandboxes that are left without a run
 ///
@@ -30,7 +30,7 @@ Examples:
   vmon prune --older-than 168h --logs what ended more than a week ago, and its logs")]
 pub struct PruneArgs {
     /// Only what ended longer ago than this
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = args::time)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = vmon::values::time)]
     older_than: Duration,
 
     /// Remove the logs of the sandboxes too that are left without a run

@@ -41,7 +41,7 @@ pub struct ReplayArgs {
     speed: f64,
 
     /// The longest pause; 0 for none at all
-    #[arg(long, value_name = "TIME", value_parser = args::time)]
+    #[arg(long, value_name = "TIME", value_parser = vmon::values::time)]
     max_idle: Option<Duration>,
 
     #[command(flatten)]

@@ -31,14 +31,14 @@ pub struct SharedArgs {
 }
 
 /// The places on disk. Nothing of them need exist.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     pub state_dir: PathBuf,
     pub db: Place,
 }
 
 /// An absolute path, and the option that moves it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub path: PathBuf,
     pub option: &'static str,
@@ -51,17 +51,27 @@ impl SharedArgs {
             Some(given) => given.clone(),
             None => default_state_dir(|name| std::env::var_os(name))?,
         };
-        let state_dir = absolute(&state_dir)?;
-        let db = Place::new(self.db.as_deref(), "--db", &state_dir, "sandbox.db")?;
-        Ok(Places { state_dir, db })
+        Places::new(&state_dir, self.db.as_deref())
     }
 }
 
 impl Places {
+    /// A state directory, and a database that may lie elsewhere.
+    pub fn new(state_dir: &Path, db: Option<&Path>) -> Result<Self, Failure> {
+        let state_dir = absolute(state_dir)?;
+        let db = Place::new(db, "--db", &state_dir, "sandbox.db")?;
+        Ok(Self { state_dir, db })
+    }
+
     /// The record, for readers; `None` where there is no database.
     pub fn registry(&self) -> Result<Option<Registry>, RegistryError> {
         let registry = Registry::open_existing(&self.db.path)?;
         Ok(registry.map(|registry| registry.state_dir(&self.state_dir)))
+    }
+
+    /// The directory of logs, unless another one is given.
+    pub fn default_log_dir(&self) -> PathBuf {
+        self.state_dir.join("log")
     }
 
     /// The directory of control sockets, unless another one is given.
@@ -78,10 +88,10 @@ impl Place {
         state_dir: &Path,
         name: &str,
     ) -> Result<Self, Failure> {
-        Ok(match given {
-            Some(path) => Self { path: absolute(path)?, option },
-            None => Self { path: state_dir.join(name), option: "--state-dir" },
-        })
+        let default = state_dir.join(name);
+        let path = given.map(absolute).transpose()?.unwrap_or_else(|| default.clone());
+        let option = if path == default { "--state-dir" } else { option };
+        Ok(Self { path, option })
     }
 }
 

@@ -169,7 +169,7 @@ impl Look {
     /// What the processes of a run use, and the moment when, or why that is not known.
     fn measure(&self, run: &Run) -> Result<(Instant, Usage), String> {
         let child = run.child.as_ref().ok_or("its command does not run")?;
-        let cgroup = run.spec.as_ref().and_then(|spec| spec.cgroup.as_deref());
+        let cgroup = run.spec.as_ref().and_then(|spec| spec.sandbox.cgroup.as_deref());
         let text = |error: usage::UsageError| error.to_string();
         match cgroup {
             Some(cgroup) => Ok((Instant::now(), usage::of_cgroup(cgroup).map_err(text)?)),

@@ -10,7 +10,7 @@ use vmon::terminal::Messages;
 
 use super::select::{Names, Record, Recorded, Tally};
 use super::shared::SharedArgs;
-use super::{Failure, args, live};
+use super::{Failure, live};
 use live::{Endings, LiveError};
 
 /// Ask sandboxes to stop, and return when they have
@@ -27,7 +27,7 @@ pub struct StopArgs {
     names: Names,
 
     /// How long after the stop signal the command is killed [default: as the sandbox was started]
-    #[arg(long, short, value_name = "TIME", value_parser = args::time)]
+    #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
 
     #[command(flatten)]
@@ -95,7 +95,7 @@ impl Asked {
 /// `None` where there is nothing to stop.
 fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Asked>, LiveError> {
     let Some(run) = sandbox.running() else { return Ok(None) };
-    let own = run.spec.as_ref().map_or(DEFAULT_STOP_TIMEOUT, |spec| spec.stop_timeout);
+    let own = run.spec.as_ref().map_or(DEFAULT_STOP_TIMEOUT, |spec| spec.sandbox.stop_timeout);
     let client = match live::connect(sandbox) {
         Ok(client) => client,
         Err(error) => return signal(sandbox, timeout.is_some(), own, error).map(Some),

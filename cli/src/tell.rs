@@ -15,10 +15,11 @@ use vmon::terminal::{self, Messages};
 use super::Cli;
 
 /// Which of vmon's own messages are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum)]
 pub enum LogLevel {
     Off,
     Error,
+    #[default]
     Warn,
     Info,
     Debug,

@@ -155,7 +155,7 @@ fn step_back() -> io::Result<()> {
 fn std_command(command: &Command) -> std::process::Command {
     let mut std = std::process::Command::new(command.program());
     std.args(command.arguments());
-    for (key, value) in command.changes() {
+    for (key, value) in command.env_changes() {
         match value {
             Some(value) => std.env(key, value),
             None => std.env_remove(key),

@@ -23,15 +23,15 @@ use crate::process::FileLimit;
 ///     .pty(true);
 /// assert!(command.wants_pty());
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    program: OsString,
-    args: Vec<OsString>,
-    env: Vec<(OsString, Option<OsString>)>,
-    directory: Option<PathBuf>,
-    pty: bool,
-    file_limit: Option<FileLimit>,
-    background: bool,
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) pty: bool,
+    pub(crate) file_limit: Option<FileLimit>,
+    pub(crate) background: bool,
 }
 
 impl Command {
@@ -124,9 +124,9 @@ impl Command {
         self.pty
     }
 
-    /// What differs from our environment, later entries before earlier ones: a variable's value,
-    /// or that the child has none.
-    pub(super) fn changes(&self) -> &[(OsString, Option<OsString>)] {
+    /// The changes to our environment, in the order in which they were made: the variable, and its
+    /// value or `None` where the child has none. A later entry overrides an earlier one.
+    pub fn env_changes(&self) -> &[(OsString, Option<OsString>)] {
         &self.env
     }
 

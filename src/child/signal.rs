@@ -98,7 +98,8 @@ impl FromStr for Signal {
 
     fn from_str(text: &str) -> Result<Self, SignalError> {
         let unknown = || SignalError(text.to_owned());
-        if let Ok(number) = text.parse::<i32>() {
+        // A signal without a name is written as `signal N`.
+        if let Ok(number) = text.strip_prefix("signal ").unwrap_or(text).parse::<i32>() {
             return Self::from_number(number).ok_or_else(unknown);
         }
         let upper = text.to_ascii_uppercase();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::format;
 use super::indexing::Indexing;
+use crate::values::words;
 
 /// How much of a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +131,7 @@ impl Default for Retention {
     }
 }
 
-/// What the bytes of a log look like on disk.
+/// The format of a log on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Format {
     /// As the child wrote them.
@@ -141,6 +142,8 @@ pub enum Format {
     /// Lines of Docker's json-file driver.
     Json,
 }
+
+words!(Format { Raw = "raw", Cri = "cri", Json = "json" });
 
 /// How a log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,15 @@
-//! What a sandbox is: its name, where its log goes, how its output is forwarded, how it is stopped.
+//! The description of what is run and how: its name, its log, its streams, how it is stopped.
 //!
-//! A description only. Nothing here touches the disk or a process.
+//! Only a description: nothing here touches the disk or a process. Each option of a sandbox is a
+//! field of [`Sandbox`] and a line of its codec (the module `codec`).
 
-use std::ffi::OsString;
-use std::fmt;
-use std::num::NonZeroU64;
-use std::path::PathBuf;
-use std::str::FromStr;
+#[cfg(feature = "codec")]
+pub mod codec;
+mod name;
+mod options;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -14,217 +17,16 @@ use chrono::{DateTime, SubsecRound, Utc};
 use super::console::Console;
 use crate::child::Signal;
 use crate::logfile::{Format, LogOptions, Retention};
+pub use name::{Name, NameError};
+pub use options::{Forward, Input, LogRate, OnLogError, OverRate, Restart, Rootfs};
 
-/// The namespace of a sandbox that names none: the ecosystem's default config file.
+/// The config file, and so the namespace, of a sandbox that names none: the ecosystem's default.
 pub const DEFAULT_CONFIG_FILE: &str = "Sandboxfile";
 
-/// How long a child has after the stop signal, unless told otherwise.
+/// How long after the stop signal a child is killed by default.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The name of a sandbox or of its config file.
-///
-/// Names become file names, so a name is exactly one path component:
-/// `[A-Za-z0-9][A-Za-z0-9_.+-]*`, at most 128 bytes. No name can lead out of the log directory.
-///
-/// ```
-/// use vmon::monitor::Name;
-/// assert!("web-1".parse::<Name>().is_ok());
-/// assert!("../../tmp/evil".parse::<Name>().is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(String);
-
-/// A name that could not be a file name of its own.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    /// No name at all.
-    #[error("a name must not be empty")]
-    Empty,
-    /// Longer than [`Name::MAX_LEN`].
-    #[error("the name {0:?} is too long: at most {max} bytes", max = Name::MAX_LEN)]
-    TooLong(String),
-    /// A byte that names do not have.
-    #[error(
-        "the name {0:?} is not allowed: a letter or digit first, then letters, digits, '_', '.', '+' and '-'"
-    )]
-    Character(String),
-}
-
-impl Name {
-    /// The longest name, in bytes.
-    pub const MAX_LEN: usize = 128;
-
-    /// Checks `name`.
-    ///
-    /// # Errors
-    ///
-    /// A [`NameError`] that says what a name may be.
-    pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
-        let name = name.into();
-        let Some(first) = name.bytes().next() else {
-            return Err(NameError::Empty);
-        };
-        if name.len() > Self::MAX_LEN {
-            return Err(NameError::TooLong(name));
-        }
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
-        if !first.is_ascii_alphanumeric() || !name.bytes().all(allowed) {
-            return Err(NameError::Character(name));
-        }
-        Ok(Self(name))
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Name {
-    type Err = NameError;
-
-    fn from_str(name: &str) -> Result<Self, NameError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<&str> for Name {
-    type Error = NameError;
-
-    fn try_from(name: &str) -> Result<Self, NameError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = NameError;
-
-    fn try_from(name: String) -> Result<Self, NameError> {
-        Self::new(name)
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The root file system of a sandbox. Recorded, never mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rootfs {
-    /// One directory, used as it is.
-    Native(PathBuf),
-    /// Overlayfs layers, lowest first.
-    Overlayfs(Vec<PathBuf>),
-}
-
-/// What becomes of the child's output beside the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Forward {
-    /// Log only.
-    #[default]
-    Off,
-    /// To our stdout and stderr. While those do not keep up, the child is not read: it blocks on
-    /// its full pipe, and nothing is lost.
-    Block,
-    /// To our stdout and stderr. What those do not take in time is left out, counted, and told to
-    /// the reader in a line of its own; the child and its log go on.
-    Drop,
-}
-
-/// What the child reads as its input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Input {
-    /// Nothing (but a terminal takes what is typed in a session): the null device (or, on a handed-over child, an input that is closed at once).
-    #[default]
-    Null,
-    /// Our own stdin, up to its end. At most one sandbox of a process should take it.
-    Forward,
-    /// What those send who are attached: a pipe for that stays open, whether anybody is or not.
-    Attached,
-}
-
-/// What happens while the log can't be written: a full disk, a quota, a file system gone
-/// read-only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnLogError {
-    /// Stop reading the child and try again until it works. Nothing is lost.
-    #[default]
-    Pause,
-    /// Go on, and count the bytes that the log lacks.
-    Drop,
-}
-
-/// How fast each source of a sandbox may fill its log: by a token bucket.
-///
-/// Each of the child's streams has a bucket of its own, full at the start of each run. From the
-/// child's end on, what it has left in its pipes is taken whatever the rate.
-///
-/// ```
-/// use std::num::NonZeroU64;
-/// use vmon::monitor::{LogRate, OverRate, Sandbox};
-///
-/// let rate = LogRate::new(NonZeroU64::new(1 << 20).unwrap());
-/// assert_eq!((rate.burst, rate.over), (1 << 20, OverRate::Block));
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
-///     .log_rate(LogRate { over: OverRate::Drop, ..rate });
-/// # Ok::<(), vmon::monitor::NameError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRate {
-    /// Bytes a second.
-    pub per_second: NonZeroU64,
-    /// The most bytes at once, after a pause. Less than what comes within 10 ms at this rate (or
-    /// the lesser of 4 KiB and what comes within 100 ms) counts as that.
-    pub burst: u64,
-    /// What happens to more.
-    pub over: OverRate,
-}
-
-/// What happens to output beyond its [`LogRate`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OverRate {
-    /// It is not read until its time has come. Whoever waits for its output to be taken waits;
-    /// whoever does not leaves it out by himself.
-    #[default]
-    Block,
-    /// It is read and left out: it gets neither into the log nor to anybody else. Once half of the
-    /// burst may come again, or nothing is left, a line in its place says how many bytes those
-    /// were; they count as dropped. It is read eight times as fast as the rate at most; more waits.
-    Drop,
-}
-
-impl LogRate {
-    /// The smallest burst that [`new`](Self::new) gives.
-    const BURST: u64 = 64 << 10;
-
-    /// So many bytes a second, at once what comes in a second, at least 64 KiB; more waits.
-    pub fn new(per_second: NonZeroU64) -> Self {
-        let burst = per_second.get().max(Self::BURST);
-        Self { per_second, burst, over: OverRate::Block }
-    }
-}
-
-/// Whether a command that has ended is started again. Never after a stop, whatever asked for it.
-///
-/// The first time after 100 ms, then after twice as long each time up to 30 s; once it has run for
-/// ten seconds, the next time is a first one again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Restart {
-    /// No.
-    #[default]
-    No,
-    /// When it ended with another exit code than 0, or by a signal.
-    OnFailure {
-        /// How often at most, in all; `None` is without limit.
-        max: Option<u32>,
-    },
-    /// However it ended.
-    Always,
-}
-
-/// The description of one sandbox.
+/// The description of one sandbox. A record holds it, and `vmon restart` starts it again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -236,41 +38,62 @@ pub enum Restart {
 ///     .rootfs(Rootfs::Native("/srv/rootfs".into()))
 ///     .forward(Forward::Block)
 ///     .stop_with(Signal::INT, Duration::from_secs(3));
-/// assert_eq!(sandbox.name().as_str(), "web");
+/// assert_eq!(sandbox.name.as_str(), "web");
+/// assert_eq!(sandbox.stop_timeout, Duration::from_secs(3));
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Sandbox {
-    pub(crate) name: Name,
-    pub(crate) config_file: Name,
-    pub(crate) config_last_modified: DateTime<Utc>,
-    pub(crate) log_dir: PathBuf,
-    pub(crate) log: LogOptions,
+    /// Its name.
+    pub name: Name,
+    /// The namespace of its log and record.
+    pub config_file: Name,
+    /// When its config file was last modified; recorded.
+    pub config_last_modified: DateTime<Utc>,
+    /// The directory above `<config_file>/<name>.log`.
+    pub log_dir: PathBuf,
+    /// The format and the retention of its logs, and whether they have an index.
+    pub log: LogOptions,
+    /// The command that is run with each rotated generation; never an empty one.
     pub(crate) rotate_command: Option<OsString>,
-    pub(crate) on_log_error: OnLogError,
-    pub(crate) log_rate: Option<LogRate>,
-    pub(crate) rootfs: Option<Rootfs>,
-    pub(crate) forward: Forward,
-    pub(crate) input: Input,
-    pub(crate) stop_signal: Signal,
-    pub(crate) stop_timeout: Duration,
-    pub(crate) restart: Restart,
-    pub(crate) max_duration: Option<Duration>,
-    pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) leave_descendants: bool,
-    pub(crate) cgroup: Option<PathBuf>,
-    pub(crate) consoles: Vec<Console>,
-    pub(crate) interactive: Option<Name>,
+    /// What happens while the log can't be written.
+    pub on_log_error: OnLogError,
+    /// How fast each stream may fill the log; `None` is without limit.
+    pub log_rate: Option<LogRate>,
+    /// Its root file system; recorded, not mounted.
+    pub rootfs: Option<Rootfs>,
+    /// Where the output goes beside the log.
+    pub forward: Forward,
+    /// What the child reads.
+    pub input: Input,
+    /// The signal of a stop.
+    pub stop_signal: Signal,
+    /// How long after the stop signal the child is killed.
+    pub stop_timeout: Duration,
+    /// Whether a command that has ended is started again.
+    pub restart: Restart,
+    /// How long one run may take.
+    pub max_duration: Option<Duration>,
+    /// How long there may be neither output nor input.
+    pub idle_timeout: Option<Duration>,
+    /// Whether the processes that the child leaves behind go on running.
+    pub leave_descendants: bool,
+    /// The directory of the child's cgroup.
+    pub cgroup: Option<PathBuf>,
+    /// The consoles beside the child's own streams, without those on a host's descriptors.
+    pub consoles: Vec<Console>,
+    /// The console that `forward` and `input` apply to.
+    pub interactive: Option<Name>,
 }
 
 impl Sandbox {
     /// A sandbox of this name in the namespace `config_file`, which logs to
     /// `<log_dir>/<config_file>/<name>.log`.
     ///
-    /// Without further ado it forwards nothing, takes no input, has no root file system on
-    /// record, is stopped with TERM and killed ten seconds later, and its config file counts as
-    /// modified now.
+    /// By default it forwards nothing, takes no input, has no root file system on record, is stopped
+    /// with TERM and killed ten seconds later, and its config file counts as modified now.
     ///
     /// # Errors
     ///
@@ -344,8 +167,8 @@ impl Sandbox {
         self
     }
 
-    /// What is run with each generation of the log, and of each console's, when it has been rotated
-    /// away: `gzip`, say, or `zstd -q --rm`. One without a word in it is none.
+    /// The command that is run with each rotated generation of the log, and of each console's:
+    /// `gzip`, say, or `zstd -q --rm`. An empty command disables it.
     ///
     /// It is run by `sh -c` with the generation's absolute path added as its last argument
     /// (`"$@"`), one at a time for all logs of the sandbox, which take turns, and never waited for:
@@ -354,11 +177,11 @@ impl Sandbox {
     /// failure is a warning that names the path and the status; of a generation that is still
     /// there as it was then, a compressed one beside it is removed.
     ///
-    /// It is no part of the sandbox: a stop does not concern it, the end of the run does not wait
-    /// for it, and one that runs then goes on by itself, with those whose turn has not come after
-    /// it, in one more shell. The reactor reaps them as long as it is polled. What a host or
-    /// machine that went down has left undone is done when the log is opened again: the command is
-    /// run once more for a generation whose end nobody has seen.
+    /// It is not part of the sandbox: a stop does not signal it, and the end of the run does not
+    /// wait for it. One that runs then goes on by itself, followed, in one more shell, by those whose
+    /// turn has not come. The reactor reaps them as long as it is polled. What a host or machine that
+    /// went down has left undone is done when the log is opened again: the command is run once more
+    /// for each generation without a recorded end.
     #[must_use]
     pub fn rotate_command(mut self, command: impl Into<OsString>) -> Self {
         let command = command.into();
@@ -367,14 +190,14 @@ impl Sandbox {
         self
     }
 
-    /// What the log looks like on disk.
+    /// The format of the log on disk.
     #[must_use]
     pub fn log_format(mut self, format: Format) -> Self {
         self.log.format = format;
         self
     }
 
-    /// Whether a raw log has a time index beside it; it does unless told otherwise.
+    /// Whether a raw log has a time index beside it, which is the default.
     #[must_use]
     pub fn log_index(mut self, index: bool) -> Self {
         self.log.index = index;
@@ -388,7 +211,7 @@ impl Sandbox {
         self
     }
 
-    /// How fast each of the child's streams may fill the log; without limit unless told otherwise.
+    /// How fast each of the child's streams may fill the log; without limit by default.
     #[must_use]
     pub fn log_rate(mut self, rate: LogRate) -> Self {
         self.log_rate = Some(rate);
@@ -406,8 +229,8 @@ impl Sandbox {
         self
     }
 
-    /// Whether the command is started again when it has ended. A child that a host hands over
-    /// never is.
+    /// Whether the command is started again when it has ended. A child that a host hands over never
+    /// is.
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
@@ -428,8 +251,8 @@ impl Sandbox {
         self
     }
 
-    /// Whether what the child has left behind when it ends goes on running. Otherwise it gets the
-    /// stop signal, and KILL after the stop timeout.
+    /// Whether the processes that the child leaves behind go on running. Otherwise they get the stop
+    /// signal, and KILL after the stop timeout.
     #[must_use]
     pub fn leave_descendants(mut self, leave: bool) -> Self {
         self.leave_descendants = leave;
@@ -453,10 +276,10 @@ impl Sandbox {
         self
     }
 
-    /// Has [`forward`](Self::forward) and [`input`](Self::input) be about the console of this name,
-    /// and no longer about the child's own streams: what comes from it goes to our stdout, and what
-    /// it gets is our stdin, while it is open. The child's own output goes to the log alone then;
-    /// and it is where [attaching](super::Monitor::attach) leads to that names nothing else.
+    /// Applies [`forward`](Self::forward) and [`input`](Self::input) to the console of this name
+    /// instead of the child's own streams: while it is open, its output goes to our stdout, and its
+    /// input is our stdin. The child's own output goes to the log only. The console is also the
+    /// default of [`attach`](super::Monitor::attach).
     #[cfg(feature = "consoles")]
     #[must_use]
     pub fn interactive(mut self, console: Name) -> Self {
@@ -479,7 +302,7 @@ impl Sandbox {
         format!("{}@{console}", self.name)
     }
 
-    /// What becomes of the child's own output beside the log.
+    /// Where the child's own output goes beside the log.
     pub(super) fn stdio_forward(&self) -> Forward {
         if self.interactive.is_some() { Forward::Off } else { self.forward }
     }
@@ -490,6 +313,11 @@ impl Sandbox {
             Input::Forward if self.interactive.is_some() => Input::Null,
             input => input,
         }
+    }
+
+    /// The [rotate command](Self::rotate_command), where there is one.
+    pub fn command_after_rotation(&self) -> Option<&OsStr> {
+        self.rotate_command.as_deref()
     }
 
     /// The path of the log.
@@ -516,18 +344,8 @@ impl Sandbox {
         &self.config_file
     }
 
-    /// When its config file was last modified.
-    pub fn modified(&self) -> DateTime<Utc> {
-        self.config_last_modified
-    }
-
     /// The directory above `<config_file>/<name>.log`.
-    pub fn log_dir(&self) -> &std::path::Path {
+    pub fn log_dir(&self) -> &Path {
         &self.log_dir
-    }
-
-    /// Its root file system, where one was given.
-    pub fn root(&self) -> Option<&Rootfs> {
-        self.rootfs.as_ref()
     }
 }

@@ -36,11 +36,12 @@ impl LostRun {
             && !here.boot_id.is_empty();
         let spec = run.spec.as_ref();
         // It had ended before the supervisor was lost, and what it left was to go on.
-        let kept = run.ended_at.is_some() && spec.is_some_and(|spec| spec.leave_descendants);
+        let kept =
+            run.ended_at.is_some() && spec.is_some_and(|spec| spec.sandbox.leave_descendants);
         if !same || kept {
             return None;
         }
-        let cgroup = spec.and_then(|spec| spec.cgroup.clone());
+        let cgroup = spec.and_then(|spec| spec.sandbox.cgroup.clone());
         let cgroup = cgroup.filter(|cgroup| !is_used(cgroup, open));
         Some(Self { marker: marker(run), child: run.child.clone(), cgroup })
     }
@@ -143,6 +144,6 @@ fn marker(run: &Run) -> Option<String> {
 /// Whether a run that goes on has this cgroup, one above it or one below it.
 fn is_used(cgroup: &Path, open: &[Run]) -> bool {
     let live = open.iter().filter(|run| run.status == Status::Running);
-    let mut theirs = live.filter_map(|run| run.spec.as_ref()?.cgroup.as_deref());
+    let mut theirs = live.filter_map(|run| run.spec.as_ref()?.sandbox.cgroup.as_deref());
     theirs.any(|other| other.starts_with(cgroup) || cgroup.starts_with(other))
 }

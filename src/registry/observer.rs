@@ -128,8 +128,8 @@ impl RegistryObserver {
         Self { registry, options, state, earlier, kept: None, patience: PATIENCE }
     }
 
-    /// What the starting program wants to find in [`Spec::options`](super::Spec::options) of the
-    /// runs: whatever of its own it needs to start the same again. Never values of the
+    /// What the starting program wants to find in
+    /// [`Spec::options`](crate::monitor::codec::Spec::options) of the runs: whatever of its own it needs to start the same again. Never values of the
     /// environment, which holds secrets.
     #[must_use]
     pub fn options(mut self, options: Value) -> Self {

@@ -10,9 +10,10 @@ use rusqlite::{Connection, Result, Row};
 use super::error::Fault;
 use super::record::SUPERVISOR_LOST;
 use super::schema;
-use super::spec::Spec;
+use super::spec;
 use super::state_dir::StateDir;
 use super::store::{RUNNING, foreign_supervisor, supervisor, unsigned};
+use crate::monitor::codec::Spec;
 use crate::monitor::{ConsoleReport, Identity, Liveness};
 
 /// One run of a sandbox, or a sandbox that another program runs or ran.
@@ -65,8 +66,8 @@ pub struct Run {
     pub consoles: Vec<ConsoleBytes>,
     /// `native:PATH`, `overlayfs:PATH:PATH…`, or empty. That of the sandbox's latest run.
     pub rootfs_paths: String,
-    /// The command and its options; `None` for another program's sandbox, or where the column
-    /// holds something else.
+    /// The sandbox, its command and its options; `None` for another program's sandbox, where the
+    /// column holds something else, and where no sandbox can have the name.
     pub spec: Option<Spec>,
     /// Whether only our effective user could have written this: the files of the database, as they
     /// were when they were read, are ours and not writable for others, and its directory and the
@@ -103,8 +104,7 @@ impl Run {
 
     /// The log that this run has written to; `None` for another program's.
     pub fn log_path(&self) -> Option<PathBuf> {
-        let directory = &self.spec.as_ref()?.log_dir;
-        Some(directory.join(&self.config_file).join(format!("{}.log", self.name)))
+        Some(self.spec.as_ref()?.sandbox.log_path())
     }
 }
 
@@ -122,7 +122,7 @@ const OURS: &str = "
 SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r.started_at,
     r.running_at, r.ended_at, r.exit_code, r.signal, r.reason, r.bytes_logged, r.bytes_dropped,
     s.rootfs_paths, r.boot_id, r.pid_namespace, r.supervisor_pid, r.supervisor_start, r.spec,
-    r.socket
+    r.socket, s.config_last_modified
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
 
 /// One of each sandbox. An end that was spilled may have been added after a later run.
@@ -179,7 +179,7 @@ pub(super) fn runs(
 }
 
 fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> {
-    let have_any = runs.iter().any(|run| run.spec.as_ref().is_some_and(Spec::has_consoles));
+    let have_any = runs.iter().any(|run| run.spec.as_ref().is_some_and(has_consoles));
     if !have_any || !schema::has_table(connection, "vmon_consoles")? {
         return Ok(());
     }
@@ -242,7 +242,15 @@ fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
     let ended = state == "STOPPED";
     let lost = !ended && supervisor.liveness() == Liveness::Dead;
     let reason: Option<String> = row.get("reason")?;
-    let spec = row.get_ref("spec")?;
+    let (name, config_file): (String, String) = (row.get("name")?, row.get("config_file")?);
+    let mut spec = row
+        .get_ref("spec")?
+        .as_str()
+        .ok()
+        .and_then(|text| spec::read(text, &name, &config_file, directory));
+    if let (Some(spec), Some(modified)) = (&mut spec, time(row, "config_last_modified")?) {
+        spec.sandbox.config_last_modified = modified;
+    }
     let pid: Option<u32> = row.get("pid")?;
     let start: Option<i64> = row.get("pid_start")?;
     let child = pid.zip(start).map(|(pid, start)| Identity {
@@ -253,8 +261,8 @@ fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
     Ok(Run {
         id: Some(row.get("id")?),
         sandbox_id: row.get("sandbox_id")?,
-        name: row.get("name")?,
-        config_file: row.get("config_file")?,
+        name,
+        config_file,
         state,
         status: if ended || lost { Status::Stopped } else { Status::Running },
         pid,
@@ -272,9 +280,15 @@ fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
         bytes_dropped: row.get::<_, Option<i64>>("bytes_dropped")?.map(unsigned),
         consoles: Vec::new(),
         rootfs_paths: row.get("rootfs_paths")?,
-        spec: spec.as_str().ok().and_then(|text| Spec::read(text, directory)),
+        spec,
         trusted: false,
     })
+}
+
+/// Whether there may be consoles on record. Those on descriptors of a host are not in the spec, but
+/// only a host has them.
+fn has_consoles(spec: &Spec) -> bool {
+    !spec.sandbox.consoles.is_empty() || !spec.options.is_object()
 }
 
 fn foreign_run(row: &Row<'_>) -> Result<Run> {

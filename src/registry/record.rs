@@ -10,7 +10,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
 use super::read::ConsoleBytes;
-use super::spec::Spec;
+use super::spec;
 use super::state_dir::StateDir;
 use crate::child::ExitStatus;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
@@ -94,10 +94,10 @@ impl Record {
             name: sandbox.name.to_string(),
             config_file: sandbox.config_file.to_string(),
             config_last_modified: timestamp(sandbox.config_last_modified),
-            rootfs_paths: sandbox.rootfs.as_ref().map(rootfs_paths).unwrap_or_default(),
+            rootfs_paths: sandbox.rootfs.as_ref().map(Rootfs::to_string).unwrap_or_default(),
             state: Arc::clone(state),
             // As long as it is: it stays for the life of the run.
-            spec: Spec::of(starting, options).to_record(state).into_boxed_str().into(),
+            spec: spec::record(starting, options, state).into_boxed_str().into(),
             socket: socket.map(|socket| state.record(socket)),
             supervisor: (*supervisor).clone(),
             started_at: timestamp(*at),
@@ -196,13 +196,4 @@ impl Ending {
 /// RFC 3339, UTC, microseconds: sorts as text as it does as time.
 pub(super) fn timestamp(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
-fn rootfs_paths(rootfs: &Rootfs) -> String {
-    match rootfs {
-        Rootfs::Native(path) => format!("native:{}", path.display()),
-        Rootfs::Overlayfs(layers) => layers
-            .iter()
-            .fold("overlayfs".to_owned(), |paths, layer| paths + ":" + &layer.to_string_lossy()),
-    }
 }

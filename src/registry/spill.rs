@@ -21,8 +21,8 @@ use super::error::Fault;
 use super::read::{ConsoleBytes, Run};
 use super::record::{Child, Ending, Record, Stage, timestamp};
 use super::state_dir::StateDir;
-use super::{Paths, spec, store};
-use crate::monitor::Identity;
+use super::{Paths, store};
+use crate::monitor::{Identity, codec};
 
 /// Of the file's content. A file of another version waits for a vmon that knows it.
 const VERSION: u64 = 1;
@@ -180,7 +180,7 @@ fn to_json(db: &Path, record: &Record) -> Value {
         "config_last_modified": record.config_last_modified,
         "rootfs_paths": record.rootfs_paths,
         "spec": record.spec,
-        "socket": spec::path(record.socket.as_deref()),
+        "socket": codec::path(record.socket.as_deref()),
         "started_at": record.started_at,
         "supervisor": {
             "pid": supervisor.pid,
@@ -229,7 +229,7 @@ fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
         rootfs_paths: text(&value["rootfs_paths"])?,
         state: Arc::clone(state),
         spec: text(&value["spec"])?,
-        socket: spec::read_path(&value["socket"]),
+        socket: codec::read_path(&value["socket"]),
         supervisor: Identity {
             pid: number(&supervisor["pid"])?,
             start: supervisor["start"].as_u64()?,

@@ -165,7 +165,7 @@ fn followed_runs(runs: &[Run]) -> HashSet<Key> {
     for run in runs.iter().filter(|run| run.id.is_some()) {
         if let Some(former) = latest.insert(run.sandbox_id, run)
             && former.supervisor_identity == run.supervisor_identity
-            && former.spec.as_ref().is_some_and(|spec| spec.restart != Restart::No)
+            && former.spec.as_ref().is_some_and(|spec| spec.sandbox.restart != Restart::No)
         {
             followed.insert(Key::of(former));
         }

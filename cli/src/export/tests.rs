@@ -198,7 +198,7 @@ fn records_have_the_last_time_that_is_known_and_end_with_their_run() {
 
 #[test]
 fn a_command_is_quoted_as_a_shell_takes_it() {
-    let words = ["sh", "-c", "it's x", "", "a=/b"].map(OsString::from);
-    assert_eq!(quoted(&words), r"sh -c 'it'\''s x' '' a=/b");
-    assert_eq!(quoted(&[OsString::from_vec(b"\xff".to_vec())]), "'\u{fffd}'");
+    let command = Command::new("sh").args(["-c", "it's x", "", "a=/b"]);
+    assert_eq!(quoted(&command), r"sh -c 'it'\''s x' '' a=/b");
+    assert_eq!(quoted(&Command::new(OsString::from_vec(b"\xff".to_vec()))), "'\u{fffd}'");
 }

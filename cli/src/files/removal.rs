@@ -15,6 +15,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
+use vmon::monitor::Name;
 use vmon::registry::Run;
 
 use super::{DIRECTORY, Logs, cannot, role};
@@ -97,7 +98,8 @@ impl Roots {
 /// The runs with a log directory of their own.
 fn log_dirs(runs: &[Run]) -> impl Iterator<Item = (&Run, &Path)> {
     let mut seen = BTreeSet::new();
-    let all = runs.iter().filter_map(|run| Some((run, run.spec.as_ref()?.log_dir.as_path())));
+    let all =
+        runs.iter().filter_map(|run| Some((run, run.spec.as_ref()?.sandbox.log_dir.as_path())));
     all.filter(move |(_, log_dir)| seen.insert(*log_dir))
 }
 
@@ -108,6 +110,12 @@ pub struct Removal(Vec<Locked>);
 impl Removal {
     /// Finds and locks the logs of these runs of one sandbox. Nothing is removed yet.
     pub fn prepare(runs: &[Run], roots: &Roots) -> Result<Self, String> {
+        // Under a name that no sandbox can have, the record describes none.
+        for run in runs.iter().filter(|run| run.id.is_some()) {
+            for name in [&run.config_file, &run.name] {
+                Name::new(name).map_err(|error| error.to_string())?;
+            }
+        }
         let mut found: Vec<Locked> = Vec::new();
         for (run, log_dir) in log_dirs(runs) {
             let Some(above) = roots.open(log_dir)? else { continue };

@@ -1,26 +1,29 @@
-//! The options of `vmon run`, and what each of them means.
+//! The arguments of `vmon run`, and the description that they make.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
-use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgAction, ValueEnum};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
-use vmon::logfile::{Format, LogOptions, Retention};
+use vmon::logfile::{Format, Retention};
 use vmon::monitor::{
-    Console, ConsoleError, DEFAULT_CONFIG_FILE, Forward, Input, LogRate, Name, OnLogError,
-    OverRate, Restart, Rootfs,
+    Console, DEFAULT_CONFIG_FILE, Forward, Input, LogRate, Name, OnLogError, OverRate, Restart,
+    Rootfs, Sandbox,
 };
-use vmon::terminal;
+use vmon::{terminal, values};
 
 use super::files::LifecycleFiles;
-use crate::args::{self, ConsoleChoice, EnvArg};
-use crate::shared::{Places, SharedArgs, absolute, check_directory};
-use crate::{Failure, reason};
+use super::options::Options;
+use super::plan::Plan;
+use crate::args::{self, ConsoleChoice, EnvArg, one_of};
+use crate::name::NameChoice;
+use crate::shared::{SharedArgs, check_directory};
+use crate::{Failure, notify, reason};
 
 /// Run a command under a monitor until it ends, and exit as it did
 ///
@@ -111,12 +114,12 @@ pub(super) struct LogArgs {
 
     /// The output as it is, as lines of the Kubernetes container runtime interface, or as lines of
     /// Docker's json-file driver
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormatArg::Raw)]
-    log_format: LogFormatArg,
+    #[arg(long, value_name = "FORMAT", default_value_t, value_parser = one_of::<Format>(Format::WORDS))]
+    log_format: Format,
 
     /// The size at which the log is rotated; 0 never rotates it [default: 10MiB, and at most an
     /// eighth of --log-total-size]
-    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
     log_max_size: Option<u64>,
 
     /// How many older generations are kept beside the current log; 0 keeps none [default: 1; with
@@ -134,7 +137,7 @@ pub(super) struct LogArgs {
 
     /// The most that the log, its older generations and all their indexes may take together; the
     /// oldest generations go
-    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
     log_total_size: Option<u64>,
 
     /// Run this with 'sh -c' for each generation, a console's too, when it has been rotated away, its
@@ -149,23 +152,34 @@ pub(super) struct LogArgs {
 
     /// Keep a time index beside the log: when each byte came, from which stream, and where runs
     /// begin and end
-    #[arg(long, value_name = "SWITCH", value_enum, default_value_t = SwitchArg::On)]
-    log_index: SwitchArg,
+    #[arg(
+        long,
+        value_name = "SWITCH",
+        default_value = "on",
+        value_parser = args::switch(),
+        action = ArgAction::Set
+    )]
+    log_index: bool,
 
     /// How fast each of the command's streams may fill the log, and how much may come at once after
     /// a pause [default: without limit; for a rate alone what comes in a second, at least 64KiB]
-    #[arg(long, value_name = "SIZE/s[,burst=SIZE]", value_parser = args::rate)]
+    #[arg(long, value_name = "SIZE/s[,burst=SIZE]")]
     log_rate: Option<LogRate>,
 
     /// With output beyond --log-rate: block the command until its time has come, or drop it, with a
     /// line in its place that says how much that was [default: block]
-    #[arg(long, value_name = "POLICY", value_enum)]
-    over_rate: Option<OverRateArg>,
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<OverRate>(OverRate::WORDS))]
+    over_rate: Option<OverRate>,
 
     /// While the log can't be written: stop reading the output and lose nothing, or go on and
     /// count what the log lacks
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = OnLogErrorArg::Pause)]
-    pub(super) on_log_error: OnLogErrorArg,
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value_t,
+        value_parser = one_of::<OnLogError>(OnLogError::WORDS)
+    )]
+    on_log_error: OnLogError,
 }
 
 #[derive(Debug, clap::Args)]
@@ -188,8 +202,13 @@ pub(super) struct StreamArgs {
 
     /// When our stdout or terminal does not keep up: block the command and lose nothing, or drop
     /// what does not fit and say how much that is
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = OverflowArg::Block)]
-    forward_overflow: OverflowArg,
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value_t = Forward::Block,
+        value_parser = one_of::<Forward>(&["block", "drop"])
+    )]
+    forward_overflow: Forward,
 
     /// Whether the command gets a terminal of its own; auto: when our stdin and stdout are
     /// terminals
@@ -206,8 +225,8 @@ pub(super) struct StreamArgs {
 
     /// What the command reads: our stdin, or nothing. With --detach, 'forward' is what those who
     /// attach send [default: forward; with --detach and without a terminal null]
-    #[arg(long, value_name = "SOURCE", value_enum)]
-    stdin: Option<StdinArg>,
+    #[arg(long, value_name = "SOURCE", value_parser = one_of::<Input>(&["forward", "null"]))]
+    stdin: Option<Input>,
 
     /// A console beside the command's own streams, with a log NAME@CONSOLE.log: a socket that the
     /// command listens at, or we; a PTY whose path takes the place of {CONSOLE} in the command's
@@ -215,7 +234,7 @@ pub(super) struct StreamArgs {
     #[arg(
         long = "console",
         value_name = "[CONSOLE=]unix:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
-        value_parser = OsStringValueParser::new().try_map(args::console)
+        value_parser = OsStringValueParser::new().try_map(|text| Console::try_from(text.as_os_str()))
     )]
     consoles: Vec<Console>,
 
@@ -246,7 +265,7 @@ pub(super) struct ChildArgs {
     pub(super) stop_signal: Signal,
 
     /// How long after that signal the command is killed
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = args::time)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     pub(super) stop_timeout: Duration,
 }
 
@@ -254,8 +273,8 @@ pub(super) struct ChildArgs {
 #[command(next_help_heading = "Lifecycle")]
 pub(super) struct LifecycleArgs {
     /// Start the command again when it has ended: no, on-failure[:N] (N times at most), always
-    #[arg(long, value_name = "WHEN", default_value = "no", value_parser = args::restart)]
-    pub(super) restart: Restart,
+    #[arg(long, value_name = "WHEN", default_value_t)]
+    restart: Restart,
 
     /// Stop the command after this time
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
@@ -292,37 +311,6 @@ pub(super) struct LifecycleArgs {
     pub(super) metrics_interval: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SwitchArg {
-    On,
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormatArg {
-    Raw,
-    Cri,
-    Json,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum OnLogErrorArg {
-    Pause,
-    Drop,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum OverRateArg {
-    Block,
-    Drop,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum OverflowArg {
-    Block,
-    Drop,
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum TtyArg {
     Auto,
@@ -330,60 +318,83 @@ pub(super) enum TtyArg {
     Never,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum StdinArg {
-    Forward,
-    Null,
+impl RunArgs {
+    /// What these options describe, checked.
+    pub(super) fn into_plan(self) -> Result<Plan, Failure> {
+        let Self { command, detach, shared, record, log, streams, child, lifecycle } = self;
+        let places = shared.places()?;
+        let mut words = command.into_iter();
+        // clap has seen to it that there is one.
+        let program = words.next().unwrap_or_default();
+        let name = match &record.name {
+            Some(given) => NameChoice::Given(given.clone()),
+            None => NameChoice::of_program(&program)?,
+        };
+        let command = Command::new(program).args(words).pty(streams.wants_pty(detach));
+        let log_dir = log.log_dir.clone().unwrap_or_else(|| places.default_log_dir());
+        let mut sandbox =
+            Sandbox::new(name.first().as_str(), record.config_file.as_str(), log_dir)?
+                .config_last_modified(record.modified())
+                .retention(log.retention())
+                .log_format(log.log_format)
+                .log_index(log.log_index)
+                .on_log_error(log.on_log_error)
+                .forward(streams.forward(detach)?)
+                .input(streams.input(detach))
+                .stop_with(child.stop_signal, child.stop_timeout)
+                .restart(lifecycle.restart)
+                .leave_descendants(lifecycle.leave_descendants);
+        if let Some(command) = &log.log_rotate_command {
+            sandbox = sandbox.rotate_command(command);
+        }
+        sandbox.log_rate = log.rate()?;
+        sandbox.interactive = streams.interactive().cloned();
+        sandbox.consoles = streams.consoles;
+        sandbox.max_duration = lifecycle.max_duration;
+        sandbox.idle_timeout = lifecycle.idle_timeout;
+        sandbox.cgroup = lifecycle.cgroup;
+        sandbox.rootfs = match record.native_rootfs {
+            Some(path) => Some(Rootfs::Native(path)),
+            None if record.overlayfs_layer.is_empty() => None,
+            None => Some(Rootfs::Overlayfs(record.overlayfs_layer)),
+        };
+        let variable = std::env::var_os("VMON_RUNTIME_DIR").filter(|value| !value.is_empty());
+        let options = Options {
+            runtime_dir: record.runtime_dir.or(variable.map(PathBuf::from)),
+            files: LifecycleFiles { pid: lifecycle.pid_file, exit: lifecycle.exit_file },
+            on_exit: lifecycle.on_exit,
+            metrics_interval: lifecycle.metrics_interval,
+            log_level: shared.log_level,
+        };
+        let command = ChildArgs::apply(child.env, child.cwd, notify::hide(command))?;
+        Plan { places, name, sandbox, command, options }.checked()
+    }
 }
 
 impl RecordArgs {
-    /// Given, or of the environment, or in the state directory.
-    pub(super) fn runtime_dir(&self, places: &Places) -> Result<PathBuf, Failure> {
-        let variable = std::env::var_os("VMON_RUNTIME_DIR").filter(|value| !value.is_empty());
-        match self.runtime_dir.clone().or(variable.map(PathBuf::from)) {
-            Some(path) => absolute(&path),
-            None => Ok(places.runtime_dir()),
-        }
-    }
-
     /// Given, or the time of the config file, or now: to the microsecond, as the record has it.
-    pub(super) fn modified(&self) -> DateTime<Utc> {
+    fn modified(&self) -> DateTime<Utc> {
         let of_file = || std::fs::metadata(self.config_file.as_str()).ok()?.modified().ok();
         self.config_last_modified
             .or_else(|| of_file().map(DateTime::<Utc>::from))
             .unwrap_or_else(Utc::now)
             .trunc_subsecs(6)
     }
-
-    /// With absolute paths: whoever reads the record sits in another directory.
-    pub(super) fn rootfs(&self) -> Result<Option<Rootfs>, Failure> {
-        if let Some(path) = &self.native_rootfs {
-            return Ok(Some(Rootfs::Native(absolute(path)?)));
-        }
-        if self.overlayfs_layer.is_empty() {
-            return Ok(None);
-        }
-        let layers = self.overlayfs_layer.iter().map(|path| absolute(path));
-        Ok(Some(Rootfs::Overlayfs(layers.collect::<Result<_, _>>()?)))
-    }
 }
 
 impl StreamArgs {
-    pub(super) fn forward(&self, detached: bool) -> Result<Forward, Failure> {
+    fn forward(&self, detached: bool) -> Result<Forward, Failure> {
         match (self.no_forward, self.forward_output) {
             (true, Some(true)) => Err(Failure::ForwardBothWays),
             (false, Some(true)) if detached => Err(Failure::ForwardDetached),
             (true, _) | (false, Some(false)) => Ok(Forward::Off),
             (false, _) if detached => Ok(Forward::Off),
-            (false, _) => Ok(match self.forward_overflow {
-                OverflowArg::Block => Forward::Block,
-                OverflowArg::Drop => Forward::Drop,
-            }),
+            (false, _) => Ok(self.forward_overflow),
         }
     }
 
-    /// No terminal is a detached run's, so there `auto` is never.
-    pub(super) fn wants_pty(&self, detached: bool) -> bool {
+    /// A detached run has no terminal, so there `auto` is never.
+    fn wants_pty(&self, detached: bool) -> bool {
         let tty = match (self.always_tty, self.never_tty) {
             (true, _) => TtyArg::Always,
             (_, true) => TtyArg::Never,
@@ -399,34 +410,8 @@ impl StreamArgs {
         }
     }
 
-    /// The consoles, with absolute paths: whoever reads the record sits in another directory.
-    pub(super) fn consoles(&self) -> Result<Vec<Console>, Failure> {
-        let console = |console: &Console| {
-            let path = console.path().map(absolute).transpose()?;
-            let console = match path {
-                Some(path) => console.clone().at(path),
-                None => console.clone(),
-            };
-            console.check()?;
-            Ok(console)
-        };
-        let is_second = |at: usize, console: &Console| {
-            self.consoles.iter().take(at).any(|other| other.name() == console.name())
-        };
-        let mut named = self.consoles.iter().enumerate();
-        if let Some((_, second)) = named.find(|(at, console)| is_second(*at, console)) {
-            return Err(ConsoleError::Duplicate(second.name().to_string()).into());
-        }
-        if let Some(name) = self.interactive()
-            && !self.consoles.iter().any(|console| console.name() == name)
-        {
-            return Err(ConsoleError::NoSuchConsole(name.to_string()).into());
-        }
-        self.consoles.iter().map(console).collect()
-    }
-
     /// The console that our terminal is at.
-    pub(super) fn interactive(&self) -> Option<&Name> {
+    fn interactive(&self) -> Option<&Name> {
         match (&self.interactive, self.consoles.as_slice()) {
             (Some(choice), _) => choice.name(),
             (None, [only]) => Some(only.name()),
@@ -434,12 +419,12 @@ impl StreamArgs {
         }
     }
 
-    pub(super) fn input(&self, detached: bool) -> Input {
+    fn input(&self, detached: bool) -> Input {
         match (self.stdin, detached) {
-            (Some(StdinArg::Null), _) => Input::Null,
+            (Some(Input::Null), _) => Input::Null,
             (_, false) => Input::Forward,
-            (Some(StdinArg::Forward), true) => Input::Attached,
-            // Whoever opens a terminal wants to type; a pipe without writers never ends.
+            (Some(_), true) => Input::Attached,
+            // A terminal is for input; a pipe without a writer would never end.
             (None, true) if self.wants_pty(true) => Input::Attached,
             (None, true) => Input::Null,
         }
@@ -447,120 +432,52 @@ impl StreamArgs {
 }
 
 impl LogArgs {
-    pub(super) fn rate(&self) -> Result<Option<LogRate>, Failure> {
-        let over = match (self.over_rate, self.log_rate) {
-            (Some(_), None) => return Err(Failure::OverNoRate),
-            (Some(OverRateArg::Drop), _) => OverRate::Drop,
-            (Some(OverRateArg::Block) | None, _) => OverRate::Block,
-        };
-        Ok(self.log_rate.map(|rate| LogRate { over, ..rate }))
+    fn rate(&self) -> Result<Option<LogRate>, Failure> {
+        match (self.log_rate, self.over_rate) {
+            (None, Some(_)) => Err(Failure::OverNoRate),
+            (Some(rate), Some(over)) => Ok(Some(LogRate { over, ..rate })),
+            (rate, None) => Ok(rate),
+        }
     }
 
-    /// With what was left out filled in; what can't be true together is told.
-    fn retention(&self) -> Result<Retention, Failure> {
+    /// With defaults for what was not given.
+    fn retention(&self) -> Retention {
         let defaults = Retention::default();
-        let mut retention = Retention {
-            max_size: self.log_max_size.unwrap_or(defaults.max_size),
-            max_files: self.log_max_files.unwrap_or(defaults.max_files),
+        let total = self.log_total_size;
+        let max_size = total.map_or(defaults.max_size, |total| defaults.max_size.min(total / 8));
+        // A total alone keeps as many generations as it holds.
+        let max_files = total.map_or(defaults.max_files, |_| u32::MAX);
+        Retention {
+            max_size: self.log_max_size.unwrap_or(max_size),
+            max_files: self.log_max_files.unwrap_or(max_files),
             max_age: self.log_max_age,
             rotate_every: self.log_rotate_every,
-            total_size: self.log_total_size,
-        };
-        let command = self.log_rotate_command.is_some();
-        if command && self.log_max_files == Some(0) {
-            return Err(Failure::NothingToRotate);
+            total_size: total,
         }
-        let Some(total) = self.log_total_size else { return Ok(retention) };
-        if total < Retention::SMALLEST_TOTAL {
-            return Err(Failure::TotalTooSmall);
-        }
-        let most = Retention::largest_max_size(total, command);
-        match self.log_max_size {
-            Some(0) => return Err(Failure::TotalWithoutEnd),
-            Some(max_size) if max_size > most => {
-                return Err(Failure::LargerThanTotal { max_size, total, most, command });
-            }
-            Some(_) => {}
-            None => retention.max_size = retention.max_size.min(total / 8),
-        }
-        // Whoever gives a total alone wants as many as that holds.
-        retention.max_files = self.log_max_files.unwrap_or(u32::MAX);
-        Ok(retention)
     }
-
-    pub(super) fn options(&self) -> Result<LogOptions, Failure> {
-        let retention = self.retention()?;
-        let index = self.log_index == SwitchArg::On;
-        Ok(LogOptions { retention, format: self.log_format.into(), index })
-    }
-}
-
-impl LifecycleArgs {
-    /// With absolute paths, in directories that we may write into.
-    pub(super) fn files(&self) -> Result<LifecycleFiles, Failure> {
-        let place = |path: &Option<PathBuf>, what, option| match path {
-            Some(path) => file_place(path, what, option).map(Some),
-            None => Ok(None),
-        };
-        Ok(LifecycleFiles {
-            pid: place(&self.pid_file, "directory of the PID file", "--pid-file")?,
-            exit: place(&self.exit_file, "directory of the exit file", "--exit-file")?,
-        })
-    }
-}
-
-fn file_place(path: &Path, what: &'static str, option: &'static str) -> Result<PathBuf, Failure> {
-    let path = absolute(path)?;
-    let failed =
-        |path: &Path, reason| Failure::Directory { what, path: path.to_owned(), reason, option };
-    let (Some(parent), Some(_), false) = (path.parent(), path.file_name(), path.is_dir()) else {
-        return Err(failed(&path, "it names a directory, not a file"));
-    };
-    // What is there is replaced by a new file: not to happen to a device or a FIFO.
-    if path.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(failed(&path, "it is no regular file, and would be replaced by one"));
-    }
-    let flags = AccessFlags::W_OK | AccessFlags::X_OK;
-    check_directory(parent, flags).map_err(|error| failed(parent, reason(&error)))?;
-    Ok(path)
 }
 
 impl ChildArgs {
-    pub(super) fn apply(&self, mut command: Command) -> Result<Command, Failure> {
-        for EnvArg { key, value } in &self.env {
-            command = match value.clone().or_else(|| std::env::var_os(key)) {
+    fn apply(
+        env: Vec<EnvArg>,
+        cwd: Option<PathBuf>,
+        mut command: Command,
+    ) -> Result<Command, Failure> {
+        for EnvArg { key, value } in env {
+            command = match value.or_else(|| std::env::var_os(&key)) {
                 Some(value) => command.env(key, value),
                 None => command.env_remove(key),
             };
         }
-        let Some(cwd) = &self.cwd else {
-            return Ok(command);
-        };
-        check_directory(cwd, AccessFlags::X_OK).map_err(|error| Failure::Directory {
-            what: "working directory",
-            path: cwd.clone(),
-            reason: reason(&error),
-            option: "--cwd",
-        })?;
-        Ok(command.current_dir(cwd))
-    }
-}
-
-impl From<LogFormatArg> for Format {
-    fn from(format: LogFormatArg) -> Self {
-        match format {
-            LogFormatArg::Raw => Self::Raw,
-            LogFormatArg::Cri => Self::Cri,
-            LogFormatArg::Json => Self::Json,
-        }
-    }
-}
-
-impl From<OnLogErrorArg> for OnLogError {
-    fn from(policy: OnLogErrorArg) -> Self {
-        match policy {
-            OnLogErrorArg::Pause => Self::Pause,
-            OnLogErrorArg::Drop => Self::Drop,
+        let Some(cwd) = cwd else { return Ok(command) };
+        match check_directory(&cwd, AccessFlags::X_OK) {
+            Ok(()) => Ok(command.current_dir(cwd)),
+            Err(error) => Err(Failure::Directory {
+                what: "working directory",
+                reason: reason(&error),
+                path: cwd,
+                option: "--cwd",
+            }),
         }
     }
 }

@@ -1,14 +1,13 @@
-//! `vmon run --detach`: the supervisor is this program again, in a session of its own, and tells
-//! through a pipe that the command runs, or why it does not.
+//! A run in the background: the supervisor is this program again, in a session of its own, and
+//! reports through a pipe that the command runs, or why it does not.
 //!
-//! Its arguments come through a pipe that is its stdin ([`handover`]).
+//! Its plan comes through a pipe that is its stdin ([`handover`]).
 //!
 //! The pipe is the supervisor's stdout until then. It takes lines of JSON: what the supervisor
 //! says meanwhile, and at last either who runs or what failed. From there on the supervisor holds
 //! no descriptor of ours, and what it says goes to `NAME@supervisor.log`.
 
 use std::error::Error;
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -22,9 +21,9 @@ use vmon::monitor::{Desk, Sandbox, Service, Transition};
 use vmon::terminal::Messages;
 use vmon::{process, reactor};
 
-use super::args::RunArgs;
 use super::handover;
 use super::plan::Plan;
+use crate::name::NameChoice;
 use crate::supervise::Voice;
 use crate::tell::{self, Listener};
 use crate::{Failure, reason};
@@ -35,11 +34,9 @@ enum Word {
     Outcome(Started),
 }
 
-/// Starts the supervisor of `vmon run --detach …`, whose arguments are `args` with the program's
-/// name and `run` first; returns when the command runs. Lists of processes show the supervisor with
-/// `name`.
-pub fn launch(args: Vec<OsString>, name: Option<&str>, messages: &Messages) -> Result<u8, Failure> {
-    match start(args, name, messages)? {
+/// Starts a supervisor that carries out the plan; returns when the command runs.
+pub fn launch(plan: &Plan, messages: &Messages) -> Result<u8, Failure> {
+    match start(plan, messages)? {
         Started::Running { name, pid } => tell_start(&name, pid).map(|()| 0),
         Started::Failed { why, code } => Err(Failure::Detached { why, code }),
     }
@@ -61,23 +58,23 @@ pub enum Started {
 }
 
 /// As [`launch`], and says nothing of the outcome.
-pub fn start(
-    args: Vec<OsString>,
-    name: Option<&str>,
-    messages: &Messages,
-) -> Result<Started, Failure> {
+pub fn start(plan: &Plan, messages: &Messages) -> Result<Started, Failure> {
     // A pipe of a caller's that stayed open in the supervisor would keep its reader waiting.
     process::keep_descriptors_from_programs().map_err(Failure::Supervisor)?;
     let (reader, writer) = io::pipe().map_err(Failure::Supervisor)?;
     let mut command = Command::new(ourselves().map_err(Failure::Supervisor)?);
-    let (arguments, hand_over) = io::pipe().map_err(Failure::Supervisor)?;
-    command.arg0(args.first().map_or(OsStr::new("vmon"), OsString::as_os_str));
-    command.args(handover::visible(name));
-    command.stdin(arguments).stdout(writer).stderr(Stdio::null());
+    let (stdin, hand_over) = io::pipe().map_err(Failure::Supervisor)?;
+    command.arg0(std::env::args_os().next().unwrap_or_else(|| "vmon".into()));
+    let given = match &plan.name {
+        NameChoice::Given(name) => Some(name.as_str()),
+        NameChoice::FromProgram(_) => None,
+    };
+    command.args(handover::visible(given));
+    command.stdin(stdin).stdout(writer).stderr(Stdio::null());
     let mut supervisor = command.spawn().map_err(Failure::Supervisor)?;
     // It holds the supervisor's ends of the pipes.
     drop(command);
-    handover::send(&args, hand_over).map_err(Failure::Supervisor)?;
+    handover::send(plan, hand_over).map_err(Failure::Supervisor)?;
     for line in BufReader::new(reader).lines() {
         let line = line.map_err(Failure::Supervisor)?;
         match Word::read(&line) {
@@ -107,13 +104,13 @@ fn ourselves() -> io::Result<PathBuf> {
     }
 }
 
-/// Reports to the process that waits for the start why these arguments can't be used.
+/// Reports to the process that waits for the start why there is none.
 pub fn refuse(why: &str, code: u8) {
     Voice::new(Messages::stdout()).failed(why, code);
 }
 
-/// Runs the command as its detached supervisor.
-pub fn supervise(args: RunArgs) -> Result<u8, Failure> {
+/// Carries out the plan as the detached supervisor.
+pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     // A private description, or a shared one that is asked before each write: never ours to change.
     let starter = Messages::stdout();
     let null = File::options().read(true).write(true).open("/dev/null");
@@ -123,10 +120,10 @@ pub fn supervise(args: RunArgs) -> Result<u8, Failure> {
     // setsid fails for the leader of a process group.
     detached.and(setsid()).map_err(|errno| Failure::Supervisor(errno.into()))?;
     let voice = Voice::new(starter);
-    tell::install_on(voice.clone(), args.shared.log_level);
+    tell::install_on(voice.clone(), plan.options.log_level);
     voice.take_panics();
     let ready = Ready(voice.clone());
-    let done = Plan::new(args).and_then(|plan| plan.raise_file_limit().carry_out(Some(&ready)));
+    let done = plan.raise_file_limit().carry_out(Some(&ready));
     if let Err(failure) = &done {
         voice.failed(&failure.to_string(), failure.exit_code());
     }

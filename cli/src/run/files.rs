@@ -18,8 +18,8 @@ use crate::reason;
 /// How much of a file's name that of the file which is to replace it has, in bytes.
 const LONGEST: usize = 200;
 
-/// Where they lie; both paths are absolute.
-#[derive(Debug, Clone)]
+/// Their paths, absolute in a checked plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LifecycleFiles {
     pub pid: Option<PathBuf>,
     pub exit: Option<PathBuf>,

@@ -1,89 +1,106 @@
-//! The options of `vmon run` that the library knows nothing of, as the record keeps them beside the
-//! rest of what was asked for: `vmon restart` reads them there.
+//! The options of `vmon run` that the library does not know. The record keeps them beside the
+//! sandbox, and `vmon restart` reads them there.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+use vmon::monitor::codec;
 
-/// Those that there are. A host may have recorded whatever it likes.
-const NAMES: [&str; 6] =
-    ["runtime-dir", "pid-file", "exit-file", "on-exit", "metrics-interval", "log-level"];
+use super::files::LifecycleFiles;
+use crate::args;
+use crate::tell::LogLevel;
 
-/// The options by name, without their dashes, each with its one value.
-#[derive(Debug, Clone, Default)]
-pub struct Options(Map<String, Value>);
+/// The options, with their defaults where none was given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// `None` for the default of the state directory in use, also after that was moved.
+    pub runtime_dir: Option<PathBuf>,
+    pub files: LifecycleFiles,
+    pub on_exit: Option<OsString>,
+    pub metrics_interval: Option<Duration>,
+    pub log_level: LogLevel,
+}
 
 impl Options {
-    /// Adds `--name value`, where there is a value.
-    pub fn add(&mut self, name: &str, value: Option<impl AsRef<OsStr>>) {
-        debug_assert!(NAMES.contains(&name), "{name} would not be read back");
-        if let Some(value) = value {
-            let value = value.as_ref();
-            // As the rest of the spec has what is not UTF-8.
-            let value = value
-                .to_str()
-                .map_or_else(|| json!({ "bytes": value.as_bytes() }), |text| json!(text));
-            self.0.insert(name.to_owned(), value);
-        }
-    }
-
-    /// Whether this option is on record.
-    pub fn has(recorded: &Value, name: &str) -> bool {
-        recorded.get(name).is_some()
-    }
-
+    /// An object of the options that were given: the name without dashes, and the value as a word.
     pub fn to_json(&self) -> Value {
-        Value::Object(self.0.clone())
+        let Self { runtime_dir, files, on_exit, metrics_interval, log_level } = self;
+        let LifecycleFiles { pid, exit } = files;
+        let interval = metrics_interval.map(|time| format!("{}ms", time.as_millis()));
+        let options: [(&str, Option<&OsStr>); 6] = [
+            ("runtime-dir", runtime_dir.as_ref().map(AsRef::as_ref)),
+            ("pid-file", pid.as_ref().map(AsRef::as_ref)),
+            ("exit-file", exit.as_ref().map(AsRef::as_ref)),
+            ("on-exit", on_exit.as_deref()),
+            ("metrics-interval", interval.as_ref().map(AsRef::as_ref)),
+            ("log-level", Some(log_level.word().as_ref())),
+        ];
+        let given = options
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name.to_owned(), codec::word(value))));
+        Value::Object(given.collect::<Map<_, _>>())
     }
 
-    /// What [`to_json`](Self::to_json) has written, as arguments: `--name=value` each. `None` for
-    /// what is nothing of the kind.
-    pub fn arguments(recorded: &Value) -> Option<Vec<OsString>> {
+    /// Reads what [`to_json`](Self::to_json) has written, and `null`, where a host has recorded
+    /// nothing; `None` for anything else that a host has recorded.
+    pub fn from_json(recorded: &Value) -> Option<Self> {
+        let mut options = Self::default();
         if recorded.is_null() {
-            return Some(Vec::new());
+            return Some(options);
         }
-        let options = recorded.as_object()?.iter();
-        let one = |(name, value): (&String, &Value)| {
-            NAMES.contains(&name.as_str()).then_some(())?;
-            Some(argument(name, &read(value)?))
-        };
-        options.map(one).collect()
+        for (name, value) in recorded.as_object()? {
+            let value = codec::read_word(value)?;
+            match name.as_str() {
+                "runtime-dir" => options.runtime_dir = Some(value.into()),
+                "pid-file" => options.files.pid = Some(value.into()),
+                "exit-file" => options.files.exit = Some(value.into()),
+                "on-exit" => options.on_exit = Some(value),
+                "metrics-interval" => {
+                    options.metrics_interval = Some(args::positive_time(value.to_str()?).ok()?);
+                }
+                "log-level" => {
+                    options.log_level = LogLevel::from_str(value.to_str()?, false).ok()?
+                }
+                _ => return None,
+            }
+        }
+        Some(options)
     }
-}
-
-/// One word, so that no value is taken for an option.
-pub fn argument(name: &str, value: &OsStr) -> OsString {
-    let mut argument = OsString::from(format!("--{name}="));
-    argument.push(value);
-    argument
-}
-
-fn read(value: &Value) -> Option<OsString> {
-    if let Some(text) = value.as_str() {
-        return Some(text.into());
-    }
-    let bytes = value.get("bytes")?.as_array()?.iter();
-    let bytes: Option<Vec<u8>> = bytes.map(|byte| byte.as_u64()?.try_into().ok()).collect();
-    bytes.map(OsString::from_vec)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn what_is_recorded_becomes_the_same_arguments_again() {
-        let mut options = Options::default();
-        options.add("on-exit", Some("--x y"));
-        options.add("pid-file", Some(OsString::from_vec(vec![b'/', 0xff])));
-        options.add("exit-file", None::<&str>);
-        let arguments = Options::arguments(&options.to_json()).unwrap();
-        let expected =
-            [OsString::from("--on-exit=--x y"), OsString::from_vec(b"--pid-file=/\xff".to_vec())];
-        assert_eq!(arguments, expected);
-        assert_eq!(Options::arguments(&Value::Null), Some(Vec::new()));
-        assert_eq!(Options::arguments(&json!({ "on-exit": 1 })), None);
-        assert_eq!(Options::arguments(&json!({ "tenant": "x" })), None);
+    fn what_is_recorded_is_read_as_it_was() {
+        let options = Options {
+            runtime_dir: Some("/run/vmon".into()),
+            files: LifecycleFiles {
+                pid: Some(OsString::from_vec(vec![b'/', 0xff]).into()),
+                exit: Some("/exit".into()),
+            },
+            on_exit: Some("--x y".into()),
+            metrics_interval: Some(Duration::from_millis(1500)),
+            log_level: LogLevel::Debug,
+        };
+        let recorded = json!({
+            "runtime-dir": "/run/vmon", "pid-file": { "bytes": [47, 255] }, "exit-file": "/exit",
+            "on-exit": "--x y", "metrics-interval": "1500ms", "log-level": "debug",
+        });
+        assert_eq!(options.to_json(), recorded);
+        assert_eq!(Options::from_json(&recorded), Some(options));
+        assert_eq!(Options::default().to_json(), json!({ "log-level": "warn" }));
+        assert_eq!(Options::from_json(&Value::Null), Some(Options::default()));
+        for other in [json!({ "on-exit": 1 }), json!({ "tenant": "x" }), json!("x")] {
+            assert_eq!(Options::from_json(&other), None, "{other}");
+        }
     }
 }

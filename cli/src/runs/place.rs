@@ -34,7 +34,7 @@ impl std::fmt::Display for Place {
 impl Place {
     /// The log that is meant. What the record does not know may still be where the state's logs are.
     pub fn find(args: &RunArgs, record: &Record, places: &Places) -> Result<Self, SelectError> {
-        let log_dir = places.state_dir.join("log");
+        let log_dir = places.default_log_dir();
         let console = args.console.as_ref().and_then(ConsoleChoice::name);
         match record.find(&args.selector()) {
             Ok(sandbox) => Ok(Self::of(sandbox.clone(), console.cloned(), log_dir)),
@@ -52,7 +52,7 @@ impl Place {
     pub fn of(sandbox: Recorded, console: Option<Name>, otherwise: PathBuf) -> Self {
         let spec = sandbox.latest().and_then(|run| run.spec.as_ref());
         Self {
-            log_dir: spec.map_or(otherwise, |spec| spec.log_dir.clone()),
+            log_dir: spec.map_or(otherwise, |spec| spec.sandbox.log_dir.clone()),
             config_file: sandbox.config_file.clone(),
             name: sandbox.name.clone(),
             console,
@@ -101,7 +101,7 @@ impl Place {
     /// How the log is written, as far as that is known.
     pub fn options(&self) -> Option<LogOptions> {
         let run = self.sandbox.as_ref()?.latest()?;
-        run.spec.as_ref().map(|spec| spec.log)
+        run.spec.as_ref().map(|spec| spec.sandbox.log)
     }
 
     /// Whether what is written gets an index a little later.

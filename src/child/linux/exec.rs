@@ -134,7 +134,7 @@ fn environment(command: &Command) -> Vec<Vec<u8>> {
         |key: &OsStr, value: &OsStr| [key.as_bytes(), b"=".as_slice(), value.as_bytes()].concat();
     let mut environment: Vec<_> =
         std::env::vars_os().map(|(key, value)| entry(&key, &value)).collect();
-    for (key, value) in command.changes() {
+    for (key, value) in command.env_changes() {
         let is_other = |entry: &Vec<u8>| {
             !entry.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
         };

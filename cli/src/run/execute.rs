@@ -1,0 +1,193 @@
+//! Runs what a plan describes: the directories, the record, the monitor, and what follows the end.
+
+use std::path::Path;
+
+use tracing::debug;
+use vmon::control::Server;
+use vmon::logfile::LogFile;
+use vmon::monitor::{End, Monitor, Name, Outcome, StartError, command_signals};
+use vmon::process;
+use vmon::reactor::{HandlerId, Reactor};
+use vmon::registry::Registry;
+
+use super::detach::Ready;
+use super::plan::Plan;
+use crate::notify::Notifier;
+use crate::sample::Sampler;
+use crate::settle::{self, Activity, Noted};
+use crate::shared::{NewDirectories, Place};
+use crate::{Failure, hooks, reason};
+
+impl Plan {
+    /// Takes all descriptors that we may have, and leaves the command the limit it would have had.
+    pub fn raise_file_limit(mut self) -> Self {
+        match process::raise_file_limit() {
+            Ok(former) => self.command = self.command.file_limit(former),
+            // One command needs few.
+            Err(error) => debug!("the file limit stays as it is: {error}"),
+        }
+        self
+    }
+
+    /// Runs the command to its end, and does what is to follow that.
+    pub fn carry_out(&self, ready: Option<&Ready>) -> Result<u8, Failure> {
+        let mut name = self.name.first().clone();
+        let end = self.supervise(&mut name, ready).and_then(|end| match &end.outcome {
+            Outcome::NotStarted(error) => {
+                Err(Failure::NotStarted { code: end.exit_code(), error: error.clone() })
+            }
+            Outcome::Ended { .. } => Ok(end),
+        });
+        self.follow(&name, &end);
+        end.map(|end| end.exit_code())
+    }
+
+    fn supervise(&self, name: &mut Name, ready: Option<&Ready>) -> Result<End, Failure> {
+        // Daemons of the command's come down to us, to be ended with it. What is to be left alone is
+        // better off with init.
+        if !self.sandbox.leave_descendants
+            && let Err(error) = process::become_subreaper()
+        {
+            debug!("only the command's process group will be ended with it: {error}");
+        }
+        let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
+        // Before anything is written: XFSZ would end us there, TERM in the middle of it.
+        reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
+        let registry = self.open()?;
+        self.supervise_named(name, &mut reactor, &registry, ready)
+    }
+
+    /// Makes the directories and opens the record; on an error nothing of it is left.
+    #[inline(never)] // as `spawn`
+    fn open(&self) -> Result<Registry, Failure> {
+        // A path that no socket can have is told before anything is made.
+        Server::new(&self.runtime_dir(), &self.sandbox)?;
+        let mut made = NewDirectories::default();
+        let opened = self.open_into(&mut made);
+        if opened.is_err() {
+            made.remove();
+        }
+        opened
+    }
+
+    fn open_into(&self, made: &mut NewDirectories) -> Result<Registry, Failure> {
+        let mut make = |path: &Path, what, option| {
+            made.make(path).map_err(|error| Failure::Directory {
+                what,
+                path: path.to_owned(),
+                reason: reason(&error),
+                option,
+            })
+        };
+        let (log_dir, config_file) = (&self.sandbox.log_dir, self.sandbox.config_file.as_str());
+        let Place { option, .. } =
+            Place::new(Some(log_dir), "--log-dir", &self.places.state_dir, "log")?;
+        make(log_dir, "log directory", option)?;
+        make(&log_dir.join(config_file), "log directory", option)?;
+        LogFile::check(log_dir, config_file, self.name.first().as_str())?;
+        let db = &self.places.db;
+        if let Some(parent) = db.path.parent() {
+            make(parent, "directory of the database", db.option)?;
+        }
+        Ok(Registry::open_for_start(&db.path)?.state_dir(&self.places.state_dir))
+    }
+
+    /// Runs the command under the first name that is free, and leaves that in `name`. Only the
+    /// claim of a name tells whether it is, so each is tried until one is granted.
+    fn supervise_named(
+        &self,
+        name: &mut Name,
+        reactor: &mut Reactor<Monitor>,
+        registry: &Registry,
+        ready: Option<&Ready>,
+    ) -> Result<End, Failure> {
+        let mut number = 1;
+        loop {
+            let end = self.supervise_as(name, reactor, registry, ready)?;
+            if !matches!(end.outcome, Outcome::NotStarted(StartError::Taken { .. })) {
+                return Ok(end);
+            }
+            number += 1;
+            match self.name.numbered(number) {
+                Some(next) => *name = next,
+                None => return Ok(end),
+            }
+        }
+    }
+
+    fn supervise_as(
+        &self,
+        name: &Name,
+        reactor: &mut Reactor<Monitor>,
+        registry: &Registry,
+        ready: Option<&Ready>,
+    ) -> Result<End, Failure> {
+        let activity = Activity::default();
+        let id = self.spawn(name, reactor, (registry, &activity), ready)?;
+        settle::run(reactor, &activity, !self.sandbox.leave_descendants).map_err(Failure::Loop)?;
+        // Dropped before anything is told: the terminal is back by then.
+        reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
+    }
+
+    #[inline(never)] // or its frame stays while the command runs
+    fn spawn(
+        &self,
+        name: &Name,
+        reactor: &mut Reactor<Monitor>,
+        (registry, activity): (&Registry, &Activity),
+        ready: Option<&Ready>,
+    ) -> Result<HandlerId, Failure> {
+        let record = registry.observer().options(self.options.to_json());
+        let observer = Noted { registry: record, activity: activity.clone() };
+        let mut sandbox = self.sandbox.clone();
+        sandbox.name = name.clone();
+        let server = Server::new(&self.runtime_dir(), &sandbox)?;
+        let mut monitor = Monitor::builder(sandbox.clone()).observer(observer).service(server);
+        if !self.sandbox.leave_descendants {
+            monitor = monitor.answer_for_descendants();
+        }
+        if !self.options.files.are_none() {
+            monitor = monitor.service(self.options.files.clone());
+        }
+        if let Some(interval) = self.options.metrics_interval {
+            let (registry, cgroup) = (registry.clone(), sandbox.cgroup.clone());
+            let activity = activity.clone();
+            let sampler = Sampler::new(registry, sandbox.clone(), cgroup, interval, activity);
+            monitor = monitor.service(sampler);
+        }
+        if let Some(notifier) = Notifier::from_environment() {
+            monitor = monitor.service(notifier);
+        }
+        if let Some(ready) = ready {
+            monitor = monitor.service(ready.service(&sandbox));
+        }
+        Ok(monitor.spawn(reactor, self.command.clone()))
+    }
+
+    /// The exit file and the command of --on-exit. A name that is another's has files of its own
+    /// at their places: nothing follows then.
+    #[inline(never)] // as `spawn`
+    fn follow(&self, name: &Name, end: &Result<End, Failure>) {
+        if let Err(Failure::NotStarted { error: StartError::Taken { .. }, .. }) = end {
+            return;
+        }
+        let code = end.as_ref().map_or_else(Failure::exit_code, End::exit_code);
+        self.options.files.write_exit(code);
+        if let Some(command) = &self.options.on_exit {
+            let mut sandbox = self.sandbox.clone();
+            sandbox.name = name.clone();
+            let end = end.as_ref().ok();
+            let signal = end.and_then(End::signal).map(|signal| signal.to_string());
+            let variables = [
+                ("VMON_NAME", name.as_str().into()),
+                ("VMON_CONFIG", sandbox.config_file.as_str().into()),
+                ("VMON_REASON", end.map_or("start-failed", End::reason).into()),
+                ("VMON_EXIT_CODE", code.to_string().into()),
+                ("VMON_SIGNAL", signal.unwrap_or_default().into()),
+                ("VMON_LOG", sandbox.log_path().into()),
+                ("VMON_STATE_DIR", self.places.state_dir.clone().into()),
+            ];
+            hooks::on_exit(command, &variables);
+        }
+    }
+}

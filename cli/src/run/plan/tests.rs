@@ -1,0 +1,95 @@
+//! Every option of `vmon run` is part of the plan that a supervisor is handed.
+
+use clap::{Args, FromArgMatches};
+
+use super::*;
+use crate::run::RunArgs;
+
+/// The plan of `vmon run OPTIONS -- printf x`.
+fn plan(options: &[&str]) -> Plan {
+    let command = RunArgs::augment_args(clap::Command::new("run"));
+    let words = ["run", "--state-dir", "/s", "--config-last-modified", "2026-01-31T12:00:00Z"];
+    let words = words.iter().chain(options).chain(&["--", "printf", "x"]);
+    let matches = command.args_override_self(true).try_get_matches_from(words).unwrap();
+    RunArgs::from_arg_matches(&matches).unwrap().into_plan().unwrap()
+}
+
+/// Options that change the plan, by clap's id of the one that each list is about.
+const OPTIONS: [(&str, &[&str]); 43] = [
+    ("always_tty", &["-t"]),
+    ("cgroup", &["--cgroup", "/sys/fs/cgroup/x"]),
+    ("config_file", &["--config-file", "other"]),
+    ("config_last_modified", &["--config-last-modified", "2026-01-31T12:00:00.5Z"]),
+    ("consoles", &["--console", "a=listen:sock"]),
+    ("cwd", &["--cwd", "/"]),
+    ("db", &["--db", "/d/x.db"]),
+    ("env", &["--env", "A=b"]),
+    ("exit_file", &["--exit-file", "exit"]),
+    ("forward_output", &["--forward-output=false"]),
+    ("forward_overflow", &["--forward-overflow", "drop"]),
+    ("idle_timeout", &["--idle-timeout", "7ms"]),
+    ("interactive", &["--console", "pty", "--interactive", "stdio"]),
+    ("leave_descendants", &["--leave-descendants"]),
+    ("log_dir", &["--log-dir", "/l"]),
+    ("log_format", &["--log-format", "json"]),
+    ("log_index", &["--log-index", "off"]),
+    ("log_level", &["--log-level", "trace"]),
+    ("log_max_age", &["--log-max-age", "7s"]),
+    ("log_max_files", &["--log-max-files", "7"]),
+    ("log_max_size", &["--log-max-size", "7K"]),
+    ("log_rate", &["--log-rate", "7K/s,burst=8K"]),
+    ("log_rotate_command", &["--log-rotate-command", "gzip"]),
+    ("log_rotate_every", &["--log-rotate-every", "7m"]),
+    ("log_total_size", &["--log-total-size", "7M"]),
+    ("max_duration", &["--max-duration", "7h"]),
+    ("metrics_interval", &["--metrics-interval", "7s"]),
+    ("name", &["--name", "web"]),
+    ("native_rootfs", &["--native-rootfs", "root"]),
+    ("no_forward", &["--no-forward"]),
+    ("on_exit", &["--on-exit", "true"]),
+    ("on_log_error", &["--on-log-error", "drop"]),
+    ("over_rate", &["--log-rate", "7K/s", "--over-rate", "drop"]),
+    ("overlayfs_layer", &["--overlayfs-layer", "/a", "/b"]),
+    ("pid_file", &["--pid-file", "pid"]),
+    ("restart", &["--restart", "on-failure:7"]),
+    ("runtime_dir", &["--runtime-dir", "/r"]),
+    ("state_dir", &["--state-dir", "/t"]),
+    ("stdin", &["--stdin", "null"]),
+    ("stop_signal", &["--stop-signal", "INT"]),
+    ("stop_timeout", &["--stop-timeout", "7s"]),
+    ("tty", &["--tty", "always"]),
+    ("detach", &["--detach"]),
+];
+
+/// The arguments that are not options, and the option of the default.
+const OTHERS: [&str; 2] = ["command", "no_tty"];
+
+#[test]
+fn every_option_is_in_the_plan_that_is_handed_over() {
+    // Without -T the default depends on whether our streams are a terminal.
+    let default = plan(&["-T"]);
+    for (id, options) in OPTIONS {
+        let plan = plan(options);
+        assert_ne!(plan.encode(), default.encode(), "{id}");
+        assert_eq!(Plan::decode(&plan.encode()).as_ref(), Some(&plan), "{id}");
+    }
+    let command = RunArgs::augment_args(clap::Command::new("run"));
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        let known = OTHERS.contains(&id) || OPTIONS.iter().any(|(known, _)| *known == id);
+        assert!(known, "the option {id} has no line in this test");
+    }
+}
+
+#[test]
+fn a_plan_keeps_every_byte_of_paths_words_and_the_environment() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = || OsString::from_vec(vec![b'/', 0xff, b'\n']);
+    let mut plan = plan(&["--env", "A=b"]);
+    plan.places = Places::new(Path::new(&odd()), None).unwrap();
+    plan.sandbox.log_dir = odd().into();
+    plan.command = plan.command.args([odd()]).env(odd(), odd()).env_remove("HOME");
+    assert_eq!(Plan::decode(&plan.encode()), Some(plan));
+    assert_eq!(Plan::decode(b"{}"), None);
+    assert_eq!(Plan::decode(b"run\0--detach\0"), None);
+}

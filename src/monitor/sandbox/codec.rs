@@ -1,0 +1,282 @@
+//! The JSON form of a sandbox and its command: the column `spec` of a record, and what a start in
+//! the background is handed.
+//!
+//! A JSON object, written by [`Spec::to_json`] and read by [`Spec::from_json`]:
+//!
+//! - A word or a path is a string; one that is not UTF-8 is `{"bytes": [104, 255, …]}`, so that a
+//!   command can be started again with the same bytes.
+//! - A console is a word as `--console` takes it, with its name.
+//! - Durations are seconds. What is absent or `null` was not given.
+//! - `options` is what the program that started the run has added.
+//! - `log_dir` is a path. In a record it is relative to the state directory where it lies in that.
+//! - `version` is 3. In version 2 a relative `log_dir` is relative to the working directory. Without
+//!   a version, an earlier vmon wrote it, which also replaced bytes that are not UTF-8 with U+FFFD.
+//!
+//! The name, the config file and its time are columns of their own. The environment is never
+//! written: it holds secrets.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU64;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{SubsecRound, Utc};
+use serde_json::{Value, json};
+
+use super::{DEFAULT_STOP_TIMEOUT, LogOptions, LogRate, Name, Retention, Rootfs, Sandbox, Signal};
+use crate::child::Command;
+
+const VERSION: u64 = 3;
+
+/// A sandbox, its command, and what the program that started it has added.
+///
+/// ```
+/// use vmon::monitor::codec::Spec;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let recorded = serde_json::from_str(r#"{"version": 3, "command": ["echo", {"bytes": [255]}]}"#)?;
+/// let spec = Spec::from_json(&recorded, "web".parse()?, "Sandboxfile".parse()?).unwrap();
+/// assert!(spec.exact);
+/// assert_eq!(spec.command.as_ref().unwrap().program(), "echo");
+/// assert_eq!(spec.to_json()["command"], recorded["command"]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Spec {
+    /// The sandbox. Its `log_dir` is absolute in a `Run` of the registry.
+    pub sandbox: Sandbox,
+    /// The command, without changes of its environment; `None` for a child that a host started
+    /// itself and handed over, which can't be started from here. Its directory is absolute in a
+    /// record, and `None` where it was not known.
+    pub command: Option<Command>,
+    /// What the program that started the run has added; `Null` where it added nothing.
+    pub options: Value,
+    /// Whether every byte is as it was given. An earlier vmon did not keep bytes that are not UTF-8.
+    pub exact: bool,
+}
+
+impl Spec {
+    /// The description of a start.
+    pub fn new(sandbox: Sandbox, command: Option<Command>, options: Value) -> Self {
+        Self { sandbox, command, options, exact: true }
+    }
+
+    /// Writes the form above. The path of `log_dir` is written as it is.
+    pub fn to_json(&self) -> Value {
+        // Without `..`: a field that is missing here does not compile.
+        let Self { sandbox, command, options, exact: _ } = self;
+        let Sandbox {
+            name: _,
+            config_file: _,
+            config_last_modified: _,
+            log_dir,
+            log: LogOptions { retention, format, index },
+            rotate_command,
+            on_log_error,
+            log_rate,
+            rootfs,
+            forward,
+            input,
+            stop_signal,
+            stop_timeout,
+            restart,
+            max_duration,
+            idle_timeout,
+            leave_descendants,
+            cgroup,
+            consoles,
+            interactive,
+        } = sandbox;
+        let Retention { max_size, max_files, max_age, rotate_every, total_size } = retention;
+        let rate = log_rate.map(|LogRate { per_second, burst, over }| (per_second, burst, over));
+        let (command, directory, tty) = match command {
+            None => (Value::Null, Value::Null, Value::Null),
+            Some(Command {
+                program,
+                args,
+                directory,
+                pty,
+                env: _,
+                file_limit: _,
+                background: _,
+            }) => {
+                let words = std::iter::once(program).chain(args).map(|it| word(it)).collect();
+                (words, path(directory.as_deref()), json!(pty))
+            }
+        };
+        json!({
+            "version": VERSION,
+            "command": command,
+            "directory": directory,
+            "tty": tty,
+            "rootfs": rootfs.as_ref().map(write_rootfs),
+            "log_dir": word(log_dir.as_os_str()),
+            "log_max_size": max_size,
+            "log_max_files": max_files,
+            "log_max_age_seconds": seconds(*max_age),
+            "log_rotate_every_seconds": seconds(*rotate_every),
+            "log_total_size": total_size,
+            "log_rotate_command": rotate_command.as_deref().map(word),
+            "log_format": format.word(),
+            "log_index": index,
+            "log_rate": rate.map(|(per_second, ..)| per_second.get()),
+            "log_burst": rate.map(|(_, burst, _)| burst),
+            "over_rate": rate.map(|(.., over)| over.word()),
+            "on_log_error": on_log_error.word(),
+            "forward": forward.word(),
+            "stdin": input.word(),
+            "consoles": consoles.iter().map(|it| word(&it.to_os_string())).collect::<Value>(),
+            "interactive": interactive.as_ref().map(Name::as_str),
+            // A real-time signal is its number.
+            "stop_signal": stop_signal.to_string().trim_start_matches("signal "),
+            "stop_timeout_seconds": stop_timeout.as_secs_f64(),
+            "restart": restart.to_string(),
+            "max_duration_seconds": seconds(*max_duration),
+            "idle_timeout_seconds": seconds(*idle_timeout),
+            "leave_descendants": leave_descendants,
+            "cgroup": path(cgroup.as_deref()),
+            "options": options,
+        })
+    }
+
+    /// Reads what [`to_json`](Self::to_json) or an earlier vmon has written, as the description of
+    /// this sandbox; `None` for anything that is not a JSON object. Its config file counts as
+    /// modified now.
+    pub fn from_json(value: &Value, name: Name, config_file: Name) -> Option<Self> {
+        value.is_object().then_some(())?;
+        let default = Retention::default();
+        let retention = Retention {
+            max_size: value["log_max_size"].as_u64().unwrap_or(default.max_size),
+            max_files: value["log_max_files"]
+                .as_u64()
+                .and_then(|files| files.try_into().ok())
+                .unwrap_or(default.max_files),
+            max_age: read_seconds(&value["log_max_age_seconds"]),
+            rotate_every: read_seconds(&value["log_rotate_every_seconds"]),
+            total_size: value["log_total_size"].as_u64(),
+        };
+        let consoles = read_words(&value["consoles"]).unwrap_or_default();
+        let sandbox = Sandbox {
+            name,
+            config_file,
+            config_last_modified: Utc::now().trunc_subsecs(6),
+            log_dir: read_path(&value["log_dir"]).unwrap_or_default(),
+            log: LogOptions {
+                retention,
+                format: read(&value["log_format"]).unwrap_or_default(),
+                index: value["log_index"].as_bool().unwrap_or(true),
+            },
+            rotate_command: read_word(&value["log_rotate_command"]),
+            on_log_error: read(&value["on_log_error"]).unwrap_or_default(),
+            log_rate: read_rate(value),
+            rootfs: read_rootfs(&value["rootfs"]),
+            forward: read(&value["forward"]).unwrap_or_default(),
+            input: read(&value["stdin"]).unwrap_or_default(),
+            stop_signal: read(&value["stop_signal"]).unwrap_or(Signal::TERM),
+            stop_timeout: read_seconds(&value["stop_timeout_seconds"])
+                .unwrap_or(DEFAULT_STOP_TIMEOUT),
+            restart: read(&value["restart"]).unwrap_or_default(),
+            max_duration: read_seconds(&value["max_duration_seconds"]),
+            idle_timeout: read_seconds(&value["idle_timeout_seconds"]),
+            leave_descendants: value["leave_descendants"].as_bool().unwrap_or(false),
+            cgroup: read_path(&value["cgroup"]),
+            consoles: consoles.iter().filter_map(|word| word.as_os_str().try_into().ok()).collect(),
+            interactive: read(&value["interactive"]),
+        };
+        // Bytes that an earlier vmon replaced can't be told from U+FFFD itself.
+        let exact = value["version"].is_u64() || !value.to_string().contains('\u{fffd}');
+        Some(Self {
+            sandbox,
+            command: read_command(value),
+            options: value["options"].clone(),
+            exact,
+        })
+    }
+}
+
+/// A word or a path: a string, or `{"bytes": […]}` where it is not UTF-8.
+pub fn word(word: &OsStr) -> Value {
+    match word.to_str() {
+        Some(text) => text.into(),
+        None => json!({ "bytes": word.as_bytes() }),
+    }
+}
+
+/// Reads what [`word`] has written; `None` for anything else.
+pub fn read_word(value: &Value) -> Option<OsString> {
+    if let Some(text) = value.as_str() {
+        return Some(text.into());
+    }
+    let numbers = value["bytes"].as_array()?.iter();
+    let bytes: Option<Vec<u8>> = numbers.map(|byte| byte.as_u64()?.try_into().ok()).collect();
+    bytes.map(OsString::from_vec)
+}
+
+fn read_words(value: &Value) -> Option<Vec<OsString>> {
+    value.as_array()?.iter().map(read_word).collect()
+}
+
+/// A path, or `null`.
+pub(crate) fn path(path: Option<&Path>) -> Value {
+    path.map_or(Value::Null, |path| word(path.as_os_str()))
+}
+
+pub(crate) fn read_path(value: &Value) -> Option<PathBuf> {
+    read_word(value).map(PathBuf::from)
+}
+
+fn read<T: FromStr>(value: &Value) -> Option<T> {
+    value.as_str()?.parse().ok()
+}
+
+fn read_command(value: &Value) -> Option<Command> {
+    let mut words = read_words(&value["command"])?.into_iter();
+    let command = Command::new(words.next()?).args(words);
+    let command = command.pty(value["tty"].as_bool().unwrap_or(false));
+    Some(match read_path(&value["directory"]) {
+        Some(directory) => command.current_dir(directory),
+        None => command,
+    })
+}
+
+fn write_rootfs(rootfs: &Rootfs) -> Value {
+    match rootfs {
+        Rootfs::Native(path) => json!({ "native": word(path.as_os_str()) }),
+        Rootfs::Overlayfs(layers) => {
+            let layers: Value = layers.iter().map(|layer| word(layer.as_os_str())).collect();
+            json!({ "overlayfs": layers })
+        }
+    }
+}
+
+fn read_rootfs(value: &Value) -> Option<Rootfs> {
+    // An earlier vmon wrote the text of `rootfs_paths`.
+    if value.is_string() {
+        return read(value);
+    }
+    let native = read_path(&value["native"]).map(Rootfs::Native);
+    let layers = |words: Vec<OsString>| words.into_iter().map(PathBuf::from).collect();
+    native.or_else(|| Some(Rootfs::Overlayfs(layers(read_words(&value["overlayfs"])?))))
+}
+
+fn seconds(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| time.as_secs_f64())
+}
+
+fn read_seconds(value: &Value) -> Option<Duration> {
+    let seconds = value.as_f64().filter(|seconds| *seconds >= 0.0)?;
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+fn read_rate(value: &Value) -> Option<LogRate> {
+    let rate = LogRate::new(NonZeroU64::new(value["log_rate"].as_u64()?)?);
+    let burst = value["log_burst"].as_u64().unwrap_or(rate.burst);
+    Some(LogRate { burst, over: read(&value["over_rate"]).unwrap_or_default(), ..rate })
+}
+
+#[cfg(test)]
+mod tests;

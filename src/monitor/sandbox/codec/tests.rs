@@ -1,0 +1,144 @@
+//! What is written is read back, and so is what earlier versions wrote.
+
+use serde_json::Map;
+
+use super::*;
+use crate::logfile::Format;
+use crate::monitor::Console;
+use crate::monitor::{Forward, Input, OnLogError, OverRate, Restart};
+
+/// A description in which no field has its default.
+fn everything() -> Spec {
+    let odd = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let mut sandbox = Sandbox::new("web", "config", "/log").unwrap();
+    sandbox.log = LogOptions {
+        retention: Retention {
+            max_size: 7,
+            max_files: 3,
+            max_age: Some(Duration::from_millis(1_500)),
+            rotate_every: Some(Duration::from_secs(60)),
+            total_size: Some(1 << 40),
+        },
+        format: Format::Cri,
+        index: false,
+    };
+    sandbox.rotate_command = Some(odd(b"gzip '\xff'"));
+    sandbox.on_log_error = OnLogError::Drop;
+    let rate = LogRate::new(NonZeroU64::new(9).unwrap());
+    sandbox.log_rate = Some(LogRate { burst: 7, over: OverRate::Drop, ..rate });
+    sandbox.rootfs = Some(Rootfs::Overlayfs(vec!["/a:b".into(), "/c".into()]));
+    sandbox.forward = Forward::Drop;
+    sandbox.input = Input::Forward;
+    sandbox.stop_signal = Signal::INT;
+    sandbox.stop_timeout = Duration::from_millis(2500);
+    sandbox.restart = Restart::OnFailure { max: Some(3) };
+    sandbox.max_duration = Some(Duration::from_secs(60));
+    sandbox.idle_timeout = Some(Duration::from_millis(100));
+    sandbox.leave_descendants = true;
+    sandbox.cgroup = Some("/sys/fs/cgroup/web".into());
+    sandbox.consoles =
+        vec!["serial=pty".parse().unwrap(), Console::fifo("out".parse().unwrap(), odd(b"/\xff"))];
+    sandbox.interactive = Some("out".parse().unwrap());
+    let command = Command::new("printf").args([odd(b"a\xff\n")]).current_dir(odd(b"/\xfe"));
+    Spec::new(sandbox, Some(command.pty(true)), json!({ "pid_file": "/run/web.pid" }))
+}
+
+/// Reads it as the description of the same sandbox.
+fn read_back(value: &Value, of: &Spec) -> Spec {
+    let Sandbox { name, config_file, config_last_modified, .. } = of.sandbox.clone();
+    let mut spec = Spec::from_json(value, name, config_file).unwrap();
+    spec.sandbox.config_last_modified = config_last_modified;
+    spec
+}
+
+#[test]
+fn what_is_written_is_read_as_it_was() {
+    let spec = everything();
+    assert_eq!(read_back(&spec.to_json(), &spec), spec);
+    let text = spec.to_json().to_string();
+    assert_eq!(read_back(&serde_json::from_str(&text).unwrap(), &spec), spec);
+}
+
+#[test]
+fn every_key_is_written_and_read() {
+    let spec = everything();
+    let Value::Object(written) = spec.to_json() else { panic!("not an object") };
+    for key in written.keys() {
+        let mut without: Map<String, Value> = written.clone();
+        let value = without.remove(key).unwrap();
+        assert!(!value.is_null(), "{key} has its default");
+        let read = read_back(&Value::Object(without), &spec);
+        assert!(key == "version" || read != spec, "{key} is not read");
+    }
+}
+
+#[test]
+fn the_form_of_version_3_does_not_change() {
+    let expected = json!({
+        "version": 3, "command": ["printf", { "bytes": [97, 255, 10] }],
+        "directory": { "bytes": [47, 254] }, "tty": true,
+        "rootfs": { "overlayfs": ["/a:b", "/c"] }, "log_dir": "/log", "log_max_size": 7,
+        "log_max_files": 3, "log_max_age_seconds": 1.5, "log_rotate_every_seconds": 60.0,
+        "log_total_size": 1_u64 << 40, "log_rotate_command": { "bytes": b"gzip '\xff'" },
+        "log_format": "cri", "log_index": false, "log_rate": 9, "log_burst": 7,
+        "over_rate": "drop", "on_log_error": "drop", "forward": "drop", "stdin": "forward",
+        "consoles": ["serial=pty", { "bytes": b"out=fifo:/\xff" }], "interactive": "out",
+        "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "on-failure:3",
+        "max_duration_seconds": 60.0, "idle_timeout_seconds": 0.1, "leave_descendants": true,
+        "cgroup": "/sys/fs/cgroup/web", "options": { "pid_file": "/run/web.pid" },
+    });
+    assert_eq!(everything().to_json(), expected);
+}
+
+#[test]
+fn the_environment_is_not_written() {
+    let spec = everything();
+    let command = spec.command.clone().unwrap().env("SECRET", "x").env_remove("HOME");
+    let secret = Spec { command: Some(command), ..spec.clone() };
+    assert_eq!(secret.to_json(), spec.to_json());
+}
+
+#[test]
+fn a_replacement_character_that_was_given_is_exact() {
+    let command = Some(Command::new("echo").args(["\u{fffd}"]));
+    let spec = Spec { command, ..everything() };
+    assert_eq!(read_back(&spec.to_json(), &spec), spec);
+}
+
+#[test]
+fn a_spec_of_an_earlier_vmon_is_read_and_tells_whether_it_is_exact() {
+    let old = |word: &str| {
+        let value = json!({
+            "command": ["echo", word], "directory": "/tmp", "tty": false,
+            "rootfs": "overlayfs:/a:/b", "log_dir": "/log", "log_max_size": 9,
+            "log_max_files": 2, "on_log_error": "pause", "forward": "block",
+            "stdin": "null", "stop_signal": "signal 40", "stop_timeout_seconds": 1.5,
+        });
+        read_back(&value, &everything())
+    };
+    let Spec { sandbox, options, exact, .. } = old("hello");
+    assert!(exact);
+    assert_eq!(sandbox.rootfs, Some(Rootfs::Overlayfs(vec!["/a".into(), "/b".into()])));
+    assert_eq!(sandbox.stop_signal.number(), 40);
+    assert_eq!(sandbox.stop_timeout, Duration::from_millis(1500));
+    assert_eq!((sandbox.log.retention.max_size, sandbox.log.retention.max_files), (9, 2));
+    assert_eq!((sandbox.restart, &options), (Restart::No, &Value::Null));
+    assert!(sandbox.log.index);
+    assert!(!old("\u{fffd}").exact);
+}
+
+#[test]
+fn a_real_time_signal_and_a_timeout_without_end_are_read_as_they_were() {
+    let mut spec = everything();
+    spec.sandbox.stop_signal = "SIGRTMIN+3".parse().unwrap_or(Signal::HUP);
+    spec.sandbox.stop_timeout = Duration::MAX;
+    let written = spec.to_json();
+    assert!(!written["stop_signal"].as_str().unwrap().contains(' '), "{written}");
+    assert_eq!(read_back(&written, &spec), spec);
+}
+
+#[test]
+fn a_child_that_was_handed_over_has_no_command() {
+    let spec = Spec { command: None, ..everything() };
+    assert_eq!(read_back(&spec.to_json(), &spec), spec);
+}
