@@ -11,4 +11,5 @@ mod metrics_interval;
 mod ps;
 mod remove;
 mod restart_command;
+mod restart_options;
 mod stop_command;

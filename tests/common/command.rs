@@ -4,6 +4,7 @@
 
 #[path = "mod.rs"]
 mod base;
+pub mod cgroups;
 pub mod held;
 pub mod inject;
 pub mod machine;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::cgroups::cgroup;
 use crate::common::{
     Detached, State, code, eventually, is_alive, is_gone, process_state, run_host, signal, wait,
 };
@@ -182,33 +183,6 @@ fn a_look_that_fails_does_not_mean_that_no_process_is_left() {
     state.wait_for_status("x", "STOPPED");
     assert!(is_gone(daemon));
     assert_eq!(state.run_column("x", "exit_code").as_deref(), Some("3"));
-}
-
-/// A directory of a cgroup v2 that we may use, if there is one.
-fn cgroup_root() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let roots = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
-    roots.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).find(|root| {
-        let probe = root.join(format!("vmon-probe-{}", std::process::id()));
-        // A process can be put there, and all of it be killed.
-        let mut sleep = Command::new("sleep").arg("1000").spawn().unwrap();
-        let usable = fs::create_dir(&probe).is_ok()
-            && probe.join("cgroup.kill").exists()
-            && fs::write(probe.join("cgroup.procs"), sleep.id().to_string()).is_ok();
-        let _ = sleep.kill();
-        let _ = sleep.wait();
-        let _ = fs::remove_dir(&probe);
-        usable
-    })
-}
-
-/// A name in that for this test.
-fn cgroup(name: &str) -> Option<PathBuf> {
-    let root = cgroup_root();
-    if root.is_none() {
-        eprintln!("SKIPPED: no cgroup v2 here that could be used");
-    }
-    Some(root?.join(format!("vmon-test-{}-{name}", std::process::id())))
 }
 
 #[test]

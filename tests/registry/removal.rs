@@ -1,6 +1,5 @@
 //! Taking sandboxes out of the record, and what they used at a moment.
 
-
 use crate::common::lives::*;
 use chrono::Utc;
 use vmon::monitor::{Claim, Identity, Rootfs};
@@ -214,6 +213,9 @@ fn a_run_is_read_back_with_its_socket_its_identities_and_what_was_asked_for() {
     let spec = run.spec.unwrap();
     assert_eq!((&spec.options, spec.exact), (&options, true));
     let command = spec.command.unwrap();
-    assert_eq!((command.program(), command.arguments()), ("sh".as_ref(), &["-c".into(), "exit 7".into()][..]));
+    assert_eq!(
+        (command.program(), command.arguments()),
+        ("sh".as_ref(), &["-c".into(), "exit 7".into()][..])
+    );
     assert_eq!(spec.sandbox, life.sandbox);
 }
