@@ -60,7 +60,7 @@ pub mod reactor;
 #[cfg(feature = "registry")]
 pub mod registry;
 mod relay;
-#[cfg(any(feature = "consoles", feature = "control"))]
+#[cfg(any(feature = "consoles", feature = "control", feature = "registry"))]
 mod socket;
 pub mod terminal;
 pub mod usage;

@@ -74,6 +74,7 @@ pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
 /// `ESRCH` where it has ended, [`PermissionDenied`](io::ErrorKind::PermissionDenied) where nothing
 /// proves that it is this run's, [`Unsupported`](io::ErrorKind::Unsupported) where that can't be
 /// asked; pidfd_send_signal(2)'s.
+#[cfg(feature = "registry")]
 pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
     platform::signal_marked(child, marker, signal)
 }
