@@ -48,7 +48,12 @@ pub(super) fn check_root(db: &Path, owner: u32) -> Result<(), Fault> {
         return Ok(());
     }
     let directory = parent(db);
-    let places = [(db, owner), (directory, fs::symlink_metadata(directory)?.uid())];
+    let holder = match fs::symlink_metadata(directory) {
+        // To be made.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        metadata => metadata?.uid(),
+    };
+    let places = [(db, owner), (directory, holder)];
     match places.into_iter().find(|(_, owner)| *owner != 0) {
         Some((place, owner)) => Err(Fault::Distrust(Distrust::Owner(place.to_owned(), owner))),
         None => Ok(()),
