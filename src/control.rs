@@ -39,7 +39,7 @@ mod view;
 pub use client::{Client, ClientError, DEFAULT_TIMEOUT, Watch};
 pub use error::ControlError;
 pub use place::runtime_directory;
-pub use server::Server;
+pub use server::{DEFAULT_CLIENT_TIMEOUT, Server};
 pub use view::{Console, Ended, Event, Status};
 
 /// The interface that a [`Server`] serves and a [`Client`] speaks, in varlink's own language.

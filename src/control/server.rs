@@ -10,6 +10,7 @@ mod methods;
 use std::error::Error;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::ControlError;
 use super::place::Place;
@@ -21,6 +22,10 @@ use connections::{Connections, FIRST_KEY};
 /// The listener's source and timer.
 const LISTENER: u32 = 0;
 
+/// How long a client may take for a message or a reply, unless
+/// [`Server::client_timeout`] says otherwise.
+pub const DEFAULT_CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Serves the control socket of one sandbox, `<runtime dir>/<config file>/<name>.sock`.
 ///
 /// The socket is there from before the child is started until its end has been told; both it and
@@ -28,6 +33,7 @@ const LISTENER: u32 = 0;
 /// nothing is started.
 pub struct Server {
     place: Place,
+    client_timeout: Duration,
     stage: Stage,
 }
 
@@ -52,7 +58,15 @@ impl Server {
     pub fn new(runtime_dir: &Path, sandbox: &Sandbox) -> Result<Self, ControlError> {
         let config_file = sandbox.config_file().as_str();
         let place = Place::new(runtime_dir, config_file, sandbox.name().as_str())?;
-        Ok(Self { place, stage: Stage::New })
+        Ok(Self { place, client_timeout: DEFAULT_CLIENT_TIMEOUT, stage: Stage::New })
+    }
+
+    /// How long a client may take for the rest of a message that it has begun, and to take a reply,
+    /// before its connection is closed. By default [`DEFAULT_CLIENT_TIMEOUT`].
+    #[must_use]
+    pub fn client_timeout(mut self, timeout: Duration) -> Self {
+        self.client_timeout = timeout;
+        self
     }
 
     /// The path of the socket.
@@ -99,7 +113,8 @@ impl Service for Server {
         let cannot = |error| ControlError::io("serve", self.place.path(), error);
         bound.listener.set_nonblocking(true).map_err(cannot)?;
         let source = desk.register(&bound.listener, Interest::READ, LISTENER).map_err(cannot)?;
-        self.stage = Stage::Open { bound, source, clients: Connections::new(source) };
+        self.stage =
+            Stage::Open { bound, source, clients: Connections::new(source, self.client_timeout) };
         Ok(())
     }
 

@@ -4,9 +4,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use vmon::child::Command;
-use vmon::control::{Client, Server};
+use vmon::control::{Client, DEFAULT_CLIENT_TIMEOUT, Server};
 use vmon::monitor::{End, Monitor, Sandbox};
 use vmon::reactor::Reactor;
 
@@ -25,8 +26,20 @@ pub fn run(
     pty: bool,
     describe: impl FnOnce(Sandbox) -> Sandbox,
 ) -> End {
+    run_with_timeout(state, name, script, pty, DEFAULT_CLIENT_TIMEOUT, describe)
+}
+
+/// The same with this limit for its clients.
+pub fn run_with_timeout(
+    state: &Path,
+    name: &str,
+    script: &str,
+    pty: bool,
+    timeout: Duration,
+    describe: impl FnOnce(Sandbox) -> Sandbox,
+) -> End {
     let sandbox = describe(Sandbox::new(name, CONFIG, state.join("log")).unwrap());
-    let server = Server::new(&state.join("run"), &sandbox).unwrap();
+    let server = Server::new(&state.join("run"), &sandbox).unwrap().client_timeout(timeout);
     let mut reactor = Reactor::new().unwrap();
     let id = Monitor::builder(sandbox)
         .service(server)
@@ -52,10 +65,21 @@ impl Served {
         pty: bool,
         describe: impl FnOnce(Sandbox) -> Sandbox + Send + 'static,
     ) -> Self {
+        Self::with_timeout(script, pty, DEFAULT_CLIENT_TIMEOUT, describe)
+    }
+
+    pub fn with_timeout(
+        script: &str,
+        pty: bool,
+        timeout: Duration,
+        describe: impl FnOnce(Sandbox) -> Sandbox + Send + 'static,
+    ) -> Self {
         let state = State::new();
         let path = socket_of(&state, "a");
         let (directory, script) = (state.path().to_owned(), script.to_owned());
-        let host = thread::spawn(move || run(&directory, "a", &script, pty, describe));
+        let host = thread::spawn(move || {
+            run_with_timeout(&directory, "a", &script, pty, timeout, describe)
+        });
         eventually("the socket is there", || path.exists());
         Self { state, path, host }
     }

@@ -6,12 +6,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use std::time::Duration;
+
 use crate::common::served::{Raw, Served, socket_of};
 use crate::common::{
     self, PATIENCE, Process, State, assert_same, contains, eventually, own_test, served, wait,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use vmon::control::{Client, MAX_MESSAGE, Server};
+use vmon::control::{Client, DEFAULT_CLIENT_TIMEOUT, MAX_MESSAGE, Server};
 use vmon::logfile::Retention;
 use vmon::monitor::{Attach, Input, Monitor, Phase, Sandbox};
 use vmon::reactor::Reactor;
@@ -19,6 +21,9 @@ use vmon::reactor::Reactor;
 const SLEEP: &str = "echo up; exec sleep 1000";
 const GET_STATUS: &[u8] = b"{\"method\":\"io.vmon.Monitor.GetStatus\"}\0";
 const WATCH: &[u8] = b"{\"method\":\"io.vmon.Monitor.Watch\",\"more\":true}\0";
+
+/// What clients have where a test waits for the end of it.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Counts up to this when it is told to go.
 const COUNT: usize = 2_000_000;
@@ -36,6 +41,10 @@ impl Host {
     }
 
     fn start_with_log(script: &str, descriptors: u64, log_size: u64) -> Self {
+        Self::start_with(script, descriptors, log_size, DEFAULT_CLIENT_TIMEOUT)
+    }
+
+    fn start_with(script: &str, descriptors: u64, log_size: u64, timeout: Duration) -> Self {
         let state = State::new();
         let path = socket_of(&state, "a");
         let process = own_test(hosts::MODULE, "serves")
@@ -43,6 +52,7 @@ impl Host {
             .env("VMON_TEST_SCRIPT", script)
             .env("VMON_TEST_DESCRIPTORS", descriptors.to_string())
             .env("VMON_TEST_LOG_SIZE", log_size.to_string())
+            .env("VMON_TEST_TIMEOUT", timeout.as_millis().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -95,7 +105,9 @@ mod hosts {
         limit_descriptors(number);
         let script = std::env::var("VMON_TEST_SCRIPT").unwrap();
         let max_size = std::env::var("VMON_TEST_LOG_SIZE").unwrap().parse().unwrap();
-        served::run(state.as_ref(), "a", &script, false, |sandbox| {
+        let timeout = std::env::var("VMON_TEST_TIMEOUT").unwrap().parse().unwrap();
+        let timeout = Duration::from_millis(timeout);
+        served::run_with_timeout(state.as_ref(), "a", &script, false, timeout, |sandbox| {
             sandbox.input(Input::Attached).retention(Retention {
                 max_size,
                 max_files: 1,
@@ -168,18 +180,19 @@ fn a_message_may_have_a_mebibyte_and_no_more() {
 
 #[test]
 fn a_message_that_is_never_finished_is_dropped_in_the_end() {
-    let host = Served::start(SLEEP);
+    assert_eq!(DEFAULT_CLIENT_TIMEOUT, Duration::from_secs(30));
+    let host = Served::with_timeout(SLEEP, false, CLIENT_TIMEOUT, |sandbox| sandbox);
     host.client();
     let mut raw = host.raw();
     raw.send(b"{\"method\":\"io.vmon");
     // Nor does each further byte renew the time.
     let mut slow = host.raw();
     slow.send(b"{");
-    slow.stream().set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+    slow.stream().set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut trickle = slow.stream().try_clone().unwrap();
     let trickling = std::thread::spawn(move || {
         while trickle.write_all(b" ").is_ok() {
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
         }
     });
     assert_eq!(raw.told(), "io.vmon.Monitor.MessageTimeout");
@@ -437,7 +450,7 @@ fn one_that_does_not_take_the_end_does_not_keep_the_host() {
 
 #[test]
 fn one_that_watches_and_sends_no_more_is_forgotten_once_it_has_left() {
-    let host = Host::start(SLEEP, 1024);
+    let host = Host::start_with(SLEEP, 1024, 0, CLIENT_TIMEOUT);
     let mut gone = Raw::connect(&host.path);
     gone.send(WATCH);
     gone.stream().shutdown(std::net::Shutdown::Write).unwrap();

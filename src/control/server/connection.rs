@@ -10,9 +10,6 @@ use super::methods::Fault;
 use crate::monitor::{Desk, Phase};
 use crate::reactor::{Interest, SourceId, TimerId};
 
-/// How long the rest of a message, or a client for its reply, may be waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-
 /// How long one that has been told off has to read that.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -68,10 +65,17 @@ pub(super) struct Connection {
     /// watches and sends no more is there still: never two of them.
     timer: Option<TimerId>,
     timer_key: u32,
+    /// The limit for the rest of a message, and for the taking of a reply.
+    timeout: Duration,
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, source: SourceId, timer_key: u32) -> Self {
+    pub(super) fn new(
+        stream: UnixStream,
+        source: SourceId,
+        timer_key: u32,
+        timeout: Duration,
+    ) -> Self {
         Self {
             stream,
             source,
@@ -83,6 +87,7 @@ impl Connection {
             written: 0,
             timer: None,
             timer_key,
+            timeout,
         }
     }
 
@@ -114,7 +119,7 @@ impl Connection {
                 Look::Message(message)
             }
             Ok(Took::Part) => {
-                self.wait(PATIENCE, desk);
+                self.wait(self.timeout, desk);
                 Look::Part
             }
             Ok(Took::End) => Look::End,
@@ -149,7 +154,7 @@ impl Connection {
         }
         self.ended = true;
         if self.is_flushed() {
-            self.wait(PATIENCE, desk);
+            self.wait(self.timeout, desk);
         }
         self.want(desk)
     }
@@ -202,7 +207,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     desk.would_block(self.source, Interest::WRITE);
-                    self.wait(PATIENCE, desk);
+                    self.wait(self.timeout, desk);
                     return self.want(desk);
                 }
                 Err(_) => return Fate::Gone,
@@ -215,7 +220,7 @@ impl Connection {
         }
         self.forget_timer(desk);
         if self.ended {
-            self.wait(PATIENCE, desk);
+            self.wait(self.timeout, desk);
         }
         self.want(desk)
     }
@@ -250,13 +255,13 @@ impl Connection {
     pub(super) fn timer_expired(&mut self, desk: &mut Desk<'_, '_>) -> Fate {
         self.timer = None;
         if self.is_watching() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
-            self.wait(PATIENCE, desk);
+            self.wait(self.timeout, desk);
             return Fate::Stays;
         }
         if self.mode == Mode::Leaving || !self.is_unfinished() {
             return Fate::Gone;
         }
-        let limit = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        let limit = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         let fault = Fault::new("MessageTimeout", serde_json::json!({ "limit": limit }));
         self.tell_off(&fault, desk)
     }

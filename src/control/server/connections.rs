@@ -52,6 +52,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The clients of one server.
 pub(super) struct Connections {
     listener: SourceId,
+    /// The limit for the rest of a message, and for the taking of a reply.
+    timeout: Duration,
     slots: Vec<Option<Connection>>,
     open: usize,
     paused: Option<TimerId>,
@@ -68,9 +70,9 @@ struct Turn {
 }
 
 impl Connections {
-    pub(super) fn new(listener: SourceId) -> Self {
+    pub(super) fn new(listener: SourceId, timeout: Duration) -> Self {
         let (turn, waiting) = (Turn::default(), VecDeque::new());
-        Self { listener, slots: Vec::new(), open: 0, paused: None, turn, waiting }
+        Self { listener, timeout, slots: Vec::new(), open: 0, paused: None, turn, waiting }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -148,7 +150,7 @@ impl Connections {
             }
         };
         self.open += 1;
-        self.put(slot, Connection::new(stream, source, key));
+        self.put(slot, Connection::new(stream, source, key, self.timeout));
     }
 
     fn put(&mut self, slot: usize, connection: Connection) {
@@ -330,7 +332,7 @@ impl Connections {
         let key = slot as u32 + FIRST_KEY;
         match desk.register(&stream, Interest::READ, key) {
             Ok(source) => {
-                self.put(slot, Connection::new(stream, source, key));
+                self.put(slot, Connection::new(stream, source, key, self.timeout));
                 let message = Fault::of_attach(error).message();
                 self.with(slot, desk, |it, desk| it.send(message, desk));
             }
