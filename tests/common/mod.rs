@@ -220,6 +220,18 @@ pub fn eventually(what: &str, mut event: impl FnMut() -> bool) {
     }
 }
 
+/// Runs the check for all cases at the same time: where each of them waits.
+pub fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    let check = &check;
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    std::thread::scope(|scope| {
+        for case in cases {
+            let thread = std::thread::Builder::new().name(test.clone());
+            thread.spawn_scoped(scope, move || check(case)).unwrap();
+        }
+    });
+}
+
 pub fn contains(bytes: &[u8], needle: &[u8]) -> bool {
     needle.is_empty() || bytes.windows(needle.len()).any(|window| window == needle)
 }

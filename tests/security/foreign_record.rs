@@ -63,7 +63,9 @@ fn root_of_a_user_namespace_reads_a_record_of_a_user_that_it_can_not_become() {
         }
     }
     let program = state.file("vmon");
-    fs::copy(env!("CARGO_BIN_EXE_vmon"), &program).unwrap();
+    // By another process, as no child of this one may have it open for writing.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vmon")).arg(&program).status();
+    assert!(copied.unwrap().success());
     mode(&program, 0o755);
     let namespace = || {
         let mut command = Command::new("setpriv");

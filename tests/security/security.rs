@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{self, Detached, Process, State, code, eventually, is_alive, is_root, wait};
+use crate::common::{
+    self, Detached, Process, State, code, each, eventually, is_alive, is_root, wait,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -34,7 +36,11 @@ impl Theirs {
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(theirs.scratch.path(), open.clone()).unwrap();
         // The checkout may lie where only root can go.
-        fs::copy(env!("CARGO_BIN_EXE_vmon"), theirs.program()).unwrap();
+        // Not by this process: a program can't be executed while a file is open for writing, which
+        // a child that another test is about to start has inherited.
+        let mut copy = Command::new("cp");
+        copy.arg(env!("CARGO_BIN_EXE_vmon")).arg(theirs.program());
+        assert!(copy.status().unwrap().success());
         fs::set_permissions(theirs.program(), open).unwrap();
         fs::create_dir(theirs.state()).unwrap();
         chown(theirs.state(), Some(OTHER), Some(OTHER)).unwrap();
@@ -148,22 +154,23 @@ const ACTING: [&[&str]; 8] = [
 
 #[test]
 fn a_forged_record_makes_root_kill_no_process_that_its_owner_could_not_kill() {
-    let Some(theirs) = Theirs::new() else { return };
-    theirs.lost();
-    let marker = theirs.marker();
-    // With the marker too: what is missing is the right to kill it.
-    let roots = Process::spawn(Command::new("sleep").arg("1000").env("VMON_RUN", &marker));
-    let unmarked = others_sleeper(None);
-    for args in ACTING {
+    // Side by side: some of the commands wait for the process to end.
+    each(&ACTING, |args| {
+        let Some(theirs) = Theirs::new() else { return };
+        theirs.lost();
+        // With the marker too: what is missing is the right to kill it.
+        let mut marked = Command::new("sleep");
+        let roots = Process::spawn(marked.arg("1000").env("VMON_RUN", theirs.marker()));
+        let unmarked = others_sleeper(None);
         for victim in [&roots, &unmarked] {
+            if theirs.sql("SELECT count(*) FROM vmon_runs") == "0" {
+                theirs.lost();
+            }
             theirs.forge(victim);
             theirs.roots_vmon(args);
             assert!(is_alive(victim.id()), "{args:?}");
         }
-        if theirs.sql("SELECT count(*) FROM vmon_runs") == "0" {
-            theirs.lost();
-        }
-    }
+    });
 }
 
 #[test]
@@ -412,7 +419,7 @@ fn a_fifo_beside_the_database_hangs_no_command() {
 
 #[test]
 fn a_fifo_beside_the_database_keeps_no_stop_from_a_command_that_runs() {
-    for companion in ["-journal", "-wal", "-shm"] {
+    each(&["-journal", "-wal", "-shm"], |companion| {
         let state = State::new();
         let script = "trap 'echo asked; exit 7' TERM; echo up; while :; do sleep 0.05; done";
         let mut run = state.run("web", &[], script).stdout(Stdio::null()).spawn().unwrap();
@@ -429,7 +436,7 @@ fn a_fifo_beside_the_database_keeps_no_stop_from_a_command_that_runs() {
         fs::remove_file(&path).unwrap();
         state.vmon().args(["ps", "--all"]).output().unwrap();
         assert_eq!(state.run_column("web", "exit_code").as_deref(), Some("7"), "{companion}");
-    }
+    });
 }
 
 #[test]
