@@ -7,6 +7,7 @@
 //! Every child that a tool supervises here is this very program in a hidden mode (`@flood`,
 //! `@idle` …, see [`modes`]), so all tools run the same child.
 
+mod bench;
 mod machine;
 mod modes;
 mod options;
@@ -16,6 +17,7 @@ mod process;
 mod procfs;
 mod pty;
 mod report;
+mod row;
 mod rows;
 mod samples;
 mod scratch;
@@ -23,10 +25,10 @@ mod tools;
 
 use std::process::ExitCode;
 
+use bench::Bench;
 use options::{Asked, Options};
 use peers::Peers;
 use report::Report;
-use rows::Bench;
 
 /// What went wrong, in words for whoever runs the benchmark.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -64,12 +66,13 @@ fn main() -> ExitCode {
 fn run(options: Options) -> Result<bool> {
     pattern::check_the_checker()?;
     let _sweeper = process::Sweeper::install()?;
-    let peers = Peers::find(&options);
+    let mut peers = Peers::find(&options);
     for missing in peers.missing() {
         eprintln!("peers: {missing} is not installed: its figures are left out");
     }
-    let mut bench = Bench::new(options, peers)?;
-    let rows = bench.run()?;
+    rows::build_static(&options, &mut peers);
+    let bench = Bench { options, peers };
+    let rows = rows::run(&bench)?;
     let report = Report::new(&bench, rows);
     report.save(&bench.options)?;
     print!("{report}");

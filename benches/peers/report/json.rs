@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Figure, Goal, Report, Row, Verdict};
+use super::Report;
+use crate::row::{Figure, Goal, Row, Verdict};
 use crate::samples::Summary;
 
 impl Report {

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use super::Report;
 use super::text::spread;
-use super::{Report, Row, Unit};
+use crate::row::{Row, Unit};
 
 impl Report {
     /// The goals in one table, all figures in one table a row, and the machine.

@@ -3,8 +3,8 @@
 mod bars;
 mod lines;
 
-use super::{Goal, Row, Unit};
 use crate::Result;
+use crate::row::{Figure, Goal, Row, Unit};
 use crate::samples::Summary;
 use bars::{Band, Bar, Panel, Scale};
 use lines::Line;
@@ -84,7 +84,7 @@ fn ratios(rows: &[Row]) -> Band {
 
 /// These measures of all tools of a row, beside each other.
 fn figures(row: &Row, measures: &[(&str, &str)], scale: Scale) -> Band {
-    let bar = |figure: &super::Figure| {
+    let bar = |figure: &Figure| {
         let summary = Summary::of(&figure.values)?;
         Some(Bar {
             label: figure.tool.clone(),
@@ -106,7 +106,7 @@ fn figures(row: &Row, measures: &[(&str, &str)], scale: Scale) -> Band {
 fn children(row: &Row) -> Vec<Line> {
     let line = |measure: &str, title: &str| {
         let points = row.figures.iter().filter(|figure| figure.measure == measure);
-        let point = |figure: &super::Figure| {
+        let point = |figure: &Figure| {
             let children = figure.tool.split_whitespace().next()?.parse().ok()?;
             Some((children, Summary::of(&figure.values)?.median))
         };

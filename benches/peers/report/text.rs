@@ -4,7 +4,8 @@ use std::fmt;
 
 use comfy_table::{Table, presets};
 
-use super::{Report, Row, Unit, Verdict};
+use super::Report;
+use crate::row::{Row, Unit, Verdict};
 use crate::samples::Summary;
 
 impl fmt::Display for Report {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
-use super::Bench;
+use crate::bench::Bench;
 use crate::modes::{self, Crowd};
 use crate::process::{self, Running};
-use crate::report::{Goal, Row, Unit, Verdict};
+use crate::row::{Goal, Row, Unit, Verdict};
 use crate::{Result, tools};
 
 /// How long one host may take.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::Bench;
+use crate::bench::Bench;
 use crate::peers::Peer;
 use crate::process::{self, Running, wait_readable};
 use crate::procfs::{self, Activity};
-use crate::report::{Goal, Row, Unit, Verdict};
+use crate::row::{Goal, Row, Unit, Verdict};
 use crate::scratch::Scratch;
 use crate::tools::{self, AtTheEnd};
 use crate::{Result, modes};

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::Bench;
+use crate::bench::Bench;
 use crate::pattern::Flood;
 use crate::peers::Peer;
 use crate::process::{self, Running, check_interrupted};
-use crate::report::{Goal, Row, Unit};
+use crate::row::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples, percentile};
 use crate::scratch::Scratch;
 use crate::{Result, modes, procfs, pty, tools};

@@ -5,8 +5,8 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::Bench;
-use crate::report::{Goal, Row, Unit};
+use crate::bench::Bench;
+use crate::row::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples, percentile};
 use crate::scratch::Scratch;
 use crate::{Result, process};

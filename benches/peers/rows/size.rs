@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Bench;
 use crate::Result;
+use crate::bench::Bench;
 use crate::options::target_directory;
-use crate::report::{Goal, Row, Unit};
+use crate::row::{Goal, Row, Unit};
 
 /// A host of another library, so to speak.
 const BARE: &str = "fn main() {

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::Bench;
 use crate::Result;
+use crate::bench::Bench;
 use crate::peers::Peer;
 use crate::process::{self, Running};
-use crate::report::{Goal, Row, Unit};
+use crate::row::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples, percentile};
 use crate::tools::{self, AtTheEnd};
 

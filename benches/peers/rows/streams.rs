@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use vmon::logfile::Format;
 
-use super::Bench;
+use crate::bench::Bench;
 use crate::modes::{self, Written};
 use crate::pattern::{Checker, Flood};
 use crate::peers::Peer;
 use crate::process::{Ended, Running, pipe, wait_readable};
-use crate::report::{Goal, Row, Unit};
+use crate::row::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples};
 use crate::tools::{self, AtTheEnd, Filter};
 use crate::{Error, Result};

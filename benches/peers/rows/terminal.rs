@@ -4,13 +4,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Bench;
 use super::streams::{LIMIT, measured, show};
+use crate::bench::Bench;
 use crate::modes::{self, Written};
 use crate::pattern::{Checker, Flood};
 use crate::peers::Peer;
 use crate::process::Ended;
-use crate::report::{Goal, Row, Unit};
+use crate::row::{Goal, Row, Unit};
 use crate::samples::{Contender, Measured, Samples};
 use crate::{Result, pty, tools};
 
