@@ -1,26 +1,31 @@
-//! Which other users can put files of theirs into a directory of ours.
+//! How a directory of vmon's is opened, and which other users can write into it.
 //!
-//! Write permission on a directory is the permission to remove and to rename what is in it, also
-//! files of other owners. The sticky bit protects files that exist; a free name can still be taken.
+//! Write permission on a directory is permission to remove and to rename the files in it, also
+//! those of other owners. The sticky bit protects existing files, but not free names.
 
 use std::fmt;
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::geteuid;
 
-/// Users other than us and root that can write into a directory.
+/// The open(2) flags of a directory. Below a directory that a user names, `O_NOFOLLOW` is added.
+pub(crate) const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Users that can write into a directory, other than root and the user of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writers {
-    /// Its owner.
+    /// The owner of the directory.
     Owner(u32),
-    /// The members of its group.
+    /// The members of the directory's group.
     Group(u32),
     /// Every user.
     All,
 }
 
 impl Writers {
-    /// `None` where only we and root can write. What root's group may do, root may do.
+    /// `None` if only root and this user can write. Root's group counts as root.
     pub(crate) fn of(directory: &FileStat) -> Option<Self> {
         let mode = Mode::from_bits_truncate(directory.st_mode);
         let owner = directory.st_uid;
@@ -35,7 +40,7 @@ impl Writers {
         }
     }
 
-    /// What to do about it, where the permissions are ours to change.
+    /// A remedy for an error message, empty if this user can't change the permissions.
     pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::Owner(_) => "",

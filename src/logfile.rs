@@ -1,25 +1,27 @@
 //! An append-only log on disk: rotation, retention, time index.
 //!
-//! Bytes go in as they come and come out the same: nothing here looks at text, but for a newline
-//! to cut a full log behind, and for the formats that shippers read ([`mod@format`]). It never starts a
-//! thread, holds no bytes back but the beginning of a character in one of those, and never waits
-//! for the disk by `fsync`; what a single thread can't avoid waiting for is told at [`LogFile`].
+//! The bytes of a raw log are exactly those that were written. Text is inspected only to cut a full
+//! log at a newline, and in the formats that log shippers read ([`mod@format`]). The module starts
+//! no thread, calls no fsync(2), and buffers nothing but an incomplete character of the JSON format.
+//! [`LogFile`] lists the system calls that may block.
 //!
-//! The log is `<log dir>/<config file>/<name>.log`. A full one is renamed once, to
-//! `<name>.log.<seq>`: eight digits (more, should they ever run out) that only grow, so that a
-//! generation never changes its name. A compressor may replace it by one of that name with `.gz`
-//! or `.zst`.
+//! The log is `<log dir>/<config file>/<name>.log`. A full log is renamed once, to
+//! `<name>.log.<seq>`. The sequence number has at least eight digits and only grows, so a generation
+//! keeps its name. A compressor may replace a generation by a file with the suffix `.gz` or `.zst`.
+//! [`names`] has these names.
 
 mod current;
 mod directory;
 mod entry;
 mod error;
+mod file_end;
 pub mod format;
 mod generations;
 mod handing;
 mod index;
 mod indexing;
 mod lock;
+pub mod names;
 mod options;
 #[cfg(feature = "reader")]
 pub mod read;
@@ -37,7 +39,7 @@ use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
 use crate::access::Writers;
-use current::{Current, Look};
+use current::{Change, Current};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
 pub use error::{LogError, WriteError};
@@ -50,44 +52,43 @@ pub(crate) use lock::LogLock;
 use options::Limits;
 pub use options::{Format, LogOptions, Retention};
 
-/// How often, at most, a write looks whether the log is still where it should be.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The shortest time between two checks of the log's path.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// One log, open for appending.
 ///
 /// # What is on disk after a crash
 ///
-/// Each write is handed to the kernel before [`write`](Self::write) returns, so the log and its
-/// generations, joined in order, hold everything written before the process died, however it
-/// died, and perhaps a part of the write under way: always a prefix of what was written. Nothing
-/// is synced (fsync(2)): when the machine itself goes down, the last seconds in the page cache
-/// may be missing, and which ones is the file system's choice. A crash in the middle of a
-/// rotation leaves a generation without a current log, or one generation too many; the next run
-/// makes the former anew and removes the latter at its first rotation.
+/// [`write`](Self::write) returns after write(2). The log and its generations, in order, therefore
+/// hold a prefix of the written bytes when the process dies: all completed writes, and possibly a
+/// part of the last one. Nothing is synced (fsync(2)): when the machine crashes, the page cache of
+/// the last seconds may be lost, in parts that depend on the file system. A crash during a rotation
+/// leaves no current log, or one generation too many. The next run creates the log, and removes the
+/// surplus generation at its first rotation.
 ///
-/// The time index lags behind by what came within the last 200 ms, and never tells of bytes that
-/// are not in the log. When the log is opened again, those that it does not know are noted as of
-/// unknown time.
+/// The time index lags by at most 200 ms, and never describes bytes that are not in the log. When
+/// the log is opened again, bytes that are not in the index are recorded with an unknown time.
 ///
 /// # What may block
 ///
-/// A write(2) to a regular file, when the kernel throttles a writer of too many dirty pages or
-/// the disk must be read first. In a rotation, also open(2), rename(2), unlink(2) and close(2),
-/// where the file system waits for its journal (or for its server), and unlink(2) of a large file
-/// for its extents; at the first rotation reading the directory, and, where [`Retention`] limits age
-/// or total size, looking at each generation (stat(2)), which is done when the log is opened then.
-/// None of them is retried or
-/// waited for here: what fails is told at once. A `RLIMIT_FSIZE` (setrlimit(2)) below the log's
-/// size ends the process by `SIGXFSZ` unless that is ignored.
+/// - write(2) to a regular file, when the kernel throttles a writer of too many dirty pages, or must
+///   read from the disk first.
+/// - In a rotation: open(2), rename(2), unlink(2) and close(2), when the file system waits for its
+///   journal or its server, and unlink(2) of a large file for its extents.
+/// - At the first rotation: reading the directory. If [`Retention`] limits age or total size, also
+///   stat(2) of each generation, when the log is opened.
 ///
-/// # Who else may touch it
+/// None of these is retried. Errors are returned at once. An `RLIMIT_FSIZE` (setrlimit(2)) below the
+/// log's size ends the process by `SIGXFSZ` unless that signal is ignored.
 ///
-/// One writer a log: whoever opens it has made sure of that. Anybody may remove, rename,
-/// replace or truncate the log or its directory meanwhile: see [`write`](Self::write).
+/// # Other processes
 ///
-/// While it is open, the log is locked by a shared flock(2), where the file system has such locks.
-/// A program that removes logs takes the exclusive lock first, without waiting, and leaves a log
-/// that it does not get; `vmon rm --logs` does so.
+/// A log has one writer; the caller ensures that. Other processes may remove, rename, replace or
+/// truncate the log or its directory at any time: see [`write`](Self::write).
+///
+/// While it is open, the log is locked by a shared flock(2), on file systems that support it. A
+/// program that removes logs first tries to take the exclusive lock, and skips a log that is locked;
+/// `vmon rm --logs` does so.
 ///
 /// ```
 /// use vmon::logfile::{LogFile, LogOptions, Stream};
@@ -104,47 +105,47 @@ pub struct LogFile {
     place: Place,
     options: LogOptions,
     limits: Limits,
-    /// None after a rotation or reopening that got stuck half-way; the next write goes on there.
+    /// `None` after a failed rotation or reopening, which the next write completes.
     current: Option<Current>,
-    /// The file before, which keeps its lock until the next one is open and locked: at any moment
-    /// the log is locked, or its newest generation.
+    /// The previous file, which keeps its lock until the next one is locked: at any moment the log
+    /// or its newest generation is locked.
     retired: Option<LogLock>,
     index: Indexing,
     generations: Generations,
     encoder: Encoder,
-    /// Whether an earlier run has left lines unfinished, which end before this one begins.
+    /// Whether unfinished lines of an earlier run are to be ended before the first write.
     left_open: bool,
-    /// Set where somebody works on generations.
+    /// The queue of the post-rotate command, if there is one.
     handing: Option<Box<Handing>>,
-    /// When the log is rotated, whatever its size. None while it is empty.
+    /// When the log is rotated by age. `None` while it is empty.
     rotate_at: Option<Instant>,
-    /// None makes the next write look.
-    looked: Option<Instant>,
+    /// The last check of the path. `None` has the next write check it.
+    checked: Option<Instant>,
     bytes_written: u64,
 }
 
 impl LogFile {
-    /// Opens `<log_dir>/<config_file>/<name>.log` to append to, and makes what is missing of it:
-    /// directories with mode 0700, the log with 0600 (less the umask; modes of what exists are
-    /// left alone). Of a log that is there already, only the end of its time index is read, however
-    /// large the two are; where that is missing, also the beginning of the log and the names of the
-    /// generations. Of one in another format than [`Format::Raw`] it is the beginning and the end,
-    /// 450 KiB at most. Where [`Retention::max_age`] or [`Retention::total_size`] is to be kept,
-    /// the generations are looked at, and what is beyond those limits goes at once.
+    /// Opens `<log_dir>/<config_file>/<name>.log` for appending. Missing directories are created with
+    /// mode 0700, and the log with mode 0600, less the umask. The modes of existing ones are not
+    /// changed.
     ///
-    /// A log in another format than this run's becomes a generation, and a new one begins. What a
-    /// crash has left of a last record is cut off, and the next write first ends the lines that an
-    /// earlier run has left unfinished.
+    /// An existing log costs a bounded number of reads, whatever its size: the end of its time index,
+    /// or if that is missing, the beginning of the log and the names of the generations. In a format
+    /// other than [`Format::Raw`], the beginning and the end of the log are read, 450 KiB at most.
+    /// With [`Retention::max_age`] or [`Retention::total_size`], generations beyond these limits are
+    /// removed at once.
     ///
-    /// `log_dir` may be relative, which means the working directory of now, and may be a symbolic
-    /// link; nothing below it may.
+    /// A log in another format than that of `options` becomes a generation. A record that a crash has
+    /// torn is cut off. The next write first ends the unfinished lines of an earlier run.
+    ///
+    /// `log_dir` may be relative to the current working directory, and may be a symbolic link.
+    /// Symbolic links below it are refused.
     ///
     /// # Errors
     ///
-    /// When `config_file` or `name` is not one path component of a bearable length, when a
-    /// directory can't be made or used, when the log can't be opened, or when a symbolic link, a
-    /// FIFO, a device or anything else but a regular file is in its place: never a hang, and
-    /// nothing is written through it.
+    /// `config_file` or `name` is not one path component, or is too long; a directory can't be
+    /// created or used; the log can't be opened; the path has a file of another type, such as a
+    /// symbolic link, a FIFO or a device, which is neither waited for nor written to.
     pub fn open(
         log_dir: &Path,
         config_file: &str,
@@ -176,7 +177,7 @@ impl LogFile {
             left_open: false,
             handing: handing_out.then(|| Box::new(Handing::read(&directory, place.log_name()))),
             rotate_at: None,
-            looked: Some(Instant::now()),
+            checked: Some(Instant::now()),
             bytes_written: 0,
             place,
         };
@@ -186,52 +187,46 @@ impl LogFile {
         Ok(log)
     }
 
-    /// Makes the directory of a log, and tells whether [`open`](Self::open) and rotation can
-    /// work there, without making the log: a start that is refused for another reason leaves
-    /// none behind.
+    /// Creates the directory of a log, and checks that [`open`](Self::open) and rotation can work
+    /// there. The log is not created, so a start that fails later leaves none behind.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), and when the directory is not writable or not searchable for
-    /// the process's effective user. A full disk and quotas are found out only by writing.
+    /// As [`open`](Self::open), and when the directory is not writable or not searchable for the
+    /// effective user of the process. A full disk or a quota is detected only by writing.
     pub fn check(log_dir: &Path, config_file: &str, name: &str) -> Result<(), LogError> {
         let place = Place::new(log_dir, config_file, name)?;
         place.directory()?.check(place.log_name())
     }
 
-    /// Puts `bytes` of a stream into the log with write(2), at once: usually one call, and one reading of
-    /// the clock.
+    /// Appends `bytes` of a stream to the log: usually one write(2) and one reading of the clock.
     ///
-    /// Before the log would pass [`Retention::max_size`], the part that fits goes in, cut behind
-    /// its last newline; where no newline fits, the log is rotated at the end of a line, and in
-    /// the middle of one filled to the very limit. So none grows beyond the limit, and no line is
-    /// cut but for one whose beginning was already in a nearly full log, or that is longer than
-    /// the limit. Generations beyond the limits of [`Retention`] are removed; one that can't be is
-    /// a warning, no error.
+    /// Before the log would exceed [`Retention::max_size`], the bytes up to the last newline that
+    /// fits are written, and the log is rotated. If no newline fits and the log ends within a line,
+    /// it is filled to the limit first. So no log exceeds the limit. A line is split only if it is
+    /// longer than the limit, or if its beginning was already in a nearly full log. Generations
+    /// beyond the limits of [`Retention`] are removed; a failure to remove one is a warning.
     ///
-    /// In the formats that have records, only whole ones are in the log when this returns, and a
-    /// rotation comes between two of them. [`Format::Json`] holds the beginning of a character
-    /// back, three bytes a stream at most, until the rest of it or [`finish`](Self::finish) comes:
-    /// they count as written, and are what a crash loses. A [`Retention::max_size`] below 128 bytes
-    /// is taken for that.
+    /// In the record formats, the log holds only whole records when this returns, and a rotation
+    /// splits none. [`Format::Json`] holds back an incomplete character, at most three bytes per
+    /// stream, until its remaining bytes or [`finish`](Self::finish). These bytes count as written,
+    /// and a crash loses them. A [`Retention::max_size`] below 128 bytes counts as 128.
     ///
-    /// At most once a second, and before each rotation, the log is looked for by its path. Where
-    /// it was removed, renamed or replaced, directory or file, it is made anew; where its
-    /// size was changed, the new size counts. Bytes of the second before went to the file that
-    /// was there before.
+    /// At most once a second, and before each rotation, the path is checked. A log that was removed,
+    /// renamed or replaced, or whose directory was, is created again. If its size was changed, the
+    /// new size counts. The writes since the previous check went to the old file.
     ///
     /// # Errors
     ///
-    /// A full disk, a log that can't be rotated or made anew. [`WriteError::written`] then says
-    /// how many of the bytes are in. What a full disk has left of a record is taken back, or, where
-    /// that is refused too, is the end of its file. The log stays usable: a later call takes up
-    /// where this one got stuck, so a caller that gives the rest then loses nothing and doubles
-    /// nothing.
+    /// A full disk, or a log that can't be rotated or created. [`WriteError::written`] has the number
+    /// of bytes that were written. A record that was written in part is cut off, or if that fails too,
+    /// is the last one of its file. The log stays usable: a later call with the remaining bytes loses
+    /// and repeats nothing.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
         self.write_using(&mut [], stream, bytes)
     }
 
-    /// The same, for a caller that has memory to spare for the making of records.
+    /// As [`write`](Self::write), with a buffer in which records are encoded.
     pub(crate) fn write_using(
         &mut self,
         workspace: &mut [u8],
@@ -252,17 +247,16 @@ impl LogFile {
         let outcome = self.write_counting(now, workspace, stream, bytes, &mut written);
         self.bytes_written = self.bytes_written.saturating_add(written as u64);
         outcome.map_err(|source| {
-            // The reason may be that the file is not the log any more (ESTALE).
-            self.looked = None;
+            // The file may no longer be the log (ESTALE).
+            self.checked = None;
             WriteError { written, source }
         })
     }
 
-    /// Notes in the time index what happens before the bytes that are written next. A
-    /// [`Mark::Stop`] puts the index on disk as well; so does dropping the `LogFile`.
+    /// Records an event before the next bytes in the time index. A [`Mark::Stop`] also writes the
+    /// index to disk; so does dropping the `LogFile`.
     ///
-    /// Where the log has no index this does nothing; where the index can't be written it is a
-    /// warning, as all that concerns the index.
+    /// Without an index this does nothing. A failure to write the index is a warning.
     pub fn mark(&mut self, mark: Mark) {
         self.mark_at(Timestamp::now(), mark);
     }
@@ -271,7 +265,7 @@ impl LogFile {
         if matches!(mark, Mark::Stop(_)) {
             let _ = self.finish();
         }
-        // A log that is not open after a failed rotation has no place for it.
+        // Not open after a failed rotation: the mark is lost.
         let Some(current) = &self.current else { return };
         if self.limits.are_reached(current.size(), &self.index)
             && let Err(error) = self.rotate()
@@ -287,9 +281,9 @@ impl LogFile {
         }
     }
 
-    /// Writes what [`write`](Self::write) has held back, for the end of a run: in [`Format::Json`]
-    /// the beginning of a character, in [`Format::Cri`] the end of a line that has none. A
-    /// [`Mark::Stop`] does so too; so does dropping the `LogFile`.
+    /// Writes the held-back bytes at the end of a run: in [`Format::Json`] an incomplete character,
+    /// in [`Format::Cri`] the end of an unfinished line. A [`Mark::Stop`] does so too; so does
+    /// dropping the `LogFile`.
     ///
     /// # Errors
     ///
@@ -303,24 +297,23 @@ impl LogFile {
         self.encoder.is_unfinished()
     }
 
-    /// How many bytes it will write of those that were given.
+    /// How many bytes of the child's are held back.
     pub(crate) fn held_back(&self) -> u64 {
         self.encoder.kept().count() as u64
     }
 
-    /// When [`turn`](Self::turn) is to be called: 200 ms after the first bytes that the time index
-    /// on disk does not know, later where it can't be written; and [`Retention::rotate_every`]
-    /// after the log's first byte. `None` while nothing is to be done. Any call that takes the log
-    /// by `&mut` may change it.
+    /// When to call [`turn`](Self::turn): 200 ms after the first bytes that are not in the index on
+    /// disk (later after a failure to write it), and [`Retention::rotate_every`] after the log's first
+    /// byte. `None` while nothing is pending. Any `&mut` call may change it.
     ///
-    /// Without those calls the index is written when 4 KiB of records wait for it, in a rotation,
-    /// at a [`Mark::Stop`] and at the end, and the log is rotated by its size alone.
+    /// Without those calls the index is written when 4 KiB of records are pending, in a rotation, at
+    /// a [`Mark::Stop`] and at the end, and the log is rotated by size only.
     pub fn deadline(&self) -> Option<Instant> {
         [self.index.deadline(), self.rotate_at].into_iter().flatten().min()
     }
 
-    /// Does what is due: writes the time index, in some eight short system calls; rotates the log.
-    /// That it can't be rotated is a warning, and is tried again later.
+    /// Does the work that is due: writes the time index, in about eight short system calls, or
+    /// rotates the log. A failed rotation is a warning and is retried later.
     pub fn turn(&mut self) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
         if is_due(self.rotate_at) {
@@ -331,23 +324,23 @@ impl LogFile {
         }
     }
 
-    /// Whether it is the log of this name.
+    /// Whether this is the log of this name.
     pub(crate) fn is_of(&self, name: &str) -> bool {
-        self.place.log_name().strip_suffix(".log") == Some(name)
+        self.place.log_name().strip_suffix(names::LOG) == Some(name)
     }
 
-    /// The directory of the log where another user can write into it.
+    /// A directory of the log that another user can write into.
     pub(crate) fn foreign_writers(&self) -> Option<(PathBuf, Writers)> {
         self.place.foreign_writers()
     }
 
-    /// Where the log is: absolute, with symbolic links in the log directory's own path unresolved.
+    /// The absolute path of the log. Symbolic links in the log directory's path are not resolved.
     pub fn path(&self) -> &Path {
         self.place.path()
     }
 
-    /// How many bytes this `LogFile` has put into the log since it was opened, over all
-    /// generations, removed ones too: those that were given, whatever the format makes of them.
+    /// How many bytes of the child's this `LogFile` has written since it was opened, including those
+    /// in removed generations, and without the overhead of the format.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
@@ -360,7 +353,7 @@ impl LogFile {
         bytes: &[u8],
         written: &mut usize,
     ) -> Result<(), LogError> {
-        self.look_when_due()?;
+        self.check_path_when_due()?;
         if self.options.format != Format::Raw {
             return self.write_records(now, stream, bytes, workspace, written);
         }
@@ -383,38 +376,38 @@ impl LogFile {
             *written += count;
             self.index.bytes(stream, offset, count, now);
             self.flush_full_index();
-            self.has_bytes();
+            self.start_rotation_time();
         }
         Ok(())
     }
 
-    /// The log is not empty any more, if it was: its time begins.
-    fn has_bytes(&mut self) {
+    /// Starts the time to the next rotation by age, unless it runs.
+    fn start_rotation_time(&mut self) {
         if let (None, Some(time)) = (self.rotate_at, self.options.retention.rotate_every) {
             self.rotate_at = Instant::now().checked_add(time);
         }
     }
 
-    /// Finds out that the log is not where it should be, at most once a second.
-    fn look_when_due(&mut self) -> Result<(), LogError> {
+    /// Checks the log's path, at most once a second.
+    fn check_path_when_due(&mut self) -> Result<(), LogError> {
         let now = Instant::now();
-        if self.looked.is_some_and(|last| now.duration_since(last) < LOOK_EVERY) {
+        if self.checked.is_some_and(|last| now.duration_since(last) < CHECK_EVERY) {
             return Ok(());
         }
-        self.looked = Some(now);
+        self.checked = Some(now);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.hold_again(self.place.path());
-        let look = match lstat(self.place.path()) {
+        let change = match lstat(self.place.path()) {
             Ok(stat) => current.compare(Some(&stat)),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Look::Replaced,
-            // Not known to be gone (a process that gave up its privileges gets EACCES): the open
-            // file still takes bytes, and to stop for this would stop the child.
-            Err(_) => Look::Same,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Change::Replaced,
+            // The log may still exist (a process that dropped its privileges gets EACCES), and the
+            // open file still takes bytes. An error here would stop the child.
+            Err(_) => Change::Same,
         };
-        match look {
-            Look::Replaced => self.reopen(),
-            Look::Same => Ok(()),
-            Look::Resized => {
+        match change {
+            Change::Replaced => self.reopen(),
+            Change::Same => Ok(()),
+            Change::Resized => {
                 let directory = self.place.directory()?;
                 self.resized(&directory);
                 Ok(())
@@ -422,7 +415,7 @@ impl LogFile {
         }
     }
 
-    /// Somebody else has changed the log's size.
+    /// Handles a change of the log's size by another process.
     fn resized(&mut self, directory: &Directory) {
         self.index.lose(directory, self.place.log_name());
         if self.current.as_ref().is_some_and(|current| current.size() == 0) {
@@ -430,19 +423,19 @@ impl LogFile {
         }
     }
 
-    /// Closes the log and opens it by its name, making it where it is missing: for a log that
-    /// somebody else has moved away and is going to compress, as logrotate(8) does.
+    /// Closes the log and opens it by its path, creating it if it is missing: for a log that another
+    /// process has moved and is about to compress, as logrotate(8) does.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open). The next write tries again then.
+    /// As [`open`](Self::open). The next write tries again.
     pub fn reopen(&mut self) -> Result<(), LogError> {
         self.close();
         let directory = self.place.directory()?;
         self.open_in(&directory)
     }
 
-    /// Closes the log, and writes what its index does not know.
+    /// Writes the index and closes the log.
     fn close(&mut self) {
         self.flush_index();
         self.close_current();
@@ -451,12 +444,12 @@ impl LogFile {
 
     fn open_in(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
-        // On a full disk the blocks of a removed file are what the new one needs.
+        // An unlinked file is closed first: on a full disk the new one needs its blocks.
         self.retired = self.retired.take().filter(LogLock::is_linked);
         let mut current = directory.open_log(log_name)?;
         self.retired = None;
         self.index.resume(directory, log_name, &current);
-        // A log that has bytes and no index may have got into a crash in the middle of a rotation.
+        // A crash during a rotation may have left the index under the next generation's name.
         if self.index.is_on()
             && !self.index.is_there()
             && current.size() > 0
@@ -464,7 +457,7 @@ impl LogFile {
         {
             self.index.resume(directory, log_name, &current);
         }
-        // It would make a raw log of what is written now, to whoever reads both.
+        // Readers take a log with an index for a raw one.
         if current.is_empty() && self.options.format != Format::Raw {
             self.index.lose(directory, log_name);
         }
@@ -484,7 +477,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes what the index on disk does not know, before its time.
+    /// Writes the pending records of the index, whether they are due or not.
     fn flush_index(&mut self) {
         let Some(current) = &self.current else { return };
         if self.index.deadline().is_none() {
@@ -492,13 +485,13 @@ impl LogFile {
         }
         match self.place.existing() {
             Ok(Some(directory)) => self.index.flush(&directory, self.place.log_name(), current),
-            // So is the log; the next write makes another.
+            // The directory was removed, with the log. The next write creates both.
             Ok(None) => self.index.forget(),
             Err(error) => self.index.failed(&error),
         }
     }
 
-    /// Keeps what waits for the index small.
+    /// Bounds the pending records of the index.
     fn flush_full_index(&mut self) {
         if !self.index.is_full() {
             return;

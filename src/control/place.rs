@@ -15,10 +15,8 @@ use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::geteuid;
 
 use super::ControlError;
-use crate::access::Writers;
+use crate::access::{DIRECTORY, Writers};
 use crate::socket::{self, Bound, PlaceError};
-
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// The place of one socket.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The file that is written to now: its size, its identity, what still fits.
+//! The open log file: its size, its identity, and the bytes that still fit.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, fstat};
 
 use super::lock::{self, Hold, LogLock};
 
-/// What no two files of one moment share.
+/// The device and inode of a file, unique among the files that exist at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: dev_t,
@@ -28,27 +28,27 @@ impl Identity {
     }
 }
 
-/// What a look at the log's path has shown.
+/// The result of comparing the open log with the file at its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
-    /// The open file, as it was left.
+pub(super) enum Change {
+    /// The same file with the same size.
     Same,
-    /// The open file, but somebody changed its size.
+    /// The same file, but another process has changed its size.
     Resized,
     /// Another file, or none.
     Replaced,
 }
 
-/// The open log. While it is open its inode can't be given to another file, so an equal
-/// [`Identity`] means the same file.
+/// The open log. While it is open its inode can't be reused, so an equal [`Identity`] means the same
+/// file.
 #[derive(Debug)]
 pub(super) struct Current {
     file: File,
     identity: Identity,
     size: u64,
-    /// Whether the last byte is known to be a newline: a place to rotate without cutting a line.
+    /// Whether the last byte is known to be a newline, so that a rotation cuts no line.
     ends_line: bool,
-    /// How many bytes at the end are of a record that is not whole.
+    /// The size of a torn record at the end.
     torn: u64,
     hold: Hold,
 }
@@ -59,7 +59,7 @@ impl Current {
         Self { file, identity, size, ends_line: false, torn: 0, hold }
     }
 
-    /// Takes the lock that another process had when the file was opened.
+    /// Tries again to lock the file, if another process held the lock before.
     pub(super) fn hold_again(&mut self, path: &Path) {
         if self.hold == Hold::Contended {
             self.hold = lock::hold(&self.file, path);
@@ -70,34 +70,34 @@ impl Current {
         self.identity
     }
 
-    /// What is left of it when nothing more is written.
+    /// Ends writing, and keeps the lock.
     pub(super) fn into_lock(self) -> LogLock {
         LogLock::of(self.file)
     }
 
-    /// How long ago it was made, where the system knows.
+    /// The time since the file was created, where the file system records that.
     pub(super) fn age(&self) -> Option<Duration> {
         self.file.metadata().ok()?.created().ok()?.elapsed().ok()
     }
 
-    /// How many bytes are in it, as far as is known.
+    /// The last known size.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Compares with what is found at the log's path, and takes over the size found.
-    pub(super) fn compare(&mut self, found: Option<&FileStat>) -> Look {
+    /// Compares with the file at the log's path, and takes over its size.
+    pub(super) fn compare(&mut self, found: Option<&FileStat>) -> Change {
         let Some(stat) = found.filter(|stat| Identity::of(stat) == self.identity) else {
-            return Look::Replaced;
+            return Change::Replaced;
         };
         let size = size_of(stat);
         if size == self.size {
-            return Look::Same;
+            return Change::Same;
         }
         self.size = size;
         self.ends_line = false;
         self.torn = 0;
-        Look::Resized
+        Change::Resized
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -109,8 +109,8 @@ impl Current {
         fstat(file).is_ok_and(|stat| Identity::of(&stat) == self.identity)
     }
 
-    /// The part of `bytes` that may go into this file; none asks for a rotation. An empty file
-    /// always takes something.
+    /// The part of `bytes` that fits into this file; if none, the log is to be rotated. Something
+    /// always fits into an empty file.
     pub(super) fn fitting<'a>(&self, bytes: &'a [u8], max_size: u64) -> &'a [u8] {
         if max_size == 0 {
             return bytes;
@@ -127,8 +127,8 @@ impl Current {
         }
     }
 
-    /// One write(2) of at least one byte, which the kernel may cut short. `O_APPEND` puts it at
-    /// the end, also after somebody truncated the file.
+    /// One write(2) of at least one byte, which may be short. `O_APPEND` puts the bytes at the end,
+    /// also after another process has truncated the file.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.file.write(bytes) {
@@ -146,7 +146,8 @@ impl Current {
 }
 
 impl Current {
-    /// Appends whole records, and says how many bytes of whole ones are in, and why not all.
+    /// Appends records. Returns the number of bytes of whole records that were written, and the
+    /// error of a short write.
     pub(super) fn append_records(&mut self, records: &[u8]) -> (usize, io::Result<()>) {
         let mut written = 0;
         let mut outcome = Ok(());
@@ -163,24 +164,24 @@ impl Current {
             Some(at) => at + 1,
             None => 0,
         };
-        // Where that fails, it is tried again before the next write.
+        // A failure is retried before the next write.
         let _ = self.cut((written - whole) as u64);
         (whole, outcome)
     }
 
-    /// Takes back the last `torn` bytes.
+    /// Cuts off the last `torn` bytes.
     pub(super) fn cut(&mut self, torn: u64) -> io::Result<()> {
         self.torn = torn;
         self.cut_torn()
     }
 
-    /// Takes back what is there of a record that is not whole.
+    /// Cuts off the torn record at the end, if there is one.
     pub(super) fn cut_torn(&mut self) -> io::Result<()> {
         if self.torn == 0 {
             return Ok(());
         }
         let size = size_of(&fstat(&self.file)?);
-        // Where somebody else has changed the size, what is at the end is not known.
+        // If another process has changed the size, the bytes at the end are unknown.
         if size == self.size {
             let whole = size.saturating_sub(self.torn);
             self.file.set_len(whole)?;

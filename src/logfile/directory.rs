@@ -1,9 +1,8 @@
-//! Where a log lives, and all work in its directory, through the directory's descriptor.
+//! The directory of a log, and every file operation in it, through the directory's descriptor.
 //!
-//! The descriptor is opened for each piece of work and closed after it: an idle log costs one
-//! descriptor, not two, and a path resolved anew finds a directory that was replaced. Below the
-//! log directory nothing is followed (`O_NOFOLLOW`, open(2)): not a symbolic link in place of the
-//! directory, nor of the log.
+//! The descriptor is opened for each operation and closed after it: an idle log costs one
+//! descriptor, not two, and a new lookup finds a directory that was replaced. No symbolic link below
+//! the log directory is followed (`O_NOFOLLOW`, open(2)), neither to a directory nor to a log.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -18,18 +17,16 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use super::LogError;
 use super::current::{Current, Identity, size_of};
-use super::generations::LONGEST_SUFFIX;
 use super::lock;
+use super::names;
 use super::rename::rename_exclusive;
-use crate::access::Writers;
+use crate::access::{DIRECTORY, Writers};
 
-/// `NAME_MAX` of every file system that matters.
+/// `NAME_MAX` of common file systems.
 const LONGEST_NAME: usize = 255;
 
-const DIRECTORY_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-
-/// `O_NONBLOCK` and `O_NOCTTY` against a FIFO or a terminal that is put there between the look
-/// and the open(2); on a regular file they mean nothing.
+/// `O_NONBLOCK` and `O_NOCTTY` guard against a FIFO or a terminal that replaces the file between
+/// stat(2) and open(2). They have no effect on a regular file.
 const FILE_FLAGS: OFlag =
     OFlag::O_CLOEXEC.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
@@ -38,7 +35,7 @@ const LOG_FLAGS: OFlag =
 
 const OWNER_ONLY: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-/// The names that lead to a log.
+/// The path of a log, by its parts.
 #[derive(Debug)]
 pub(super) struct Place {
     log_dir: PathBuf,
@@ -50,11 +47,11 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new(log_dir: &Path, config_file: &str, name: &str) -> Result<Self, LogError> {
         check_name("a config file", config_file, LONGEST_NAME)?;
-        check_name("a log", name, LONGEST_NAME - ".log".len() - LONGEST_SUFFIX.len())?;
-        // Absolute, because a host may change its working directory before the next look.
+        check_name("a log", name, LONGEST_NAME - names::LOG.len() - names::LONGEST_SUFFIX.len())?;
+        // Absolute, because a host may change its working directory.
         let log_dir = std::path::absolute(log_dir)
             .map_err(|error| LogError::io("find the log directory", log_dir, error))?;
-        let log_name = format!("{name}.log");
+        let log_name = names::log(name);
         let path = log_dir.join(config_file).join(&log_name);
         Ok(Self { log_dir, config_file: config_file.to_owned(), log_name, path })
     }
@@ -67,18 +64,18 @@ impl Place {
         &self.path
     }
 
-    /// Opens the log's directory from the top, and makes what is missing.
+    /// Opens the log's directory, and creates missing directories.
     pub(super) fn directory(&self) -> Result<Directory, LogError> {
-        let parent = open_or_make(
-            || open(&self.log_dir, DIRECTORY_FLAGS, Mode::empty()),
+        let parent = open_or_create(
+            || open(&self.log_dir, DIRECTORY, Mode::empty()),
             || DirBuilder::new().recursive(true).mode(0o700).create(&self.log_dir),
         )
         .map_err(|error| LogError::io("use the log directory", &self.log_dir, error))?;
 
         let path = self.log_dir.join(&self.config_file);
         let name = self.config_file.as_str();
-        let flags = DIRECTORY_FLAGS | OFlag::O_NOFOLLOW;
-        let opened = open_or_make(
+        let flags = DIRECTORY | OFlag::O_NOFOLLOW;
+        let opened = open_or_create(
             || openat(&parent, name, flags, Mode::empty()),
             || match mkdirat(&parent, name, Mode::S_IRWXU) {
                 Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -90,27 +87,27 @@ impl Place {
             .map_err(|error| refused(&parent, name, path, error))
     }
 
-    /// The log directory, or the config's in it, where another user can write into one of them and
-    /// so remove and replace logs there.
+    /// The log directory or the config's directory in it, if another user can write into it, and so
+    /// remove and replace logs there.
     pub(super) fn foreign_writers(&self) -> Option<(PathBuf, Writers)> {
         let log_dir = (self.log_dir.clone(), stat(&self.log_dir));
         let own = self.log_dir.join(&self.config_file);
         let own_stat = lstat(&own);
-        // What can't be asked is reported when the log is opened.
-        let mut asked = [log_dir, (own, own_stat)].into_iter();
-        asked.find_map(|(path, stat)| Some((path, Writers::of(&stat.ok()?)?)))
+        // A failed stat(2) is reported when the log is opened.
+        let mut found = [log_dir, (own, own_stat)].into_iter();
+        found.find_map(|(path, stat)| Some((path, Writers::of(&stat.ok()?)?)))
     }
 
-    /// The same where it is there already; nothing is made.
+    /// Opens the log's directory; `None` if it does not exist. Nothing is created.
     pub(super) fn existing(&self) -> Result<Option<Directory>, LogError> {
-        let parent = match open(&self.log_dir, DIRECTORY_FLAGS, Mode::empty()) {
+        let parent = match open(&self.log_dir, DIRECTORY, Mode::empty()) {
             Ok(parent) => parent,
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(LogError::io("use the log directory", &self.log_dir, error)),
         };
         let path = self.log_dir.join(&self.config_file);
         let name = self.config_file.as_str();
-        match openat(&parent, name, DIRECTORY_FLAGS | OFlag::O_NOFOLLOW, Mode::empty()) {
+        match openat(&parent, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
             Ok(fd) => Ok(Some(Directory { fd, path })),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(refused(&parent, name, path, error.into())),
@@ -118,9 +115,9 @@ impl Place {
     }
 }
 
-/// Why the directory of a config can't be opened.
+/// The error for a config's directory that can't be opened.
 fn refused(parent: &OwnedFd, name: &str, path: PathBuf, error: io::Error) -> LogError {
-    // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
+    // For a symbolic link, the errno depends on the system: ENOTDIR, ELOOP or EMLINK.
     if let Ok(Some(stat)) = stat_at(parent, name)
         && let Err(error) = require(SFlag::S_IFDIR, &stat, &path)
     {
@@ -148,17 +145,17 @@ impl Directory {
         }
     }
 
-    /// What is there under a name, itself and not what it may point to.
+    /// The status of the file of this name, of a symbolic link itself.
     pub(super) fn stat(&self, name: &str) -> Result<Option<FileStat>, LogError> {
         stat_at(&self.fd, name)
             .map_err(|error| LogError::io("look at", self.path.join(name), error))
     }
 
-    /// Opens the log and locks it, and makes it where there is none.
+    /// Opens and locks the log, and creates it if it is missing.
     pub(super) fn open_log(&self, name: &str) -> Result<Current, LogError> {
         let path = self.path.join(name);
-        // Before it is opened: to open a device, or a FIFO that a reader waits at, does
-        // something by itself. And after, for what was put there in between.
+        // Checked before open(2), which has side effects on a device and on a FIFO with a waiting
+        // reader, and after it, for a file that was put there in between.
         if let Some(stat) = self.stat(name)? {
             require(SFlag::S_IFREG, &stat, &path)?;
         }
@@ -171,14 +168,14 @@ impl Directory {
         Ok(Current::new(file, &stat, hold))
     }
 
-    /// Opens a time index, and tells which file it is and its size; `None` where there is none.
+    /// Opens a time index, and returns its identity and size; `None` if there is none.
     pub(super) fn open_index(&self, name: &str) -> Result<Option<(File, Identity, u64)>, LogError> {
         let path = self.path.join(name);
         let fd = match openat(&self.fd, name, FILE_FLAGS | OFlag::O_RDWR, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => {
-                // What is no regular file fails in as many ways as there are kinds.
+                // The errno depends on the file type, so the type is reported instead.
                 if let Some(stat) = self.stat(name)? {
                     require(SFlag::S_IFREG, &stat, &path)?;
                 }
@@ -190,7 +187,7 @@ impl Directory {
         Ok(Some((File::from(fd), Identity::of(&stat), size_of(&stat))))
     }
 
-    /// Makes a time index where nothing is.
+    /// Creates a time index, which must not exist.
     pub(super) fn create_index(&self, name: &str) -> Result<(File, Identity), LogError> {
         let cannot = |error| LogError::io("make the time index", self.path.join(name), error);
         let flags = FILE_FLAGS | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
@@ -199,27 +196,25 @@ impl Directory {
         Ok((File::from(fd), Identity::of(&stat)))
     }
 
-    /// Which file is there under a name.
+    /// The identity of the file of this name.
     pub(super) fn identity_of(&self, name: &str) -> Result<Option<Identity>, LogError> {
         Ok(self.stat(name)?.as_ref().map(Identity::of))
     }
 
-    /// Opens a log, or a generation of one, to be read, with its size; `None` where there is no
-    /// regular file of that name.
+    /// Opens a log or a generation for reading, and returns its size; `None` if there is no regular
+    /// file of that name.
     pub(super) fn open_to_read(&self, name: &str) -> Result<Option<(File, u64)>, LogError> {
-        let cannot = |error| LogError::io("read the log", self.path.join(name), error);
+        let cannot = |error: io::Error| LogError::io("read the log", self.path.join(name), error);
         let file = match openat(&self.fd, name, FILE_FLAGS | OFlag::O_RDONLY, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::ENOENT | Errno::ELOOP) => return Ok(None),
-            Err(error) => return Err(cannot(error)),
+            Err(error) => return Err(cannot(error.into())),
         };
-        let metadata = file
-            .metadata()
-            .map_err(|error| LogError::io("read the log", self.path.join(name), error))?;
+        let metadata = file.metadata().map_err(cannot)?;
         Ok(metadata.is_file().then_some((file, metadata.len())))
     }
 
-    /// What is in a small file; `None` where there is no regular file of that name.
+    /// Reads a small file; `None` if there is no regular file of that name.
     pub(super) fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, LogError> {
         let Some((file, _)) = self.open_to_read(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
@@ -229,14 +224,14 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// Puts this line into a small file. Whoever is killed meanwhile leaves its first line as it was
-    /// or as it is to be; a machine that goes down may leave a part of it, or nothing.
+    /// Overwrites a small file with this line. If the process is killed meanwhile, the first line of
+    /// the file is the old or the new one. After a crash of the machine it may be torn or missing.
     pub(super) fn overwrite(&self, name: &str, line: &[u8]) -> Result<(), LogError> {
         let path = self.path.join(name);
         if let Some(stat) = self.stat(name)? {
             require(SFlag::S_IFREG, &stat, &path)?;
         }
-        // Not O_TRUNC: an empty file would be there for a moment.
+        // Without O_TRUNC, which would leave the file empty for a moment.
         let flags = FILE_FLAGS | OFlag::O_WRONLY | OFlag::O_CREAT;
         let overwrite = |mut file: File| {
             file.write_all(line)?;
@@ -248,7 +243,7 @@ impl Directory {
             .map_err(|error| LogError::io("write", path, error))
     }
 
-    /// Whether a log can be made, written and rotated here.
+    /// Checks that a log can be created, written and rotated here.
     pub(super) fn check(&self, name: &str) -> Result<(), LogError> {
         let enter = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&self.fd, ".", enter, AtFlags::AT_EACCESS)
@@ -260,24 +255,24 @@ impl Directory {
             .map_err(|error| LogError::io("open the log", path, error))
     }
 
-    /// Whether anything is there under a name.
+    /// Whether a file of this name exists.
     pub(super) fn is_there(&self, name: &str) -> Result<bool, Errno> {
         stat_at(&self.fd, name).map(|stat| stat.is_some())
     }
 
-    /// Renames a file, never onto another: that is `EEXIST`.
+    /// Renames a file; `EEXIST` if the new name is taken.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
         rename_exclusive(self.fd.as_fd(), from, to)
     }
 
-    /// Removes a regular file; that there is none is as good.
+    /// Removes a regular file, if it exists.
     pub(super) fn remove_regular(&self, name: &str) -> Result<(), LogError> {
         let Some(stat) = self.stat(name)? else { return Ok(()) };
         require(SFlag::S_IFREG, &stat, &self.path.join(name))?;
         self.remove(name)
     }
 
-    /// Removes a file; that there is none is as good.
+    /// Removes a file, if it exists.
     pub(super) fn remove(&self, name: &str) -> Result<(), LogError> {
         match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -286,14 +281,14 @@ impl Directory {
     }
 }
 
-/// The directory is nearly always there, so opening comes first.
-fn open_or_make(
+/// Opens a directory, and creates it if it is missing. It usually exists, so open comes first.
+fn open_or_create(
     open: impl Fn() -> Result<OwnedFd, Errno>,
-    make: impl FnOnce() -> io::Result<()>,
+    create: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<OwnedFd> {
     match open() {
         Err(Errno::ENOENT) => {
-            make()?;
+            create()?;
             Ok(open()?)
         }
         opened => Ok(opened?),
@@ -332,7 +327,7 @@ fn kind(flag: SFlag) -> &'static str {
 fn check_name(what: &'static str, name: &str, longest: usize) -> Result<(), LogError> {
     let reason = match name {
         "" => "it is empty",
-        "." | ".." => "it is a directory of its own",
+        "." | ".." => "it names a directory",
         _ if name.contains(['/', '\0']) => "it is not one path component",
         _ if name.len() > longest => "it is too long",
         _ => return Ok(()),

@@ -1,31 +1,31 @@
-//! What a log holds: bytes of streams, and marks between them.
+//! The content of a log: bytes of streams, and marks between them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where bytes of a log come from.
+/// The source of bytes in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// The child's standard output.
     Stdout,
     /// The child's standard error.
     Stderr,
-    /// The child's terminal, which is both.
+    /// The child's terminal: its standard output and error together.
     Tty,
-    /// A line of our own, in the place of bytes that were left out.
+    /// A line that vmon wrote in place of bytes that were left out.
     Notice,
 }
 
-/// Something that happened between two bytes of a log.
+/// An event between two bytes of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// A run began, with this process.
+    /// A run started.
     Start {
         /// The child's pid.
         pid: u32,
     },
-    /// It ended, and this is all of its output.
+    /// The run ended, and all of its output is in the log.
     Stop(End),
-    /// The child's terminal has had this size from here on.
+    /// The child's terminal was resized.
     Resize {
         /// Width in characters.
         columns: u16,
@@ -43,11 +43,11 @@ pub enum End {
     Exited(u8),
     /// By this signal.
     Signalled(u8),
-    /// Nobody knows.
+    /// The exit status is unknown.
     Unknown,
 }
 
-/// A moment of the wall clock (`CLOCK_REALTIME`), in nanoseconds since the Unix epoch.
+/// A time of the wall clock (`CLOCK_REALTIME`), in nanoseconds since the Unix epoch.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -60,12 +60,12 @@ pub enum End {
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// Now. A clock before 1970 counts as 1970.
+    /// The current time. A clock before 1970 counts as 1970.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// So many nanoseconds after the Unix epoch.
+    /// The time `nanoseconds` after the Unix epoch.
     pub const fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self(nanoseconds)
     }
@@ -75,14 +75,14 @@ impl Timestamp {
         self.0
     }
 
-    /// How long after `earlier` this is; zero where it is before.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
 impl From<SystemTime> for Timestamp {
-    /// Until the year 2554, when nanoseconds no longer fit into 64 bits.
+    /// The largest [`Timestamp`] from the year 2554 on, when nanoseconds exceed 64 bits.
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))

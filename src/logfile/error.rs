@@ -1,4 +1,4 @@
-//! Why a log can't be used, or a write did not go through.
+//! Errors of opening, writing and rotating a log.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,34 +7,34 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The name of a log or of its config file is no name for a file.
+    /// The name of a log or of its config file is not a valid file name.
     #[error("{name:?} can't name {what}: {reason}")]
     Name {
-        /// What it was to name.
+        /// The kind of file: a log or a config file.
         what: &'static str,
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
-    /// Something else is in the place of a log or of its directory.
+    /// The file at the path of a log or of its directory has another type.
     #[error("{} is {found}, not {wanted}: remove it, or log elsewhere", path.display())]
     WrongKind {
-        /// Where it is.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The type of the file.
         found: &'static str,
-        /// What it should be.
+        /// The expected type.
         wanted: &'static str,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was to be done.
+        /// The attempted action.
         action: &'static str,
-        /// What it was to be done to.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -49,13 +49,13 @@ impl LogError {
     }
 }
 
-/// A write that did not go through to its end.
+/// An incomplete write.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct WriteError {
-    /// How many of the bytes given are in the log: exactly the first so many. Give the rest to
-    /// [`LogFile::write`](super::LogFile::write) again, later.
+    /// How many of the bytes were written: exactly the first `written` bytes are in the log. Pass
+    /// the rest to [`LogFile::write`](super::LogFile::write) again later.
     pub written: usize,
-    /// Why the rest is not.
+    /// The error that stopped the write.
     pub source: LogError,
 }

@@ -1,7 +1,7 @@
-//! What a log looks like on disk in the formats of the ecosystem: lines that tell when and from
-//! where the child's bytes came. `docs/formats.md` specifies them.
+//! The record formats of a log, CRI and Docker's json-file: each line of the file has the time and
+//! the stream of the child's bytes in it. `docs/formats.md` specifies them.
 //!
-//! Here is code on slices alone: nothing is opened, read or written.
+//! This module encodes and decodes slices: nothing is opened, read or written.
 
 mod cri;
 mod json;
@@ -10,43 +10,43 @@ mod time;
 use super::Format;
 use super::entry::{Stream, Timestamp};
 
-/// The most of the child's bytes that one record has: 16 KiB, as kubelet and Docker have it.
+/// The most bytes of the child's in one record: 16 KiB, as in kubelet and Docker.
 pub const LONGEST: usize = 16 << 10;
 
-/// A smaller limit for files can't always be kept: there are records that need so much.
+/// The smallest file size limit that can always be kept: a record may need this many bytes.
 pub(super) const SMALLEST: u64 = 128;
 
-/// More than what a run ends with.
+/// An upper bound on the size of the records that end a run.
 pub(super) const ENDS: usize = 256;
 
 const STDOUT: &[u8; 6] = b"stdout";
 const STDERR: &[u8; 6] = b"stderr";
 
-/// More than any record that is written here has on disk. Those of other writers may be longer.
+/// An upper bound on the size in the file of a record that vmon writes. Other writers may write longer
+/// ones.
 pub const LONGEST_ON_DISK: usize = 6 * LONGEST + 128;
 
-/// One record of a log, which is one line of the file.
+/// One record of a log: one line of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// When its bytes were read from the child. `None` where the line does not tell.
+    /// When its bytes were read from the child. `None` if the line has no time.
     pub time: Option<Timestamp>,
-    /// Where they came from: stdout, which a terminal is too, or stderr. `None` where the line
-    /// does not tell.
+    /// The stream: stdout (also of a terminal) or stderr. `None` if the line has no stream.
     pub stream: Option<Stream>,
-    /// The child's bytes, with the newline where it ends a line of the child's. Of a line that is
-    /// no record, the whole line.
+    /// The child's bytes, with the newline if the record ends a line of the child's. For a line that
+    /// is not a record, the whole line.
     pub bytes: &'a [u8],
-    /// How many bytes of the file it has, its newline included.
+    /// The size of the record in the file, its newline included.
     pub size: usize,
 }
 
 impl Record<'_> {
-    /// Whether a line of the child's ends with it; otherwise the stream's next record goes on.
+    /// Whether it ends a line of the child's. Otherwise the stream's next record continues the line.
     pub fn ends_line(&self) -> bool {
         self.bytes.ends_with(b"\n")
     }
 
-    /// Whether the line is one of the format's.
+    /// Whether the line is a record of the format.
     pub fn is_known(&self) -> bool {
         self.stream.is_some() || self.time.is_some()
     }
@@ -54,9 +54,8 @@ impl Record<'_> {
 
 /// Reads the records of a log back.
 ///
-/// It takes what other writers of the formats make: times with any offset and any number of
-/// digits, tags and attributes that are not known here. A line that is no record at all is given
-/// as it is, without time and stream.
+/// It accepts the records of other writers: times with any offset and any number of digits, unknown
+/// tags and attributes. A line that is not a record is returned as it is, without time and stream.
 ///
 /// ```
 /// use vmon::logfile::Format;
@@ -66,23 +65,23 @@ impl Record<'_> {
 /// let log = b"2026-11-23T17:02:03.5Z stderr F lost\n2026-11-23T17:02:03.6Z stdo";
 /// let record = decoder.next(log).unwrap();
 /// assert_eq!(record.bytes, b"lost\n");
-/// // The rest is no whole line: it is still being written, or was torn by a crash.
+/// // The rest is an incomplete line, which is still being written or was torn by a crash.
 /// assert_eq!(decoder.next(&log[37..]), None);
 /// ```
 #[derive(Debug)]
 pub struct Decoder {
     format: Format,
-    /// What a record says where that isn't a part of the file as it is.
+    /// The decoded bytes of a record, if they differ from those in the file.
     scratch: Vec<u8>,
 }
 
 impl Decoder {
-    /// One for a format. Of a raw log every line is a record without time and stream.
+    /// A decoder for a format. Of a raw log, every line is a record without time and stream.
     pub fn new(format: Format) -> Self {
         Self { format, scratch: Vec::new() }
     }
 
-    /// The first record of `bytes`, which begin with one; `None` where it does not end in them.
+    /// The record at the start of `bytes`; `None` if it is incomplete.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Option<Record<'a>> {
         let size = memchr::memchr(b'\n', bytes)? + 1;
         let line = bytes.get(..size)?;
@@ -94,8 +93,8 @@ impl Decoder {
         Some(record.unwrap_or(Record { time: None, stream: None, bytes: line, size }))
     }
 
-    /// Whether a line that lacks its end may be the beginning of a record: one that is still being
-    /// written, or was torn by a crash. Such a line says nothing; any other is taken as it is.
+    /// Whether an incomplete line may be the beginning of a record, which is still being written or
+    /// was torn by a crash. Such a line is left out; any other is returned as it is.
     pub fn is_begun(&self, line: &[u8]) -> bool {
         match self.format {
             Format::Raw => false,
@@ -105,14 +104,14 @@ impl Decoder {
     }
 }
 
-/// Where records are put.
+/// An output buffer for records.
 struct Out<'a> {
     place: &'a mut [u8],
     used: usize,
 }
 
 impl Out<'_> {
-    /// `None`, and nothing is put, where there is no room.
+    /// Appends all bytes, or returns `None` if there is no room.
     #[inline]
     fn put(&mut self, bytes: &[u8]) -> Option<()> {
         let end = self.used + bytes.len();
@@ -122,17 +121,17 @@ impl Out<'_> {
     }
 }
 
-/// How much place the first record of so many bytes needs at most.
+/// An upper bound on the size of the first record of `count` bytes.
 pub(super) fn enough(count: usize) -> usize {
-    // With a character that was held back.
+    // Includes a character that was held back.
     ((count + 3) * json::LONGEST_ESCAPE + json::AROUND).min(LONGEST_ON_DISK)
 }
 
-/// Makes records of what a child writes, for a log or for somebody who exports one.
+/// Encodes the bytes of a child as records, for a log or for an export.
 ///
-/// Each chunk becomes records at once, also where it ends within a line. What is held back
-/// is the beginning of a character in [`Format::Json`], three bytes a stream at most, because a
-/// character is never split between records.
+/// Each chunk is encoded at once, also if it ends within a line. Only [`Format::Json`] holds bytes
+/// back: an incomplete character, at most three bytes per stream, because a character is never split
+/// between records.
 ///
 /// ```
 /// use vmon::logfile::format::Encoder;
@@ -151,21 +150,21 @@ pub(super) fn enough(count: usize) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder {
     format: Format,
-    /// The most of the child's bytes that a record gets.
+    /// The most bytes of the child's in a record.
     longest: usize,
     stdout: Line,
     stderr: Line,
 }
 
-/// How the last chunk of a stream has ended.
+/// The state of a stream after its last chunk.
 #[derive(Debug, Clone, Copy, Default)]
 struct Line {
-    /// Whether its last record in [`Format::Cri`] does not end a line.
+    /// Whether the last record in [`Format::Cri`] leaves a line open.
     open: bool,
     kept: Kept,
 }
 
-/// The beginning of a character.
+/// An incomplete character that is held back.
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     bytes: [u8; 3],
@@ -173,13 +172,13 @@ struct Kept {
 }
 
 impl Encoder {
-    /// One for a format. In a raw log the child's bytes are as they are.
+    /// An encoder for a format. [`Format::Raw`] copies the bytes.
     pub fn new(format: Format) -> Self {
         Self { format, longest: LONGEST, stdout: Line::default(), stderr: Line::default() }
     }
 
-    /// One whose every record fits into a file of `max_size` bytes, or of [`SMALLEST`] where that
-    /// is more. 0 is without limit.
+    /// An encoder whose records each fit into a file of `max_size` bytes, or of [`SMALLEST`] if that
+    /// is larger. 0 for no limit.
     pub(super) fn for_files_of(format: Format, max_size: u64) -> Self {
         let mut encoder = Self::new(format);
         if max_size > 0 {
@@ -194,8 +193,8 @@ impl Encoder {
         encoder
     }
 
-    /// Appends the records of `bytes` to `out`. A terminal counts as stdout, and a line of our own
-    /// as stderr.
+    /// Appends the records of `bytes` to `out`. [`Stream::Tty`] is encoded as stdout, and
+    /// [`Stream::Notice`] as stderr.
     pub fn encode(&mut self, time: Timestamp, stream: Stream, bytes: &[u8], out: &mut Vec<u8>) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -208,12 +207,11 @@ impl Encoder {
         }
     }
 
-    /// Puts as many records of `bytes` as fit there into `place`. Says how many of `bytes` are done
-    /// with, and how much of `place` has been used. What is given anew with the rest of `bytes` is
-    /// what would have followed.
+    /// Encodes as many records of `bytes` as fit into `place`. Returns how many of `bytes` are done,
+    /// and how many bytes of `place` are used. A call with the rest of `bytes` continues.
     ///
-    /// The same encoder makes the same records of the same bytes: one that was copied before, with
-    /// a place that ends with a record, tells what the records up to there have taken.
+    /// Encoding is deterministic: a copy of the encoder from before the call, with a `place` that ends
+    /// with a record, returns how many of `bytes` the records up to there carry.
     pub(super) fn encode_into(
         &mut self,
         place: &mut [u8],
@@ -242,15 +240,16 @@ impl Encoder {
         (taken, out.used)
     }
 
-    /// Appends what a run ends with: the end of a line that has none, which a CRI reader waits
-    /// for, and what was held back of a character that will not be finished.
+    /// Appends the records that end a run: the end of an unfinished line, which a CRI reader waits
+    /// for, and an incomplete character that was held back.
     pub fn finish(&mut self, time: Timestamp, out: &mut Vec<u8>) {
         let mut place = [0; ENDS];
         let size = self.finish_into(&mut place, time);
         out.extend_from_slice(place.get(..size).unwrap_or_default());
     }
 
-    /// The same as far as it fits into `place`, stream by stream. Says how much has been used.
+    /// As [`finish`](Self::finish), for the streams whose records fit into `place`. Returns how many
+    /// bytes are used.
     pub(super) fn finish_into(&mut self, place: &mut [u8], time: Timestamp) -> usize {
         let mut out = Out { place, used: 0 };
         for (line, name) in [(&mut self.stdout, STDOUT), (&mut self.stderr, STDERR)] {
@@ -268,34 +267,34 @@ impl Encoder {
         out.used
     }
 
-    /// Whether there is something to finish.
+    /// Whether [`finish`](Self::finish) has something to write.
     pub(super) fn is_unfinished(&self) -> bool {
         [&self.stdout, &self.stderr].iter().any(|line| line.open || !line.kept.bytes().is_empty())
     }
 
-    /// What is held back.
+    /// The bytes that are held back.
     pub(super) fn kept(&self) -> impl Iterator<Item = u8> {
         self.stdout.kept.bytes().iter().chain(self.stderr.kept.bytes()).copied()
     }
 
-    /// Takes the lines for open that `end` has found so.
-    pub(super) fn go_on(&mut self, end: &End) {
+    /// Resumes with the unfinished lines that `end` has found.
+    pub(super) fn resume(&mut self, end: &End) {
         self.stdout.open = end.stdout == Some(true);
         self.stderr.open = end.stderr == Some(true);
     }
 }
 
-/// How the streams of a CRI log end, as far as is known.
+/// Whether the streams of a CRI log end with an unfinished line.
 #[derive(Debug, Default)]
 pub(super) struct End {
-    /// Whether its last record leaves a line open.
+    /// Whether the last record leaves a line open; `None` while no record was found.
     stdout: Option<bool>,
     stderr: Option<bool>,
 }
 
 impl End {
-    /// Looks at the bytes before those that it has looked at. They may begin within a record.
-    pub(super) fn look(&mut self, bytes: &[u8]) {
+    /// Adds the bytes before those that were added. They may start within a record.
+    pub(super) fn add_before(&mut self, bytes: &[u8]) {
         for line in bytes.split_inclusive(|&byte| byte == b'\n').rev() {
             if self.is_known() {
                 return;
@@ -322,12 +321,10 @@ impl Kept {
     }
 }
 
-/// Whether a file with this beginning is a log in one of the formats, as its first line tells.
-/// `None` for a raw log, for an empty one, and where `beginning` lacks the end of a first line of
-/// Docker's: [`LONGEST_ON_DISK`] bytes are enough.
+/// Detects the format of a log by its first line. `None` for a raw or empty log, and if `beginning`
+/// has an incomplete first line of Docker's: [`LONGEST_ON_DISK`] bytes are enough.
 ///
-/// A child may write such lines itself: a log that has a time index beside it is raw, whatever it
-/// looks like.
+/// A child may write such lines itself, so a log with a time index is raw in any case.
 pub fn sniff(beginning: &[u8]) -> Option<Format> {
     if cri::begins(beginning) {
         return Some(Format::Cri);

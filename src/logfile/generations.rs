@@ -1,53 +1,54 @@
-//! The older generations of a log: their numbers, and the removal of those beyond the limit.
+//! The older generations of a log: their numbers, and the rename that makes one.
 //!
-//! What is there is learnt by reading the directory once, at the first rotation. From then on a
-//! rotation adds the next number and takes away the oldest, by name: its cost does not depend on
-//! how many there are. Of what they take together only the sum is kept.
+//! The directory is read once, at the first rotation. Each later rotation adds the next number and
+//! removes the oldest by name, so its cost does not depend on the number of generations.
 
 mod limits;
+mod sizes;
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::fs::read_dir;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::LogError;
 use super::current::Identity;
 use super::directory::Directory;
-use super::index;
-pub(super) use limits::Keep;
-use limits::Sizes;
+use super::names::{self, COMPRESSED};
+use sizes::Sizes;
 
-/// What a compressor may have added to a generation's name.
-const COMPRESSED: [&str; 2] = [".gz", ".zst"];
-
-/// The most that is added to a log's name.
-pub(super) const LONGEST_SUFFIX: &str = ".00000001.zst";
-
-/// More digits than that are somebody else's file, and would bring the sequence to its end.
-const MOST_DIGITS: usize = 15;
-
-/// How often a number may turn out to be taken before a rotation gives up.
+/// How often a rotation finds its number taken before it fails.
 const ATTEMPTS: usize = 3;
+
+/// The limits on the generations of a log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    pub(super) max_files: u32,
+    /// Generations whose last byte is older are removed.
+    pub(super) max_age: Option<Duration>,
+    /// The total size of all generations and their indexes.
+    pub(super) bytes: Option<u64>,
+}
 
 /// The numbers in use, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Generations {
-    /// The directory that was read. Another one in its place is read again.
+    /// The directory that was read. If another one replaces it, that one is read.
     surveyed: Option<Identity>,
-    /// The highest number ever seen, 0 for none. It never goes back.
+    /// The highest number seen so far, 0 for none. It never decreases.
     highest: u64,
     /// Ranges instead of numbers: without gaps, a million generations are one range.
     kept: VecDeque<Range<u64>>,
     count: u64,
-    /// `None` where their sizes do not matter.
+    /// `None` where the total size is not limited.
     sizes: Option<Sizes>,
 }
 
 impl Generations {
-    /// Learns what is there, unless that is known.
+    /// Reads the directory, unless that was done before.
     pub(super) fn survey(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
         let identity = directory.identity()?;
         if self.surveyed != Some(identity) {
@@ -57,7 +58,7 @@ impl Generations {
         Ok(())
     }
 
-    /// Makes the log a generation, and its time index that one's where it has one.
+    /// Renames the log to the next generation, with its time index if `index` is set.
     pub(super) fn add(
         &mut self,
         directory: &Directory,
@@ -66,13 +67,16 @@ impl Generations {
     ) -> Result<(), LogError> {
         for _ in 0..ATTEMPTS {
             let number = self.next();
-            match rename(directory, log, &name(log, number), index) {
+            let generation = names::generation(log, number);
+            match rename(directory, log, &generation, index) {
                 Ok(()) => {
                     self.keep(number);
-                    self.measure_new(directory, log, number);
+                    if let Some(sizes) = &mut self.sizes {
+                        sizes.add_new(directory, &generation);
+                    }
                     return Ok(());
                 }
-                // Somebody else has made generations since the directory was read.
+                // Another process has made generations since the directory was read.
                 Err(Errno::EEXIST) => self.read(directory, log)?,
                 Err(error) => return Err(cannot_rotate(directory, log, error)),
             }
@@ -80,23 +84,19 @@ impl Generations {
         Err(cannot_rotate(directory, log, Errno::EEXIST))
     }
 
-    /// By path, for want of a call that reads a descriptor's directory: only names are taken from
-    /// it, and what is done to them is done through the descriptor.
+    /// Reads the directory by its path: only names are taken from it, and every operation on them
+    /// goes through the descriptor.
     fn read(&mut self, directory: &Directory, log: &str) -> Result<(), LogError> {
         let cannot = |error| LogError::io("read the log directory", directory.path(), error);
-        // A heap: the code of a sort is several times as large.
+        // A heap instead of a sort, whose code is several times as large.
         let mut numbers = BinaryHeap::new();
         if let Some(sizes) = &mut self.sizes {
             sizes.begin();
         }
         for entry in read_dir(directory.path()).map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
-            let name = entry.file_name();
-            // An index whose generation somebody has taken away goes in its turn.
-            let generation = name.as_bytes();
-            let generation =
-                generation.strip_suffix(index::SUFFIX.as_bytes()).unwrap_or(generation);
-            let Some(number) = number(generation, log) else { continue };
+            let name = entry.map_err(cannot)?.file_name();
+            // An index without its generation counts too, so that it is removed in its turn.
+            let Some(number) = names::number_of_any(name.as_bytes(), log) else { continue };
             numbers.push(number);
             if let Some(sizes) = &mut self.sizes
                 && let Some(name) = name.to_str()
@@ -111,12 +111,15 @@ impl Generations {
         for number in numbers {
             self.keep(number);
         }
-        self.measure_work(directory, log);
+        let kept = &self.kept;
+        if let Some(sizes) = &mut self.sizes {
+            sizes.add_work(directory, log, |number| contains(kept, number));
+        }
         Ok(())
     }
 
-    /// Gives the log an index back that a crash has left behind in a rotation: under the next
-    /// generation's name, while the log has its own. Says whether there was one.
+    /// Finishes a rotation that a crash interrupted after the rename of the index: the index has
+    /// the next generation's name, and the log still has its own. Returns whether that was so.
     pub(super) fn recover_index(
         &mut self,
         directory: &Directory,
@@ -130,13 +133,13 @@ impl Generations {
                 return Ok(false);
             }
         }
-        let renamed = directory.rename(&index::name(&generation), &index::name(log));
-        // The number is nobody's.
+        let renamed = directory.rename(&names::index(&generation), &names::index(log));
+        // No generation has this number now.
         self.surveyed = None;
         Ok(renamed.is_ok())
     }
 
-    /// The number that the next one gets, or a lower one where somebody else makes some as well.
+    /// The number of the next generation, unless another process makes one first.
     pub(super) fn next(&self) -> u64 {
         self.highest.saturating_add(1)
     }
@@ -151,9 +154,14 @@ impl Generations {
         self.highest = self.highest.max(number);
     }
 
-    /// The names of those that are there, the newest first.
+    fn is_kept(&self, number: u64) -> bool {
+        contains(&self.kept, number)
+    }
+
+    /// The names of the generations, newest first.
     pub(super) fn newest_first<'a>(&'a self, log: &'a str) -> impl Iterator<Item = String> + 'a {
-        self.kept.iter().rev().flat_map(|range| range.clone().rev()).map(|number| name(log, number))
+        let numbers = self.kept.iter().rev().flat_map(|range| range.clone().rev());
+        numbers.map(|number| names::generation(log, number))
     }
 
     fn take_oldest(&mut self) -> Option<u64> {
@@ -167,32 +175,22 @@ impl Generations {
     }
 }
 
-pub(super) fn name(log: &str, number: u64) -> String {
-    format!("{log}.{number:08}")
+fn contains(kept: &VecDeque<Range<u64>>, number: u64) -> bool {
+    kept.iter().any(|range| range.contains(&number))
 }
 
-/// The number of a generation of `log`, as it is or compressed; none for any other file.
-pub(super) fn number(file: &[u8], log: &str) -> Option<u64> {
-    let rest = str::from_utf8(file).ok()?.strip_prefix(log)?.strip_prefix('.')?;
-    let digits = COMPRESSED.iter().find_map(|suffix| rest.strip_suffix(suffix)).unwrap_or(rest);
-    let plain = digits.len() == 8 || !digits.starts_with('0');
-    let number = (8..=MOST_DIGITS).contains(&digits.len())
-        && plain
-        && digits.bytes().all(|digit| digit.is_ascii_digit());
-    if number { digits.parse().ok() } else { None }
-}
-
-/// Renames the index first: what a crash leaves then is an index beyond all generations, which
-/// can be nobody's but the log's. The log does not wait for an index that can't be renamed.
+/// Renames the index first. A crash between the two renames then leaves an index above all
+/// generations, which can only belong to the log. An index that can't be renamed does not stop the
+/// rotation of the log.
 fn rename(directory: &Directory, log: &str, generation: &str, index: bool) -> Result<(), Errno> {
     if !index {
         return directory.rename(log, generation);
     }
-    // Our index must not lie beside another's generation, not even for a moment.
+    // This log's index must never lie beside another log's generation, not even for a moment.
     if directory.is_there(generation)? {
         return Err(Errno::EEXIST);
     }
-    let (from, to) = (index::name(log), index::name(generation));
+    let (from, to) = (names::index(log), names::index(generation));
     if directory.rename(&from, &to) == Err(Errno::EEXIST) {
         return Err(Errno::EEXIST);
     }
@@ -201,9 +199,10 @@ fn rename(directory: &Directory, log: &str, generation: &str, index: bool) -> Re
     })
 }
 
-/// The index first: a crash leaves a generation too many, which the next survey finds.
+/// Removes a generation, its index first: a crash in between leaves a generation, which the next
+/// survey finds.
 fn remove(directory: &Directory, generation: &str) -> Result<(), LogError> {
-    directory.remove(&index::name(generation))?;
+    directory.remove(&names::index(generation))?;
     directory.remove(generation)?;
     COMPRESSED.iter().try_for_each(|suffix| directory.remove(&format!("{generation}{suffix}")))
 }
@@ -215,30 +214,6 @@ fn cannot_rotate(directory: &Directory, log: &str, error: Errno) -> LogError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_names_of_generations_have_a_number() {
-        for (file, expected) in [
-            ("a.log.00000001", Some(1)),
-            ("a.log.00000042.gz", Some(42)),
-            ("a.log.99999999.zst", Some(99_999_999)),
-            ("a.log.100000000", Some(100_000_000)),
-            ("a.log.000000001", None),
-            ("a.log.0000001", None),
-            ("a.log.00000007.idx", None),
-            ("a.log.idx", None),
-            ("a.log.00000001.gz.idx", None),
-            ("a.log.00000001.gz.zst", None),
-            ("a.log.00000001.bz2", None),
-            ("a.log.+0000001", None),
-            ("a.log.9999999999999999", None),
-            ("a.log", None),
-            ("b.log.00000001", None),
-            ("a.log@x.00000001", None),
-        ] {
-            assert_eq!(number(file.as_bytes(), "a.log"), expected, "{file}");
-        }
-    }
 
     #[test]
     fn numbers_without_gaps_are_one_range_and_come_back_in_order() {

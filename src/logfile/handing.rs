@@ -1,35 +1,33 @@
-//! Which generations wait for somebody to work on each of them, to compress it say, and who works
-//! now: on disk too, so that none is forgotten when a process or a machine goes down.
+//! The queue of the post-rotate command: the generations that it has not processed yet, and the
+//! command that runs now. The queue is also on disk, so that a crash of the process or the machine
+//! loses no generation.
 //!
-//! The note is `<name>.log.todo`, one line, and is there only while there is anything to say: the
-//! number of the first generation that nobody has finished, and where somebody is at work also that
-//! of the last one which he has got, and a word of who he is. Generations that are not there, or
-//! compressed, have been taken care of.
+//! The queue file is `<name>.log.todo`, one line. It exists only while the queue is not empty or a
+//! command runs. It has the number of the first unfinished generation. While a command runs, it also
+//! has the number of the last generation that was passed to the command, and the identity of its
+//! process. Generations that are compressed or do not exist count as finished.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::directory::Directory;
-use super::{LogError, LogFile, LogOptions};
+use super::{LogError, LogFile, LogOptions, names};
 
-/// What the name of the note ends with.
-const SUFFIX: &str = ".todo";
-
-/// Longer ones are not ours.
+/// The longest queue file that is read.
 const LONGEST: u64 = 1024;
 
-/// A generation that has been rotated away.
+/// A generation that the post-rotate command is to process.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotated {
     pub(crate) number: u64,
-    /// Absolute.
+    /// The absolute path.
     pub(crate) path: PathBuf,
 }
 
-/// What waits, and who works.
+/// The queue, and the command that runs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Handing {
-    /// Those of this number and above wait; `None` for none.
+    /// The number of the first generation in the queue; `None` if the queue is empty.
     next: Option<u64>,
     at_work: Option<AtWork>,
 }
@@ -38,82 +36,84 @@ pub(super) struct Handing {
 pub(super) struct AtWork {
     first: u64,
     last: u64,
-    who: String,
-    /// Not read from a note.
+    process: String,
+    /// Whether this process started the command. Otherwise it was read from the queue file.
     ours: bool,
 }
 
 impl Handing {
-    /// What an earlier `LogFile` has left to be done.
+    /// Reads the queue that an earlier run has left.
     pub(super) fn read(directory: &Directory, log: &str) -> Self {
-        match directory.read(&format!("{log}{SUFFIX}"), LONGEST) {
+        match directory.read(&names::queue(log), LONGEST) {
             Ok(Some(note)) => Self::parse(&note),
             Ok(None) => Self::default(),
             Err(error) => {
-                tracing::warn!(%error, "what waits to be worked on is not known");
+                tracing::warn!("{error}; the queue of the post-rotate command is lost");
                 Self::default()
             }
         }
     }
 
-    /// Somebody who works, and whose generation is not known.
-    pub(super) fn stranger(&self) -> Option<&AtWork> {
+    /// A command of an earlier run. The generation that it works on is not known.
+    pub(super) fn inherited(&self) -> Option<&AtWork> {
         self.at_work.as_ref().filter(|at_work| !at_work.ours)
     }
 
-    /// What a note says. Of one that can't be read everything is to be done: better twice than
-    /// never.
+    /// Decodes a queue file. A damaged one queues every generation: processing one twice is better
+    /// than never.
     fn parse(note: &[u8]) -> Self {
         let text = String::from_utf8_lossy(note);
-        // What follows is left of an earlier, longer one.
+        // Further lines are the rest of an earlier, longer queue file.
         let mut words = text.lines().next().unwrap_or_default().trim_end().splitn(3, ' ');
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
         match (number(), number()) {
             (Some(first), Some(last)) => {
-                let who = words.next().unwrap_or_default().to_owned();
-                let at_work = Some(AtWork { first, last, who, ours: false });
+                let process = words.next().unwrap_or_default().to_owned();
+                let at_work = Some(AtWork { first, last, process, ours: false });
                 Self { next: last.checked_add(1), at_work }
             }
             (first, _) => Self { next: Some(first.unwrap_or(0)), at_work: None },
         }
     }
 
-    fn note(&self) -> Option<String> {
+    fn encode(&self) -> Option<String> {
         let mut line = String::new();
         match (&self.at_work, self.next) {
-            (Some(AtWork { first, last, who, .. }), _) => writeln!(line, "{first} {last} {who}"),
+            (Some(AtWork { first, last, process, .. }), _) => {
+                writeln!(line, "{first} {last} {process}")
+            }
             (None, Some(next)) => writeln!(line, "{next}"),
             (None, None) => return None,
         }
-        // A String takes everything.
+        // Writing to a String never fails.
         .map_or(None, |()| Some(line))
     }
 
-    /// A note that can't be written is missed only after a crash; the log goes on.
-    fn put(&self, directory: &Directory, log: &str) {
-        let name = format!("{log}{SUFFIX}");
-        let put = match self.note() {
+    /// Writes or removes the queue file. A failure matters only after a crash, so the log goes on.
+    fn save(&self, directory: &Directory, log: &str) {
+        let name = names::queue(log);
+        let saved = match self.encode() {
             Some(line) => directory.overwrite(&name, line.as_bytes()),
             None => directory.remove(&name),
         };
-        if let Err(error) = put {
-            tracing::debug!(%error, "what waits is not on disk");
+        if let Err(error) = saved {
+            tracing::debug!(%error, "the queue of the post-rotate command is not on disk");
         }
     }
 
-    /// The next one to be rotated away has this number: noted before that is done.
+    /// Queues the generation that a rotation is about to make.
     pub(super) fn expect(&mut self, number: u64, directory: &Directory, log: &str) {
         if self.next.is_none() {
             self.next = Some(number);
             if self.at_work.is_none() {
-                self.put(directory, log);
+                self.save(directory, log);
             }
         }
     }
 }
 
 impl LogFile {
-    /// As [`open`](Self::open), and keeps in mind which generations wait to be worked on.
+    /// As [`open`](Self::open), with a queue for the post-rotate command.
     pub(crate) fn open_handing_out(
         log_dir: &Path,
         config_file: &str,
@@ -123,13 +123,13 @@ impl LogFile {
         Self::open_as(log_dir, config_file, name, options, true)
     }
 
-    /// Who is said to be at work since before the log was opened.
+    /// The process of a command of an earlier run, as the queue file has it.
     pub(crate) fn stranger_at_work(&self) -> Option<&str> {
-        Some(&self.handing.as_ref()?.stranger()?.who)
+        Some(&self.handing.as_ref()?.inherited()?.process)
     }
 
-    /// The first generation that waits, unless somebody is at work. Those that are gone or
-    /// compressed are passed over.
+    /// The first generation in the queue, unless a command runs. Removed and compressed ones are
+    /// skipped.
     pub(crate) fn hand_out(&mut self) -> Option<Rotated> {
         let handing = self.handing.as_ref()?;
         let next = handing.next?;
@@ -143,44 +143,44 @@ impl LogFile {
         let handing = self.handing.as_mut()?;
         let Some(number) = found else {
             handing.next = None;
-            handing.put(&directory, log);
+            handing.save(&directory, log);
             return None;
         };
-        // Somebody who is gone may have begun, a moment before that could be noted.
+        // A command may have started before a crash and before the queue file recorded it.
         self.generations.remove_compressed(&directory, log, number);
         handing.next = Some(number);
-        // Before anybody makes something beside it.
+        // Measured before the command creates a file beside it.
         self.generations.work_begins(&directory, log, number);
-        let path = directory.path().join(super::generations::name(log, number));
+        let path = directory.path().join(names::generation(log, number));
         Some(Rotated { number, path })
     }
 
-    /// Somebody works on this generation, which was handed out.
-    pub(crate) fn work_begins(&mut self, number: u64, who: String) {
-        self.work(number, number, who);
+    /// The command was started for this generation.
+    pub(crate) fn work_begins(&mut self, number: u64, process: String) {
+        self.work(number, number, process);
     }
 
-    /// Nobody works on what was handed out: it waits still.
+    /// The command was not started: the generation stays in the queue.
     pub(crate) fn take_back(&mut self) {
         self.generations.work_is_put_off();
     }
 
-    /// Somebody has got all that wait, and those from `first` on that were not finished.
-    pub(crate) fn work_is_left(&mut self, first: u64, last: u64, who: String) {
-        self.work(first, last, who);
+    /// A process that outlives this one got the unfinished generations from `first` to `last`.
+    pub(crate) fn work_is_left(&mut self, first: u64, last: u64, process: String) {
+        self.work(first, last, process);
     }
 
-    fn work(&mut self, first: u64, last: u64, who: String) {
+    fn work(&mut self, first: u64, last: u64, process: String) {
         let Some(handing) = &mut self.handing else { return };
-        handing.at_work = Some(AtWork { first, last, who, ours: true });
+        handing.at_work = Some(AtWork { first, last, process, ours: true });
         handing.next = last.checked_add(1);
         if let Ok(Some(directory)) = self.place.existing() {
-            handing.put(&directory, self.place.log_name());
+            handing.save(&directory, self.place.log_name());
         }
     }
 
-    /// Whoever worked on this generation has ended. Where that failed and it is still there, what
-    /// was made of it is removed.
+    /// The command for this generation has ended. If it failed and the generation still exists, its
+    /// partial output is removed.
     pub(crate) fn work_ends(&mut self, number: u64, succeeded: bool) {
         let Some(handing) = &mut self.handing else { return };
         handing.at_work = None;
@@ -193,29 +193,29 @@ impl LogFile {
         if self.generations.survey(&directory, log).is_ok() {
             self.generations.prune(&directory, log, &self.keep());
         }
-        self.note_what_waits(&directory);
+        self.update(&directory);
     }
 
-    /// Whoever was at work is gone, and nobody has seen how he ended: what he has left waits again.
+    /// The command ended with an unknown status: its unfinished generations are queued again.
     pub(crate) fn work_was_lost(&mut self) {
         let Some(handing) = &mut self.handing else { return };
         if let Some(AtWork { first, .. }) = handing.at_work.take() {
             handing.next = Some(first);
         }
-        // What he has made of them is to be learnt.
+        // The command may have compressed some of them.
         self.generations.forget();
         if let Ok(Some(directory)) = self.place.existing() {
-            self.note_what_waits(&directory);
+            self.update(&directory);
         }
     }
 
-    /// The first and the last that wait, or will when whoever works has ended: those above the one
-    /// that is known to be `at_work`, else those too that a stranger has got.
+    /// The first and the last generation in the queue after the running command. With `at_work`,
+    /// those above that number; with a command of an earlier run, also those passed to it.
     pub(crate) fn waiting(&mut self, at_work: Option<u64>) -> Option<(u64, u64)> {
         let handing = self.handing.as_ref()?;
-        let next = match (at_work, handing.stranger()) {
+        let next = match (at_work, handing.inherited()) {
             (Some(number), _) => number.checked_add(1)?,
-            (None, Some(stranger)) => stranger.first,
+            (None, Some(inherited)) => inherited.first,
             (None, None) => handing.next?,
         };
         let directory = self.place.existing().ok()??;
@@ -225,14 +225,14 @@ impl LogFile {
         Some((first, self.generations.newest()?))
     }
 
-    fn note_what_waits(&mut self, directory: &Directory) {
+    fn update(&mut self, directory: &Directory) {
         let Some(handing) = &mut self.handing else { return };
         let log = self.place.log_name();
-        // What has not been looked for is not gone.
+        // The queue is kept if the directory can't be read.
         if self.generations.survey(directory, log).is_ok() {
             handing.next = handing.next.filter(|&next| self.generations.next() > next);
         }
-        handing.put(directory, log);
+        handing.save(directory, log);
     }
 }
 
@@ -242,9 +242,13 @@ mod tests {
     use crate::logfile::{Retention, Stream};
 
     #[test]
-    fn a_note_says_again_what_was_noted() {
-        let at_work =
-            |first, last, who: &str| AtWork { first, last, who: who.to_owned(), ours: false };
+    fn a_queue_file_is_decoded_as_it_was_encoded() {
+        let at_work = |first, last, process: &str| AtWork {
+            first,
+            last,
+            process: process.to_owned(),
+            ours: false,
+        };
         for (handing, note) in [
             (Handing { next: Some(7), at_work: None }, Some("7\n")),
             (Handing::default(), None),
@@ -253,7 +257,7 @@ mod tests {
                 Some("8 9 1 2 x\n"),
             ),
         ] {
-            assert_eq!(handing.note().as_deref(), note);
+            assert_eq!(handing.encode().as_deref(), note);
             if let Some(note) = note {
                 assert_eq!(Handing::parse(note.as_bytes()), handing);
             }
@@ -261,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_line_of_a_note_counts() {
+    fn only_the_first_line_of_a_queue_file_counts() {
         let handing = Handing::parse(b"10\n9 2 5 4026531836 x\n");
         assert_eq!(handing, Handing { next: Some(10), at_work: None });
     }
 
     #[test]
-    fn what_was_lost_waits_again_in_a_log_that_has_not_been_rotated_since() {
+    fn unfinished_work_is_queued_again_in_a_log_that_was_not_rotated_since() {
         let directory = tempfile::tempdir().unwrap();
         let retention = Retention { max_size: 10, max_files: 9, ..Retention::default() };
         let options = LogOptions { retention, ..LogOptions::default() };
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_broken_note_says_is_that_everything_waits() {
+    fn a_damaged_queue_file_queues_every_generation() {
         for note in ["", "\n", "x", "\u{0}\u{0}", "-1"] {
             assert_eq!(Handing::parse(note.as_bytes()).next, Some(0), "{note:?}");
         }

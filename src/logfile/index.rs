@@ -1,17 +1,14 @@
-//! The time index's form on disk: a header, then records of one size. `docs/formats.md` specifies
-//! it for those who read it with something else.
+//! The on-disk format of the time index: a header, then records of a fixed size. `docs/formats.md`
+//! specifies it.
 //!
-//! Here is the form alone: nothing is opened, read or written.
+//! This file encodes and decodes alone: nothing is opened, read or written.
 
 use super::entry::{End, Mark, Stream, Timestamp};
 
-/// What the name of an index has after its log's, or its generation's.
-pub(super) const SUFFIX: &str = ".idx";
-
-/// What an index begins with, and nothing else does.
+/// The magic number at the start of an index.
 const MAGIC: [u8; 8] = *b"VMONIDX\n";
 
-/// The version of the form that is written and read here.
+/// The format version that is written and read here.
 const VERSION: u16 = 1;
 
 /// The size of the header in bytes.
@@ -20,16 +17,11 @@ pub(super) const HEADER: usize = 32;
 /// The size of a record in bytes.
 pub(super) const RECORD: usize = 24;
 
-/// The name of the index of a log, or of a generation.
-pub(super) fn name(log: &str) -> String {
-    format!("{log}{SUFFIX}")
-}
-
-/// The head of an index.
+/// The header of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The inode of the log that the index was begun for: how its writer knows it again. A copy
-    /// of both has another, so a reader must not rely on it.
+    /// The inode of the log that the index was created for, by which the writer recognizes its log.
+    /// A reader must not rely on it: a copy of the log has another inode.
     pub(super) inode: u64,
 }
 
@@ -43,7 +35,7 @@ impl Header {
         bytes
     }
 
-    /// `None` for what is no index, or one of a version that is not known here.
+    /// `None` if these bytes are not the header of an index of this version.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
         let known = take(bytes, 0) == MAGIC
             && u16::from_le_bytes(take(bytes, 8)) == VERSION
@@ -52,10 +44,10 @@ impl Header {
     }
 }
 
-/// What a record tells of.
+/// The content of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
-    /// So many bytes of this stream; `None` where the stream and the time are not known.
+    /// Bytes of a stream; `None` if stream and time are unknown.
     Bytes {
         stream: Option<Stream>,
         length: u32,
@@ -66,14 +58,15 @@ pub(super) enum Content {
 /// One record of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
-    /// When the first of the bytes was read from the child, or the mark was made.
+    /// When the first of the bytes was read from the child, or when the marked event happened.
     pub(super) time: Timestamp,
-    /// Where in the log the bytes begin, or the mark stands.
+    /// The offset in the log of the bytes or of the mark.
     pub(super) offset: u64,
     pub(super) content: Content,
 }
 
-// Kinds, the byte at 20. 0 is none: a file system may leave zeros at the end after a crash.
+// The kind of a record, the byte at offset 20. 0 is invalid, because a crash may leave zeros at the
+// end of a file.
 const UNKNOWN: u8 = 1;
 const STDOUT: u8 = 2;
 const STDERR: u8 = 3;
@@ -84,13 +77,13 @@ const STOP: u8 = 17;
 const RESIZE: u8 = 18;
 const REOPEN: u8 = 19;
 
-// What the value of a stop is above the number.
+// The upper bits of the value of a stop record.
 const EXITED: u32 = 0;
 const SIGNALLED: u32 = 0x100;
 const NOT_KNOWN: u32 = 0x200;
 
 impl Record {
-    /// How many bytes of the log it is about.
+    /// The number of bytes of the log that it describes.
     pub(super) fn length(&self) -> u64 {
         match self.content {
             Content::Bytes { length, .. } => length.into(),
@@ -98,7 +91,7 @@ impl Record {
         }
     }
 
-    /// Where in the log its bytes end.
+    /// The offset in the log at which its bytes end.
     pub(super) fn end(&self) -> u64 {
         self.offset.saturating_add(self.length())
     }
@@ -129,7 +122,7 @@ impl Record {
         bytes
     }
 
-    /// `None` for what is no record: the index ends before it.
+    /// `None` if these bytes are not a record: the index ends before them.
     pub(super) fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
         let value = u32::from_le_bytes(take(bytes, 16));
         let [kind] = take(bytes, 20);
@@ -164,14 +157,14 @@ impl Record {
     }
 }
 
-/// Puts `value` at `from`; a place that is not there is left alone.
+/// Copies `value` to the offset `from`, if there is room.
 fn put(bytes: &mut [u8], from: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(from..from + value.len()) {
         place.copy_from_slice(value);
     }
 }
 
-/// The bytes at `from`; zeros for a place that is not there.
+/// The bytes at the offset `from`; zeros if there are too few.
 fn take<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
     bytes.get(from..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }

@@ -1,10 +1,9 @@
 //! The writer of a log's time index.
 //!
-//! Records are kept in memory for as long as something is to be flushed, 200 ms at most, and then
-//! written at a known place, so that a write that failed or was torn is simply done again. No
-//! descriptor is held: the index is opened for each flush. That it can't be written is one
-//! warning and never an error: the log and the child go on, and what could not be told is of
-//! unknown time.
+//! Records are buffered for at most 200 ms and then written at a known offset, so a failed or torn
+//! write is repeated. No descriptor is kept open: the index is opened for each flush. A failure to
+//! write it is one warning and never an error: the log and the child go on, and the affected bytes
+//! have an unknown time.
 
 mod recovery;
 
@@ -17,43 +16,43 @@ use super::LogError;
 use super::current::{Current, Identity};
 use super::directory::Directory;
 use super::entry::{Mark, Stream, Timestamp};
-use super::index::{self, Content, HEADER, Header, RECORD, Record};
+use super::index::{Content, HEADER, Header, RECORD, Record};
+use super::names;
 
-/// Chunks of one stream that come within this time after the first one of a record share it.
+/// Chunks of one stream within this time after the first share one record.
 const SHARED: Duration = Duration::from_millis(5);
 
-/// How long a record waits for others to be written with.
+/// How long a record is buffered.
 const LAG: Duration = Duration::from_millis(200);
 
-/// So many are written at once.
+/// How many records are written at once.
 const FULL: usize = 4096 / RECORD;
 
-/// How long after a failure the index is tried again; each time twice as long.
+/// How long after the first failure the write is retried. Each further failure doubles the time.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often that time doubles.
+/// How often that time is doubled.
 const MOST_DOUBLINGS: u8 = 6;
 
 /// The index of the log that is open.
 #[derive(Debug)]
 pub(super) struct Indexing {
-    /// Whether records are made. Where they are not, an index of earlier runs stays beside the
-    /// log for as long as it is true.
+    /// Whether records are made. If not, an index of an earlier run stays while it is valid.
     on: bool,
-    /// How often it could not be written since it last could.
+    /// The number of failed writes since the last successful one.
     failures: u8,
-    /// The index on disk, where there is one of this log.
+    /// The index file of this log, if it exists.
     file: Option<Identity>,
-    /// How many bytes of it are true: the header and whole records, or 0.
+    /// The size of its valid part: the header and whole records, or 0.
     length: u64,
-    /// How many bytes of the log the records tell of, those to be flushed included.
-    told: u64,
+    /// How many bytes of the log the records describe, pending ones included.
+    indexed: u64,
     /// The time of the last record.
     time: Timestamp,
     pending: Option<Box<Pending>>,
 }
 
-/// Records that are not on disk; one at least.
+/// Records that are not on disk; at least one.
 #[derive(Debug)]
 struct Pending {
     records: Vec<Record>,
@@ -67,7 +66,7 @@ impl Indexing {
             failures: 0,
             file: None,
             length: 0,
-            told: 0,
+            indexed: 0,
             time: Timestamp::default(),
             pending: None,
         }
@@ -78,18 +77,18 @@ impl Indexing {
         self.on
     }
 
-    /// Whether there is an index of this log on disk.
+    /// Whether this log has an index on disk.
     pub(super) fn is_there(&self) -> bool {
         self.length > 0
     }
 
-    /// How large it is on disk.
+    /// The size of the index on disk.
     pub(super) fn size(&self) -> u64 {
         self.length
     }
 
-    /// How large it is when all is on disk that waits for that, and is to follow at the next write:
-    /// a record of that, and one of what came in another way.
+    /// The size of the index after the next write: with the pending records, the record of that
+    /// write, and one for bytes that another process has appended.
     pub(super) fn size_at_next(&self) -> u64 {
         if !self.on {
             return self.length;
@@ -98,7 +97,7 @@ impl Indexing {
         self.length.max(HEADER as u64) + ((waiting + 2) * RECORD) as u64
     }
 
-    /// Notes that `count` bytes of a stream are in the log, at `offset`.
+    /// Records `count` bytes of a stream at `offset` in the log.
     pub(super) fn bytes(&mut self, stream: Stream, offset: u64, count: usize, now: Timestamp) {
         if !self.on {
             return;
@@ -114,14 +113,14 @@ impl Indexing {
             && let Some(sum) = length.checked_add(count)
         {
             *length = sum;
-            self.told += u64::from(count);
+            self.indexed += u64::from(count);
             return;
         }
         let content = Content::Bytes { stream: Some(stream), length: count };
         self.push(Record { time: now, offset, content });
     }
 
-    /// Notes what happened before the byte at `offset`.
+    /// Records an event before the byte at `offset`.
     pub(super) fn mark(&mut self, mark: Mark, offset: u64, now: Timestamp) {
         if self.on {
             self.catch_up(offset, now);
@@ -130,18 +129,18 @@ impl Indexing {
         }
     }
 
-    /// Tells of bytes that came into the log in another way than through here.
+    /// Records the bytes before `offset` that another process has appended.
     fn catch_up(&mut self, offset: u64, now: Timestamp) {
-        if offset < self.told {
+        if offset < self.indexed {
             self.forget();
         }
         let time = now.max(self.time);
-        unknown(self.told, offset, time).for_each(|record| self.push(record));
+        unknown(self.indexed, offset, time).for_each(|record| self.push(record));
     }
 
     fn push(&mut self, record: Record) {
         self.time = record.time;
-        self.told = record.end();
+        self.indexed = record.end();
         let wait = if self.failures == 0 { LAG } else { self.pause() };
         self.pending
             .get_or_insert_with(|| {
@@ -151,48 +150,48 @@ impl Indexing {
             .push(record);
     }
 
-    /// When records are to be written.
+    /// When the pending records are to be written.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.pending.as_ref().map(|pending| pending.due)
     }
 
-    /// Whether so many records wait that they are to be written before their time.
+    /// Whether enough records are pending to write them early.
     pub(super) fn is_full(&self) -> bool {
         self.pending.as_ref().is_some_and(|pending| pending.records.len() >= FULL)
     }
 
-    /// Whether an attempt to write them makes sense already.
+    /// Whether the time to retry after a failure has come.
     pub(super) fn may_flush(&self) -> bool {
         self.failures == 0 || self.deadline().is_some_and(|due| due <= Instant::now())
     }
 
-    /// Gives up what waits, so that the memory has a bound: its bytes are of unknown time.
+    /// Replaces the pending records by one of unknown time, which bounds the memory.
     pub(super) fn give_up(&mut self) {
         let Some(pending) = &mut self.pending else { return };
         let Some(Record { time, offset, .. }) = pending.records.first().copied() else { return };
-        pending.records = unknown(offset, self.told, time).collect();
+        pending.records = unknown(offset, self.indexed, time).collect();
         if pending.records.is_empty() {
             self.pending = None;
         }
     }
 
-    /// Begins with nothing: for a log that has no index, or none that is true any more.
+    /// Starts without an index, for a log that has none or an invalid one.
     pub(super) fn forget(&mut self) {
         let Self { on, failures, .. } = *self;
         *self = Self { failures, ..Self::new(on) };
     }
 
-    /// The log's size was changed by somebody else: which bytes lie where is not known any more.
+    /// Removes the index: another process has changed the log, so the offsets are invalid.
     pub(super) fn lose(&mut self, directory: &Directory, log_name: &str) {
         if self.file.is_some()
-            && let Err(error) = directory.remove_regular(&index::name(log_name))
+            && let Err(error) = directory.remove_regular(&names::index(log_name))
         {
             self.failed(&error);
         }
         self.forget();
     }
 
-    /// Writes what waits. What can't be written waits on, and is tried again later.
+    /// Writes the pending records. After a failure they stay pending and are retried later.
     pub(super) fn flush(&mut self, directory: &Directory, log_name: &str, log: &Current) {
         if self.pending.is_none() {
             return;
@@ -208,11 +207,11 @@ impl Indexing {
         }
     }
 
-    /// Notes that the index can't be written.
+    /// Handles a failure to write the index.
     pub(super) fn failed(&mut self, error: &LogError) {
         if self.failures == 0 {
             tracing::warn!(
-                "{error}; the log goes on, and when its bytes came stays unknown until that works"
+                "{error}; the log is written, but its times are unknown until the index works"
             );
         }
         let pause = self.pause();
@@ -232,20 +231,20 @@ impl Indexing {
         log_name: &str,
         log: &Current,
     ) -> Result<(), LogError> {
-        let name = index::name(log_name);
-        let file = match self.reach(directory, &name)? {
+        let name = names::index(log_name);
+        let file = match self.open_existing(directory, &name)? {
             Some(file) => file,
-            // Somebody has moved or removed the log: the next write begins another.
+            // Another process has moved or removed the log. The next write creates it again.
             None if directory.identity_of(log_name)? != Some(log.identity()) => return Ok(()),
-            None => self.begin(directory, &name)?,
+            None => self.create(directory, &name)?,
         };
         self.write(&file, log.identity().inode()).map_err(|error| {
             LogError::io("write to the time index", directory.path().join(name), error)
         })
     }
 
-    /// Opens the index, if it still is what it was, and makes it end where it should.
-    fn reach(&self, directory: &Directory, name: &str) -> Result<Option<File>, LogError> {
+    /// Opens the index if it is the same file, and cuts off bytes behind its valid part.
+    fn open_existing(&self, directory: &Directory, name: &str) -> Result<Option<File>, LogError> {
         if self.file.is_none() {
             return Ok(None);
         }
@@ -260,8 +259,8 @@ impl Indexing {
         Ok(Some(file))
     }
 
-    /// Makes the index, in the place of another that is none of this log.
-    fn begin(&mut self, directory: &Directory, name: &str) -> Result<File, LogError> {
+    /// Creates the index, and removes one that belongs to another log.
+    fn create(&mut self, directory: &Directory, name: &str) -> Result<File, LogError> {
         directory.remove_regular(name)?;
         let (file, identity) = directory.create_index(name)?;
         self.file = Some(identity);
@@ -292,7 +291,7 @@ impl Indexing {
     }
 }
 
-/// Records of bytes of which nothing is known.
+/// Records of bytes of unknown stream and time.
 fn unknown(from: u64, to: u64, time: Timestamp) -> impl Iterator<Item = Record> {
     let mut offset = from;
     iter::from_fn(move || {
@@ -304,7 +303,7 @@ fn unknown(from: u64, to: u64, time: Timestamp) -> impl Iterator<Item = Record> 
     })
 }
 
-/// Writes all, or says how much of it before it failed.
+/// Writes all bytes, or returns the number that were written before an error.
 fn write_at(file: &File, bytes: &[u8], at: u64) -> (usize, io::Result<()>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {

@@ -1,24 +1,24 @@
-//! The lock of a writer on its log: a log that is written is not removed, whatever record says that
-//! its run is over.
+//! The lock of a writer on its log. It keeps the log from being removed while it is written, also
+//! when the record says that the run is over.
 //!
-//! It is a shared flock(2) on the open file, which several writers may have. Who removes logs takes
-//! the exclusive one first. It belongs to the open file description: it ends with the process,
-//! however that ends, and no program that is executed inherits it (`O_CLOEXEC`).
+//! It is a shared flock(2) on the open file, which several writers may hold. A program that removes
+//! logs takes the exclusive lock first. The lock belongs to the open file description: it ends with
+//! the process, and an executed program does not inherit it (`O_CLOEXEC`).
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use nix::sys::stat::fstat;
 
-/// Whether a writer has the lock.
+/// Whether this writer has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// For as long as the file is open.
+    /// It has the lock while the file is open.
     Held,
-    /// Another process has the exclusive lock: it is removing the log, or about to give up.
+    /// Another process has the exclusive lock: it removes the log, or is about to give up.
     Contended,
-    /// The file system has no such lock: NFS gives a shared one only on a file that is open for
-    /// reading. That does not keep the log from being written.
+    /// The file system has no such lock: NFS grants a shared lock only on a file that is open for
+    /// reading. The log is written all the same.
     Unsupported,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn hold(file: &File, path: &Path) -> Hold {
     }
 }
 
-/// The lock on a log that is no longer written to, until it is dropped.
+/// The lock on a log that is no longer written, held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct LogLock(File);
 
@@ -43,7 +43,7 @@ impl LogLock {
         Self(file)
     }
 
-    /// Whether the file has a name still. One without keeps its blocks allocated while it is open.
+    /// Whether the file is still linked. An unlinked file keeps its blocks while it is open.
     pub(super) fn is_linked(&self) -> bool {
         fstat(&self.0).is_ok_and(|stat| stat.st_nlink > 0)
     }

@@ -1,4 +1,4 @@
-//! Reading a log back: every byte of it, in order, with its stream and time where they are known.
+//! Reading a log back: every byte in order, with its stream and time where they are known.
 //!
 //! ```
 //! use vmon::logfile::read::{Entry, LogReader};
@@ -44,24 +44,24 @@ use numbers::Numbers;
 pub use position::Position;
 use segment::{Bounds, Role, Segment};
 
-/// What comes next in a log.
+/// One entry of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry<'a> {
-    /// Bytes of one stream, seldom none. They end where a read has ended: a line, and a character,
-    /// may go on in the next entry.
+    /// Bytes of one stream, rarely none. An entry ends at an arbitrary byte: a line or a character
+    /// may continue in the next entry.
     Bytes {
-        /// When the first of them was read from the child; `None` where nobody knows.
+        /// When the first byte was read from the child; `None` if unknown.
         time: Option<Timestamp>,
-        /// Where they come from; `None` where nobody knows.
+        /// The stream that the child wrote them to; `None` if unknown.
         stream: Option<Stream>,
-        /// As the child wrote them, in whatever format the log is.
+        /// The bytes as the child wrote them, decoded from the format of the log.
         bytes: &'a [u8],
     },
-    /// Something happened here.
+    /// An event between two bytes.
     Mark {
-        /// When.
+        /// The time of the event.
         time: Timestamp,
-        /// What.
+        /// The event.
         mark: Mark,
     },
 }
@@ -76,15 +76,15 @@ pub enum ReadError {
         /// Where the log would be.
         path: PathBuf,
     },
-    /// Its place can't be used.
+    /// The log's name or directory can't be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// What was to be read.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -95,7 +95,7 @@ impl ReadError {
     }
 }
 
-/// Something about a log that its reader should know. Reading goes on.
+/// A problem with a log that does not stop reading.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {
@@ -109,23 +109,23 @@ pub enum Warning {
         /// The last of them.
         last: u64,
     },
-    /// An index can't be the one of its log. Streams and times of that file are not known.
-    #[error("{} does not match its log, and is not used: {why}", path.display())]
+    /// An index does not match its log, so the streams and times of that file are unknown.
+    #[error("{} does not match its log and is ignored: {why}", path.display())]
     Index {
         /// The index.
         path: PathBuf,
-        /// How that shows.
+        /// The mismatch.
         why: &'static str,
     },
-    /// A compressed generation can't be read to its end.
-    #[error("what follows in {} is left out, it is damaged: {why}", path.display())]
+    /// A compressed generation is damaged. The rest of it is skipped.
+    #[error("{} is damaged, and the rest of it is left out: {why}", path.display())]
     Damaged {
         /// The generation.
         path: PathBuf,
-        /// How that shows.
+        /// The error of the decompressor.
         why: String,
     },
-    /// The log has become shorter while it was read. It is read anew from its beginning.
+    /// The log was truncated during reading, and is read again from its beginning.
     #[error("{} was truncated, and is read from its beginning", path.display())]
     Truncated {
         /// The log.
@@ -139,48 +139,46 @@ impl Warning {
     }
 }
 
-/// What is not given yet of a log that is being written.
+/// Which of the last bytes are held back from a log that is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Hold {
-    /// All that is there is given.
+    /// None: all bytes are returned.
     #[default]
     Nothing,
-    /// A record of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log waits until all of it is
-    /// there.
+    /// An incomplete record of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log.
     Parts,
-    /// Bytes of a raw log also wait until its index tells of them, which is 200 ms later at most,
-    /// or until it is rotated.
+    /// Also the bytes of a raw log that are not in its index yet. They are indexed within 200 ms, or
+    /// when the log is rotated.
     Untold,
 }
 
-/// A log that is read from the oldest generation on.
+/// A reader of a log, from the oldest generation on.
 ///
-/// [`next`](Self::next) gives what comes next, and `None` at the end of what is there. It may be
-/// called again after that: it goes on with what has been written meanwhile, through rotation,
-/// compression and removal of what is being read, and repeats nothing. A writer is never held up
-/// by a reader.
+/// [`next`](Self::next) returns the next entry, and `None` at the end of the log. A later call
+/// continues with the bytes that were written meanwhile, across rotation, compression and removal
+/// of the file that is being read, and repeats nothing. A reader never blocks the writer.
 ///
 /// # Memory
 ///
-/// At most 256 KiB are held, of files of any size and lines of any length, and the window of the
-/// compressor that has made the generation being read: 32 KiB for gzip, and for Zstandard 8 MiB
-/// unless it was told to use more. A record of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log
-/// with a longer line than that, which no known writer makes, is given as it is in the file.
+/// At most 256 KiB, for files of any size and lines of any length, and the window of the
+/// decompressor: 32 KiB for gzip, 8 MiB for the default levels of Zstandard, 128 MiB at most. A
+/// line of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log that is longer than the buffer is
+/// returned as it is in the file. No known writer makes such a line.
 ///
-/// # Beside a crash
+/// # After a crash
 ///
-/// A log, a generation or an index may end anywhere. What the index does not tell of has no stream
-/// and no time; it is given all the same.
+/// A log, a generation or an index may end at any byte. Bytes that are not in the index are returned
+/// without stream and time.
 pub struct LogReader {
     files: Files,
-    /// The generations that were there at the last look.
+    /// The generations that existed at the last check.
     numbers: Numbers,
-    /// The lowest number of which nothing has been read.
+    /// The lowest number of a file that has not been opened.
     next: u64,
     segment: Option<Segment>,
-    /// Where to begin in the file of that number, when it is opened.
+    /// Where to start in a file when it is opened.
     entry: Option<Position>,
-    /// How many of the next bytes are left out.
+    /// How many of the next bytes are skipped.
     skip: u64,
     stop: Option<Position>,
     hold: Hold,
@@ -210,7 +208,7 @@ impl LogReader {
         Ok(reader)
     }
 
-    /// As [`open`](Self::open), also where nothing is there yet.
+    /// As [`open`](Self::open), also for a log that does not exist yet.
     ///
     /// # Errors
     ///
@@ -224,42 +222,42 @@ impl LogReader {
         Ok(Self { files, numbers, next, segment, entry, skip, stop, hold, written_as })
     }
 
-    /// Tells the format in which the log is being written, from now on, as far as it has no index:
-    /// without that, its first line tells, which a child may have written itself.
+    /// Sets the format of the current log. Without this, the format of a log without an index is
+    /// detected by its first line, which a child may have written itself.
     pub fn written_as(&mut self, format: Format) {
         self.written_as = Some(format);
     }
 
-    /// What to hold back of a log that is being written: [`Hold::Nothing`] at first.
+    /// Sets which bytes of the current log are held back; [`Hold::Nothing`] by default.
     pub fn hold(&mut self, hold: Hold) {
         self.hold = hold;
     }
 
-    /// Where the log is, whatever is there now. Its generations and the indexes lie beside it.
+    /// The path of the log, whether it exists or not. Generations and indexes are beside it.
     pub fn path(&self) -> &Path {
         self.files.path()
     }
 
-    /// The file that is being read, as long as its writer may add to it: who is told by the system
-    /// of its changes, and of those in its directory, knows when to read on.
+    /// The current log, while it is being read. A caller that watches this file and its directory,
+    /// by inotify(7) or kqueue(2), knows when to call [`next`](Self::next) again.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         let segment = self.segment.as_ref().filter(|it| it.role == Role::Current)?;
         segment.file().map(AsFd::as_fd)
     }
 
-    /// Whether bytes are there that are [held](Self::hold) back.
+    /// Whether bytes are [held back](Self::hold) now.
     pub fn is_holding(&self) -> bool {
         let segment = self.segment.as_ref().filter(|it| it.role == Role::Current);
         let left = |segment: &Segment| Some(segment.size().ok()?? > segment.offset());
         self.hold != Hold::Nothing && segment.and_then(left).unwrap_or(false)
     }
 
-    /// What has turned up since this was last called.
+    /// Takes the warnings since the last call.
     pub fn take_warnings(&mut self) -> Vec<Warning> {
         std::mem::take(&mut self.files.warnings)
     }
 
-    /// What comes next; `None` at the end of what is there now.
+    /// Returns the next entry; `None` at the end of the log as it is now.
     ///
     /// # Errors
     ///
@@ -279,7 +277,7 @@ impl LogReader {
         }))
     }
 
-    /// Finds the file in which something comes next.
+    /// Finds the file with the next entry.
     fn ready(&mut self) -> Result<bool, ReadError> {
         loop {
             let Some(segment) = &mut self.segment else {
@@ -296,7 +294,7 @@ impl LogReader {
             if segment.role == Role::Current && segment.may_have_another_index()? {
                 self.files.find_late_index(segment)?;
                 if let Some(format) = self.written_as {
-                    segment.take_for(format);
+                    segment.assume(format);
                 }
             }
             match segment.ready(Bounds { hold: self.hold, end }) {
@@ -316,12 +314,12 @@ impl LogReader {
         }
     }
 
-    /// Whether no file that is still to come may be read.
+    /// Whether the stop position is before the next file.
     fn is_over(&self) -> bool {
         self.stop.is_some_and(|stop| stop.number < self.next)
     }
 
-    /// Opens the file that follows those that have been read; `false` where there is none yet.
+    /// Opens the next file; `false` if there is none yet.
     fn enter(&mut self) -> Result<bool, ReadError> {
         loop {
             let listed = self.numbers.at_or_after(self.next);
@@ -331,10 +329,10 @@ impl LogReader {
                 return Ok(true);
             }
             if listed.is_some() {
-                self.look_for_others(number)?;
+                self.skip_removed(number)?;
                 continue;
             }
-            // Before it is looked for later generations: one that is made afterwards is this file.
+            // Opened before the check for later generations: one that is made afterwards is this file.
             let segment = self.files.current(number)?;
             if !self.is_next(number)? {
                 continue;
@@ -347,7 +345,7 @@ impl LogReader {
 
     fn begin(&mut self, mut segment: Segment) -> Result<(), ReadError> {
         if let Some(format) = self.written_as.filter(|_| segment.role == Role::Current) {
-            segment.take_for(format);
+            segment.assume(format);
         }
         self.next = segment.number + 1;
         match self.entry.take() {
@@ -367,8 +365,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// Whether no generation from `number` on has been made until now. The oldest go first, so
-    /// while the one before is there none after it has gone.
+    /// Whether no generation from `number` on exists. The oldest are removed first, so while the one
+    /// before exists, none after it was removed.
     fn is_next(&mut self, number: u64) -> Result<bool, ReadError> {
         if self.files.exists(number)? {
             self.numbers = self.files.numbers()?;
@@ -384,11 +382,11 @@ impl LogReader {
         Ok(false)
     }
 
-    /// A generation that was there is not there any more.
-    fn look_for_others(&mut self, number: u64) -> Result<(), ReadError> {
+    /// Skips a generation that was removed since the last check.
+    fn skip_removed(&mut self, number: u64) -> Result<(), ReadError> {
         self.numbers = self.files.numbers()?;
         let later = match self.numbers.at_or_after(number) {
-            // Nothing that can be read.
+            // It exists and is not a regular file.
             Some(same) if same == number => number + 1,
             Some(later) => later,
             None => number + 1,
@@ -411,13 +409,13 @@ impl LogReader {
         }
     }
 
-    /// At the end of a file: whether there is more of it after all, or another one may follow.
+    /// At the end of a file: whether to try again, with this file or the next one.
     fn leave(&mut self) -> Result<bool, ReadError> {
         let Some(segment) = &mut self.segment else { return Ok(true) };
         match segment.role {
             Role::Generation => self.segment = None,
             Role::Moved => {
-                // Its number is still to be given.
+                // The next generation gets its number.
                 self.next = segment.number;
                 self.segment = None;
             }
@@ -429,7 +427,7 @@ impl LogReader {
                     segment.restart();
                 }
                 Look::Other(size) => match self.files.became(segment)? {
-                    // What came before the rename, and after our last look, is still to be read.
+                    // Bytes that were written between the last read and the rename remain.
                     Some(number) => {
                         segment.role = Role::Generation;
                         segment.number = number;
@@ -438,7 +436,7 @@ impl LogReader {
                             self.files.find_late_index(segment)?;
                         }
                     }
-                    // Its writer goes on with the file that it has open for a while.
+                    // The writer still appends to the file that it has open.
                     None if size == 0 => return Ok(false),
                     None => segment.role = Role::Moved,
                 },

@@ -1,42 +1,38 @@
-//! The formats that have records, on disk: whole ones only, whatever stops a write, and nothing of
-//! another format in the same file.
+//! Writing the formats that consist of records. The file holds whole records of one format only,
+//! also after a failed write.
 
 use std::fs::File;
-use std::io;
 
 use super::current::Current;
 use super::directory::Directory;
 use super::entry::{Stream, Timestamp};
-use super::format::{self, ENDS, Encoder, LONGEST_ON_DISK, SMALLEST, enough, sniff};
-use super::tail::{read, read_end};
+use super::file_end::{end, format_of, read_end};
+use super::format::{self, ENDS, Encoder, LONGEST_ON_DISK, SMALLEST, enough};
 use super::{Format, LogError, LogFile};
 
-/// The most that is written at once where the caller gives no workspace. So much is mapped by
-/// itself (mallopt(3), `M_MMAP_THRESHOLD`): nothing of it stays behind.
+/// The size of the buffer for a caller without a workspace. It is above glibc's
+/// `M_MMAP_THRESHOLD` (mallopt(3)), so its pages return to the system when it is freed.
 const BUFFER: usize = 160 << 10;
 
-/// A chunk up to this size gets as much as its first record may need.
+/// A chunk up to this size gets a buffer for its first record only.
 const SMALL: usize = 2 << 10;
 
-/// How much of the end of a log is looked through for lines that an earlier run left unfinished.
+/// How many bytes at the end of a log are searched for lines that an earlier run left unfinished.
 const END: usize = 256 << 10;
 
-/// Enough of a log to tell whether its first line may be a record.
-const BEGINNING: usize = 128;
-
-/// What has become of records.
+/// The outcome of an attempt to append records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Put {
     Done,
-    /// Nothing yet: there may be room in the log now.
+    /// Nothing is written, and the log was rotated or reopened: try again.
     Again,
-    /// There is no place where the first of them can be made.
+    /// The buffer is too small for the first record.
     TooLarge,
 }
 
 impl LogFile {
-    /// Puts records of `bytes` into the log, and counts those of `bytes` that whole ones have. They
-    /// are made in `workspace`, where that is large enough.
+    /// Appends the records of `bytes`, and adds to `written` the bytes that whole records carry.
+    /// The records are encoded in `workspace` if it is large enough.
     pub(super) fn write_records(
         &mut self,
         now: Timestamp,
@@ -63,7 +59,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Ends what is unfinished in each stream.
+    /// Ends the unfinished line of each stream.
     pub(super) fn end_lines(&mut self, now: Timestamp) -> Result<(), LogError> {
         while self.encoder.is_unfinished() {
             self.put(&mut [0; ENDS], &mut 0, |encoder, place| {
@@ -74,8 +70,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Puts records into the log, or makes room for them. `make` makes them in a part of `place`,
-    /// and says what they have taken, which is added to `taken`, and how long they are.
+    /// Appends records, or makes room for them. `make` encodes them in a part of `place` and
+    /// returns how many input bytes they carry, which is added to `taken`, and their size.
     fn put(
         &mut self,
         place: &mut [u8],
@@ -83,7 +79,7 @@ impl LogFile {
         make: impl Fn(&mut Encoder, &mut [u8]) -> (usize, usize),
     ) -> Result<Put, LogError> {
         let Some(current) = &mut self.current else { return self.reopen().map(|()| Put::Again) };
-        // Where it can't be taken back, the file ends there.
+        // A torn record that can't be cut off must be the last one of its file.
         if current.cut_torn().is_err() {
             return self.rotate().map(|()| Put::Again);
         }
@@ -105,14 +101,14 @@ impl LogFile {
         }
         *taken += count;
         if whole > 0 {
-            self.has_bytes();
+            self.start_rotation_time();
         }
         outcome.map_err(|source| LogError::io("write to the log", self.place.path(), source))?;
         Ok(Put::Done)
     }
 
-    /// Whether what was found in the log can be gone on with: it has this run's format, and
-    /// ends with a whole record, if need be after cutting what a crash has left of one.
+    /// Whether new records can follow the existing content: it has this run's format and ends with
+    /// a whole record, after the record that a crash has torn is cut off.
     pub(super) fn continues(&self, directory: &Directory, log: &mut Current) -> bool {
         if self.index.is_there() {
             return self.options.format == Format::Raw;
@@ -122,12 +118,12 @@ impl LogFile {
                 format_of(&file).is_ok_and(|format| format == self.options.format)
                     && (self.options.format == Format::Raw || ends_whole(&file, size, log))
             }
-            // To stop for this would stop a start that has all it needs.
+            // A log that can be written but not read does not stop the start.
             _ => self.options.format == Format::Raw,
         }
     }
 
-    /// Finds out which lines an earlier run has left unfinished. What can't be read has none.
+    /// Finds the lines that an earlier run has left unfinished.
     pub(super) fn find_left_open(&mut self, directory: &Directory) -> Result<(), LogError> {
         if self.options.format != Format::Cri || self.current.as_ref().is_none_or(Current::is_empty)
         {
@@ -137,7 +133,7 @@ impl LogFile {
         let mut end = format::End::default();
         let mut left = END;
         let bytes = read_end(directory, log_name, left)?.unwrap_or_default();
-        end.look(&bytes);
+        end.add_before(&bytes);
         left -= bytes.len();
         if !end.is_known() && left > 0 {
             self.generations.survey(directory, log_name)?;
@@ -147,16 +143,16 @@ impl LogFile {
                 break;
             }
             let Some(bytes) = read_end(directory, &generation, left)? else { break };
-            end.look(&bytes);
+            end.add_before(&bytes);
             left -= bytes.len();
         }
-        self.encoder.go_on(&end);
+        self.encoder.resume(&end);
         self.left_open = self.encoder.is_unfinished();
         Ok(())
     }
 }
 
-/// How much fits into the log now.
+/// How many bytes fit into the log.
 fn room(log: &Current, max_size: u64) -> usize {
     if max_size == 0 {
         return usize::MAX;
@@ -164,23 +160,14 @@ fn room(log: &Current, max_size: u64) -> usize {
     usize::try_from(max_size.max(SMALLEST).saturating_sub(log.size())).unwrap_or(usize::MAX)
 }
 
-/// What a log that has no time index beside it is.
-pub(super) fn format_of(file: &File) -> io::Result<Format> {
-    let mut beginning = read(file, 0, BEGINNING)?;
-    if beginning.starts_with(b"{") {
-        beginning = read(file, 0, LONGEST_ON_DISK)?;
-    }
-    Ok(sniff(&beginning).unwrap_or(Format::Raw))
-}
-
-/// Cuts what a crash has left of a last record; false where that can't be done.
+/// Cuts off a last record that a crash has torn; `false` if that is not possible.
 fn ends_whole(file: &File, size: u64, log: &mut Current) -> bool {
     let count = usize::try_from(size).unwrap_or(usize::MAX).min(LONGEST_ON_DISK);
-    let Ok(end) = read(file, size - count as u64, count) else { return false };
+    let Ok(end) = end(file, size, LONGEST_ON_DISK) else { return false };
     let torn = match memchr::memrchr(b'\n', &end) {
         Some(at) => end.len() - at - 1,
         None => end.len(),
     };
-    // More than that is nothing that was written here.
+    // vmon writes no longer record.
     end.len() == count && torn < LONGEST_ON_DISK && log.cut(torn as u64).is_ok()
 }

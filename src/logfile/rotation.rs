@@ -1,40 +1,39 @@
-//! The log out of the way of the next bytes: when it is full, when its time is over, and when it is
-//! opened and more is there than may be kept.
+//! Rotation: when the log is full, when it is too old, and when it is opened beyond its limits.
 
 use std::time::{Duration, Instant};
 
-use super::current::{Current, Look};
+use super::current::{Change, Current};
 use super::directory::Directory;
 use super::generations::Keep;
-use super::{LogError, LogFile, LogLock, index};
+use super::{LogError, LogFile, LogLock, names};
 
-/// When a log that could not be rotated in its time is tried again.
+/// How long after a failure a rotation by age is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 
 impl LogFile {
-    /// Makes room, if only by learning that there is some: somebody else may have rotated,
-    /// removed or truncated the log, and a rename must not hit a stranger's file.
+    /// Makes room in the log. Another process may have rotated, removed or truncated it, so the
+    /// path is checked first: a rename must not hit another process's file.
     pub(super) fn rotate(&mut self) -> Result<(), LogError> {
         let directory = self.place.directory()?;
         let found = directory.stat(self.place.log_name())?;
-        let look = match &mut self.current {
+        let change = match &mut self.current {
             Some(current) => current.compare(found.as_ref()),
-            None => Look::Replaced,
+            None => Change::Replaced,
         };
-        match look {
-            Look::Same => self.retire(&directory),
-            Look::Resized => {
+        match change {
+            Change::Same => self.retire(&directory),
+            Change::Resized => {
                 self.resized(&directory);
                 Ok(())
             }
-            Look::Replaced => {
+            Change::Replaced => {
                 self.close();
                 self.open_in(&directory)
             }
         }
     }
 
-    /// Takes the full log out of the way and begins a new one.
+    /// Makes the log a generation, or removes it if none are kept, and creates a new one.
     pub(super) fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
         self.generations.survey(directory, log_name)?;
@@ -47,39 +46,39 @@ impl LogFile {
             self.index.flush(directory, log_name, current);
         }
         if self.options.retention.max_files == 0 {
-            // Unlinked, not truncated: who has it open reads it to its end, and sees (stat(2),
-            // `tail -F`) that there is another one.
+            // Unlinked, not truncated: a reader that has it open reads it to the end, and notices the
+            // new file (stat(2), `tail -F`).
             if self.index.is_there() {
-                let _ = directory.remove_regular(&index::name(log_name));
+                let _ = directory.remove_regular(&names::index(log_name));
             }
             directory.remove(log_name)?;
         } else {
             self.generations.add(directory, log_name, self.index.is_there())?;
         }
-        // From here on the open file is a generation that must not grow, whatever fails below.
+        // The open file is a generation now and must not grow, also if a step below fails.
         self.close_current();
         let log_name = self.place.log_name();
         self.index.forget();
-        // Before the new file is made: on a full disk, this is what makes room for it.
+        // Before the new file is created, which may need the blocks on a full disk.
         self.generations.prune(directory, log_name, &self.keep());
         self.open_in(directory)
     }
 
-    /// Nothing more is written to the open file.
+    /// Ends writing to the open file, and keeps its lock.
     pub(super) fn close_current(&mut self) {
         if let Some(current) = self.current.take() {
             self.retired = Some(current.into_lock());
         }
     }
 
-    /// Closes the log for good, but for its lock.
+    /// Closes the log, and returns its lock.
     pub(crate) fn into_lock(mut self) -> Option<LogLock> {
         let _ = self.finish();
         self.close();
         self.retired.take()
     }
 
-    /// Removes what earlier runs have left beyond limits that hold at any moment.
+    /// Applies the limits on age and total size to the generations of earlier runs.
     pub(super) fn limit_at_start(&mut self, directory: &Directory) -> Result<(), LogError> {
         let (age, together) = (self.options.retention.max_age, self.limits.together);
         if age.is_none() && together.is_none() {
@@ -95,20 +94,22 @@ impl LogFile {
         Ok(())
     }
 
-    /// What may be kept of the generations now.
+    /// The limits on the generations now.
     pub(super) fn keep(&self) -> Keep {
         let retention = &self.options.retention;
-        // Somebody whom an earlier run has left works on one: which one is not known.
-        let strangers = self.handing.as_ref().is_some_and(|handing| handing.stranger().is_some());
-        let taken = if strangers { self.limits.together.unwrap_or(0) } else { 0 };
+        // A post-rotate command of an earlier run works on an unknown generation, which it may keep
+        // open after it is removed.
+        let is_inherited =
+            self.handing.as_ref().is_some_and(|handing| handing.inherited().is_some());
+        let reserved = if is_inherited { self.limits.together.unwrap_or(0) } else { 0 };
         Keep {
             max_files: retention.max_files,
             max_age: retention.max_age,
-            bytes: self.limits.generations.map(|most| most.saturating_sub(taken)),
+            bytes: self.limits.generations.map(|most| most.saturating_sub(reserved)),
         }
     }
 
-    /// The log's time is over, however little is in it.
+    /// Rotates the log by age, whatever its size.
     pub(super) fn rotate_in_time(&mut self) {
         self.rotate_at = None;
         if let Err(error) = self.rotate_unless_empty() {
@@ -122,8 +123,8 @@ impl LogFile {
             return Ok(());
         }
         self.rotate()?;
-        // A log that somebody else has changed is as it was found: with a time of its own where it
-        // is another one, and still to be rotated where it is not.
+        // If another process had replaced the log, the new one has its own time. If it was only
+        // resized, it is still to be rotated.
         match &self.current {
             Some(current) if current.size() > 0 && self.rotate_at.is_none() => self.rotate(),
             _ => Ok(()),

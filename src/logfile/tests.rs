@@ -1,5 +1,5 @@
-//! What may be in the place of a log or of its directory, from the start or meanwhile. Here and
-//! not in `tests/logfile.rs` because the once-a-second look must be due at will.
+//! Files of other types at the path of a log or of its directory. These tests are here, not in
+//! `tests/logfile`, because they set when the check of the path is due.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::symlink;
@@ -19,7 +19,7 @@ fn open(directory: &TempDir, max_size: u64) -> LogFile {
 }
 
 fn write_a_second_later(log: &mut LogFile, bytes: &[u8]) -> Result<(), WriteError> {
-    log.looked = None;
+    log.checked = None;
     log.write(Stream::Stdout, bytes)
 }
 
@@ -103,10 +103,10 @@ fn a_look_happens_at_most_once_a_second() {
     let mut log = open(&directory, 0);
     fs::remove_file(log.path()).unwrap();
     // An instant in the future is a look that stays fresh however slow this machine is.
-    log.looked = Some(Instant::now() + Duration::from_secs(3600));
+    log.checked = Some(Instant::now() + Duration::from_secs(3600));
     log.write(Stream::Stdout, b"gone\n").unwrap();
     assert!(!log.path().exists());
-    log.looked = Instant::now().checked_sub(LOOK_EVERY);
+    log.checked = Instant::now().checked_sub(CHECK_EVERY);
     log.write(Stream::Stdout, b"here\n").unwrap();
     assert_eq!(content(log.path()), "here\n");
 }

@@ -6,24 +6,24 @@ use memchr::memchr;
 use super::{Out, Record, STDERR, STDOUT, time};
 use crate::logfile::entry::{Stream, Timestamp};
 
-/// The size of what stands before the child's bytes.
+/// The size of the head, before the child's bytes.
 const HEAD: usize = time::LENGTH + b"+00:00 stdout F ".len();
 
-/// What a record needs beside the child's bytes.
+/// The overhead of a record.
 pub(super) const AROUND: usize = HEAD + 1;
 
-/// What a line says before the child's bytes.
+/// The fields before the child's bytes.
 struct Head {
     time: Timestamp,
     stream: Stream,
-    /// Whether the child's line goes on in the next record.
+    /// Whether the child's line continues in the next record.
     partial: bool,
     /// Where the child's bytes begin.
     size: usize,
 }
 
-/// Puts records of `bytes`, as many as fit. Says how many of `bytes` they have, and whether the
-/// last of them leaves a line open; `None` where there is none.
+/// Encodes as many records of `bytes` as fit. Returns how many of `bytes` they carry, and whether the
+/// last one leaves a line open; `None` if there is no record.
 pub(super) fn encode(
     time: Timestamp,
     stream: &[u8; 6],
@@ -36,7 +36,7 @@ pub(super) fn encode(
     let (mut rest, mut open) = (bytes, None);
     while !rest.is_empty() {
         let most = rest.get(..longest).unwrap_or(rest);
-        // The newline of a whole line is the record's too.
+        // The newline of a whole line also ends the record.
         let (head, count, end) = match memchr(b'\n', most) {
             Some(at) => (&full, at + 1, b"".as_slice()),
             None => (&partial, most.len(), b"\n".as_slice()),
@@ -62,21 +62,21 @@ fn write_head(time: Timestamp, stream: &[u8; 6], tag: u8) -> [u8; HEAD] {
     head
 }
 
-/// Reads one line; `None` for what is none of this format.
+/// Decodes one line; `None` if it is not a record of this format.
 pub(super) fn decode(line: &[u8]) -> Option<Record<'_>> {
     let head = head(line)?;
-    // The newline behind a partial line is the format's.
+    // The newline behind a partial line belongs to the format, not to the child's bytes.
     let end = line.len() - usize::from(head.partial);
     let bytes = line.get(head.size..end)?;
     Some(Record { time: Some(head.time), stream: Some(head.stream), bytes, size: line.len() })
 }
 
-/// Whether a first line begins as one of this format. It need not be whole.
+/// Whether these bytes start like a record. The line may be incomplete.
 pub(super) fn begins(beginning: &[u8]) -> bool {
     head(beginning).is_some()
 }
 
-/// Whether a line that lacks its end may be the beginning of one of this format.
+/// Whether an incomplete line may be the beginning of a record.
 pub(super) fn is_begun(line: &[u8]) -> bool {
     let mut words = line.splitn(4, |&byte| byte == b' ');
     let [time, stream, _, text] = [(); 4].map(|()| words.next());
@@ -101,7 +101,7 @@ fn head(line: &[u8]) -> Option<Head> {
         b"stderr" => Stream::Stderr,
         _ => return None,
     };
-    // More of them may follow one day, behind colons; the first has this meaning.
+    // Further tags may follow behind colons. The first one has this meaning.
     let partial = match tags {
         b"F" | [b'F', b':', ..] => false,
         b"P" | [b'P', b':', ..] => true,

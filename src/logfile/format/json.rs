@@ -8,18 +8,18 @@ use crate::logfile::entry::{Stream, Timestamp};
 
 const HEAD: &[u8; 8] = br#"{"log":""#;
 
-/// What each byte that belongs to no character becomes, as in Go.
+/// The replacement for each byte of invalid UTF-8, as in Go.
 const REPLACED: &[u8; 6] = br"\ufffd";
 
-/// The most that one byte becomes.
+/// The longest encoding of one byte.
 pub(super) const LONGEST_ESCAPE: usize = REPLACED.len();
 
-/// What a record needs beside the child's bytes.
+/// The overhead of a record.
 pub(super) const AROUND: usize =
     br#"{"log":"","stream":"stdout","time":"Z"}"#.len() + time::LENGTH + b"\n".len();
 
-/// Puts records of what was kept and of `bytes`, as many as fit. Says how many of `bytes` are done
-/// with: in records, or kept.
+/// Encodes as many records of `kept` and `bytes` as fit. Returns how many of `bytes` are in records or
+/// held back.
 pub(super) fn encode(
     time: Timestamp,
     stream: &[u8; 6],
@@ -48,7 +48,7 @@ pub(super) fn encode(
     bytes.len() - rest.len()
 }
 
-/// Puts a record of `bytes`, if it fits.
+/// Encodes one record of `bytes`, if it fits.
 pub(super) fn write(
     time: Timestamp,
     stream: &[u8; 6],
@@ -58,7 +58,7 @@ pub(super) fn write(
     record(b"", bytes, &tail(time, stream), out)
 }
 
-/// What a record ends with: the same for all of a chunk.
+/// The end of a record, the same for all records of a chunk.
 fn tail(time: Timestamp, stream: &[u8; 6]) -> [u8; AROUND - HEAD.len()] {
     let mut tail = [0; AROUND - HEAD.len()];
     let time = time::format(time);
@@ -69,7 +69,7 @@ fn tail(time: Timestamp, stream: &[u8; 6]) -> [u8; AROUND - HEAD.len()] {
     tail
 }
 
-/// Puts one record, of a character that began in an earlier chunk and of text, if it fits.
+/// Encodes one record, of a character that began in an earlier chunk and of text, if it fits.
 fn record(begun: &[u8], text: &[u8], tail: &[u8], out: &mut Out<'_>) -> Option<()> {
     let start = out.used;
     let mut put = || {
@@ -85,8 +85,8 @@ fn record(begun: &[u8], text: &[u8], tail: &[u8], out: &mut Out<'_>) -> Option<(
     fits
 }
 
-/// What `bytes` begin with: a line, or as much of it as may be in one record, and of the last
-/// character all or nothing.
+/// The bytes of the next record: a line, or the part of it that one record may carry, without an
+/// incomplete character at the end.
 fn piece(bytes: &[u8], longest: usize) -> &[u8] {
     let most = bytes.get(..longest).unwrap_or(bytes);
     let end = match memchr(b'\n', most) {
@@ -96,7 +96,7 @@ fn piece(bytes: &[u8], longest: usize) -> &[u8] {
     most.get(..end).unwrap_or(most)
 }
 
-/// How many bytes at the end are the beginning of a character.
+/// The number of bytes at the end that are an incomplete character.
 fn unfinished(bytes: &[u8]) -> usize {
     let is_begun = |count: &usize| {
         let end = bytes.len().checked_sub(*count).and_then(|from| bytes.get(from..));
@@ -105,14 +105,14 @@ fn unfinished(bytes: &[u8]) -> usize {
     (1..=3).find(is_begun).unwrap_or(0)
 }
 
-/// Whether `bytes` lack nothing for being a character but further bytes.
+/// Whether `bytes` are the beginning of a character.
 fn is_beginning(bytes: &[u8]) -> bool {
     str::from_utf8(bytes)
         .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
 }
 
 impl Kept {
-    /// This and what follows, where all that is not one whole character yet.
+    /// The held-back bytes with all of `rest`, if that is still an incomplete character.
     fn and(&self, rest: &[u8]) -> Option<Self> {
         let mut longer = *self;
         for &byte in rest {
@@ -122,8 +122,8 @@ impl Kept {
         is_beginning(longer.bytes()).then_some(longer)
     }
 
-    /// This with as much of what follows as makes a character of it: the bytes, how many there
-    /// are, and how many are of `rest`. Without, where it is the beginning of none.
+    /// Completes the character with bytes of `rest`. Returns the bytes, their number, and how many
+    /// are from `rest`: none if that does not make a character.
     fn join(&self, rest: &[u8]) -> ([u8; 4], usize, usize) {
         let [a, b, c] = self.bytes;
         let begun = [a, b, c, 0];
@@ -144,7 +144,7 @@ fn is_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok()
 }
 
-/// Puts `bytes` as they are within the quotes of a string, as Docker has them there.
+/// Encodes `bytes` as the content of a JSON string, as Docker does.
 fn escape(bytes: &[u8], out: &mut Out<'_>) -> Option<()> {
     if let Ok(text) = str::from_utf8(bytes) {
         return escape_text(text, out);
@@ -171,7 +171,7 @@ fn escape_text(text: &str, out: &mut Out<'_>) -> Option<()> {
             [b'\n', ..] => out.put(br"\n")?,
             [b'\r', ..] => out.put(br"\r")?,
             [byte @ (b'"' | b'\\'), ..] => out.put(&[b'\\', byte])?,
-            // Line ends to JavaScript.
+            // Line terminators in JavaScript.
             [0xe2, 0x80, 0xa8, ..] => out.put(br"\u2028")?,
             [0xe2, 0x80, 0xa9, ..] => out.put(br"\u2029")?,
             [0xe2, ..] => out.put(&[0xe2])?,
@@ -190,7 +190,7 @@ fn digit(nibble: u8) -> u8 {
     nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
 }
 
-/// Where the first byte is that may be escaped.
+/// The index of the first byte that may need an escape.
 fn first_special(bytes: &[u8]) -> Option<usize> {
     let (words, _) = bytes.as_chunks();
     let plain = words.iter().take_while(|word| !holds_special(**word)).count() * WORD;
@@ -200,8 +200,8 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
 
 const WORD: usize = size_of::<u64>();
 
-/// Whether some byte of a word may be escaped: each of these tests sets the high bit of bytes that
-/// pass it, and perhaps of the one after, so one that passes is never missed.
+/// Whether a byte of a word may need an escape. Each test sets the high bit of the bytes that pass it,
+/// and possibly of the byte after, so there are false positives but no false negatives.
 fn holds_special(word: [u8; WORD]) -> bool {
     const EACH: u64 = u64::from_le_bytes([1; WORD]);
     let word = u64::from_le_bytes(word);
@@ -217,18 +217,19 @@ fn holds_special(word: [u8; WORD]) -> bool {
     found & (EACH << 7) != 0
 }
 
-/// The characters of HTML too, as Go has it. 0xe2 begins two that are, and many that are not.
+/// Includes the characters of HTML that Go escapes. 0xe2 starts two characters that need an escape, and
+/// many that do not.
 fn may_be_escaped(byte: u8) -> bool {
     matches!(byte, 0..0x20 | b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2)
 }
 
-/// The members of an object that mean something here, as they are between their quotes.
+/// The known members of an object, as the escaped content of their strings.
 #[derive(Default)]
 struct Members<'a> {
     log: Option<&'a [u8]>,
     stream: Option<&'a [u8]>,
     time: Option<&'a [u8]>,
-    /// Whether there are others than Docker's.
+    /// Whether there are members that Docker does not write.
     others: bool,
 }
 
@@ -246,14 +247,14 @@ impl Members<'_> {
     }
 }
 
-/// Reads one line; `None` for what is none of this format. What `scratch` held is overwritten.
+/// Decodes one line; `None` if it is not a record of this format. Overwrites `scratch`.
 pub(super) fn decode<'a>(line: &'a [u8], scratch: &'a mut Vec<u8>) -> Option<Record<'a>> {
     let members = members(line)?;
     let (time, stream) = (members.time(), members.stream());
     if time.is_none() && stream.is_none() {
         return None;
     }
-    // Docker leaves an empty one out.
+    // Docker omits an empty one.
     let log = members.log.unwrap_or_default();
     let bytes = if log.contains(&b'\\') {
         unescape(log, scratch);
@@ -264,20 +265,20 @@ pub(super) fn decode<'a>(line: &'a [u8], scratch: &'a mut Vec<u8>) -> Option<Rec
     Some(Record { time, stream, bytes, size: line.len() })
 }
 
-/// Whether a line is one that Docker could have written, and nobody else.
+/// Whether Docker could have written this line, with no other members.
 pub(super) fn is_record(line: &[u8]) -> bool {
     members(line).is_some_and(|members| {
-        let told = members.time().is_some() && members.stream().is_some();
-        told && members.log.is_some() && !members.others
+        let is_complete = members.time().is_some() && members.stream().is_some();
+        is_complete && members.log.is_some() && !members.others
     })
 }
 
-/// Whether a line that lacks its end may be the beginning of one that was written here.
+/// Whether an incomplete line may be the beginning of a record that vmon wrote.
 pub(super) fn is_begun(line: &[u8]) -> bool {
     line.starts_with(HEAD) || HEAD.starts_with(line)
 }
 
-/// Takes an object apart. Only as strict as it must be to find the members.
+/// Parses an object, only as strictly as is necessary to find its members.
 fn members(line: &[u8]) -> Option<Members<'_>> {
     let mut members = Members::default();
     let mut rest = blank(line).strip_prefix(b"{")?;
@@ -316,7 +317,7 @@ fn blank(bytes: &[u8]) -> &[u8] {
     bytes.trim_ascii_start()
 }
 
-/// What is between the quotes that `bytes` begin with, still escaped, and what follows.
+/// The escaped content of the string at the start of `bytes`, and the bytes behind it.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = bytes.strip_prefix(b"\"")?;
     let mut at = 0;
@@ -329,7 +330,7 @@ fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// What follows any value.
+/// The bytes behind the value at the start of `bytes`.
 fn skip(mut bytes: &[u8]) -> Option<&[u8]> {
     let mut depth = 0_usize;
     loop {
@@ -347,7 +348,7 @@ fn skip(mut bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Puts what an escaped text means into `out`. Half a surrogate pair is U+FFFD, as in Go.
+/// Decodes an escaped text into `out`. A lone surrogate becomes U+FFFD, as in Go.
 fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
     out.clear();
     while let Some(at) = memchr::memchr(b'\\', text) {
@@ -369,7 +370,7 @@ fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// The character that `\u` and four digits name, or two of these, and their size.
+/// The character of one `\uXXXX` escape or a surrogate pair of two, and the size of the escape.
 fn code_point(escape: &[u8]) -> (char, usize) {
     let unit = |from: usize| {
         let digits = escape.get(from..from + 6)?.strip_prefix(b"\\u")?;

@@ -385,7 +385,7 @@ fn a_damaged_log_is_read_to_its_end() {
             let (_, rest) = decoded(format, &damaged);
             assert!(!rest.contains(&b'\n'));
             sniff(&damaged);
-            End::default().look(&damaged);
+            End::default().add_before(&damaged);
         }
     }
 }

@@ -1,20 +1,20 @@
-//! RFC 3339, as far as logs have it.
+//! RFC 3339 times in logs.
 
 use crate::logfile::entry::Timestamp;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 const DAY: u64 = 86_400;
 
-/// Years of 365.2425 days begin anew after so many.
+/// The days of 400 years, after which the Gregorian calendar repeats.
 const ERA: u64 = 146_097;
 
 /// The days from 0000-03-01 to 1970-01-01.
 const EPOCH: u64 = 719_468;
 
-/// The size of what [`format`] makes.
+/// The size of the output of [`format`].
 pub(super) const LENGTH: usize = 29;
 
-/// `2026-11-23T17:02:03.123456789`, in UTC and without saying so.
+/// `2026-11-23T17:02:03.123456789`, in UTC and without an offset.
 pub(super) fn format(time: Timestamp) -> [u8; LENGTH] {
     let mut text = *b"0000-00-00T00:00:00.000000000";
     let seconds = time.nanoseconds() / NANOSECONDS;
@@ -37,8 +37,8 @@ pub(super) fn format(time: Timestamp) -> [u8; LENGTH] {
     text
 }
 
-/// The moment that `text` names, whatever its offset. `None` for what is no such text, and for a
-/// moment that a [`Timestamp`] can't name. Digits beyond the ninth of a second don't count.
+/// Parses a time with any offset. `None` if the text is not a time, or one outside the range of
+/// [`Timestamp`]. Digits after the ninth of a fraction are ignored.
 pub(super) fn parse(text: &[u8]) -> Option<Timestamp> {
     let (clock, rest) = text.split_at_checked(19)?;
     let number = |from: usize, to: usize| digits(clock.get(from..to)?);
@@ -60,7 +60,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Timestamp> {
     Some(Timestamp::from_nanoseconds(nanoseconds))
 }
 
-/// The nanoseconds that a point and digits name, and what follows them.
+/// Parses an optional fraction of a second into nanoseconds, and returns the bytes behind it.
 fn fraction(rest: &[u8]) -> Option<(u64, &[u8])> {
     let Some(rest) = rest.strip_prefix(b".") else { return Some((0, rest)) };
     let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
@@ -70,7 +70,7 @@ fn fraction(rest: &[u8]) -> Option<(u64, &[u8])> {
     Some((digits(known)? * 10_u64.pow(missing), zone))
 }
 
-/// How many seconds a zone is east of UTC.
+/// The offset of a zone in seconds east of UTC.
 fn offset(zone: &[u8]) -> Option<i64> {
     let (sign, clock) = match zone {
         b"Z" => return Some(0),
@@ -87,7 +87,7 @@ fn offset(zone: &[u8]) -> Option<i64> {
     }
 }
 
-/// At most nine digits, and at least one.
+/// Parses a number of one to nine digits.
 fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -97,10 +97,10 @@ fn digits(text: &[u8]) -> Option<u64> {
     })
 }
 
-// Both count from a 1st of March, so that a leap day is the last of its year: the months from
-// then on have 153 days in each five of them.
+// Both functions count years from the 1st of March, so that a leap day is the last of its year, and
+// every five months have 153 days.
 
-/// Year, month and day of a day since the epoch.
+/// The year, month and day of a number of days since the epoch.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + EPOCH;
     let (era, day) = (days / ERA, days % ERA);
@@ -112,7 +112,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + next, month, day)
 }
 
-/// The day since the epoch; `None` before it.
+/// The number of days since the epoch; `None` for an earlier date.
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     let (year, month) =
         if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };

@@ -1,74 +1,29 @@
-//! Which generations go: those too many, too old, and too large together; and what one takes while
-//! somebody works on it.
+//! Removal of the generations beyond the limits on their number, their age and their total size,
+//! and the generation that a post-rotate command works on.
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::stat::FileStat;
-
-use super::{COMPRESSED, Generations, name, remove};
-use crate::logfile::current::size_of;
+use super::sizes::{Sizes, all_names, size};
+use super::{Generations, Keep, remove};
 use crate::logfile::directory::Directory;
-use crate::logfile::index;
+use crate::logfile::names;
 
-/// At a rotation the age of so many is looked at, the oldest first. Clocks that are set and files
-/// that are touched may leave an old one behind them: it is met when those before it have gone.
-const LOOKED_AT: usize = 32;
-
-/// What may be kept.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::logfile) struct Keep {
-    pub(in crate::logfile) max_files: u32,
-    /// Those whose last byte is older go.
-    pub(in crate::logfile) max_age: Option<Duration>,
-    /// What all may have together.
-    pub(in crate::logfile) bytes: Option<u64>,
-}
-
-/// All are measured again after as many rotations as this part of them, and after twice as many each
-/// time that it turns out not to have been needed, up to [`MOST_PARTS`].
-const PART: u64 = 32;
-const MOST_PARTS: u64 = 8 * PART;
-
-/// What all generations and their indexes have together, where that is limited.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
-    /// With what has been removed and is still somebody's work.
-    sum: u64,
-    /// Rotations since all were measured.
-    rotations: u64,
-    /// After so many parts of all they are measured again.
-    parts: u64,
-    /// Somebody works on this one, of which so much is in the sum.
-    at_work: Option<(u64, u64)>,
-}
-
-impl Sizes {
-    /// Begins to measure all of them.
-    pub(super) fn begin(&mut self) {
-        self.sum = 0;
-        self.rotations = 0;
-    }
-
-    /// One file of a generation. What somebody works on changes from one look to the next, so that
-    /// is measured in one, afterwards.
-    pub(super) fn add(&mut self, number: u64, stat: Option<&FileStat>) {
-        if self.at_work.is_none_or(|(at_work, _)| at_work != number) {
-            self.sum = self.sum.saturating_add(stat.map_or(0, size_of));
-        }
-    }
-}
+/// A rotation checks the age of this many generations, the oldest numbers first. A clock step or a
+/// touch(1) may hide an old one behind them; it is found when those before it are gone.
+const AGES_CHECKED: usize = 32;
 
 impl Generations {
-    /// Of a log whose generations are limited by their sizes, or not.
+    /// Generations that are not known yet. `measured`: their total size is limited.
     pub(in crate::logfile) fn new(measured: bool) -> Self {
         Self { sizes: measured.then(Sizes::default), ..Self::default() }
     }
 
-    /// Removes what must not be kept. One that can't be removed is told and forgotten until the
-    /// directory is read again: to try it at each rotation would keep the ones after it.
+    /// Removes the generations beyond the limits. One that can't be removed is reported and then
+    /// ignored until the directory is read again: a retry at each rotation would keep all newer
+    /// ones as well.
     pub(in crate::logfile) fn prune(&mut self, directory: &Directory, log: &str, keep: &Keep) {
-        self.prune_old(directory, log, keep, LOOKED_AT);
+        self.prune_old(directory, log, keep, AGES_CHECKED);
         while self.count > u64::from(keep.max_files)
             && let Some(number) = self.take_oldest()
         {
@@ -77,7 +32,7 @@ impl Generations {
         self.prune_large(directory, log, keep);
     }
 
-    /// As [`prune`](Self::prune), and looks at the age of all.
+    /// As [`prune`](Self::prune), and checks the age of every generation.
     pub(in crate::logfile) fn prune_all(&mut self, directory: &Directory, log: &str, keep: &Keep) {
         self.prune_old(directory, log, keep, usize::MAX);
         self.prune(directory, log, keep);
@@ -89,7 +44,8 @@ impl Generations {
         let Some(oldest) = now.checked_sub(age) else { return };
         loop {
             let is_old = |number: &u64| {
-                last_byte(directory, &name(log, *number)).is_some_and(|at| at < oldest)
+                let generation = names::generation(log, *number);
+                last_byte(directory, &generation).is_some_and(|at| at < oldest)
             };
             let old: Vec<u64> = self.numbers().take(most).filter(is_old).collect();
             if old.is_empty() {
@@ -114,58 +70,32 @@ impl Generations {
         }
     }
 
-    /// Somebody else may have compressed or removed some. To look costs as much as there are, so it
-    /// is done when a part of as many rotations has gone by.
+    /// Corrects the sum for generations that another process has compressed or removed. The cost
+    /// grows with the number of generations, so this happens after a proportional number of
+    /// rotations only.
     fn measure_when_due(&mut self, directory: &Directory, log: &str) {
-        let Some(sizes) = &mut self.sizes else { return };
-        let known = sizes.sum;
-        if sizes.rotations <= self.count / PART * sizes.parts || self.read(directory, log).is_err()
-        {
+        let Some(sizes) = &self.sizes else { return };
+        let before = sizes.sum;
+        if !sizes.is_due(self.count) || self.read(directory, log).is_err() {
             return;
         }
         if let Some(sizes) = &mut self.sizes {
-            let changed = sizes.sum != known;
-            sizes.parts = if changed { 1 } else { (sizes.parts * 2).clamp(1, MOST_PARTS) };
+            sizes.schedule(before);
         }
     }
 
-    /// Removes one that is not kept any more.
+    /// Removes a generation that is no longer kept.
     fn discard(&mut self, directory: &Directory, log: &str, number: u64) {
-        let generation = name(log, number);
+        let generation = names::generation(log, number);
         let size = self.sizes.as_ref().map_or(0, |_| size(directory, &generation));
-        if let Err(error) = remove(directory, &generation) {
-            tracing::warn!(%error, "an old log stays beyond the limit");
-            return;
-        }
-        // Whoever works on it has it open: its bytes are free when he has ended.
-        if let Some(sizes) = &mut self.sizes
-            && sizes.at_work.is_none_or(|(at_work, _)| at_work != number)
+        if remove_or_warn(directory, &generation)
+            && let Some(sizes) = &mut self.sizes
         {
-            sizes.sum = sizes.sum.saturating_sub(size);
+            sizes.removed(number, size);
         }
     }
 
-    /// This one has come, by a rotation.
-    pub(super) fn measure_new(&mut self, directory: &Directory, log: &str, number: u64) {
-        if let Some(sizes) = &mut self.sizes {
-            sizes.sum = sizes.sum.saturating_add(size(directory, &name(log, number)));
-            sizes.rotations += 1;
-        }
-    }
-
-    /// All others have been measured anew.
-    pub(super) fn measure_work(&mut self, directory: &Directory, log: &str) {
-        let Some(Sizes { at_work: Some((number, _)), .. }) = self.sizes else { return };
-        let is_kept = self.is_kept(number);
-        let Some(Sizes { sum, at_work: Some((_, known)), .. }) = &mut self.sizes else { return };
-        // Of one that is to go it is what it had.
-        if is_kept {
-            *known = size(directory, &name(log, number));
-        }
-        *sum = sum.saturating_add(*known);
-    }
-
-    /// Somebody works on this one.
+    /// The post-rotate command starts to work on this generation.
     pub(in crate::logfile) fn work_begins(
         &mut self,
         directory: &Directory,
@@ -173,36 +103,32 @@ impl Generations {
         number: u64,
     ) {
         if let Some(sizes) = &mut self.sizes {
-            sizes.at_work = Some((number, size(directory, &name(log, number))));
+            sizes.work_begins(directory, log, number);
         }
     }
 
-    /// Nobody works on it after all.
+    /// The post-rotate command was not started after all.
     pub(in crate::logfile) fn work_is_put_off(&mut self) {
         if let Some(sizes) = &mut self.sizes {
-            sizes.at_work = None;
+            sizes.work_is_put_off();
         }
     }
 
-    /// Nobody works on this one any more. If it was to go meanwhile, so does what was made of it.
+    /// The post-rotate command has ended. If the generation was pruned meanwhile, the compressed
+    /// file is removed too.
     pub(in crate::logfile) fn work_ends(&mut self, directory: &Directory, log: &str, number: u64) {
-        let generation = name(log, number);
-        if !self.is_kept(number)
-            && let Err(error) = remove(directory, &generation)
-        {
-            tracing::warn!(%error, "an old log stays beyond the limit");
+        let generation = names::generation(log, number);
+        if !self.is_kept(number) {
+            remove_or_warn(directory, &generation);
         }
-        let Some(sizes) = &mut self.sizes else { return };
-        match sizes.at_work.take() {
-            Some((_, known)) => {
-                sizes.sum = sizes.sum.saturating_sub(known) + size(directory, &generation);
-            }
-            // It was begun before the log was opened.
-            None => self.forget(),
+        if let Some(sizes) = &mut self.sizes
+            && !sizes.work_ends(directory, &generation)
+        {
+            self.forget();
         }
     }
 
-    /// The first of this number or above that is there and not compressed.
+    /// The first generation from `next` on that exists and is not compressed.
     pub(in crate::logfile) fn plain_from(
         &self,
         directory: &Directory,
@@ -211,28 +137,28 @@ impl Generations {
     ) -> Option<u64> {
         let from = |range: &Range<u64>| range.start.max(next)..range.end;
         let mut waiting = self.kept.iter().flat_map(from);
-        waiting.find(|number| is_there(directory, &name(log, *number)))
+        waiting.find(|number| is_there(directory, &names::generation(log, *number)))
     }
 
-    /// Removes what somebody has begun to make of a generation, while that is there.
+    /// Removes the partial output of a compressor, while the generation itself exists.
     pub(in crate::logfile) fn remove_compressed(
         &self,
         directory: &Directory,
         log: &str,
         number: u64,
     ) {
-        let generation = name(log, number);
+        let generation = names::generation(log, number);
         if !is_there(directory, &generation) {
             return;
         }
-        for suffix in COMPRESSED {
+        for suffix in names::COMPRESSED {
             if let Err(error) = directory.remove(&format!("{generation}{suffix}")) {
-                tracing::warn!(%error, "a part of a compressed log stays");
+                tracing::warn!("{error}; the partly compressed log stays");
             }
         }
     }
 
-    /// Has the directory read again when it matters.
+    /// Has the directory read again at the next [`survey`](Self::survey).
     pub(in crate::logfile) fn forget(&mut self) {
         self.surveyed = None;
     }
@@ -247,11 +173,7 @@ impl Generations {
         self.kept.iter().flat_map(|range| range.clone())
     }
 
-    fn is_kept(&self, number: u64) -> bool {
-        self.kept.iter().any(|range| range.contains(&number))
-    }
-
-    /// Takes one out, wherever it is.
+    /// Takes a number out of the kept ranges.
     fn take(&mut self, number: u64) {
         let Some(at) = self.kept.iter().position(|range| range.contains(&number)) else { return };
         let Some(range) = self.kept.remove(at) else { return };
@@ -264,22 +186,22 @@ impl Generations {
     }
 }
 
-/// The names that a generation may have, and its index.
-fn names(generation: &str) -> [String; 4] {
-    let [gz, zst] = COMPRESSED.map(|suffix| format!("{generation}{suffix}"));
-    [generation.to_owned(), gz, zst, index::name(generation)]
+/// Removes a generation; `false`, and a warning, where that fails.
+fn remove_or_warn(directory: &Directory, generation: &str) -> bool {
+    match remove(directory, generation) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("{error}; an old log stays beyond its limit");
+            false
+        }
+    }
 }
 
-/// What a generation has with its index; what can't be looked at has nothing.
-fn size(directory: &Directory, generation: &str) -> u64 {
-    let size = |name: &String| directory.stat(name).ok().flatten().as_ref().map_or(0, size_of);
-    names(generation).iter().map(size).sum()
-}
-
-/// When its last byte came, since the epoch: its modification time, which compressors take over.
+/// The time of a generation's last byte since the epoch: its modification time, which compressors
+/// preserve.
 fn last_byte(directory: &Directory, generation: &str) -> Option<Duration> {
-    let found = names(generation).into_iter().find_map(|name| directory.stat(&name).ok().flatten());
-    let stat = found?;
+    let stat =
+        all_names(generation).into_iter().find_map(|name| directory.stat(&name).ok().flatten())?;
     let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec);
     Some(Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0)))
 }

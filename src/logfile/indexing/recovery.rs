@@ -1,4 +1,4 @@
-//! What an index that is found beside a log still says truly of it, after a crash or not.
+//! Resuming an existing index: how much of it is valid for its log, also after a crash.
 
 use std::fs::File;
 use std::io;
@@ -7,23 +7,24 @@ use std::os::unix::fs::FileExt;
 use super::super::current::Current;
 use super::super::directory::Directory;
 use super::super::entry::Timestamp;
-use super::super::index::{self, HEADER, Header, RECORD, Record};
+use super::super::index::{HEADER, Header, RECORD, Record};
+use super::super::names;
 use super::Indexing;
 
-/// How many records are read at a time, from the end.
+/// How many records are read at a time, backwards from the end.
 const WINDOW: u64 = super::FULL as u64;
 
-/// How much of an index is true.
-struct Truth {
+/// The valid part of an index.
+struct Valid {
     length: u64,
-    told: u64,
+    indexed: u64,
     time: Timestamp,
 }
 
 impl Indexing {
-    /// Takes up the index that lies beside a log that was just opened: its end is cut where it is
-    /// torn or goes beyond the log. One of another log is removed. What fails here is told by the
-    /// first flush, which begins a new one.
+    /// Resumes the index of a log that was just opened. Records that are torn or beyond the end of the
+    /// log are cut off. An index of another log is removed. A failure is reported by the first flush,
+    /// which creates a new index.
     pub(in super::super) fn resume(
         &mut self,
         directory: &Directory,
@@ -31,13 +32,13 @@ impl Indexing {
         log: &Current,
     ) {
         self.forget();
-        let name = index::name(log_name);
+        let name = names::index(log_name);
         let Ok(Some((file, identity, size))) = directory.open_index(&name) else { return };
-        match truth(&file, size, log) {
-            Ok(Some(truth)) => {
-                if truth.length == size || file.set_len(truth.length).is_ok() {
+        match valid_part(&file, size, log) {
+            Ok(Some(valid)) => {
+                if valid.length == size || file.set_len(valid.length).is_ok() {
                     self.file = Some(identity);
-                    Truth { length: self.length, told: self.told, time: self.time } = truth;
+                    Valid { length: self.length, indexed: self.indexed, time: self.time } = valid;
                 }
             }
             Ok(None) => {
@@ -48,18 +49,18 @@ impl Indexing {
     }
 }
 
-/// Reads the end of an index; `None` where it is not of this log.
-fn truth(file: &File, size: u64, log: &Current) -> io::Result<Option<Truth>> {
+/// Reads the end of an index; `None` if it belongs to another log.
+fn valid_part(file: &File, size: u64, log: &Current) -> io::Result<Option<Valid>> {
     let mut header = [0; HEADER];
     let Some(records) = size.checked_sub(HEADER as u64) else { return Ok(None) };
     file.read_exact_at(&mut header, 0)?;
     if Header::decode(&header) != Some(Header { inode: log.identity().inode() }) {
         return Ok(None);
     }
-    let (mut count, mut last) = sound(file, records / RECORD as u64)?;
+    let (mut count, mut last) = valid_records(file, records / RECORD as u64)?;
     if last.is_some_and(|last| last.end() > log.size()) {
-        // An empty log beside an index that knows more is a new one, and has got the number of a
-        // removed one's inode; any other has lost its end, with the machine's.
+        // An empty log is a new file that reuses the inode of a removed log. Any other log has lost
+        // its end in a crash of the machine.
         if log.size() == 0 {
             return Ok(None);
         }
@@ -69,25 +70,25 @@ fn truth(file: &File, size: u64, log: &Current) -> io::Result<Option<Truth>> {
             None => None,
         };
     }
-    Ok(Some(Truth {
+    Ok(Some(Valid {
         length: HEADER as u64 + count * RECORD as u64,
-        told: last.map_or(0, |last| last.end()),
+        indexed: last.map_or(0, |last| last.end()),
         time: last.map_or(Timestamp::default(), |last| last.time),
     }))
 }
 
-/// How many records there are before what a crash may have left at the end, and the last of them.
-fn sound(file: &File, records: u64) -> io::Result<(u64, Option<Record>)> {
+/// The number of valid records, before possible garbage from a crash, and the last of them.
+fn valid_records(file: &File, records: u64) -> io::Result<(u64, Option<Record>)> {
     let mut count = records;
     while count > 0 {
         let from = count.saturating_sub(WINDOW);
         let mut bytes = vec![0; (count - from) as usize * RECORD];
-        file.read_exact_at(&mut bytes, place(from))?;
+        file.read_exact_at(&mut bytes, offset_of(from))?;
         let (encoded, _) = bytes.as_chunks::<RECORD>();
         let mut last: Option<Record> = None;
         count = from;
         for record in encoded.iter().map_while(Record::decode) {
-            // What lies before the first one that was read is taken to be in order.
+            // The records before the first one that was read are taken to be in order.
             let offset = last.map_or(if from == 0 { 0 } else { record.offset }, |it| it.end());
             if record.offset != offset {
                 break;
@@ -102,7 +103,7 @@ fn sound(file: &File, records: u64) -> io::Result<(u64, Option<Record>)> {
     Ok((0, None))
 }
 
-/// How many records end within so many bytes of the log.
+/// How many records end within the first `size` bytes of the log.
 fn within(file: &File, records: u64, size: u64) -> io::Result<u64> {
     let (mut inside, mut beyond) = (0, records);
     while inside < beyond {
@@ -117,10 +118,10 @@ fn within(file: &File, records: u64, size: u64) -> io::Result<u64> {
 
 fn read(file: &File, number: u64) -> io::Result<Option<Record>> {
     let mut bytes = [0; RECORD];
-    file.read_exact_at(&mut bytes, place(number))?;
+    file.read_exact_at(&mut bytes, offset_of(number))?;
     Ok(Record::decode(&bytes))
 }
 
-fn place(number: u64) -> u64 {
+fn offset_of(number: u64) -> u64 {
     HEADER as u64 + number * RECORD as u64
 }

@@ -1,4 +1,4 @@
-//! The bytes of one file by their offset, whether it is compressed or not.
+//! The bytes of one file by offset, decompressed where necessary.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -9,20 +9,20 @@ use super::packed::{Packed, Packing};
 /// How many bytes are read at a time.
 pub(super) const BLOCK: usize = 64 * 1024;
 
-/// How many are held at most.
+/// How many bytes are buffered at most.
 pub(super) const MOST: usize = 4 * BLOCK;
 
-/// An open file, and the part of it that was read last.
+/// An open file and a buffer with the bytes that were read last.
 pub(super) struct Content {
     source: Source,
     block: Vec<u8>,
-    /// Where in the file the block begins.
+    /// The offset of the buffer in the file.
     start: u64,
 }
 
 enum Source {
     Plain(File),
-    /// What comes next of it begins at this offset. None after it could not be rewound.
+    /// With the offset of the next decompressed byte. `None` after a failed rewind.
     Packed(Option<Box<Packed>>, u64),
 }
 
@@ -40,7 +40,7 @@ impl Content {
         matches!(self.source, Source::Packed(..))
     }
 
-    /// How many bytes there are; `None` where only reading them tells.
+    /// The size of the content; `None` for a compressed file.
     pub(super) fn size(&self) -> io::Result<Option<u64>> {
         match &self.source {
             Source::Plain(file) => Ok(Some(file.metadata()?.len())),
@@ -62,12 +62,12 @@ impl Content {
         }
     }
 
-    /// Keeps nothing of what was read: it may have changed.
+    /// Drops the buffer, because the file may have changed.
     pub(super) fn forget(&mut self) {
         self.block.clear();
     }
 
-    /// Bytes from `offset`, `most` of them or fewer; none at the end.
+    /// Reads at most `most` bytes at `offset`; none at the end of the file.
     pub(super) fn at(&mut self, offset: u64, most: u64) -> io::Result<&[u8]> {
         if !self.covers(offset) {
             self.go_to(offset)?;
@@ -76,7 +76,7 @@ impl Content {
         Ok(self.held(offset, most))
     }
 
-    /// Those of them that have been read before.
+    /// As [`at`](Self::at), from the buffer alone.
     pub(super) fn held(&self, offset: u64, most: u64) -> &[u8] {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let from = offset.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
@@ -84,8 +84,8 @@ impl Content {
         bytes.get(..most).unwrap_or(bytes)
     }
 
-    /// Reads on behind the bytes from `offset`, which have been read before. `false` at the end,
-    /// and where no more can be held.
+    /// Reads more bytes behind the buffered ones, and drops those before `offset`. `false` at the
+    /// end of the file, and when the buffer is full.
     pub(super) fn extend(&mut self, offset: u64) -> io::Result<bool> {
         let passed = self.block.len() - self.held(offset, u64::MAX).len();
         self.block.drain(..passed);
@@ -97,7 +97,7 @@ impl Content {
         (self.start..self.start.saturating_add(self.block.len() as u64)).contains(&offset)
     }
 
-    /// Makes `offset` the beginning of what is held.
+    /// Empties the buffer and moves it to `offset`.
     fn go_to(&mut self, offset: u64) -> io::Result<()> {
         self.block.clear();
         self.start = offset;
@@ -118,7 +118,7 @@ impl Content {
         Ok(())
     }
 
-    /// Reads more behind what is held.
+    /// Reads one block behind the buffered bytes.
     fn append(&mut self) -> io::Result<usize> {
         let held = self.block.len();
         self.block.resize(held + BLOCK, 0);
@@ -135,7 +135,7 @@ impl Content {
     }
 }
 
-/// One read, which may give less than there is.
+/// One pread(2), which may return fewer bytes.
 pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     retried(|| file.read_at(bytes, offset))
 }

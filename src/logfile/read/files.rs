@@ -1,76 +1,57 @@
-//! The files of a log, opened by their place in it, beside a writer that may rename them at any
-//! moment: an index first, then its log, and only then is there a new log.
+//! Opening the files of a log while a writer may rotate it at any moment. A rotation renames the
+//! index first, then the log, and then creates the new log.
 
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
 use super::super::LogError;
 use super::super::current::{Identity, size_of};
 use super::super::directory::{Directory, Place};
-use super::super::generations::name;
-use super::super::index;
+use super::super::names;
 use super::content::Content;
 use super::numbers::Numbers;
 use super::packed::Packing;
 use super::segment::{Role, Segment};
-use super::times::Times;
+use super::times::{Index, Times};
 use super::{ReadError, Warning};
 
-/// What is at the current log's name.
+/// The file at the current log's path.
 #[derive(Debug)]
 pub(super) enum Look {
-    /// The file that is being read, with so many bytes.
+    /// The file that is being read, with its size.
     Same(u64),
-    /// Nothing yet, or another file, with so many bytes.
+    /// Another file, with its size, or none, with size 0.
     Other(u64),
 }
 
-/// A file that is an index by its name.
-#[derive(Debug)]
-pub(super) struct Index {
-    pub(super) path: PathBuf,
-    /// With the time at which it was made, where the file system knows that: one that is removed
-    /// may leave its inode's number to the next.
-    pub(super) identity: (Identity, Option<SystemTime>),
-    /// None where it is no index that is known here.
-    pub(super) times: Option<Times>,
-}
-
-impl Index {
-    fn inode(&self) -> Option<u64> {
-        self.times.as_ref().map(Times::inode)
-    }
-}
-
-/// Where the files are.
+/// The directory of a log, and the warnings about its files.
 #[derive(Debug)]
 pub(super) struct Files {
     place: Place,
-    /// What the caller has not been told yet.
+    /// Warnings that the caller has not taken yet.
     pub(super) warnings: Vec<Warning>,
-    /// The files that something is known to be wrong with: each is told once.
-    told: Vec<PathBuf>,
+    /// The files with a warning: each is reported once.
+    reported: Vec<PathBuf>,
 }
 
 impl Files {
     pub(super) fn new(place: Place) -> Self {
-        Self { place, warnings: Vec::new(), told: Vec::new() }
+        Self { place, warnings: Vec::new(), reported: Vec::new() }
     }
 
-    /// Tells what is wrong with a file.
+    /// Adds a warning about a file.
     pub(super) fn warn(&mut self, warning: Option<Warning>) {
         if let Some(Warning::Index { path, .. } | Warning::Damaged { path, .. }) = &warning {
-            if self.told.contains(path) {
+            if self.reported.contains(path) {
                 return;
             }
-            self.told.push(path.clone());
+            self.reported.push(path.clone());
         }
         self.warnings.extend(warning);
     }
 
-    pub(super) fn path(&self) -> &std::path::Path {
+    pub(super) fn path(&self) -> &Path {
         self.place.path()
     }
 
@@ -82,16 +63,16 @@ impl Files {
         Ok(numbers)
     }
 
-    /// Whether the log is there.
+    /// Whether the current log exists.
     pub(super) fn has_log(&self) -> Result<bool, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(false) };
         Ok(directory.stat(self.place.log_name())?.is_some())
     }
 
-    /// Opens a generation; `None` where it is not there.
+    /// Opens a generation; `None` if it does not exist.
     pub(super) fn generation(&mut self, number: u64) -> Result<Option<Segment>, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(None) };
-        let name = name(self.place.log_name(), number);
+        let name = names::generation(self.place.log_name(), number);
         let Some(mut segment) = open(&directory, &name, Role::Generation, number)? else {
             return self.packed_generation(&directory, &name, number);
         };
@@ -99,7 +80,8 @@ impl Files {
         Ok(Some(segment))
     }
 
-    /// A compressor removes a generation when all of it is in the other file.
+    /// Opens a compressed generation. A compressor removes the plain file only after the compressed
+    /// one is complete.
     fn packed_generation(
         &mut self,
         directory: &Directory,
@@ -120,9 +102,9 @@ impl Files {
         Ok(None)
     }
 
-    /// Opens the log, which will be generation `number`; `None` where there is none.
+    /// Opens the current log, which will become generation `number`; `None` if it does not exist.
     ///
-    /// Whether that generation has come to be meanwhile is for the caller to find out.
+    /// The caller checks afterwards whether that generation was made meanwhile.
     pub(super) fn current(&mut self, number: u64) -> Result<Option<Segment>, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(None) };
         let Some(mut segment) = open(&directory, self.place.log_name(), Role::Current, number)?
@@ -133,46 +115,46 @@ impl Files {
         Ok(Some(segment))
     }
 
-    /// Looks for an index that was not there before.
+    /// Opens an index that did not exist before.
     pub(super) fn find_late_index(&mut self, segment: &mut Segment) -> Result<(), ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(()) };
         match segment.role {
             Role::Current => self.find_current_index(&directory, segment),
             Role::Generation => {
-                let name = name(self.place.log_name(), segment.number);
+                let name = names::generation(self.place.log_name(), segment.number);
                 self.find_index(&directory, &name, segment).map(|_| ())
             }
             Role::Moved => Ok(()),
         }
     }
 
-    /// The index of the log is beside it, or has the generation's name already. Each is this log's
-    /// only if the log was still, or already, in the place that goes with it when the index had been
-    /// opened: the next log's index is made after the next log.
+    /// Opens the index of the current log. It is beside the log, or has the next generation's name
+    /// already. It belongs to this log only if the log was found at the matching path after the
+    /// index was opened: the next log's index is created after the next log.
     fn find_current_index(
         &mut self,
         directory: &Directory,
         segment: &mut Segment,
     ) -> Result<(), ReadError> {
         let log = self.place.log_name().to_owned();
-        let later = name(&log, segment.number);
-        let ours = Some(segment.identity);
+        let later = names::generation(&log, segment.number);
+        let this = Some(segment.identity);
         let beside = open_index(directory, &log)?;
-        if beside.is_some() && directory.identity_of(&log)? == ours {
+        if beside.is_some() && directory.identity_of(&log)? == this {
             self.warn(beside.and_then(|index| segment.use_index(index)));
             return Ok(());
         }
         let renamed = open_index(directory, &later)?;
-        let in_place = directory.identity_of(&log)? == ours;
-        // In the middle of a rotation; but where somebody has taken a generation away, that one's.
+        let in_place = directory.identity_of(&log)? == this;
+        // A rotation is under way, unless this is the index of a generation that was removed.
         let of_this = renamed.as_ref().and_then(Index::inode) == Some(segment.identity.inode());
-        if (in_place && of_this) || directory.identity_of(&later)? == ours {
+        if (in_place && of_this) || directory.identity_of(&later)? == this {
             self.warn(renamed.and_then(|index| segment.use_index(index)));
         }
         Ok(())
     }
 
-    /// Whether there is an index for the file of this name, usable or not.
+    /// Opens the index of the file `name`. Returns whether there is one, usable or not.
     fn find_index(
         &mut self,
         directory: &Directory,
@@ -184,14 +166,14 @@ impl Files {
         Ok(true)
     }
 
-    /// Whether a generation is there, compressed or not.
+    /// Whether a generation exists, compressed or not.
     pub(super) fn exists(&self, number: u64) -> Result<bool, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(false) };
         self.exists_in(&directory, number)
     }
 
     fn exists_in(&self, directory: &Directory, number: u64) -> Result<bool, ReadError> {
-        let name = name(self.place.log_name(), number);
+        let name = names::generation(self.place.log_name(), number);
         let mut there = directory.stat(&name)?.is_some();
         for packing in Packing::ALL {
             there = there || directory.stat(&format!("{name}{}", packing.suffix()))?.is_some();
@@ -208,12 +190,12 @@ impl Files {
         })
     }
 
-    /// Which generation the log has become that is not in its place any more; `None` where somebody
-    /// else than its writer has moved it, or its writer keeps no generations.
+    /// The number of the generation that the former current log has become; `None` if another
+    /// process has moved it, or if its writer keeps no generations.
     pub(super) fn became(&self, segment: &Segment) -> Result<Option<u64>, ReadError> {
         let Some(directory) = self.place.existing()? else { return Ok(None) };
         let is_it = |number: u64| -> Result<Option<bool>, LogError> {
-            let stat = directory.stat(&name(self.place.log_name(), number))?;
+            let stat = directory.stat(&names::generation(self.place.log_name(), number))?;
             Ok(stat.map(|stat| Identity::of(&stat) == segment.identity))
         };
         let expected = segment.number;
@@ -228,7 +210,7 @@ impl Files {
             }
             from = number + 1;
         }
-        // It was removed after it had become one: there are later ones, or it was compressed.
+        // Not found: it was removed, and later ones exist, or it was compressed.
         let is_free = numbers.at_or_after(expected) != Some(expected);
         let later = numbers.at_or_after(expected).is_some();
         let compressed = !is_free && is_it(expected)?.is_none() && segment.links() == 0;
@@ -249,9 +231,9 @@ fn open(
     Ok(Some(Segment::new(role, number, path, Identity::of(&stat), content)))
 }
 
-/// The index of the file `name`. An empty one is yet to be written.
+/// Opens the index of the file `name`; `None` if there is none, or if it is still empty.
 fn open_index(directory: &Directory, name: &str) -> Result<Option<Index>, ReadError> {
-    let name = index::name(name);
+    let name = names::index(name);
     let Some((file, size)) = directory.open_to_read(&name)? else { return Ok(None) };
     if size == 0 {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Places in a log: of a time, of the last lines, of marks. None of them is looked for by reading
-//! what lies between.
+//! Seeking in a log: to a time, to the last lines, to the next mark. None of these reads the bytes
+//! in between.
 
 use super::super::entry::{Mark, Stream, Timestamp};
 use super::content::BLOCK;
@@ -7,11 +7,12 @@ use super::position::Position;
 use super::segment::{Role, Segment};
 use super::{Entry, Hold, LogReader, ReadError};
 
-/// How much longer each stretch is that is searched for the last lines than the one after it.
+/// The search for the last lines reads backwards in stretches, each this many times longer than
+/// the one before.
 const LONGER: u64 = 4;
 
 impl LogReader {
-    /// Where reading goes on.
+    /// The current read position.
     pub fn position(&self) -> Position {
         match &self.segment {
             Some(segment) => Position {
@@ -24,20 +25,20 @@ impl LogReader {
         }
     }
 
-    /// Goes on reading at `position`.
+    /// Continues reading at `position`.
     pub fn seek(&mut self, position: Position) {
         (self.segment, self.skip) = (None, 0);
         self.next = position.number;
         self.entry = Some(position);
     }
 
-    /// Reads to `position` and no further: [`next`](Self::next) gives `None` there. Bytes that
-    /// begin before it and go on behind it are cut only where the log is raw.
+    /// Ends reading at `position`: [`next`](Self::next) returns `None` there. An entry that spans
+    /// the position is cut in a raw log only.
     pub fn stop_at(&mut self, position: Position) {
         self.stop = Some(position);
     }
 
-    /// The end of what is there now.
+    /// The end of the log as it is now.
     ///
     /// # Errors
     ///
@@ -60,11 +61,10 @@ impl LogReader {
         })
     }
 
-    /// The place of the first bytes of this time or a later one, as far as times are known: what
-    /// lies between two files of known times, or behind the last record of an index, may be of any
-    /// time between theirs, and counts as of the later one.
+    /// The position of the first bytes at or after this time. Bytes of unknown time, between two
+    /// files or behind the last record of an index, count as of the later known time.
     ///
-    /// It is looked for by bisection, in files that do not get earlier.
+    /// The search is by bisection, and takes the times of the files to be ascending.
     ///
     /// # Errors
     ///
@@ -78,14 +78,14 @@ impl LogReader {
                 return Ok(reader.position());
             };
             match segment.go_to_time(time) {
-                // It is told when it is read.
+                // The error is reported when the file is read.
                 Err(_) if segment.is_packed() => Ok(Position::beginning_of(number)),
                 gone => gone.map(|()| reader.position()),
             }
         })
     }
 
-    /// The last file that begins before `time`; the first one where none does.
+    /// The last file that begins before `time`, or else the first file.
     fn file_of_time(&mut self, time: Timestamp) -> Result<u64, ReadError> {
         self.numbers = self.files.numbers()?;
         let newest = self.newest()?;
@@ -104,7 +104,7 @@ impl LogReader {
         Ok(self.numbers.nth(low).unwrap_or(newest))
     }
 
-    /// The first file from this place on of which it is known whether it begins before `time`.
+    /// The first file in this range of which it is known whether it begins before `time`.
     fn first_known(
         &mut self,
         time: Timestamp,
@@ -120,7 +120,7 @@ impl LogReader {
         Ok(None)
     }
 
-    /// `None` where nobody knows, as of a file that is gone.
+    /// Whether a file begins before `time`; `None` if that is unknown or the file was removed.
     fn begins_before(&mut self, time: Timestamp, number: u64) -> Result<Option<bool>, ReadError> {
         let segment = match self.files.generation(number)? {
             Some(segment) => Some(segment),
@@ -134,16 +134,16 @@ impl LogReader {
 
     fn first_time(&self, segment: &mut Segment) -> Result<Option<Timestamp>, ReadError> {
         if let Some(format) = self.written_as.filter(|_| segment.role == Role::Current) {
-            segment.take_for(format);
+            segment.assume(format);
         }
         match segment.first_time() {
-            // One that is damaged is told when it is read.
+            // The damage is reported when the file is read.
             Err(_) if segment.is_packed() => Ok(None),
             first => first,
         }
     }
 
-    /// The number that the current log will have.
+    /// The number that the current log will get.
     fn newest(&mut self) -> Result<u64, ReadError> {
         let numbers = self.files.numbers()?;
         let last = numbers.count().checked_sub(1).and_then(|last| numbers.nth(last));
@@ -151,8 +151,9 @@ impl LogReader {
         Ok(last.map_or(1, |last| last + 1))
     }
 
-    /// Goes to the next mark without reading what lies before it; `None` at the end of what is
-    /// there, or where to [stop](Self::stop_at). Only a raw log with an index has marks.
+    /// Skips to behind the next mark without reading the bytes before it; `None` at the end of the
+    /// log, and at the position of [`stop_at`](Self::stop_at). Only a raw log with an index has
+    /// marks.
     ///
     /// # Errors
     ///
@@ -181,12 +182,12 @@ impl LogReader {
         }
     }
 
-    /// Goes to the last `lines` lines of the streams that are wanted, but not before where reading
-    /// would go on now, and not beyond where it is to [stop](Self::stop_at). What follows the last
-    /// newline is a line too.
+    /// Goes to the last `lines` lines of the streams that `wanted` accepts, between the current
+    /// position and that of [`stop_at`](Self::stop_at). Bytes behind the last newline count as a
+    /// line.
     ///
-    /// It searches from the end, in stretches that grow, and reads no further back than twice as
-    /// far as it has to.
+    /// The search runs backwards from the end in stretches that grow, and reads a bounded multiple
+    /// of the bytes that the lines take.
     ///
     /// # Errors
     ///
@@ -219,8 +220,8 @@ impl LogReader {
         end: Position,
         wanted: &dyn Fn(Option<Stream>) -> bool,
     ) -> Result<Position, ReadError> {
-        // How many newlines must come before the place that is looked for, seen from the end: what
-        // ends with a newline has one more of them.
+        // The number of newlines from the end back to the position, one more if the log ends with
+        // a newline.
         let mut left: Option<u64> = None;
         let (mut to, mut length) = (end, BLOCK as u64);
         while first < to {
@@ -239,7 +240,7 @@ impl LogReader {
         Ok(first)
     }
 
-    /// A place before `to`, in the same file or, at its beginning, in the one before.
+    /// A position before `to`, in the same file, or in the previous file if `to` is its beginning.
     fn stretch_before(
         &mut self,
         to: Position,
@@ -257,11 +258,10 @@ impl LogReader {
                 segment.go_to(to.offset - length, None)?;
                 from = self.position();
             }
-            // Not before `to` where one line is longer than this: then a longer stretch is next.
+            // `to` itself if one line is longer than the stretch; a longer stretch follows.
             return Ok(from.max(first).min(to));
         }
         let Some(number) = self.numbers.before(to.number) else { return Ok(first) };
-        // All of it, whatever its size.
         self.seek(Position::beginning_of(number));
         let size = match self.enter()? {
             true => self.segment.as_ref().filter(|it| it.number == number),
@@ -299,7 +299,7 @@ impl LogReader {
         Ok(counted)
     }
 
-    /// The place after a newline that has so many before it.
+    /// The position behind the newline that has `before` newlines before it.
     fn after_newline(
         &mut self,
         from: Position,
@@ -310,12 +310,12 @@ impl LogReader {
         self.seek(from);
         self.stop = Some(to);
         loop {
-            // What is ready is where the next bytes are.
+            // `ready` has moved the position to the next entry.
             if !self.ready()? {
                 return Ok(self.position());
             }
             let start = self.position();
-            let of_lines = self.segment.as_ref().is_some_and(Segment::is_lines);
+            let is_lines = self.segment.as_ref().is_some_and(Segment::is_lines);
             let Some(Entry::Bytes { stream, bytes, .. }) = self.next()? else { continue };
             if !wanted(stream) {
                 continue;
@@ -326,7 +326,7 @@ impl LogReader {
             match found.map(|at| at + 1) {
                 None => before -= memchr::memchr_iter(b'\n', bytes).count() as u64,
                 Some(after) if after == length => return Ok(self.position()),
-                Some(after) if of_lines => {
+                Some(after) if is_lines => {
                     return Ok(Position { skip: start.skip + after as u64, ..start });
                 }
                 Some(after) => {
@@ -337,7 +337,7 @@ impl LogReader {
         }
     }
 
-    /// Looks elsewhere, and comes back.
+    /// Runs `look` and restores the read position.
     fn aside<T>(
         &mut self,
         look: impl FnOnce(&mut Self) -> Result<T, ReadError>,
@@ -350,9 +350,9 @@ impl LogReader {
     }
 }
 
-/// What a stretch of a log has.
+/// The newlines of a stretch of the log.
 struct Counted {
     newlines: u64,
-    /// Whether its last byte is a newline; `None` where it has none that is wanted.
+    /// Whether the last wanted byte is a newline; `None` if there is no wanted byte.
     ends_line: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! A log of records that are lines and tell their times themselves.
+//! A log whose records are lines that carry their time and stream.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -12,18 +12,19 @@ use super::content::{BLOCK, Content, MOST};
 #[derive(Debug)]
 pub(super) struct Lines {
     decoder: Decoder,
-    /// Whether a line goes on that is longer than what can be held. It is no record.
+    /// Whether the read position is within a line that is longer than the buffer. Such a line is
+    /// not a record.
     overlong: bool,
 }
 
-/// A line that is there to be read, and its size in the file.
+/// A line that can be read, with its size in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Line {
     Whole(u64),
-    /// The file ends within it. Of a record it is a part that a crash has left, which is no part of
-    /// what the child wrote: its writer cuts it off, or writes the whole of it into the next file.
+    /// The file ends within the line. A torn record is left out: after a crash, the writer cuts it
+    /// off, or writes the whole record into the next file.
     Torn(u64),
-    /// A part of one that is too long. The last one ends it.
+    /// A part of a line that is longer than the buffer; `last` ends the line.
     Part {
         size: u64,
         last: bool,
@@ -38,9 +39,9 @@ impl Line {
     }
 }
 
-/// What a line says.
+/// The decoded content of a line.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Said<'a> {
+pub(super) struct Decoded<'a> {
     pub(super) time: Option<Timestamp>,
     pub(super) stream: Option<Stream>,
     pub(super) bytes: &'a [u8],
@@ -51,8 +52,8 @@ impl Lines {
         Self { decoder: Decoder::new(format), overlong: false }
     }
 
-    /// Finds the line that begins at `offset`; `None` at the end. One without an end is none while
-    /// the file may grow.
+    /// Finds the line that begins at `offset`; `None` at the end of the file, and for an unfinished
+    /// line of a file that `grows`.
     pub(super) fn find(
         &self,
         content: &mut Content,
@@ -86,28 +87,28 @@ impl Lines {
         })
     }
 
-    /// Reads a line that has been found.
+    /// Decodes a line that was found.
     pub(super) fn read<'a>(
         &'a mut self,
         content: &'a Content,
         offset: u64,
         line: Line,
-    ) -> Said<'a> {
+    ) -> Decoded<'a> {
         let bytes = content.held(offset, line.size());
         match line {
-            Line::Whole(_) => said(&mut self.decoder, bytes),
+            Line::Whole(_) => decode(&mut self.decoder, bytes),
             Line::Part { last, .. } => {
                 self.overlong = !last;
-                Said { time: None, stream: None, bytes }
+                Decoded { time: None, stream: None, bytes }
             }
             Line::Torn(_) => {
                 let bytes = if self.decoder.is_begun(bytes) { b"" } else { bytes };
-                Said { time: None, stream: None, bytes }
+                Decoded { time: None, stream: None, bytes }
             }
         }
     }
 
-    /// Whether a line that has been found is a part of a record.
+    /// Whether a line that was found is the beginning of a record.
     pub(super) fn is_part_of_record(&self, content: &Content, offset: u64, line: Line) -> bool {
         match line {
             Line::Torn(size) => self.decoder.is_begun(content.held(offset, size)),
@@ -115,7 +116,7 @@ impl Lines {
         }
     }
 
-    /// The first line that does not begin before `offset`.
+    /// The offset of the first line that starts at `offset` or later.
     pub(super) fn align(&mut self, content: &mut Content, offset: u64) -> io::Result<u64> {
         self.overlong = false;
         let Some(mut before) = offset.checked_sub(1) else { return Ok(0) };
@@ -129,24 +130,24 @@ impl Lines {
         }
     }
 
-    /// The time of the first record that tells one.
+    /// The time of the first record that has one.
     pub(super) fn first_time(&mut self, content: &mut Content) -> io::Result<Option<Timestamp>> {
         let mut first = None;
-        self.look(content, 0, BLOCK as u64, |time, _| {
+        self.scan(content, 0, BLOCK as u64, |time, _| {
             first = Some(time);
             ControlFlow::Break(())
         })?;
         Ok(first)
     }
 
-    /// The first record of this time or a later one, or the end.
+    /// The offset of the first record at or after this time, or of the end. By bisection.
     pub(super) fn find_time(&mut self, content: &mut Content, time: Timestamp) -> io::Result<u64> {
         let (mut low, mut high) = (0, content.size()?.unwrap_or(0));
         while high - low > BLOCK as u64 {
             let middle = low + (high - low) / 2;
             let start = self.align(content, middle)?;
             let mut before = None;
-            self.look(content, start, high, |at, end| {
+            self.scan(content, start, high, |at, end| {
                 before = (at < time).then_some(end);
                 ControlFlow::Break(())
             })?;
@@ -155,15 +156,15 @@ impl Lines {
                 None => high = middle,
             }
         }
-        self.look(content, low, u64::MAX, |at, _| match at < time {
+        self.scan(content, low, u64::MAX, |at, _| match at < time {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         })
     }
 
-    /// Shows the time and the end of each record that tells one, from the line at `offset` on to
-    /// `until`. Where the line begins at which it was left, or all have ended.
-    fn look(
+    /// Calls `show` with the time and the end of each record that has a time, from the line at
+    /// `offset` up to `until`. Returns the offset of the line at which `show` stopped, or of the end.
+    fn scan(
         &mut self,
         content: &mut Content,
         mut offset: u64,
@@ -185,9 +186,9 @@ impl Lines {
     }
 }
 
-fn said<'a>(decoder: &'a mut Decoder, line: &'a [u8]) -> Said<'a> {
+fn decode<'a>(decoder: &'a mut Decoder, line: &'a [u8]) -> Decoded<'a> {
     match decoder.next(line) {
-        Some(record) => Said { time: record.time, stream: record.stream, bytes: record.bytes },
-        None => Said { time: None, stream: None, bytes: line },
+        Some(record) => Decoded { time: record.time, stream: record.stream, bytes: record.bytes },
+        None => Decoded { time: None, stream: None, bytes: line },
     }
 }

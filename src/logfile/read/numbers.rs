@@ -1,4 +1,4 @@
-//! The numbers of the generations that are there.
+//! The numbers of the generations that exist.
 
 use std::fs::read_dir;
 use std::io;
@@ -6,16 +6,16 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::super::generations::number;
+use super::super::names::generation_number;
 
-/// Numbers in their order, none twice.
+/// Numbers in ascending order, each once.
 ///
 /// Ranges instead of numbers: without gaps, a million generations are one range.
 #[derive(Debug, Default)]
 pub(super) struct Numbers(Vec<Range<u64>>);
 
 impl Numbers {
-    /// Those of the generations of `log` in a directory; none where that is not there.
+    /// The generations of `log` in a directory; none if the directory does not exist.
     pub(super) fn read(directory: &Path, log: &str) -> io::Result<Self> {
         let entries = match read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -23,7 +23,7 @@ impl Numbers {
         };
         let mut numbers = Vec::new();
         for entry in entries {
-            numbers.extend(number(entry?.file_name().as_bytes(), log));
+            numbers.extend(generation_number(entry?.file_name().as_bytes(), log));
         }
         numbers.sort_unstable();
         numbers.dedup();
@@ -41,9 +41,9 @@ impl Numbers {
         Self(ranges)
     }
 
-    /// Adds those that the directory was not seen to have: one that is renamed into it while it is
-    /// read may be missed, also where a later one is not (readdir(3)). The oldest go first, so that
-    /// is the case while the one below a known one `exists`.
+    /// Adds generations that readdir(3) may have missed: of files that are renamed into a directory
+    /// while it is read, a later one may be returned and an earlier one not. The oldest are removed
+    /// first, so a number below a known one is missing only if its file `exists`.
     pub(super) fn complete<E>(&mut self, exists: impl Fn(u64) -> Result<bool, E>) -> Result<(), E> {
         let mut below = 0;
         for range in &mut self.0 {
@@ -55,24 +55,24 @@ impl Numbers {
         Ok(())
     }
 
-    /// The lowest that is not below `number`.
+    /// The lowest number that is at least `number`.
     pub(super) fn at_or_after(&self, number: u64) -> Option<u64> {
         let at = self.0.partition_point(|range| range.end <= number);
         self.0.get(at).map(|range| range.start.max(number))
     }
 
-    /// The highest that is below `number`.
+    /// The highest number below `number`.
     pub(super) fn before(&self, number: u64) -> Option<u64> {
         let at = self.0.partition_point(|range| range.start < number).checked_sub(1)?;
         self.0.get(at).map(|range| range.end.min(number) - 1)
     }
 
-    /// How many there are.
+    /// The count of numbers.
     pub(super) fn count(&self) -> u64 {
         self.0.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// The one with so many before it.
+    /// The number at this index, in ascending order.
     pub(super) fn nth(&self, mut place: u64) -> Option<u64> {
         for range in &self.0 {
             let length = range.end - range.start;

@@ -1,4 +1,4 @@
-//! Generations that were compressed, as a stream of what they were.
+//! Decompression of generations.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, copy, sink};
@@ -7,12 +7,13 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// The largest window of a Zstandard frame that is read, in bytes: 128 MiB, as by zstd(1) without
-/// `--long` or `--memory`. The frame's header, which is the writer's choice, decides how much memory
-/// its reader takes.
+use super::super::names;
+
+/// The largest accepted window of a Zstandard frame, in bytes: 128 MiB, the default of zstd(1). The
+/// window size is in the frame's header, and the reader allocates as much.
 const MAX_WINDOW: u64 = 1 << 27;
 
-/// How a generation is compressed.
+/// The compression of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     Gzip,
@@ -22,16 +23,16 @@ pub(super) enum Packing {
 impl Packing {
     pub(super) const ALL: [Self; 2] = [Self::Gzip, Self::Zstandard];
 
-    /// What it adds to a generation's name.
+    /// The suffix of the generation's name.
     pub(super) fn suffix(self) -> &'static str {
         match self {
-            Self::Gzip => ".gz",
-            Self::Zstandard => ".zst",
+            Self::Gzip => names::GZIP,
+            Self::Zstandard => names::ZSTANDARD,
         }
     }
 }
 
-/// A compressed file, read from its beginning.
+/// A decoder of a compressed file, from its beginning.
 pub(super) enum Packed {
     Gzip(MultiGzDecoder<BufReader<File>>),
     Zstandard(Frames),
@@ -51,7 +52,7 @@ impl Packed {
         })
     }
 
-    /// The same from its beginning again.
+    /// A decoder of the same file from its beginning.
     pub(super) fn rewound(self) -> io::Result<Self> {
         match self {
             Self::Gzip(decoder) => Self::new(decoder.into_inner().into_inner(), Packing::Gzip),
@@ -76,13 +77,13 @@ impl Read for Packed {
     }
 }
 
-/// The frames of a Zstandard file, one after the other. Each needs as much memory as its window,
-/// which its compressor chose: 8 MiB at most, unless it was told to use more. Above [`MAX_WINDOW`]
-/// it is refused before anything is allocated.
+/// The frames of a Zstandard file, in sequence. Each takes as much memory as its window, which is
+/// 8 MiB at most with the default levels of zstd(1). A frame above [`MAX_WINDOW`] is refused before
+/// anything is allocated.
 pub(super) struct Frames {
     file: BufReader<File>,
     decoder: Box<FrameDecoder>,
-    /// Whether the decoder is in a frame.
+    /// Whether the decoder is within a frame.
     begun: bool,
 }
 
@@ -103,7 +104,7 @@ impl Frames {
         }
     }
 
-    /// Goes on with the next frame; `false` at the end of the file.
+    /// Starts the next frame; `false` at the end of the file.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.file.fill_buf()?.is_empty() {
             match self.decoder.init(&mut self.file) {
@@ -120,7 +121,7 @@ impl Frames {
                 Err(FrameDecoderError::WindowSizeTooBig { requested, max }) => {
                     return Err(io::Error::other(format!(
                         "a frame needs a window of {requested} bytes, and {max} is the limit: \
-                         unpack it with 'zstd -d --long=31'"
+                         decompress it with 'zstd -d --long=31'"
                     )));
                 }
                 Err(error) => return Err(io::Error::other(error)),

@@ -1,16 +1,16 @@
-//! A place in a log.
+//! A position in a log.
 
-/// A place in a log, between two entries. It stays the same while the log is rotated and
-/// compressed; where its generation is gone, it is the beginning of the next one that is left.
+/// A position in a log, between two entries. It remains valid when the log is rotated or compressed.
+/// If its generation was removed, it means the beginning of the oldest later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Of the generation, or the one that the current log will be.
+    /// The number of the generation. For the current log, the number it will get.
     pub(super) number: u64,
-    /// How many bytes of that file are before it.
+    /// The offset in that file.
     pub(super) offset: u64,
-    /// How many bytes of what begins there are before it too.
+    /// How many of the bytes of the entry at that offset are before the position.
     pub(super) skip: u64,
-    /// The record of the index that is the next one there, where that has been found out.
+    /// The number of the next record of the index, if it is known.
     pub(super) record: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! A raw log: bytes, and the index that tells of them.
+//! A raw log and its time index, read side by side.
 
 use std::io;
 use std::time::SystemTime;
@@ -8,26 +8,26 @@ use super::super::entry::{Mark, Stream, Timestamp};
 use super::super::index::{self, Record};
 use super::Warning;
 use super::content::Content;
-use super::files::Index;
-use super::times::Times;
+use super::times::{Index, Times};
 
 const UNREADABLE: &str = "it can't be read";
 
-/// The place in an index that goes with a place in its log.
+/// The position in the index that belongs to the position in the log.
 #[derive(Debug, Default)]
 pub(super) struct Raw {
     times: Option<Times>,
-    /// An index that was found, but can't be this file's.
-    misled: Option<(Identity, Option<SystemTime>)>,
-    /// The number of the next record, and where in the log it has to begin.
+    /// An index that was found at this log's name and does not match the log.
+    rejected: Option<(Identity, Option<SystemTime>)>,
+    /// The number of the next record.
     record: u64,
-    told: u64,
+    /// The offset in the log at which the next record must start.
+    offset: u64,
 }
 
-/// What comes next.
+/// The next item of the log.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Next {
-    /// At most so many bytes of this stream.
+    /// At most `most` bytes of this stream.
     Bytes {
         time: Option<Timestamp>,
         stream: Option<Stream>,
@@ -37,15 +37,15 @@ pub(super) enum Next {
         time: Timestamp,
         mark: Mark,
     },
-    /// The index does not tell.
-    Untold,
+    /// The index has no record for the next bytes.
+    Unindexed,
 }
 
 impl Raw {
-    /// Takes an index, unless it can't be this file's: then it is told.
+    /// Uses this index, or returns a warning if it does not match the log.
     ///
-    /// Bytes are in the log before they are in the index, so of an index that is read first every
-    /// record is in the log.
+    /// Bytes are written to the log before they are recorded in the index, so an index that is read
+    /// before the log has no record beyond the log's end.
     pub(super) fn use_index(
         &mut self,
         index: Index,
@@ -53,7 +53,7 @@ impl Raw {
         offset: u64,
     ) -> Option<Warning> {
         let Index { path, identity, times } = index;
-        if self.misled == Some(identity) {
+        if self.rejected == Some(identity) {
             return None;
         }
         let outcome = fitting(times, content).and_then(|times| {
@@ -62,18 +62,18 @@ impl Raw {
         });
         let why = outcome.err()?;
         self.times = None;
-        self.misled = Some(identity);
+        self.rejected = Some(identity);
         Some(Warning::Index { path, why })
     }
 
-    /// Whether there may be another index than when it was looked for: its writer makes one as late
-    /// as 200 ms after the first bytes, and a new one when somebody else has changed the log's size.
+    /// Whether the log may have got a new index since: the writer creates it up to 200 ms after the
+    /// first bytes, and again after another process has changed the log's size.
     pub(super) fn may_have_another(&mut self) -> io::Result<bool> {
         let ended = self.record()?.is_none();
         Ok(ended && self.times.as_ref().is_none_or(Times::is_removed))
     }
 
-    /// What comes next in the index, at this place in the log.
+    /// The next item at this offset in the log.
     pub(super) fn next(&mut self, offset: u64) -> io::Result<Next> {
         while let Some(record) = self.record()? {
             let Record { time, content, .. } = record;
@@ -88,20 +88,20 @@ impl Raw {
                 index::Content::Bytes { .. } => self.pass(&record),
             }
         }
-        Ok(Next::Untold)
+        Ok(Next::Unindexed)
     }
 
-    /// Goes over the mark that is next.
+    /// Skips the mark that is next.
     pub(super) fn pass_mark(&mut self) {
         self.record += 1;
     }
 
     fn pass(&mut self, record: &Record) {
-        self.told = record.end();
+        self.offset = record.end();
         self.record += 1;
     }
 
-    /// Goes to the next mark, and over it; where it stands in the log. `None` where there is none.
+    /// Skips to behind the next mark and returns it with its offset in the log; `None` at the end.
     pub(super) fn next_mark(&mut self) -> io::Result<Option<(u64, Timestamp, Mark)>> {
         while let Some(record) = self.record()? {
             self.pass(&record);
@@ -112,10 +112,10 @@ impl Raw {
         Ok(None)
     }
 
-    /// The next record. An index ends before one that does not begin where the last one has ended.
+    /// The next record. The index ends at a record that does not start where the one before ends.
     fn record(&mut self) -> io::Result<Option<Record>> {
         let Some(times) = &mut self.times else { return Ok(None) };
-        Ok(times.record(self.record)?.filter(|record| record.offset == self.told))
+        Ok(times.record(self.record)?.filter(|record| record.offset == self.offset))
     }
 
     /// The time of the first record.
@@ -124,17 +124,16 @@ impl Raw {
         Ok(times.record(0)?.filter(|record| record.offset == 0).map(|record| record.time))
     }
 
-    /// Goes to the first record of this time or a later one, or behind the last one; where that is
-    /// in the log.
+    /// Goes to the first record at or after this time, or behind the last one, and returns its
+    /// offset in the log.
     pub(super) fn go_to_time(&mut self, time: Timestamp) -> io::Result<u64> {
         let Some(times) = &mut self.times else { return Ok(0) };
         let number = times.partition_point(|record| record.time < time)?;
         self.go_to_record(number)?;
-        Ok(self.told)
+        Ok(self.offset)
     }
 
-    /// Goes to what the index tells of a place in the log: from the record of this number on, or
-    /// from the first one that stands there.
+    /// Goes to the record of this number, or else to the first one for this offset in the log.
     pub(super) fn go_to_offset(&mut self, offset: u64, record: Option<u64>) -> io::Result<()> {
         let Some(times) = &mut self.times else { return Ok(()) };
         let number = match record {
@@ -145,31 +144,31 @@ impl Raw {
     }
 
     fn go_to_record(&mut self, number: u64) -> io::Result<()> {
-        (self.record, self.told) = (0, 0);
+        (self.record, self.offset) = (0, 0);
         let (Some(times), Some(before)) = (&mut self.times, number.checked_sub(1)) else {
             return Ok(());
         };
         if let Some(before) = times.record(before)? {
-            (self.record, self.told) = (number, before.end());
+            (self.record, self.offset) = (number, before.end());
         }
         Ok(())
     }
 
     /// The number of the next record.
-    pub(super) fn place(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.record
     }
 }
 
 fn fitting(times: Option<Times>, content: &Content) -> Result<Times, &'static str> {
-    let mut times = times.ok_or("it is no index, or of another version")?;
+    let mut times = times.ok_or("it is not an index, or has an unknown version")?;
     let fits = times.last().and_then(|last| {
         let end = last.map_or(0, |record| record.end());
         Ok(content.size()?.is_none_or(|size| end <= size))
     });
     match fits {
         Ok(true) => Ok(times),
-        Ok(false) => Err("it tells of more bytes than there are in the log"),
+        Ok(false) => Err("it describes more bytes than the log has"),
         Err(_) => Err(UNREADABLE),
     }
 }

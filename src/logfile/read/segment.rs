@@ -1,4 +1,4 @@
-//! One file of a log, whatever its format.
+//! One file of a log in any format, read from start to end.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -10,48 +10,48 @@ use super::super::entry::{Mark, Stream, Timestamp};
 use super::super::format::{LONGEST_ON_DISK, sniff};
 use super::super::options::Format;
 use super::content::Content;
-use super::files::Index;
-use super::lines::{Line, Lines, Said};
+use super::lines::{Decoded, Line, Lines};
 use super::raw::{Next, Raw};
+use super::times::Index;
 use super::{Entry, Hold, ReadError, Warning};
 
-/// How coarse the time of a file's last change may be.
+/// The coarsest granularity of modification times in common file systems.
 const GRAIN: Duration = Duration::from_secs(2);
 
-/// What a file is to its log.
+/// The role of a file in its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Bytes may still be added.
+    /// The current log: it may still grow.
     Current,
-    /// It was the current log until somebody moved or removed it, and another one took its place.
+    /// The former current log: another process has moved or removed it, and a new log exists.
     Moved,
-    /// It never changes.
+    /// A generation, which never changes.
     Generation,
 }
 
-/// A file that is being read.
+/// A file of the log that is being read.
 pub(super) struct Segment {
     pub(super) role: Role,
-    /// The number of the generation that it is, or will be.
+    /// The number of this generation. For the current log, the number it will get.
     pub(super) number: u64,
     pub(super) path: PathBuf,
     pub(super) identity: Identity,
     content: Content,
     form: Form,
-    /// Where in the file is read.
+    /// The read position in the file.
     offset: u64,
     found: Option<Found>,
 }
 
-/// How its bytes are to be understood.
+/// How the bytes of the file are decoded.
 enum Form {
-    /// Its first line is still to tell.
+    /// The first line, which decides, has not been read.
     Unknown,
     Raw(Raw),
     Lines(Lines),
 }
 
-/// What comes next.
+/// The next entry.
 #[derive(Debug, Clone, Copy)]
 enum Found {
     Bytes { time: Option<Timestamp>, stream: Option<Stream>, most: u64 },
@@ -59,11 +59,11 @@ enum Found {
     Line(Line),
 }
 
-/// How far is read now.
+/// How far to read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) hold: Hold,
-    /// Where in the file it ends, whatever follows.
+    /// The offset in the file at which reading stops.
     pub(super) end: u64,
 }
 
@@ -79,7 +79,8 @@ impl Segment {
         Self { role, number, path, identity, content, form, offset, found }
     }
 
-    /// Takes an index, unless it can't be this file's: then it is told. A log with an index is raw.
+    /// Uses this index, or returns a warning if it does not match the file. A log with an index is
+    /// raw.
     pub(super) fn use_index(&mut self, index: Index) -> Option<Warning> {
         if matches!(self.form, Form::Unknown) {
             self.form = Form::Raw(Raw::default());
@@ -90,7 +91,7 @@ impl Segment {
         }
     }
 
-    /// Whether it may have got an index since it was looked for.
+    /// Whether an index may have been created since the last check.
     pub(super) fn may_have_another_index(&mut self) -> Result<bool, ReadError> {
         match &mut self.form {
             Form::Unknown => Ok(true),
@@ -101,8 +102,8 @@ impl Segment {
         }
     }
 
-    /// Takes it for a log of this format, unless its index has told.
-    pub(super) fn take_for(&mut self, format: Format) {
+    /// Sets the format, unless it is known already.
+    pub(super) fn assume(&mut self, format: Format) {
         if let Form::Unknown = self.form {
             self.form = match format {
                 Format::Raw => Form::Raw(Raw::default()),
@@ -127,33 +128,33 @@ impl Segment {
     /// The number of the next record of its index.
     pub(super) fn record(&self) -> u64 {
         match &self.form {
-            Form::Raw(raw) => raw.place(),
+            Form::Raw(raw) => raw.number(),
             _ => 0,
         }
     }
 
-    /// How many bytes there are; `None` where only reading them tells.
+    /// The size of the file; `None` for a compressed one.
     pub(super) fn size(&self) -> Result<Option<u64>, ReadError> {
         self.content.size().map_err(|error| ReadError::io(&self.path, error))
     }
 
-    /// Begins anew, without an index.
+    /// Starts from the beginning, without an index.
     pub(super) fn restart(&mut self) {
         (self.form, self.offset, self.found) = (Form::Unknown, 0, None);
         self.content.forget();
     }
 
-    /// The file itself.
+    /// The open file.
     pub(super) fn file(&self) -> Option<&File> {
         self.content.file()
     }
 
-    /// How many names the file has left.
+    /// The number of hard links of the file.
     pub(super) fn links(&self) -> u64 {
         self.content.metadata().map_or(0, |metadata| metadata.nlink())
     }
 
-    /// Whether there is something to [`take`](Self::take).
+    /// Finds the next entry for [`take`](Self::take); `false` if there is none.
     pub(super) fn ready(&mut self, bounds: Bounds) -> Result<bool, ReadError> {
         self.learn_form(bounds.hold)?;
         self.found = self.find(bounds).map_err(|error| ReadError::io(&self.path, error))?;
@@ -169,7 +170,7 @@ impl Segment {
             Form::Lines(lines) => {
                 let waits = grows && bounds.hold >= Hold::Parts;
                 let line = lines.find(&mut self.content, self.offset, waits)?;
-                // Not passed over: its writer may still add to it, or cut it off.
+                // Not skipped: the writer may still complete the record, or cut it off.
                 let line = line.filter(|line| {
                     !grows || !lines.is_part_of_record(&self.content, self.offset, *line)
                 });
@@ -179,8 +180,8 @@ impl Segment {
                 let (time, stream, most) = match raw.next(self.offset)? {
                     Next::Mark { time, mark } => return Ok(Some(Found::Mark { time, mark })),
                     Next::Bytes { time, stream, most } => (time, stream, most.min(left)),
-                    Next::Untold if grows && bounds.hold >= Hold::Untold => return Ok(None),
-                    Next::Untold => (None, None, left),
+                    Next::Unindexed if grows && bounds.hold >= Hold::Untold => return Ok(None),
+                    Next::Unindexed => (None, None, left),
                 };
                 let some = most > 0 && !self.content.at(self.offset, most)?.is_empty();
                 Ok(some.then_some(Found::Bytes { time, stream, most }))
@@ -188,7 +189,7 @@ impl Segment {
         }
     }
 
-    /// What [`ready`](Self::ready) has found.
+    /// Takes the entry that [`ready`](Self::ready) has found.
     pub(super) fn take(&mut self) -> Option<Entry<'_>> {
         let offset = self.offset;
         match self.found.take()? {
@@ -206,27 +207,27 @@ impl Segment {
             Found::Line(line) => {
                 self.offset += line.size();
                 let Form::Lines(lines) = &mut self.form else { return None };
-                let Said { time, stream, bytes } = lines.read(&self.content, offset, line);
+                let Decoded { time, stream, bytes } = lines.read(&self.content, offset, line);
                 Some(Entry::Bytes { time, stream, bytes })
             }
         }
     }
 
-    /// Looks at the first line, unless the format is known.
+    /// Detects the format by the first line, unless it is known.
     fn learn_form(&mut self, hold: Hold) -> Result<(), ReadError> {
         if !matches!(self.form, Form::Unknown) {
             return Ok(());
         }
         let sniffed = self.sniff().map_err(|error| ReadError::io(&self.path, error))?;
         let Some((format, whole)) = sniffed else { return Ok(()) };
-        let may_tell_yet = self.role == Role::Current && hold >= Hold::Parts;
-        if format.is_some() || whole || !may_tell_yet {
-            self.take_for(format.unwrap_or(Format::Raw));
+        let may_grow = self.role == Role::Current && hold >= Hold::Parts;
+        if format.is_some() || whole || !may_grow {
+            self.assume(format.unwrap_or(Format::Raw));
         }
         Ok(())
     }
 
-    /// The format, and whether what is there was enough to tell. `None` where nothing is there.
+    /// The format, and whether there were enough bytes to detect it; `None` for an empty file.
     fn sniff(&mut self) -> std::io::Result<Option<(Option<Format>, bool)>> {
         self.content.at(0, u64::MAX)?;
         loop {
@@ -234,9 +235,9 @@ impl Segment {
             if beginning.is_empty() {
                 return Ok(None);
             }
-            let of_docker = beginning.starts_with(b"{");
+            let is_json = beginning.starts_with(b"{");
             let whole =
-                !of_docker || beginning.contains(&b'\n') || beginning.len() >= LONGEST_ON_DISK;
+                !is_json || beginning.contains(&b'\n') || beginning.len() >= LONGEST_ON_DISK;
             let format = sniff(beginning);
             if whole || format.is_some() || !self.content.extend(0)? {
                 return Ok(Some((format, whole)));
@@ -244,7 +245,7 @@ impl Segment {
         }
     }
 
-    /// Goes to the next mark without reading what is before it; `None` at the end.
+    /// Skips to behind the next mark without reading the bytes before it; `None` at the end.
     pub(super) fn next_mark(&mut self) -> Result<Option<(Timestamp, Mark)>, ReadError> {
         let Form::Raw(raw) = &mut self.form else { return Ok(None) };
         let mark = raw.next_mark().map_err(|error| ReadError::io(&self.path, error))?;
@@ -254,7 +255,7 @@ impl Segment {
         }))
     }
 
-    /// The time of the first of its bytes for which one is known.
+    /// The first known time of the file.
     pub(super) fn first_time(&mut self) -> Result<Option<Timestamp>, ReadError> {
         self.learn_form(Hold::Nothing)?;
         match &mut self.form {
@@ -265,7 +266,7 @@ impl Segment {
         .map_err(|error| ReadError::io(&self.path, error))
     }
 
-    /// Goes to the first bytes of this time or a later one, or to where no time is known any more.
+    /// Goes to the first bytes at or after this time, or behind the last bytes with a known time.
     pub(super) fn go_to_time(&mut self, time: Timestamp) -> Result<(), ReadError> {
         self.learn_form(Hold::Nothing)?;
         self.offset = match &mut self.form {
@@ -280,14 +281,14 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether nothing has been written to the file at this time or later.
+    /// Whether the last write to the file was before this time.
     pub(super) fn is_older_than(&self, time: Timestamp) -> bool {
         let modified = self.content.metadata().and_then(|metadata| metadata.modified());
         modified.is_ok_and(|modified| Timestamp::from(modified + GRAIN) < time)
     }
 
-    /// Goes to a place in the file; in a log of lines, to the first one from there on. `record` is
-    /// what [`record`](Self::record) was there.
+    /// Goes to an offset in the file; in a log of records, to the first line that starts there or
+    /// later. `record`: what [`record`](Self::record) returned at that offset.
     pub(super) fn go_to(&mut self, offset: u64, record: Option<u64>) -> Result<(), ReadError> {
         self.learn_form(Hold::Nothing)?;
         self.offset = match &mut self.form {

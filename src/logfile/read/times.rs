@@ -3,25 +3,46 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::SystemTime;
 
+use super::super::current::Identity;
 use super::super::index::{HEADER, Header, RECORD, Record};
 use super::content::read_at;
 
-/// How many records are read at a time, and kept: a page of them.
+/// How many records are read and buffered at a time: about a page.
 const BLOCK: u64 = 170;
 
-/// An open index, and the part of it that was read last.
+/// The file at the path of an index.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) path: PathBuf,
+    /// The file, with its creation time where the file system has one: the inode number of a
+    /// removed index may be reused for the next one.
+    pub(super) identity: (Identity, Option<SystemTime>),
+    /// `None` if the file is not an index, or one of an unknown version.
+    pub(super) times: Option<Times>,
+}
+
+impl Index {
+    /// The inode of the log that the index was made for.
+    pub(super) fn inode(&self) -> Option<u64> {
+        self.times.as_ref().map(Times::inode)
+    }
+}
+
+/// An open index, and a buffer with the records that were read last.
 #[derive(Debug)]
 pub(super) struct Times {
     file: File,
     inode: u64,
     records: Vec<u8>,
-    /// The number of the first record that was read last.
+    /// The number of the first record in the buffer.
     first: u64,
 }
 
 impl Times {
-    /// `None` for what is no index, or one of another version.
+    /// `None` if the file is not an index, or one of an unknown version.
     pub(super) fn new(file: File) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER];
         let read = read_at(&file, &mut header, 0)?;
@@ -29,19 +50,19 @@ impl Times {
         Ok(header.map(|Header { inode }| Self { file, inode, records: Vec::new(), first: 0 }))
     }
 
-    /// Of the log that it was begun for.
+    /// The inode of the log that the index was made for.
     pub(super) fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// Whether the file has no name any more.
+    /// Whether the file was unlinked.
     pub(super) fn is_removed(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
-    /// The record of this number; `None` where the index has ended, or is none any more.
+    /// The record of this number; `None` at the end of the index, or if it is damaged.
     pub(super) fn record(&mut self, number: u64) -> io::Result<Option<Record>> {
-        if let Some(record) = self.kept(number) {
+        if let Some(record) = self.buffered(number) {
             return Ok(Record::decode(record));
         }
         self.first = number;
@@ -50,27 +71,27 @@ impl Times {
         let read = read_at(&self.file, &mut self.records, offset);
         self.records.truncate(*read.as_ref().unwrap_or(&0));
         read?;
-        Ok(self.kept(number).and_then(Record::decode))
+        Ok(self.buffered(number).and_then(Record::decode))
     }
 
-    fn kept(&self, number: u64) -> Option<&[u8; RECORD]> {
+    fn buffered(&self, number: u64) -> Option<&[u8; RECORD]> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.records.get(place.checked_mul(RECORD)?..)?.first_chunk()
     }
 
-    /// How many whole records the file has room for.
+    /// How many whole records the file size allows.
     fn room(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len().saturating_sub(HEADER as u64) / RECORD as u64)
     }
 
-    /// The number of the first record of which `is_before` does not hold. Those of which it does
-    /// come first; a place without a record counts as one of which it does not.
+    /// The number of the first record for which `is_before` is false, by bisection. A missing
+    /// record counts as one for which it is false.
     pub(super) fn partition_point(
         &mut self,
         is_before: impl Fn(&Record) -> bool,
     ) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.room()?);
-        // Nearly always the last one tells that there is nothing to look for.
+        // The common case: it is true for all of them.
         if let Some(last) = high.checked_sub(1)
             && self.record(last)?.is_some_and(|record| is_before(&record))
         {
@@ -86,7 +107,7 @@ impl Times {
         Ok(low)
     }
 
-    /// The last record, before what a crash may have left behind it.
+    /// The last valid record. A crash may have left garbage behind it.
     pub(super) fn last(&mut self) -> io::Result<Option<Record>> {
         let mut number = self.partition_point(|_| true)?;
         while let Some(last) = number.checked_sub(1) {

@@ -27,7 +27,7 @@ impl Scene {
 
     /// Has the next write look where the log is.
     fn a_second_later(&mut self) {
-        self.log.looked = None;
+        self.log.checked = None;
     }
 }
 

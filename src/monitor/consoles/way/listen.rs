@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::open;
 use nix::sys::stat::Mode;
 
 use super::super::super::console::ConsoleError;
 use super::{Opened, Trouble};
+use crate::access::DIRECTORY;
 use crate::relay::Kind;
 use crate::socket::{Bound, PlaceError};
 
@@ -22,9 +23,8 @@ impl Listener {
     pub(super) fn new(path: PathBuf, wrong: &Trouble<'_>) -> Result<Self, ConsoleError> {
         let cannot = |error: &io::Error| wrong.system("listen at", &path, error);
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory =
-            open(parent, flags, Mode::empty()).map_err(|error| cannot(&error.into()))?;
+            open(parent, DIRECTORY, Mode::empty()).map_err(|error| cannot(&error.into()))?;
         let bound = Bound::at(&path, &directory).map_err(|error| match error {
             PlaceError::InUse => {
                 ConsoleError::InUse { name: wrong.name.to_owned(), path: path.clone() }
