@@ -1,12 +1,11 @@
-//! Child processes: spawn on pipes or a PTY, in a session of their own; signal; reap.
+//! Child processes: spawning on pipes or a PTY, in a session of their own; signals; reaping.
 //!
-//! One child at a time and nothing of the loop: no registration, no relay, no record. It never
-//! waits for a child and never reaps one that is not its own (`waitpid(-1)` would steal a host's
-//! children).
+//! The module knows neither the event loop nor the registry. It never blocks on a child, and never
+//! reaps a process that it does not monitor (`waitpid(-1)` would reap a host's children).
 
+// clone, pre_exec, ioctl and pidfd calls without a safe wrapper.
 #![allow(unsafe_code)]
-// clone, pre_exec, ioctl and pidfd calls that no safe wrapper offers
-// The registry ends what lost runs have left, and consoles open PTYs of their own.
+// The registry kills the processes of lost runs, and consoles open PTYs.
 #![cfg_attr(not(all(feature = "consoles", feature = "registry")), allow(dead_code))]
 
 mod cgroup;
@@ -47,27 +46,27 @@ pub(crate) use pty::{make_raw, open_raw_pty};
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 
-/// The nice value of what runs in the background (setpriority(2)): nobody is less urgent.
-const LEAST_URGENT: libc::c_int = 19;
+/// The nice value of background commands (setpriority(2)): the lowest priority.
+const LOWEST_PRIORITY: libc::c_int = 19;
 
 /// The parent's ends of a child's standard streams.
 ///
-/// vmon owns them from the hand-over on and sets `O_NONBLOCK` on each: they must be private to
-/// the host, not shared with the child or another process.
+/// vmon takes ownership and sets `O_NONBLOCK` on each, so their open file descriptions must not be
+/// shared with the child or another process.
 #[derive(Debug)]
 pub enum ChildIo {
-    /// Pipes (or stream sockets). A stream that is absent is not relayed.
+    /// Pipes or stream sockets. An absent stream is not relayed.
     Piped {
-        /// The end that the child's input is written to.
+        /// The write end of the child's standard input.
         stdin: Option<OwnedFd>,
-        /// The end that the child's output is read from.
+        /// The read end of the child's standard output.
         stdout: Option<OwnedFd>,
-        /// The end that the child's errors are read from.
+        /// The read end of the child's standard error.
         stderr: Option<OwnedFd>,
     },
-    /// The master of the PTY that the child has as its terminal.
+    /// The master of the PTY that is the child's terminal.
     Tty {
-        /// Read and written through this one descriptor.
+        /// The descriptor for input and output.
         master: OwnedFd,
     },
 }
@@ -79,13 +78,13 @@ pub enum ExitStatus {
     Code(i32),
     /// This signal ended it.
     Signal(Signal),
-    /// It is gone, but somebody else took its exit status: a host that reaps all children, or
-    /// one that ignores `SIGCHLD` (wait(2)).
+    /// It has ended with an unknown status: the host reaps all children itself, or ignores
+    /// `SIGCHLD` (wait(2)).
     Unknown,
 }
 
 impl ExitStatus {
-    /// From the status that wait(2) gives of a child that has ended.
+    /// From the status that wait(2) returns for a child that has ended.
     fn from_wait(status: libc::c_int) -> Self {
         let status = std::process::ExitStatus::from_raw(status);
         match (status.code(), status.signal().and_then(Signal::from_number)) {
@@ -111,33 +110,34 @@ impl ExitStatus {
         }
     }
 
-    /// As a shell tells it: the code, or 128+n for signal n. 125 when it is unknown.
+    /// The exit code in the convention of shells: the code, or 128+n for signal n; 125 if unknown.
     pub fn exit_code(self) -> u8 {
         let code = match self {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal.number(),
             Self::Unknown => 125,
         };
-        // Both lie in 0..=255: wait(2) keeps eight bits of a code, and signals end at 64.
+        // Always within 0..=255: wait(2) keeps eight bits of a code, and the last signal is 64.
         u8::try_from(code).unwrap_or(u8::MAX)
     }
 }
 
-/// Why a command could not be started. Nothing of it runs.
+/// The error of a command that could not be started. No process of it exists.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpawnError {
-    /// No such program, as a shell's 127.
+    /// The program was not found: exit code 127 in shells.
     #[error("{program}: command not found")]
     NotFound {
         /// The program as it was given.
         program: String,
     },
-    /// A program that can't be executed, as a shell's 126.
+    /// The program can't be executed: exit code 126 in shells.
     #[error("{program}: can't be executed: {reason}")]
     NotExecutable {
         /// The program as it was given.
         program: String,
-        /// The system's reason.
+        /// The system's error message.
         reason: String,
     },
     /// The working directory does not exist or can't be entered.
@@ -145,29 +145,29 @@ pub enum SpawnError {
     Directory {
         /// The directory.
         path: String,
-        /// The system's reason.
+        /// The system's error message.
         reason: String,
     },
-    /// It can't be put into its cgroup.
+    /// The child can't be moved into its cgroup.
     #[error("can't put it into the cgroup {path}: {reason}")]
     Cgroup {
         /// The cgroup's directory.
         path: String,
-        /// The system's reason.
+        /// The system's error message.
         reason: String,
     },
-    /// No process, pipe or PTY could be had.
+    /// A process, pipe or PTY can't be created.
     #[error("can't start {program}: {reason}")]
     System {
         /// The program as it was given.
         program: String,
-        /// The system's reason.
+        /// The system's error message.
         reason: String,
     },
 }
 
 impl SpawnError {
-    /// 127 when the program was not found, 126 when it can't be executed, else 125.
+    /// 127 if the program was not found, 126 if it can't be executed, else 125.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound { .. } => 127,
@@ -177,30 +177,30 @@ impl SpawnError {
     }
 }
 
-/// What a spawned child gets as its standard streams.
+/// The kind of standard streams of a spawned child.
 pub(crate) enum SpawnIo {
-    /// A pipe for each; the null device as input when `input` is false.
+    /// A pipe for each; the null device as input if `input` is false.
     Pipes { input: bool },
-    /// A new PTY, its controlling terminal; the null device as input when `input` is false.
+    /// A new PTY as its controlling terminal; the null device as input if `input` is false.
     Pty { input: bool, size: Winsize, modes: Option<Termios> },
 }
 
-/// A child's ends of its standard streams, made before it is started: what is wrong with ours shows
-/// itself while nothing runs yet. Close-on-exec, and none of the numbers 0 to 2.
+/// The child's ends of its standard streams. They are opened before the child starts, so that
+/// errors of both ends occur before a process exists. Close-on-exec, with numbers above 2.
 #[derive(Debug)]
 pub(crate) struct Stdio {
     stdin: OwnedFd,
     stdout: OwnedFd,
-    /// `None` where it is a PTY, as stdout.
+    /// `None` for a PTY, which is both stdout and stderr.
     stderr: Option<OwnedFd>,
 }
 
 impl Stdio {
-    /// The child's ends and ours.
+    /// Opens the child's ends and ours.
     ///
     /// # Errors
     ///
-    /// No pipe or PTY could be had. `command` is named in the error.
+    /// A pipe or PTY can't be created. The error names the program of `command`.
     pub(crate) fn open(command: &Command, io: SpawnIo) -> Result<(Self, ChildIo), SpawnError> {
         match io {
             SpawnIo::Pipes { input } => Self::pipes(input),
@@ -240,18 +240,18 @@ impl Stdio {
     }
 }
 
-/// What becomes a child's standard streams.
+/// The descriptors that become a child's standard streams.
 struct ChildStdio<'a> {
-    /// Its descriptors 0, 1 and 2; here they have higher numbers.
+    /// The future descriptors 0, 1 and 2. Their current numbers are above 2.
     fds: [BorrowedFd<'a>; 3],
-    /// Whether they are a PTY, to be its controlling terminal. That is descriptor 1: with a null
-    /// input, 0 is not one.
+    /// Whether descriptor 1 is a PTY that becomes the controlling terminal. Descriptor 0 may be the
+    /// null device.
     terminal: bool,
 }
 
-/// The step at which a spawn failed; nothing of the child is left.
+/// The step at which a spawn failed. No child is left.
 enum SpawnFailure {
-    /// Making a pipe, a PTY, a process.
+    /// Creating a pipe, a PTY or a process.
     System(io::Error),
     /// Entering the cgroup of this directory.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
@@ -259,7 +259,7 @@ enum SpawnFailure {
     /// Entering the working directory.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     Directory(io::Error),
-    /// Executing the program. Where std spawns, any step of the child's.
+    /// Executing the program. On platforms where std spawns, any step in the child.
     Execute(io::Error),
 }
 
@@ -275,7 +275,7 @@ impl From<Errno> for SpawnFailure {
     }
 }
 
-/// A child that has not been reaped yet, so its pid can't belong to anyone else.
+/// A child that has not been reaped, so its pid can't be reused.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
@@ -283,8 +283,8 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `command` on these streams, in a session of its own, and in this cgroup from its first
-    /// moment.
+    /// Starts `command` on these streams, in a session of its own, and in this cgroup from the
+    /// start.
     ///
     /// On Linux the child gets SIGKILL when the calling *thread* ends (`PR_SET_PDEATHSIG`,
     /// prctl(2)), unless it executes a set-uid program.
@@ -299,7 +299,7 @@ impl Child {
         Ok(Self { pid, exit })
     }
 
-    /// Makes the streams and starts `command` on them.
+    /// Opens the streams and starts `command` on them.
     #[cfg(test)]
     pub(crate) fn spawn(
         command: &Command,
@@ -310,10 +310,10 @@ impl Child {
         Ok((Self::spawn_on(command, stdio, cgroup)?, io))
     }
 
-    /// Starts a command that is nobody's sandbox: in a process group of its own in our session,
-    /// which keeps it from being taken for what a sandbox has left behind; with a [`Gate`] as its
-    /// input, the null device as its other two streams and no other descriptor, every signal at its
-    /// default, and at the lowest priority. It goes on when we have ended.
+    /// Starts a command that does not belong to a sandbox and outlives this process. It has a
+    /// process group of its own in our session, so that it is not taken for a leftover process of a
+    /// sandbox; a [`Gate`] as its input, the null device as its other two streams and no other
+    /// descriptor; the default action of every signal; and the lowest priority.
     ///
     /// # Errors
     ///
@@ -331,7 +331,7 @@ impl Child {
         spawn().map_err(|failure| command.spawn_error(&failure))
     }
 
-    /// Takes over a child of this process that somebody else has started.
+    /// Takes over a child of this process that the host has started.
     ///
     /// # Errors
     ///
@@ -343,16 +343,16 @@ impl Child {
             .map(Pid::from_raw)
             .ok_or(Errno::ECHILD)?;
         platform::check_own_child(pid)?;
-        // One that can't be watched is polled.
+        // A child without a pidfd is polled.
         Ok(Self { pid, exit: platform::ExitWatch::new(pid).unwrap_or_default() })
     }
 
-    /// Makes a child that runs already a member of this cgroup.
+    /// Moves the running child into this cgroup.
     pub(crate) fn join(&self, cgroup: &Cgroup) -> Result<(), CgroupError> {
         cgroup.admit(self.pid.as_raw())
     }
 
-    /// Ends and reaps a child at once.
+    /// Kills and reaps the child.
     #[cfg(test)]
     pub(crate) fn discard(&self) {
         let _ = self.signal(Signal::KILL);
@@ -363,27 +363,27 @@ impl Child {
         self.pid.as_raw().unsigned_abs()
     }
 
-    /// A descriptor that becomes readable when the child ends; `None` where the kernel gives none
-    /// and [`try_reap`](Self::try_reap) has to be called from time to time.
+    /// A descriptor that becomes readable when the child ends; `None` if the kernel has none, so
+    /// that [`try_reap`](Self::try_reap) must be polled.
     pub(crate) fn exit_fd(&self) -> Option<BorrowedFd<'_>> {
         self.exit.fd()
     }
 
     /// Sends `signal` to the child's process group if it leads one, else to the child alone.
     ///
-    /// Sound because the child is looked at first: while it is unreaped, neither its pid nor its
-    /// group's number can have gone to a stranger, and nobody but us is to reap it.
+    /// The child is checked first: while it is unreaped, its pid and its group number can't be
+    /// reused, and only this process reaps it.
     ///
     /// # Errors
     ///
-    /// `ECHILD` when another thread has reaped it, `ESRCH` when it has ended; kill(2)'s.
+    /// `ECHILD` if another thread has reaped it, `ESRCH` if it has ended, else those of kill(2).
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         platform::check_own_child(self.pid)?;
-        // Asked each time: a child that was handed over may become a leader, or be moved, later.
+        // Checked each time: a child that the host started may become a group leader later.
         let leads_group = getpgid(Some(self.pid)).is_ok_and(|group| group == self.pid);
         let target = if leads_group { -self.pid.as_raw() } else { self.pid.as_raw() };
-        // SAFETY: kill takes two integers and touches no memory of ours. nix's wrapper is not
-        // used because its Signal has no real-time signals.
+        // SAFETY: kill takes two integers and accesses no memory. nix's wrapper is not used because
+        // its Signal has no real-time signals.
         match Errno::result(unsafe { libc::kill(target, signal.number()) }) {
             Ok(_) => Ok(()),
             // macOS refuses to signal a zombie.
@@ -392,14 +392,14 @@ impl Child {
         }
     }
 
-    /// The exit status once the child has ended; after that the pid is free for others, so the
-    /// `Child` must not be used any more.
+    /// Reaps the child if it has ended, and returns its exit status. After that its pid may be
+    /// reused, so the `Child` must not be used any more.
     pub(crate) fn try_reap(&self) -> io::Result<Option<ExitStatus>> {
         loop {
             let mut status: libc::c_int = 0;
             // SAFETY: waitpid writes one int to the pointer, which is a live exclusive reference.
-            // nix's wrapper is not used: it reaps a child that a real-time signal has ended, and
-            // then answers EINVAL, because its Signal has none of those.
+            // nix's wrapper is not used: for a child that a real-time signal has ended, it reaps it
+            // and then returns EINVAL, because its Signal has no real-time signals.
             let reaped =
                 unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::WNOHANG) };
             return match Errno::result(reaped) {
@@ -413,24 +413,25 @@ impl Child {
     }
 }
 
-/// What a command in the background waits at: an empty line on its input. Where none comes, since
-/// we were killed before we could note that it runs, it is to end without having begun.
+/// The start condition of a background command: it waits for an empty line on its input. If the
+/// line does not come, because this process was killed before it could record the command, the
+/// command ends without doing anything.
 #[derive(Debug)]
 pub(crate) struct Gate {
     writer: OwnedFd,
-    /// With a reader there is no SIGPIPE, also where a host does not ignore that.
+    /// While a reader exists, a write raises no SIGPIPE, also in a host that does not ignore it.
     _reader: OwnedFd,
 }
 
 impl Gate {
-    /// Lets it begin. Never waits: the pipe is empty.
+    /// Starts the command. Never blocks, because the pipe is empty.
     pub(crate) fn open(self) {
-        // A pipe with room and a reader takes a byte.
+        // A write to a pipe with room and a reader succeeds.
         let _ = File::from(self.writer).write_all(b"\n");
     }
 }
 
-/// A process that is not ours to reap, and whose end we want to know.
+/// A process that this one does not reap, and whose end is awaited.
 #[derive(Debug)]
 pub(crate) struct Bystander {
     identity: Identity,
@@ -438,10 +439,10 @@ pub(crate) struct Bystander {
 }
 
 impl Bystander {
-    /// `None` where it has ended, or nothing can be known of it.
+    /// Starts to watch a process; `None` if it has ended or can't be watched.
     pub(crate) fn watch(identity: Identity) -> Option<Self> {
         let pid = i32::try_from(identity.pid).ok().filter(|pid| *pid > 0)?;
-        // Before the look, so that it can't be exchanged any more.
+        // Opened before the check, so that the pid can't be reused in between.
         let exit = platform::ExitWatch::new(Pid::from_raw(pid)).ok()?;
         (identity.liveness() == Liveness::Alive).then_some(Self { identity, exit })
     }
@@ -455,8 +456,9 @@ impl Bystander {
         self.exit.fd()
     }
 
-    /// Whether it is known to have ended. A failed look at the process table is no end, but for a
-    /// pidfd that is readable: the pid may be that of a hidden process by now (`hidepid`, proc(5)).
+    /// Whether the process has ended, as far as is known. A readable pidfd is proof also if the
+    /// process table can't be read: the pid may belong to a hidden process now (`hidepid`,
+    /// proc(5)).
     pub(crate) fn has_ended(&self) -> bool {
         let is_readable = |exit| {
             let mut exit = [PollFd::new(exit, PollFlags::POLLIN)];
@@ -466,22 +468,23 @@ impl Bystander {
     }
 }
 
-/// Whether this process group has a member, dead or alive.
+/// Whether this process group has a member. Zombies count.
 pub(crate) fn has_members(group: u32) -> bool {
     let group = i32::try_from(group).ok().filter(|group| *group > 1);
-    // EPERM is an answer too.
+    // EPERM also means that there is a member.
     group.is_some_and(|group| kill(Pid::from_raw(-group), None) != Err(Errno::ESRCH))
 }
 
-/// Reaps the children of ours in this process group that have ended.
+/// Reaps the ended children of this process in a process group.
 pub(crate) fn reap_group(group: u32) {
     let Some(group) = i32::try_from(group).ok().filter(|group| *group > 1) else { return };
     let mut status: libc::c_int = 0;
     // SAFETY: waitpid writes one int to the pointer, which is a live exclusive reference. nix's
-    // wrapper answers an error for one that a real-time signal has ended.
+    // wrapper returns an error for a child that a real-time signal has ended.
     while unsafe { libc::waitpid(-group, &raw mut status, libc::WNOHANG) } > 0 {}
 }
-/// Makes `fd` non-blocking. Only for descriptions that are ours alone.
+
+/// Makes `fd` non-blocking. Only for open file descriptions that no other process shares.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_NONBLOCK) {
@@ -506,12 +509,12 @@ pub(crate) fn window_size(master: BorrowedFd<'_>) -> io::Result<Winsize> {
     Ok(size)
 }
 
-/// The most that a PTY holds between a writer and the master's reader: 64 KiB of flip buffers and
-/// 4 KiB of the line discipline on Linux (`TTYB_DEFAULT_MEM_LIMIT`, `N_TTY_BUF_SIZE`), less
-/// elsewhere; doubled, to be on the safe side.
+/// An upper bound on the bytes that a PTY buffers between a writer and the reader of the master.
+/// Linux has 64 KiB of flip buffers and 4 KiB in the line discipline (`TTYB_DEFAULT_MEM_LIMIT`,
+/// `N_TTY_BUF_SIZE`), other systems less. This is about twice that.
 pub(crate) const PTY_CAPACITY: usize = 128 * 1024;
 
-/// Bytes that can be read from a pipe or socket right now.
+/// The number of bytes that can be read from a pipe or socket now.
 pub(crate) fn bytes_available(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int to the pointer, which is a live exclusive reference.
@@ -519,12 +522,12 @@ pub(crate) fn bytes_available(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// The bytes that are the end of input for a child on a PTY, after `last` went to it.
+/// The bytes that signal the end of input to a child on a PTY, after the byte `last`.
 ///
-/// In canonical mode the EOF character ends a line that is unfinished, and only on an empty one it
-/// is the end (termios(3)); so an unfinished line takes two.
+/// In canonical mode the EOF character completes an unfinished line, and is the end of input only
+/// on an empty line (termios(3)). So an unfinished line needs two.
 pub(crate) fn terminal_eof(master: BorrowedFd<'_>, last: Option<u8>) -> Vec<u8> {
-    /// Ctrl-D, where the terminal names none.
+    /// Ctrl-D, for a terminal without an EOF character.
     const CTRL_D: u8 = 4;
     let Ok(modes) = tcgetattr(master) else { return vec![CTRL_D] };
     let character = |index: SpecialCharacterIndices| {
@@ -542,7 +545,7 @@ pub(crate) fn terminal_eof(master: BorrowedFd<'_>, last: Option<u8>) -> Vec<u8> 
     if canonical && unfinished { vec![eof, eof] } else { vec![eof] }
 }
 
-/// A pipe, its reader first, close-on-exec from the start.
+/// A new pipe, its reader first. Close-on-exec.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((above_stdio(reader.into())?, above_stdio(writer.into())?))
@@ -552,12 +555,12 @@ fn null_input() -> io::Result<OwnedFd> {
     above_stdio(File::open("/dev/null")?.into())
 }
 
-/// The same under a number that is none of the three standard streams': where ours are closed, a
-/// new descriptor would take their place, for us as well as on the way to the child's.
+/// Moves a descriptor to a number above 2. If a standard stream of this process is closed, a new
+/// descriptor gets its number, and would be used as that stream here and in the child.
 fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > libc::STDERR_FILENO {
         return Ok(fd);
     }
-    // try_clone gives a number of at least 3, close-on-exec.
+    // try_clone returns a number of at least 3, close-on-exec.
     fd.try_clone()
 }

@@ -2,13 +2,13 @@
 //!
 //! The bytes of a raw log are exactly those that were written. Text is inspected only to cut a full
 //! log at a newline, and in the formats that log shippers read ([`mod@format`]). The module starts
-//! no thread, calls no fsync(2), and buffers nothing but an incomplete character of the JSON format.
-//! [`LogFile`] lists the system calls that may block.
+//! no thread, calls no fsync(2), and buffers nothing but an incomplete character of the JSON
+//! format. [`LogFile`] lists the system calls that may block.
 //!
 //! The log is `<log dir>/<config file>/<name>.log`. A full log is renamed once, to
-//! `<name>.log.<seq>`. The sequence number has at least eight digits and only grows, so a generation
-//! keeps its name. A compressor may replace a generation by a file with the suffix `.gz` or `.zst`.
-//! [`names`] has these names.
+//! `<name>.log.<seq>`. The sequence number has at least eight digits and only grows, so a
+//! generation keeps its name. A compressor may replace a generation by a file with the suffix `.gz`
+//! or `.zst`. [`names`] has these names.
 
 mod current;
 mod directory;
@@ -71,15 +71,15 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # What may block
 ///
-/// - write(2) to a regular file, when the kernel throttles a writer of too many dirty pages, or must
-///   read from the disk first.
+/// - write(2) to a regular file, when the kernel throttles a writer of too many dirty pages, or
+///   must read from the disk first.
 /// - In a rotation: open(2), rename(2), unlink(2) and close(2), when the file system waits for its
 ///   journal or its server, and unlink(2) of a large file for its extents.
 /// - At the first rotation: reading the directory. If [`Retention`] limits age or total size, also
 ///   stat(2) of each generation, when the log is opened.
 ///
-/// None of these is retried. Errors are returned at once. An `RLIMIT_FSIZE` (setrlimit(2)) below the
-/// log's size ends the process by `SIGXFSZ` unless that signal is ignored.
+/// None of these is retried. Errors are returned at once. An `RLIMIT_FSIZE` (setrlimit(2)) below
+/// the log's size ends the process by `SIGXFSZ` unless that signal is ignored.
 ///
 /// # Other processes
 ///
@@ -87,8 +87,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// truncate the log or its directory at any time: see [`write`](Self::write).
 ///
 /// While it is open, the log is locked by a shared flock(2), on file systems that support it. A
-/// program that removes logs first tries to take the exclusive lock, and skips a log that is locked;
-/// `vmon rm --logs` does so.
+/// program that removes logs first tries to take the exclusive lock, and skips a log that is
+/// locked; `vmon rm --logs` does so.
 ///
 /// ```
 /// use vmon::logfile::{LogFile, LogOptions, Stream};
@@ -125,18 +125,18 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens `<log_dir>/<config_file>/<name>.log` for appending. Missing directories are created with
-    /// mode 0700, and the log with mode 0600, less the umask. The modes of existing ones are not
-    /// changed.
+    /// Opens `<log_dir>/<config_file>/<name>.log` for appending. Missing directories are created
+    /// with mode 0700, and the log with mode 0600, less the umask. The modes of existing ones are
+    /// not changed.
     ///
-    /// An existing log costs a bounded number of reads, whatever its size: the end of its time index,
-    /// or if that is missing, the beginning of the log and the names of the generations. In a format
-    /// other than [`Format::Raw`], the beginning and the end of the log are read, 450 KiB at most.
-    /// With [`Retention::max_age`] or [`Retention::total_size`], generations beyond these limits are
-    /// removed at once.
+    /// An existing log costs a bounded number of reads, whatever its size: the end of its time
+    /// index, or if that is missing, the beginning of the log and the names of the generations. In
+    /// a format other than [`Format::Raw`], the beginning and the end of the log are read, 450 KiB
+    /// at most. With [`Retention::max_age`] or [`Retention::total_size`], generations beyond these
+    /// limits are removed at once.
     ///
-    /// A log in another format than that of `options` becomes a generation. A record that a crash has
-    /// torn is cut off. The next write first ends the unfinished lines of an earlier run.
+    /// A log in another format than that of `options` becomes a generation. A record that a crash
+    /// has torn is cut off. The next write first ends the unfinished lines of an earlier run.
     ///
     /// `log_dir` may be relative to the current working directory, and may be a symbolic link.
     /// Symbolic links below it are refused.
@@ -212,16 +212,16 @@ impl LogFile {
     /// stream, until its remaining bytes or [`finish`](Self::finish). These bytes count as written,
     /// and a crash loses them. A [`Retention::max_size`] below 128 bytes counts as 128.
     ///
-    /// At most once a second, and before each rotation, the path is checked. A log that was removed,
-    /// renamed or replaced, or whose directory was, is created again. If its size was changed, the
-    /// new size counts. The writes since the previous check went to the old file.
+    /// At most once a second, and before each rotation, the path is checked. A log that was
+    /// removed, renamed or replaced, or whose directory was, is created again. If its size was
+    /// changed, the new size counts. The writes since the previous check went to the old file.
     ///
     /// # Errors
     ///
-    /// A full disk, or a log that can't be rotated or created. [`WriteError::written`] has the number
-    /// of bytes that were written. A record that was written in part is cut off, or if that fails too,
-    /// is the last one of its file. The log stays usable: a later call with the remaining bytes loses
-    /// and repeats nothing.
+    /// A full disk, or a log that can't be rotated or created. [`WriteError::written`] has the
+    /// number of bytes that were written. A record that was written in part is cut off, or if that
+    /// fails too, is the last one of its file. The log stays usable: a later call with the
+    /// remaining bytes loses and repeats nothing.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), WriteError> {
         self.write_using(&mut [], stream, bytes)
     }
@@ -303,11 +303,11 @@ impl LogFile {
     }
 
     /// When to call [`turn`](Self::turn): 200 ms after the first bytes that are not in the index on
-    /// disk (later after a failure to write it), and [`Retention::rotate_every`] after the log's first
-    /// byte. `None` while nothing is pending. Any `&mut` call may change it.
+    /// disk (later after a failure to write it), and [`Retention::rotate_every`] after the log's
+    /// first byte. `None` while nothing is pending. Any `&mut` call may change it.
     ///
-    /// Without those calls the index is written when 4 KiB of records are pending, in a rotation, at
-    /// a [`Mark::Stop`] and at the end, and the log is rotated by size only.
+    /// Without those calls the index is written when 4 KiB of records are pending, in a rotation,
+    /// at a [`Mark::Stop`] and at the end, and the log is rotated by size only.
     pub fn deadline(&self) -> Option<Instant> {
         [self.index.deadline(), self.rotate_at].into_iter().flatten().min()
     }
@@ -339,8 +339,8 @@ impl LogFile {
         self.place.path()
     }
 
-    /// How many bytes of the child's this `LogFile` has written since it was opened, including those
-    /// in removed generations, and without the overhead of the format.
+    /// How many bytes of the child's this `LogFile` has written since it was opened, including
+    /// those in removed generations, and without the overhead of the format.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
@@ -423,8 +423,8 @@ impl LogFile {
         }
     }
 
-    /// Closes the log and opens it by its path, creating it if it is missing: for a log that another
-    /// process has moved and is about to compress, as logrotate(8) does.
+    /// Closes the log and opens it by its path, creating it if it is missing: for a log that
+    /// another process has moved and is about to compress, as logrotate(8) does.
     ///
     /// # Errors
     ///

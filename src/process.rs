@@ -1,5 +1,5 @@
-//! What concerns this whole process, and happens only when a host asks for it: the library calls
-//! nothing of it by itself. The command `vmon` does.
+//! Settings of the whole process: resource limits, memory, subreaper, inherited descriptors. The
+//! library calls none of these by itself; the command `vmon` does.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod cgroup;
@@ -19,28 +19,28 @@ pub use descriptors::keep_descriptors_from_programs;
 pub use memory::{settle_heap, trim_heap, trim_stack};
 pub use reaper::become_subreaper;
 
-/// How many descriptors a process may have open: the soft `RLIMIT_NOFILE` of getrlimit(2).
+/// A limit of open files: the soft `RLIMIT_NOFILE` of getrlimit(2).
 ///
-/// Given to a child by [`Command::file_limit`](crate::child::Command::file_limit).
+/// It is set for a child by [`Command::file_limit`](crate::child::Command::file_limit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLimit(rlim_t);
 
 impl FileLimit {
-    /// Sets it for the calling process, as far as its hard limit allows.
+    /// Sets it for the calling process, up to its hard limit.
     ///
-    /// Async-signal-safe: for a child between its birth and exec.
+    /// Async-signal-safe, for a child before exec.
     pub(crate) fn set(self) -> nix::Result<()> {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, self.0.min(hard), hard)
     }
 }
 
-/// Lets this process have as many descriptors open as the system allows it (the soft
-/// `RLIMIT_NOFILE` becomes the hard one), and gives the limit that was in force until then.
+/// Raises the soft limit of open files (`RLIMIT_NOFILE`) of this process to the hard limit, and
+/// returns the former soft limit.
 ///
-/// A monitored child takes three to five descriptors of its supervisor's, and 1,024 is the usual
-/// limit. Children inherit the raised one, with which programs that use select(2), or close every
-/// descriptor there could be, may break or dawdle: start them with the former limit.
+/// A monitored child takes three to five descriptors in its supervisor, and the usual limit is
+/// 1,024. Children inherit the raised limit. Programs that use select(2) may then fail, and
+/// programs that close every possible descriptor become slow: start them with the former limit.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -53,7 +53,7 @@ impl FileLimit {
 ///
 /// # Errors
 ///
-/// getrlimit(2)'s and setrlimit(2)'s; the limit is as before then.
+/// Those of getrlimit(2) and setrlimit(2); the limit is unchanged.
 pub fn raise_file_limit() -> io::Result<FileLimit> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let highest = highest_file_limit(hard);
@@ -63,17 +63,17 @@ pub fn raise_file_limit() -> io::Result<FileLimit> {
     Ok(FileLimit(soft))
 }
 
-/// The highest soft limit that the system takes beside this hard one.
+/// The highest soft limit for this hard limit.
 #[cfg(not(target_os = "macos"))]
 fn highest_file_limit(hard: rlim_t) -> rlim_t {
     hard
 }
 
-/// The highest soft limit that the system takes beside this hard one: the hard one is usually
-/// infinite, and setrlimit(2) refuses more than `OPEN_MAX`.
+/// The highest soft limit for this hard limit. The hard limit is usually infinite, but setrlimit(2)
+/// refuses a soft limit above `OPEN_MAX`.
 #[cfg(target_os = "macos")]
 fn highest_file_limit(hard: rlim_t) -> rlim_t {
-    /// Of `sys/syslimits.h`; libc does not name it.
+    /// From `sys/syslimits.h`; libc does not define it.
     const OPEN_MAX: rlim_t = 10_240;
     hard.min(OPEN_MAX)
 }

@@ -29,13 +29,13 @@ pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2
 }
 
-/// None that libc names here.
+/// None: libc does not define them here.
 pub(super) fn realtime_signals() -> Option<(i32, i32)> {
     None
 }
 
-/// Tells the end of one child through a kqueue with one `EVFILT_PROC` (kqueue(2)); a kqueue is
-/// itself readable while it has an event.
+/// Watches for the end of one process, through a kqueue with one `EVFILT_PROC` (kqueue(2)). A
+/// kqueue is readable while it has an event.
 #[derive(Debug, Default)]
 pub(super) struct ExitWatch(Option<Kqueue>);
 
@@ -53,7 +53,7 @@ impl ExitWatch {
         );
         match queue.kevent(&[exit], &mut [], None) {
             Ok(_) => Ok(Self(Some(queue))),
-            // It has ended already: there is nothing left to watch, only to reap.
+            // It has ended, and only remains to be reaped.
             Err(Errno::ESRCH) => Ok(Self(None)),
             Err(error) => Err(error.into()),
         }
@@ -64,7 +64,7 @@ impl ExitWatch {
     }
 }
 
-/// Fails with `ECHILD` unless this is an unreaped child of ours. Reaps nothing.
+/// Fails with `ECHILD` unless this is an unreaped child of this process. Reaps nothing.
 pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     let id = libc::id_t::try_from(pid.as_raw()).map_err(io::Error::other)?;
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -74,8 +74,8 @@ pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts `command` in a session of its own. These systems have no parent-death signal: it outlives
-/// a supervisor that SIGKILL ends.
+/// Starts `command` in a session of its own. Without a parent-death signal on these systems, it
+/// outlives a supervisor that is killed.
 pub(super) fn spawn(
     command: &Command,
     stdio: &ChildStdio<'_>,
@@ -89,14 +89,14 @@ pub(super) fn spawn(
     let background = command.is_in_background();
     let prepare = move || {
         if background {
-            step_back()?;
+            lower_priority()?;
         } else {
             setsid()?;
         }
-        // What this thread blocks is no business of the child's.
+        // The child does not inherit the signal mask of this thread.
         SigSet::empty().thread_set_mask()?;
         if terminal {
-            // Declared as an unsigned int, where ioctl takes an unsigned long.
+            // TIOCSCTTY is declared as unsigned int, but ioctl takes unsigned long.
             let request = libc::TIOCSCTTY as libc::c_ulong;
             // SAFETY: TIOCSCTTY takes an integer, not a pointer.
             Errno::result(unsafe { libc::ioctl(libc::STDOUT_FILENO, request, 0) })?;
@@ -114,28 +114,28 @@ pub(super) fn spawn(
     let spawned = std.spawn().map_err(SpawnFailure::Execute)?;
     drop(keep);
     let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
-    // Not reaped yet, so the pid is still this child's, however soon it ended.
-    // It runs already: one that can't be watched is polled.
+    // The child is not reaped yet, so the pid can't be reused.
+    // A child that can't be watched is polled.
     Ok((pid, ExitWatch::new(pid).unwrap_or_default()))
 }
 
-/// More descriptors than that are not looked through: this thread waits for exec meanwhile, and a
-/// call for each of those that a system without limits allows would take it a second.
+/// The highest descriptor that is set close-on-exec. This thread is blocked until exec, and one
+/// call for each descriptor of a process without a limit would take a second.
 const MOST_DESCRIPTORS: libc::c_int = 1 << 16;
 
-/// Leaves our process group, takes its turn after everybody else, has exec close what we have
-/// inherited, and ignores no signal. Caught ones get their default action by exec.
-fn step_back() -> io::Result<()> {
+/// Moves the calling process to a new process group with the lowest priority, sets inherited
+/// descriptors close-on-exec, and resets ignored signals. Exec resets caught ones.
+fn lower_priority() -> io::Result<()> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-    // SAFETY: takes and gives integers.
+    // SAFETY: takes and returns integers.
     let descriptors = unsafe { libc::getdtablesize() }.min(MOST_DESCRIPTORS);
     for fd in libc::STDERR_FILENO + 1..descriptors {
-        // By exec and not at once: std tells of its failure through a descriptor of its own.
-        // SAFETY: takes integers; one that is not open is refused.
+        // Not closed now: std reports a failure of exec through a descriptor of its own.
+        // SAFETY: takes integers; a closed descriptor is an error.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    // SAFETY: takes integers. To be refused it is no reason not to run.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, super::LEAST_URGENT) };
+    // SAFETY: takes integers. A failure does not stop the command.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, super::LOWEST_PRIORITY) };
     for signal in 1..=last_signal() {
         let mut current = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
@@ -167,12 +167,12 @@ fn std_command(command: &Command) -> std::process::Command {
     std
 }
 
-/// While it lives, ended children of this process wait to be reaped, also where the process has
-/// them thrown away (`SIG_IGN` or `SA_NOCLDWAIT` for `SIGCHLD`, wait(2)).
+/// A guard that keeps ended children as zombies, also in a process whose `SIGCHLD` has `SIG_IGN` or
+/// `SA_NOCLDWAIT` (wait(2)).
 ///
-/// For the moment of a spawn: std's panics if the child of a failed exec can't be waited for.
-/// Where nothing is thrown away, nothing is touched. Otherwise another child that ends in this
-/// moment stays a zombie, which costs such a host a pid; a panic would cost it every sandbox.
+/// It is held during a spawn, because std's spawn panics if it can't wait for the child of a failed
+/// exec. If the process keeps zombies anyway, nothing is changed. Otherwise another child that ends
+/// meanwhile stays a zombie, which costs a pid; a panic would cost every sandbox.
 struct KeepChildren(Option<libc::sigaction>);
 
 impl KeepChildren {
@@ -203,9 +203,9 @@ impl Drop for KeepChildren {
     }
 }
 
-/// A new PTY: its master, close-on-exec and non-blocking, and its slave's path.
+/// A new PTY: its master, close-on-exec and non-blocking, and the path of its slave.
 ///
-/// posix_openpt takes neither flag here, so another thread's fork can get the master in between.
+/// posix_openpt takes neither flag here, so a fork of another thread may inherit the master.
 pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY)?;
     fcntl(&master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -263,7 +263,7 @@ pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     Ok(Some(Process { start: seconds * 1_000_000 + micros, ended }))
 }
 
-/// See [`Identity::signal`], which has just looked. There is no pidfd here.
+/// See [`Identity::signal`], which has just checked the process. There is no pidfd here.
 pub(super) fn signal(identity: &Identity, signal: super::Signal) -> io::Result<()> {
     if identity.pid == std::process::id() {
         return Ok(());
@@ -274,7 +274,7 @@ pub(super) fn signal(identity: &Identity, signal: super::Signal) -> io::Result<(
     Ok(())
 }
 
-/// There is no pidfd here, nor a way to look again.
+/// Unsupported: without a pidfd, the pid may be reused between the check and the signal.
 pub(super) fn end_lost_session(
     _: &Identity,
     _: Option<&str>,
@@ -298,8 +298,8 @@ pub(super) fn end_marked(_: &str) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The kernel's own name for this boot (macOS: a UUID, FreeBSD: 16 random bytes), in hexadecimal;
-/// empty where it has none. The boot time is none: it moves when the clock is set.
+/// The kernel's boot id (macOS: a UUID, FreeBSD: 16 random bytes), in hexadecimal; empty if it has
+/// none. The boot time does not serve: it changes when the clock is set.
 pub(super) fn boot_id() -> String {
     [c"kern.bootsessionuuid", c"kern.boot_id"].into_iter().find_map(read_sysctl).unwrap_or_default()
 }

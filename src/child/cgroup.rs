@@ -1,15 +1,15 @@
-//! Why a cgroup can't be a child's.
+//! Errors of moving a child into a cgroup.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a child can't be put into a cgroup; nothing has been started then.
+/// The error of a cgroup that can't be used for a child. No process was started.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CgroupError {
-    #[error("{} is no cgroup v2: give a directory below a mounted one, such as /sys/fs/cgroup/NAME", .0.display())]
+    #[error("{} is not a cgroup v2: give a directory below a mounted one, such as /sys/fs/cgroup/NAME", .0.display())]
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     NotCgroup2(PathBuf),
-    #[error("can't make the cgroup {path}: {reason}; have its parent delegated to this user, or have it made", path = .0.display(), reason = .1)]
+    #[error("can't create the cgroup {path}: {reason}; delegate its parent to this user, or create it first", path = .0.display(), reason = .1)]
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     Make(PathBuf, String),
     #[error("the cgroup {} has processes already: give each sandbox one of its own", .0.display())]

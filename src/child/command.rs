@@ -1,4 +1,4 @@
-//! The description of a command to spawn, and the meaning of what exec answers.
+//! The description of a command to spawn, and the errors of starting it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,7 +13,8 @@ use crate::process::FileLimit;
 
 /// A command for a monitor to spawn.
 ///
-/// The child inherits our environment and working directory except where this says otherwise.
+/// The child inherits the environment and the working directory of this process, with the changes
+/// that are made here.
 ///
 /// ```
 /// use vmon::child::Command;
@@ -35,7 +36,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// The program, looked up in `PATH` if its name has no slash.
+    /// A command that runs `program`, which is looked up in `PATH` if it has no slash.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             program: program.into(),
@@ -48,7 +49,7 @@ impl Command {
         }
     }
 
-    /// Has it run beside everything else: see [`Child::spawn_in_background`](super::Child).
+    /// Makes it a background command: see [`Child::spawn_in_background`](super::Child).
     pub(super) fn in_background(mut self) -> Self {
         self.background = true;
         self
@@ -68,43 +69,43 @@ impl Command {
         self
     }
 
-    /// Takes an environment variable from the child.
+    /// Removes an environment variable from the child's environment.
     #[must_use]
     pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {
         self.env.push((key.into(), None));
         self
     }
 
-    /// The child's working directory.
+    /// Sets the child's working directory.
     #[must_use]
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// Whether the child runs on a PTY of its own (with the size and modes of our terminal, 80x24
-    /// where we have none) or, as without this, on pipes.
+    /// Whether the child runs on a new PTY, with the size and modes of our terminal (80x24 without
+    /// one). The default is pipes.
     #[must_use]
     pub fn pty(mut self, pty: bool) -> Self {
         self.pty = pty;
         self
     }
 
-    /// How many descriptors the child may have open, at most its hard limit; without this as many
-    /// as we. For a host that has [raised](crate::process::raise_file_limit) its own limit.
+    /// Sets the child's soft limit of open files, at most its hard limit. The default is that of
+    /// this process. For a host that has [raised](crate::process::raise_file_limit) its own limit.
     #[must_use]
     pub fn file_limit(mut self, limit: FileLimit) -> Self {
         self.file_limit = Some(limit);
         self
     }
 
-    /// With each argument changed.
+    /// Replaces each argument.
     pub(crate) fn map_arguments(mut self, change: impl FnMut(OsString) -> OsString) -> Self {
         self.args = self.args.into_iter().map(change).collect();
         self
     }
 
-    /// The program as it was given.
+    /// The program, as passed to [`new`](Self::new).
     pub fn program(&self) -> &OsStr {
         &self.program
     }
@@ -114,7 +115,7 @@ impl Command {
         &self.args
     }
 
-    /// The working directory, where one was given.
+    /// The working directory, if one was set.
     pub fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
     }
@@ -124,8 +125,8 @@ impl Command {
         self.pty
     }
 
-    /// The changes to our environment, in the order in which they were made: the variable, and its
-    /// value or `None` where the child has none. A later entry overrides an earlier one.
+    /// The changes to the environment, in the order in which they were made: a variable, and its
+    /// new value or `None` to remove it. Later entries take precedence.
     pub fn env_changes(&self) -> &[(OsString, Option<OsString>)] {
         &self.env
     }
@@ -138,8 +139,8 @@ impl Command {
         self.file_limit
     }
 
-    /// What is wrong with the working directory, before anything is made. Where std spawns, its
-    /// errors can't be told from those of exec later.
+    /// Checks the working directory before a process exists. On platforms where std spawns, its
+    /// errors can't be distinguished from those of exec.
     pub(super) fn check_directory(&self) -> Result<(), SpawnError> {
         let Some(directory) = &self.directory else {
             return Ok(());
@@ -173,7 +174,7 @@ impl Command {
         let program = self.program.to_string_lossy().into_owned();
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT) if !self.exists() => SpawnError::NotFound { program },
-            // The program is there: what exec(2) misses is its interpreter.
+            // The program exists, so the missing file is its interpreter.
             Some(Errno::ENOENT) => SpawnError::NotExecutable {
                 program,
                 reason: "its interpreter does not exist".to_owned(),
@@ -185,22 +186,22 @@ impl Command {
         }
     }
 
-    /// Whether the program is a path of its own that exists.
+    /// Whether the program is an existing path.
     fn exists(&self) -> bool {
         let path = Path::new(&self.program);
-        // The child is in its own directory by then.
+        // A relative path is resolved in the child's working directory.
         let directory = self.directory.as_deref().unwrap_or(Path::new(""));
         self.program.as_bytes().contains(&b'/') && directory.join(path).exists()
     }
 }
 
-/// The system's words for an error, without Rust's error number behind them.
+/// The system's error message, without the error number that Rust appends.
 pub(super) fn reason(error: &io::Error) -> String {
     let errno = error.raw_os_error().map(Errno::from_raw);
     errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
 }
 
-/// The errors that execve(2) has of its own, beside those of fork, chdir and descriptors.
+/// Whether this is an error of execve(2), and not of fork, chdir or descriptors.
 fn is_exec_error(errno: Errno) -> bool {
     matches!(
         errno,

@@ -1,5 +1,5 @@
-//! Which process a pid means: start time, boot and pid namespace, so that a reused pid is never
-//! taken for the one that was recorded.
+//! The identity of a process: its pid with start time, boot id and pid namespace, so that a reused
+//! pid is never mistaken for the recorded process.
 
 use std::io;
 
@@ -7,26 +7,26 @@ use nix::errno::Errno;
 
 use super::{Signal, platform};
 
-/// A process that can be told from any other, also after its pid has been reused.
+/// The identity of a process, which stays unique after its pid is reused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Its pid, in its own pid namespace.
+    /// The pid, in the pid namespace of the process.
     pub pid: u32,
-    /// When it started. On Linux in clock ticks since boot, field 22 of `/proc/PID/stat`
+    /// The start time. On Linux in clock ticks since boot, field 22 of `/proc/PID/stat`
     /// (proc_pid_stat(5)); elsewhere in microseconds since the epoch.
     pub start: u64,
-    /// The boot it belongs to: Linux's `/proc/sys/kernel/random/boot_id`, elsewhere the
-    /// kernel's own name for it. Empty where it could not be had.
+    /// The boot id: `/proc/sys/kernel/random/boot_id` on Linux, elsewhere the equivalent of the
+    /// kernel. Empty if it is not available.
     pub boot_id: String,
-    /// The inode of its pid namespace; `None` where the system has no such thing.
+    /// The inode of the pid namespace; `None` on systems without pid namespaces.
     pub pid_namespace: Option<u64>,
 }
 
-/// What the system says of a pid.
+/// The entry of a pid in the process table.
 pub(super) struct Process {
     /// In the unit of [`Identity::start`].
     pub(super) start: u64,
-    /// A zombie: only its exit status is left.
+    /// Whether it is a zombie.
     pub(super) ended: bool,
 }
 
@@ -35,14 +35,14 @@ pub(super) struct Process {
 pub enum Liveness {
     /// The same process runs.
     Alive,
-    /// It has ended: a zombie, or its pid is free or another's, or the machine has booted since.
+    /// It has ended: it is a zombie, its pid is free or reused, or the machine was rebooted.
     Dead,
-    /// It lives in another pid namespace, or the system would not say.
+    /// It belongs to another pid namespace, or the system does not report it.
     Unknown,
 }
 
 impl Identity {
-    /// The process with this pid, as it is now; `None` when there is none.
+    /// The process that has this pid now; `None` if there is none.
     pub fn of(pid: u32) -> Option<Self> {
         Some(Self {
             pid,
@@ -63,7 +63,7 @@ impl Identity {
         })
     }
 
-    /// Whether this very process still runs.
+    /// Whether this process still runs.
     pub fn liveness(&self) -> Liveness {
         let boot_id = platform::boot_id();
         if self.boot_id.is_empty() || boot_id.is_empty() {
@@ -82,14 +82,15 @@ impl Identity {
         }
     }
 
-    /// Sends `signal` to this very process, and to nobody else of its group. On Linux through a
-    /// pidfd, so that it can't reach another that has the pid by then; elsewhere kill(2) follows
-    /// the look at once. Nothing is sent to the calling process.
+    /// Sends `signal` to this process alone, not to its group. On Linux the signal goes through a
+    /// pidfd, so it can't reach a process that reuses the pid. On other systems kill(2) follows the
+    /// check immediately. Nothing is sent to the calling process.
     ///
     /// # Errors
     ///
-    /// `ESRCH` where it is [`Dead`](Liveness::Dead), [`Unsupported`](io::ErrorKind::Unsupported)
-    /// where that is [`Unknown`](Liveness::Unknown); `EPERM` where it is another user's.
+    /// `ESRCH` if the process is [`Dead`](Liveness::Dead),
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if its liveness is
+    /// [`Unknown`](Liveness::Unknown), `EPERM` if it belongs to another user.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match self.liveness() {
             Liveness::Alive => platform::signal(self, signal),
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_alive_and_a_namesake_of_another_time_is_dead() {
+    fn this_process_is_alive_and_one_with_its_pid_and_another_start_time_is_dead() {
         let current = Identity::current();
         assert_eq!(current.liveness(), Liveness::Alive);
         let earlier = Identity { start: current.start.wrapping_sub(1), ..current.clone() };

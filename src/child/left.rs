@@ -1,4 +1,4 @@
-//! What a child leaves behind when it ends, and who of it the monitor answers for.
+//! The processes that outlive a child, and which of them the monitor signals and reaps.
 
 use std::io;
 
@@ -6,61 +6,61 @@ use nix::unistd::getpgid;
 
 use super::{Child, ExitStatus, Identity, Signal, platform};
 
-/// Whom a monitor answers for when its child has ended.
+/// Which processes a monitor signals and reaps after its child has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// The process group that the child led, if it led one.
     Group,
-    /// All that is below this process, which is a subreaper and has no other children.
+    /// All descendants of this process, which is a subreaper and has no other children.
     Below,
-    /// The child's session: this subreaper has other children too, whose orphans can't be told
-    /// from the child's in any other way.
+    /// The child's session. This subreaper has other children too, and only the session
+    /// distinguishes the child's orphans from theirs.
     Session,
 }
 
 impl Reach {
-    /// Of a monitor whose child will be the only one that this process, a subreaper, starts.
+    /// For a monitor in a subreaper that starts no other children.
     pub(crate) fn of_subreaper() -> Self {
         if platform::has_no_child() { Self::Below } else { Self::Session }
     }
 }
 
-/// The signals that what is left gets at once, each where it has not had it yet.
+/// The signal that the leftover processes get at once, unless they have got it already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parting {
     pub(crate) signal: Signal,
-    /// The child's group has had it with the child.
+    /// The process group was already signalled together with the child.
     pub(crate) group_has_had_it: bool,
 }
 
-/// What an ended child has left behind.
+/// The processes that an ended child has left behind.
 #[derive(Debug)]
 pub(crate) struct Left(platform::Left);
 
 impl Left {
-    /// Whether no process is left; what has ended meanwhile is reaped.
+    /// Whether no process is left. Reaps those that have ended.
     ///
     /// # Errors
     ///
-    /// It can't be found out now.
+    /// The process table can't be read now.
     pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
         self.0.is_gone()
     }
 
-    /// Sends KILL to all that is left now.
+    /// Sends KILL to the processes that are left.
     ///
     /// # Errors
     ///
-    /// It can't be found out which processes those are, or one of them can't be signalled: the
-    /// caller tries again.
+    /// The process table can't be read, or a process can't be signalled: the caller tries again.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.0.kill()
     }
 }
 
 impl Child {
-    /// As [`try_reap`](Self::try_reap), and tells what of `reach` is left, after it got `parting`
-    /// (and CONT, since a stopped process could not act on it). `identity` is the child's.
+    /// As [`try_reap`](Self::try_reap), and sends `parting` to the processes of `reach`, followed
+    /// by CONT, because a stopped process could not act on it. Returns the processes that are left.
+    /// `identity` is that of the child.
     pub(crate) fn try_end(
         &self,
         identity: &Identity,
@@ -84,7 +84,7 @@ impl Child {
     ) -> io::Result<Option<(ExitStatus, Option<Left>)>> {
         let leads = getpgid(Some(self.pid)).is_ok_and(|group| group == self.pid);
         if leads && !parting.group_has_had_it && platform::has_ended(self.pid)? {
-            // The zombie keeps the number of its group from everybody else.
+            // While the leader is a zombie, its group number can't be reused.
             let _ = self.signal(parting.signal);
             let _ = self.signal(Signal::CONT);
         }
@@ -94,8 +94,8 @@ impl Child {
     }
 }
 
-/// Reaps what has come down to this subreaper and has ended, the child excepted, which is
-/// `child`.
+/// Reaps the ended processes that were reparented to this subreaper, except `child`, which its
+/// monitor reaps.
 pub(crate) fn reap_orphans(child: &Identity, reach: Reach) {
     match reach {
         Reach::Group => {}

@@ -39,12 +39,12 @@ pub(super) fn last_signal() -> i32 {
     libc::SIGRTMAX()
 }
 
-/// The real-time signals that programs may use (signal(7)).
+/// The first and the last real-time signal for programs (signal(7)).
 pub(super) fn realtime_signals() -> Option<(i32, i32)> {
     Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
 }
 
-/// Tells the end of one child through a pidfd.
+/// Watches for the end of one process, through a pidfd.
 #[derive(Debug, Default)]
 pub(super) struct ExitWatch(Option<PidFd>);
 
@@ -52,10 +52,10 @@ impl ExitWatch {
     pub(super) fn new(pid: Pid) -> io::Result<Self> {
         match PidFd::open(pid.as_raw()) {
             Ok(pidfd) => Ok(Self(Some(pidfd))),
-            // An older kernel, or a seccomp filter that does not know the call.
+            // An old kernel, or a seccomp filter without the system call.
             Err(Errno::ENOSYS | Errno::EPERM) => Ok(Self(None)),
-            // Gone already, and reaped by the kernel, since this process ignores SIGCHLD
-            // (wait(2)). It did run, and the first look for its end finds that out.
+            // Ended, and reaped by the kernel because this process ignores SIGCHLD (wait(2)). The
+            // first poll for its end reports that.
             Err(Errno::ESRCH) => Ok(Self(None)),
             Err(error) => Err(error.into()),
         }
@@ -66,14 +66,14 @@ impl ExitWatch {
     }
 }
 
-/// Fails with `ECHILD` unless this is an unreaped child of ours. Reaps nothing.
+/// Fails with `ECHILD` unless this is an unreaped child of this process. Reaps nothing.
 pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(pid), look)?;
     Ok(())
 }
 
-/// A new PTY: its master, close-on-exec and non-blocking from the start, and its slave's path.
+/// A new PTY: its master, close-on-exec and non-blocking, and the path of its slave.
 pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let master = posix_openpt(flags)?;
@@ -83,7 +83,7 @@ pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     Ok((master.into(), path.into()))
 }
 
-/// Start time and whether it is a zombie; `None` when there is no such process.
+/// The start time of a process, and whether it is a zombie; `None` if there is no such process.
 pub(super) fn process(pid: u32) -> io::Result<Option<Process>> {
     let pid = i32::try_from(pid).map_err(io::Error::other)?;
     let entry = Entry::of(pid)?;
@@ -115,7 +115,8 @@ pub(super) fn end_lost_session(
     let Some(leader) = Leader::of(child) else { return Ok(killed(0)) };
     let lost = Scope::Lost(leader);
     let found = lost.members()?;
-    // One process that is proven proves the session: only descendants of its leader are in it.
+    // One process with the marker proves the whole session, which has only descendants of its
+    // leader.
     let mut proof = Mark::Other;
     for member in &found {
         proof = proof.max(mark(member.pid)?);
@@ -125,7 +126,7 @@ pub(super) fn end_lost_session(
             lost.send(&found, Signal::KILL)?;
             Ok(killed(found.len()))
         }
-        // To be asked again, like one that was killed.
+        // The caller checks again, as after a kill.
         Mark::None => Ok(killed(found.len())),
         Mark::Other if found.iter().any(|member| leader.is(member)) => {
             Ok(Leftovers::Unproven(child.pid))
@@ -178,24 +179,25 @@ fn check_marked(child: &Identity, marker: &str) -> io::Result<()> {
     }
 }
 
-/// What the environment that a process began with says of the run it belongs to.
+/// Whether the initial environment of a process has the marker of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Mark {
-    /// Another run, or none; or the environment can't be read, as that of another user's process.
+    /// No, or the environment can't be read, as that of another user's process.
     Other,
-    /// The process has no environment now: it is in the middle of execve(2), or about to be gone.
+    /// Unknown: the process has no environment now, because it is in execve(2) or about to exit.
     None,
-    /// This run.
+    /// Yes.
     Ours,
 }
 
+/// Compares the marker in the environment of a process.
+///
 /// # Errors
 ///
-/// The environment can't be read for a reason that says nothing of the process, as without a free
-/// descriptor.
+/// The environment can't be read for a reason unrelated to the process, such as `EMFILE`.
 fn mark(pid: i32, marker: &str) -> io::Result<Mark> {
     match fs::read(format!("/proc/{pid}/environ")) {
-        // One that never had any can't be told from a stranger, however often it is asked.
+        // A process that started without an environment can never be proven.
         Ok(environment) if environment.is_empty() => match Entry::began_without_environment(pid) {
             true => Ok(Mark::Other),
             false => Ok(Mark::None),
@@ -203,14 +205,15 @@ fn mark(pid: i32, marker: &str) -> io::Result<Mark> {
         Ok(environment) if run_of(&environment) == Some(marker.as_bytes()) => Ok(Mark::Ours),
         Ok(_) => Ok(Mark::Other),
         Err(error) => match error.raw_os_error() {
-            // Gone, or another user's, or not to be inspected (PR_SET_DUMPABLE, prctl(2)).
+            // It has ended, belongs to another user, or is not dumpable (PR_SET_DUMPABLE,
+            // prctl(2)).
             Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM) => Ok(Mark::Other),
             _ => Err(error),
         },
     }
 }
 
-/// The run that a process with this environment belongs to.
+/// The marker in an environment.
 fn run_of(environment: &[u8]) -> Option<&[u8]> {
     let mut variables = environment.split(|&byte| byte == 0);
     variables.find_map(|it| it.strip_prefix(RUN_VARIABLE.as_bytes())?.strip_prefix(b"="))

@@ -1,4 +1,4 @@
-//! What is left of a child whose supervisor has gone without ending it.
+//! The processes of a lost run: one whose supervisor was killed and did not stop its child.
 
 use std::io;
 use std::path::Path;
@@ -10,36 +10,36 @@ use super::Identity;
 use super::Signal;
 use super::platform;
 
-/// What was found of a lost run.
+/// The processes of a lost run that were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leftovers {
-    /// No process of it is left.
+    /// No process is left.
     Nothing,
-    /// This many processes were sent KILL, or are in the middle of execve(2); ask again.
+    /// This many processes were sent KILL, or are in execve(2) now. Call again.
     Killed(usize),
-    /// The process that is on record as the child lives, and nothing proves that it is this run's:
-    /// it is left alone.
+    /// The process with the recorded identity of the child is alive, and nothing proves that it
+    /// belongs to this run. It was not signalled.
     Unproven(u32),
 }
 
-/// Kills what is left of a lost run: its child, the processes of the session and of the group that
-/// the child led, and those in the cgroup that it was put into.
+/// Kills the processes of a lost run: its child, the session and the process group that the child
+/// led, and the members of its cgroup.
 ///
-/// A record is data that its owner can write, so it decides nothing here. The proof is the marker
-/// of the run in the environment that a process began with ([`RUN_VARIABLE`]): the session is
-/// killed where one of its processes has it, the cgroup likewise. A process whose environment
-/// can't be read proves nothing, and without a marker nothing is proven.
+/// The owner of a record can write anything into it, so a record alone is no proof. The proof is
+/// the marker of the run in the initial environment of a process ([`RUN_VARIABLE`]). The session is
+/// killed if one of its processes has the marker, and so is the cgroup. A process whose environment
+/// can't be read proves nothing, and without a marker nothing is killed.
 ///
-/// The caller has made sure that `child` is of this boot and of this pid namespace, and that the
-/// record is its own. Where another process has the child's pid, the session is left alone; members
-/// that started before the child are no members; each is signalled through a pidfd that was opened
-/// first and compared with the process table afterwards. Neither this process nor a cgroup that it
-/// is in is ever killed.
+/// The caller ensures that `child` belongs to this boot and this pid namespace, and that the record
+/// is its own. If another process has the child's pid, the session is not signalled. Processes that
+/// started before the child do not count as members. Each process is signalled through a pidfd that
+/// is opened before the process table is checked. This process and the cgroup that it is in are
+/// never killed.
 ///
 /// # Errors
 ///
-/// [`Unsupported`](io::ErrorKind::Unsupported) on any system but Linux, where nothing is done; the
-/// process table, an environment or the cgroup can't be read; a process can't be signalled.
+/// [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux; the process table, an
+/// environment or the cgroup can't be read; a process can't be signalled.
 pub(crate) fn end_lost_session(
     child: &Identity,
     marker: Option<&str>,
@@ -48,17 +48,17 @@ pub(crate) fn end_lost_session(
     platform::end_lost_session(child, marker, cgroup)
 }
 
-/// The variable in the environment of a command that says which run it belongs to.
+/// The environment variable of a command with the marker of its run.
 pub(crate) const RUN_VARIABLE: &str = "VMON_RUN";
 
-/// What [`RUN_VARIABLE`] says: no other run has the same on one boot.
+/// The value of [`RUN_VARIABLE`], unique among the runs of one boot.
 pub(crate) fn run_marker(supervisor: &Identity, started_at: DateTime<Utc>) -> String {
     format!("{}.{}.{}", supervisor.pid, supervisor.start, started_at.timestamp_micros())
 }
 
-/// As [`end_lost_session`], for a run whose supervisor has gone between the start of the child and
-/// the record of its pid: kills every process whose environment began with this marker, and returns
-/// how many there were.
+/// As [`end_lost_session`], for a run whose supervisor was killed between the start of the child
+/// and the record of its pid. Kills every process with this marker in its initial environment, and
+/// returns their number.
 ///
 /// # Errors
 ///
@@ -67,20 +67,20 @@ pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
     platform::end_marked(marker)
 }
 
-/// Sends `signal` to the child of a run, where its environment began with the run's marker.
+/// Sends `signal` to the child of a run, if its initial environment has the run's marker.
 ///
 /// # Errors
 ///
-/// `ESRCH` where it has ended, [`PermissionDenied`](io::ErrorKind::PermissionDenied) where nothing
-/// proves that it is this run's, [`Unsupported`](io::ErrorKind::Unsupported) where that can't be
-/// asked; pidfd_send_signal(2)'s.
+/// `ESRCH` if it has ended; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if nothing proves
+/// that it belongs to this run; [`Unsupported`](io::ErrorKind::Unsupported) if that can't be
+/// checked; those of pidfd_send_signal(2).
 #[cfg(feature = "registry")]
 pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
     platform::signal_marked(child, marker, signal)
 }
 
-/// Proves that `parent` is the supervisor of a run: the run's child, whose environment began with
-/// its marker, is a child of that process.
+/// Checks that `parent` is the supervisor of a run: the parent of the run's child, whose initial
+/// environment has the run's marker.
 ///
 /// # Errors
 ///
@@ -119,8 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_session_is_ended_with_its_leader_and_without() {
-        // The second has a group of its own, as a shell's job has.
+    fn a_lost_session_is_killed_with_its_leader_and_without() {
+        // The second one has its own process group, as a shell's job.
         let jobs = "sleep 1000 & sh -mc 'sleep 1000 & wait' & sleep 1000 &";
         for end in ["wait", "exit 0"] {
             let (child, _io, identity) = start(&format!("{jobs} {end}"));
@@ -153,7 +153,7 @@ mod tests {
         let us = Identity::current();
         assert_eq!(refused(check_parent(&us, &identity, "another run")), unproven);
         assert_eq!(refused(check_parent(&identity, &identity, "this run")), unproven);
-        // At its birth, in the middle of execve(2), it has no environment.
+        // During execve(2) it has no environment.
         eventually(|| check_parent(&us, &identity, "this run").is_ok());
         eventually(|| signal_marked(&identity, "this run", Signal::USR1).is_err());
         let ended = signal_marked(&identity, "this run", Signal::USR1).unwrap_err();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn who_began_without_an_environment_is_not_waited_for_without_the_leader() {
+    fn a_process_without_an_initial_environment_is_not_awaited_after_its_leader() {
         let (child, _io, identity) = start("env -i sleep 1000 & exit 0");
         eventually(|| child.try_reap().unwrap().is_some());
         let session = i32::try_from(identity.pid).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_the_marker_of_a_lost_run_is_ended_and_nothing_else() {
+    fn only_processes_with_the_marker_of_a_lost_run_are_killed() {
         let marked = |marker: &str| {
             let command = Command::new("sh")
                 .args(["-c", "(setsid sleep 1000 &) ; sleep 1000 & wait"])
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_of_a_namesake_is_left_alone() {
+    fn the_session_of_another_process_with_the_same_pid_is_not_signalled() {
         let (child, _io, identity) = start("sleep 1000 & wait");
         eventually(|| members(&identity) == 2);
         let earlier = Identity { start: identity.start - 1, ..identity.clone() };

@@ -1,4 +1,4 @@
-//! New PTYs, and what a terminal is.
+//! Creating PTYs.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,11 +16,11 @@ use super::{above_stdio, platform, resize};
 pub(crate) struct Pty {
     pub(crate) master: OwnedFd,
     pub(crate) slave: OwnedFd,
-    /// The slave's.
+    /// The path of the slave.
     pub(crate) path: PathBuf,
 }
 
-/// A new PTY, nobody's controlling terminal.
+/// A new PTY that is not a controlling terminal.
 pub(super) fn open() -> io::Result<Pty> {
     let (master, path) = platform::open_pty()?;
     let master = above_stdio(master)?;
@@ -29,7 +29,7 @@ pub(super) fn open() -> io::Result<Pty> {
     Ok(Pty { master, slave, path })
 }
 
-/// A new PTY of this size for another program to open: raw, and for its owner alone.
+/// A new PTY of this size for another program to open: in raw mode, with access for its owner only.
 pub(crate) fn open_raw_pty(size: &Winsize) -> io::Result<Pty> {
     let pty = open()?;
     make_raw(pty.slave.as_fd())?;
@@ -38,7 +38,7 @@ pub(crate) fn open_raw_pty(size: &Winsize) -> io::Result<Pty> {
     Ok(pty)
 }
 
-/// Has a terminal take and give bytes as they are.
+/// Sets a terminal to raw mode.
 pub(crate) fn make_raw(terminal: BorrowedFd<'_>) -> io::Result<()> {
     let mut modes = tcgetattr(terminal)?;
     cfmakeraw(&mut modes);

@@ -1,4 +1,4 @@
-//! Signals by name and number, and the dispositions that a supervisor inherits.
+//! Signals by name and number, and the inherited signal dispositions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,33 +19,33 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signal(i32);
 
-/// Not a signal of this system.
+/// The error of parsing an unknown signal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a signal: give a name such as TERM or SIGTERM, or a number")]
 pub struct SignalError(String);
 
 impl Signal {
-    /// Ask to end.
+    /// Termination request.
     pub const TERM: Self = Self(libc::SIGTERM);
-    /// The terminal's interrupt.
+    /// Interrupt from the terminal.
     pub const INT: Self = Self(libc::SIGINT);
-    /// The terminal is gone.
+    /// Hang-up of the terminal.
     pub const HUP: Self = Self(libc::SIGHUP);
-    /// The terminal's quit.
+    /// Quit from the terminal.
     pub const QUIT: Self = Self(libc::SIGQUIT);
-    /// End at once; can't be caught.
+    /// Kill; can't be caught.
     pub const KILL: Self = Self(libc::SIGKILL);
-    /// Go on after a stop.
+    /// Continue if stopped.
     pub const CONT: Self = Self(libc::SIGCONT);
-    /// The terminal's stop.
+    /// Stop from the terminal.
     pub const TSTP: Self = Self(libc::SIGTSTP);
-    /// A child has ended, was stopped, or goes on.
+    /// A child has ended, stopped or continued.
     pub const CHLD: Self = Self(libc::SIGCHLD);
-    /// The first of the two that programs may give a meaning.
+    /// User-defined signal 1.
     pub const USR1: Self = Self(libc::SIGUSR1);
-    /// The window's size has changed.
+    /// Change of the window size.
     pub const WINCH: Self = Self(libc::SIGWINCH);
-    /// A write beyond the file size limit.
+    /// File size limit exceeded.
     pub const XFSZ: Self = Self(libc::SIGXFSZ);
 
     /// The signal's number on this system.
@@ -53,12 +53,12 @@ impl Signal {
         self.0
     }
 
-    /// The signal with this number; `None` where the system has none.
+    /// The signal with this number; `None` if the system has no such signal.
     pub fn from_number(number: i32) -> Option<Self> {
         (1..=platform::last_signal()).contains(&number).then_some(Self(number))
     }
 
-    /// `SIGRTMIN+N` and `SIGRTMAX-N`.
+    /// Parses `SIGRTMIN+N` and `SIGRTMAX-N`.
     fn realtime(name: &str) -> Option<Self> {
         let (first, last) = platform::realtime_signals()?;
         let offset = |rest: &str, sign: char| match rest.strip_prefix(sign) {
@@ -109,7 +109,7 @@ impl FromStr for Signal {
     }
 }
 
-/// Whether this process ignores `signal`: as inherited by `nohup` and background jobs.
+/// Whether this process ignores `signal`, as under nohup(1) or in a background job.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let mut current = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
@@ -119,17 +119,18 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     queried == 0 && unsafe { current.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Gives `SIGCHLD` its default action back, for a program that is a command: with an inherited
-/// `SIG_IGN` the kernel would reap the children itself and throw their exit status away (wait(2)).
+/// Restores the default action of `SIGCHLD`, for a program that is a command. With an inherited
+/// `SIG_IGN` the kernel reaps the children and discards their exit status (wait(2)).
 pub fn restore_sigchld() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_DFL installs no handler, so none can run in a bad state.
     let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGCHLD, &default) };
 }
 
-/// Lets every signal through to this thread again, for a program that is a command: a mask is
-/// inherited (sigprocmask(2)), and a `SIGTERM` that some parent has blocked would never stop it.
+/// Unblocks every signal for this thread, for a program that is a command. The signal mask is
+/// inherited (sigprocmask(2)), so a parent that blocks `SIGTERM` would make the program
+/// unstoppable.
 pub fn unblock_signals() {
-    // Fails only for an unknown way of changing the mask.
+    // Fails only for an invalid operation.
     let _ = SigSet::all().thread_unblock();
 }

@@ -39,8 +39,8 @@ pub(super) enum Change {
     Replaced,
 }
 
-/// The open log. While it is open its inode can't be reused, so an equal [`Identity`] means the same
-/// file.
+/// The open log. While it is open its inode can't be reused, so an equal [`Identity`] means the
+/// same file.
 #[derive(Debug)]
 pub(super) struct Current {
     file: File,

@@ -1,8 +1,9 @@
 //! The directory of a log, and every file operation in it, through the directory's descriptor.
 //!
 //! The descriptor is opened for each operation and closed after it: an idle log costs one
-//! descriptor, not two, and a new lookup finds a directory that was replaced. No symbolic link below
-//! the log directory is followed (`O_NOFOLLOW`, open(2)), neither to a directory nor to a log.
+//! descriptor, not two, and a new lookup finds a directory that was replaced. No symbolic link
+//! below the log directory is followed (`O_NOFOLLOW`, open(2)), neither to a directory nor to a
+//! log.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -224,8 +225,9 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// Overwrites a small file with this line. If the process is killed meanwhile, the first line of
-    /// the file is the old or the new one. After a crash of the machine it may be torn or missing.
+    /// Overwrites a small file with this line. If the process is killed meanwhile, the first line
+    /// of the file is the old or the new one. After a crash of the machine it may be torn or
+    /// missing.
     pub(super) fn overwrite(&self, name: &str, line: &[u8]) -> Result<(), LogError> {
         let path = self.path.join(name);
         if let Some(stat) = self.stat(name)? {

@@ -22,8 +22,8 @@ pub(super) const ENDS: usize = 256;
 const STDOUT: &[u8; 6] = b"stdout";
 const STDERR: &[u8; 6] = b"stderr";
 
-/// An upper bound on the size in the file of a record that vmon writes. Other writers may write longer
-/// ones.
+/// An upper bound on the size in the file of a record that vmon writes. Other writers may write
+/// longer ones.
 pub const LONGEST_ON_DISK: usize = 6 * LONGEST + 128;
 
 /// One record of a log: one line of the file.
@@ -33,15 +33,16 @@ pub struct Record<'a> {
     pub time: Option<Timestamp>,
     /// The stream: stdout (also of a terminal) or stderr. `None` if the line has no stream.
     pub stream: Option<Stream>,
-    /// The child's bytes, with the newline if the record ends a line of the child's. For a line that
-    /// is not a record, the whole line.
+    /// The child's bytes, with the newline if the record ends a line of the child's. For a line
+    /// that is not a record, the whole line.
     pub bytes: &'a [u8],
     /// The size of the record in the file, its newline included.
     pub size: usize,
 }
 
 impl Record<'_> {
-    /// Whether it ends a line of the child's. Otherwise the stream's next record continues the line.
+    /// Whether it ends a line of the child's. Otherwise the stream's next record continues the
+    /// line.
     pub fn ends_line(&self) -> bool {
         self.bytes.ends_with(b"\n")
     }
@@ -130,8 +131,8 @@ pub(super) fn enough(count: usize) -> usize {
 /// Encodes the bytes of a child as records, for a log or for an export.
 ///
 /// Each chunk is encoded at once, also if it ends within a line. Only [`Format::Json`] holds bytes
-/// back: an incomplete character, at most three bytes per stream, because a character is never split
-/// between records.
+/// back: an incomplete character, at most three bytes per stream, because a character is never
+/// split between records.
 ///
 /// ```
 /// use vmon::logfile::format::Encoder;
@@ -177,8 +178,8 @@ impl Encoder {
         Self { format, longest: LONGEST, stdout: Line::default(), stderr: Line::default() }
     }
 
-    /// An encoder whose records each fit into a file of `max_size` bytes, or of [`SMALLEST`] if that
-    /// is larger. 0 for no limit.
+    /// An encoder whose records each fit into a file of `max_size` bytes, or of [`SMALLEST`] if
+    /// that is larger. 0 for no limit.
     pub(super) fn for_files_of(format: Format, max_size: u64) -> Self {
         let mut encoder = Self::new(format);
         if max_size > 0 {
@@ -207,11 +208,11 @@ impl Encoder {
         }
     }
 
-    /// Encodes as many records of `bytes` as fit into `place`. Returns how many of `bytes` are done,
-    /// and how many bytes of `place` are used. A call with the rest of `bytes` continues.
+    /// Encodes as many records of `bytes` as fit into `place`. Returns how many of `bytes` are
+    /// done, and how many bytes of `place` are used. A call with the rest of `bytes` continues.
     ///
-    /// Encoding is deterministic: a copy of the encoder from before the call, with a `place` that ends
-    /// with a record, returns how many of `bytes` the records up to there carry.
+    /// Encoding is deterministic: a copy of the encoder from before the call, with a `place` that
+    /// ends with a record, returns how many of `bytes` the records up to there carry.
     pub(super) fn encode_into(
         &mut self,
         place: &mut [u8],
@@ -248,8 +249,8 @@ impl Encoder {
         out.extend_from_slice(place.get(..size).unwrap_or_default());
     }
 
-    /// As [`finish`](Self::finish), for the streams whose records fit into `place`. Returns how many
-    /// bytes are used.
+    /// As [`finish`](Self::finish), for the streams whose records fit into `place`. Returns how
+    /// many bytes are used.
     pub(super) fn finish_into(&mut self, place: &mut [u8], time: Timestamp) -> usize {
         let mut out = Out { place, used: 0 };
         for (line, name) in [(&mut self.stdout, STDOUT), (&mut self.stderr, STDERR)] {

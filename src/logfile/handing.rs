@@ -3,9 +3,9 @@
 //! loses no generation.
 //!
 //! The queue file is `<name>.log.todo`, one line. It exists only while the queue is not empty or a
-//! command runs. It has the number of the first unfinished generation. While a command runs, it also
-//! has the number of the last generation that was passed to the command, and the identity of its
-//! process. Generations that are compressed or do not exist count as finished.
+//! command runs. It has the number of the first unfinished generation. While a command runs, it
+//! also has the number of the last generation that was passed to the command, and the identity of
+//! its process. Generations that are compressed or do not exist count as finished.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

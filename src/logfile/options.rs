@@ -112,8 +112,8 @@ fn effective(max_size: u64, format: Format) -> u64 {
     if format == Format::Raw { max_size } else { max_size.max(format::SMALLEST) }
 }
 
-/// The largest output of a compressor, and the queue file: incompressible data grows by a header and
-/// a few bytes per block.
+/// The largest output of a compressor, and the queue file: incompressible data grows by a header
+/// and a few bytes per block.
 fn compressed(size: u64) -> u64 {
     size.saturating_add(size / 64).saturating_add(1024)
 }
@@ -166,8 +166,8 @@ impl LogOptions {
     /// for each index. With a command it includes one more generation and a compressed file.
     ///
     /// It holds for any output, and whether the command succeeds, fails or hangs, provided that the
-    /// command creates nothing but the compressed file. Generations of earlier runs with other limits
-    /// count with their size until they are removed.
+    /// command creates nothing but the compressed file. Generations of earlier runs with other
+    /// limits count with their size until they are removed.
     pub fn disk_bound(&self, command: bool) -> Option<u64> {
         let Retention { max_size, max_files, total_size, .. } = self.retention;
         if let Some(total) = total_size {

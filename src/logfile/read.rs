@@ -147,8 +147,8 @@ pub enum Hold {
     Nothing,
     /// An incomplete record of a [`Cri`](Format::Cri) or [`Json`](Format::Json) log.
     Parts,
-    /// Also the bytes of a raw log that are not in its index yet. They are indexed within 200 ms, or
-    /// when the log is rotated.
+    /// Also the bytes of a raw log that are not in its index yet. They are indexed within 200 ms,
+    /// or when the log is rotated.
     Untold,
 }
 
@@ -167,8 +167,8 @@ pub enum Hold {
 ///
 /// # After a crash
 ///
-/// A log, a generation or an index may end at any byte. Bytes that are not in the index are returned
-/// without stream and time.
+/// A log, a generation or an index may end at any byte. Bytes that are not in the index are
+/// returned without stream and time.
 pub struct LogReader {
     files: Files,
     /// The generations that existed at the last check.
@@ -332,7 +332,8 @@ impl LogReader {
                 self.skip_removed(number)?;
                 continue;
             }
-            // Opened before the check for later generations: one that is made afterwards is this file.
+            // Opened before the check for later generations: one that is made afterwards is this
+            // file.
             let segment = self.files.current(number)?;
             if !self.is_next(number)? {
                 continue;
@@ -365,8 +366,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// Whether no generation from `number` on exists. The oldest are removed first, so while the one
-    /// before exists, none after it was removed.
+    /// Whether no generation from `number` on exists. The oldest are removed first, so while the
+    /// one before exists, none after it was removed.
     fn is_next(&mut self, number: u64) -> Result<bool, ReadError> {
         if self.files.exists(number)? {
             self.numbers = self.files.numbers()?;

@@ -46,8 +46,8 @@ impl LogFile {
             self.index.flush(directory, log_name, current);
         }
         if self.options.retention.max_files == 0 {
-            // Unlinked, not truncated: a reader that has it open reads it to the end, and notices the
-            // new file (stat(2), `tail -F`).
+            // Unlinked, not truncated: a reader that has it open reads it to the end, and notices
+            // the new file (stat(2), `tail -F`).
             if self.index.is_there() {
                 let _ = directory.remove_regular(&names::index(log_name));
             }

@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-/// Whether the directory is one of a cgroup v2.
+/// Whether the directory is a cgroup v2.
 pub(crate) fn is_cgroup(directory: &Path) -> bool {
     statfs(directory).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
         && directory.is_dir()
 }
 
-/// The pids in it and below it. A process of another pid namespace (0) has none.
+/// The pids in a cgroup and its descendants. Processes outside of this pid namespace, listed as 0,
+/// are left out.
 ///
 /// # Errors
 ///
-/// It can't be read; [`is_gone`] tells whether it was removed.
+/// The cgroup can't be read. [`is_gone`] is true for the error if it was removed.
 pub(crate) fn members(directory: &Path) -> io::Result<Vec<i32>> {
     let procs = match fs::read_to_string(directory.join("cgroup.procs")) {
-        // A threaded cgroup: its processes are listed in the one that is its domain.
+        // A threaded cgroup, whose processes are listed in its domain cgroup.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
         procs => procs?,
     };
@@ -34,7 +35,7 @@ pub(crate) fn members(directory: &Path) -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The cgroups right below it.
+/// The direct children of a cgroup.
 pub(crate) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -46,19 +47,19 @@ pub(crate) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether an error of reading a cgroup says that it was removed: `ENODEV` where that happened
-/// between open and read.
+/// Whether an error means that the cgroup was removed. It is `ENODEV` if that happened between open
+/// and read.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Whether any process is left in it or below it. A root has no `cgroup.events`.
+/// Whether the cgroup or a descendant has a process. A root cgroup has no `cgroup.events`.
 pub(crate) fn is_populated(directory: &Path) -> io::Result<bool> {
     let events = fs::read_to_string(directory.join("cgroup.events"))?;
     Ok(value(&events, "populated").unwrap_or(0) != 0)
 }
 
-/// As [`is_populated`], where one that was removed holds no process.
+/// As [`is_populated`]; `false` for a removed cgroup.
 pub(crate) fn holds_processes(directory: &Path) -> io::Result<bool> {
     match is_populated(directory) {
         Err(error) if is_gone(&error) => Ok(false),
@@ -66,7 +67,7 @@ pub(crate) fn holds_processes(directory: &Path) -> io::Result<bool> {
     }
 }
 
-/// The number beside `key` in a flat keyed file.
+/// The value of `key` in a flat keyed file.
 pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
     pairs.find(|(name, _)| *name == key)?.1.trim().parse().ok()

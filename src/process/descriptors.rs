@@ -1,6 +1,7 @@
-//! The descriptors that a program which we start would inherit.
+//! The descriptors that a started program would inherit.
 
-#![allow(unsafe_code)] // for descriptors that are known by number only
+// Descriptors that are known by number only.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io;
@@ -12,22 +13,22 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 /// The first descriptor that is not stdin, stdout or stderr.
 const FIRST: RawFd = 3;
 
-/// Where the descriptors of this process are listed (proc(5), fd(4)).
+/// The directory that lists the descriptors of this process (proc(5), fd(4)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LIST: &str = "/proc/self/fd";
-/// Where the descriptors of this process are listed (proc(5), fd(4)).
+/// The directory that lists the descriptors of this process (proc(5), fd(4)).
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const LIST: &str = "/dev/fd";
 
-/// Keeps from programs that this process starts whatever descriptor beside stdin, stdout and
-/// stderr it has inherited itself (`FD_CLOEXEC`, fcntl(2)): for one that starts a program which is
-/// to outlive it, and must not hold a caller's pipe open.
+/// Sets `FD_CLOEXEC` (fcntl(2)) on every descriptor of this process but stdin, stdout and stderr.
+/// For a process that starts a program which outlives it: the program must not keep an inherited
+/// pipe of the caller open.
 ///
-/// Nothing is closed here, and what other processes have is not changed.
+/// No descriptor is closed, and other processes are not affected.
 ///
 /// # Errors
 ///
-/// The system's, when it does not list the descriptors.
+/// The system's, if the descriptors can't be listed.
 pub fn keep_descriptors_from_programs() -> io::Result<()> {
     for entry in fs::read_dir(LIST)? {
         let name = entry?.file_name();
@@ -40,8 +41,7 @@ pub fn keep_descriptors_from_programs() -> io::Result<()> {
 }
 
 fn keep(number: RawFd) -> io::Result<()> {
-    // SAFETY: borrowed for this one call, which uses the number only and finds out by itself
-    // (EBADF) whether it is still a descriptor.
+    // SAFETY: borrowed for this one call, which fails with EBADF if the number is not open.
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
     match fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         Ok(_) | Err(Errno::EBADF) => Ok(()),

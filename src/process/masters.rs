@@ -1,13 +1,13 @@
-//! Who has a PTY's master open, as `/proc/PID/fdinfo` tells it (proc_pid_fdinfo(5), since Linux
-//! 4.15). Linux only.
+//! Which processes have a PTY's master open, from `/proc/PID/fdinfo` (proc_pid_fdinfo(5), since
+//! Linux 4.15). Linux only.
 
 use std::fs;
 use std::io;
 
 use super::table::Entry;
 
-/// Whether the process `leader`, or one below it or of the session that it leads, has the master of
-/// the PTY of this number. `None` where those that can be looked at have not, and others can't be.
+/// Whether the process `leader`, a descendant, or a member of its session has the master of the PTY
+/// with this number open. `None` if no readable process has it, and others can't be read.
 pub(crate) fn are_below(leader: u32, number: u32) -> io::Result<Option<bool>> {
     let leader = i32::try_from(leader).map_err(io::Error::other)?;
     let line = format!("tty-index:\t{number}");
@@ -16,7 +16,7 @@ pub(crate) fn are_below(leader: u32, number: u32) -> io::Result<Option<bool>> {
         match has_line(pid, &line) {
             Ok(true) => return Ok(Some(true)),
             Ok(false) => {}
-            // It has ended meanwhile.
+            // The process has ended meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => hidden = true,
         }
@@ -44,7 +44,7 @@ fn below(leader: i32) -> io::Result<Vec<i32>> {
 
 fn has_line(pid: i32, line: &str) -> io::Result<bool> {
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor that has been closed meanwhile is not the one.
+        // The descriptor was closed meanwhile.
         let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
         if info.lines().any(|found| found == line) {
             return Ok(true);

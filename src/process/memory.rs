@@ -1,12 +1,13 @@
-//! Memory that a process holds and does not need: giving it back before a long wait.
+//! Returning unused memory to the system before a long wait.
 //!
-//! A host's heap may be gigabytes, so each function says what it costs.
+//! A host's heap may be gigabytes, so each function documents its cost.
 
-/// Has every large block of the heap mapped by itself, so that it goes back to the system when it
-/// is freed. To be called once, early.
+/// Fixes the size from which a heap block gets a mapping of its own, so that it returns to the
+/// system when it is freed. Call it once, at the start.
 ///
-/// glibc raises this limit of 128 KiB to the size of each such block that is freed (mallopt(3)),
-/// up to 32 MiB: then one large buffer stays for good. A no-op where glibc is not the libc.
+/// By default glibc raises this threshold from 128 KiB to the size of each such freed block, up to
+/// 32 MiB (mallopt(3)), after which a large freed buffer stays in the heap. A no-op with another
+/// libc.
 ///
 /// # Safety
 ///
@@ -16,23 +17,23 @@ pub unsafe fn settle_heap() {
     allocator::fix_thresholds();
 }
 
-/// Gives the pages of the heap that hold nothing back to the system.
+/// Returns the unused pages of the heap to the system.
 ///
-/// For when the work is done and a long wait begins. It takes the allocator's locks and looks
-/// through all free blocks (malloc_trim(3)): microseconds in a small process, milliseconds in one
-/// of gigabytes. A no-op where glibc is not the libc.
+/// For the beginning of a long wait. It takes the allocator's locks and walks all free blocks
+/// (malloc_trim(3)): microseconds in a small process, milliseconds in one of gigabytes. A no-op
+/// with a libc other than glibc.
 pub fn trim_heap() {
     allocator::trim();
 }
 
-/// Gives back the pages below the caller's stack frame, which deeper calls have used before.
+/// Returns the stack pages below the caller's frame, which earlier deeper calls have used.
 ///
-/// A no-op on any system but Linux, without `/proc`, and on any thread but the main one.
+/// A no-op on systems other than Linux, without `/proc`, and on threads other than the main one.
 ///
 /// # Safety
 ///
-/// The caller runs on the stack that the kernel has given the main thread, and all that lives on
-/// that stack lies above the caller's frame. A coroutine whose stack is a buffer on it does not.
+/// The caller runs on the main thread's own stack, and everything alive on that stack is above the
+/// caller's frame. That is not so in a coroutine whose stack is a buffer on the main stack.
 #[allow(unsafe_code)]
 pub unsafe fn trim_stack() {
     stack::trim();
@@ -47,12 +48,11 @@ mod stack {
 
     use nix::unistd::{SysconfVar, sysconf};
 
-    /// What stays below this frame: the red zone, and the frame of the call that gives the rest
-    /// back.
+    /// The bytes that are kept below this frame: the red zone, and the frame of madvise(2).
     const MARGIN: usize = 1 << 10;
 
     pub(super) fn trim() {
-        // Another thread's stack may have anything below it.
+        // The layout below another thread's stack is unknown.
         let Some(stack) = main_stack() else { return };
         let Ok(Some(page)) = sysconf(SysconfVar::PAGE_SIZE) else { return };
         if let Ok(page @ 1..) = usize::try_from(page) {
@@ -71,16 +71,16 @@ mod stack {
         let end = (here - MARGIN) / page * page;
         let Some(length) = end.checked_sub(stack.start) else { return };
         let start = std::ptr::without_provenance_mut(stack.start);
-        // SAFETY: all of it lies in the mapping of the main thread's stack, and below this frame
-        // and its callee's (MARGIN). Stacks grow down on every architecture that Linux has here,
-        // and the caller of `trim_stack` vouches that nothing below its frame lives. A signal
-        // handler that used it has returned before this call, or begins after it.
+        // SAFETY: the range lies in the mapping of the main thread's stack, below this frame and
+        // that of the call (MARGIN). Stacks grow down on every supported architecture of Linux, and
+        // the caller of `trim_stack` ensures that nothing below its frame is alive. A signal
+        // handler that uses the range has returned before this call, or starts after it.
         unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
     }
 
     /// The mapping of the main thread's stack (proc_pid_maps(5)).
     fn main_stack() -> Option<Range<usize>> {
-        // A line at a time: the whole of it would dirty a page or two of the heap.
+        // Read line by line: the whole file would dirty pages of the heap.
         let maps = BufReader::with_capacity(256, File::open("/proc/self/maps").ok()?);
         let line = maps.lines().map_while(Result::ok).find(|line| line.ends_with("[stack]"))?;
         let (start, end) = line.split_whitespace().next()?.split_once('-')?;
@@ -96,18 +96,17 @@ mod stack {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 mod allocator {
-    /// What glibc begins with.
+    /// glibc's initial threshold.
     const MMAP_THRESHOLD: libc::c_int = 128 << 10;
 
     pub(super) fn fix_thresholds() {
-        // SAFETY: mallopt takes two integers and only sets parameters of the allocator, and the
-        // caller of `settle_heap` vouches that no other thread reads them meanwhile.
+        // SAFETY: mallopt takes two integers and sets parameters of the allocator. The caller of
+        // `settle_heap` ensures that no other thread exists.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) };
     }
 
     pub(super) fn trim() {
-        // SAFETY: malloc_trim frees no block that is in use, and may be called from any thread
-        // (malloc_trim(3): MT-Safe).
+        // SAFETY: malloc_trim frees no used block and is MT-Safe (malloc_trim(3)).
         unsafe { libc::malloc_trim(0) };
     }
 }

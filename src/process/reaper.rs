@@ -1,18 +1,17 @@
-//! Who becomes the parent of orphans.
+//! Becoming the parent of orphaned processes.
 
 use std::io;
 
-/// Makes this process the one that its orphaned descendants become children of, instead of init
+/// Makes this process a subreaper: its orphaned descendants become its children instead of init's
 /// (`PR_SET_CHILD_SUBREAPER`, prctl(2); on FreeBSD `PROC_REAP_ACQUIRE`, procctl(2)).
 ///
-/// For a program that answers for whatever its child leaves behind, daemons included. Whoever calls
-/// it has to reap what it adopts. It lasts until the process ends, exec included, and children do
-/// not inherit it.
+/// For a program that stops all processes that its child leaves behind, including daemons. The
+/// caller must reap them. The setting lasts until the process ends, across exec. Children do not
+/// inherit it.
 ///
 /// # Errors
 ///
-/// [`Unsupported`](io::ErrorKind::Unsupported) where the system has no such thing; else the
-/// system's.
+/// [`Unsupported`](io::ErrorKind::Unsupported) on systems without subreapers; else the system's.
 pub fn become_subreaper() -> io::Result<()> {
     platform::become_subreaper()
 }
@@ -36,7 +35,7 @@ mod platform {
             libc::procctl(libc::P_PID, id, libc::PROC_REAP_ACQUIRE, std::ptr::null_mut())
         };
         match Errno::result(result) {
-            // It is one already.
+            // The process is a reaper already.
             Ok(_) | Err(Errno::EBUSY) => Ok(()),
             Err(error) => Err(error.into()),
         }

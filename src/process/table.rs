@@ -1,4 +1,4 @@
-//! The process table, as `/proc/PID/stat` tells it (proc_pid_stat(5)). Linux only.
+//! The process table, from `/proc/PID/stat` (proc_pid_stat(5)). Linux only.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -7,7 +7,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// Longer than any `/proc/PID/stat`: 52 numbers of at most 20 digits, and a name of 64 bytes.
+/// An upper bound on the size of `/proc/PID/stat`: 52 numbers of at most 20 digits, and a name of
+/// 64 bytes.
 const STAT_SIZE: usize = 1536;
 
 /// One process.
@@ -18,23 +19,23 @@ pub(crate) struct Entry {
     pub(crate) parent: i32,
     pub(crate) group: i32,
     pub(crate) session: i32,
-    /// In clock ticks: its own, user and system.
+    /// User and system time of the process, in clock ticks.
     pub(crate) cpu: u64,
-    /// In clock ticks: that of its children which it has reaped.
+    /// User and system time of its reaped children, in clock ticks.
     pub(crate) reaped_cpu: u64,
     pub(crate) threads: u64,
-    /// In clock ticks since boot, as in the first time namespace.
+    /// The start time in clock ticks since boot, in the initial time namespace.
     pub(crate) start: u64,
-    /// In pages.
+    /// Resident memory in pages.
     pub(crate) resident: u64,
 }
 
 impl Entry {
-    /// The process with this pid; `None` when there is none.
+    /// The process with this pid; `None` if there is none.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         match read_stat(pid) {
             Ok(stat) => Self::parse(pid, &stat, boot_offset()).map(Some),
-            // Without /proc, or behind its `hidepid`, there may be one all the same (proc(5)).
+            // The process may exist without /proc, or hidden by `hidepid` (proc(5)).
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match kill(Pid::from_raw(pid), None) {
                     Err(Errno::ESRCH) => Ok(None),
@@ -47,13 +48,13 @@ impl Entry {
         }
     }
 
-    /// Every process that can be seen from here; those that end meanwhile are left out, and so are
-    /// those of other users behind `hidepid` (proc(5)).
+    /// Every visible process. Processes that end meanwhile are left out, and so are those of other
+    /// users that `hidepid` hides (proc(5)).
     ///
     /// # Errors
     ///
-    /// `/proc` or an entry of it can't be read, as without a free descriptor or without memory. A
-    /// table with gaps would make a live process look gone.
+    /// `/proc` or one of its entries can't be read, as for `EMFILE` or `ENOMEM`. With an incomplete
+    /// table, a live process would count as ended.
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
         let offset = boot_offset();
@@ -69,13 +70,13 @@ impl Entry {
         Ok(found)
     }
 
-    /// Only its exit status is left.
+    /// Whether it is a zombie.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 
-    /// Whether this process began with no environment at all, as by `env -i`. Of one that has none
-    /// for a moment only, in execve(2) or at its end, this is not true.
+    /// Whether this process was started with an empty environment, as by `env -i`. False for a
+    /// process that has none during execve(2) or at its exit.
     pub(crate) fn began_without_environment(pid: i32) -> bool {
         let Ok(stat) = read_stat(pid) else { return false };
         let fields: Vec<&str> =
@@ -87,16 +88,16 @@ impl Entry {
         }
     }
 
-    /// `offset` is that of our own time namespace.
+    /// Parses an entry. `offset`: the boottime offset of the current time namespace.
     fn parse(pid: i32, stat: &[u8], offset: i64) -> io::Result<Self> {
         let entry = parse(pid, stat)
-            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat can't be understood")))?;
+            .ok_or_else(|| io::Error::other(format!("cannot parse /proc/{pid}/stat")))?;
         Ok(Self { start: entry.start.saturating_add_signed(-offset), ..entry })
     }
 }
 
-/// By how many clock ticks start times are shifted here: they are told in the time namespace of
-/// whoever reads them, and on record they must mean the same to all (time_namespaces(7)).
+/// The offset in clock ticks of start times here. `/proc` reports them relative to the time
+/// namespace of the reader, but a recorded one must be the same in all (time_namespaces(7)).
 fn boot_offset() -> i64 {
     let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
     let ticks = || sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
@@ -106,8 +107,7 @@ fn boot_offset() -> i64 {
     }
 }
 
-/// The whole seconds by which the boottime clock is shifted; what is below them never is, where
-/// unshare(1) has made the namespace.
+/// The offset of the boottime clock in seconds. unshare(1) sets whole seconds only.
 fn parse_boot_offset(offsets: &str) -> Option<i64> {
     let line = offsets.lines().find_map(|line| line.trim_start().strip_prefix("boottime"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
@@ -116,32 +116,32 @@ fn parse_boot_offset(offsets: &str) -> Option<i64> {
 fn read_stat(pid: i32) -> io::Result<Vec<u8>> {
     let mut file = File::open(format!("/proc/{pid}/stat"))?;
     let mut stat = vec![0; STAT_SIZE];
-    // One read gives all of it.
+    // One read returns the whole file.
     let length = file.read(&mut stat)?;
     stat.truncate(length);
     Ok(stat)
 }
 
-/// Whether the process has ended since it was listed (`ENOENT` at open, `ESRCH` at read), or is
-/// another user's and hidden.
+/// Whether the process has ended since it was listed (`ENOENT` at open, `ESRCH` at read), or
+/// belongs to another user and is hidden.
 fn is_out_of_sight(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM))
 }
 
-/// All fields from the third on.
+/// The fields from the third on.
 fn after_name(stat: &[u8]) -> Option<&str> {
-    // The second field is the command's name in parentheses, which may itself hold any of them.
+    // The second field is the command's name in parentheses, which may contain parentheses.
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     std::str::from_utf8(stat.get(name_end + 1..)?).ok()
 }
 
 fn parse(pid: i32, stat: &[u8]) -> Option<Entry> {
     let fields: Vec<&str> = after_name(stat)?.split_ascii_whitespace().take(22).collect();
-    // By the numbers of proc_pid_stat(5); the first of the rest is field 3.
+    // Field numbers as in proc_pid_stat(5); the first field here is number 3.
     let text = |number: usize| fields.get(number - 3).copied();
     let number = |field| text(field)?.parse::<u64>().ok();
     let id = |field| text(field)?.parse::<i32>().ok();
-    // The times of reaped children are signed in the kernel's format.
+    // The times of reaped children are signed.
     let ticks = |field| Some(u64::try_from(text(field)?.parse::<i64>().ok()?).unwrap_or(0));
     Some(Entry {
         pid,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn start_times_mean_the_same_in_every_time_namespace() {
+    fn start_times_are_the_same_in_every_time_namespace() {
         let offsets = "monotonic           0         0\nboottime       100000         0\n";
         assert_eq!(parse_boot_offset(offsets), Some(100_000));
         assert_eq!(parse_boot_offset(&offsets.replace("100000", "-5")), Some(-5));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_no_entry() {
+    fn a_truncated_stat_is_not_an_entry() {
         assert_eq!(parse(1, b""), None);
         assert_eq!(parse(1, b"1 (init"), None);
         assert_eq!(parse(1, &STAT.as_bytes()[..60]), None);

@@ -213,7 +213,7 @@ fn a_cgroup_that_is_in_use_or_none_is_refused_before_anything_starts() {
         assert!(said.contains(what) && said.contains(path.to_str().unwrap()), "{said}");
         assert!(!state.file("started").exists());
     };
-    refused(&state.file("no-cgroup"), "no cgroup v2");
+    refused(&state.file("no-cgroup"), "not a cgroup v2");
     assert!(!state.file("no-cgroup").exists());
     let Some(path) = cgroup("used") else { return };
     refused(path.parent().unwrap(), "is a root");

@@ -1,5 +1,5 @@
-//! What a child leaves behind where there is neither a process table that tells of sessions nor a
-//! pidfd: its process group. And no cgroups.
+//! The processes that outlive a child, on systems without pidfds and without sessions in the
+//! process table: its process group. There are no cgroups.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,30 +12,30 @@ use nix::unistd::Pid;
 use crate::child::left::Parting;
 use crate::child::{CgroupError, Identity, Signal};
 
-/// What is left of the group of a child that has been reaped.
+/// The process group of a reaped child.
 #[derive(Debug)]
 pub(in crate::child) struct Left {
     group: Pid,
 }
 
 impl Left {
-    /// The group that the child led; `None` when nobody is left in it.
+    /// The group that the child led; `None` if no process is left in it.
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let group = i32::try_from(child.pid).ok().filter(|pid| *pid > 1).map(Pid::from_raw)?;
         let mut left = Self { group };
-        // What can't be asked now is asked later.
+        // A failed check is repeated later.
         (!left.is_gone().unwrap_or(false)).then_some(left)
     }
 
-    /// The group here as well: nothing tells what else is the child's.
+    /// The group as well: no other process can be attributed to the child.
     pub(in crate::child) fn below(child: &Identity, _session: bool) -> Option<Self> {
         Self::group(child)
     }
 
-    /// Sends the parting signal, and CONT.
+    /// Sends the final signal, and CONT.
     pub(in crate::child) fn part(self, parting: Parting) -> Self {
         if !parting.group_has_had_it {
-            // KILL follows where it does not arrive, and its errors are reported.
+            // Errors are ignored: KILL follows, and its errors are reported.
             let _ = self.send(parting.signal);
             let _ = self.send(Signal::CONT);
         }
@@ -46,33 +46,33 @@ impl Left {
     ///
     /// # Errors
     ///
-    /// The system does not say whether the leader's pid has been given anew.
+    /// The system does not report whether the leader's pid was reused.
     pub(in crate::child) fn is_gone(&mut self) -> io::Result<bool> {
         let pid = Pid::from_raw(-self.group.as_raw());
-        // A process that has the leader's pid is a stranger: the number has been given anew.
-        Ok(kill(pid, None) == Err(Errno::ESRCH) || self.is_strangers()?)
+        // If a process has the leader's pid, the number was reused.
+        Ok(kill(pid, None) == Err(Errno::ESRCH) || self.is_reused()?)
     }
 
-    /// Sends KILL to the processes that are there now.
+    /// Sends KILL to the processes that are left.
     ///
     /// # Errors
     ///
-    /// As [`is_gone`](Self::is_gone), and kill(2)'s.
+    /// As [`is_gone`](Self::is_gone), and those of kill(2).
     pub(in crate::child) fn kill(&mut self) -> io::Result<()> {
         self.send(Signal::KILL)
     }
 
-    fn is_strangers(&self) -> io::Result<bool> {
+    fn is_reused(&self) -> io::Result<bool> {
         let leader = u32::try_from(self.group.as_raw()).unwrap_or(0);
         Ok(super::process(leader)?.is_some())
     }
 
     fn send(&self, signal: Signal) -> io::Result<()> {
-        if self.is_strangers()? {
+        if self.is_reused()? {
             return Ok(());
         }
-        // SAFETY: kill takes two integers and touches no memory of ours. As long as one member is
-        // left, and the leader is gone, the number is the group's.
+        // SAFETY: kill takes two integers and accesses no memory. While a member is left after the
+        // leader has ended, the number belongs to the group.
         match Errno::result(unsafe { libc::kill(-self.group.as_raw(), signal.number()) }) {
             Ok(_) | Err(Errno::ESRCH) => Ok(()),
             Err(error) => Err(error.into()),
@@ -80,21 +80,21 @@ impl Left {
     }
 }
 
-/// Not asked here: what is below us can't be told anyway.
+/// Unknown, and unused: descendants can't be found on these systems.
 pub(in crate::child) fn has_no_child() -> bool {
     false
 }
 
-/// Whether this child of ours has ended; it is not reaped.
+/// Whether this child has ended. It is not reaped.
 pub(in crate::child) fn has_ended(pid: Pid) -> io::Result<bool> {
     let pid = u32::try_from(pid.as_raw()).map_err(io::Error::other)?;
     Ok(super::process(pid)?.is_none_or(|process| process.ended))
 }
 
-/// None is known to be the child's.
+/// Does nothing: no orphan can be attributed to the child.
 pub(in crate::child) fn reap_orphans(_: &Identity, _session: bool) {}
 
-/// There is none: these systems have no cgroups.
+/// Uninhabited: these systems have no cgroups.
 #[derive(Debug)]
 pub(crate) struct Cgroup(Infallible);
 

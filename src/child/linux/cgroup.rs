@@ -1,5 +1,5 @@
-//! A cgroup (v2) as the home of one child and of all that it starts: cgroups(7), and the kernel's
-//! cgroup-v2 document.
+//! The cgroup (v2) of one child and its descendants: cgroups(7), and the kernel's cgroup-v2
+//! document.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -17,25 +17,26 @@ use crate::process::cgroup::{
 };
 use crate::process::table::Entry;
 
-/// How many members have a pidfd of ours at once, while they are signalled.
+/// How many pidfds are open at once while members are signalled.
 const AT_ONCE: usize = 32;
 
-/// The directory of a cgroup that holds one child and its descendants, and nobody else.
+/// The directory of a cgroup for one child and its descendants only.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     directory: PathBuf,
-    /// Made for this child, and so to be removed with it.
+    /// Whether it was created for this child, and is removed with it.
     made: bool,
-    /// `oom_kill` of `memory.events` before the child was started; `None` without that controller.
+    /// `oom_kill` of `memory.events` before the start of the child; `None` without the controller.
     oom_kills: Option<u64>,
 }
 
 impl Cgroup {
-    /// The cgroup of this directory, which is made if it is missing.
+    /// Opens the cgroup of this directory, and creates it if it is missing.
     ///
     /// # Errors
     ///
-    /// It can't be used, or has processes already and is to be `empty`. Nothing is left of it then.
+    /// The cgroup can't be used, or has processes although it must be `empty`. A created directory
+    /// is removed.
     pub(crate) fn open(directory: &Path, empty: bool) -> Result<Self, CgroupError> {
         let failed = |error: io::Error| CgroupError::new(directory, &error);
         let directory = std::path::absolute(directory).map_err(failed)?;
@@ -66,7 +67,7 @@ impl Cgroup {
         match is_populated(directory) {
             Ok(true) if empty => Err(CgroupError::InUse(directory.clone())),
             Ok(_) => Ok(()),
-            // Of a root only: nobody is to be killed with all that.
+            // Only a root has no `cgroup.events`, and its processes must not be killed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(CgroupError::Root(directory.clone()))
             }
@@ -74,12 +75,12 @@ impl Cgroup {
         }
     }
 
-    /// A process that writes 0 to it, or whose pid is written, becomes a member.
+    /// Opens `cgroup.procs`. Writing a pid to it makes the process a member; 0 means the writer.
     pub(in crate::child) fn procs(&self) -> io::Result<File> {
         File::options().write(true).open(self.directory.join("cgroup.procs"))
     }
 
-    /// Makes a child of ours that runs already a member.
+    /// Makes a running child a member.
     pub(in crate::child) fn admit(&self, pid: i32) -> Result<(), CgroupError> {
         fs::write(self.directory.join("cgroup.procs"), pid.to_string())
             .map_err(|error| CgroupError::new(&self.directory, &error))
@@ -89,44 +90,44 @@ impl Cgroup {
         &self.directory
     }
 
-    /// Whether the kernel has killed a member for want of memory since the child was started.
+    /// Whether the OOM killer has killed a member since the start of the child.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         let before = self.oom_kills.unwrap_or(0);
         oom_kills(&self.directory).is_some_and(|now| now > before)
     }
 
-    /// Whether no process is left in it or below it.
+    /// Whether the cgroup and its descendants have no process left.
     ///
     /// # Errors
     ///
-    /// It can't be read: that says nothing of its processes.
+    /// The cgroup can't be read, so it may have processes.
     pub(crate) fn is_empty(&self) -> io::Result<bool> {
         Ok(!holds_processes(&self.directory)?)
     }
 
-    /// Sends `signal` to every member, those of this process group excepted.
+    /// Sends `signal` to every member, except those of a process group.
     ///
     /// # Errors
     ///
-    /// The members can't be read, or the last error of signalling one, after all have been tried.
+    /// The members can't be read; or the last error of signalling, after all have been tried.
     pub(crate) fn signal(&self, signal: Signal, except_group: Option<i32>) -> io::Result<()> {
         signal_members(&self.directory, signal, except_group)
     }
 
-    /// Removes it if it was made here and is empty.
+    /// Removes the cgroup if it was created here and is empty.
     pub(crate) fn remove(&self) {
         if self.made && is_cgroup(&self.directory) {
             remove_tree(&self.directory);
         } else if self.made {
-            // A plain directory, made where there turned out to be no cgroup.
+            // A plain directory: the parent is not a cgroup.
             let _ = fs::remove_dir(&self.directory);
         }
     }
 }
 
-/// Kills everything in the cgroup of this directory where `is_ours` knows one of its processes,
-/// and says whether it did. Never one that this process is in: a process can't prove that it is
-/// alone there.
+/// Kills every process in the cgroup of this directory if `is_ours` is true for one of them, and
+/// returns whether it did. A cgroup that this process is in is never killed: it may also hold
+/// unrelated processes.
 ///
 /// # Errors
 ///
@@ -155,7 +156,7 @@ fn signal_members(directory: &Path, signal: Signal, except_group: Option<i32>) -
         return Ok(());
     }
     if signal == Signal::KILL {
-        // Linux 5.14; also against a bomb that forks faster than single signals arrive.
+        // Linux 5.14. Also effective against a fork bomb, which outpaces single signals.
         match File::options().write(true).open(directory.join("cgroup.kill")) {
             Ok(mut kill) => return kill.write_all(b"1"),
             Err(error) => debug!("{}: no cgroup.kill: {error}", directory.display()),
@@ -170,8 +171,8 @@ fn signal_members(directory: &Path, signal: Signal, except_group: Option<i32>) -
     sent.fold(Ok(()), Result::and)
 }
 
-/// Sends to those of `pids` that are members still, after they can't be exchanged any more. The
-/// kernel sorts all members for each look, so one look is for many.
+/// Sends a signal to those of `pids` that are still members after their pidfds were opened. The
+/// kernel sorts all members for each read of `cgroup.procs`, so one read serves many pids.
 fn send_to_members(
     directory: &Path,
     pids: &[i32],
@@ -212,7 +213,7 @@ fn oom_kills(directory: &Path) -> Option<u64> {
     value(&fs::read_to_string(directory.join("memory.events")).ok()?, "oom_kill")
 }
 
-/// What the child has made below it goes as well; a cgroup's directory has no other content.
+/// Removes a cgroup with its descendants. A cgroup's directory has no other content to remove.
 fn remove_tree(directory: &Path) {
     for child in children(directory).unwrap_or_default() {
         remove_tree(&child);
@@ -229,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_killed_for_want_of_memory_is_seen_in_the_counter() {
+    fn a_member_killed_by_the_oom_killer_is_detected_by_the_counter() {
         let directory = tempfile::tempdir().unwrap();
         let events = directory.path().join("memory.events");
         fs::write(&events, "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n").unwrap();
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_member_of_a_crowd_is_signalled_but_for_one_group() {
+    fn every_one_of_many_members_is_signalled_except_one_group() {
         let name = format!("vmon-test-{}-crowd", std::process::id());
         let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
         let made = mounts.into_iter().find_map(|mount| {
@@ -255,7 +256,7 @@ mod tests {
             cgroup.procs().is_ok().then_some(cgroup)
         });
         let Some(cgroup) = made else {
-            eprintln!("SKIPPED: no cgroup v2 here that could be used");
+            eprintln!("SKIPPED: no usable cgroup v2");
             return;
         };
         let start = |_| {
@@ -278,11 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cgroup_is_neither_made_nor_killed() {
+    fn a_directory_that_is_not_a_cgroup_is_neither_kept_nor_killed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web");
         let error = Cgroup::open(&path, true).unwrap_err().to_string();
-        assert!(error.contains("no cgroup v2") && error.contains("web"), "{error}");
+        assert!(error.contains("not a cgroup v2") && error.contains("web"), "{error}");
         assert!(!path.exists());
         assert!(!kill_cgroup(directory.path(), |_| true).unwrap());
     }

@@ -1,5 +1,5 @@
-//! What execve(2) gets, all of it prepared before there is a child, and the search that execvp(3)
-//! makes, without its allocations.
+//! The arguments of execve(2), prepared before the child exists, and the search in `PATH` of
+//! execvp(3) without its allocations.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -13,27 +13,28 @@ use nix::errno::Errno;
 
 use crate::child::Command;
 
-/// Runs a program that the kernel does not recognise (`ENOEXEC`): a script without `#!`.
+/// The interpreter of a file that the kernel does not recognize (`ENOEXEC`): a script without `#!`.
 const SHELL: &CStr = c"/bin/sh";
 
 /// The search path of a child without `PATH`: confstr(3)'s `_CS_PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// Longer names of a program that is looked up exist nowhere (`NAME_MAX`).
+/// The longest name of a program that is searched in `PATH` (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
 
-/// Longer elements of `PATH` are passed over (`PATH_MAX`, with the NUL).
+/// Longer elements of `PATH` are skipped (`PATH_MAX` less the NUL).
 const LONGEST_ELEMENT: usize = 4095;
 
 /// A program with its arguments and environment.
 pub(super) struct Program {
-    /// The paths to try, in this order.
+    /// The paths to try, in order.
     candidates: Vec<CString>,
-    /// The error where there is none to try.
+    /// The error if there is no path to try.
     without_candidates: Errno,
     argv: Strings,
     envp: Strings,
-    /// For [`SHELL`]: its own name, the script, the arguments, NULL. The child sets the script.
+    /// The arguments of [`SHELL`]: its name, the script, the arguments, NULL. The child sets the
+    /// script.
     shell_argv: Vec<Cell<*const c_char>>,
 }
 
@@ -61,7 +62,7 @@ impl Program {
         })
     }
 
-    /// Becomes this program, or tells why that can't be: the error that execvp(3) gives.
+    /// Executes the program. Returns only on failure, with the error of execvp(3).
     ///
     /// Async-signal-safe.
     pub(super) fn execute(&self) -> Errno {
@@ -71,7 +72,7 @@ impl Program {
             error = self.execute_at(candidate);
             match error {
                 Errno::EACCES => denied = true,
-                // Not there, or on a file system that is not (glibc's list).
+                // The file or its file system does not exist. The list is glibc's.
                 Errno::ENOENT
                 | Errno::ENOTDIR
                 | Errno::ESTALE
@@ -95,8 +96,8 @@ impl Program {
             script.set(path.as_ptr());
         }
         let shell_argv = self.shell_argv.as_ptr().cast::<*const c_char>();
-        // SAFETY: as above; a Cell has the layout of what is in it, and the script's path lives
-        // as long as this call.
+        // SAFETY: as above; a Cell has the layout of its content, and the script's path outlives
+        // this call.
         unsafe { libc::execve(SHELL.as_ptr(), shell_argv, self.envp.as_ptr()) };
         Errno::last()
     }
@@ -104,7 +105,7 @@ impl Program {
 
 /// C strings, and the NULL-terminated array of their addresses.
 struct Strings {
-    /// What `pointers` points to: on the heap, so it stays where it is.
+    /// The strings that `pointers` points to. They are on the heap, so they do not move.
     _owned: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
@@ -127,8 +128,8 @@ pub(super) fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "nul byte found in provided data"))
 }
 
-/// The child's environment, as execve(2) takes it: ours, then what the command changes. An entry of
-/// ours without `=`, which std does not tell, is left out.
+/// The child's environment in the form of execve(2): that of this process, with the changes of the
+/// command. Entries without `=`, which std does not return, are left out.
 fn environment(command: &Command) -> Vec<Vec<u8>> {
     let entry =
         |key: &OsStr, value: &OsStr| [key.as_bytes(), b"=".as_slice(), value.as_bytes()].concat();
@@ -144,8 +145,8 @@ fn environment(command: &Command) -> Vec<Vec<u8>> {
     environment
 }
 
-/// Where `program` is looked for: itself if it has a slash, else in each element of `path`, of
-/// which an empty one is the working directory.
+/// The paths to try for `program`: itself if it has a slash, else its name in each element of
+/// `path`. An empty element is the working directory.
 fn candidates(program: &OsStr, path: &OsStr) -> io::Result<Vec<CString>> {
     let name = program.as_bytes();
     if name.contains(&b'/') {
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_slash_is_looked_for_in_each_element_of_path() {
+    fn a_name_without_a_slash_is_searched_in_each_element_of_path() {
         assert_eq!(found("ls", "/bin:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
         assert_eq!(found("ls", ":/bin::rel:"), ["ls", "/bin/ls", "ls", "rel/ls", "ls"]);
         assert_eq!(found("ls", ""), ["ls"]);
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_file_can_have_is_looked_for_nowhere() {
+    fn an_invalid_file_name_is_not_searched() {
         let none: [&str; 0] = [];
         assert_eq!(found("", "/bin"), none);
         assert_eq!(found(&"x".repeat(256), "/bin"), none);

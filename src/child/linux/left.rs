@@ -1,4 +1,4 @@
-//! What a child leaves behind, from the process table; and zombies that have come down to us.
+//! The processes that outlive a child, from the process table, and reparented zombies.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,37 +13,37 @@ use crate::child::left::Parting;
 use crate::child::{Identity, Signal};
 use crate::process::table::Entry;
 
-/// What is left of a child that has been reaped.
+/// The processes that are left of a reaped child.
 #[derive(Debug)]
 pub(in crate::child) struct Left {
     leader: Leader,
     scope: Scope,
-    /// The processes that were found when the table was read last.
+    /// The processes of the last reading of the table.
     known: Vec<Entry>,
-    /// What is still to be sent to them: the table could not be read when it was due.
+    /// A signal to send after the next reading of the table, which was not read yet.
     pending: Option<Parting>,
 }
 
 impl Left {
-    /// The group that the child led; `None` when no process is left in it.
+    /// The group that the child led; `None` if no process is left in it.
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let leader = Leader::of(child)?;
-        // The table is read only if they do not end by themselves.
+        // The table is read only if the processes do not end by themselves.
         let left = Self { leader, scope: Scope::Group(leader), known: Vec::new(), pending: None };
-        (!left.has_surely_none()).then_some(left)
+        (!left.is_surely_gone()).then_some(left)
     }
 
-    /// All that has come down to us, or what is left of its session; `None` when that is no
-    /// process.
+    /// The reparented descendants, or with `session` the child's session; `None` if no process is
+    /// left.
     pub(in crate::child) fn below(child: &Identity, session: bool) -> Option<Self> {
         let leader = Leader::of(child)?;
         let scope = if session { Scope::Lost(leader) } else { Scope::Below };
         let mut left = Self { leader, scope, known: Vec::new(), pending: None };
-        // What can't be read now is read later.
+        // A table that can't be read now is read later.
         (!left.is_gone().unwrap_or(false)).then_some(left)
     }
 
-    /// Sends the parting signal, and CONT.
+    /// Sends the final signal, and CONT.
     pub(in crate::child) fn part(mut self, parting: Parting) -> Self {
         if self.known.is_empty() {
             self.pending = Some(parting);
@@ -55,11 +55,11 @@ impl Left {
 
     fn send(&self, parting: Parting) {
         let group = self.leader.pid;
-        let mut addressed = self.known.clone();
-        addressed.retain(|member| !(parting.group_has_had_it && member.group == group));
-        // KILL follows for those that it does not reach, and its errors are reported.
-        let _ = self.scope.send(&addressed, parting.signal);
-        let _ = self.scope.send(&addressed, Signal::CONT);
+        let mut members = self.known.clone();
+        members.retain(|member| !(parting.group_has_had_it && member.group == group));
+        // Errors are ignored: KILL follows, and its errors are reported.
+        let _ = self.scope.send(&members, parting.signal);
+        let _ = self.scope.send(&members, Signal::CONT);
     }
 
     /// Whether no process is left.
@@ -68,33 +68,33 @@ impl Left {
     ///
     /// The process table can't be read.
     pub(in crate::child) fn is_gone(&mut self) -> io::Result<bool> {
-        if self.has_surely_none() {
+        if self.is_surely_gone() {
             return Ok(true);
         }
-        // Looking at those few costs less than reading the table.
+        // A check of these few costs less than reading the table.
         if self.known.iter().any(|member| self.scope.still_includes(member)) {
             return Ok(false);
         }
-        self.look()?;
+        self.read_table()?;
         let none = self.known.is_empty();
         if none {
-            // What has ended since the first look is no member, and still to be reaped.
-            self.has_surely_none();
+            // Reaps the processes that have ended since the first check.
+            self.is_surely_gone();
         }
         Ok(none)
     }
 
-    /// Sends KILL to the processes that are there now.
+    /// Sends KILL to the processes that are left.
     ///
     /// # Errors
     ///
-    /// As [`is_gone`](Self::is_gone), and what sending gives.
+    /// As [`is_gone`](Self::is_gone), and those of sending a signal.
     pub(in crate::child) fn kill(&mut self) -> io::Result<()> {
-        self.look()?;
+        self.read_table()?;
         self.scope.send(&self.known, Signal::KILL)
     }
 
-    fn look(&mut self) -> io::Result<()> {
+    fn read_table(&mut self) -> io::Result<()> {
         self.known = self.scope.members()?;
         if let Some(parting) = self.pending.take() {
             self.send(parting);
@@ -102,12 +102,12 @@ impl Left {
         Ok(())
     }
 
-    /// What one call can tell: it takes zombies, and those who are not the child's, for members.
-    /// Zombies that are ours are reaped.
-    fn has_surely_none(&self) -> bool {
+    /// Whether one system call shows that no process is left. It may miss that, because zombies and
+    /// unrelated processes count. Reaps zombie children.
+    fn is_surely_gone(&self) -> bool {
         match self.scope {
             Scope::Group(leader) => {
-                // Signal 0 is sent to nobody; EPERM is an answer too.
+                // Signal 0 only checks; EPERM also means that there is a member.
                 kill(Pid::from_raw(-leader.pid), None) == Err(Errno::ESRCH)
             }
             Scope::Below | Scope::Lost(_) => reap(self.leader, self.scope) == Children::None,
@@ -117,44 +117,44 @@ impl Left {
 
 impl Leader {
     pub(in crate::child) fn of(child: &Identity) -> Option<Self> {
-        // Pid 0 is nobody's: the session of the kernel's own threads. 1 is init's.
+        // Session 0 is that of kernel threads, and pid 1 is init.
         let pid = i32::try_from(child.pid).ok().filter(|pid| *pid > 1)?;
         Some(Self { pid, start: child.start })
     }
 }
 
-/// Whether this process has any child, dead or alive.
+/// Whether this process has a child, alive or zombie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Children {
     None,
     Some,
 }
 
-/// Whether this process has no child at all, dead or alive.
+/// Whether this process has no child, alive or zombie.
 pub(in crate::child) fn has_no_child() -> bool {
     ended_child(libc::P_ALL, 0) == Err(Errno::ECHILD)
 }
 
-/// Whether this child of ours has ended; it is not reaped.
+/// Whether this child has ended. It is not reaped.
 pub(in crate::child) fn has_ended(pid: Pid) -> io::Result<bool> {
     let id = libc::id_t::try_from(pid.as_raw()).map_err(io::Error::other)?;
     match ended_child(libc::P_PID, id) {
         Ok(ended) => Ok(ended.is_some()),
-        // Somebody else has reaped it.
+        // Another part of the host has reaped it.
         Err(Errno::ECHILD) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }
 
-/// A child of ours that has ended and has not been reaped, if there is one.
+/// A zombie child, if there is one. It is not reaped.
 fn ended_child(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<i32>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: waitid(2) writes one siginfo_t to the pointer, which is valid for one. nix's wrapper
     // is not used: it has no status for a child that a real-time signal has ended.
-    Errno::result(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), look) })?;
-    // SAFETY: zeroed is a valid siginfo_t, and for a child that has ended the kernel has filled in
-    // its pid; for none, the pid is 0.
+    Errno::result(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) })?;
+    // SAFETY: zeroed is a valid siginfo_t. The kernel has set the pid of an ended child; without
+    // one, the pid is 0.
     let pid = unsafe { info.assume_init().si_pid() };
     Ok((pid != 0).then_some(pid))
 }
@@ -165,8 +165,8 @@ pub(in crate::child) fn reap_orphans(child: &Identity, session: bool) {
     let _ = reap(leader, if session { Scope::Lost(leader) } else { Scope::Below });
 }
 
-/// Reaps those that have come down to us and have ended. Neither the child, which its monitor
-/// reaps, nor what others of this process have started: that is in our own session.
+/// Reaps reparented processes that have ended. Not the child, which its monitor reaps, nor children
+/// that the host has started, which are in our own session.
 fn reap(child: Leader, scope: Scope) -> Children {
     let is_orphan = |entry: &Entry| match scope {
         Scope::Lost(leader) | Scope::Group(leader) => entry.session == leader.pid,
@@ -180,7 +180,7 @@ fn reap(child: Leader, scope: Scope) -> Children {
         };
         let entry = Entry::of(pid).ok().flatten();
         if pid == child.pid || !entry.is_some_and(|entry| is_orphan(&entry)) {
-            // The kernel tells of the same one again and again, so it can't tell of others.
+            // waitid returns the same zombie each time, so the others are found in the table.
             reap_from_table(child, is_orphan);
             return Children::Some;
         }

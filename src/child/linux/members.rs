@@ -1,5 +1,5 @@
-//! Processes that belong to a child without being children of ours: its session, its group, and
-//! what has come down to us since it ended, found in the process table.
+//! The processes of a child that are not children of this process: its session, its group, and its
+//! reparented descendants, found in the process table.
 
 use std::io;
 
@@ -9,20 +9,20 @@ use super::pidfd::send_to;
 use crate::child::Signal;
 use crate::process::table::Entry;
 
-/// The processes that are meant.
+/// A set of processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::child) enum Scope {
-    /// This process, and the session and the group that it led, if it did: one that a host has
-    /// started need lead neither.
+    /// The leader, and the session and the group that it led. A child that a host has started may
+    /// lead neither.
     Lost(Leader),
-    /// The group that this process led.
+    /// The group that the leader led.
     Group(Leader),
-    /// All below us, except what is of our own session: a child leads one of its own, which no
-    /// descendant can leave for ours (setsid(2)).
+    /// All descendants of this process outside of its session. A monitored child leads a session of
+    /// its own, and its descendants can't join ours (setsid(2)).
     Below,
 }
 
-/// A process that leads a session and a group of its own number, or did so.
+/// A process that leads or has led the session and the group with its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::child) struct Leader {
     pub(in crate::child) pid: i32,
@@ -31,19 +31,19 @@ pub(in crate::child) struct Leader {
 }
 
 impl Leader {
-    /// Whether it is this very process.
+    /// Whether the entry is this process.
     pub(in crate::child) fn is(&self, entry: &Entry) -> bool {
         (entry.pid, entry.start) == (self.pid, self.start)
     }
 
-    /// Whether the number can only mean what this process led. Another process that has its pid
-    /// is a stranger, and so is the session that it may lead; and as long as one member of the
-    /// old one is left, the kernel gives the number to nobody.
+    /// Whether the number still means the session and group that this process led. If another
+    /// process has its pid, that may lead a session with the same number. While a member of the old
+    /// session is left, the kernel does not reuse the number.
     fn is_unambiguous(&self) -> io::Result<bool> {
         match Entry::of(self.pid) {
             Ok(Some(entry)) => Ok(entry.start == self.start),
             Ok(None) => Ok(true),
-            // Hidden by `hidepid` (proc(5)): another user's.
+            // Hidden by `hidepid` (proc(5)): a process of another user.
             Err(error) if is_hidden(&error) => Ok(false),
             Err(error) => Err(error),
         }
@@ -51,20 +51,19 @@ impl Leader {
 }
 
 impl Scope {
-    /// Who lives of them now. Never ourselves.
+    /// The members that are alive now, without this process.
     ///
     /// # Errors
     ///
-    /// The process table can't be read: nothing is known of them then, least of all that they are
-    /// gone.
+    /// The process table can't be read: members may still exist.
     pub(in crate::child) fn members(&self) -> io::Result<Vec<Entry>> {
         let mut table = Entry::all()?;
         match self {
             Self::Below => table = below(table)?,
             Self::Lost(_) | Self::Group(_) => table.retain(|entry| self.includes(entry)),
         }
-        table.retain(|entry| !entry.has_ended() && !is_us(entry.pid));
-        // After the look, so that the number has been theirs all the while.
+        table.retain(|entry| !entry.has_ended() && !is_self(entry.pid));
+        // Checked after the table was read, so that the number was theirs all the time.
         match self {
             Self::Lost(leader) | Self::Group(leader) if !table.is_empty() => {
                 Ok(if leader.is_unambiguous()? { table } else { Vec::new() })
@@ -73,7 +72,7 @@ impl Scope {
         }
     }
 
-    /// Sends `signal` to each of these members that is still the same process.
+    /// Sends `signal` to each of these members that is still the same process and in the set.
     ///
     /// # Errors
     ///
@@ -89,7 +88,7 @@ impl Scope {
         outcome
     }
 
-    /// Whether this member has neither ended nor gone elsewhere.
+    /// Whether this member is still alive and in the set.
     pub(in crate::child) fn still_includes(&self, member: &Entry) -> bool {
         let now = Entry::of(member.pid).ok().flatten();
         now.is_some_and(|now| now.start == member.start && !now.has_ended() && self.includes(&now))
@@ -107,17 +106,16 @@ impl Scope {
     }
 }
 
-/// Whether there is a process that `/proc` does not show.
+/// Whether the error means a process that `/proc` hides.
 fn is_hidden(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM))
 }
 
-fn is_us(pid: i32) -> bool {
+fn is_self(pid: i32) -> bool {
     u32::try_from(pid) == Ok(std::process::id())
 }
 
-/// Those of the table that descend from us, without the children of our own session and what is
-/// below those.
+/// The descendants of this process, without its children in its own session and their descendants.
 fn below(mut table: Vec<Entry>) -> io::Result<Vec<Entry>> {
     let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let session = nix::unistd::getsid(None)?.as_raw();

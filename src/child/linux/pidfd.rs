@@ -1,5 +1,5 @@
-//! Signals for processes that are not our own children: through a pidfd that was opened first and
-//! looked at afterwards, so that none can reach a stranger that has the pid by then.
+//! Signals to processes that are not children of this one, through a pidfd. The pidfd is opened
+//! before the process is checked, so a signal can't reach a process that reuses the pid.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -9,29 +9,29 @@ use nix::errno::Errno;
 
 use crate::child::Signal;
 
-/// A process that can't be taken for another (pidfd_open(2), Linux 5.3).
+/// A pidfd: it refers to the same process also after the pid is reused (pidfd_open(2), Linux 5.3).
 #[derive(Debug)]
 pub(in crate::child) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// The process that has this pid now.
+    /// Opens the process that has this pid now.
     pub(in crate::child) fn open(pid: i32) -> nix::Result<Self> {
         // SAFETY: pidfd_open takes two integers; flags 0. It sets CLOEXEC by itself.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// The one that clone(2) gave with the process.
+    /// The pidfd that clone(2) has returned.
     pub(in crate::child) fn of(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
     pub(in crate::child) fn send(&self, signal: Signal) -> nix::Result<()> {
         let no_info = ptr::null::<libc::siginfo_t>();
-        // SAFETY: takes a live descriptor, an integer, and a null pointer that stands for what
-        // kill(2) would tell; flags 0.
+        // SAFETY: takes an open descriptor, an integer, and a null pointer for the default siginfo;
+        // flags 0.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
@@ -51,12 +51,12 @@ impl AsFd for PidFd {
     }
 }
 
-/// Sends `signal` to the process that has this pid, if `is_meant` says so after it can't be
-/// exchanged any more. Nothing is sent to ourselves, and one that is gone is no error.
+/// Sends `signal` to the process with this pid, if `is_meant` returns true after the pidfd was
+/// opened. Nothing is sent to this process. A process that has ended is not an error.
 ///
 /// # Errors
 ///
-/// pidfd_open(2)'s and pidfd_send_signal(2)'s.
+/// Those of pidfd_open(2) and pidfd_send_signal(2).
 pub(in crate::child) fn send_to(
     pid: i32,
     signal: Signal,

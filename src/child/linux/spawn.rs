@@ -1,17 +1,17 @@
-//! A child without fork's cost: clone(2) with `CLONE_VM | CLONE_VFORK`, as posix_spawn(3) of glibc
-//! does it, but with a session, a terminal and a parent-death signal, which that can't give.
+//! Starting a child by clone(2) with `CLONE_VM | CLONE_VFORK`, as posix_spawn(3) of glibc does, but
+//! with a session, a controlling terminal and a parent-death signal, which posix_spawn lacks.
 //!
-//! fork copies the page tables of the host, and each page that either writes then faults: tens of
-//! milliseconds for a host of a gigabyte, in which its loop stands still. Here the child borrows
-//! our memory, on a stack of its own, and this thread is suspended until it has become its program
-//! or has ended. So the child must leave our memory as it is but for the Cells of its [`Plan`]: it
-//! allocates nothing, waits for no lock, can't panic, and runs no handler of ours, because every
-//! signal is blocked from before the clone until none is caught any more. All that it needs is
-//! prepared before.
+//! fork(2) copies the page tables of the host, and each later write of either process to a page
+//! faults: tens of milliseconds for a host of a gigabyte, during which its loop stalls. Here the
+//! child shares the memory of this process, on a stack of its own, and the kernel suspends this
+//! thread until the child calls execve or exits. So the child must not write to memory except the
+//! Cells of its [`Plan`] and its stack: it allocates nothing, takes no lock and can't panic. It
+//! runs no signal handler of the host, because every signal is blocked from before the clone until
+//! no signal is caught. Everything that it needs is prepared before.
 //!
-//! The child has this thread's thread-local storage too, so its calls overwrite our `errno`. That
-//! harms nobody: clone sets it where it fails, and nothing reads it where it succeeds. Fork handlers
-//! (pthread_atfork(3)) do not run.
+//! The child also shares the thread-local storage of this thread, so its calls overwrite `errno`.
+//! That has no effect: clone sets `errno` if it fails, and nothing reads it if it succeeds. Fork
+//! handlers (pthread_atfork(3)) do not run.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -35,7 +35,7 @@ use super::pidfd::PidFd;
 use crate::child::{Cgroup, ChildStdio, Command, SpawnFailure};
 use crate::process::FileLimit;
 
-/// Starts `command` in a session of its own, and has it killed when the calling thread ends.
+/// Starts `command` in a session of its own, to be killed when the calling thread ends.
 pub(in crate::child) fn spawn(
     command: &Command,
     stdio: &ChildStdio<'_>,
@@ -49,7 +49,8 @@ pub(in crate::child) fn spawn(
     let plan = Plan::new(command, stdio, procs)?;
     let (pid, pidfd) = clone(&plan)?;
     if let Some(failure) = plan.failure.take() {
-        // Ends at once. It is gone already where this process ignores SIGCHLD (wait(2)).
+        // The child exits at once. If this process ignores SIGCHLD, it was reaped already
+        // (wait(2)).
         while waitpid(pid, None) == Err(Errno::EINTR) {}
         return Err(match failure {
             Failure::Cgroup(errno) => at_cgroup(errno.into()),
@@ -60,16 +61,16 @@ pub(in crate::child) fn spawn(
     }
     let exit = match pidfd {
         Some(pidfd) => ExitWatch(Some(PidFd::of(pidfd))),
-        // It runs already: one that can't be watched is polled.
+        // The child runs. Without a pidfd it is polled.
         None => ExitWatch::new(pid).unwrap_or_default(),
     };
     Ok((pid, exit))
 }
 
-/// What the child is to do, and what it could not.
+/// The steps of the child until execve, and the step that failed.
 struct Plan {
     parent: Pid,
-    /// What becomes its descriptors 0, 1 and 2; none of these is one of those.
+    /// The descriptors that become 0, 1 and 2. Their own numbers are above 2.
     stdio: [RawFd; 3],
     /// Whether descriptor 1 becomes its controlling terminal.
     terminal: bool,
@@ -78,10 +79,10 @@ struct Plan {
     cgroup: Option<File>,
     directory: Option<CString>,
     file_limit: Option<FileLimit>,
-    /// Whether it runs beside everything else, as `Child::spawn_in_background` says.
+    /// Whether it is a background command: see `Child::spawn_in_background`.
     background: bool,
     program: Program,
-    /// Written by the child, which then ends.
+    /// Written by the child before it exits.
     failure: Cell<Option<Failure>>,
 }
 
@@ -111,9 +112,9 @@ impl Plan {
         })
     }
 
-    /// In the child: becomes the program, or tells why that can't be.
+    /// Runs in the child. Returns only on failure.
     ///
-    /// It and all that it calls is async-signal-safe, in the strict sense of this module.
+    /// Async-signal-safe in the strict sense of this module, with everything that it calls.
     fn carry_out(&self) -> Failure {
         match self.prepare() {
             Ok(()) => Failure::Execute(self.program.execute()),
@@ -123,20 +124,20 @@ impl Plan {
 
     fn prepare(&self) -> Result<(), Failure> {
         if self.background {
-            step_back().map_err(Failure::Prepare)?;
+            lower_priority().map_err(Failure::Prepare)?;
         } else {
-            // First, so that nothing that follows can leave it behind.
+            // First, so that the child does not outlive this process if a later step blocks.
             die_with_parent(self.parent).map_err(Failure::Prepare)?;
             setsid().map_err(Failure::Prepare)?;
         }
         if let Some(cgroup) = &self.cgroup {
-            // 0 means whoever writes it (cgroups(7)).
+            // 0 means the writing process (cgroups(7)).
             nix::unistd::write(cgroup, b"0").map_err(Failure::Cgroup)?;
         }
         reset_signals(self.last_signal, self.background).map_err(Failure::Prepare)?;
         for (from, to) in self.stdio.iter().zip(libc::STDIN_FILENO..) {
-            // SAFETY: dup2 takes two integers. Its table of descriptors is the child's own, in
-            // which nothing owns 0, 1 and 2. They are not closed on exec.
+            // SAFETY: dup2 takes two integers. The descriptor table is the child's own, in which
+            // nothing owns 0, 1 and 2. They stay open across exec.
             Errno::result(unsafe { libc::dup2(*from, to) }).map_err(Failure::Prepare)?;
         }
         if self.terminal {
@@ -153,38 +154,38 @@ impl Plan {
         if self.background {
             close_others();
         }
-        // What this thread blocks is no business of the child's.
+        // The child does not inherit the signal mask of this thread.
         SigSet::empty().thread_set_mask().map_err(Failure::Prepare)
     }
 }
 
-/// Leaves our process group, and takes its turn after everybody else.
-fn step_back() -> nix::Result<()> {
+/// Moves the calling process to a new process group, with the lowest CPU and disk priority.
+fn lower_priority() -> nix::Result<()> {
     /// ioprio_set(2): `IOPRIO_WHO_PROCESS`, of which 0 is the caller.
     const WHO_PROCESS: c_int = 1;
-    /// `IOPRIO_CLASS_IDLE`: disk time that nobody else wants. Schedulers that know no classes
-    /// take no notice.
+    /// `IOPRIO_CLASS_IDLE`: disk time that no other process requests. I/O schedulers without
+    /// priorities ignore it.
     const CLASS_IDLE: c_int = 3 << 13;
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-    // SAFETY: both calls take integers. They concern the calling process alone, and to be refused
-    // one (by a seccomp filter, say) is no reason not to run.
+    // SAFETY: both calls take integers and affect the calling process alone. A failure, as by a
+    // seccomp filter, does not stop the command.
     unsafe {
-        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, crate::child::LEAST_URGENT);
+        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, crate::child::LOWEST_PRIORITY);
         libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE);
     }
     Ok(())
 }
 
-/// Closes all but the three streams: close_range(2), Linux 5.9. What is ours is closed by exec
-/// anyway; what we have inherited ourselves may not be.
+/// Closes all descriptors but the three streams: close_range(2), Linux 5.9. Those of this process
+/// are close-on-exec, but inherited ones may not be.
 fn close_others() {
-    // SAFETY: takes integers. The table of descriptors is the child's own, and nothing in it is
-    // used any more.
+    // SAFETY: takes integers. The descriptor table is the child's own, and none of the closed
+    // descriptors is used any more.
     unsafe { libc::syscall(libc::SYS_close_range, libc::STDERR_FILENO + 1, c_int::MAX, 0) };
 }
 
-/// Has the calling process killed when the thread that started it ends. Fails when that was gone
-/// before it could be asked for: the signal would never come.
+/// Requests SIGKILL for the calling process when the thread that started it ends. Fails if that has
+/// ended before the request, in which case the signal would never arrive.
 fn die_with_parent(parent: Pid) -> nix::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
@@ -193,17 +194,17 @@ fn die_with_parent(parent: Pid) -> nix::Result<()> {
     Ok(())
 }
 
-/// Gives every signal that is caught its default action, as exec will, but before any is let
-/// through: a handler would run in the host's memory. What is ignored stays so, unless `all` are to
-/// have their default action, except SIGPIPE, which Rust's runtime ignores, and SIGCHLD, without
-/// which a program can't wait for its children.
+/// Sets every caught signal to its default action, as exec would, but before signals are unblocked:
+/// a handler would run in the host's memory. Ignored signals stay ignored, unless `all` is set. The
+/// exceptions are SIGPIPE, which Rust's runtime ignores, and SIGCHLD, without which a program can't
+/// wait for its children.
 ///
-/// What came for the host's process group before setsid(2) was the host's to handle, and is
-/// discarded. It waits here because all is blocked, and would end the child when that is over: on a
-/// kernel before 5.16, where it dumps core, the host as well, whose memory this still is.
+/// Pending signals are discarded. They were sent to the host's process group before setsid(2), and
+/// would end the child as soon as signals are unblocked. On a kernel before 5.16, a signal that
+/// dumps core would also end the host, which shares its memory.
 ///
-/// Some C libraries take a lock in sigaction for SIGABRT, against abort(3). Another thread that
-/// keeps it is about to end the host, and by now the child ends with that.
+/// Some C libraries take a lock in sigaction for SIGABRT, against abort(3). A thread that holds it
+/// is about to abort the host, and the child ends with the host.
 fn reset_signals(last: c_int, all: bool) -> nix::Result<()> {
     let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: sigpending(2) writes one set to the pointer, which is valid for one.
@@ -217,14 +218,14 @@ fn reset_signals(last: c_int, all: bool) -> nix::Result<()> {
         // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
         // which is valid for one sigaction.
         if unsafe { libc::sigaction(signal, ptr::null(), current.as_mut_ptr()) } != 0 {
-            // The C library's own, by which its threads call each other, and nobody this child.
+            // A signal that the C library reserves for its threads.
             continue;
         }
         // SAFETY: zeroed is a valid sigaction, and the kernel has filled it.
         let action = unsafe { current.assume_init() }.sa_sigaction;
         let is_caught = action != libc::SIG_DFL && action != libc::SIG_IGN;
         if is_caught || is_pending {
-            // To ignore one discards what is pending of it (sigaction(2)).
+            // SIG_IGN discards a pending signal (sigaction(2)).
             set_action(signal, libc::SIG_IGN)?;
             set_action(signal, if is_caught { libc::SIG_DFL } else { action })?;
         }
@@ -236,7 +237,7 @@ fn reset_signals(last: c_int, all: bool) -> nix::Result<()> {
     set_action(libc::SIGCHLD, libc::SIG_DFL)
 }
 
-/// `action` is `SIG_IGN` or `SIG_DFL`.
+/// Sets the action of a signal to `SIG_IGN` or `SIG_DFL`.
 fn set_action(signal: c_int, action: libc::sighandler_t) -> nix::Result<()> {
     // SAFETY: zeroed is a valid sigaction: no flags, and an empty mask.
     let mut new = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
@@ -247,8 +248,8 @@ fn set_action(signal: c_int, action: libc::sighandler_t) -> nix::Result<()> {
     Ok(())
 }
 
-/// Starts the child and comes back when it has become its program or has failed; with its pidfd
-/// (Linux 5.2), which can't mean another process however soon it ends.
+/// Starts the child and returns after it has called execve or has failed. Returns its pidfd (Linux
+/// 5.2), which refers to this child however soon that ends.
 fn clone(plan: &Plan) -> io::Result<(Pid, Option<OwnedFd>)> {
     let stack = Stack::new()?;
     let blocked = AllBlocked::new()?;
@@ -256,33 +257,33 @@ fn clone(plan: &Plan) -> io::Result<(Pid, Option<OwnedFd>)> {
     let mut start = |flags: c_int| {
         let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
-        // SAFETY: `run` gets the plan it expects, which outlives the child's use of our memory, as
-        // this thread goes on only when that has ended (`CLONE_VFORK`). Until then nothing but the
-        // child's side of `plan.failure` and `shell_argv` is written, both in Cells. The stack is
-        // the child's alone, and the kernel writes one descriptor to `pidfd`.
+        // SAFETY: `run` gets the plan that it expects. The plan outlives the child's use of this
+        // memory, because this thread is suspended until that ends (`CLONE_VFORK`). Until then the
+        // child writes only `plan.failure` and `shell_argv`, which are Cells. The stack is used by
+        // the child alone, and the kernel writes one descriptor to `pidfd`.
         Errno::result(unsafe { libc::clone(run, stack.top(), flags, plan, &raw mut pidfd) })
     };
     let pid = match start(libc::CLONE_PIDFD) {
-        // A sandbox that does not know the flag. A kernel that does not takes no notice of it.
+        // A seccomp filter that refuses the flag. A kernel without the flag ignores it.
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => start(0),
         result => result,
     }?;
     drop(blocked);
-    // SAFETY: the kernel has just given us this descriptor, close-on-exec; nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor, close-on-exec; nothing else owns it.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     Ok((Pid::from_raw(pid), pidfd))
 }
 
-/// Where the child begins, in our memory.
+/// The entry point of the child, in the shared memory.
 extern "C" fn run(plan: *mut c_void) -> c_int {
-    // SAFETY: `clone` above gives the address of a plan that lives until this has ended.
+    // SAFETY: `clone` above passes the address of a plan that outlives this function.
     let plan = unsafe { &*plan.cast::<Plan>() };
     plan.failure.set(Some(plan.carry_out()));
-    // SAFETY: _exit ends this process and runs no exit handlers of the host's.
+    // SAFETY: _exit ends this process without running exit handlers of the host.
     unsafe { libc::_exit(127) }
 }
 
-/// While it lives, no signal is let through to this thread.
+/// A guard that blocks every signal for this thread.
 struct AllBlocked(SigSet);
 
 impl AllBlocked {
@@ -293,19 +294,19 @@ impl AllBlocked {
 
 impl Drop for AllBlocked {
     fn drop(&mut self) {
-        // Fails only for an unknown way of changing the mask.
+        // Fails only for an invalid operation.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// A stack for the child, with a page below it that can't be touched.
+/// A stack for the child, with a guard page below it.
 struct Stack {
     base: *mut c_void,
     len: usize,
 }
 
 impl Stack {
-    /// Many times what the child needs, in a debug build too; only what it touches is ever memory.
+    /// Many times the need of the child, also in a debug build. Untouched pages take no memory.
     const ROOM: usize = 64 * 1024;
 
     fn new() -> io::Result<Self> {
@@ -313,14 +314,14 @@ impl Stack {
         let guard = page.ok_or(Errno::EINVAL)?;
         let len = guard + Self::ROOM;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
-        // SAFETY: a new anonymous mapping, where the kernel finds room: nothing that exists is
-        // touched.
+        // SAFETY: a new anonymous mapping at an address that the kernel chooses: no existing
+        // mapping is changed.
         let base = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let stack = Self { base, len };
-        // SAFETY: all but the first page of the mapping that has just been made, which is ours.
+        // SAFETY: all but the first page of the new mapping, which this function owns.
         let result = unsafe {
             let room = base.byte_add(guard);
             libc::mprotect(room, Self::ROOM, libc::PROT_READ | libc::PROT_WRITE)
@@ -329,7 +330,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Where it begins: stacks grow down on all that Linux and Rust run on.
+    /// The start of the stack, which grows down on every architecture of Linux in Rust.
     fn top(&self) -> *mut c_void {
         // SAFETY: one past the end of the mapping.
         unsafe { self.base.byte_add(self.len) }
@@ -338,8 +339,8 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the whole of a mapping of our own, which no one uses any more: the child has left
-        // our memory by the time clone(2) returns.
+        // SAFETY: a whole mapping that this type owns and that is no longer used: the child has
+        // left this memory when clone(2) returns.
         unsafe { libc::munmap(self.base, self.len) };
     }
 }

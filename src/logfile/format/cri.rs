@@ -22,8 +22,8 @@ struct Head {
     size: usize,
 }
 
-/// Encodes as many records of `bytes` as fit. Returns how many of `bytes` they carry, and whether the
-/// last one leaves a line open; `None` if there is no record.
+/// Encodes as many records of `bytes` as fit. Returns how many of `bytes` they carry, and whether
+/// the last one leaves a line open; `None` if there is no record.
 pub(super) fn encode(
     time: Timestamp,
     stream: &[u8; 6],

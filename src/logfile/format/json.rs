@@ -18,8 +18,8 @@ pub(super) const LONGEST_ESCAPE: usize = REPLACED.len();
 pub(super) const AROUND: usize =
     br#"{"log":"","stream":"stdout","time":"Z"}"#.len() + time::LENGTH + b"\n".len();
 
-/// Encodes as many records of `kept` and `bytes` as fit. Returns how many of `bytes` are in records or
-/// held back.
+/// Encodes as many records of `kept` and `bytes` as fit. Returns how many of `bytes` are in records
+/// or held back.
 pub(super) fn encode(
     time: Timestamp,
     stream: &[u8; 6],
@@ -200,8 +200,8 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
 
 const WORD: usize = size_of::<u64>();
 
-/// Whether a byte of a word may need an escape. Each test sets the high bit of the bytes that pass it,
-/// and possibly of the byte after, so there are false positives but no false negatives.
+/// Whether a byte of a word may need an escape. Each test sets the high bit of the bytes that pass
+/// it, and possibly of the byte after, so there are false positives but no false negatives.
 fn holds_special(word: [u8; WORD]) -> bool {
     const EACH: u64 = u64::from_le_bytes([1; WORD]);
     let word = u64::from_le_bytes(word);
@@ -217,8 +217,8 @@ fn holds_special(word: [u8; WORD]) -> bool {
     found & (EACH << 7) != 0
 }
 
-/// Includes the characters of HTML that Go escapes. 0xe2 starts two characters that need an escape, and
-/// many that do not.
+/// Includes the characters of HTML that Go escapes. 0xe2 starts two characters that need an escape,
+/// and many that do not.
 fn may_be_escaped(byte: u8) -> bool {
     matches!(byte, 0..0x20 | b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2)
 }

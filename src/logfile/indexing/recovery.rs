@@ -22,9 +22,9 @@ struct Valid {
 }
 
 impl Indexing {
-    /// Resumes the index of a log that was just opened. Records that are torn or beyond the end of the
-    /// log are cut off. An index of another log is removed. A failure is reported by the first flush,
-    /// which creates a new index.
+    /// Resumes the index of a log that was just opened. Records that are torn or beyond the end of
+    /// the log are cut off. An index of another log is removed. A failure is reported by the first
+    /// flush, which creates a new index.
     pub(in super::super) fn resume(
         &mut self,
         directory: &Directory,

@@ -163,7 +163,8 @@ impl Lines {
     }
 
     /// Calls `show` with the time and the end of each record that has a time, from the line at
-    /// `offset` up to `until`. Returns the offset of the line at which `show` stopped, or of the end.
+    /// `offset` up to `until`. Returns the offset of the line at which `show` stopped, or of the
+    /// end.
     fn scan(
         &mut self,
         content: &mut Content,

@@ -181,7 +181,8 @@ mod tests {
         }
     }
 
-    /// A frame of one block, which repeats a byte, by its header behind the magic number (RFC 8878).
+    /// A frame of one block, which repeats a byte, by its header behind the magic number (RFC
+    /// 8878).
     fn frame(header: &[u8], length: u32) -> Vec<u8> {
         let block = (length << 3 | 1 << 1 | 1).to_le_bytes();
         [&0xfd2f_b528_u32.to_le_bytes()[..], header, &block[..3], b"x"].concat()

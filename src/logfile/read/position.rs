@@ -1,7 +1,7 @@
 //! A position in a log.
 
-/// A position in a log, between two entries. It remains valid when the log is rotated or compressed.
-/// If its generation was removed, it means the beginning of the oldest later one.
+/// A position in a log, between two entries. It remains valid when the log is rotated or
+/// compressed. If its generation was removed, it means the beginning of the oldest later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The number of the generation. For the current log, the number it will get.
