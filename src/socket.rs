@@ -1,8 +1,8 @@
-//! Unix sockets by their paths: reached, and put into a place of their own.
+//! Unix sockets by path: connecting, and listening at a path.
 //!
-//! Nothing here waits unless it is told to, and nothing is registered or read.
+//! Only [`dial`] blocks, and only with a timeout. Nothing is registered with the loop or read.
 
-// The control socket checks its peer's user and uses timeouts; consoles dial paths of any length.
+// The control socket checks its peer's user and uses timeouts; consoles connect to long paths.
 #![cfg_attr(not(all(feature = "consoles", feature = "control")), allow(dead_code, unused_imports))]
 
 mod place;
@@ -20,23 +20,23 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, connect};
 
-#[allow(unused_imports)] // the registry alone closes lost runs
+#[allow(unused_imports)] // only the registry closes lost runs
 pub(crate) use place::sweep;
 pub(crate) use place::{Bound, PlaceError};
 pub(crate) use platform::{path_limit, peer_uid};
 
-/// How long the path of a socket may be for whoever knows nothing but `sockaddr_un`, as most
-/// programs do; the closing NUL takes one.
+/// The longest path of a socket that fits into a `sockaddr_un`, less one for the NUL. Most programs
+/// can't connect to a longer one.
 pub(crate) const ADDRESS_LIMIT: usize =
     size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
 
-/// Connects to the socket at `path`, which is not a symbolic link. With a server that accepts nobody
-/// it waits for as long as `patience` says, or not at all; then it is `WouldBlock`.
-pub(crate) fn dial(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
+/// Connects to the socket at `path`, which must not be a symbolic link. If the backlog of the
+/// server is full, it blocks up to `timeout`, or not at all, and fails with `WouldBlock`.
+pub(crate) fn dial(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream> {
     let socket = UnixStream::from(platform::socket()?);
-    match patience {
-        // Linux lets connect(2) wait for room among those who have not been accepted, unix(7), for
-        // as long as a send may; elsewhere it never waits. Zero would be for ever.
+    match timeout {
+        // On Linux, connect(2) blocks on a full backlog up to the send timeout (unix(7)); elsewhere
+        // it never blocks. A timeout of zero means no timeout.
         Some(time) => socket.set_write_timeout(Some(time.max(Duration::from_micros(1))))?,
         None => socket.set_nonblocking(true)?,
     }
@@ -44,7 +44,7 @@ pub(crate) fn dial(path: &Path, patience: Option<Duration>) -> io::Result<UnixSt
     Ok(socket)
 }
 
-/// As [`dial`] without patience, but that `path` may also be a symbolic link to a socket.
+/// As [`dial`] without a timeout, but `path` may also be a symbolic link to a socket.
 pub(crate) fn try_dial(path: &Path) -> io::Result<UnixStream> {
     let socket = UnixStream::from(platform::socket()?);
     socket.set_nonblocking(true)?;

@@ -1,10 +1,11 @@
-//! Our own stdio, borrowed: private non-blocking handles, raw mode, window size.
+//! The standard streams of this process: private non-blocking handles, raw mode, window size.
 //!
-//! Descriptors 0 to 2 are shared with the shell and its other children, flags and modes included.
-//! Nothing here sets `O_NONBLOCK` on them, stops us from the background, or leaves the terminal in
-//! another mode than it was.
+//! Descriptors 0 to 2, their flags and the terminal modes are shared with the shell and its other
+//! children. Nothing here sets `O_NONBLOCK` on them or gets this process stopped in the background,
+//! and the terminal modes are restored.
 
-#![allow(unsafe_code)] // ioctl and sigaction calls that no safe wrapper offers
+// ioctl and sigaction calls without a safe wrapper.
+#![allow(unsafe_code)]
 
 mod handle;
 mod messages;
@@ -32,10 +33,10 @@ pub use messages::Messages;
 #[cfg(feature = "consoles")]
 pub(crate) use platform::is_pty_master;
 
-/// The terminal's modes before we made it raw, while it is raw.
+/// The modes of the terminal to restore, while it is raw.
 ///
-/// A process has one controlling terminal, and a panic hook can't reach a guard on some stack:
-/// hence one place for the whole process.
+/// A process has one controlling terminal, and a panic hook can't access a guard on a stack, so
+/// this is a static.
 static RAW: Mutex<Option<Saved>> = Mutex::new(None);
 
 struct Saved {
@@ -45,31 +46,31 @@ struct Saved {
 
 impl Saved {
     fn restore(&self) {
-        // A background process must leave the modes to whoever is in the foreground.
+        // The modes belong to the foreground process group.
         if is_foreground(self.terminal.as_fd()) {
-            // TCSANOW: draining would wait for a terminal that is stopped by Ctrl-S.
+            // TCSANOW, because TCSADRAIN blocks on a terminal that is stopped by Ctrl-S.
             let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.modes);
         }
     }
 }
 
-/// Our terminal: the first of stdin, stdout and stderr that is one.
+/// The terminal of this process: the first of stdin, stdout and stderr that is a terminal.
 ///
-/// While it is [raw](Self::enter_raw) its former modes are kept for the whole process, so that
-/// [`install_panic_hook`] can give them back; dropping this gives them back too.
+/// While it is [raw](Self::enter_raw), its former modes are kept in a static, from which
+/// [`install_panic_hook`] restores them. Dropping this restores them too.
 #[derive(Debug)]
 pub struct Terminal {
     fd: OwnedFd,
     modes: Termios,
-    /// Ours is the raw mode that [`RAW`] undoes.
+    /// Whether this value has set the raw mode that [`RAW`] undoes.
     raw: bool,
 }
 
 impl Terminal {
-    /// `None` when none of our stdio is a terminal.
+    /// Opens the terminal; `None` if no standard stream is a terminal.
     ///
-    /// Blocks `SIGTTIN` and `SIGTTOU` for the calling thread: from the background, a read or a
-    /// mode change then fails or passes, and does not stop the process (termios(3)).
+    /// Blocks `SIGTTIN` and `SIGTTOU` for the calling thread, so that a read or a mode change in
+    /// the background does not stop the process (termios(3)).
     pub fn open() -> Option<Self> {
         let fd =
             [stdin(), stdout(), stderr()].into_iter().find(|fd| isatty(fd).unwrap_or(false))?;
@@ -80,43 +81,43 @@ impl Terminal {
         Some(Self { fd, modes, raw: false })
     }
 
-    /// The modes as they were found.
+    /// The modes before raw mode.
     pub(crate) fn modes(&self) -> &Termios {
         &self.modes
     }
 
-    /// The window's size; `None` when the terminal does not know it.
+    /// The window size; `None` if the terminal does not know it.
     pub(crate) fn window_size(&self) -> Option<Winsize> {
         let mut size = MaybeUninit::<Winsize>::zeroed();
         // SAFETY: TIOCGWINSZ writes one winsize to the pointer, which is valid for one.
         let result =
             unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) };
-        // SAFETY: zeroed is a valid winsize, and four integers are all there is to it.
+        // SAFETY: zeroed is a valid winsize, which consists of four integers.
         let size = unsafe { size.assume_init() };
         (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(size)
     }
 
-    /// The window's rows and columns; `None` when the terminal does not know them.
+    /// The rows and columns of the window; `None` if the terminal does not know them.
     pub fn size(&self) -> Option<(u16, u16)> {
         self.window_size().map(|size| (size.ws_row, size.ws_col))
     }
 
-    /// Makes the terminal raw if we are in its foreground and it is not raw yet.
+    /// Sets raw mode, if this process group is in the foreground.
     ///
     /// # Errors
     ///
-    /// tcsetattr's.
+    /// Those of tcsetattr(3).
     pub fn enter_raw(&mut self) -> io::Result<RawState> {
         self.enter(cfmakeraw)
     }
 
-    /// The same, but that the terminal still edits lines, echoes and makes signals: only that a
-    /// line is delivered at once when `last` is typed, which is then its end, and that flow control
-    /// does not take the character (VEOL and IXON, termios(3)).
+    /// Keeps line editing, echo and signals, and adds `last` as an end-of-line character: the line
+    /// is delivered when it is typed. Flow control is off, so that it does not take the character
+    /// (VEOL and IXON, termios(3)). Otherwise as [`enter_raw`](Self::enter_raw).
     ///
     /// # Errors
     ///
-    /// tcsetattr's.
+    /// Those of tcsetattr(3).
     pub fn enter_lines(&mut self, last: u8) -> io::Result<RawState> {
         self.enter(|modes| {
             modes.input_flags.remove(InputFlags::IXON);
@@ -127,12 +128,12 @@ impl Terminal {
         })
     }
 
-    /// The same, but that keys still make signals: what is typed is delivered at once and not shown,
-    /// and output goes to the terminal as it is, as that of a program that has made its own raw.
+    /// Delivers input at once and without echo, and output unprocessed. Keys still raise signals.
+    /// Otherwise as [`enter_raw`](Self::enter_raw).
     ///
     /// # Errors
     ///
-    /// tcsetattr's.
+    /// Those of tcsetattr(3).
     pub fn enter_quiet(&mut self) -> io::Result<RawState> {
         self.enter(|modes| {
             modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
@@ -143,14 +144,14 @@ impl Terminal {
     fn enter(&mut self, change: impl FnOnce(&mut Termios)) -> io::Result<RawState> {
         let mut saved = RAW.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_foreground(self.fd.as_fd()) {
-            // What the modes are is the foreground's business now; ours are void.
+            // The saved modes are obsolete: the foreground process group sets the modes now.
             if std::mem::take(&mut self.raw) {
                 *saved = None;
             }
             return Ok(RawState::Background);
         }
         if saved.is_none() {
-            // The modes of this moment: a shell may have changed them while we were stopped.
+            // Read again: a shell may have changed the modes while this process was stopped.
             self.modes = tcgetattr(&self.fd)?;
             *saved = Some(Saved { terminal: self.fd.try_clone()?, modes: self.modes.clone() });
             self.raw = true;
@@ -161,7 +162,7 @@ impl Terminal {
         Ok(RawState::Raw)
     }
 
-    /// Gives the terminal its modes back.
+    /// Restores the modes of the terminal.
     pub fn leave_raw(&mut self) {
         if std::mem::take(&mut self.raw)
             && let Some(saved) = RAW.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -170,12 +171,12 @@ impl Terminal {
         }
     }
 
-    /// Whether it is raw, by our doing.
+    /// Whether this value has set raw mode.
     pub fn is_raw(&self) -> bool {
         self.raw
     }
 
-    /// Whether our process group is the terminal's foreground one.
+    /// Whether the process group of this process is the foreground one of the terminal.
     pub fn is_foreground(&self) -> bool {
         is_foreground(self.fd.as_fd())
     }
@@ -187,27 +188,27 @@ impl Drop for Terminal {
     }
 }
 
-/// Our stdin. Not std's, which makes a buffer of 8 KiB for good when it is first asked for.
+/// The standard input of this process, without the 8 KiB buffer that std allocates for its own.
 pub fn stdin() -> BorrowedFd<'static> {
     stdio(libc::STDIN_FILENO)
 }
 
-/// Our stdout; std's makes a buffer as well.
+/// The standard output of this process, without the buffer of std.
 pub fn stdout() -> BorrowedFd<'static> {
     stdio(libc::STDOUT_FILENO)
 }
 
-/// Our stderr.
+/// The standard error of this process.
 pub fn stderr() -> BorrowedFd<'static> {
     stdio(libc::STDERR_FILENO)
 }
 
-/// Whether this error of read(2) or write(2) means that the other end has gone: the reader of a
-/// pipe, the peer of a socket, or a terminal that was hung up. Everything else is a fault.
+/// Whether this error of read(2) or write(2) means that the other end was closed: the reader of a
+/// pipe, the peer of a socket, or a terminal that was hung up.
 ///
-/// `EIO` is a hang-up on a terminal only (termios(3)). On a regular file or a block device it is a
-/// disk that fails. `is_terminal` is to be asked before the error: a terminal that was hung up
-/// answers isatty(3) with an error too.
+/// `EIO` means a hang-up on a terminal only (termios(3)); on a file or a block device it is a disk
+/// error. Determine `is_terminal` before the error occurs: isatty(3) fails for a terminal that was
+/// hung up.
 pub fn peer_has_gone(error: &io::Error, is_terminal: bool) -> bool {
     match error.raw_os_error() {
         Some(libc::EPIPE | libc::ECONNRESET) => true,
@@ -217,17 +218,17 @@ pub fn peer_has_gone(error: &io::Error, is_terminal: bool) -> bool {
 }
 
 fn stdio(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: as in std, whose stdin, stdout and stderr are these for as long as the process runs:
-    // nothing closes them, and before main they are opened where they were not.
+    // SAFETY: as in std, these descriptors are open while the process runs: nothing closes them,
+    // and std opens missing ones before main.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// What [`Terminal::enter_raw`] has done.
+/// The outcome of [`Terminal::enter_raw`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawState {
-    /// The terminal has the modes that were asked for.
+    /// The requested modes are set.
     Raw,
-    /// We are in the background: nothing was touched.
+    /// This process group is in the background, and nothing was changed.
     Background,
 }
 
@@ -239,8 +240,9 @@ fn is_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
-/// Has a panic give the terminal its modes back before its message is printed, also in a program
-/// that aborts on panic. For a process that is a command; it chains to the hook that is set.
+/// Installs a panic hook that restores the terminal modes before the panic message is printed, also
+/// in a program that aborts on panic. It then calls the previous hook. For a process that is a
+/// command.
 pub fn install_panic_hook() {
     let next = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -253,26 +255,26 @@ pub fn install_panic_hook() {
     }));
 }
 
-/// Where a signal that was caught is `SIGTSTP`, does what it does where it is not caught: stops the
-/// process until `SIGCONT`, unless its process group is orphaned and nobody could continue it.
-/// `SIGCONT` is raised in either case, so that what it undoes is undone.
+/// Performs the default action of a caught `SIGTSTP`: stops the process until `SIGCONT`. The kernel
+/// ignores the stop in an orphaned process group, which no shell could continue. `SIGCONT` is
+/// raised in either case, so that handlers set up the terminal again. Other signals are ignored.
 ///
-/// For [`Handler::after_signal`](crate::reactor::Handler::after_signal): by then every handler has
-/// given its terminal back.
+/// For [`Handler::after_signal`](crate::reactor::Handler::after_signal), when every handler has
+/// restored its terminal.
 pub fn suspend_after(signal: i32) {
     if signal == Signal::SIGTSTP as i32
         && let Err(error) = stop_process()
     {
-        warn!("can't suspend: {error}");
+        warn!("cannot suspend: {error}");
     }
 }
 
 fn stop_process() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: SIG_DFL installs no handler; the former action is put back below.
+    // SAFETY: SIG_DFL installs no handler; the former action is restored below.
     let caught = unsafe { sigaction(Signal::SIGTSTP, &default) }?;
     let stopped = raise(Signal::SIGTSTP).and_then(|()| raise(Signal::SIGCONT));
-    // SAFETY: this action was in force before and its handler is still there.
+    // SAFETY: this is the former action, and its handler still exists.
     unsafe { sigaction(Signal::SIGTSTP, &caught) }?;
     stopped.map_err(Errno::into)
 }

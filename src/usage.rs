@@ -1,8 +1,8 @@
-//! What a child and all that it has started use: processor time, memory, input and output.
+//! Resource usage of a child and its descendants: CPU time, memory, storage input and output.
 //!
-//! Read on request, from the process table or from a cgroup (v2). Nothing here keeps anything
-//! between two looks: a rate is the difference of two [`Usage`]s over the time between them. Linux
-//! only; elsewhere every function answers [`UsageError::Unsupported`].
+//! The values are read on request from the process table or from a cgroup (v2). No state is kept
+//! between two calls: a rate is the difference of two [`Usage`]s divided by the time between them.
+//! Linux only; elsewhere every function returns [`UsageError::Unsupported`].
 //!
 //! ```
 //! use vmon::child::Identity;
@@ -25,52 +25,51 @@ use std::time::Duration;
 
 use crate::child::Identity;
 
-/// What is used at one moment, or has been used up to it.
+/// The resource usage at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Processor time, user and system, of the processes and of those children that they have
-    /// reaped. Of a tree it may go back: the time of a process whose parent ended before it, and
-    /// which has then ended itself, is nobody's any more. Of a cgroup it only grows.
+    /// CPU time, user and system, of the processes and their reaped children. For a tree it may
+    /// decrease: when an orphan ends, no process of the tree accounts for its time. For a cgroup it
+    /// only grows.
     pub cpu: Duration,
-    /// Resident memory in bytes. Of a tree, what several processes share counts for each of them;
-    /// [`proportional`] is exact, and slow. Of a cgroup with a memory controller, all that is
-    /// charged to it, page cache included.
+    /// Resident memory in bytes. For a tree, shared pages count once for each process;
+    /// [`proportional`] is exact, but slow. For a cgroup with a memory controller it is the charged
+    /// memory, including page cache.
     pub resident: u64,
-    /// Processes, without those of which only the exit status is left.
+    /// The number of processes, without zombies.
     pub processes: u64,
-    /// Their threads.
+    /// The number of their threads.
     pub threads: u64,
-    /// Bytes that were read from storage since the processes began; of a tree with those of reaped
-    /// children. `None` where the system does not say: of a process of another user, say
-    /// (proc_pid_io(5)).
+    /// Bytes read from storage since the processes started; for a tree, including reaped children.
+    /// `None` if the system does not report it, as for a process of another user (proc_pid_io(5)).
     pub read_bytes: Option<u64>,
-    /// Bytes that were caused to be written to storage, likewise.
+    /// Bytes written to storage, likewise.
     pub write_bytes: Option<u64>,
 }
 
-/// Why nothing is known of what is used.
+/// The error of measuring resource usage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UsageError {
-    /// There is no such process any more, nor anything of its session.
+    /// The process and all processes of its session have ended.
     #[error("pid {0} has ended: there is nothing to measure")]
     Gone(u32),
-    /// The process is of another boot or another pid namespace.
-    #[error("pid {0} can't be seen from here: ask in its own pid namespace")]
+    /// The process belongs to another pid namespace.
+    #[error("pid {0} is not visible from this pid namespace: run this in its own one")]
     OutOfSight(u32),
-    /// Not a directory of a cgroup v2.
-    #[error("{} is no cgroup v2, or no more", .0.display())]
+    /// The directory is not a cgroup v2, or the cgroup was removed.
+    #[error("{} is not a cgroup v2, or was removed", .0.display())]
     NotCgroup(PathBuf),
-    /// This system has no such numbers for us.
+    /// Not supported on this system.
     #[error("usage is measured on Linux only")]
     Unsupported,
-    /// The system's error.
+    /// A system call failed.
     #[error("can't read the process table: {0}")]
     System(#[from] std::io::Error),
 }
 
-/// Every process of the system at one moment: of many trees, one look at it tells.
+/// A snapshot of the process table, for measuring several trees at once.
 ///
 /// ```
 /// use vmon::child::Identity;
@@ -90,7 +89,8 @@ pub enum UsageError {
 pub struct Processes(platform::Processes);
 
 impl Processes {
-    /// Looks at each process, which takes microseconds each. Those that end meanwhile are left out.
+    /// Reads the process table, which takes microseconds per process. Processes that end meanwhile
+    /// are left out.
     ///
     /// # Errors
     ///
@@ -99,9 +99,9 @@ impl Processes {
         platform::Processes::now().map(Self)
     }
 
-    /// What this process, its descendants, and every process of the session that it leads used
-    /// together at that moment; bytes from and to storage are those of now. A daemon that has left
-    /// the session and lost its parent belongs to the tree no more.
+    /// The usage of a tree in this snapshot: the process, its descendants, and every process of the
+    /// session that it leads. Storage input and output are read now. A daemon that has left the
+    /// session and lost its parent is not part of the tree.
     ///
     /// # Errors
     ///
@@ -111,8 +111,7 @@ impl Processes {
     }
 }
 
-/// What this process, its descendants, and every process of the session that it leads use
-/// together: [`Processes::of_tree`] after a look for this one tree.
+/// The usage of one tree now: [`Processes::of_tree`] in a new snapshot.
 ///
 /// # Errors
 ///
@@ -121,7 +120,7 @@ pub fn of_tree(root: &Identity) -> Result<Usage, UsageError> {
     Processes::now()?.of_tree(root)
 }
 
-/// What the processes in this cgroup, and below it, use together, those that have ended included.
+/// The usage of a cgroup and its descendants, including processes that have ended.
 ///
 /// # Errors
 ///
@@ -130,9 +129,9 @@ pub fn of_cgroup(directory: &Path) -> Result<Usage, UsageError> {
     platform::of_cgroup(directory)
 }
 
-/// Proportional memory of a tree in bytes: what several processes share counts once (`Pss`,
-/// proc_pid_smaps(5)). Walks all their page tables, which takes milliseconds a gigabyte. `None`
-/// where the system does not say.
+/// The proportional memory of a tree in bytes, in which shared pages count once (`Pss`,
+/// proc_pid_smaps(5)). The kernel walks all page tables, which takes milliseconds per gigabyte.
+/// `None` if the system does not report it.
 ///
 /// # Errors
 ///

@@ -20,9 +20,9 @@ pub(crate) fn socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// How long the path of a socket may be; `None` is without limit.
+/// The longest path of a socket; `None` for no limit.
 pub(crate) fn path_limit() -> Option<usize> {
-    // The closing NUL takes one.
+    // One byte is for the NUL.
     Some(size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1)
 }
 
@@ -31,13 +31,13 @@ pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> i
     connect(path)
 }
 
-/// Makes a listening socket of this name in an open directory, whose path serves where the
-/// descriptor does not.
+/// Creates a listening socket of this name in a directory. The path is used: these systems have no
+/// bind by descriptor.
 pub(crate) fn bind(_directory: &OwnedFd, path: &Path, name: &OsStr) -> io::Result<UnixListener> {
     UnixListener::bind(path.join(name))
 }
 
-/// The effective user of the peer, when it connected (or began to listen).
+/// The effective user of the peer at the time of its connect(2) or listen(2).
 pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, sockopt::LocalPeerCred)?.uid())
 }

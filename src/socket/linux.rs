@@ -1,5 +1,5 @@
-//! Linux: `/proc/self/fd` makes any path short, and leads to what a descriptor has open, whatever
-//! is put in its place meanwhile.
+//! Linux: a path through `/proc/self/fd` is short, and refers to the open file also if another file
+//! replaces it at its path.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,7 +18,7 @@ pub(crate) fn socket() -> io::Result<OwnedFd> {
     Ok(new_socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-/// How long the path of a socket may be; `None` is without limit.
+/// The longest path of a socket; `None` for no limit.
 pub(crate) fn path_limit() -> Option<usize> {
     None
 }
@@ -27,14 +27,14 @@ pub(crate) fn path_limit() -> Option<usize> {
 pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let socket = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     match connect(&of_descriptor(socket.as_raw_fd())) {
-        // No /proc here.
+        // /proc is not mounted.
         Err(error) if error.kind() == io::ErrorKind::NotFound => connect(path),
         connected => connected,
     }
 }
 
-/// Makes a listening socket of this name in an open directory, whose path serves where the
-/// descriptor does not.
+/// Creates a listening socket of this name in an open directory. Its path is used if /proc is not
+/// mounted.
 pub(crate) fn bind(directory: &OwnedFd, path: &Path, name: &OsStr) -> io::Result<UnixListener> {
     match UnixListener::bind(of_descriptor(directory.as_raw_fd()).join(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -44,7 +44,7 @@ pub(crate) fn bind(directory: &OwnedFd, path: &Path, name: &OsStr) -> io::Result
     }
 }
 
-/// The effective user of the peer, when it connected (or began to listen).
+/// The effective user of the peer at the time of its connect(2) or listen(2).
 pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, sockopt::PeerCredentials)?.uid())
 }

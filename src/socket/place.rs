@@ -1,7 +1,7 @@
-//! How a listening socket gets to its place and how it leaves.
+//! Creating and removing a listening socket at a path.
 //!
-//! The socket is made under a name of its own and then linked to its place, which is either done
-//! or not and never takes another's.
+//! The socket is created under a temporary name and then linked to its path. link(2) is atomic and
+//! never replaces another file.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::{File, TryLockError};
@@ -22,20 +22,20 @@ use crate::access::DIRECTORY;
 
 const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-/// More of them than anybody leaves behind.
+/// How many temporary names are tried.
 const TRIES: u32 = 1000;
 
-/// How often a socket is made that is removed before it is in its place.
+/// How often a socket is created again after another process has removed its temporary name.
 const ATTEMPTS: u32 = 10;
 
-/// Why a socket can't be put into its place.
+/// The error of listening at a path.
 #[derive(Debug)]
 pub(crate) enum PlaceError {
-    /// Somebody serves the one that is there.
+    /// A process listens at the socket at the path.
     InUse,
-    /// What is there is no socket.
+    /// The file at the path is not a socket.
     NoSocket,
-    /// The system has refused.
+    /// A system call failed.
     Io { what: &'static str, source: io::Error },
 }
 
@@ -45,7 +45,7 @@ impl PlaceError {
     }
 }
 
-/// A socket in its place, for its owner alone; it leaves it when this is dropped.
+/// A listening socket at a path, with access for its owner only. Dropping this removes it.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) listener: UnixListener,
@@ -53,7 +53,7 @@ pub(crate) struct Bound {
     file: (u64, u64),
 }
 
-/// What is in the place.
+/// The file at the path.
 enum Found {
     Nothing,
     Stale,
@@ -61,17 +61,17 @@ enum Found {
 }
 
 impl Bound {
-    /// Listens at `path`, which is in this open directory. A socket that nobody serves is replaced,
-    /// anything else never.
+    /// Listens at `path`, which is in this open directory. A stale socket is replaced; any other
+    /// file is an error.
     pub(crate) fn at(path: &Path, directory: &OwnedFd) -> Result<Self, PlaceError> {
         let place = Place { path, directory };
         for _ in 0..ATTEMPTS {
             let (listener, made) = place.listen()?;
             let bound = place.put(&made, listener);
-            // In its place it has a name of its own; elsewhere nobody is to find it.
+            // Removes the temporary name.
             let _ = remove(directory, made.as_str());
-            // It may have been swept, by a process that takes it for that of an earlier one with our
-            // pid.
+            // `None` if another process has swept the temporary name, as one of an earlier process
+            // with our pid.
             if let Some(bound) = bound? {
                 return Ok(bound);
             }
@@ -79,8 +79,8 @@ impl Bound {
         Err(PlaceError::io("make the socket", Errno::ENOENT))
     }
 
-    /// Removes the socket, if it is still the one in its place. Nobody can have taken that for
-    /// stale: it listens still.
+    /// Removes the socket, if it is still the one at the path. No process can have replaced it as
+    /// stale, because it still listens.
     pub(crate) fn leave(&self) {
         let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return;
@@ -99,7 +99,7 @@ impl Drop for Bound {
     }
 }
 
-/// Where a socket is to be.
+/// The path for a socket, and its directory.
 struct Place<'a> {
     path: &'a Path,
     directory: &'a OwnedFd,
@@ -111,7 +111,7 @@ impl Place<'_> {
         self.path.file_name().unwrap_or_default()
     }
 
-    /// Links the socket of this name to its place. `None` where it has been removed meanwhile.
+    /// Links the socket of a temporary name to the path; `None` if that name was removed meanwhile.
     fn put(&self, made: &str, listener: UnixListener) -> Result<Option<Bound>, PlaceError> {
         match fchmodat(self.directory, made, PRIVATE, FchmodatFlags::FollowSymlink) {
             Ok(()) => {}
@@ -133,8 +133,8 @@ impl Place<'_> {
         }
     }
 
-    /// Removes a socket that nobody serves. The lock lets one do so at a time: another that has
-    /// seen the same stale socket would remove the live one that took its place.
+    /// Removes a stale socket, under a lock. Without the lock, another process that has checked the
+    /// same stale socket would remove the live one that replaces it.
     fn clear(&self) -> Result<(), PlaceError> {
         if let Found::Live = self.look()? {
             return Err(PlaceError::InUse);
@@ -151,11 +151,11 @@ impl Place<'_> {
         cleared
     }
 
-    /// A lock that its holder's end gives back, however that comes. It is held for moments only,
-    /// so whoever has it is putting a socket into this very place.
+    /// Takes the lock. It is held only briefly, by a process that is about to listen at this path,
+    /// so a lock that is taken means [`PlaceError::InUse`].
     ///
-    /// Closing the file gives it back. An explicit unlock can fail (flock(2) on NFS and FUSE), and
-    /// nothing could be done about that.
+    /// Closing the file releases it, also when the process is killed. An explicit unlock could fail
+    /// (flock(2) on NFS and FUSE).
     fn lock(&self, name: &str) -> Result<File, PlaceError> {
         let cannot = |error: Errno| PlaceError::io("lock", error);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -166,7 +166,7 @@ impl Place<'_> {
                 Err(TryLockError::WouldBlock) => return Err(PlaceError::InUse),
                 Err(TryLockError::Error(error)) => return Err(PlaceError::io("lock", error)),
             }
-            // Its last holder may have removed it in between.
+            // The last holder may have removed the file between open and lock.
             let ours = fstat(&file).map_err(cannot)?;
             match fstatat(self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(there) if identity(&there) == identity(&ours) => return Ok(file),
@@ -188,23 +188,23 @@ impl Place<'_> {
             Err(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused => Ok(Found::Stale),
                 io::ErrorKind::NotFound => Ok(Found::Nothing),
-                // Somebody has it who does not take connections just now.
+                // The backlog is full: a process listens.
                 io::ErrorKind::WouldBlock => Ok(Found::Live),
-                _ => Err(PlaceError::io("find out who serves", error)),
+                _ => Err(PlaceError::io("connect to", error)),
             },
         }
     }
 
-    /// A listening socket, under a name that nothing else has.
+    /// Creates a listening socket under an unused temporary name.
     fn listen(&self) -> Result<(UnixListener, String), PlaceError> {
         let parent = self.path.parent().unwrap_or(self.path);
         let pid = std::process::id();
         let mut tries = 0..TRIES;
         loop {
-            let name = made_name(pid, tries.next().unwrap_or(TRIES));
+            let name = temporary_name(pid, tries.next().unwrap_or(TRIES));
             match platform::bind(self.directory, parent, OsStr::new(&name)) {
                 Ok(listener) => return Ok((listener, name)),
-                // Left behind by a process that had our pid.
+                // Left by an earlier process with our pid.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && !tries.is_empty() => {}
                 Err(error) => return Err(PlaceError::io("make the socket", error)),
             }
@@ -212,15 +212,15 @@ impl Place<'_> {
     }
 }
 
-/// The name under which a process makes its sockets.
-fn made_name(pid: u32, number: u32) -> String {
+/// A temporary name of a process.
+fn temporary_name(pid: u32, number: u32) -> String {
     format!(".{pid:x}-{number:x}")
 }
 
-/// Removes from this directory the sockets that a process of this pid, which has ended, had made and
-/// not put into their places. Nothing else is removed and no symbolic link is followed; what can't
-/// be removed stays. A living process that has the pid by now makes its socket anew.
-#[cfg_attr(not(feature = "registry"), allow(dead_code))] // it alone closes lost runs
+/// Removes the sockets with temporary names that an ended process of this pid has left in a
+/// directory. No other file is removed, no symbolic link is followed, and errors are ignored. A
+/// live process that reuses the pid creates its socket again.
+#[cfg_attr(not(feature = "registry"), allow(dead_code))] // only the registry closes lost runs
 pub(crate) fn sweep(directory: &Path, pid: u32) {
     let Ok(mut directory) = Dir::open(directory, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
     else {
@@ -229,7 +229,7 @@ pub(crate) fn sweep(directory: &Path, pid: u32) {
     let is_made = |name: &CStr| {
         let number = name.to_str().ok().and_then(|name| name.rsplit('-').next());
         let number = number.and_then(|number| u32::from_str_radix(number, 16).ok());
-        number.is_some_and(|number| made_name(pid, number).as_bytes() == name.to_bytes())
+        number.is_some_and(|number| temporary_name(pid, number).as_bytes() == name.to_bytes())
     };
     let entries = directory.iter().flatten().map(|entry| entry.file_name().to_owned());
     let made: Vec<CString> = entries.filter(|name| is_made(name)).collect();
@@ -252,7 +252,7 @@ fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
-/// Device and inode, which are of other types elsewhere.
+/// Device and inode, whose types differ between systems.
 #[allow(clippy::unnecessary_cast)]
 fn identity(stat: &FileStat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sockets_that_a_process_has_left_on_the_way_are_swept() {
+    fn only_sockets_with_temporary_names_of_the_process_are_swept() {
         let scratch = tempfile::tempdir().unwrap();
         let directory = scratch.path().join("run");
         fs::create_dir(&directory).unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_swept_on_the_way_is_made_anew() {
+    fn a_socket_whose_temporary_name_is_swept_is_created_again() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("web.sock");
         let directory = open(scratch.path(), DIRECTORY, Mode::empty()).unwrap();

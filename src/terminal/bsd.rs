@@ -1,4 +1,5 @@
-//! macOS and the BSDs: `/dev/fd` only duplicates, so just terminals can be opened anew, by name.
+//! macOS and the BSDs: `/dev/fd` only duplicates descriptors, so only terminals can be reopened, by
+//! name.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -17,12 +18,12 @@ pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT;
 #[cfg(not(target_os = "macos"))]
 pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// Refused: these systems have no way.
+/// Fails: these systems can't reopen a descriptor.
 pub(super) fn reopen(_stream: BorrowedFd<'_>, _direction: Direction) -> io::Result<OwnedFd> {
     Err(Errno::ENOTSUP.into())
 }
 
-/// A description of our own of the same terminal. A PTY master has no such name and is refused.
+/// Opens a new file description of the same terminal. Fails for a PTY master, which has no name.
 pub(super) fn reopen_terminal(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {
     let access = match direction {
         Direction::Read => OFlag::O_RDONLY,
@@ -32,7 +33,7 @@ pub(super) fn reopen_terminal(stream: BorrowedFd<'_>, direction: Direction) -> i
     Ok(open(&ttyname(stream)?, flags, Mode::empty())?)
 }
 
-/// Whether this is the master of a PTY: these systems do not tell.
+/// Whether this is the master of a PTY. Always `false`: these systems have no check.
 #[cfg(feature = "consoles")]
 pub(crate) fn is_pty_master(_: BorrowedFd<'_>) -> bool {
     false

@@ -1,4 +1,4 @@
-//! One of our standard streams, to be read or written without ever waiting.
+//! Non-blocking access to one of the standard streams.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,36 +12,37 @@ use nix::unistd::{isatty, read, write};
 
 use super::platform;
 
-/// What a handle is for. A pipe opened for both would never end.
+/// The direction of a handle. A reader that also has the pipe open for writing never gets the end
+/// of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// To be read.
+    /// For reading.
     Read,
-    /// To be written.
+    /// For writing.
     Write,
 }
 
-/// How a handle avoids waiting.
+/// How a handle avoids blocking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// An open file description of our own, non-blocking; or a file that never blocks.
+    /// A private open file description with `O_NONBLOCK`, or a file that never blocks.
     Private,
-    /// A shared socket: each call says so itself (recv(2), `MSG_DONTWAIT`).
+    /// A shared socket: each call has `MSG_DONTWAIT` (recv(2)).
     Socket,
-    /// A shared description that can't be reopened: asked before each call, and given no more
-    /// than the answer guarantees.
+    /// A shared description that can't be reopened: polled before each call, which transfers no
+    /// more than readiness guarantees.
     Guarded { chunk: usize },
 }
 
 /// A pipe that is ready for writing takes this many bytes without blocking (pipe(7)).
 const PIPE_CHUNK: usize = libc::PIPE_BUF;
 
-/// A terminal that is ready for writing takes one byte at least, and no more for sure: a blocking
-/// write waits until all of it has been taken (Linux: `n_tty_write`).
+/// A terminal that is ready for writing is guaranteed to take only one byte: a blocking write
+/// returns after all bytes were taken (Linux: `n_tty_write`).
 const TERMINAL_CHUNK: usize = 1;
 
-/// A private handle on one of our standard streams, which never waits and never changes what others
-/// have of that stream: reads and writes answer `WouldBlock`.
+/// A non-blocking handle on one of the standard streams: reads and writes return `WouldBlock`.
+/// Other processes that share the stream are not affected.
 #[derive(Debug)]
 pub struct Handle {
     fd: OwnedFd,
@@ -50,19 +51,20 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// `None` when the stream is closed, or was not opened for writing and is to be written. What
-    /// is to be read and can't be, or has ended already, is read as `/dev/null`.
+    /// Opens a handle; `None` if the stream is closed, or if it is not open for writing and
+    /// `direction` is [`Write`](Direction::Write). A stream that can't be read, or has ended, is
+    /// read as `/dev/null`.
     ///
     /// # Errors
     ///
-    /// `EMFILE` and the like: no descriptor was to be had.
+    /// No descriptor can be opened, as with `EMFILE`.
     pub fn open(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<Option<Self>> {
         let kind = match fstat(stream) {
             Ok(stat) => SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT,
             Err(Errno::EBADF) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // Reopening would go round the mode: `>&0` would write into our own input.
+        // Reopening would ignore the access mode: with `>&0`, output would go to the input file.
         if !is_open_for(stream, direction)? {
             return match direction {
                 Direction::Read => Self::at_end().map(Some),
@@ -71,36 +73,29 @@ impl Handle {
         }
         let terminal = isatty(stream).unwrap_or(false);
         let reopened = match kind {
-            // Its offset would start anew; and it never blocks.
+            // Never blocks, and a new description would start at offset 0.
             SFlag::S_IFREG | SFlag::S_IFBLK | SFlag::S_IFDIR => {
-                return Ok(Some(Self {
-                    fd: stream.try_clone_to_owned()?,
-                    mode: Mode::Private,
-                    terminal,
-                }));
+                return Self::shared(stream, Mode::Private, terminal).map(Some);
             }
-            SFlag::S_IFSOCK => {
-                return Ok(Some(Self {
-                    fd: stream.try_clone_to_owned()?,
-                    mode: Mode::Socket,
-                    terminal,
-                }));
-            }
+            SFlag::S_IFSOCK => return Self::shared(stream, Mode::Socket, terminal).map(Some),
             _ if terminal => platform::reopen_terminal(stream, direction),
             _ => platform::reopen(stream, direction),
         };
         if kind == SFlag::S_IFIFO && direction == Direction::Read && has_ended(stream) {
             return Self::at_end().map(Some);
         }
-        // Refused for whatever reason: the shared description will do, with more care.
-        let handle = match reopened {
-            Ok(fd) => Self { fd, mode: Mode::Private, terminal },
+        match reopened {
+            Ok(fd) => Ok(Some(Self { fd, mode: Mode::Private, terminal })),
+            // If reopening fails for any reason, the shared description is polled.
             Err(_) => {
                 let chunk = if kind == SFlag::S_IFIFO { PIPE_CHUNK } else { TERMINAL_CHUNK };
-                Self { fd: stream.try_clone_to_owned()?, mode: Mode::Guarded { chunk }, terminal }
+                Self::shared(stream, Mode::Guarded { chunk }, terminal).map(Some)
             }
-        };
-        Ok(Some(handle))
+        }
+    }
+
+    fn shared(stream: BorrowedFd<'_>, mode: Mode, terminal: bool) -> io::Result<Self> {
+        Ok(Self { fd: stream.try_clone_to_owned()?, mode, terminal })
     }
 
     fn at_end() -> io::Result<Self> {
@@ -114,19 +109,19 @@ impl Handle {
         self.terminal
     }
 
-    /// Writes as much as is taken at once.
+    /// Writes as many bytes as possible without blocking.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when nothing is, else write(2)'s; `BrokenPipe` without a signal, provided that
-    /// the process ignores `SIGPIPE`, as Rust programs do.
+    /// `WouldBlock` if no byte can be written, else those of write(2). `BrokenPipe` comes without a
+    /// signal if the process ignores `SIGPIPE`, as Rust programs do.
     pub(crate) fn offer(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let result = match self.mode {
                 Mode::Private => write(&self.fd, bytes),
                 Mode::Socket => send(self.fd.as_raw_fd(), bytes, platform::SEND_FLAGS),
                 Mode::Guarded { chunk } => {
-                    self.ask(PollFlags::POLLOUT)?;
+                    self.poll(PollFlags::POLLOUT)?;
                     write(&self.fd, bytes.get(..chunk).unwrap_or(bytes))
                 }
             };
@@ -137,8 +132,8 @@ impl Handle {
         }
     }
 
-    /// Whether the shared description is ready, without waiting.
-    fn ask(&self, flags: PollFlags) -> io::Result<()> {
+    /// Polls the shared description; `WouldBlock` if it is not ready.
+    fn poll(&self, flags: PollFlags) -> io::Result<()> {
         let mut fds = [PollFd::new(self.fd.as_fd(), flags)];
         match poll(&mut fds, PollTimeout::ZERO)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -157,23 +152,23 @@ fn is_open_for(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<bool>
         })
 }
 
-/// Whether a FIFO is empty and its writers are gone. Only a description that has seen them is told
-/// so by poll(2); one that is opened afterwards would wait for the next (Linux: `fifo_open`).
+/// Whether a FIFO is empty and has no writers. poll(2) reports that only for a description that was
+/// open while there was a writer; a new one waits for the next writer (Linux: `fifo_open`).
 fn has_ended(fifo: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fifo, PollFlags::POLLIN)];
-    let told = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    told && fds.iter().filter_map(PollFd::revents).all(|events| events == PollFlags::POLLHUP)
+    let is_ready = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    is_ready && fds.iter().filter_map(PollFd::revents).all(|events| events == PollFlags::POLLHUP)
 }
 
 impl Read for Handle {
-    /// Reads what is there, or answers `WouldBlock`.
+    /// Reads available bytes; `WouldBlock` if there are none.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let result = match self.mode {
                 Mode::Private => read(&self.fd, buffer),
                 Mode::Socket => recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
                 Mode::Guarded { .. } => {
-                    self.ask(PollFlags::POLLIN)?;
+                    self.poll(PollFlags::POLLIN)?;
                     read(&self.fd, buffer)
                 }
             };

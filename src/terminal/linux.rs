@@ -1,4 +1,4 @@
-//! Linux: an open file description can be had anew through `/proc/self/fd`.
+//! Linux: a file is reopened with a new file description through `/proc/self/fd`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,16 +12,16 @@ use super::handle::Direction;
 
 pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// A description of our own of the same pipe, FIFO or device.
+/// Opens a new file description of the same pipe, FIFO or device.
 pub(super) fn reopen(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
     Ok(open(path.as_str(), flags(direction), Mode::empty())?)
 }
 
-/// A description of our own of the same terminal: through `/proc`, or, where it is another
-/// user's as after `su`, as our controlling terminal, whose permissions nobody checks.
+/// Opens a new file description of the same terminal, through `/proc`. A terminal of another user,
+/// as after su(1), is opened as `/dev/tty`, which needs no permissions.
 ///
-/// Refused for a PTY master: opening one makes a new PTY.
+/// Fails for a PTY master, because opening one creates a new PTY.
 pub(super) fn reopen_terminal(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {
     if is_pty_master(stream) {
         return Err(Errno::EINVAL.into());
@@ -50,7 +50,7 @@ pub(crate) fn is_pty_master(stream: BorrowedFd<'_>) -> bool {
     unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCGPTN, &mut number) == 0 }
 }
 
-/// The terminal's own device number, also through `/dev/tty`.
+/// The device number of the terminal, also if it was opened as `/dev/tty`.
 fn device(terminal: BorrowedFd<'_>) -> Option<libc::c_uint> {
     let mut number: libc::c_uint = 0;
     // SAFETY: TIOCGDEV writes one unsigned int to the pointer.

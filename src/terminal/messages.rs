@@ -1,4 +1,5 @@
-//! Our own messages on stderr, which must not hold up the loop or spoil a raw terminal.
+//! Messages of this process on stderr, without blocking the loop and with line ends for a raw
+//! terminal.
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -6,20 +7,20 @@ use std::sync::Arc;
 
 use super::{Direction, Handle, is_raw};
 
-/// Writes to our stderr without ever waiting: what a stopped terminal or a full pipe does not
-/// take is left out. On a terminal that a monitor has made raw, lines end with CR LF.
+/// A writer to stderr that never blocks: bytes that a stopped terminal or a full pipe does not take
+/// are dropped. On a terminal in raw mode, lines end with CR LF.
 ///
-/// Every write succeeds: a closed stderr is no reason to fail.
+/// Every write succeeds, also if stderr is closed.
 #[derive(Debug, Clone)]
 pub struct Messages(Option<Arc<Handle>>);
 
 impl Messages {
-    /// Messages to our stderr, or to nobody where it is closed.
+    /// A writer to stderr; it discards everything if stderr is closed.
     pub fn stderr() -> Self {
         Self::to(super::stderr())
     }
 
-    /// The same to our stdout.
+    /// A writer to stdout, likewise.
     pub fn stdout() -> Self {
         Self::to(super::stdout())
     }

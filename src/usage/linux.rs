@@ -54,8 +54,7 @@ pub(super) fn of_cgroup(directory: &Path) -> Result<Usage, UsageError> {
     Ok(usage)
 }
 
-/// The process, what descends from it, and the session that it leads, with what descends from
-/// that.
+/// The process and the session that it leads, with all their descendants.
 fn tree(table: &[Entry], root: &Identity) -> Result<Vec<Entry>, UsageError> {
     let pid = i32::try_from(root.pid).ok().filter(|pid| *pid > 0);
     let pid = pid.ok_or(UsageError::Gone(root.pid))?;
@@ -73,7 +72,7 @@ fn tree(table: &[Entry], root: &Identity) -> Result<Vec<Entry>, UsageError> {
     Ok(found)
 }
 
-/// Of the table: see [`tree`]. Empty when the pid, and with it the session, is another's by now.
+/// Selects a tree from the table. Empty if the pid was reused, since the session may be too.
 fn select(mut table: Vec<Entry>, root: i32, start: u64) -> Vec<Entry> {
     if table.iter().any(|entry| entry.pid == root && entry.start != start) {
         return Vec::new();
@@ -113,8 +112,8 @@ fn sum(entries: &[Entry]) -> Usage {
     usage
 }
 
-/// Nothing is added of a process that has ended since (`None`); of one that does not say (`Some`
-/// of nothing), the whole sum is unknown.
+/// Adds an amount to a sum. `None`: the process has ended, and adds nothing. `Some(None)`: the
+/// amount is unknown, and so is the sum.
 fn add(total: &mut Option<u64>, amount: Option<Option<u64>>) {
     if let Some(amount) = amount {
         *total = total.zip(amount).map(|(total, amount)| total.saturating_add(amount));
@@ -131,7 +130,7 @@ fn io_of(pid: i32) -> Option<Option<Io>> {
     read_of(pid, "io").map(|text| text.and_then(|text| parse_io(&text)))
 }
 
-/// Of `/proc/PID/io` (proc_pid_io(5)).
+/// Parses `/proc/PID/io` (proc_pid_io(5)).
 fn parse_io(text: &str) -> Option<Io> {
     let field = |name| after_colon(text, name)?.parse().ok();
     Some(Io { read: field("read_bytes")?, written: field("write_bytes")? })
@@ -141,7 +140,7 @@ fn proportional_of(pid: i32) -> Option<Option<u64>> {
     read_of(pid, "smaps_rollup").map(|text| text.and_then(|text| parse_pss(&text)))
 }
 
-/// Of `/proc/PID/smaps_rollup` (proc_pid_smaps(5)), in bytes.
+/// Parses `/proc/PID/smaps_rollup` (proc_pid_smaps(5)) into bytes.
 fn parse_pss(text: &str) -> Option<u64> {
     let kib: u64 = after_colon(text, "Pss")?.strip_suffix("kB")?.trim_end().parse().ok()?;
     kib.checked_mul(1024)
@@ -152,7 +151,7 @@ fn after_colon<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
 }
 
-/// A file of a process; `None` when that has ended, `Some(None)` when it is not for us.
+/// Reads a file of a process; `None` if the process has ended, `Some(None)` if it can't be read.
 fn read_of(pid: i32, file: &str) -> Option<Option<String>> {
     match fs::read_to_string(format!("/proc/{pid}/{file}")) {
         Ok(text) => Some(Some(text)),
@@ -162,7 +161,7 @@ fn read_of(pid: i32, file: &str) -> Option<Option<String>> {
     }
 }
 
-/// Of `io.stat`, over all devices: `8:0 rbytes=1 wbytes=2 …`.
+/// Parses `io.stat` and sums over all devices: `8:0 rbytes=1 wbytes=2 …`.
 fn io_of_devices(text: &str) -> Io {
     let total = |key: &str| {
         let pairs = text.split_ascii_whitespace().filter_map(|word| word.split_once('='));
@@ -195,7 +194,7 @@ mod tests {
             entry(1, 0, 1, 1),
             entry(50, 1, 40, 500),
             entry(40, 1, 40, 400),
-            // Left by its parent, and still of the session; its child has a session of its own.
+            // An orphan in the session; its child has a session of its own.
             entry(60, 1, 50, 600),
             entry(70, 60, 70, 700),
             entry(80, 70, 70, 800),
@@ -209,15 +208,15 @@ mod tests {
     }
 
     #[test]
-    fn a_reused_pid_is_nobodys_tree() {
+    fn a_reused_pid_has_no_tree() {
         let table = [entry(40, 1, 40, 999), entry(41, 40, 40, 1000)];
         assert!(selected(&table, 40, 400).is_empty());
-        // Of the same session, but older than its leader: what had the number before.
+        // Older than the leader of its session: a process of an earlier session with this number.
         assert_eq!(selected(&[entry(41, 1, 40, 300)], 40, 400), [0_i32; 0]);
     }
 
     #[test]
-    fn the_files_of_the_kernel_are_understood() {
+    fn the_files_of_the_kernel_are_parsed() {
         let io = "rchar: 6976\nwchar: 12\nsyscr: 10\nsyscw: 0\nread_bytes: 4096\n\
             write_bytes: 8192\ncancelled_write_bytes: 0\n";
         assert_eq!(parse_io(io), Some(Io { read: 4096, written: 8192 }));
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_that_does_not_say_makes_the_sum_unknown_and_one_that_has_ended_does_not() {
+    fn an_unknown_amount_makes_the_sum_unknown_and_an_ended_process_does_not() {
         let mut total = Some(1);
         add(&mut total, Some(Some(2)));
         add(&mut total, None);

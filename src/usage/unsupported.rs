@@ -1,4 +1,4 @@
-//! Systems on which nothing is measured.
+//! Systems without a measurement.
 
 use std::path::Path;
 
