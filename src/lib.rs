@@ -1,10 +1,10 @@
-//! A low-overhead monitor for one microVM (or any other child process), and for many of them on
-//! one thread.
+//! Monitors child processes, microVMs above all: one or many, on one thread.
 //!
-//! A [`Reactor`](reactor::Reactor) multiplexes the children's pipes or PTY masters, our stdin,
-//! signals and timers. A [`Monitor`](monitor::Monitor) writes its child's bytes to a rotating
-//! [log](logfile) and on to our terminal, untouched, and tells each lifecycle transition to its
-//! [`Observer`](monitor::Observer)s, of which the SQLite `registry` is one.
+//! A [`Reactor`](reactor::Reactor) multiplexes the children's pipes or PTY masters, the standard
+//! input of this process, signals and timers. A [`Monitor`](monitor::Monitor) writes the bytes of
+//! its child unchanged to a rotating [log](logfile) and then to the terminal, and reports each
+//! lifecycle transition to its [`Observer`](monitor::Observer)s. The SQLite `registry` is one of
+//! them.
 //!
 //! ```
 //! use vmon::child::Command;
@@ -34,30 +34,34 @@
 //! # }
 //! ```
 //!
-//! The library starts no thread and installs no signal handler unless a host asks for it.
+//! The library starts no thread, and installs signal handlers only if the host requests it.
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! | --- | --- | --- |
-//! | `registry` | yes | the record in SQLite |
-//! | `bundled` | yes | SQLite compiled in; without it the system's SQLite is linked |
+//! | `registry` | yes | the `registry` module: a record of sandboxes and runs in SQLite |
+//! | `bundled` | yes | SQLite is compiled in; without it, the system's library is linked |
 //! | `codec` | by `registry` | the JSON form of a sandbox and its command |
-//! | `consoles` | no | guest consoles beside the child's own streams |
-//! | `control` | no | the control socket of a monitor, and its client |
-//! | `reader` | no | reading logs back, compressed generations too |
+//! | `consoles` | no | guest consoles as further channels beside the child's standard streams |
+//! | `control` | no | the `control` module: the control socket of a monitor, and its client |
+//! | `reader` | no | the `logfile::read` module: reading logs back, including compressed generations |
 //!
-//! Each feature works alone and with any other.
+//! Each feature works alone and in any combination.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod access;
 pub mod child;
 #[cfg(feature = "control")]
+#[cfg_attr(docsrs, doc(cfg(feature = "control")))]
 pub mod control;
 pub mod logfile;
 pub mod monitor;
 pub mod process;
 pub mod reactor;
 #[cfg(feature = "registry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
 pub mod registry;
 mod relay;
 #[cfg(any(feature = "consoles", feature = "control", feature = "registry"))]

@@ -24,6 +24,7 @@ mod lock;
 pub mod names;
 mod options;
 #[cfg(feature = "reader")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reader")))]
 pub mod read;
 mod records;
 mod rename;
