@@ -30,7 +30,7 @@ use options::{Asked, Options};
 use peers::Peers;
 use report::Report;
 
-/// What went wrong, in words for whoever runs the benchmark.
+/// An error message for the user of the benchmark.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// A result of this program.
 pub type Result<T> = std::result::Result<T, Error>;

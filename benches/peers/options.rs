@@ -84,7 +84,7 @@ struct Words {
 impl Options {
     /// Reads the command line.
     pub fn parse(words: &[String]) -> Result<Asked> {
-        // Cargo tells a benchmark what it is: `cargo bench` with --bench, `cargo test` without.
+        // `cargo bench` passes --bench, and `cargo test` does not.
         let benchmark = words.iter().any(|word| word == "--bench");
         let given: Vec<&str> =
             words.iter().map(String::as_str).filter(|word| *word != "--bench").collect();
@@ -133,7 +133,7 @@ impl Words {
             rows: self.rows.unwrap_or_else(|| ROWS.to_vec()),
             runs: self.runs.unwrap_or(runs),
             idle: Duration::from_secs(self.idle.unwrap_or(idle)),
-            // Tools are told of it that change their directory.
+            // Absolute, for tools that change their working directory.
             dir: std::path::absolute(dir)?,
             out: self.out.unwrap_or_else(|| target_directory().join("peers")),
             save: self.save,
@@ -142,7 +142,7 @@ impl Words {
     }
 }
 
-/// Cargo's target directory: its `tmp` is what a benchmark is told.
+/// Cargo's target directory, from the `tmp` in it that Cargo passes to a benchmark.
 pub fn target_directory() -> PathBuf {
     let mut path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     path.pop();

@@ -34,13 +34,13 @@ impl Flood {
         Self { blocks: bytes / (64 << 10), block: 64 << 10, line: 128 }
     }
 
-    /// About `bytes` bytes in writes of 64 KiB, of lines of 100 bytes; each write ends with a shorter
-    /// one.
+    /// About `bytes` bytes in writes of 64 KiB, of lines of 100 bytes; each write ends with a
+    /// shorter one.
     pub fn lines(bytes: u64) -> Self {
         Self { line: 100, ..Self::large(bytes) }
     }
 
-    /// So many lines of 100 bytes, each written by itself.
+    /// This many lines of 100 bytes, one write(2) each.
     pub fn small(lines: u64) -> Self {
         Self { blocks: lines, block: 100, line: 100 }
     }

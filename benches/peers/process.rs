@@ -139,7 +139,7 @@ fn pidfd(pid: Pid) -> Result<OwnedFd> {
     if fd < 0 {
         return Err(format!("pidfd_open: {}", io::Error::last_os_error()).into());
     }
-    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
@@ -183,7 +183,7 @@ pub fn pipe() -> Result<(File, File)> {
 
 static INTERRUPTED: std::sync::OnceLock<Arc<AtomicBool>> = std::sync::OnceLock::new();
 
-/// An error once somebody wants us to end.
+/// An error after a termination signal.
 pub fn check_interrupted() -> Result<()> {
     match INTERRUPTED.get() {
         Some(flag) if flag.load(Ordering::Relaxed) => Err("interrupted".into()),

@@ -57,7 +57,7 @@ fn lead_session_on_stdin() -> io::Result<()> {
     }
 }
 
-/// What has come, at least a byte; 0 at the end, when nobody has the terminal any more.
+/// Reads available output, at least one byte; 0 at the end, when no process has the terminal open.
 pub fn read(master: &mut File, buffer: &mut [u8], limit: Duration) -> Result<usize> {
     loop {
         wait_readable(master.as_fd(), limit)?;

@@ -80,8 +80,8 @@ struct Sample {
 }
 
 impl Samples {
-    /// Runs these tools in turn, so many times; every other round goes backwards, so that none
-    /// always comes after the same one.
+    /// Runs these tools in turn, in this many rounds; every other round goes backwards, so that
+    /// none always comes after the same one.
     pub fn in_turn(mut tools: Vec<Contender<'_>>, rounds: usize) -> Result<Self> {
         let mut samples = Self::default();
         for round in 0..rounds {

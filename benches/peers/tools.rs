@@ -63,7 +63,7 @@ pub fn tee(tee: &Path, dir: &Path) -> Result<Filter> {
     Ok(one_file(command, log))
 }
 
-/// The bare loop, with a pause of so many milliseconds after a short read.
+/// The bare loop, with a pause of this many milliseconds after a short read.
 pub fn floor(dir: &Path, pause: u32) -> Result<Filter> {
     let log = dir.join("log");
     let words = modes::words("floor-pipe", &[text(&log)?, pause.to_string()])?;

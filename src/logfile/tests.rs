@@ -155,7 +155,7 @@ fn a_truncated_log_has_room_again() {
 }
 
 #[test]
-fn a_log_that_somebody_else_lengthened_is_rotated_in_time() {
+fn a_log_that_another_process_lengthened_is_rotated_in_time() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 10);
     log.write(Stream::Stdout, b"1234").unwrap();
@@ -274,7 +274,7 @@ fn anything_but_a_file_in_the_logs_place_is_refused() {
     }
     mkfifo(&log, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     assert_refused(directory.path(), &log, "a FIFO");
-    // Also while somebody reads it, when it could be opened.
+    // Also while the FIFO has a reader, so that it could be opened.
     let reader = File::options().read(true).write(true).open(&log).unwrap();
     assert_refused(directory.path(), &log, "a FIFO");
     drop(reader);

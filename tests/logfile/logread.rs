@@ -24,14 +24,14 @@ fn open(log_dir: &Path) -> LogReader {
 
 /// Every byte that is there, to the end.
 fn bytes(reader: &mut LogReader) -> Vec<u8> {
-    told(reader).into_iter().flat_map(|(_, _, bytes)| bytes).collect()
+    read_all(reader).into_iter().flat_map(|(_, _, bytes)| bytes).collect()
 }
 
-type Told = (Option<u64>, Option<Stream>, Vec<u8>);
+type Item = (Option<u64>, Option<Stream>, Vec<u8>);
 
 /// The bytes with what is known of them; neighbours of which the same is known are one.
-fn told(reader: &mut LogReader) -> Vec<Told> {
-    let mut all: Vec<Told> = Vec::new();
+fn read_all(reader: &mut LogReader) -> Vec<Item> {
+    let mut all: Vec<Item> = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
         let Entry::Bytes { time, stream, bytes } = entry else { continue };
         let time = time.map(|time| time.nanoseconds());
@@ -64,8 +64,8 @@ fn stream(kind: u8) -> Option<Stream> {
 }
 
 /// What is to be read of chunks, the bytes behind the last one of unknown time.
-fn expected(chunks: &[Chunk], rest: &[u8]) -> Vec<Told> {
-    let mut all: Vec<Told> = Vec::new();
+fn expected(chunks: &[Chunk], rest: &[u8]) -> Vec<Item> {
+    let mut all: Vec<Item> = Vec::new();
     for chunk in chunks.iter().filter(|chunk| !chunk.bytes.is_empty()) {
         let stream = stream(chunk.kind);
         all.push((stream.map(|_| chunk.time), stream, chunk.bytes.clone()));
@@ -130,7 +130,7 @@ fn of_an_index_cut_anywhere_the_whole_records_count_and_every_byte_is_given() {
         let mut reader = open(made.log_dir());
         let whole = &chunks[..cut.saturating_sub(32) / 24];
         let rest = &log[joined(whole).len()..];
-        assert_eq!(told(&mut reader), expected(whole, rest), "{cut}");
+        assert_eq!(read_all(&mut reader), expected(whole, rest), "{cut}");
         // One whose header is cut is none at all; an empty one is still to be written.
         assert_eq!(reader.take_warnings().len(), usize::from((1..32).contains(&cut)), "{cut}");
     }
@@ -163,14 +163,14 @@ fn what_a_writer_has_told_is_read_as_far_as_its_index_was_not_cut() {
     for cut in 0..=index.len() {
         fs::write(&path, &index[..cut]).unwrap();
         let (mut read, mut known) = (Vec::new(), Vec::new());
-        for (time, stream, bytes) in told(&mut open(directory.path())) {
+        for (time, stream, bytes) in read_all(&mut open(directory.path())) {
             assert_eq!(time.is_some(), stream.is_some());
             read.extend_from_slice(&bytes);
             known.extend(stream.map(|stream| (stream, bytes)));
         }
         assert!(read == whole, "{cut}");
         assert_eq!(known, written[..known.len()], "{cut}");
-        // Each record of bytes adds what it tells, as soon as it is whole.
+        // Each complete index record adds the time and stream of its bytes.
         assert!(known.len() == known_before || (known.len() == known_before + 1 && cut % 24 == 8));
         known_before = known.len();
     }
@@ -185,7 +185,7 @@ fn of_a_log_cut_anywhere_every_byte_is_given_and_an_index_beyond_it_is_not_used(
     for cut in 0..log.len() {
         made.write("", &log[..cut]);
         let mut reader = open(made.log_dir());
-        assert_eq!(told(&mut reader), expected(&[], &log[..cut]), "{cut}");
+        assert_eq!(read_all(&mut reader), expected(&[], &log[..cut]), "{cut}");
         let warnings = reader.take_warnings();
         assert!(matches!(warnings[..], [Warning::Index { .. }]), "{cut}: {warnings:?}");
     }
@@ -202,7 +202,7 @@ fn an_index_ends_where_its_records_do_not_join_or_are_zeros() {
             made.write("", &log);
             made.write(".idx", &index);
             let whole = &chunks[..broken];
-            let found = told(&mut open(made.log_dir()));
+            let found = read_all(&mut open(made.log_dir()));
             assert_eq!(found, expected(whole, &log[joined(whole).len()..]), "{broken}");
         }
     }
@@ -216,11 +216,11 @@ fn what_is_no_index_is_told_and_not_used() {
     other[8] = 2;
     made.write(".idx", &other);
     let mut reader = open(made.log_dir());
-    assert_eq!(told(&mut reader), expected(&[], &joined(&chunks)));
+    assert_eq!(read_all(&mut reader), expected(&[], &joined(&chunks)));
     let [warning] = &reader.take_warnings()[..] else { panic!() };
     assert!(warning.to_string().contains("vm.log.idx does not match its log"), "{warning}");
     // Once.
-    assert_eq!(told(&mut reader), []);
+    assert_eq!(read_all(&mut reader), []);
     assert_eq!(reader.take_warnings(), []);
 }
 
@@ -235,8 +235,8 @@ fn compressed_generations_are_read_with_their_index() {
     }
     made.raw("", &all);
     let mut reader = open(made.log_dir());
-    let expected: Vec<Told> = (0..4).flat_map(|_| expected(&all, b"")).collect();
-    assert_eq!(told(&mut reader), expected);
+    let expected: Vec<Item> = (0..4).flat_map(|_| expected(&all, b"")).collect();
+    assert_eq!(read_all(&mut reader), expected);
     assert_eq!(reader.take_warnings(), []);
 }
 
@@ -269,8 +269,8 @@ fn lines_of_cri_and_json_are_what_the_child_wrote() {
         made.write(&generation(1), &lines(format, &chunks));
         made.compress(&generation(1), "gzip");
         made.write("", &lines(format, &chunks));
-        let twice: Vec<Told> = (0..2).flat_map(|_| expected(&chunks, b"")).collect();
-        assert_eq!(told(&mut open(made.log_dir())), twice, "{format}");
+        let twice: Vec<Item> = (0..2).flat_map(|_| expected(&chunks, b"")).collect();
+        assert_eq!(read_all(&mut open(made.log_dir())), twice, "{format}");
     }
 }
 
@@ -280,12 +280,12 @@ fn a_log_with_an_index_is_raw_whatever_it_looks_like() {
     let text = lines("cri", &[Chunk::new(1, STDOUT, "x\n")]);
     made.raw("", &[Chunk::new(9, STDERR, text.clone())]);
     let raw = [(Some(9), Some(Stream::Stderr), text.clone())];
-    assert_eq!(told(&mut open(made.log_dir())), raw);
+    assert_eq!(read_all(&mut open(made.log_dir())), raw);
     fs::remove_file(made.path(".idx")).unwrap();
-    assert_eq!(told(&mut open(made.log_dir()))[0].2, b"x\n");
+    assert_eq!(read_all(&mut open(made.log_dir()))[0].2, b"x\n");
     let mut reader = open(made.log_dir());
     reader.written_as(Format::Raw);
-    assert_eq!(told(&mut reader), [(None, None, text)]);
+    assert_eq!(read_all(&mut reader), [(None, None, text)]);
 }
 
 #[test]
@@ -341,9 +341,9 @@ fn bytes_that_the_index_does_not_tell_of_wait_if_asked() {
     made.write("", &joined(&chunks));
     let mut reader = open(made.log_dir());
     reader.hold(Hold::Untold);
-    assert_eq!(told(&mut reader), expected(&chunks[..2], b""));
+    assert_eq!(read_all(&mut reader), expected(&chunks[..2], b""));
     made.write(".idx", &index(&chunks));
-    assert_eq!(told(&mut reader), expected(&chunks[2..], b""));
+    assert_eq!(read_all(&mut reader), expected(&chunks[2..], b""));
 }
 
 #[test]
@@ -354,8 +354,8 @@ fn an_index_that_has_its_generations_name_already_is_the_logs() {
     let mut index = index(&all);
     index[16..24].copy_from_slice(&fs::metadata(made.path("")).unwrap().ino().to_le_bytes());
     made.write(".00000002.idx", &index);
-    let twice: Vec<Told> = (0..2).flat_map(|_| expected(&all, b"")).collect();
-    assert_eq!(told(&mut open(made.log_dir())), twice);
+    let twice: Vec<Item> = (0..2).flat_map(|_| expected(&all, b"")).collect();
+    assert_eq!(read_all(&mut open(made.log_dir())), twice);
 }
 
 #[test]
@@ -366,11 +366,11 @@ fn an_index_whose_generation_was_taken_away_is_not_the_logs() {
     let mut other = index(&all[..2]);
     other[16] = 1;
     made.write(".00000002.idx", &other);
-    let twice: Vec<Told> = (0..2).flat_map(|_| expected(&all, b"")).collect();
-    assert_eq!(told(&mut open(made.log_dir())), twice);
+    let twice: Vec<Item> = (0..2).flat_map(|_| expected(&all, b"")).collect();
+    assert_eq!(read_all(&mut open(made.log_dir())), twice);
     fs::remove_file(made.path(".idx")).unwrap();
     let unknown = (None, None, joined(&all));
-    assert_eq!(told(&mut open(made.log_dir())).last(), Some(&unknown));
+    assert_eq!(read_all(&mut open(made.log_dir())).last(), Some(&unknown));
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn what_a_reader_misses_is_told_to_the_number() {
             }
         }
     }
-    let told: u64 = reader
+    let missed: u64 = reader
         .take_warnings()
         .iter()
         .map(|warning| match warning {
@@ -198,7 +198,7 @@ fn what_a_reader_misses_is_told_to_the_number() {
         })
         .sum();
     // Each generation is full to its last line.
-    assert_eq!(bytes.len() - read.len(), told as usize * (64 << 10));
+    assert_eq!(bytes.len() - read.len(), missed as usize * (64 << 10));
     let numbers: Vec<u32> =
         String::from_utf8(read).unwrap().lines().map(|line| line.parse().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b));

@@ -113,13 +113,13 @@ fn a_log_that_is_compressed_as_soon_as_it_is_rotated_is_read_once() {
 }
 
 #[test]
-fn a_log_that_somebody_moves_is_read_to_its_end_before_the_new_one() {
+fn a_log_that_another_process_moves_is_read_to_its_end_before_the_new_one() {
     let made = Made::new();
     let log_at = made.path("");
     made.write("", b"one\n");
     let mut reader = open(made.log_dir());
     assert_eq!(bytes(&mut reader), "one\n");
-    // As logrotate does: the writer goes on with the moved file until it is told.
+    // As logrotate does: the writer appends to the moved file until it reopens the log.
     fs::rename(&log_at, made.path(".1")).unwrap();
     made.write("", b"");
     made.write(".1", b"one\ntwo\n");

@@ -166,7 +166,7 @@ fn the_time_of_a_log_that_is_there_already_began_when_it_was_made() {
 }
 
 #[test]
-fn a_log_that_somebody_has_emptied_or_moved_is_not_rotated_in_its_time() {
+fn a_log_that_another_process_has_emptied_or_moved_is_not_rotated_by_age() {
     let directory = tempdir().unwrap();
     let every = Duration::from_millis(1);
     let retention = Retention { rotate_every: Some(every), ..Retention::default() };
@@ -282,7 +282,8 @@ fn compressed_generations_count_with_the_size_that_they_have() {
         }
         assert!(taken(directory.path()) <= 10_000);
     }
-    // 80 and one that is not compressed yet fit; what somebody else has done is learnt now and then.
+    // 80 and one that is not compressed yet fit; changes by other processes are detected from time
+    // to time.
     let kept = generations(&directory).len();
     assert!((50..=81).contains(&kept), "{kept}");
 }

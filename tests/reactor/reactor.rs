@@ -1,5 +1,5 @@
-//! The reactor alone, through its public interface: no edge is lost, nobody is called in vain, and
-//! an id never names another.
+//! The reactor alone, through its public interface: no edge is lost, no handler is called without
+//! an event, and an id never names another.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -269,7 +269,7 @@ fn what_can_not_be_polled_is_always_ready() {
 }
 
 /// Reads a pipe as a relay does: one read a call, a short one counts as the last. `between` is
-/// done after the read and before the reactor is told of it.
+/// done after the read and before the reactor is informed of it.
 fn short_reads(reader: PipeReader, mut between: impl FnMut() + 'static) -> Probe {
     Probe::on_ready(move |probe, name, _, cx| match (&reader).read(cx.scratch) {
         Ok(0) => {
@@ -429,7 +429,7 @@ fn a_source_that_is_registered_anew_at_every_call_starves_no_other() {
 
 #[test]
 fn a_readiness_that_was_spurious_does_no_harm() {
-    // Both are told of each byte, and only one of them gets it.
+    // Both get an event for each byte, but only one of them reads it.
     let (reader, mut writer) = pipe();
     let mut reactor = Reactor::new().unwrap();
     let fds = [reader.try_clone().unwrap(), reader];
@@ -545,7 +545,7 @@ fn the_next_deadline_is_the_first_timer_or_now_or_none() {
     let deadline = reactor.next_deadline().unwrap();
     assert!(deadline >= before + LONG && deadline <= Instant::now() + LONG);
     register(&mut reactor, id, &reader, Interest::READ, 1);
-    // Nothing is ready that the descriptor would not tell of.
+    // Nothing is ready that the descriptor would not report.
     assert_eq!(reactor.next_deadline(), Some(deadline));
     writer.write_all(b"x").unwrap();
     turn(&mut reactor);
@@ -598,12 +598,12 @@ fn every_handler_is_told_of_a_watched_signal_and_then_the_kind() {
         kill(Pid::this(), signal).unwrap();
         let give_up = Instant::now() + PATIENCE;
         while !SIGNALLED.lock().unwrap().contains(&("after", signal as i32)) {
-            assert!(Instant::now() < give_up, "{signal} was not told");
+            assert!(Instant::now() < give_up, "{signal} was not reported");
             reactor.poll_once(Some(PATIENCE)).unwrap();
         }
-        let told = std::mem::take(&mut *SIGNALLED.lock().unwrap());
+        let reported = std::mem::take(&mut *SIGNALLED.lock().unwrap());
         let expected = ["first", "third", "after"].map(|name| (name, signal as i32));
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
     }
 }
 
@@ -680,8 +680,8 @@ fn a_source_that_is_deregistered_in_a_turn_is_not_called_in_it() {
         (&*writer).write_all(b"x").unwrap();
     }
     turn(&mut reactor);
-    let told = calls(&mut reactor, id);
-    assert_eq!(told.len(), 1, "{told:?}");
+    let calls = calls(&mut reactor, id);
+    assert_eq!(calls.len(), 1, "{calls:?}");
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn a_reader_that_stops_in_a_flood_costs_no_wake_ups_and_keeps_nothing_afterwards
     while grows && total() == 2 * usual {
         assert_ne!(reader.read(&mut buffer).unwrap(), 0);
     }
-    // Nobody reads vmon's stdout. It has come to rest when it sleeps through the life of a
+    // vmon's stdout has no reader. It has come to rest when it sleeps through the life of a
     // process that sleeps itself.
     eventually("it waits", || {
         let before = switches();

@@ -1,4 +1,4 @@
-//! What happens to the child and its log when whoever reads our output stops, or goes away.
+//! What happens to the child and its log when the reader of our output stops or exits.
 
 #![cfg(target_os = "linux")]
 
@@ -43,7 +43,7 @@ impl Run {
     /// The pid that the script has written to `pid`.
     fn child(&self) -> u32 {
         let mut pid = 0;
-        eventually("the child has told its pid", || {
+        eventually("the child has written its pid", || {
             let text = fs::read_to_string(self.state.file("pid")).unwrap_or_default();
             pid = text.strip_suffix('\n').and_then(|pid| pid.parse().ok()).unwrap_or(0);
             pid != 0
@@ -115,7 +115,7 @@ impl Run {
     }
 }
 
-/// Noise that can be told from text by its topmost bit.
+/// Noise whose top bit distinguishes it from text.
 fn high_noise(len: usize, seed: u64) -> Vec<u8> {
     noise(len, seed).into_iter().map(|byte| byte | 0x80).collect()
 }
@@ -191,7 +191,7 @@ fn with_drop_only_the_stream_that_is_not_read_misses_anything() {
 }
 
 #[test]
-fn with_drop_a_terminal_under_ctrl_s_holds_nobody_up_and_is_told_after_ctrl_q() {
+fn with_drop_a_terminal_under_ctrl_s_blocks_nothing_and_gets_a_notice_after_ctrl_q() {
     let state = State::new();
     let text: Vec<u8> = noise(MIB, 4).into_iter().map(|byte| b'a' + byte % 16).collect();
     fs::write(state.file("text"), &text).unwrap();
@@ -215,7 +215,7 @@ fn with_block_the_child_waits_for_the_reader_and_nothing_is_lost() {
     let mut run = Run::start(&bytes, &["--forward-overflow", "block"], script);
     run.wait_for_standstill();
     let logged = size(&run.state.log_path("child"));
-    assert!(logged < MIB as u64, "{logged} bytes were taken that nobody has read");
+    assert!(logged < MIB as u64, "{logged} bytes were taken that no reader has read");
     let seen = run.read_to_end();
     assert_eq!(run.finish(), (0, String::new()));
     assert_same(&seen, &bytes, "stdout");

@@ -97,7 +97,7 @@ fn a_file_may_have_the_longest_name_that_there_is() {
 #[test]
 fn the_command_of_on_exit_knows_how_it_ended() {
     let state = State::new();
-    let file = state.file("told");
+    let file = state.file("seen");
     let hook = format!(
         "echo \"$VMON_NAME $VMON_CONFIG $VMON_REASON $VMON_EXIT_CODE $VMON_SIGNAL $VMON_LOG\" > {}",
         file.display()
@@ -116,13 +116,13 @@ fn the_command_of_on_exit_knows_how_it_ended() {
 #[test]
 fn on_exit_comes_after_the_record_is_closed_and_the_exit_file_written() {
     let state = State::new();
-    let (told, exit) = (state.file("told"), state.file("exit"));
+    let (seen, exit) = (state.file("seen"), state.file("exit"));
     let vmon = env!("CARGO_BIN_EXE_vmon");
-    let hook = format!("({vmon} ps --all --json; cat {}) > {}", exit.display(), told.display());
+    let hook = format!("({vmon} ps --all --json; cat {}) > {}", exit.display(), seen.display());
     let options = ["--on-exit", &hook, "--exit-file", exit.to_str().unwrap()];
     wait(&mut state.run("web", &options, "exit 3").spawn().unwrap());
-    let told = text(&told);
-    assert!(told.contains("\"STOPPED\"") && told.ends_with("]\n3\n"), "{told}");
+    let seen = text(&seen);
+    assert!(seen.contains("\"STOPPED\"") && seen.ends_with("]\n3\n"), "{seen}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_stop_ends_a_command_of_on_exit_that_takes_long() {
     let hook = format!("echo runs > {}; sleep 1000", file.display());
     let mut run = Process::spawn(&mut state.run("web", &["--on-exit", &hook], "exit 7"));
     eventually("the hook runs", || text(&file) == "runs\n");
-    // Until its handler is there a signal is nobody's: so again and again.
+    // A signal is lost before the handler is installed, so it is sent repeatedly.
     eventually("vmon ends", || {
         signal(&run, Signal::SIGTERM);
         run.try_wait().unwrap().is_some()

@@ -1,4 +1,4 @@
-//! What the service manager is told, as sd_notify(3) describes it.
+//! The messages to the service manager, as in sd_notify(3).
 
 #![cfg(target_os = "linux")]
 

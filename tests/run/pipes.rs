@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 const MIB: usize = 1024 * 1024;
 
-/// Compares at the speed of memory, and tells of a difference as [`assert_same`] does.
+/// Compares at the speed of memory, and reports a difference as [`assert_same`] does.
 #[track_caller]
 fn same(left: &[u8], right: &[u8], what: &str) {
     if left != right {
@@ -112,7 +112,7 @@ fn stdout_and_stderr_arrive_at_ours_untouched() {
 #[test]
 fn both_streams_at_once_are_each_in_order() {
     let state = State::new();
-    // The topmost bit tells in the log whose byte it is.
+    // The top bit of a byte identifies its stream in the log.
     let out: Vec<u8> = noise(4 * MIB, 3).into_iter().map(|byte| byte & 0x7f).collect();
     let err: Vec<u8> = noise(4 * MIB, 4).into_iter().map(|byte| byte | 0x80).collect();
     fs::write(state.file("out"), &out).unwrap();

@@ -67,7 +67,7 @@ fn the_signal_that_ended_the_child_is_not_lost() {
 #[test]
 fn stopped_is_not_on_record_while_a_child_that_ignores_term_runs_on() {
     let state = State::new();
-    // Deaf to the first TERM, until it is told to end.
+    // Ignores the first TERM, until the test lets it exit.
     let script = "trap 'echo deaf' TERM; echo ready; while ! read x; do :; done; exit 4";
     let mut vmon = state.run("x", &["--no-forward", "--stop-timeout", "1h"], script);
     let mut vmon = vmon.stdin(Stdio::piped()).spawn().unwrap();
@@ -113,7 +113,7 @@ fn a_supervisor_killed_by_sigkill_leaves_no_child_and_nothing_running() {
     assert_eq!(ps(&[]).lines().count(), 1, "nothing but the header: {}", ps(&[]));
     assert!(ps(&["--all"]).contains("STOPPED"));
     assert!(ps(&["--all", "--json"]).contains("supervisor-lost"));
-    // And in the rows, as soon as somebody has the name again.
+    // And in the rows, as soon as the name is claimed again.
     wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
     let states = rows(&state, "SELECT state FROM vmon_runs ORDER BY id");
     assert_eq!(states, ["STOPPED", "STOPPED"]);
@@ -152,7 +152,7 @@ fn the_terminal_of_the_child_has_the_size_of_ours_and_follows_it() {
 fn the_end_on_a_terminal_does_not_wait_for_enter() {
     let state = State::new();
     let mut terminal = Terminal::spawn(&mut state.run("x", &[], "echo bye; exit 3"));
-    assert_eq!(terminal.finish(), 3, "nobody has typed anything");
+    assert_eq!(terminal.finish(), 3, "without any input");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_slow_terminal_does_not_hold_up_the_log() {
     let script = "seq 200000; echo logged";
     let options = ["--forward-overflow", "drop"];
     let mut terminal = Terminal::spawn(&mut state.run("x", &options, script));
-    // Nobody reads the terminal meanwhile.
+    // The terminal is not read meanwhile.
     state.wait_for_log("x", b"\nlogged\r\n");
     terminal.wait_for("bytes left out]");
     assert_eq!(terminal.finish(), 0);

@@ -76,7 +76,7 @@ fn ends(state: &State, kind: Kind, name: &str, ours_reads: bool) -> (OwnedFd, Fi
     }
 }
 
-/// A terminal that passes every byte as it is. Nobody's controlling terminal.
+/// A terminal that passes every byte as it is. It is not a controlling terminal.
 fn raw_pty() -> (File, OwnedFd) {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags).unwrap();
@@ -106,8 +106,7 @@ fn size(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
 }
 
-/// Everything that a child writes reaches a stdout and a stderr of this kind, whose flags nobody
-/// has touched.
+/// All output of a child reaches a stdout and a stderr of this kind, whose flags are unchanged.
 fn output_may_be(kind: Kind) {
     let state = State::new();
     let (out, err) = (noise(LEN, 1), noise(LEN + 1, 2));
@@ -138,8 +137,8 @@ fn output_may_be(kind: Kind) {
     assert_same(&err_reader.join().unwrap(), &err, "stderr");
 }
 
-/// Everything that comes by a stdin of this kind reaches the child, the end included, and nobody
-/// has touched its flags.
+/// All input from a stdin of this kind reaches the child, including its end, and its flags are
+/// unchanged.
 fn input_may_be(kind: Kind) {
     let state = State::new();
     let bytes = noise(LEN, 3);
@@ -463,11 +462,16 @@ fn assert_told_of_the_rest(seen: &[u8], bytes: &[u8]) {
     assert!(prefix >= 256 * 1024, "{prefix}");
     // The line may begin with the byte that comes next.
     let notice = |prefix| format!("\r\n[vmon: {} bytes left out]\r\n", bytes.len() - prefix);
-    let told = (prefix - 2..=prefix).any(|prefix| &seen[prefix..] == notice(prefix).as_bytes());
-    assert!(told, "{:?}", String::from_utf8_lossy(&seen[prefix..seen.len().min(prefix + 100)]));
+    let is_reported =
+        (prefix - 2..=prefix).any(|prefix| &seen[prefix..] == notice(prefix).as_bytes());
+    assert!(
+        is_reported,
+        "{:?}",
+        String::from_utf8_lossy(&seen[prefix..seen.len().min(prefix + 100)])
+    );
 }
 
-/// Nobody reads our output, and the child and its log go on all the same.
+/// The output has no reader, and the child and its log continue.
 fn an_unread_output_may_be(kind: Kind) {
     let state = State::new();
     let bytes = noise(20 * LEN + 1, 9);
@@ -484,31 +488,32 @@ fn an_unread_output_may_be(kind: Kind) {
 }
 
 #[test]
-fn a_fifo_that_nobody_reads_does_not_hold_up_the_log() {
+fn a_fifo_without_a_reader_does_not_block_the_log() {
     an_unread_output_may_be(Kind::Fifo);
 }
 
 #[test]
-fn a_socket_that_nobody_reads_does_not_hold_up_the_log() {
+fn a_socket_that_is_not_read_does_not_block_the_log() {
     an_unread_output_may_be(Kind::Socket);
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_does_not_hold_up_the_log() {
+fn a_terminal_that_is_not_read_does_not_block_the_log() {
     an_unread_output_may_be(Kind::Terminal);
 }
 
-/// `vmon run` as nobody, who may not reopen what this test makes; `None`, visibly, where we are
-/// not root.
+/// `vmon run` as the user nobody, which may not reopen the files of this test; `None`, visibly,
+/// where we are not root.
 fn as_nobody(state: &State, options: &[&str], script: &str) -> Option<Command> {
     if !is_root() {
         eprintln!("skipped: only root has descriptors that another user may not reopen");
         return None;
     }
-    // The build directory may be out of reach for nobody.
+    // The user nobody may not have access to the build directory.
     let vmon = state.file("vmon");
     // By a process of its own: a descriptor of ours that is open for writing would reach the
-    // children of other tests, and a file that somebody can write can't be executed (ETXTBSY).
+    // children of other tests, and a file that a process has open for writing can't be executed
+    // (ETXTBSY).
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vmon")).arg(&vmon).status().unwrap();
     assert!(copied.success());
     fs::set_permissions(&vmon, fs::Permissions::from_mode(0o755)).unwrap();
@@ -520,14 +525,14 @@ fn as_nobody(state: &State, options: &[&str], script: &str) -> Option<Command> {
     Some(command)
 }
 
-/// Whether nobody may not reopen what this test has opened: else a test of that would test nothing.
+/// Whether the user nobody is refused to reopen the streams of this test, which the tests rely on.
 fn is_refused(stream: &OwnedFd, mode: &str) -> bool {
     let mut test = Command::new("sh");
     test.args(["-c", &format!("test ! -{mode} /proc/self/fd/0")]).uid(NOBODY).gid(NOBODY);
     test.stdin(stream.try_clone().unwrap()).status().unwrap().success()
 }
 
-/// A child of nobody's gets this input and gives it back on streams of root's.
+/// A child of the user nobody gets this input and gives it back on streams of root's.
 fn another_users_streams_may_be(kind: Kind) {
     let state = State::new();
     let script = r#"cat; echo end >&2; read _ < "$GO""#;
@@ -584,8 +589,8 @@ fn another_users_controlling_terminal_works_as_ours_does() {
     assert_eq!(terminal.finish(), 0);
 }
 
-/// With streams of root's that nobody reads, and an input that never comes, the loop goes on.
-fn another_users_silence_holds_nobody_up(kind: Kind) {
+/// Root's output streams are not read and its input stays empty, and the loop continues.
+fn another_users_idle_streams_do_not_block(kind: Kind) {
     let state = State::new();
     let bytes = noise(5 * LEN, 8);
     let options = ["--tty", "never", "--forward-overflow", "drop"];
@@ -605,11 +610,11 @@ fn another_users_silence_holds_nobody_up(kind: Kind) {
 }
 
 #[test]
-fn another_users_pipe_that_nobody_reads_does_not_hold_up_the_loop() {
-    another_users_silence_holds_nobody_up(Kind::Pipe);
+fn another_users_pipe_that_is_not_read_does_not_block_the_loop() {
+    another_users_idle_streams_do_not_block(Kind::Pipe);
 }
 
 #[test]
-fn another_users_terminal_that_nobody_reads_does_not_hold_up_the_loop() {
-    another_users_silence_holds_nobody_up(Kind::Terminal);
+fn another_users_terminal_that_is_not_read_does_not_block_the_loop() {
+    another_users_idle_streams_do_not_block(Kind::Terminal);
 }

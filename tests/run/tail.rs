@@ -1,4 +1,4 @@
-//! What a child wrote last: it is never lost, whoever else has its pipe open.
+//! The last output of a child is never lost, also if another process has its pipe open.
 
 #![cfg(target_os = "linux")]
 
@@ -34,7 +34,8 @@ impl Drop for Grandchild {
     }
 }
 
-/// What a script leaves behind is left alone: here it stands for whoever else has the pipe open.
+/// The processes that a script leaves behind are not killed: they stand for others with the pipe
+/// open.
 fn here(state: &State, options: &[&str], script: &str) -> Command {
     let options = [options, &["--leave-descendants"]].concat();
     let mut command = state.run("child", &options, script);

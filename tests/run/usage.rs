@@ -261,10 +261,10 @@ fn something_else_in_the_place_of_the_log_leaves_nothing_written() {
         .args(["run", "--state-dir", state.path().to_str().unwrap(), "true"])
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(125), "{told}");
-    assert!(told.starts_with("vmon: ") && told.contains("true.log"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{message}");
+    assert!(message.starts_with("vmon: ") && message.contains("true.log"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
     let left: Vec<_> =
         std::fs::read_dir(state.path()).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(left, [state.path().join("log")]);

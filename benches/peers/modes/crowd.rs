@@ -225,8 +225,8 @@ impl Host {
         Ok(json!({ "mb_per_second": rate, "mean_bytes": mean, "slowest_to_mean": slowest / mean }))
     }
 
-    /// Until each child has begun, which takes many children a while: whoever begins late is not
-    /// slow. Gives what each log has then.
+    /// Waits until each child has written, so that a late start does not count as slowness. Returns
+    /// the size of each log.
     fn wait_for_flood(&mut self, quiet: &[u64]) -> Result<Vec<u64>> {
         let give_up = Instant::now() + LIMIT;
         let block = Flood::endless().block as u64;

@@ -12,7 +12,7 @@ use super::{raw_stdin, raw_stdout};
 use crate::pty::{self, RawMode};
 use crate::{Result, process};
 
-/// `@floor-pipe LOG PAUSE`: a pipe of 1 MiB, read, written to one file; and a pause of so many
+/// `@floor-pipe LOG PAUSE`: a pipe of 1 MiB, read, written to one file; and a pause of this many
 /// milliseconds after each read that has emptied the pipe, so that the next one takes more.
 pub fn pipe(log: &str, pause: &str) -> Result<()> {
     let pause = Duration::from_millis(pause.parse()?);

@@ -1,6 +1,6 @@
-//! `@two-sandboxes DIR pty|pipe|block|drop|idle`: a host of two sandboxes on one reactor: one that is
-//! our terminal's, and one that floods its log: through a PTY, a pipe, or a pipe whose log has a rate,
-//! which waits then or leaves bytes out; or one that is idle.
+//! `@two-sandboxes DIR pty|pipe|block|drop|idle`: a host of two sandboxes on one reactor: one that
+//! is our terminal's, and one that floods its log: through a PTY, a pipe, or a pipe whose log has a
+//! rate, which waits then or leaves bytes out; or one that is idle.
 
 use std::num::NonZeroU64;
 use std::path::Path;

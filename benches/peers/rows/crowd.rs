@@ -45,7 +45,7 @@ pub fn row(bench: &Bench) -> Result<Row> {
     Ok(row)
 }
 
-/// Whether a host of so many children can have the descriptors that it needs.
+/// Whether the limit of open files suffices for a host of this many children.
 fn may_open(children: usize) -> Result<()> {
     // Two pipes, a pidfd and a log each, and some of the host's own.
     let needed = 4 * children as u64 + 100;
@@ -110,7 +110,7 @@ fn take(row: &mut Row, children: usize, result: &Value) {
     figure(LIMIT_RESTORED, Unit::Number, &restored, 1.0);
 }
 
-/// One host of so many children, from its start to its end.
+/// Runs one host of this many children.
 fn host(bench: &Bench, children: usize) -> Result<Value> {
     let scratch = bench.scratch()?;
     // Few children flood fast, and their logs are not rotated; many need time for a turn each.

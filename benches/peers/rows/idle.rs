@@ -99,8 +99,8 @@ pub fn one(bench: &Bench) -> Result<Row> {
     Ok(row)
 }
 
-/// How long a supervisor may take to come to rest after the child is there: vmon gives back what its
-/// start has taken once nothing has happened for two seconds.
+/// How long a supervisor may take to come to rest after the child is there: vmon gives back what
+/// its start has taken once nothing has happened for two seconds.
 fn settle(bench: &Bench) -> Duration {
     Duration::from_millis(bench.size(3000, 200))
 }
@@ -168,7 +168,7 @@ impl Hall {
         Ok(Self { scratch, ready, child: modes::words("idle", &[])? })
     }
 
-    /// So many of one kind, when the children of all are there.
+    /// Starts this many supervisors of one kind, and waits until all children have started.
     fn start(&self, supervisor: &Supervisor<'_>, count: usize) -> Result<Vec<Running>> {
         let mut all = Vec::with_capacity(count);
         for number in 0..count {

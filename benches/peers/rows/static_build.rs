@@ -17,7 +17,7 @@ fn command(target: &std::path::Path) -> (Command, PathBuf) {
     (cargo, target.join(triple).join("release/vmon"))
 }
 
-/// Builds it, and tells where it is.
+/// Builds it, and returns its path.
 pub fn build() -> Result<PathBuf> {
     let (mut cargo, path) = command(&target_directory().join("peers-static"));
     let status = cargo

@@ -4,7 +4,7 @@
 //! kernel has as little as possible to write back meanwhile. What noise that leaves falls on all:
 //! the order is turned round every other time. Before each run as much is written and removed as
 //! the run will write: a virtual machine takes memory that was not used for a while from its host
-//! page by page, and whoever runs first after a slow tool would pay for that.
+//! page by page, and the first tool after a slow one would pay for that.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -220,7 +220,7 @@ enum Forwarded {
     ToPipe,
 }
 
-/// One run of vmon, which keeps so many generations, or all.
+/// One run of vmon, which keeps this many generations, or all.
 fn vmon(bench: &Bench, flood: Flood, kept: Option<u32>, forwarded: Forwarded) -> Result<Measured> {
     warm_up(bench, flood)?;
     let scratch = bench.scratch()?;

@@ -4,10 +4,10 @@ use fastrand::Rng;
 
 use super::*;
 
-type Told<B> = (Option<u64>, Option<Stream>, B);
+type Decoded<B> = (Option<u64>, Option<Stream>, B);
 
 /// All whole records, and what is left behind them.
-fn decoded(format: Format, mut bytes: &[u8]) -> (Vec<Told<Vec<u8>>>, &[u8]) {
+fn decoded(format: Format, mut bytes: &[u8]) -> (Vec<Decoded<Vec<u8>>>, &[u8]) {
     let mut decoder = Decoder::new(format);
     let mut records = Vec::new();
     while let Some(record) = decoder.next(bytes) {
@@ -19,9 +19,9 @@ fn decoded(format: Format, mut bytes: &[u8]) -> (Vec<Told<Vec<u8>>>, &[u8]) {
 }
 
 #[track_caller]
-fn assert_decodes(format: Format, log: &[u8], expected: &[Told<&[u8]>]) {
+fn assert_decodes(format: Format, log: &[u8], expected: &[Decoded<&[u8]>]) {
     let (records, rest) = decoded(format, log);
-    let records: Vec<Told<&[u8]>> =
+    let records: Vec<Decoded<&[u8]>> =
         records.iter().map(|(time, stream, bytes)| (*time, *stream, bytes.as_slice())).collect();
     assert_eq!(records, expected);
     assert_eq!(rest, b"");

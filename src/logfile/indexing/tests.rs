@@ -30,7 +30,7 @@ impl Scene {
         Self { directory, log, now: 1_000_000_000 }
     }
 
-    /// Writes, so many milliseconds after the last time.
+    /// Writes, this many milliseconds after the last time.
     fn write(&mut self, milliseconds: u64, stream: Stream, bytes: &[u8]) {
         self.now += milliseconds * MILLISECOND;
         self.log.write_at(Timestamp::from_nanoseconds(self.now), &mut [], stream, bytes).unwrap();
@@ -212,10 +212,10 @@ fn cut_anywhere_log_or_index_what_follows_is_true() {
         }
         // No record is lost that was whole and true.
         let kept = of_index.saturating_sub(HEADER) / RECORD;
-        let told = [0, 0, 4, 10, 14, 14].get(kept).copied().unwrap();
+        let indexed = [0, 0, 4, 10, 14, 14].get(kept).copied().unwrap();
         let first_unknown = now.iter().position(Option::is_none).unwrap_or(of_log);
-        let expected = if told <= of_log {
-            told
+        let expected = if indexed <= of_log {
+            indexed
         } else {
             [0, 4, 10].into_iter().filter(|end| *end <= of_log).max().unwrap()
         };

@@ -60,10 +60,13 @@ fn what_is_no_file_in_its_place_holds_no_log_and_is_left_alone() {
         assert_eq!(fs::symlink_metadata(&index).unwrap().ino(), planted);
         fs::remove_file(&index).or_else(|_| fs::remove_dir(&index)).unwrap();
         scene.log.flush_index();
-        let told = scene.records();
-        assert_eq!(told.last().map(Record::end), Some(fs::metadata(scene.path("")).unwrap().len()));
+        let records = scene.records();
+        assert_eq!(
+            records.last().map(Record::end),
+            Some(fs::metadata(scene.path("")).unwrap().len())
+        );
         let times =
-            told.iter().filter(|it| !matches!(it.content, Content::Bytes { stream: None, .. }));
+            records.iter().filter(|it| !matches!(it.content, Content::Bytes { stream: None, .. }));
         assert_eq!(times.count(), 3);
         assert!(scene.log.deadline().is_none());
         fs::remove_file(&index).unwrap();
@@ -96,7 +99,7 @@ fn an_index_that_was_removed_or_replaced_is_begun_anew() {
 }
 
 #[test]
-fn bytes_that_somebody_has_put_behind_an_index_are_overwritten() {
+fn bytes_that_another_process_has_appended_to_an_index_are_overwritten() {
     let mut scene = Scene::new(0, 1);
     scene.write_and_flush(b"ab");
     let mut index = fs::read(scene.path(".idx")).unwrap();
@@ -142,7 +145,7 @@ fn a_log_that_was_copied_and_truncated_gets_a_new_index() {
 }
 
 #[test]
-fn bytes_that_somebody_else_has_put_into_the_log_shift_nothing() {
+fn bytes_that_another_process_has_appended_to_the_log_shift_nothing() {
     let mut scene = Scene::new(0, 1);
     scene.write_and_flush(b"before");
     fs::write(scene.path(""), "before and more").unwrap();
@@ -152,7 +155,7 @@ fn bytes_that_somebody_else_has_put_into_the_log_shift_nothing() {
 }
 
 #[test]
-fn a_log_that_was_moved_away_leaves_its_index_to_nobody() {
+fn the_index_of_a_moved_log_is_not_used_for_the_next_one() {
     let mut scene = Scene::new(0, 1);
     scene.write_and_flush(b"before");
     scene.write(10, Stream::Stdout, b"last");
@@ -170,7 +173,7 @@ fn a_log_that_was_moved_away_leaves_its_index_to_nobody() {
 }
 
 #[test]
-fn a_removed_log_gets_no_index_for_what_is_left_to_be_told() {
+fn a_removed_log_gets_no_index_for_its_pending_records() {
     let mut scene = Scene::new(0, 1);
     scene.write(10, Stream::Stdout, b"gone");
     fs::remove_file(scene.path("")).unwrap();
