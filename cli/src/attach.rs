@@ -1,11 +1,11 @@
-//! `vmon attach`: our terminal, or our streams, at a sandbox that runs.
+//! `vmon attach`: connects the terminal or the standard streams to a running sandbox.
 //!
-//! A loop of its own on the library's reactor, with one thread. The sandbox never waits for us; what
-//! we are too slow for its supervisor leaves out, and says so.
+//! Runs an event loop of its own on one thread. The sandbox never waits for this client: when the
+//! client reads too slowly, the supervisor drops output and writes a notice in its place.
 
+mod attachment;
 mod flow;
 mod keys;
-mod session;
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
@@ -19,56 +19,56 @@ use vmon::terminal::{Messages, Terminal};
 
 use super::args::ConsoleChoice;
 use super::live::{self, Endings, LiveError};
-use super::select::{Record, Recorded, Selector, Tally};
+use super::report::{self, LogLevel};
+use super::select::{Outcome, Record, Recorded, Selector};
 use super::shared::SharedArgs;
-use super::tell::{self, LogLevel};
 use super::{Failure, signalled};
+use attachment::{AttachEnd, Attachment, Typing};
 use keys::{Keys, Search};
-use session::{Outcome, Session, Typing};
 
-/// How long the supervisor may take to be told our window's size.
+/// Timeout of the request that reports the window size to the supervisor.
 const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Use a sandbox that runs: its output comes here, and what you type goes there
+/// Attach the terminal to a running sandbox
 ///
-/// Any number of people can be attached at once. A command with a terminal gets the size of
-/// yours. The command goes on when you leave, and when your input ends.
+/// Several clients can be attached at the same time. A command that runs on a terminal gets the
+/// window size of yours. Detaching, or the end of the input, does not stop the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-KEYS is a list such as ctrl-p,ctrl-q: each a character, or ctrl- and one of a-z, @, [, \\, ], ^, _.
-The empty list is never typed. Keys count at a terminal. That still edits lines where the command
-is on pipes: keys whose last is no control character need Enter there, and Ctrl-C leaves too. What
-comes through a pipe is the command's, whatever it is.
+KEYS is a comma-separated list. Each key is one character, or ctrl- followed by one of a-z, @, [,
+\\, ], ^ and _. The empty string disables detaching by keys. The sequence is recognized on a terminal
+only; input from a pipe is passed on unchanged. If the command runs on pipes, your terminal stays in
+line mode: a sequence that does not end with a control character needs Enter, and Ctrl-C detaches.
 
 Examples:
-  vmon attach web                    leave with Ctrl-P Ctrl-Q
-  vmon attach web --tail 4KiB        see first what came last
-  vmon attach web --read-only        look on; Ctrl-C leaves too
-  vmon attach vm --console hvc0      at that console of a VM
-  echo status | vmon attach monitor  send a line, and read until the sandbox ends")]
+  vmon attach web                    detach with Ctrl-P Ctrl-Q
+  vmon attach web --tail 4KiB        print the end of the log first
+  vmon attach web --read-only        watch without sending input; Ctrl-C detaches
+  vmon attach vm --console hvc0      a console of a VM
+  echo status | vmon attach monitor  send one line, then print output until the sandbox stops")]
 pub struct AttachArgs {
-    /// The sandbox, as NAME, or as CONFIG/NAME where several configs have that name
+    /// The sandbox: NAME, or CONFIG/NAME where several configs have that name
     #[arg(value_name = "NAME")]
     name: Selector,
 
-    /// This console, or stdio for the command's own streams [default: where the terminal of its
-    /// 'vmon run' was, or would have been]
+    /// The console to attach to, or stdio for the command's own streams [default: the one that
+    /// 'vmon run' connects to its terminal]
     #[arg(long, value_name = "CONSOLE")]
     console: Option<ConsoleChoice>,
 
-    /// Send nothing
+    /// Do not send input
     #[arg(long)]
     read_only: bool,
 
-    /// The keys that leave; the empty string for none
+    /// The key sequence for detaching; an empty string disables it
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: Keys,
 
-    /// Do not read our stdin at all: the keys have no effect, and Ctrl-C leaves
+    /// Do not read stdin. The key sequence has no effect, and Ctrl-C detaches
     #[arg(long)]
     no_stdin: bool,
 
-    /// How much of the log's end comes first, in bytes
+    /// Print this many bytes from the end of the log first
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = vmon::values::size)]
     tail: u64,
 
@@ -76,38 +76,38 @@ pub struct AttachArgs {
     pub shared: SharedArgs,
 }
 
-/// The streams of one sandbox.
+/// The connections to the streams of one sandbox.
 struct Streams {
-    /// The terminal's, or stdout and what goes to stdin.
+    /// The terminal or console; without one, stdout and stdin.
     main: UnixStream,
     stderr: Option<UnixStream>,
     session: SessionId,
     tty: bool,
 }
 
-/// Attaches until the sandbox ends or we leave.
+/// Attaches until the sandbox stops or the client detaches. Returns the exit code.
 pub fn attach(args: AttachArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
+    let mut outcome = Outcome::new(messages);
     let sandbox = match record.find(&args.name) {
         Ok(sandbox) => sandbox,
         Err(error) => {
-            tally.failed(&error.to_string());
-            return Ok(tally.code());
+            outcome.failed(&error.to_string());
+            return Ok(outcome.code());
         }
     };
-    let outcome = match connect(&args, sandbox) {
+    let end = match connect(&args, sandbox) {
         Ok(streams) => {
-            let outcome = relay(&args, sandbox, streams)?;
-            told(outcome, &args, &record, sandbox, messages)
+            let end = relay(&args, sandbox, streams)?;
+            report_end(end, &args, &record, sandbox, messages)
         }
         Err(error) => Err(error),
     };
-    match outcome {
+    match end {
         Ok(code) => return Ok(code),
-        Err(error) => tally.failed(&format!("can't attach to {sandbox}: {error}")),
+        Err(error) => outcome.failed(&format!("can't attach to {sandbox}: {error}")),
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
 fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> {
@@ -123,13 +123,13 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
             }
             _ => error.into(),
         })?;
-    // What is at the other end of a console is a terminal's line.
+    // Consoles are treated as terminals: the guest has the line discipline.
     let tty = matches!(attached.to, AttachTo::Tty | AttachTo::Console(_));
     let stderr = if tty { None } else { connect_stderr(sandbox)? };
     Ok(Streams { main, stderr, session: attached.session, tty })
 }
 
-/// What can be named instead.
+/// The names of the sandbox's consoles, for the error message.
 fn consoles(sandbox: &Recorded) -> String {
     let status = live::connect(sandbox).and_then(|mut client| Ok(client.status()?));
     let consoles = status.map(|status| status.consoles).unwrap_or_default();
@@ -140,7 +140,7 @@ fn consoles(sandbox: &Recorded) -> String {
     }
 }
 
-/// `None` where a host's child has no such pipe.
+/// `None` if the sandbox has no stderr stream, as a child of a host may not.
 fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
     let stderr = Attach { to: Some(AttachTo::Stderr), read_only: true, tail: 0 };
     match live::connect(sandbox)?.attach(&stderr) {
@@ -150,7 +150,7 @@ fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
     }
 }
 
-fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<Outcome, Failure> {
+fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<AttachEnd, Failure> {
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
     let at_terminal = io::stdin().is_terminal();
@@ -160,24 +160,24 @@ fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<Outc
         false => None,
     };
     let terminal = typing.and_then(|typing| Some((Terminal::open()?, typing)));
-    let size = Size {
+    let size = WindowSize {
         socket: sandbox.running().and_then(|run| run.socket.clone()),
         session: streams.session,
         counts: streams.tty && !args.read_only,
     };
     let search = at_terminal.then(|| Search::new(args.detach_keys.clone()));
-    let session = Session::new(streams.main, streams.stderr, terminal, size)
+    let attachment = Attachment::new(streams.main, streams.stderr, terminal, size)
         .reading(!args.no_stdin, search)
         .read_only(args.read_only);
-    let id = reactor.add(session);
+    let id = reactor.add(attachment);
     reactor.run().map_err(Failure::Loop)?;
-    // Dropped before anything is told: the terminal is back by then.
-    reactor.remove(id).map_or(Err(Failure::NoEnd), Session::into_outcome)
+    // Removing the session restores the terminal; messages are printed after that.
+    reactor.remove(id).map_or(Err(Failure::NoEnd), Attachment::into_end)
 }
 
-/// Says how it ended; the exit code.
-fn told(
-    outcome: Outcome,
+/// Reports how the attachment ended. Returns the exit code.
+fn report_end(
+    end: AttachEnd,
     args: &AttachArgs,
     record: &Record,
     sandbox: &Recorded,
@@ -185,20 +185,20 @@ fn told(
 ) -> Result<u8, LiveError> {
     let say = |text: &str| {
         if io::stderr().is_terminal() && args.shared.log_level >= LogLevel::Warn {
-            // Where the cursor is nobody knows.
-            tell::on_new_line(messages, text);
+            // The cursor may be in the middle of a line of output.
+            report::on_new_line(messages, text);
         } else {
             info!("{text}");
         }
     };
-    match outcome {
-        Outcome::Left => say(&format!("left {sandbox}, which goes on")),
-        Outcome::Signalled(signal) => {
-            say(&format!("left {sandbox}, which goes on"));
+    match end {
+        AttachEnd::Left => say(&format!("detached from {sandbox}, which keeps running")),
+        AttachEnd::Signalled(signal) => {
+            say(&format!("detached from {sandbox}, which keeps running"));
             return Ok(signalled(signal));
         }
-        Outcome::Unwritten => return Ok(1),
-        Outcome::Ended => {
+        AttachEnd::Unwritten => return Ok(1),
+        AttachEnd::Ended => {
             let ended = match live::connect(sandbox).and_then(|mut client| Ok(client.status()?)) {
                 Ok(_) => Ok(()),
                 Err(error) => Endings::new(record).lost(sandbox, error).and_then(|run| {
@@ -208,43 +208,43 @@ fn told(
                 }),
             };
             ended?;
-            say(&format!("{sandbox} has ended"));
+            say(&format!("{sandbox} has stopped"));
         }
     }
     Ok(0)
 }
 
-/// How the sandbox's terminal learns of our window's size.
-struct Size {
+/// Reports the window size of the terminal to the supervisor.
+struct WindowSize {
     socket: Option<std::path::PathBuf>,
     session: SessionId,
     counts: bool,
 }
 
-impl Size {
-    /// Tells it. A courtesy: nothing fails for it.
-    fn tell(&self, terminal: &Terminal) {
+impl WindowSize {
+    /// Sends the current size. Errors are logged only.
+    fn send(&self, terminal: &Terminal) {
         if let Some((rows, columns)) = terminal.size() {
             self.resize(rows, columns);
         }
     }
 
-    /// Tells it so that a program which has filled the screen fills ours, also if the size is what
-    /// it was: a terminal tells its program of changes only (SIGWINCH, tty_ioctl(4)).
-    fn tell_anew(&self, terminal: &Terminal) {
+    /// Sends a different size first, then the current one. A terminal sends SIGWINCH on a change
+    /// only (tty_ioctl(4)), and a full-screen program has to redraw on the new terminal.
+    fn force_redraw(&self, terminal: &Terminal) {
         if let Some((rows, columns)) = terminal.size() {
             self.resize(rows, columns.saturating_add(1));
             self.resize(rows, columns);
         }
     }
 
-    /// On a connection of its own.
+    /// Uses a connection of its own.
     fn resize(&self, rows: u16, columns: u16) {
         let (true, Some(socket)) = (self.counts, &self.socket) else { return };
-        let told = Client::connect(socket)
+        let result = Client::connect(socket)
             .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, rows, columns));
-        if let Err(error) = told {
-            info!("can't tell the window's size: {error}");
+        if let Err(error) = result {
+            info!("can't report the window size: {error}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `vmon completions`: what a shell has to load, and the answers to its questions.
+//! `vmon completions`: prints the completion script of a shell, and answers its requests.
 //!
-//! The shell's script is short: at each TAB it runs vmon with `VMON_COMPLETE` set and the words so
-//! far, and vmon answers, a line each, from its own options and from the record. No answer leaves
-//! the word to the shell's own completion, of files.
+//! At each TAB the script runs vmon with `VMON_COMPLETE` set and the words typed so far. vmon prints
+//! the candidates, one a line, from its options and from the record. Without candidates the shell
+//! completes file names.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -13,25 +13,25 @@ use vmon::terminal::Messages;
 
 use super::output::print;
 use super::shared::default_db;
-use super::{Cli, Failure, NOT_ALL_DONE, tell};
+use super::{Cli, Failure, NOT_ALL_DONE, report};
 
-/// Set by the script when it asks.
+/// Set by the script when it requests candidates.
 const VARIABLE: &str = "VMON_COMPLETE";
 
-/// The commands that can only be about what runs.
+/// Commands that take running sandboxes only.
 const OF_RUNNING: [&str; 4] = ["attach", "stop", "kill", "stats"];
 
-/// What is sent to a command by hand; any other signal is typed.
+/// The signals offered as candidates. Others can be typed.
 const SIGNALS: [&str; 10] =
     ["HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM", "CONT", "STOP", "WINCH"];
 
-/// Of `ps --format`, beside templates.
+/// Values of `ps --format`, besides templates.
 const FORMATS: [&str; 4] = ["table", "json", "names", "openmetrics"];
 
-/// Of a log; a number is typed.
+/// Values of `--run`, besides numbers.
 const RUNS: [&str; 2] = ["last", "all"];
 
-/// bash splits words at '=' too, and gives that as a word of its own.
+/// bash also splits words at '=' and passes it as a word of its own.
 const BASH: &str = r#"_vmon() {
     local IFS=$'\n'
     COMPREPLY=($(VMON_COMPLETE=1 vmon "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
@@ -55,9 +55,9 @@ end
 complete -c vmon -a '(__vmon_complete)'
 "#;
 
-/// Print what a shell loads so that commands, options and names complete
+/// Print a completion script for a shell
 ///
-/// Names come from the record, also with --state-dir or --db on the command line.
+/// Names of sandboxes come from the record. --state-dir and --db on the command line are respected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -88,7 +88,7 @@ pub fn completions(args: CompletionsArgs, _: &Messages) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Answers a shell's question; `None` where nobody asks.
+/// Answers a request of the completion script; `None` if this is not one.
 pub fn answer(args: &[OsString]) -> Option<u8> {
     std::env::var_os(VARIABLE)?;
     let words: Vec<String> =
@@ -96,13 +96,13 @@ pub fn answer(args: &[OsString]) -> Option<u8> {
     let mut vmon = Cli::command();
     vmon.build();
     let answer: String = candidates(&vmon, &words).into_iter().map(|word| word + "\n").collect();
-    match tell::stdout(answer.as_bytes()) {
+    match report::stdout(answer.as_bytes()) {
         Ok(()) => Some(0),
         Err(_) => Some(NOT_ALL_DONE),
     }
 }
 
-/// What the last of these words may become.
+/// The candidates for the last word.
 fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
     let Some((current, before)) = words.split_last() else { return Vec::new() };
     let Some((name, before)) = before.split_first() else {
@@ -113,11 +113,11 @@ fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
         let candidates = if before.is_empty() { subcommands(vmon) } else { Vec::new() };
         return beginning(candidates, current);
     }
-    match place(command, before) {
-        Place::Value(option) => {
+    match word_kind(command, before) {
+        WordKind::Value(option) => {
             beginning(values(option), if current == "=" { "" } else { current })
         }
-        Place::Argument(number) => match current.split_once('=') {
+        WordKind::Argument(number) => match current.split_once('=') {
             Some((option, value)) if option.starts_with("--") => {
                 let option = option_of(command, option).map(values).unwrap_or_default();
                 let option = beginning(option, value).into_iter();
@@ -129,24 +129,24 @@ fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
                 beginning(with_options(command, arguments, current), current)
             }
         },
-        Place::Taken(number) => beginning(arguments(vmon, command, number), current),
-        Place::Command => Vec::new(),
+        WordKind::Positional(number) => beginning(arguments(vmon, command, number), current),
+        WordKind::Command => Vec::new(),
     }
 }
 
-/// What the word behind these is.
-enum Place<'a> {
+/// The meaning of the word to complete.
+enum WordKind<'a> {
     /// The value of an option.
     Value(&'a Arg),
-    /// An option, or an argument with so many before it.
+    /// An option, or the positional argument with this index.
     Argument(usize),
-    /// An argument behind `--`.
-    Taken(usize),
-    /// A word of the command that is to be run.
+    /// The positional argument with this index, after `--`.
+    Positional(usize),
+    /// A word of the command to run.
     Command,
 }
 
-fn place<'a>(command: &'a Command, before: &[String]) -> Place<'a> {
+fn word_kind<'a>(command: &'a Command, before: &[String]) -> WordKind<'a> {
     let mut awaited: Option<&Arg> = None;
     let mut arguments = 0;
     let mut words = before.iter().peekable();
@@ -156,19 +156,23 @@ fn place<'a>(command: &'a Command, before: &[String]) -> Place<'a> {
             Some(_) => {}
             None if word == "--" => {
                 let behind = arguments + words.count();
-                return if runs(command) { Place::Command } else { Place::Taken(behind) };
+                return if runs(command) {
+                    WordKind::Command
+                } else {
+                    WordKind::Positional(behind)
+                };
             }
             None if word.starts_with('-') => {
                 awaited = option_of(command, word).filter(|option| takes_value(option));
             }
-            None if runs(command) => return Place::Command,
+            None if runs(command) => return WordKind::Command,
             None => arguments += 1,
         }
     }
-    awaited.map_or(Place::Argument(arguments), Place::Value)
+    awaited.map_or(WordKind::Argument(arguments), WordKind::Value)
 }
 
-/// Whether what follows is another command's line.
+/// Whether the positional arguments are the command line of another program.
 fn runs(command: &Command) -> bool {
     command.get_name() == "run"
 }
@@ -196,11 +200,11 @@ fn values(option: &Arg) -> Vec<String> {
     values.map(|value| value.get_name().to_owned()).collect()
 }
 
-/// What the argument with so many before it may be.
+/// The candidates for the positional argument with this index.
 fn arguments(vmon: &Command, command: &Command, number: usize) -> Vec<String> {
     let last = command.get_positionals().last();
     let argument = command.get_positionals().nth(number);
-    // The last one may be given again where it takes several.
+    // The last argument can be repeated if it takes several values.
     let argument = argument.or_else(|| {
         last.filter(|last| last.get_num_args().is_some_and(|count| count.max_values() > 1))
     });
@@ -220,7 +224,7 @@ fn subcommands(vmon: &Command) -> Vec<String> {
     shown.map(|command| command.get_name().to_owned()).collect()
 }
 
-/// With the options too, once a word looks like one.
+/// Adds the options if the current word starts with a dash.
 fn with_options(command: &Command, mut candidates: Vec<String>, current: &str) -> Vec<String> {
     if current.starts_with('-') {
         let shown = command.get_arguments().filter(|option| !option.is_hide_set());
@@ -234,8 +238,8 @@ fn beginning(mut candidates: Vec<String>, start: &str) -> Vec<String> {
     candidates
 }
 
-/// The sandboxes with a run that is wanted. Whatever is wrong with the record, a TAB is not the
-/// moment to tell it; and nothing is reconciled for one.
+/// The names of the sandboxes with a matching run. Errors give no candidates, and the record is not
+/// reconciled.
 fn names(wanted: impl Fn(&Run) -> bool) -> Vec<String> {
     let Some(registry) = db().and_then(|db| Registry::open_existing(db).ok().flatten()) else {
         return Vec::new();
@@ -250,20 +254,20 @@ fn names(wanted: impl Fn(&Run) -> bool) -> Vec<String> {
             1 => run.name.clone(),
             _ => format!("{}/{}", run.config_file, run.name),
         })
-        // It is put on a command line: one that would not come back the same is left out.
+        // The shell inserts the word unquoted, so names that need quoting are left out.
         .filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.+-/".contains(c)))
         .collect();
     names.sort();
     names
 }
 
-/// The database that the command line so far is about.
+/// The database that the options typed so far select.
 fn db() -> Option<PathBuf> {
     let words: Vec<OsString> = std::env::args_os().collect();
     default_db(option(&words, "--state-dir"), option(&words, "--db"))
 }
 
-/// The value of an option in a command line that need not be complete.
+/// The value of an option in an incomplete command line.
 fn option(words: &[OsString], name: &str) -> Option<PathBuf> {
     let at = words.iter().position(|word| word == name);
     if let Some(at) = at {
@@ -306,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_to_run_is_the_shells_own_business() {
+    fn the_words_of_a_command_to_run_are_left_to_the_shell() {
         for words in [
             &["run", "make", "--al"][..],
             &["run", "--", ""],

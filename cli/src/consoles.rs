@@ -1,19 +1,19 @@
-//! The consoles of a run, as `ps`, `history` and `inspect` have them.
+//! The consoles of a run as JSON, for `ps`, `history` and `inspect`.
 
 use serde_json::{Value, json};
 use vmon::control::Console;
 use vmon::monitor::Console as Wanted;
 use vmon::registry::{Run, Status};
 
-use super::inspect::status;
+use super::live;
 
-/// Those that it was started with, and what has come from each: from the supervisor of one that
-/// runs, else from the record.
+/// The consoles of a run with their byte counts: from the supervisor while the run goes on, else
+/// from the record.
 pub fn of(run: &Run) -> Value {
     let Some(spec) = run.spec.as_ref() else { return json!([]) };
     if run.status == Status::Running
         && !spec.sandbox.consoles.is_empty()
-        && let Ok(status) = status(run)
+        && let Ok(status) = live::status(run)
     {
         return status.consoles.iter().map(live).collect();
     }
@@ -21,7 +21,7 @@ pub fn of(run: &Run) -> Value {
         let bytes = run.consoles.iter().find(|bytes| bytes.name == name);
         json!({
             "name": name,
-            // It was a host's.
+            // A console without a description was passed by a host as an open descriptor.
             "kind": wanted.map_or("descriptor", Wanted::kind),
             "path": wanted.and_then(Wanted::path).map(|path| path.to_string_lossy()),
             "state": null,
@@ -37,7 +37,7 @@ pub fn of(run: &Run) -> Value {
     wanted.chain(others.map(|bytes| object(&bytes.name, None))).collect()
 }
 
-/// As the supervisor has it.
+/// A console as the supervisor reports it.
 pub fn live(console: &Console) -> Value {
     json!({
         "name": console.name,

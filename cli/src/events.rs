@@ -1,6 +1,6 @@
-//! `vmon events`: each transition of the sandboxes, as it happens.
+//! `vmon events`: prints each lifecycle transition as it happens.
 
-mod changes;
+mod tracker;
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -13,46 +13,46 @@ use tracing::warn;
 use vmon::registry::{Lost, Registry, RegistryError, Run};
 use vmon::terminal::Messages;
 
-use self::changes::{Changes, Event};
+use self::tracker::{Event, RunTracker};
 use super::Failure;
 use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
 use super::pause::{Next, Pause};
+use super::report::printable;
 use super::select::{AnyNames, Selector};
 use super::shared::{Places, SharedArgs};
-use super::tell::printable;
 
-/// How often it is looked whether the database has changed: two calls of stat(2).
-const LOOK: Duration = Duration::from_millis(150);
+/// Interval at which the database is checked for changes, with two calls of stat(2).
+const POLL_INTERVAL: Duration = Duration::from_millis(150);
 
-/// How often lost supervisors and spilled ends are looked for: nobody writes a row for those.
-const RECONCILE: Duration = Duration::from_secs(1);
+/// Interval at which the record is reconciled. A lost supervisor writes nothing to the database.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How coarse a file's time may be. After a change as young as that, another one may hide behind
-/// the same time.
-const GRAIN: Duration = Duration::from_millis(100);
+/// Resolution of a file's modification time. A second change within this time may leave the time
+/// as it was.
+const MTIME_RESOLUTION: Duration = Duration::from_millis(100);
 
-/// Follow what happens to sandboxes: starts, ends and what is between
+/// Stream lifecycle events
 ///
-/// A line each, from now on, also of sandboxes that start later. Ends with INT, TERM, or its
-/// reader. No start and no end is missed, however short the run.
+/// Prints one line an event, from now on, including sandboxes that start later. Every start and
+/// every end is reported, however short the run. Ends on SIGINT or SIGTERM, or when stdout is closed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An event is one of starting, running, stopping, draining, restarting (it has ended, and another
-run follows), stopped and removed (from the record). Times are local.
+An event is one of starting, running, stopping, draining, restarting (the run has ended and another
+one follows), stopped and removed (from the record). Times are local.
 
-With --json, a line each is an object, null where a value is not known:
+With --json, each line is an object; a value that is not known is null:
   time, event, name, config_file, run, pid, supervisor_pid, exit_code, signal, reason,
   bytes_logged, bytes_dropped
 The time is RFC 3339, in UTC; run is the id that 'vmon ps --json' prints.
 
 Examples:
-  vmon events             what happens to any sandbox
-  vmon events web --json  of one, for a program")]
+  vmon events             all sandboxes
+  vmon events web --json  one sandbox, as JSON")]
 pub struct EventsArgs {
     #[command(flatten)]
     names: AnyNames,
 
-    /// A line of JSON for each event
+    /// Print each event as a JSON object on one line
     #[arg(long)]
     json: bool,
 
@@ -60,17 +60,17 @@ pub struct EventsArgs {
     pub shared: SharedArgs,
 }
 
-/// Prints events until somebody has had enough.
+/// Prints events until a signal arrives or stdout is closed.
 pub fn events(args: EventsArgs, _: &Messages) -> Result<u8, Failure> {
     let pause = Pause::new().map_err(Failure::SetUp)?;
     let mut feed = Feed::new(args.shared.places()?)?;
     loop {
-        for event in feed.look()? {
+        for event in feed.poll()? {
             if is_wanted(&args.names.names, &event.run) {
                 print(&if args.json { json_line(&event) } else { line(&event) })?;
             }
         }
-        if pause.wait(LOOK) == Next::Leave {
+        if pause.wait(POLL_INTERVAL) == Next::Quit {
             return Ok(0);
         }
     }
@@ -80,37 +80,37 @@ fn is_wanted(names: &[Selector], run: &Run) -> bool {
     names.is_empty() || names.iter().any(|name| name.matches(&run.config_file, &run.name))
 }
 
-/// The record, and what has been told of it.
+/// The record, and the events reported so far.
 struct Feed {
     places: Places,
-    /// Once there is a database. Kept, because it knows which warnings were given.
+    /// Set once there is a database. Kept open: it remembers which warnings have been printed.
     registry: Option<Registry>,
-    changes: Changes,
+    tracker: RunTracker,
     seen: u64,
-    /// Whether the last look came long enough after the change that it saw.
+    /// Whether the modification time at the last poll was old enough to reveal any later change.
     settled: bool,
     reconciled: Instant,
-    /// Why the record could not be made true, when that was last reported.
+    /// The last reconciliation error that was reported.
     refused: Option<String>,
 }
 
 impl Feed {
     fn new(places: Places) -> Result<Self, Failure> {
         let (seen, settled) = fingerprint(&places.db.path);
-        let (changes, reconciled) = (Changes::default(), Instant::now());
+        let (tracker, reconciled) = (RunTracker::default(), Instant::now());
         let (registry, refused) = (None, None);
-        let mut feed = Self { places, registry, changes, seen, settled, reconciled, refused };
-        // What was before is known, and not told.
+        let mut feed = Self { places, registry, tracker, seen, settled, reconciled, refused };
+        // Earlier transitions are not reported.
         if let Some(registry) = feed.registry()? {
             let reconciled = registry.reconcile();
-            feed.changes.begin(registry.runs()?);
-            // One that can't even be read is told once.
+            feed.tracker.begin(registry.runs()?);
+            // The same error is reported once.
             feed.report(reconciled);
         }
         Ok(feed)
     }
 
-    /// Warns of a record that can't be made true, and so is only read; once of each reason.
+    /// Warns when the record can't be reconciled, once for each reason.
     fn report(&mut self, reconciled: Result<Vec<Lost>, RegistryError>) {
         let refused = reconciled.err().map(|error| error.to_string());
         if let Some(error) = refused.as_ref().filter(|_| refused != self.refused) {
@@ -127,24 +127,24 @@ impl Feed {
         Ok(self.registry.clone().filter(is_there))
     }
 
-    /// What has happened since the last look.
-    fn look(&mut self) -> Result<Vec<Event>, Failure> {
+    /// Returns the events since the last poll.
+    fn poll(&mut self) -> Result<Vec<Event>, Failure> {
         let Some(registry) = self.registry()? else { return Ok(Vec::new()) };
-        if self.reconciled.elapsed() >= RECONCILE || self.changes.awaits_reconciling() {
+        if self.reconciled.elapsed() >= RECONCILE_INTERVAL || self.tracker.awaits_reconciling() {
             self.report(registry.reconcile());
             self.reconciled = Instant::now();
         }
         let (now, settled) = fingerprint(&self.places.db.path);
-        if now == self.seen && self.settled && !self.changes.awaits_reconciling() {
+        if now == self.seen && self.settled && !self.tracker.awaits_reconciling() {
             return Ok(Vec::new());
         }
         match registry.runs() {
             Ok(runs) => {
                 (self.seen, self.settled) = (now, settled);
-                Ok(self.changes.note(runs))
+                Ok(self.tracker.update(runs))
             }
             Err(error) if error.is_passing() => {
-                warn!("{error}; what happens meanwhile is told afterwards");
+                warn!("{error}; events of this time are reported later");
                 Ok(Vec::new())
             }
             Err(error) => Err(error.into()),
@@ -152,9 +152,9 @@ impl Feed {
     }
 }
 
-/// What changes with each write to the database, and whether the last one is old enough that
-/// another one would show. Taken before the database is read: what is written in between shows
-/// at the next look.
+/// A hash that changes with each write to the database, and whether the last write is old enough that
+/// the next one will change it. Taken before the database is read, so that a write in between shows
+/// at the next poll.
 fn fingerprint(db: &Path) -> (u64, bool) {
     use std::os::unix::fs::MetadataExt;
 
@@ -167,7 +167,7 @@ fn fingerprint(db: &Path) -> (u64, bool) {
         let (modified, size) = (metadata.modified().ok(), metadata.size());
         (metadata.dev(), metadata.ino(), modified, size).hash(&mut hasher);
         let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-        settled &= age.is_some_and(|age| age > GRAIN);
+        settled &= age.is_some_and(|age| age > MTIME_RESOLUTION);
     }
     (hasher.finish(), settled)
 }

@@ -1,4 +1,4 @@
-//! `vmon export`: a log as others record and ship it.
+//! `vmon export`: writes a log in the format of another tool.
 
 mod asciicast;
 mod scriptreplay;
@@ -21,45 +21,45 @@ use vmon::registry::Run;
 use vmon::terminal::{self, Messages};
 
 use super::output::print;
-use super::runs::{Place, RunArgs, RunLog, Runs};
+use super::report::printable;
+use super::runs::{LogSource, RunArgs, RunLog, Runs};
 use super::screen::Screen;
-use super::select::{Record, Tally};
+use super::select::{Outcome, Record};
 use super::shared::SharedArgs;
-use super::tell::printable;
 use super::{Failure, reason, signalled};
 use asciicast::Asciicast;
 use scriptreplay::{Recording, Script};
 use target::Target;
 
-/// Bytes that are written at a time.
+/// Size of a write, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// Write what a sandbox has printed in a format of others
+/// Write the output of a sandbox in the format of another tool
 ///
-/// Of a sandbox that runs, it is what has come so far.
+/// The output of a running sandbox is written up to the present.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 FORMAT is one of
-  asciicast     asciicast v2, which asciinema plays; the last run unless --run says otherwise
-  scriptreplay  what script records and scriptreplay plays, likewise: two files, FILE with the
-                bytes and FILE.timing with their times; needs -o
-  cri           the lines of the Kubernetes container runtime interface; all runs
-  json          those of Docker's json-file driver; all runs
-Bytes of which the time is not known get that of those before them.
+  asciicast     asciicast v2, for asciinema; the last run unless --run is given
+  scriptreplay  the format of script(1) and scriptreplay(1); the last run unless --run is given. It
+                needs -o and writes two files: FILE with the bytes, FILE.timing with their times
+  cri           log lines of the Kubernetes container runtime interface; all runs
+  json          log lines of Docker's json-file driver; all runs
+Bytes whose time is not known get the time of the bytes before them.
 
 Examples:
   vmon export web --to asciicast -o web.cast          asciinema play web.cast
   vmon export web --to scriptreplay -o web.script     scriptreplay web.script.timing web.script
-  vmon export web --to json | jq -j .log              what a shipper would read")]
+  vmon export web --to json | jq -j .log              as a log shipper reads it")]
 pub struct ExportArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// What is written
+    /// The output format
     #[arg(long, value_name = "FORMAT", value_enum)]
     to: To,
 
-    /// Write this file instead of stdout, as a whole or not at all
+    /// Write to this file instead of stdout; it is replaced when complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -76,7 +76,7 @@ enum To {
 }
 
 impl To {
-    /// A session is played; a log is shipped.
+    /// The runs to export without --run: a recording has one run, a log for a shipper has all.
     fn runs(self) -> Runs {
         match self {
             Self::Asciicast | Self::Scriptreplay => Runs::Last,
@@ -85,33 +85,33 @@ impl To {
     }
 }
 
-/// How it ended.
-enum Outcome {
+/// How the export ended.
+enum ExportEnd {
     Done,
-    /// By a signal, which leaves no file behind.
+    /// By a signal. Incomplete files are removed.
     Signalled(Signal),
 }
 
-/// Exports what is asked for.
+/// Writes the export.
 pub fn export(args: ExportArgs, messages: &Messages) -> Result<u8, Failure> {
     if args.to == To::Scriptreplay && args.output.is_none() {
         return Err(Failure::NoScript);
     }
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
-    match Place::find(&args.run, &record, &args.shared.places()?) {
-        Err(error) => tally.failed(&error.to_string()),
-        Ok(place) => match write(&args, &place) {
-            Ok(Outcome::Done) => told(&args)?,
-            Ok(Outcome::Signalled(signal)) => return Ok(signalled(signal)),
-            Err(error) => tally.failed(&format!("can't export {place}: {error}")),
+    let mut outcome = Outcome::new(messages);
+    match LogSource::find(&args.run, &record, &args.shared.places()?) {
+        Err(error) => outcome.failed(&error.to_string()),
+        Ok(source) => match write(&args, &source) {
+            Ok(ExportEnd::Done) => report_files(&args)?,
+            Ok(ExportEnd::Signalled(signal)) => return Ok(signalled(signal)),
+            Err(error) => outcome.failed(&format!("can't export {source}: {error}")),
         },
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-/// Of two files, the second has a name that nobody has given.
-fn told(args: &ExportArgs) -> Result<(), Failure> {
+/// Prints the names of both files, since the name of the second is derived.
+fn report_files(args: &ExportArgs) -> Result<(), Failure> {
     match &args.output {
         Some(output) if args.to == To::Scriptreplay => {
             let (script, timing) = (output.display().to_string(), timing(output));
@@ -128,51 +128,51 @@ fn timing(script: &Path) -> PathBuf {
     timing.into()
 }
 
-fn write(args: &ExportArgs, place: &Place) -> Result<Outcome, String> {
-    let mut log = open(args, place)?;
-    let mut exporter = Exporter::new(args, place, &log)?;
+fn write(args: &ExportArgs, source: &LogSource) -> Result<ExportEnd, String> {
+    let mut log = open(args, source)?;
+    let mut exporter = Exporter::new(args, source, &log)?;
     let mut output = Output::open(args)?;
     let interrupt = Interrupt::watch(&output)?;
     let mut out = Script::default();
     while let Some(entry) = log.next().map_err(|error| error.to_string())? {
         exporter.entry(&entry, &mut out);
         if let Some(signal) = interrupt.arrived() {
-            return Ok(Outcome::Signalled(signal));
+            return Ok(ExportEnd::Signalled(signal));
         }
         if out.script.len() >= CHUNK && !output.write(&mut out)? {
-            return Ok(Outcome::Done);
+            return Ok(ExportEnd::Done);
         }
     }
     for warning in log.take_warnings() {
         warn!("{warning}");
     }
     if log.is_empty() {
-        warn!("the log of {place} has nothing of this");
+        warn!("the log of {source} has no output of this selection");
     } else if !log.is_timed() {
-        warn!("the log of {place} does not tell when its bytes came: they are all in one moment");
+        warn!("the log of {source} has no times: all bytes get the same time");
     }
     exporter.finish(&mut out);
     output.write(&mut out)?;
     output.end()?;
-    Ok(Outcome::Done)
+    Ok(ExportEnd::Done)
 }
 
-fn open(args: &ExportArgs, place: &Place) -> Result<RunLog, String> {
-    args.run.open(place, args.to.runs()).map_err(|error| error.to_string())
+fn open(args: &ExportArgs, source: &LogSource) -> Result<RunLog, String> {
+    args.run.open(source, args.to.runs()).map_err(|error| error.to_string())
 }
 
-/// What is known of a run beside its log.
+/// Metadata of a recording.
 #[derive(Debug)]
 struct About {
     title: String,
-    /// The command as a shell would take it.
+    /// The command, quoted for a shell.
     command: Option<String>,
 }
 
 impl About {
-    fn new(place: &Place, run: Option<&Run>) -> Self {
+    fn new(source: &LogSource, run: Option<&Run>) -> Self {
         let command = run.and_then(|run| run.spec.as_ref()?.command.as_ref());
-        Self { title: place.to_string(), command: command.map(quoted) }
+        Self { title: source.to_string(), command: command.map(quoted) }
     }
 }
 
@@ -187,7 +187,7 @@ fn quoted(command: &Command) -> String {
     words.map(quote).collect::<Vec<_>>().join(" ")
 }
 
-/// Makes of entries what is written.
+/// Encodes log entries in the output format.
 enum Exporter {
     Asciicast(Asciicast),
     Script(Recording),
@@ -195,19 +195,19 @@ enum Exporter {
 }
 
 impl Exporter {
-    fn new(args: &ExportArgs, place: &Place, log: &RunLog) -> Result<Self, String> {
-        let about = About::new(place, log.run());
+    fn new(args: &ExportArgs, source: &LogSource, log: &RunLog) -> Result<Self, String> {
+        let about = About::new(source, log.run());
         Ok(match args.to {
             To::Asciicast => Self::Asciicast(Asciicast::new(about)),
             To::Scriptreplay => Self::Script(Recording::new(about)),
-            To::Cri => Self::records(Format::Cri, args, place)?,
-            To::Json => Self::records(Format::Json, args, place)?,
+            To::Cri => Self::records(Format::Cri, args, source)?,
+            To::Json => Self::records(Format::Json, args, source)?,
         })
     }
 
-    /// Every record has a time. What comes before the first that is known gets that one.
-    fn records(format: Format, args: &ExportArgs, place: &Place) -> Result<Self, String> {
-        let mut log = open(args, place)?;
+    /// Every record needs a time. Bytes before the first known time get that time.
+    fn records(format: Format, args: &ExportArgs, source: &LogSource) -> Result<Self, String> {
+        let mut log = open(args, source)?;
         let time = loop {
             match log.next().map_err(|error| error.to_string())? {
                 Some(Entry::Mark { time, .. } | Entry::Bytes { time: Some(time), .. }) => {
@@ -247,9 +247,9 @@ impl Exporter {
     }
 }
 
-/// Where it goes.
+/// The destination.
 enum Output {
-    /// With a filter where that is a terminal.
+    /// With a filter of escape sequences if stdout is a terminal.
     Stdout(Option<Box<Screen>>),
     File(Target),
     Files {
@@ -274,7 +274,7 @@ impl Output {
         })
     }
 
-    /// Writes what there is; `false` when nobody reads it any more.
+    /// Writes the bytes; `false` when the reader of stdout has closed it.
     fn write(&mut self, out: &mut Script) -> Result<bool, String> {
         let Script { script, timing } = std::mem::take(out);
         match self {
@@ -317,7 +317,7 @@ fn to_stdout(bytes: &[u8]) -> Result<bool, String> {
     }
 }
 
-/// What ends us while a file is half done, which is removed then.
+/// Catches signals while a file is incomplete, so that it can be removed.
 struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {

@@ -1,8 +1,8 @@
-//! The files of a sandbox in its log directory: its log, the older generations, and what lies
-//! beside them.
+//! The files of a sandbox in its log directory: the log, its older generations, indexes and the logs
+//! of consoles.
 //!
-//! A name in the record is another program's word: only what could be vmon's own is touched, only
-//! regular files, and no symbolic link below the log directory is followed.
+//! Another program may have written the name in the record. Therefore only regular files whose names
+//! vmon itself uses are touched, and no symbolic link below the log directory is followed.
 
 mod removal;
 
@@ -21,19 +21,19 @@ pub use removal::{Removal, Roots};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// How many digits a number of a generation may have; more than the first are without leading zeros.
+/// Number of digits of a generation's sequence number. Beyond the minimum there are no leading zeros.
 const DIGITS: RangeInclusive<usize> = 8..=15;
 
-/// Endings that a generation may have behind its number.
+/// Suffixes after the sequence number of a generation.
 const ENDINGS: [&str; 3] = ["", ".gz", ".zst"];
 
-/// Endings of what finds a place in a log.
+/// Suffixes of a time index.
 const INDEXES: [&str; 2] = [".idx", ".index"];
 
-/// The ending of what tells which generations wait to be worked on.
+/// Suffix of the list of generations that wait for post-rotate work.
 const NOTE: &str = ".todo";
 
-/// Where the logs of one sandbox lie.
+/// The log files of one sandbox.
 #[derive(Debug)]
 pub struct Logs {
     path: PathBuf,
@@ -41,24 +41,24 @@ pub struct Logs {
     directory: OwnedFd,
 }
 
-/// One file of them.
+/// One of these files.
 #[derive(Debug)]
 pub struct LogFile {
     pub file_name: String,
     pub size: u64,
 }
 
-/// What a file in the directory is to a sandbox.
+/// What a file in the log directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Log,
     Generation,
-    /// An index, or one of the sandbox's other logs with all that belongs to it.
+    /// An index, or a file of one of the sandbox's other logs.
     Beside,
 }
 
 impl Logs {
-    /// `None` where there is no such directory.
+    /// Opens the log directory of a sandbox; `None` if it does not exist.
     pub fn open(log_dir: &Path, config_file: &str, name: &str) -> Result<Option<Self>, String> {
         match open(log_dir, DIRECTORY, Mode::empty()) {
             Ok(above) => Self::below(&above, log_dir, config_file, name),
@@ -67,7 +67,7 @@ impl Logs {
         }
     }
 
-    /// The same, of a log directory that is open.
+    /// As [`open`](Self::open), below a log directory that is already open.
     fn below(
         above: &OwnedFd,
         log_dir: &Path,
@@ -85,7 +85,7 @@ impl Logs {
         }
     }
 
-    /// The files, by name; the log is not among them while there is none.
+    /// Lists the files, sorted by name.
     pub fn files(&self) -> Result<Vec<LogFile>, String> {
         let unreadable = |error| cannot("read", &self.path, error);
         let mut files = Vec::new();
@@ -111,7 +111,7 @@ impl Logs {
         Ok(files)
     }
 
-    /// The log and its generations, as `inspect` has them.
+    /// The files as the value of `log` in `inspect`.
     pub fn object(&self) -> Result<Value, String> {
         let files = self.files()?;
         let is = |wanted| move |file: &&LogFile| role(&self.name, &file.file_name) == Some(wanted);
@@ -132,8 +132,8 @@ fn cannot(what: &str, path: &Path, error: Errno) -> String {
     format!("can't {what} {}: {}", path.display(), error.desc())
 }
 
-/// What the file is to the sandbox; `None` for another one's. No name contains an '@', and no
-/// sandbox's own log ends like a generation or an index.
+/// The role of a file; `None` if it belongs to another sandbox. No name contains an '@', and no log of
+/// a sandbox ends like a generation or an index.
 fn role(name: &str, file: &str) -> Option<Role> {
     let rest = file.strip_prefix(name)?;
     if let Some(what) = rest.strip_prefix('@') {
@@ -143,7 +143,7 @@ fn role(name: &str, file: &str) -> Option<Role> {
     of_log(rest.strip_prefix(".log")?)
 }
 
-/// The same of what follows `.log`.
+/// The role of a file by its suffix after `.log`.
 fn of_log(rest: &str) -> Option<Role> {
     if rest.is_empty() {
         return Some(Role::Log);
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sandboxes_files_are_its_own_only() {
+    fn only_the_files_of_the_sandbox_itself_have_a_role() {
         for (file, expected) in [
             ("web.log", Some(Role::Log)),
             ("web.log.00000001", Some(Role::Generation)),

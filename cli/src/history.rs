@@ -1,4 +1,4 @@
-//! `vmon history`: the runs of a sandbox.
+//! `vmon history`: lists the runs of a sandbox.
 
 use serde_json::Value;
 use vmon::registry::Run;
@@ -6,7 +6,7 @@ use vmon::terminal::Messages;
 
 use super::Failure;
 use super::output::{exit, or_dash, print, print_json, run_object, short, table};
-use super::select::{Names, Record, Tally};
+use super::select::{Names, Outcome, Record};
 use super::shared::SharedArgs;
 
 const HEADER: [&str; 9] =
@@ -14,20 +14,20 @@ const HEADER: [&str; 9] =
 
 /// List the runs of a sandbox, newest first
 ///
-/// Times in the table are local. EXIT is the exit code, or the signal that ended the command;
-/// LOGGED is in bytes.
+/// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated the
+/// command. LOGGED is in bytes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 With --json, an array of the objects that 'vmon ps --json' prints.
 
 Examples:
-  vmon history web           how it ended the last times
-  vmon history a/web --json  of the web that config a has")]
+  vmon history web           the last runs and how they ended
+  vmon history a/web --json  the sandbox web of config a, as JSON")]
 pub struct HistoryArgs {
     #[command(flatten)]
     names: Names,
 
-    /// An array of objects instead of a table
+    /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
 
@@ -35,18 +35,18 @@ pub struct HistoryArgs {
     pub shared: SharedArgs,
 }
 
-/// Prints the runs of each sandbox that is named.
+/// Prints the runs of each selected sandbox.
 pub fn history(args: HistoryArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
-    let selected = record.select(&args.names.names, &mut tally);
+    let mut outcome = Outcome::new(messages);
+    let selected = record.select(&args.names.names, &mut outcome);
     let runs = selected.into_iter().flat_map(|sandbox| sandbox.runs());
     if args.json {
         print_json(&Value::Array(runs.map(run_object).collect()))?;
     } else {
         print(&table(HEADER, runs.map(row)))?;
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
 fn row(run: &Run) -> [String; 9] {

@@ -1,4 +1,4 @@
-//! The command of `--on-exit`: run when all is over, and never in the way for long.
+//! Runs the command of `--on-exit` after the sandbox has stopped, with a timeout.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -16,41 +16,41 @@ use tracing::warn;
 
 use super::reason;
 
-/// How long the command may take; then it is killed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time after which the command is killed.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often its end is looked for.
-const LOOK: u8 = 5;
+/// Interval at which the end of the command is polled, in milliseconds.
+const POLL_INTERVAL: u8 = 5;
 
-/// Runs `command` with `sh -c` and these variables, and waits for its end, for half a minute at
-/// most and until a stop is asked for. What goes wrong with it is a warning.
+/// Runs `command` with `sh -c` and these environment variables. Waits until it ends, the timeout has
+/// passed, or a stop is requested. Failures are warnings.
 pub fn on_exit(command: &OsStr, variables: &[(&str, OsString)]) {
     let spawned = Command::new("sh")
         .arg("-c")
         .arg(command)
         .envs(variables.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
-        // Of its own, so that what it has started ends with it when it is killed.
+        // A process group of its own, so that a kill reaches the processes that it has started.
         .process_group(0)
         .spawn();
     match spawned.and_then(wait) {
         Ok(Some(status)) if status.success() => {}
         Ok(Some(status)) => warn!("the command of --on-exit failed: {status}"),
         Ok(None) => {
-            warn!("the command of --on-exit was killed: it took too long, or a stop was asked for")
+            warn!("the command of --on-exit was killed: it took too long, or a stop was requested")
         }
         Err(error) => warn!("can't run the command of --on-exit: {}", reason(&error)),
     }
 }
 
-/// `None` when it had to be killed.
+/// Waits for the end; `None` if the command was killed.
 fn wait(mut child: Child) -> io::Result<Option<ExitStatus>> {
-    // The handlers of the loop that has ended are still there, and nobody listens to them.
+    // The handlers of the event loop are still installed, but its signals are no longer read.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
@@ -59,11 +59,11 @@ fn wait(mut child: Child) -> io::Result<Option<ExitStatus>> {
             kill(&mut child)?;
             return Ok(None);
         }
-        let _ = poll(&mut [], PollTimeout::from(LOOK));
+        let _ = poll(&mut [], PollTimeout::from(POLL_INTERVAL));
     }
 }
 
-/// Not reaped yet, so neither its pid nor its group can be a stranger's.
+/// Kills the process group. The child has not been reaped, so the ids can't have been reused.
 fn kill(child: &mut Child) -> io::Result<()> {
     if let Ok(pid) = i32::try_from(child.id()) {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);

@@ -1,9 +1,7 @@
-//! `vmon inspect`: all that is known of a sandbox, as JSON.
-
-use std::time::Duration;
+//! `vmon inspect`: prints everything known about a sandbox, as JSON.
 
 use serde_json::{Map, Value, json};
-use vmon::control::{Client, Status};
+use vmon::control::Status;
 use vmon::monitor::{AttachTo, SessionReport};
 use vmon::registry::Run;
 use vmon::terminal::Messages;
@@ -12,31 +10,29 @@ use super::Failure;
 use super::consoles;
 use super::files::Logs;
 use super::output::{print_json, run_object, stamp};
-use super::select::{Names, Record, Recorded, Tally};
+use super::processes::ProcessSnapshot;
+use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
-use super::stats::Look;
-use super::supervise;
+use super::{live, supervise};
 
-/// How long a supervisor has to answer.
-const ANSWER: Duration = Duration::from_secs(2);
-
-/// Print all that is known of sandboxes, as JSON
+/// Display detailed information on sandboxes, as JSON
 ///
-/// Of each, its run that goes on, else its last one.
+/// Describes the current run of each sandbox, or the last one if none is running.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An array of objects, in the order of the names, null where a value is not known. Each has the keys
-of 'vmon ps --json', and
-  runs, restarts       how many are on record; how many of this supervisor came before
-  spec                 command, directory, options: as the run was started, without environment
+An array of objects, in the order of the names. A value that is not known is null. Each object has
+the keys of 'vmon ps --json', and
+  runs, restarts       the number of runs on record; how often this supervisor has restarted it
+  spec                 command, directory and options of the run, without the environment
   socket               the supervisor's control socket
-  live                 what the supervisor says: state, pid, restarts, tty, bytes_logged,
-                       bytes_dropped, consoles, sessions; live_error says why there is none
+  live                 the supervisor's status: state, pid, restarts, tty, bytes_logged,
+                       bytes_dropped, consoles, sessions; live_error is the reason if it is null
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
-                       usage_error
-  disk_bound           the most bytes that its logs, their indexes and the supervisor's log take
-  log                  path, size, generations and other files beside it; log_error
-docs/json.md of the source tells each key.
+                       usage_error is the reason if it is null
+  disk_bound           the largest size in bytes of its logs, indexes and the supervisor's log
+  log                  path, size, generations and the other files of the log; log_error is the
+                       reason if it is null
+docs/json.md in the source tree describes each key.
 
 Examples:
   vmon inspect web
@@ -45,7 +41,7 @@ pub struct InspectArgs {
     #[command(flatten)]
     names: Names,
 
-    /// JSON: it is what is printed anyway
+    /// Accepted for symmetry: the output is always JSON
     #[arg(long)]
     json: bool,
 
@@ -53,18 +49,19 @@ pub struct InspectArgs {
     pub shared: SharedArgs,
 }
 
-/// Prints an object for each sandbox that is named.
+/// Prints an object for each selected sandbox.
 pub fn inspect(args: InspectArgs, messages: &Messages) -> Result<u8, Failure> {
     let InspectArgs { names, json: _, shared } = args;
     let record = Record::read(&shared)?;
-    let mut tally = Tally::new(messages);
-    let selected = record.select(&names.names, &mut tally);
-    let look = Look::new();
-    print_json(&selected.into_iter().filter_map(|sandbox| object(sandbox, &look)).collect())?;
-    Ok(tally.code())
+    let mut outcome = Outcome::new(messages);
+    let selected = record.select(&names.names, &mut outcome);
+    let processes = ProcessSnapshot::new();
+    let objects = selected.into_iter().filter_map(|sandbox| object(sandbox, &processes));
+    print_json(&objects.collect())?;
+    Ok(outcome.code())
 }
 
-fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
+fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
     let run = sandbox.latest()?;
     let mut object = match run_object(run) {
         Value::Object(object) => object,
@@ -72,7 +69,7 @@ fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
     };
     let (live, live_error) = parts(live(sandbox));
     let (log, log_error) = parts(log(run));
-    let (usage, usage_error) = parts(usage(sandbox, look));
+    let (usage, usage_error) = parts(usage(sandbox, processes));
     let more = json!({
         "runs": sandbox.runs().len(),
         "restarts": sandbox.restarts(),
@@ -92,13 +89,13 @@ fn object(sandbox: &Recorded, look: &Look) -> Option<Value> {
     Some(Value::Object(object))
 }
 
-/// The most bytes that the sandbox's files in the log directory may have, however much it prints.
+/// The largest size in bytes that the sandbox's files in the log directory can reach.
 fn disk_bound(run: &Run) -> Option<u64> {
     let (logs, own) = (run.spec.as_ref()?.sandbox.disk_bound()?, supervise::LOG.disk_bound(false)?);
     logs.checked_add(own)
 }
 
-/// A value, or the reason why there is none.
+/// Splits a result into the value and its error message.
 fn parts(value: Result<Value, String>) -> (Value, Option<String>) {
     match value {
         Ok(value) => (value, None),
@@ -107,13 +104,13 @@ fn parts(value: Result<Value, String>) -> (Value, Option<String>) {
 }
 
 fn live(sandbox: &Recorded) -> Result<Value, String> {
-    let run = sandbox.running().ok_or("it does not run")?;
-    status(run).map(|status| live_object(&status))
+    let run = sandbox.running().ok_or("it is not running")?;
+    live::status(run).map(|status| live_object(&status))
 }
 
-fn usage(sandbox: &Recorded, look: &Look) -> Result<Value, String> {
-    let run = sandbox.running().ok_or("it does not run")?;
-    let usage = look.usage(run)?;
+fn usage(sandbox: &Recorded, processes: &ProcessSnapshot) -> Result<Value, String> {
+    let run = sandbox.running().ok_or("it is not running")?;
+    let usage = processes.usage(run)?;
     Ok(json!({
         "cpu_seconds": usage.cpu.as_secs_f64(),
         "memory_bytes": usage.resident,
@@ -122,13 +119,6 @@ fn usage(sandbox: &Recorded, look: &Look) -> Result<Value, String> {
         "read_bytes": usage.read_bytes,
         "written_bytes": usage.write_bytes,
     }))
-}
-
-/// What the supervisor of a run says.
-pub fn status(run: &Run) -> Result<Status, String> {
-    let socket = run.socket.as_ref().ok_or("its supervisor has no control socket")?;
-    let asked = Client::connect(socket).and_then(|client| client.timeout(ANSWER).status());
-    asked.map_err(|error| error.to_string())
 }
 
 fn live_object(status: &Status) -> Value {
@@ -161,7 +151,7 @@ fn session(session: &SessionReport) -> Value {
 }
 
 fn log(run: &Run) -> Result<Value, String> {
-    let spec = run.spec.as_ref().ok_or("it is another program's")?;
+    let spec = run.spec.as_ref().ok_or("it belongs to another program")?;
     match Logs::open(&spec.sandbox.log_dir, &run.config_file, &run.name)? {
         Some(logs) => logs.object(),
         None => Err("there is no log directory".to_owned()),

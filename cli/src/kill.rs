@@ -1,27 +1,27 @@
-//! `vmon kill`: a signal for the command of a sandbox, sent by its supervisor.
+//! `vmon kill`: sends a signal to the command of a sandbox, through its supervisor.
 
 use vmon::child::Signal;
 use vmon::terminal::Messages;
 
-use super::select::{Names, Record, Recorded, Tally};
+use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 use super::{Failure, live};
 use live::LiveError;
 
-/// Send a signal to the commands of sandboxes
+/// Send a signal to running sandboxes
 ///
-/// Their whole process groups get it. A command that ends by it counts as signalled, not as
-/// stopped, so --restart may start it again.
+/// The signal goes to the command's whole process group. A command that it terminates counts as
+/// signalled, not as stopped, so --restart may start it again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  vmon kill web         KILL
-  vmon kill -s HUP web  have it read its configuration again")]
+  vmon kill web         send SIGKILL
+  vmon kill -s HUP web  make it reload its configuration")]
 pub struct KillArgs {
     #[command(flatten)]
     names: Names,
 
-    /// The signal, by name or number
+    /// The signal to send, by name or number
     #[arg(short, long, value_name = "SIG", default_value = "KILL")]
     signal: Signal,
 
@@ -29,20 +29,20 @@ pub struct KillArgs {
     pub shared: SharedArgs,
 }
 
-/// Sends it to each, and does not wait for what comes of it.
+/// Sends the signal to each, and does not wait for its effect.
 pub fn kill(args: KillArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
-    for sandbox in record.select(&args.names.names, &mut tally) {
+    let mut outcome = Outcome::new(messages);
+    for sandbox in record.select(&args.names.names, &mut outcome) {
         if let Err(error) = send(sandbox, args.signal) {
-            tally.failed(&format!("can't signal {sandbox}: {error}"));
+            outcome.failed(&format!("can't signal {sandbox}: {error}"));
         }
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-/// Through the supervisor; where nobody serves its socket and it is a `vmon run`, to the command
-/// itself.
+/// Sends it through the supervisor, or directly to the command if the supervisor is a `vmon run` whose
+/// socket is not served.
 fn send(sandbox: &Recorded, signal: Signal) -> Result<(), LiveError> {
     let error = match live::connect(sandbox) {
         Ok(mut client) => return Ok(client.signal(signal)?),

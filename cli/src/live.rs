@@ -1,7 +1,7 @@
-//! A sandbox that runs, spoken to through its supervisor's control socket; and its end, waited for.
+//! The control connection to the supervisor of a running sandbox, and waiting for its end.
 //!
-//! Only where a `vmon run` has lost its socket is a process signalled from here: one that its
-//! environment, or its child's, proves to be of the run.
+//! A process is signalled directly only if a `vmon run` has lost its socket, and the process's
+//! environment, or that of its child, proves that it belongs to the run.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,36 +9,39 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use vmon::child::Signal;
-use vmon::control::{Client, ClientError, Ended, Watch};
+use vmon::control::{Client, ClientError, Ended, Status as Live, Watch};
 use vmon::monitor::{Identity, Liveness, Name, Phase};
 use vmon::registry::{RegistryError, Run, Status};
 
 use super::reason;
 use super::select::{Record, Recorded};
 
-/// How long after its end a sandbox may take to be on record as stopped, and its socket to go.
-const SETTLING: Duration = Duration::from_secs(10);
+/// Timeout of the supervisor's status reply.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a supervisor may live on after that: it runs the command of --on-exit.
-const AFTERMATH: Duration = Duration::from_secs(40);
+/// Time after the end in which the record is updated and the socket removed.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long after it was killed a command may take to end.
-const DYING: Duration = Duration::from_secs(5);
+/// Time after that in which a supervisor exits. It runs the command of --on-exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// How often it is looked for what nothing tells.
-const LOOK: u8 = 10;
+/// Time in which a command ends after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a sandbox does not do what it is told.
+/// Poll interval for states without a notification, in milliseconds.
+const POLL_INTERVAL: u8 = 10;
+
+/// Why a request to a sandbox failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
     #[error("it is not running; 'vmon restart' starts it again")]
     NotRunning,
     #[error(
-        "its supervisor, pid {supervisor}, has no control socket: that one has to be told itself"
+        "its supervisor, pid {supervisor}, has no control socket: signal that process yourself"
     )]
     NoSocket { supervisor: u32 },
     #[error(
-        "no process serves its control socket, though its supervisor, pid {supervisor}, lives: that one has to be told itself"
+        "no process serves its control socket, though its supervisor, pid {supervisor}, is alive: signal that process yourself"
     )]
     NotServed { supervisor: u32 },
     #[error(transparent)]
@@ -48,28 +51,28 @@ pub enum LiveError {
     #[error("no process serves its control socket, and pid {pid} can't be signalled: {reason}")]
     Signal { pid: u32, reason: &'static str },
     #[error(
-        "no process serves its control socket, and nothing but the record says that pid {pid} is its: signal that one yourself"
+        "no process serves its control socket, and pid {pid} is not proven to belong to it: signal that process yourself"
     )]
     Unproven { pid: u32 },
     #[error(
-        "its record could have been written by another user, so nothing is done on the word of it: run this as the user that the database belongs to, and see that no other can write to it"
+        "its record could have been written by another user, so it is not acted upon: run this as the user that owns the database, and make sure that no other user can write to it"
     )]
     Untrusted,
     #[error(
-        "pid {pid} has not ended {seconds} s after it was killed: it can't be signalled, or hangs in the kernel; its supervisor sends SIGKILL again and again"
+        "pid {pid} has not ended {seconds} s after SIGKILL: it can't be signalled, or hangs in the kernel; its supervisor repeats SIGKILL"
     )]
     Unkillable { pid: u32, seconds: u64 },
-    #[error("it has no console {name}; it has: {others}")]
+    #[error("it has no console {name}; its consoles: {others}")]
     NoSuchConsole { name: Name, others: String },
     #[error("its supervisor was lost, and the sandbox has ended with it")]
     Lost,
-    #[error("its supervisor was lost, and what it has left behind still runs: {0}")]
+    #[error("its supervisor was lost, and a process of it still runs: {0}")]
     LeftBehind(String),
     #[error("it has ended, but is not on record as stopped: the database may be locked")]
     NotOnRecord,
     #[error("it has ended, but its supervisor still serves its socket")]
     StillServed,
-    #[error("it has ended, but its supervisor still lives")]
+    #[error("it has ended, but its supervisor is still alive")]
     StillThere,
 }
 
@@ -83,7 +86,7 @@ impl From<ClientError> for LiveError {
 }
 
 impl LiveError {
-    /// Whether it says no more than that the sandbox runs no longer.
+    /// Whether the error means only that the sandbox is no longer running.
     pub fn is_over(&self) -> bool {
         match self {
             Self::NotRunning => true,
@@ -93,7 +96,7 @@ impl LiveError {
     }
 }
 
-/// A connection to the supervisor of a sandbox that runs.
+/// Connects to the supervisor of a running sandbox.
 pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     let run = sandbox.running().ok_or(LiveError::NotRunning)?;
     if !run.trusted {
@@ -104,13 +107,21 @@ pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     Ok(Client::connect(socket)?)
 }
 
-/// Whether the supervisor is a `vmon run`, which ends when its sandbox has. A host's may live on.
+/// Returns the status that the supervisor of a run reports.
+pub fn status(run: &Run) -> Result<Live, String> {
+    let socket = run.socket.as_ref().ok_or("its supervisor has no control socket")?;
+    Client::connect(socket)
+        .and_then(|client| client.timeout(STATUS_TIMEOUT).status())
+        .map_err(|error| error.to_string())
+}
+
+/// Whether the supervisor is a `vmon run`, which exits after its sandbox. A host may live on.
 pub fn is_commands(run: &Run) -> bool {
     run.spec.as_ref().is_some_and(|spec| spec.options.is_object())
 }
 
-/// The run that goes on without anybody who serves its socket, as when that was removed. One that
-/// is just starting, or has just ended, is none: its socket is to come, or its end.
+/// The run, if it is still going on but its socket is not served, as when that was removed. `None`
+/// while the run is starting or ending: then the socket or the end is about to appear.
 pub fn unserved<'a>(sandbox: &'a Recorded, error: &LiveError) -> Option<&'a Run> {
     let LiveError::Client(ClientError::NotServed(_)) = error else { return None };
     let lives = |process: &Option<Identity>| {
@@ -121,12 +132,12 @@ pub fn unserved<'a>(sandbox: &'a Recorded, error: &LiveError) -> Option<&'a Run>
     })
 }
 
-/// Signals the command of a run without a socket; one that has ended meanwhile needs it no more.
+/// Signals the command of a run without a socket. A process that has ended is no error.
 pub fn signal_child(run: &Run, signal: Signal) -> Result<(), LiveError> {
     signalled(run.signal_child(signal), run.pid)
 }
 
-/// The same of its supervisor.
+/// Signals the supervisor of a run, in the same way.
 pub fn signal_supervisor(run: &Run, signal: Signal) -> Result<(), LiveError> {
     signalled(run.signal_supervisor(signal), run.supervisor)
 }
@@ -136,28 +147,25 @@ fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveError>
     match outcome {
         Ok(()) => Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Ok(()),
-        // The system's own refusal has a number.
+        // Errors without errno come from the ownership check.
         Err(error) if error.raw_os_error().is_none() => Err(LiveError::Unproven { pid }),
         Err(error) => Err(LiveError::Signal { pid, reason: reason(&error) }),
     }
 }
 
-/// Waits for the end of a supervisor that has been asked to stop, and is its sandbox's own; as long
-/// as its sandbox may take: `timeout` for the command, as much for its output, and what then follows.
+/// Waits for the end of a `vmon run` that was asked to stop: `timeout` for the command, the same for
+/// its output, and the time of --on-exit.
 pub fn ended(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
-    let most = timeout.saturating_mul(2).saturating_add(AFTERMATH);
-    within(most, LiveError::StillThere, || {
-        // A failed look is no end.
-        Ok((supervisor.liveness() == Liveness::Dead).then_some(()))
-    })
+    let most = timeout.saturating_mul(2).saturating_add(EXIT_TIMEOUT);
+    exited(supervisor, most)
 }
 
-/// Follows a sandbox that has been asked to stop to its end. Its command is killed when `timeout`
-/// has passed; one that then lives on is not waited for.
+/// Follows a sandbox that was asked to stop until it has stopped. Fails if the command is still alive
+/// some time after SIGKILL, which it gets when `timeout` has passed.
 pub fn follow_stop(mut watch: Watch, pid: u32, timeout: Duration) -> Result<(), LiveError> {
     let kill_at = Instant::now().checked_add(timeout);
-    let give_up = kill_at.and_then(|at| at.checked_add(DYING));
-    // Its output has its own time, of which the supervisor sees to.
+    let give_up = kill_at.and_then(|at| at.checked_add(KILL_TIMEOUT));
+    // The supervisor limits the time of the drain itself.
     let mut draining = false;
     loop {
         let left = give_up.filter(|_| !draining);
@@ -167,14 +175,14 @@ pub fn follow_stop(mut watch: Watch, pid: u32, timeout: Duration) -> Result<(), 
             Ok(Some(event)) => draining = event.phase == Phase::Draining,
             Ok(None) => return Ok(()),
             Err(ClientError::Timeout(_)) => {
-                return Err(LiveError::Unkillable { pid, seconds: DYING.as_secs() });
+                return Err(LiveError::Unkillable { pid, seconds: KILL_TIMEOUT.as_secs() });
             }
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Follows a sandbox to its end, restarts included.
+/// Follows a sandbox until it has stopped, through restarts.
 pub fn follow(mut watch: Watch) -> Result<Option<Ended>, LiveError> {
     while let Some(event) = watch.next_within(None)? {
         if event.is_final() {
@@ -184,10 +192,10 @@ pub fn follow(mut watch: Watch) -> Result<Option<Ended>, LiveError> {
     Ok(None)
 }
 
-/// Tells of sandboxes that have ended what the record has of their last runs.
+/// Looks up how sandboxes have ended.
 pub struct Endings<'a> {
     record: &'a Record,
-    /// What was read last. Of many that end together one look tells.
+    /// The runs read last. One read serves many sandboxes that end together.
     latest: Vec<Run>,
 }
 
@@ -196,11 +204,11 @@ impl<'a> Endings<'a> {
         Self { record, latest: Vec::new() }
     }
 
-    /// The run of `sandbox` that is over. Waits until the record says so, and until nothing of its
-    /// supervisor is in the way of the next run.
+    /// Returns the run of `sandbox` that has ended. Waits until its end is on record and its socket is
+    /// no longer served, so that another run can start.
     pub fn settled(&mut self, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
         let Some(registry) = self.record.registry() else { return Ok(None) };
-        let run = within(SETTLING, LiveError::NotOnRecord, || {
+        let run = within(RECORD_TIMEOUT, LiveError::NotOnRecord, || {
             let ended = self.ended(sandbox);
             if ended.is_none() {
                 let lost = registry.reconcile()?.into_iter().find(|lost| sandbox.is_of(&lost.run));
@@ -212,7 +220,7 @@ impl<'a> Endings<'a> {
             Ok(ended.or_else(|| self.ended(sandbox)))
         })?;
         if let Some(socket) = &run.socket {
-            within(SETTLING, LiveError::StillServed, || {
+            within(RECORD_TIMEOUT, LiveError::StillServed, || {
                 Ok(matches!(Client::connect(socket), Err(error) if error.is_gone()).then_some(()))
             })?;
         }
@@ -224,8 +232,8 @@ impl<'a> Endings<'a> {
         is_closed(run).then(|| run.clone())
     }
 
-    /// What a run that goes on must have been when its supervisor is not to be found: over by now,
-    /// or out of reach.
+    /// Handles a failed connection to a run that was on record as running: returns its end if it has
+    /// ended, else the error.
     pub fn lost(&mut self, sandbox: &Recorded, error: LiveError) -> Result<Option<Run>, LiveError> {
         if !error.is_over() {
             return Err(error);
@@ -244,35 +252,39 @@ impl<'a> Endings<'a> {
     }
 }
 
-/// Whether the record has the end of a run. One whose supervisor has just ended may have been read
-/// before that wrote it: it is stopped, and how it ended is not known yet.
+/// Whether the end of a run is on record. A run can be read as stopped before its supervisor has
+/// written how it ended.
 pub fn is_closed(run: &Run) -> bool {
     run.status == Status::Stopped && (run.state == "STOPPED" || run.id.is_none())
 }
 
-/// Waits until the supervisor of a run has ended. Only of one that has nothing else to do.
+/// Waits until the supervisor of a run has exited. For a supervisor of a single sandbox only.
 pub fn supervisor_gone(run: &Run) -> Result<(), LiveError> {
     let Some(supervisor) = &run.supervisor_identity else { return Ok(()) };
-    within(AFTERMATH, LiveError::StillThere, || {
-        // A failed look is no end.
+    exited(supervisor, EXIT_TIMEOUT)
+}
+
+fn exited(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
+    within(timeout, LiveError::StillThere, || {
+        // An unknown liveness is not the end.
         Ok((supervisor.liveness() == Liveness::Dead).then_some(()))
     })
 }
 
-/// Looks again and again, for so long at most.
+/// Polls until a value is found or the time has passed.
 fn within<T>(
     time: Duration,
     too_late: LiveError,
-    mut look: impl FnMut() -> Result<Option<T>, LiveError>,
+    mut check: impl FnMut() -> Result<Option<T>, LiveError>,
 ) -> Result<T, LiveError> {
     let give_up = Instant::now() + time;
     loop {
-        if let Some(found) = look()? {
+        if let Some(found) = check()? {
             return Ok(found);
         }
         if Instant::now() >= give_up {
             return Err(too_late);
         }
-        let _ = poll(&mut [], PollTimeout::from(LOOK));
+        let _ = poll(&mut [], PollTimeout::from(POLL_INTERVAL));
     }
 }

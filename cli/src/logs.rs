@@ -1,9 +1,9 @@
-//! `vmon logs`: what sandboxes have printed.
+//! `vmon logs`: prints the log of a sandbox.
 
 mod life;
 mod output;
 mod printer;
-mod session;
+mod view;
 
 use std::env;
 
@@ -11,70 +11,71 @@ use clap::ValueEnum;
 use vmon::logfile::{Stream, Timestamp};
 use vmon::terminal::Messages;
 
-use super::runs::{Place, RunArgs};
-use super::select::{Record, Tally};
+use super::runs::{LogSource, RunArgs};
+use super::select::{Outcome, Record};
 use super::shared::SharedArgs;
 use super::{Failure, args};
-use session::Session;
+use view::LogView;
 
-/// Print what a sandbox has printed, whether it runs or not
+/// Print the log of a sandbox
 ///
-/// The log with all its generations, compressed ones too, in any format: what comes out is what the
-/// command wrote. At a terminal, stderr is red, and what would change the terminal is left out; a
-/// pipe or a file gets every byte as it is.
+/// Reads the log with all its generations, compressed ones too, in any format, and prints the bytes
+/// that the command wrote. On a terminal, stderr is red, and escape sequences that would change the
+/// terminal are removed; a pipe or a file gets every byte unchanged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-TIME is a date and time as in RFC 3339, such as 2026-01-31T12:00:00Z; the same without a zone,
-which is local; a date, which is its beginning; or how long ago, such as 10m, 2h30m or 7d. With
---run, the log is cut at the runs' marks in its time index, or by the times on record.
+TIME is a date and time in RFC 3339, such as 2026-01-31T12:00:00Z; the same without a zone, in local
+time; a date, meaning its beginning; or an age, such as 10m, 2h30m or 7d. With --run, the log is cut
+at the marks of runs in its time index, or at the times on record.
 
-A terminal's output counts as stdout. So does what the log does not tell the stream of, as after a
-crash, or with --log-index off. Its time is - with --timestamps, and it is left out by --since and
---until only where it can't be in between.
+The output of a terminal counts as stdout. So do bytes whose stream is not known, as after a crash
+or with --log-index off. Bytes whose time is not known get - with --timestamps. --since and --until
+leave them out only if they are certainly outside.
 
-Exit codes: 0, also when the reader goes away; 1 when there is no such log, or not all that was
-asked for can be told, as of generations that went before they were read; 125 usage or environment.
+Exit codes: 0 on success, also when stdout is closed by its reader; 1 when there is no such log, or
+part of what was requested is not available, such as generations that were removed while being read;
+125 usage or environment.
 
 Examples:
-  vmon logs web                             all that is left of its log
-  vmon logs -f -n 20 web                    the last lines, and what comes from now on
-  vmon logs --since 10m --stream stderr web its errors of the last ten minutes
-  vmon logs -t --run last web               with times, of the last run
-  vmon logs --console serial vm             what came from that console of a VM
-  vmon logs --raw web | less -R             with everything that the command sent")]
+  vmon logs web                             the whole log
+  vmon logs -f -n 20 web                    the last 20 lines, then new output
+  vmon logs --since 10m --stream stderr web errors of the last ten minutes
+  vmon logs -t --run last web               the last run, with times
+  vmon logs --console serial vm             a console of a VM
+  vmon logs --raw web | less -R             with all escape sequences")]
 pub struct LogsArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Go on with what comes, through rotations and restarts, until the sandbox ends
+    /// Follow the log through rotations and restarts, until the sandbox stops
     #[arg(long, short)]
     follow: bool,
 
-    /// Only so many lines at the end
+    /// Number of lines to print from the end of the log
     #[arg(short = 'n', long, value_name = "LINES", alias = "tail")]
     lines: Option<u64>,
 
-    /// Only what came at this time or later
+    /// Print output since this time
     #[arg(long, value_name = "TIME", value_parser = args::moment)]
     since: Option<Timestamp>,
 
-    /// Only what came before this time
+    /// Print output before this time
     #[arg(long, value_name = "TIME", value_parser = args::moment)]
     until: Option<Timestamp>,
 
-    /// Only what came from there
+    /// Print this stream only
     #[arg(long, value_name = "STREAM", value_enum)]
     stream: Option<Only>,
 
-    /// Before each line the time at which it began, local, with its zone
+    /// Prefix each line with the time of its first byte, local, with the zone
     #[arg(long, short)]
     timestamps: bool,
 
-    /// Every byte as it is, at a terminal too
+    /// Print every byte unchanged, on a terminal too
     #[arg(long)]
     raw: bool,
 
-    /// No red stderr. $NO_COLOR does the same
+    /// Do not colour stderr; $NO_COLOR has the same effect
     #[arg(long)]
     no_color: bool,
 
@@ -82,7 +83,7 @@ pub struct LogsArgs {
     pub shared: SharedArgs,
 }
 
-/// Of which stream.
+/// The value of --stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Only {
     Stdout,
@@ -92,7 +93,7 @@ enum Only {
 impl Only {
     fn has(self, stream: Option<Stream>) -> bool {
         match stream {
-            // What vmon says in the place of lost output, whichever that was.
+            // A notice about dropped output belongs to both streams.
             Some(Stream::Notice) => true,
             Some(Stream::Stderr) => self == Self::Stderr,
             Some(Stream::Stdout | Stream::Tty) | None => self == Self::Stdout,
@@ -112,23 +113,23 @@ impl LogsArgs {
     }
 }
 
-/// Prints the log, until its end or until nobody wants more.
+/// Prints the log until its end, or until stdout is closed.
 pub fn logs(args: LogsArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let places = args.shared.places()?;
-    let mut tally = Tally::new(messages);
-    let place = match Place::find(&args.run, &record, &places) {
-        Ok(place) => place,
+    let mut outcome = Outcome::new(messages);
+    let source = match LogSource::find(&args.run, &record, &places) {
+        Ok(source) => source,
         Err(error) => {
-            tally.failed(&error.to_string());
-            return Ok(tally.code());
+            outcome.failed(&error.to_string());
+            return Ok(outcome.code());
         }
     };
     drop(record);
-    let told = place.to_string();
-    match Session::open(&args, place, places) {
-        Ok(mut session) => session.run(&mut tally)?,
-        Err(error) => tally.failed(&format!("can't read the log of {told}: {error}")),
+    let name = source.to_string();
+    match LogView::open(&args, source, places) {
+        Ok(mut view) => view.run(&mut outcome)?,
+        Err(error) => outcome.failed(&format!("can't read the log of {name}: {error}")),
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }

@@ -1,4 +1,4 @@
-//! `vmon man`: the manual pages, from the same words as the help.
+//! `vmon man`: renders manual pages from the help texts.
 
 use std::path::{Path, PathBuf};
 
@@ -9,19 +9,19 @@ use vmon::terminal::Messages;
 use super::output::print;
 use super::{Cli, Failure, reason};
 
-/// Print a manual page, of vmon or of one of its commands
+/// Print the manual page of vmon or of one of its commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   vmon man | man -l -
   vmon man run | man -l -
-  vmon man --out-dir /usr/local/share/man/man1    all of them, as vmon.1, vmon-run.1 ...")]
+  vmon man --out-dir /usr/local/share/man/man1    write all pages: vmon.1, vmon-run.1 ...")]
 pub struct ManArgs {
-    /// The command whose page is wanted [default: vmon itself]
+    /// The command [default: vmon itself]
     #[arg(value_name = "COMMAND")]
     command: Option<String>,
 
-    /// Write all pages into this directory instead
+    /// Write the pages of all commands to this directory
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     out_dir: Option<PathBuf>,
 }
@@ -41,7 +41,7 @@ pub fn man(args: ManArgs, _: &Messages) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The command with the names of its subcommands' pages in it.
+/// The definition of the command line, with the display names of subcommands.
 fn vmon() -> Command {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
@@ -63,13 +63,13 @@ fn write(directory: &Path, vmon: &Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One page. What follows the options in the help keeps its lines: it has columns.
+/// Renders one page. The notes after the options keep their line breaks, because they have columns.
 fn page(command: &Command) -> String {
     let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let version = concat!("vmon ", env!("CARGO_PKG_VERSION"));
     let man = Man::new(command.clone()).source(version).manual("vmon").section("1");
     let mut page = Vec::new();
-    // A Vec takes everything.
+    // Writing to a Vec does not fail.
     let _ = man.render_title(&mut page);
     let _ = man.render_name_section(&mut page);
     let _ = man.render_synopsis_section(&mut page);
@@ -90,13 +90,13 @@ fn page(command: &Command) -> String {
     ascii(&page)
 }
 
-/// A line that roff takes as text, character for character.
+/// Escapes a line so that roff prints it literally.
 fn escaped(line: &str) -> String {
     let text = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
     if text.starts_with('.') { format!("\\&{text}") } else { text }
 }
 
-/// Other characters by their number: roff reads bytes, in an encoding of its own.
+/// Escapes other characters by code point: roff reads bytes in an encoding of its own.
 fn ascii(page: &str) -> String {
     let mut ascii = String::with_capacity(page.len());
     for character in page.chars() {

@@ -1,25 +1,25 @@
-//! The sandbox's name: given, or made from the command's, with a number while that one is taken.
+//! The name of a sandbox: given, or derived from the command, with a number if that name is taken.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use vmon::monitor::{Name, NameError};
 
-/// The name of a program that has nothing a name could be made of.
+/// The name for a program whose file name has no usable character.
 const NAMELESS: &str = "sandbox";
 
-/// Which names a run may claim.
+/// The names that a run may claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameChoice {
-    /// This one or none.
+    /// This name only.
     Given(Name),
-    /// This one, or it with the first number that is free.
+    /// This name, or this name with the first free number.
     FromProgram(Name),
 }
 
 impl NameChoice {
-    /// The base name of `program` made a name: what a name can't have becomes `-`, and it begins
-    /// with the first letter or digit.
+    /// Derives a name from the base name of `program`: characters not allowed in a name become `-`,
+    /// and characters before the first letter or digit are removed.
     pub fn of_program(program: &OsStr) -> Result<Self, NameError> {
         let base = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.+-".contains(c);
@@ -36,8 +36,8 @@ impl NameChoice {
         }
     }
 
-    /// The name to claim when those before it are taken, `number` from 2; `None` for a name that
-    /// was given.
+    /// The name to claim when the preceding ones are taken, with `number` from 2. `None` for a given
+    /// name.
     pub fn numbered(&self, number: u32) -> Option<Name> {
         match self {
             Self::Given(_) => None,
@@ -50,7 +50,7 @@ impl NameChoice {
     }
 }
 
-/// At most `length` bytes of `name`, which is ASCII.
+/// Truncates an ASCII name to `length` bytes.
 fn cut(name: &str, length: usize) -> &str {
     name.get(..length).unwrap_or(name)
 }
@@ -66,14 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn a_program_gives_its_base_name() {
+    fn the_name_is_the_base_name_of_the_program() {
         assert_eq!(name_of(b"/usr/bin/qemu-system-x86_64"), "qemu-system-x86_64");
         assert_eq!(name_of(b"./run"), "run");
         assert_eq!(name_of(b"dir/"), "dir");
     }
 
     #[test]
-    fn what_a_name_can_not_have_is_replaced_or_left_out() {
+    fn characters_not_allowed_in_a_name_are_replaced_or_removed() {
         assert_eq!(name_of(b"my prog@1"), "my-prog-1");
         assert_eq!(name_of(b"-bash"), "bash");
         assert_eq!(name_of(b".hidden"), "hidden");
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_name_that_was_not_given_gets_a_number() {
+    fn a_given_name_gets_no_number() {
         let choice = NameChoice::of_program(OsStr::new("sh")).unwrap();
         assert_eq!(choice.numbered(2).unwrap().as_str(), "sh-2");
         assert_eq!(NameChoice::Given(Name::new("sh").unwrap()).numbered(2), None);

@@ -1,7 +1,7 @@
-//! Word to the service manager that has started us, as sd_notify(3) describes it: a datagram of
-//! lines `KEY=value` to the socket in `$NOTIFY_SOCKET`.
+//! Notification of the service manager that has started this process, with the protocol of
+//! sd_notify(3): datagrams of `KEY=value` lines to the socket in `$NOTIFY_SOCKET`.
 //!
-//! The command that we run is not the manager's business: it gets none of these variables.
+//! The command that is run does not inherit these variables.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -21,64 +21,66 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
-/// The timers.
+/// Timer keys.
 const WATCHDOG: u32 = 0;
-const LATE: u32 = 1;
+const RESEND: u32 = 1;
 
-/// After what time a manager whose socket was full is told again.
+/// Time after which a message is sent again that found the manager's socket full.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Tells the manager how the run goes on.
+/// Reports the state of the run to the service manager.
 pub struct Notifier {
     socket: UnixDatagram,
     manager: SocketAddr,
-    /// How often the manager wants to hear that the loop turns.
+    /// Interval of watchdog messages, half of the manager's timeout.
     watchdog: Option<Duration>,
     ready: Readiness,
-    /// What found the manager's socket full: it would wait for `READY=1` and then give us up.
-    late: Option<String>,
+    /// A message that found the socket full. The manager waits for `READY=1` and stops the service
+    /// if that never arrives.
+    unsent: Option<String>,
 }
 
-/// Whether the command runs, and whether the manager knows.
+/// Whether `READY=1` has been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Readiness {
     NotYet,
-    Untold,
-    Told,
+    Pending,
+    Reported,
 }
 
 impl Notifier {
-    /// `None` where no manager waits for word; one that can't be reached is a warning.
+    /// `None` without a service manager. Prints a warning if its socket can't be used.
     pub fn from_environment() -> Option<Self> {
         let name = std::env::var_os(SOCKET).filter(|name| !name.is_empty())?;
         let notifier = address(&name).and_then(|manager| {
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
-            Ok(Self { socket, manager, watchdog: watchdog(), ready: Readiness::NotYet, late: None })
+            let (watchdog, ready) = (watchdog(), Readiness::NotYet);
+            Ok(Self { socket, manager, watchdog, ready, unsent: None })
         });
         notifier.inspect_err(|error| warn!("can't use the socket ${SOCKET} {name:?}: {error}")).ok()
     }
 
-    /// The manager is told `READY=1` once, with which process to watch: us, who take its signals
-    /// and tell the exit code. A newer status takes the place of one that is late.
-    fn tell(&mut self, lines: String, desk: &mut Desk<'_, '_>) {
+    /// Sends lines, preceded once by `READY=1` with this process as the main one: it receives the
+    /// manager's signals and returns the exit code. A new message replaces an unsent one.
+    fn notify(&mut self, lines: String, desk: &mut Desk<'_, '_>) {
         let ready = match self.ready {
-            Readiness::Untold => format!("READY=1\nMAINPID={}\n", std::process::id()),
-            Readiness::NotYet | Readiness::Told => String::new(),
+            Readiness::Pending => format!("READY=1\nMAINPID={}\n", std::process::id()),
+            Readiness::NotYet | Readiness::Reported => String::new(),
         };
         match self.send(&(ready + &lines)) {
             Ok(()) => {
-                self.late = None;
-                if self.ready == Readiness::Untold {
-                    self.ready = Readiness::Told;
+                self.unsent = None;
+                if self.ready == Readiness::Pending {
+                    self.ready = Readiness::Reported;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.late.replace(lines).is_none() {
-                    desk.set_timer(RETRY, LATE);
+                if self.unsent.replace(lines).is_none() {
+                    desk.set_timer(RETRY, RESEND);
                 }
             }
-            Err(error) => warn!("can't tell the service manager: {}", reason(&error)),
+            Err(error) => warn!("can't notify the service manager: {}", reason(&error)),
         }
     }
 
@@ -88,16 +90,16 @@ impl Notifier {
 
     fn running(&mut self, pid: u32, desk: &mut Desk<'_, '_>) {
         if self.ready == Readiness::NotYet {
-            self.ready = Readiness::Untold;
+            self.ready = Readiness::Pending;
         }
-        self.tell(format!("STATUS=running, pid {pid}\n"), desk);
+        self.notify(format!("STATUS=running, pid {pid}\n"), desk);
     }
 
-    /// One that finds the socket full is not told again: the next one comes in time.
-    fn alive(&self) {
+    /// Sends a watchdog message. If the socket is full it is dropped: the next one is in time.
+    fn keep_alive(&self) {
         match self.send("WATCHDOG=1\n") {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                warn!("can't tell the service manager: {}", reason(&error));
+                warn!("can't notify the service manager: {}", reason(&error));
             }
             _ => {}
         }
@@ -113,12 +115,12 @@ impl Service for Notifier {
     fn ready(&mut self, _: u32, _: Ready, _: &mut Desk<'_, '_>) {}
 
     fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>) {
-        if key == LATE {
-            if let Some(lines) = self.late.take() {
-                self.tell(lines, desk);
+        if key == RESEND {
+            if let Some(lines) = self.unsent.take() {
+                self.notify(lines, desk);
             }
         } else if let Some(interval) = self.watchdog {
-            self.alive();
+            self.keep_alive();
             desk.set_timer(interval, WATCHDOG);
         }
     }
@@ -137,7 +139,7 @@ impl Service for Notifier {
             }
             _ => return,
         };
-        self.tell(lines, desk);
+        self.notify(lines, desk);
     }
 
     fn is_done(&self) -> bool {
@@ -145,14 +147,14 @@ impl Service for Notifier {
     }
 }
 
-/// `command` without the manager's variables: what it would say in our name would be believed
-/// (systemd.exec(5), `NotifyAccess=all`), and its watchdog is ours.
+/// Removes the manager's variables from the environment of `command`. With `NotifyAccess=all`
+/// (systemd.exec(5)) the manager would accept its messages as those of this process.
 pub fn hide(command: Command) -> Command {
     [SOCKET, WATCHDOG_PID, WATCHDOG_USEC].into_iter().fold(command, Command::env_remove)
 }
 
-/// Half of what the manager waits for, as sd_watchdog_enabled(3) recommends; `None` where it does
-/// not, or waits for another process.
+/// Half of the manager's watchdog timeout, as sd_watchdog_enabled(3) recommends. `None` without a
+/// watchdog, or if it is for another process.
 fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     if std::env::var_os(WATCHDOG_PID).is_some()
@@ -164,7 +166,7 @@ fn watchdog() -> Option<Duration> {
     (!interval.is_zero()).then_some(interval)
 }
 
-/// A path, or a name in the abstract namespace after an `@`.
+/// Parses the address: a path, or `@` and a name in the abstract namespace.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes() {
         [b'@', name @ ..] => abstract_address(name),

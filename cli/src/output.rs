@@ -1,6 +1,6 @@
-//! How an answer looks: tables, JSON, and how times, exits and statuses are written in each.
+//! Output of commands: tables and JSON, and the format of times, exit codes and states in them.
 //!
-//! Another program may have written the database: nothing of it steers a terminal.
+//! Another program may have written the database, so control characters are escaped.
 
 use std::io::IsTerminal;
 
@@ -11,26 +11,25 @@ use vmon::child::Signal;
 use vmon::registry::{Run, Status};
 use vmon::terminal;
 
-use super::{Failure, consoles, reason, tell};
+use super::{Failure, consoles, reason, report};
 
-/// Writes an answer to stdout.
+/// Writes to stdout.
 pub fn print(answer: &str) -> Result<(), Failure> {
-    tell::stdout(answer.as_bytes()).map_err(|error| Failure::Output(reason(&error)))
+    report::stdout(answer.as_bytes()).map_err(|error| Failure::Output(reason(&error)))
 }
 
-/// Writes a list or a record as JSON, over several lines.
+/// Writes a value as indented JSON.
 pub fn print_json(value: &Value) -> Result<(), Failure> {
     print(&format!("{}\n", escaped(format!("{value:#}"))))
 }
 
-/// A value as JSON on one line, without its end.
+/// Formats a value as JSON on one line, without a newline.
 pub fn json_line(value: &Value) -> String {
     escaped(value.to_string())
 }
 
-/// JSON with every control character escaped. Serialization leaves DEL and U+0080 to U+009F as they
-/// are, and a terminal takes the latter for escape sequences. They are in strings only, so the value
-/// stays the same.
+/// Escapes the control characters that serialization leaves: DEL and U+0080 to U+009F, which a terminal
+/// takes for escape sequences. They occur in strings only, so the value stays the same.
 fn escaped(json: String) -> String {
     if !json.contains(is_left) {
         return json;
@@ -50,12 +49,12 @@ fn is_left(character: char) -> bool {
     character.is_control() && character != '\n'
 }
 
-/// Whether our stdout is a terminal.
+/// Whether stdout is a terminal.
 pub fn is_at_terminal() -> bool {
     terminal::stdout().is_terminal()
 }
 
-/// Columns under their heads, no line with a blank at its end.
+/// Formats a table without trailing blanks.
 pub fn table<const N: usize>(
     header: [&'static str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -63,7 +62,7 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| tell::printable(&cell).into_owned()));
+        table.add_row(row.map(|cell| report::printable(&cell).into_owned()));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -71,12 +70,12 @@ pub fn table<const N: usize>(
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// A value, or the dash of one that is not known.
+/// The value, or a dash if it is not known.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// The ecosystem's words.
+/// The status as microsandbox writes it.
 pub fn word(status: Status) -> &'static str {
     match status {
         Status::Running => "RUNNING",
@@ -84,17 +83,17 @@ pub fn word(status: Status) -> &'static str {
     }
 }
 
-/// For people: local, to the second.
+/// A time for display: local, to the second.
 pub fn short(time: DateTime<Utc>) -> String {
     time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// For programs: RFC 3339, UTC, microseconds.
+/// A time for programs: RFC 3339, UTC, to the microsecond.
 pub fn stamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// The code, else the signal by name, as one word.
+/// The exit code, or the name of the signal.
 pub fn exit(code: Option<i32>, signal: Option<i32>) -> String {
     or_dash(code.map(|code| code.to_string()).or_else(|| signal.map(signal_name)))
 }
@@ -102,7 +101,7 @@ pub fn exit(code: Option<i32>, signal: Option<i32>) -> String {
 fn signal_name(number: i32) -> String {
     match Signal::from_number(number).map(|signal| signal.to_string()) {
         Some(name) if name.starts_with("SIG") => name,
-        // A real-time signal, or one of another system.
+        // A real-time signal, or a signal of another system.
         _ => format!("SIG{number}"),
     }
 }
@@ -128,14 +127,16 @@ pub const RUN_KEYS: [&str; 17] = [
     "rootfs_paths",
 ];
 
-/// A run as `ps`, `history` and `inspect` have it.
+/// A run as JSON, for `ps`, `history` and `inspect`.
 pub fn run_object(run: &Run) -> Value {
     let mut object = run_without_consoles(run);
-    object["consoles"] = consoles::of(run);
+    if let Value::Object(members) = &mut object {
+        members.insert("consoles".to_owned(), consoles::of(run));
+    }
     object
 }
 
-/// The same without its consoles, of which its supervisor may have to be asked.
+/// The same without consoles, which may require a request to the supervisor.
 pub fn run_without_consoles(run: &Run) -> Value {
     json!({
         "id": run.id,
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_is_the_code_or_the_signal_in_one_word() {
+    fn exit_is_the_code_or_the_name_of_the_signal() {
         assert_eq!(exit(Some(7), None), "7");
         assert_eq!(exit(None, Some(Signal::TERM.number())), "SIGTERM");
         assert_eq!(exit(None, Some(1000)), "SIG1000");
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_no_control_character_and_means_the_same() {
+    fn json_has_no_control_character_and_keeps_its_value() {
         let value = json!({ "name": "a\u{9b}2J\u{7f}\u{1b}\n\u{ad}", "\u{85}": ["ä"] });
         for text in [json_line(&value), escaped(format!("{value:#}"))] {
             assert!(!text.contains(is_left), "{text:?}");
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cell_steers_the_terminal() {
+    fn control_characters_in_a_cell_are_escaped() {
         let row = ["\u{1b}[2Jx".to_owned(), "a\nb".to_owned()];
         assert_eq!(table(["A", "B"], [row]).lines().count(), 2);
     }

@@ -1,8 +1,8 @@
-//! Root acts on another user's record with that user's rights.
+//! Takes on the rights of the record's owner, when root uses the record of another user.
 //!
-//! What a record says is its owner's word: which processes are a sandbox's, which socket is served,
-//! where a log lies. Root would follow it with rights that the owner does not have. So a command of
-//! root's gives up its own for good before it opens the record of another user.
+//! The owner of a record determines which processes belong to a sandbox, which socket is used and
+//! where a log is. Root would follow that with rights that the owner does not have. So root gives up
+//! its rights permanently before it opens the record of another user.
 
 use std::fs;
 use std::io;
@@ -15,15 +15,15 @@ use tracing::debug;
 use super::Failure;
 use super::shared::SharedArgs;
 
-/// The group of a process that is to have no rights by its group.
+/// The group id of a process without group rights.
 #[cfg(not(target_vendor = "apple"))]
 const NO_GROUP: u32 = 65534;
 
-/// Takes on the user id of the record's owner, and no group, where this is root and the record is
-/// another user's. Nothing gives it back.
+/// Takes on the user id of the record's owner, without groups, if this process is root and the record
+/// belongs to another user. This can't be reversed.
 ///
-/// Root in a user namespace without that id (user_namespaces(7)), or without the capability
-/// `CAP_SETUID`, can't. It stays root then, for whom the registry only reads the record.
+/// It fails in a user namespace without that id (user_namespaces(7)), or without the capability
+/// `CAP_SETUID`. The process stays root then, and the registry opens the record read-only.
 pub fn assume(shared: &SharedArgs) -> Result<(), Failure> {
     if !geteuid().is_root() {
         return Ok(());
@@ -32,15 +32,17 @@ pub fn assume(shared: &SharedArgs) -> Result<(), Failure> {
     if let Some(owner) = foreign(&db)
         && let Err(error) = become_user(owner)
     {
-        debug!("the record of uid {owner} is only read: can't take on that user id: {error}");
+        debug!(
+            "the record of uid {owner} is opened read-only: can't take on that user id: {error}"
+        );
     }
     Ok(())
 }
 
-/// The first user but ours that the database, its directory or the directory of spooled ends belongs
-/// to. What is not there, or can't be looked at, is reported where it is used.
+/// The first other user that owns the database, its directory or the directory of spooled ends. Errors
+/// are left to the code that opens them.
 pub fn foreign(db: &Path) -> Option<u32> {
-    // As the registry has it: the way to the directory may lead through symbolic links.
+    // Like the registry: the path of the directory may contain symbolic links.
     let directory = fs::canonicalize(db.parent()?).ok()?;
     let places = [directory.join(db.file_name()?), directory.clone(), directory.join("run")];
     let owner = |path| fs::symlink_metadata(path).ok().map(|metadata| metadata.uid());
@@ -52,11 +54,11 @@ fn become_user(user: u32) -> io::Result<()> {
     use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
     setgroups(&[])?;
     setgid(Gid::from_raw(NO_GROUP))?;
-    // Of root it sets the real, the effective and the saved one (setuid(2)).
+    // For root it sets the real, effective and saved user id (setuid(2)).
     Ok(setuid(Uid::from_raw(user))?)
 }
 
-/// Without setgroups(2) in our reach root stays root, and the registry refuses to act.
+/// Without setgroups(2) root stays root, and the registry refuses to act on the record.
 #[cfg(target_vendor = "apple")]
 fn become_user(_: u32) -> io::Result<()> {
     Ok(())

@@ -1,4 +1,4 @@
-//! The pause between two looks of a command that follows: it ends early when nobody wants more.
+//! An interruptible wait: it ends early on a signal, or when stdout is closed by its reader.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,23 +11,23 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use vmon::terminal;
 
-/// Watches for INT, TERM and HUP, and for the end of our stdout's reader.
+/// Watches for SIGINT, SIGTERM and SIGHUP, and for the end of stdout's reader.
 #[derive(Debug)]
 pub struct Pause {
     signals: UnixStream,
 }
 
-/// What comes after a pause.
+/// How a wait has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Another look.
-    Look,
-    /// The end.
-    Leave,
+    /// The time has passed, or a descriptor is ready.
+    Continue,
+    /// A signal has arrived, or stdout is closed.
+    Quit,
 }
 
 impl Pause {
-    /// From now on those signals end a pause, and nothing else.
+    /// Installs the signal handlers. The signals no longer terminate the process.
     pub fn new() -> io::Result<Self> {
         let (signals, written) = UnixStream::pair()?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -36,40 +36,39 @@ impl Pause {
         Ok(Self { signals })
     }
 
-    /// Waits; says whether to go on.
+    /// Waits for this time.
     pub fn wait(&self, time: Duration) -> Next {
         let over = Instant::now() + time;
         loop {
             let left = over.saturating_duration_since(Instant::now());
             match self.poll(&[], Some(left)) {
-                Ok((_, true)) => return Next::Leave,
-                Ok((0, _)) => return Next::Look,
-                Ok(_) if left.is_zero() => return Next::Look,
-                // A descriptor that tells of nothing all the time.
+                Ok((_, true)) => return Next::Quit,
+                Ok((0, _)) => return Next::Continue,
+                Ok(_) if left.is_zero() => return Next::Continue,
+                // A descriptor is ready without an end condition, and poll(2) would return at once.
                 Ok(_) => std::thread::sleep(left),
                 Err(Errno::EINTR) if !left.is_zero() => {}
-                Err(_) => return Next::Look,
+                Err(_) => return Next::Continue,
             }
         }
     }
 
-    /// Waits until one of these is ready, or until the time is over; `None` waits for ever. Says
-    /// whether to go on.
+    /// Waits until one of these is ready, or the time has passed; `None` is no limit.
     pub fn wait_for(&self, fds: &[PollFd<'_>], time: Option<Duration>) -> Next {
         match self.poll(fds, time) {
-            Ok((_, true)) => Next::Leave,
-            _ => Next::Look,
+            Ok((_, true)) => Next::Quit,
+            _ => Next::Continue,
         }
     }
 
-    /// Whether to go on, without waiting.
+    /// Whether a signal has arrived or stdout is closed, without waiting.
     pub fn is_over(&self) -> bool {
         self.poll_for(&[], PollTimeout::ZERO).is_ok_and(|(_, over)| over)
     }
 
-    /// How many descriptors tell something, and whether ours tell the end.
+    /// The number of ready descriptors, and whether one of this type's own is ready.
     fn poll(&self, fds: &[PollFd<'_>], time: Option<Duration>) -> Result<(i32, bool), Errno> {
-        // Rounded up, so as not to turn idly in the last millisecond.
+        // Rounded up, to avoid a busy loop in the last millisecond.
         let timeout = time.map_or(PollTimeout::NONE, |time| {
             PollTimeout::try_from(time.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
@@ -79,17 +78,17 @@ impl Pause {
     fn poll_for(&self, fds: &[PollFd<'_>], timeout: PollTimeout) -> Result<(i32, bool), Errno> {
         let mut watched = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            // Asked for nothing, poll(2) still tells that the reader is gone.
+            // With no events requested, poll(2) still reports a closed reader.
             PollFd::new(terminal::stdout(), PollFlags::empty()),
         ];
         watched.extend_from_slice(fds);
         let ready = poll(&mut watched, timeout)?;
-        // POLLNVAL: macOS has it for a device. It is no end.
-        Ok((ready, watched.iter().take(2).any(tells)))
+        // macOS reports POLLNVAL for a device, which is not the end.
+        Ok((ready, watched.iter().take(2).any(has_ended)))
     }
 }
 
-fn tells(fd: &PollFd<'_>) -> bool {
+fn has_ended(fd: &PollFd<'_>) -> bool {
     let ends = PollFlags::POLLIN | PollFlags::POLLERR | PollFlags::POLLHUP;
     fd.revents().is_some_and(|events| events.intersects(ends))
 }

@@ -1,4 +1,4 @@
-//! `vmon prune`: takes everything out of the record that is over.
+//! `vmon prune`: removes ended runs from the record.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,38 +11,38 @@ use vmon::terminal::Messages;
 use super::Failure;
 use super::files::{Removal, Roots};
 use super::output::{print, print_json};
-use super::select::Tally;
+use super::select::Outcome;
 use super::shared::SharedArgs;
 
-/// Remove all runs that are over from the record, and the sandboxes that are left without a run
+/// Remove ended runs, and the sandboxes that have no run left, from the record
 ///
-/// What runs stays, and so do other programs' sandboxes. With --logs, a sandbox whose logs can't be
+/// Running sandboxes and those of other programs stay. With --logs, a sandbox whose logs can't be
 /// removed stays too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 TIME is whole seconds or a number with ms, s, m or h.
 
-With --json, an object: sandboxes, an array of the names that are gone as CONFIG/NAME, and runs,
-how many are gone.
+With --json, an object with sandboxes, an array of the removed sandboxes as CONFIG/NAME, and runs,
+the number of removed runs.
 
 Examples:
-  vmon prune                          all that have stopped
-  vmon prune --older-than 168h --logs what ended more than a week ago, and its logs")]
+  vmon prune                          remove all ended runs
+  vmon prune --older-than 168h --logs remove what ended more than a week ago, with its logs")]
 pub struct PruneArgs {
-    /// Only what ended longer ago than this
+    /// Remove only runs that ended longer ago than this
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = vmon::values::time)]
     older_than: Duration,
 
-    /// Remove the logs of the sandboxes too that are left without a run
+    /// Remove the logs of removed sandboxes too
     #[arg(long)]
     logs: bool,
 
-    /// Remove logs in or below DIR too; without it, only those in the state directory. May be given
+    /// Allow removal of logs in or below DIR; by default only in the state directory. May be given
     /// several times
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 
-    /// An object instead of a line
+    /// Print a JSON object instead of a line
     #[arg(long)]
     json: bool,
 
@@ -50,9 +50,9 @@ pub struct PruneArgs {
     pub shared: SharedArgs,
 }
 
-/// Removes it, and says how much it was.
+/// Removes the runs, and prints how many.
 pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
-    let mut tally = Tally::new(messages);
+    let mut outcome = Outcome::new(messages);
     let places = args.shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let mut pruned = Vec::new();
@@ -62,7 +62,7 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
         let age = chrono::Duration::from_std(args.older_than).unwrap_or(chrono::Duration::MAX);
         let before = now.checked_sub_signed(age).unwrap_or_default();
         let also = |pruned: &Pruned| match &roots {
-            Some(roots) if pruned.whole => remove_logs(pruned, roots, &mut tally),
+            Some(roots) if pruned.whole => remove_logs(pruned, roots, &mut outcome),
             _ => true,
         };
         pruned = registry.prune_with(before, also)?;
@@ -78,15 +78,15 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
             (many(sandboxes.len(), "sandbox", "es"), many(runs, "run", "s"));
         print(&format!("removed {of_sandboxes} and {of_runs}\n"))?;
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-/// Removes the logs of a sandbox; says whether that is done, and the sandbox may go.
-fn remove_logs(pruned: &Pruned, roots: &Roots, tally: &mut Tally<'_>) -> bool {
+/// Removes the logs of a sandbox. Returns whether the sandbox may be removed.
+fn remove_logs(pruned: &Pruned, roots: &Roots, outcome: &mut Outcome<'_>) -> bool {
     let Pruned { config_file, name, runs, .. } = pruned;
     let removed = Removal::prepare(runs, roots).and_then(Removal::carry_out);
     if let Err(error) = &removed {
-        tally.failed(&format!("can't remove {config_file}/{name}: {error}"));
+        outcome.failed(&format!("can't remove {config_file}/{name}: {error}"));
     }
     removed.is_ok()
 }

@@ -1,5 +1,4 @@
-//! `vmon ps`: the runs in the record, as a table, as JSON, as names, as metrics or by a template.
-//! It changes nothing that runs.
+//! `vmon ps`: lists the runs on record, as a table, JSON, names, metrics or by a template.
 
 mod metrics;
 mod template;
@@ -16,46 +15,48 @@ use super::Failure;
 use super::output::{
     exit, is_at_terminal, or_dash, print, print_json, run_object, short, table, word,
 };
+use super::report::printable;
 use super::select::{Record, Recorded};
 use super::shared::SharedArgs;
 
 const HEADER: [&str; 8] =
     ["NAME", "CONFIG", "STATUS", "PID", "SUPERVISOR", "STARTED", "ENDED", "EXIT"];
 
-/// List what runs, newest first
+/// List running sandboxes, newest first
 ///
-/// Times in the table are local. EXIT is the exit code, or the signal that ended the command.
+/// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated the
+/// command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 FORMAT is one of
   table        the default
-  json         an array of objects, as --json
-  names        each sandbox once, as the other commands take it
-  openmetrics  the OpenMetrics text format: each sandbox and its last run; at a terminal, control
+  json         a JSON array, as --json
+  names        each sandbox once, in the form that other commands accept
+  openmetrics  the OpenMetrics text format: each sandbox and its last run; on a terminal, control
                characters in labels are escaped
-  TEMPLATE     a line a run, with {name} and the other keys of --json in braces; '-' stands for
-               what is not known, {{ and }} for braces, \\t and \\n for a tab and a new line
+  TEMPLATE     one line a run, with {name} and the other keys of --json in braces; '-' is a value
+               that is not known, {{ and }} are braces, \\t and \\n a tab and a newline
 
-With --json, an array of objects, newest first, null where a value is not known:
+With --json, an array of objects, newest first; a value that is not known is null:
   id, name, config_file, state, status, pid, supervisor_pid, started_at, running_at, ended_at,
   exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths
 Times are RFC 3339, in UTC; a signal is its number.
 
 Examples:
-  vmon ps                               what runs
-  vmon ps --all --json                  every run on record
-  vmon ps --format '{name} {pid}'       a line each
+  vmon ps                               list running sandboxes
+  vmon ps --all --json                  every run on record, as JSON
+  vmon ps --format '{name} {pid}'       one line each
   vmon ps --all --format openmetrics    for a textfile collector")]
 pub struct PsArgs {
-    /// Also list every run that is over
+    /// Also list ended runs
     #[arg(long, short)]
     all: bool,
 
-    /// An array of objects instead of a table
+    /// Print a JSON array instead of a table
     #[arg(long, conflicts_with = "format")]
     json: bool,
 
-    /// How the list looks: table, json, names, openmetrics, or a template with {name}
+    /// The output format: table, json, names, openmetrics, or a template with {name}
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
@@ -109,7 +110,7 @@ pub fn ps(args: PsArgs, _: &Messages) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The runs that go on, or all, newest first.
+/// The current runs, or all, newest first.
 fn runs(record: &Record, all: bool) -> Vec<&Run> {
     let mut runs: Vec<&Run> = record.sandboxes().iter().flat_map(Recorded::runs).collect();
     if !all {
@@ -119,21 +120,21 @@ fn runs(record: &Record, all: bool) -> Vec<&Run> {
     runs
 }
 
-/// The sandboxes that run, or all.
+/// The running sandboxes, or all.
 fn sandboxes(record: &Record, all: bool) -> Vec<&Recorded> {
     record.sandboxes().iter().filter(|sandbox| all || sandbox.running().is_some()).collect()
 }
 
-/// The names as every command takes them: with the config where several have the name, be they
-/// listed or not.
+/// The names in the form that commands accept: with the config if several sandboxes on record have the
+/// name, listed or not.
 fn names(record: &Record, all: bool) -> String {
     let mut owners: HashMap<&str, u32> = HashMap::new();
     for sandbox in record.sandboxes() {
         *owners.entry(&sandbox.name).or_default() += 1;
     }
     let line = |sandbox: &Recorded| match owners.get(sandbox.name.as_str()) {
-        Some(1) => format!("{}\n", super::tell::printable(&sandbox.name)),
-        _ => format!("{}\n", super::tell::printable(&sandbox.to_string())),
+        Some(1) => format!("{}\n", printable(&sandbox.name)),
+        _ => format!("{}\n", printable(&sandbox.to_string())),
     };
     sandboxes(record, all).into_iter().map(line).collect()
 }

@@ -35,10 +35,10 @@ print the same text.
   [JSON output](json.md) has every key.
 ";
 
-/// The options that stand in a table of their own.
+/// Options that are listed once, in a table of their own.
 const COMMON: [&str; 4] = ["state_dir", "db", "log_level", "help"];
 
-/// The page.
+/// Renders the page.
 fn reference() -> String {
     let mut vmon = Cli::command().disable_help_subcommand(true);
     vmon.build();
@@ -95,7 +95,7 @@ fn section(page: &mut String, command: &Command) {
     notes(page, command);
 }
 
-/// What follows the options in the help. It has columns, so it keeps its lines.
+/// The notes after the options. They keep their line breaks, because they have columns.
 fn notes(page: &mut String, command: &Command) {
     if let Some(notes) = command.get_after_help() {
         let notes = notes.to_string();
@@ -115,7 +115,7 @@ fn table(first: &str, rows: &[String]) -> String {
     format!("\n| {first} | meaning | default |\n| --- | --- | --- |\n{}", rows.concat())
 }
 
-/// An option or argument as a row of a table.
+/// An option or argument as a table row.
 fn row(arg: &Arg) -> String {
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     // Defaults that depend on something are part of the help text.
@@ -140,7 +140,7 @@ fn row(arg: &Arg) -> String {
     format!("| {} | {} | {} |\n", syntax(arg), cell(&meaning), cell(&default))
 }
 
-/// How it is written on a command line.
+/// The syntax on the command line.
 fn syntax(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
     let value: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
@@ -163,7 +163,7 @@ fn takes_value(arg: &Arg) -> bool {
     arg.get_action().takes_values()
 }
 
-/// A `|` would end the cell, in code too.
+/// Escapes `|`, which would end the cell, in code too.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -186,7 +186,7 @@ fn text(help: &str) -> String {
     markdown
 }
 
-/// The code that this text begins with, and how many of its bytes that takes.
+/// The code span at the beginning of the text, and its length in the text.
 fn code(text: &str) -> Option<(&str, usize)> {
     if let Some(quoted) = text.strip_prefix('\'') {
         let ends = quoted.match_indices('\'').map(|(at, _)| at);
@@ -209,7 +209,7 @@ fn code(text: &str) -> Option<(&str, usize)> {
 }
 
 #[test]
-fn the_reference_of_commands_is_what_the_command_line_defines() {
+fn the_reference_of_commands_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
     let page = reference();
     if std::env::var_os("VMON_UPDATE_DOCS").is_some() {

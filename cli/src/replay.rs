@@ -1,4 +1,4 @@
-//! `vmon replay`: a session from the log, as it was.
+//! `vmon replay`: plays a log at its original pace.
 
 mod player;
 mod schedule;
@@ -10,37 +10,37 @@ use vmon::monitor::command_signals;
 use vmon::reactor::Reactor;
 use vmon::terminal::{self, Direction, Handle, Messages};
 
-use super::runs::{Place, RunArgs, Runs};
-use super::select::{Record, Tally};
+use super::runs::{LogSource, RunArgs, Runs};
+use super::select::{Outcome, Record};
 use super::shared::SharedArgs;
 use super::{Failure, args, signalled};
-use player::{Outcome, Player};
+use player::{Player, ReplayEnd};
 use schedule::Pace;
 
-/// Play what a sandbox has printed, at the pace at which it came
+/// Play the output of a sandbox at its original pace
 ///
-/// Without --run, the last run. At a terminal, q ends it, the space bar halts it, and the
-/// terminal is left as it was found; a pipe or a file gets the bytes as they are. Of a sandbox
-/// that runs, it is what has come so far.
+/// Plays the last run unless --run is given. On a terminal, q quits, the space bar pauses, and the
+/// terminal is restored at the end; a pipe or a file gets the bytes unchanged. The output of a running
+/// sandbox is played up to the present.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Pauses are cut to --max-idle first, and what is left of them is shortened by --speed. Bytes of
-which the time is not known come with those before them. At a terminal, what would make it answer,
-set its title or clipboard, or take its mouse and keyboard is left out.
+Pauses are limited to --max-idle first, then divided by --speed. Bytes whose time is not known are
+played with the bytes before them. On a terminal, escape sequences are removed that would make it
+reply, set its title or clipboard, or change its mouse and keyboard modes.
 
 Examples:
-  vmon replay web                          the last run
-  vmon replay web --speed 4 --max-idle 2s  faster, without long pauses
-  vmon replay web --run 17                 the run that 'vmon history' has as 17")]
+  vmon replay web                          play the last run
+  vmon replay web --speed 4 --max-idle 2s  play faster, without long pauses
+  vmon replay web --run 17                 play the run with the number 17 in 'vmon history'")]
 pub struct ReplayArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// How many times as fast as it was, from 0.1 to 1000
+    /// The speed factor, from 0.1 to 1000
     #[arg(long, value_name = "X", default_value = "1", value_parser = args::speed)]
     speed: f64,
 
-    /// The longest pause; 0 for none at all
+    /// The longest pause; 0 for no pauses
     #[arg(long, value_name = "TIME", value_parser = vmon::values::time)]
     max_idle: Option<Duration>,
 
@@ -48,45 +48,47 @@ pub struct ReplayArgs {
     pub shared: SharedArgs,
 }
 
-/// Plays until the end, or until somebody has had enough.
+/// Plays the log until it ends, q is typed, or stdout is closed.
 pub fn replay(args: ReplayArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
-    match Place::find(&args.run, &record, &args.shared.places()?) {
-        Err(error) => tally.failed(&error.to_string()),
-        Ok(place) => match play(&args, &place)? {
-            Ok(Outcome::Ended) => {}
-            Ok(Outcome::Signalled(signal)) => return Ok(signalled(signal)),
-            Err(error) => tally.failed(&format!("can't replay {place}: {error}")),
+    let mut outcome = Outcome::new(messages);
+    match LogSource::find(&args.run, &record, &args.shared.places()?) {
+        Err(error) => outcome.failed(&error.to_string()),
+        Ok(source) => match play(&args, &source)? {
+            Ok(ReplayEnd::Ended) => {}
+            Ok(ReplayEnd::Signalled(signal)) => return Ok(signalled(signal)),
+            Err(error) => outcome.failed(&format!("can't replay {source}: {error}")),
         },
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-fn play(args: &ReplayArgs, place: &Place) -> Result<Result<Outcome, String>, Failure> {
-    let log = match args.run.open(place, Runs::Last) {
+fn play(args: &ReplayArgs, source: &LogSource) -> Result<Result<ReplayEnd, String>, Failure> {
+    let log = match args.run.open(source, Runs::Last) {
         Ok(log) => log,
         Err(error) => return Ok(Err(error.to_string())),
     };
     let stdout = Handle::open(terminal::stdout(), Direction::Write).map_err(Failure::SetUp)?;
-    let Some(stdout) = stdout else { return Ok(Err("our stdout is closed".to_owned())) };
+    let Some(stdout) = stdout else { return Ok(Err("stdout is closed".to_owned())) };
     let pace = Pace { speed: args.speed, max_idle: args.max_idle };
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
     let id = reactor.add(Player::new(log, pace, stdout));
     reactor.run().map_err(Failure::Loop)?;
     let Some(player) = reactor.remove(id) else { return Err(Failure::NoEnd) };
-    // The terminal is ours to write to again.
-    let (outcome, mut log) = player.end();
+    // The terminal has been restored, so warnings can be printed.
+    let (end, mut log) = player.end();
     for warning in log.take_warnings() {
         warn!("{warning}");
     }
-    match &outcome {
-        Ok(Outcome::Ended) if log.is_empty() => warn!("the log of {place} has nothing of this"),
-        Ok(Outcome::Ended) if !log.is_timed() => {
-            warn!("the log of {place} does not tell when its bytes came: all came at once");
+    match &end {
+        Ok(ReplayEnd::Ended) if log.is_empty() => {
+            warn!("the log of {source} has no output of this selection")
+        }
+        Ok(ReplayEnd::Ended) if !log.is_timed() => {
+            warn!("the log of {source} has no times: all bytes were played at once");
         }
         _ => {}
     }
-    Ok(outcome)
+    Ok(end)
 }

@@ -1,39 +1,39 @@
-//! `vmon rm`: takes sandboxes out of the record, and their logs off the disk when asked to.
+//! `vmon rm`: removes sandboxes from the record, optionally with their logs.
 
 use std::path::PathBuf;
 
-use vmon::registry::{Registry, Removal as Outcome};
+use vmon::registry::{Registry, Removal as Removed};
 use vmon::terminal::Messages;
 
 use super::Failure;
 use super::files::{Removal, Roots};
-use super::select::{Names, Record, Recorded, Tally};
+use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 use super::stop::stop_all;
 
-/// Remove sandboxes that have stopped from the record
+/// Remove stopped sandboxes from the record
 ///
-/// All runs of a sandbox go, and its metrics. Its logs stay unless --logs is given. A sandbox whose
-/// logs can't be removed stays on record.
+/// Removes all runs of a sandbox and its metrics. The logs are kept unless --logs is given. A sandbox
+/// whose logs can't be removed stays on record.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  vmon rm web                 of one that has stopped
-  vmon rm --force --logs web  whether it runs or not, without a trace")]
+  vmon rm web                 remove a stopped sandbox
+  vmon rm --force --logs web  stop it if it is running, and remove its logs too")]
 pub struct RmArgs {
     #[command(flatten)]
     names: Names,
 
-    /// Remove the log too: the current one, its older generations and what lies beside them
+    /// Remove the logs too, with all generations and indexes
     #[arg(long)]
     logs: bool,
 
-    /// Remove logs in or below DIR too; without it, only those in the state directory. May be given
+    /// Allow removal of logs in or below DIR; by default only in the state directory. May be given
     /// several times
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 
-    /// Stop those that run first, with their own stop signal and timeout
+    /// Stop running sandboxes first, with their stop signal and stop timeout
     #[arg(long, short)]
     force: bool,
 
@@ -41,54 +41,54 @@ pub struct RmArgs {
     pub shared: SharedArgs,
 }
 
-/// Removes each sandbox that is named.
+/// Removes each selected sandbox.
 pub fn rm(args: RmArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let places = args.shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
-    let mut tally = Tally::new(messages);
-    let mut selected = record.select(&args.names.names, &mut tally);
-    let Some(registry) = record.registry() else { return Ok(tally.code()) };
+    let mut outcome = Outcome::new(messages);
+    let mut selected = record.select(&args.names.names, &mut outcome);
+    let Some(registry) = record.registry() else { return Ok(outcome.code()) };
     if let Some(roots) = &roots {
-        // Before any of them is stopped.
+        // Checked before any of them is stopped.
         selected.retain(|sandbox| {
             let permitted = roots.permit(sandbox.runs());
-            permitted.map_err(|error| refuse(sandbox, &error, &mut tally)).is_ok()
+            permitted.map_err(|error| refuse(sandbox, &error, &mut outcome)).is_ok()
         });
     }
-    for sandbox in stopped(&record, &selected, args.force, &mut tally) {
+    for sandbox in stopped(&record, &selected, args.force, &mut outcome) {
         if let Err(error) = remove(registry, sandbox, roots.as_ref()) {
-            refuse(sandbox, &error, &mut tally);
+            refuse(sandbox, &error, &mut outcome);
         }
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-fn refuse(sandbox: &Recorded, error: &str, tally: &mut Tally<'_>) {
-    tally.failed(&format!("can't remove {sandbox}: {error}"));
+fn refuse(sandbox: &Recorded, error: &str, outcome: &mut Outcome<'_>) {
+    outcome.failed(&format!("can't remove {sandbox}: {error}"));
 }
 
-/// Those that have stopped, or have been made to, if that is what was said.
+/// The stopped ones among the selected sandboxes. With `force`, running ones are stopped first.
 fn stopped<'a>(
     record: &Record,
     selected: &[&'a Recorded],
     force: bool,
-    tally: &mut Tally<'_>,
+    outcome: &mut Outcome<'_>,
 ) -> Vec<&'a Recorded> {
     if force {
-        return stop_all(record, selected, None, tally);
+        return stop_all(record, selected, None, outcome);
     }
     let (running, stopped): (Vec<&Recorded>, Vec<&Recorded>) =
         selected.iter().partition(|sandbox| sandbox.running().is_some());
     for sandbox in running {
-        tally.failed(&format!(
-            "can't remove {sandbox}: it runs; 'vmon stop {sandbox}' first, or give --force"
+        outcome.failed(&format!(
+            "can't remove {sandbox}: it is running; run 'vmon stop {sandbox}' first, or give --force"
         ));
     }
     stopped
 }
 
-/// Removes a sandbox, and where `roots` are given its logs first.
+/// Removes a sandbox, with its logs if `roots` is given.
 fn remove(registry: &Registry, sandbox: &Recorded, roots: Option<&Roots>) -> Result<(), String> {
     let mut logs = Ok(());
     let removed = registry.remove_with(&sandbox.config_file, &sandbox.name, |runs| {
@@ -98,11 +98,11 @@ fn remove(registry: &Registry, sandbox: &Recorded, roots: Option<&Roots>) -> Res
         logs.is_ok()
     });
     match removed.map_err(|error| error.to_string())? {
-        // Unknown: another command was faster.
-        Outcome::Removed(_) | Outcome::Unknown => Ok(()),
-        Outcome::Kept => logs,
-        Outcome::Live { supervisor } => {
-            Err(format!("it runs under pid {supervisor}: stop it first, or give --force"))
+        // Unknown: another command has removed it in the meantime.
+        Removed::Removed(_) | Removed::Unknown => Ok(()),
+        Removed::Kept => logs,
+        Removed::Live { supervisor } => {
+            Err(format!("it is running under pid {supervisor}: stop it first, or give --force"))
         }
     }
 }

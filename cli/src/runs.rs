@@ -1,7 +1,7 @@
-//! Which log a command is about, and which runs of it: `[CONFIG/]NAME`, `--config-file`, `--run`.
+//! Selects a log and a part of it: `[CONFIG/]NAME`, `--config-file`, `--console` and `--run`.
 
 mod bounds;
-mod place;
+mod source;
 
 use std::str::FromStr;
 
@@ -13,36 +13,36 @@ use vmon::registry::Run;
 use super::args::ConsoleChoice;
 use super::select::{Recorded, Selector};
 pub use bounds::{Bounds, BoundsError};
-pub use place::Place;
+pub use source::LogSource;
 
-/// A sandbox, and which of its runs.
+/// The arguments that select a log and its runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
-    /// The sandbox, as NAME, or as CONFIG/NAME where several configs have that name
+    /// The sandbox: NAME, or CONFIG/NAME where several configs have that name
     #[arg(value_name = "NAME")]
     name: Selector,
 
-    /// The config that has the sandbox; the same as CONFIG/NAME
+    /// The config of the sandbox; the same as CONFIG/NAME
     #[arg(long, value_name = "CONFIG")]
     config_file: Option<String>,
 
-    /// The log of this console, instead of that of the sandbox's own streams, which is stdio's
+    /// The log of this console; stdio is the log of the command's own streams [default: stdio]
     #[arg(long, value_name = "CONSOLE")]
     console: Option<ConsoleChoice>,
 
-    /// Which run: last, all, or its number in 'vmon history'
+    /// The run: last, all, or its number in 'vmon history'
     #[arg(long, value_name = "RUN")]
     run: Option<Runs>,
 }
 
-/// Which runs of a sandbox.
+/// The value of --run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runs {
-    /// The one that goes on, or was the last.
+    /// The current run, or the last one.
     Last,
-    /// Everything that is left of the log.
+    /// The whole log.
     All,
-    /// The one with this number in the record.
+    /// The run with this number in the record.
     Number(i64),
 }
 
@@ -66,7 +66,7 @@ impl FromStr for Runs {
 }
 
 impl RunArgs {
-    /// What is named.
+    /// The selected sandbox.
     pub fn selector(&self) -> Selector {
         match &self.config_file {
             Some(config_file) => self.name.within(config_file),
@@ -74,32 +74,32 @@ impl RunArgs {
         }
     }
 
-    /// Which runs are; `None` where none is.
+    /// The selected runs; `None` without --run.
     pub fn runs(&self) -> Option<Runs> {
         self.run
     }
 
-    /// What is to be read of a log; `otherwise`: where no run is named.
-    pub fn open(&self, place: &Place, otherwise: Runs) -> Result<RunLog, BoundsError> {
-        RunLog::open(place, self.run.unwrap_or(otherwise))
+    /// Opens the log. `otherwise` applies without --run.
+    pub fn open(&self, source: &LogSource, otherwise: Runs) -> Result<RunLog, BoundsError> {
+        RunLog::open(source, self.run.unwrap_or(otherwise))
     }
 }
 
-/// What there is of a log, as far as it belongs to the runs that were asked for.
+/// A reader of the selected part of a log.
 #[derive(Debug)]
 pub struct RunLog {
     reader: LogReader,
     run: Option<Run>,
     started: Timestamp,
-    /// What it begins with, until that is given.
+    /// The run's start mark, returned first.
     mark: Option<(Timestamp, Mark)>,
-    /// What comes behind the next run's mark is no part of it.
+    /// Whether reading ends at the next start mark.
     one_run: bool,
     timed: bool,
     empty: bool,
 }
 
-/// From when to when something goes on.
+/// The time of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Window {
     pub from: Option<Timestamp>,
@@ -108,51 +108,51 @@ pub struct Window {
 }
 
 impl RunLog {
-    fn open(place: &Place, runs: Runs) -> Result<Self, BoundsError> {
-        let mut reader = LogReader::open(&place.log_dir, &place.config_file, &place.log_name())?;
-        if let Some(options) = place.options() {
+    fn open(source: &LogSource, runs: Runs) -> Result<Self, BoundsError> {
+        let mut reader = LogReader::open(&source.log_dir, &source.config_file, &source.log_name())?;
+        if let Some(options) = source.options() {
             reader.written_as(options.format);
         }
-        // What comes later is another play's.
+        // Output that arrives later is not read.
         let end = reader.end()?;
-        let bounds = Bounds::of(runs, place, &mut reader)?;
+        let bounds = Bounds::of(runs, source, &mut reader)?;
         reader.stop_at(bounds.end.map_or(end, |own| own.min(end)));
         reader.seek(bounds.start);
         let one_run = runs != Runs::All;
-        let recorded = place.sandbox.as_ref().map(Recorded::runs).unwrap_or_default();
-        let run = if one_run { place.run(runs) } else { recorded.last() };
+        let recorded = source.sandbox.as_ref().map(Recorded::runs).unwrap_or_default();
+        let run = if one_run { source.run(runs) } else { recorded.last() };
         let started = run.and_then(|run| run.started_at).map(moment).unwrap_or_default();
         let run = run.filter(|_| one_run || recorded.len() == 1).cloned();
         let (timed, empty) = (bounds.mark.is_some(), true);
         Ok(Self { reader, run, started, mark: bounds.mark, one_run, timed, empty })
     }
 
-    /// The run, as the record has it; of several there is no one.
+    /// The run on record; `None` if several are selected.
     pub fn run(&self) -> Option<&Run> {
         self.run.as_ref()
     }
 
-    /// When the first of the runs was asked for, as far as that is known.
+    /// The start time on record of the first selected run, or zero.
     pub fn started(&self) -> Timestamp {
         self.started
     }
 
-    /// Whether no byte has been given.
+    /// Whether no byte has been read so far.
     pub fn is_empty(&self) -> bool {
         self.empty
     }
 
-    /// Whether the log tells any times, as far as it was read.
+    /// Whether the entries read so far have any times.
     pub fn is_timed(&self) -> bool {
         self.timed
     }
 
-    /// What has turned up since this was last called.
+    /// Takes the warnings since the last call.
     pub fn take_warnings(&mut self) -> Vec<Warning> {
         self.reader.take_warnings()
     }
 
-    /// What comes next; `None` at the end.
+    /// Reads the next entry; `None` at the end.
     pub fn next(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
         if let Some((time, mark)) = self.mark.take() {
             return Ok(Some(Entry::Mark { time, mark }));
@@ -164,14 +164,14 @@ impl RunLog {
             None => false,
         };
         self.empty &= !matches!(entry, Some(Entry::Bytes { .. }));
-        // It is where the next one begins, but belongs to that.
+        // The next run's start mark is where this part ends.
         let is_next = matches!(entry, Some(Entry::Mark { mark: Mark::Start { .. }, .. }));
         Ok(entry.filter(|_| !(self.one_run && is_next)))
     }
 }
 
 impl Window {
-    /// A run goes on until the next one of the sandbox is started.
+    /// A run lasts until the next one of the sandbox is started.
     pub fn of(run: &Run, runs: &[Run]) -> Self {
         let later = runs.iter().filter(|other| other.id > run.id);
         let until = later.filter_map(|other| other.started_at).min();

@@ -1,4 +1,4 @@
-//! What the command uses, put on record now and then: only where --metrics-interval asks for it.
+//! Periodic samples of the command's resource usage in the record, for --metrics-interval.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use vmon::usage;
 
 use super::settle::Activity;
 
-/// The one timer.
+/// Timer key.
 const NEXT: u32 = 0;
 
-/// Adds a row of `sandbox_metrics` at each interval, while the command runs.
+/// Adds a row to `sandbox_metrics` at each interval while the command is running.
 pub struct Sampler {
     registry: Registry,
     sandbox: Sandbox,
@@ -24,15 +24,15 @@ pub struct Sampler {
     interval: Duration,
     activity: Activity,
     running: Option<Running>,
-    /// Whether a failure that will not pass has been told.
-    told: bool,
+    /// Whether a permanent error has been reported.
+    reported: bool,
 }
 
-/// The command of this run.
+/// The command being sampled.
 struct Running {
     child: Identity,
     timer: TimerId,
-    /// The processor time that had been used, and when.
+    /// The time of the last sample and the CPU time at that moment.
     before: (Instant, Duration),
 }
 
@@ -44,10 +44,10 @@ impl Sampler {
         interval: Duration,
         activity: Activity,
     ) -> Self {
-        Self { registry, sandbox, cgroup, interval, activity, running: None, told: false }
+        Self { registry, sandbox, cgroup, interval, activity, running: None, reported: false }
     }
 
-    /// In its cgroup where it has one, which also counts what has left the tree.
+    /// Usage of the cgroup if there is one, which includes processes that have left the process tree.
     fn usage(&self, child: &Identity) -> Result<usage::Usage, usage::UsageError> {
         match &self.cgroup {
             Some(cgroup) => usage::of_cgroup(cgroup),
@@ -73,18 +73,18 @@ impl Sampler {
         self.record(&sample);
     }
 
-    /// What can't be written now is left out: the next sample says as much.
+    /// Adds a row. A sample that can't be written is dropped.
     fn record(&mut self, sample: &Sample) {
         let (config_file, name) = (self.sandbox.config_file(), self.sandbox.name());
         self.activity.note();
         match self.registry.add_metrics(config_file.as_str(), name.as_str(), sample) {
             Ok(_) => {}
-            Err(error) if error.is_passing() || self.told => {
-                debug!("a sample is left out: {error}")
+            Err(error) if error.is_passing() || self.reported => {
+                debug!("a sample was dropped: {error}")
             }
             Err(error) => {
-                self.told = true;
-                warn!("samples are left out: {error}");
+                self.reported = true;
+                warn!("samples are dropped: {error}");
             }
         }
     }

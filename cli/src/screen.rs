@@ -1,79 +1,76 @@
-//! What a log may do to our terminal.
+//! A filter for log output on a terminal.
 //!
-//! A log is another program's word, and a terminal does what it is told: it takes titles, clipboards,
-//! keyboard modes and colours for good, and answers questions by typing into our shell. So what is
-//! written to a terminal is read as a terminal would read it, and what is known to be harmless is
-//! written anew. All else is left out, so that nothing depends on how a terminal reads what is
-//! malformed.
+//! A log is untrusted input. Escape sequences can set titles, clipboard, keyboard modes and colours
+//! permanently, and make the terminal send replies, which a shell reads as typed input. So the output
+//! is parsed as a terminal would parse it, and sequences known to be harmless are encoded again.
+//! Everything else is removed, so that nothing depends on how a terminal parses malformed input.
 
-mod changes;
+mod terminal_state;
 #[cfg(test)]
 mod tests;
 
 use vte::{Params, Perform};
 
-use changes::Changes;
+use terminal_state::TerminalState;
 
-/// Bytes that are read at a time: each byte that is not UTF-8 has the reader look through what is
-/// left of them.
+/// Number of bytes parsed at a time. The parser searches the rest of its input at each byte that is
+/// not valid UTF-8.
 const PIECE: usize = 1024;
 
-/// In UTF-8, in bytes.
+/// Length of the longest UTF-8 sequence.
 const LONGEST_CHARACTER: usize = 4;
 
-/// Ends whatever sequence is unfinished, and is nothing on its own (ECMA-48).
+/// CAN: cancels an incomplete sequence, and has no effect on its own (ECMA-48).
 const CANCEL: &[u8] = b"\x18";
 
 const CONTROL_SEQUENCE: &[u8] = b"\x1b[";
 
-/// What of a log reaches the terminal. Understands UTF-8.
+/// What the filter lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Strength {
-    /// Text in its colours, line by line.
+    /// Text with colours, line by line.
     Text,
-    /// A session as it was.
+    /// A full-screen session.
     Session,
 }
 
-/// A filter for the bytes of one stream, on their way to a terminal.
-///
-/// Its memory is bounded, whatever comes.
+/// A filter for the output of one stream. Its memory is bounded.
 pub struct Screen {
-    // Commands to the terminal (OSC) never pass: no room for any.
+    // OSC sequences never pass, so no buffer is needed.
     parser: vte::Parser<0>,
     state: State,
 }
 
 struct State {
     strength: Strength,
-    changes: Changes,
-    /// Within the title that a program in screen(1) or tmux(1) sets, which is no string to others.
+    changes: TerminalState,
+    /// Inside the title sequence of screen(1) and tmux(1) (ESC k), which other terminals do not treat
+    /// as a string.
     in_title: bool,
 }
 
 impl Screen {
-    /// For reading: characters, their attributes (SGR), newline, tab, carriage return and backspace
-    /// pass. A sequence ends with its line at the latest, so that an unfinished one hides nothing
-    /// that comes after.
+    /// A filter for reading. Passes characters, their attributes (SGR), newline, tab, carriage return
+    /// and backspace. A sequence ends with its line at the latest, so that an incomplete one hides no
+    /// later text.
     pub fn text() -> Self {
         Self::new(Strength::Text)
     }
 
-    /// For watching: also what moves the cursor, erases and scrolls, and the alternate screen, the
-    /// cursor's visibility and other modes of the picture, which [`suspend`](Self::suspend) and
-    /// [`end`](Self::end) undo. What the keyboard and the mouse send stays as it is, and so do the
-    /// lines that have scrolled away.
+    /// A filter for a replay. Also passes cursor movement, erasing and scrolling, the alternate screen,
+    /// the cursor's visibility and other display modes. [`suspend`](Self::suspend) and
+    /// [`end`](Self::end) undo them. Keyboard and mouse modes and the scrollback are not changed.
     pub fn session() -> Self {
         Self::new(Strength::Session)
     }
 
     fn new(strength: Strength) -> Self {
-        let state = State { strength, changes: Changes::default(), in_title: false };
+        let state = State { strength, changes: TerminalState::default(), in_title: false };
         Self { parser: vte::Parser::default(), state }
     }
 
-    /// Adds to `out` what of `bytes` may reach the terminal. A sequence or a character that is not
-    /// complete yet waits for its rest.
+    /// Appends the permitted part of `bytes` to `out`. An incomplete sequence or character waits for
+    /// the next call.
     pub fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let mut writer = Writer { state: &mut self.state, out };
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -90,27 +87,26 @@ impl Screen {
         }
     }
 
-    /// Adds to `out` what gives the terminal back as it was, for something of ours in between.
+    /// Appends the sequences that restore the terminal, for other output in between.
     pub fn suspend(&self, out: &mut Vec<u8>) {
         self.state.undo(out);
     }
 
-    /// Adds to `out` what takes the terminal where it was before [`suspend`](Self::suspend); what
-    /// was on the alternate screen is lost.
+    /// Appends the sequences that return to the state before [`suspend`](Self::suspend). The contents
+    /// of the alternate screen are lost.
     pub fn resume(&self, out: &mut Vec<u8>) {
         self.state.changes.redo(out);
     }
 
-    /// Adds to `out` what gives the terminal back as it was, and forgets all: what comes next has
-    /// nothing to do with what came before.
+    /// Appends the sequences that restore the terminal, and resets the filter.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         self.suspend(out);
         *self = Self::new(self.state.strength);
     }
 }
 
-/// Reads `bytes`. Those that may complete a character go one by one: vte 0.15 loses the next one when
-/// it gets that with them, and something behind it that is none.
+/// Parses `bytes`. UTF-8 continuation bytes at the beginning are passed one by one: vte 0.15 loses the
+/// next character if it gets that with them and invalid bytes after it.
 fn advance(parser: &mut vte::Parser<0>, writer: &mut Writer<'_>, bytes: &[u8]) {
     let continues = |byte: &&u8| matches!(byte, 0x80..=0xbf);
     let count = bytes.iter().take(LONGEST_CHARACTER - 1).take_while(continues).count();
@@ -130,7 +126,7 @@ impl State {
     }
 }
 
-/// Writes anew what may pass.
+/// Encodes the permitted actions of the parser.
 struct Writer<'a> {
     state: &'a mut State,
     out: &'a mut Vec<u8>,
@@ -138,7 +134,7 @@ struct Writer<'a> {
 
 impl Perform for Writer<'_> {
     fn print(&mut self, character: char) {
-        // Controls of eight bits come here too, where they were cut in two.
+        // C1 control characters arrive here if their bytes were split between two calls.
         if !self.state.in_title && !character.is_control() {
             self.out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         }
@@ -166,18 +162,18 @@ impl Perform for Writer<'_> {
         match (intermediates, byte) {
             // Save and restore the cursor, index, next line, reverse index.
             ([], b'7' | b'8' | b'D' | b'E' | b'M') => self.escape(intermediates, byte),
-            // A terminal's own full reset would take more than the session has changed.
+            // A full reset (RIS) would change more than the session has changed.
             ([], b'c') => {
                 self.state.undo(self.out);
-                self.state.changes = Changes::default();
+                self.state.changes = TerminalState::default();
                 self.out.extend_from_slice(b"\x1b[H\x1b[2J");
             }
-            // ASCII, or the characters of which lines are drawn.
+            // Select ASCII or the DEC line-drawing character set.
             (&[set @ (b'(' | b')')], b'0' | b'B') => {
                 self.state.changes.character_set(set, byte);
                 self.escape(intermediates, byte);
             }
-            // The screen full of E.
+            // Screen alignment test (DECALN).
             (b"#", b'8') => self.escape(intermediates, byte),
             _ => {}
         }
@@ -200,19 +196,19 @@ impl Perform for Writer<'_> {
 }
 
 impl Writer<'_> {
-    /// A control sequence of a session. Those that are known to draw pass; questions, keyboard and
-    /// mouse modes, the window's size and title, the printer and what is unknown do not.
+    /// Passes the control sequences that draw. Queries, keyboard and mouse modes, window size and
+    /// title, printing and unknown sequences are removed.
     fn session(&mut self, params: &Params, intermediates: &[u8], action: char) {
         let plain = params.len() == 1 && first(params) == 0;
         match (intermediates, action) {
             ([], '@'..='I' | 'K'..='M' | 'P' | 'S' | 'X' | 'Z' | '`' | 'a' | 'b' | 'd'..='f') => {
                 self.sequence(params, intermediates, action)
             }
-            // Not the lines that have scrolled away (3), which are ours.
+            // Except 3, which erases the scrollback.
             ([], 'J') if !params.iter().any(|param| param.contains(&3)) => {
                 self.sequence(params, intermediates, action);
             }
-            // With more parameters it is about the mouse.
+            // With more parameters it is mouse highlight tracking.
             ([], 'T') if params.len() == 1 => self.sequence(params, intermediates, action),
             ([], 'r') => {
                 self.state.changes.region(params);
@@ -222,7 +218,7 @@ impl Writer<'_> {
                 self.sequence(params, intermediates, action);
             }
             ([], 'u') if plain => self.sequence(params, intermediates, action),
-            // Rectangles: attributes, copies, fills, erasure (VT420).
+            // Rectangular area operations (VT420).
             (b"$", 'r' | 't' | 'v' | 'x' | 'z' | '{') => {
                 self.sequence(params, intermediates, action);
             }

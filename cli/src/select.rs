@@ -1,18 +1,17 @@
-//! Which sandboxes a command is about: `[CONFIG/]NAME` on the command line, looked up in the record.
+//! Selection of sandboxes by `[CONFIG/]NAME` on the command line.
 //!
 //! ```ignore
 //! let record = Record::read(&args.shared)?;
-//! let mut tally = Tally::new(messages);
-//! for sandbox in record.select(&args.names, &mut tally) {
+//! let mut outcome = Outcome::new(messages);
+//! for sandbox in record.select(&args.names, &mut outcome) {
 //!     if let Err(error) = stop(sandbox.latest()) {
-//!         tally.failed(&format!("can't stop {sandbox}: {error}"));
+//!         outcome.failed(&format!("can't stop {sandbox}: {error}"));
 //!     }
 //! }
-//! Ok(tally.code())
+//! Ok(outcome.code())
 //! ```
 //!
-//! A name that is unknown or that several configs have is told, and the others are done all the
-//! same.
+//! A name that is unknown or ambiguous is reported, and the others are still processed.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -23,42 +22,42 @@ use vmon::registry::{Lost, Registry, Run, Status};
 use vmon::terminal::Messages;
 
 use super::shared::SharedArgs;
-use super::{Failure, NOT_ALL_DONE, tell};
+use super::{Failure, NOT_ALL_DONE, report};
 
-/// What is named on the command line. Any text: another program's sandboxes have names that ours
-/// could not have, and a name that nobody has is unknown, not a usage error.
+/// A name on the command line. Any text is accepted: sandboxes of other programs have names that vmon
+/// does not allow, and a name without a sandbox is unknown, not a usage error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     config_file: Option<String>,
     name: String,
 }
 
-/// The names of a command that wants at least one.
+/// The arguments of a command that requires a name.
 #[derive(Debug, clap::Args)]
 pub struct Names {
-    /// The sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
+    /// The sandboxes: NAME, or CONFIG/NAME where several configs have that name
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<Selector>,
 }
 
-/// The names of a command that is about all sandboxes when none is named.
+/// The arguments of a command that applies to all sandboxes without a name.
 #[derive(Debug, clap::Args)]
 pub struct AnyNames {
-    /// Only these sandboxes, as NAME, or as CONFIG/NAME where several configs have that name
+    /// Only these sandboxes: NAME, or CONFIG/NAME where several configs have that name
     #[arg(value_name = "NAME")]
     pub names: Vec<Selector>,
 }
 
-/// Why a name leads to no sandbox.
+/// Why a name selects no sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    #[error("no sandbox is called '{0}': 'vmon ps --all' lists them")]
+    #[error("no sandbox has the name '{0}': 'vmon ps --all' lists them")]
     Unknown(Selector),
-    #[error("several configs have a sandbox '{name}': say which one, {candidates}")]
+    #[error("several configs have a sandbox '{name}': give one of {candidates}")]
     Ambiguous { name: Selector, candidates: String },
 }
 
-/// Every sandbox in the record, after that has been reconciled.
+/// All sandboxes on record, read after reconciliation.
 #[derive(Debug)]
 pub struct Record {
     registry: Option<Registry>,
@@ -74,13 +73,17 @@ pub struct Recorded {
     runs: Vec<Run>,
 }
 
-/// What a command could not do, told as it happens, and the exit code that follows.
+/// Reports the failures of a command, and computes its exit code.
 #[derive(Debug)]
-pub struct Tally<'a> {
+pub struct Outcome<'a> {
+    /// `None` if failures are not printed.
     messages: Option<&'a Messages>,
     failures: Vec<String>,
     code: u8,
 }
+
+// The former name.
+pub use self::Outcome as Tally;
 
 impl FromStr for Selector {
     type Err = Infallible;
@@ -104,7 +107,7 @@ impl fmt::Display for Selector {
 }
 
 impl Selector {
-    /// The same, in this config; nobody's where another one is named too.
+    /// The same name in this config. It selects nothing if it has another config already.
     pub fn within(&self, config_file: &str) -> Self {
         let config_file = match &self.config_file {
             Some(own) if own != config_file => format!("{config_file}/{own}"),
@@ -118,7 +121,7 @@ impl Selector {
         &self.name
     }
 
-    /// Whether a sandbox is meant by it.
+    /// Whether it selects this sandbox.
     pub fn matches(&self, config_file: &str, name: &str) -> bool {
         self.name == name && self.config_file.as_deref().is_none_or(|own| own == config_file)
     }
@@ -131,35 +134,35 @@ impl fmt::Display for Recorded {
 }
 
 impl Recorded {
-    /// The run that goes on, else the last one.
+    /// The current run, or the last one.
     pub fn latest(&self) -> Option<&Run> {
         self.runs.iter().find(|run| run.status == Status::Running).or_else(|| self.runs.first())
     }
 
-    /// Whether this is a run of it.
+    /// Whether this run belongs to the sandbox.
     pub fn is_of(&self, run: &Run) -> bool {
         (&self.config_file, &self.name) == (&run.config_file, &run.name)
     }
 
-    /// The run that goes on.
+    /// The current run.
     pub fn running(&self) -> Option<&Run> {
         self.latest().filter(|run| run.status == Status::Running)
     }
 
-    /// How many runs its supervisor had before the latest one.
+    /// Number of runs of the latest run's supervisor before that run.
     pub fn restarts(&self) -> usize {
         let supervisor = self.runs.first().and_then(|run| run.supervisor);
         self.runs.iter().skip(1).take_while(|run| run.supervisor == supervisor).count()
     }
 
-    /// Every run, newest first.
+    /// All runs, newest first.
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
 }
 
 impl Record {
-    /// Reconciles the record, and reads it. Where there is none, it has no sandbox.
+    /// Reconciles and reads the record. Without a database it is empty.
     pub fn read(shared: &SharedArgs) -> Result<Self, Failure> {
         let places = shared.places()?;
         let Some(registry) = places.registry()? else {
@@ -167,25 +170,25 @@ impl Record {
         };
         let reconciled = registry.reconcile();
         let sandboxes = grouped(registry.runs()?);
-        // A record that can't be made true now can still be read.
+        // A record that can't be reconciled now can still be read.
         match reconciled {
-            Ok(lost) => lost.iter().for_each(warn_of_remains),
+            Ok(lost) => lost.iter().for_each(warn_of_leftovers),
             Err(error) => warn!("{error}"),
         }
         Ok(Self { registry: Some(registry), sandboxes })
     }
 
-    /// Where it was read from; `None` where there is no database.
+    /// The database; `None` if it does not exist.
     pub fn registry(&self) -> Option<&Registry> {
         self.registry.as_ref()
     }
 
-    /// Every sandbox, the one that was started last first.
+    /// All sandboxes, the one started last first.
     pub fn sandboxes(&self) -> &[Recorded] {
         &self.sandboxes
     }
 
-    /// The one sandbox that is meant.
+    /// Finds the sandbox with this name.
     pub fn find(&self, selector: &Selector) -> Result<&Recorded, SelectError> {
         let mut found: Vec<&Recorded> = self
             .sandboxes
@@ -203,39 +206,39 @@ impl Record {
         }
     }
 
-    /// The sandboxes that are meant, in the order of their names on the command line, none twice.
-    /// What is wrong with the other names is told.
-    pub fn select(&self, names: &[Selector], tally: &mut Tally<'_>) -> Vec<&Recorded> {
+    /// The selected sandboxes, in the order of the names, without duplicates. Reports names that select
+    /// none.
+    pub fn select(&self, names: &[Selector], outcome: &mut Outcome<'_>) -> Vec<&Recorded> {
         let mut selected: Vec<&Recorded> = Vec::new();
         for name in names {
             match self.find(name) {
                 Ok(sandbox) if selected.iter().any(|other| std::ptr::eq(*other, sandbox)) => {}
                 Ok(sandbox) => selected.push(sandbox),
-                Err(error) => tally.failed(&error.to_string()),
+                Err(error) => outcome.failed(&error.to_string()),
             }
         }
         selected
     }
 
-    /// As [`select`](Self::select), and every sandbox where none is named.
-    pub fn select_or_all(&self, names: &[Selector], tally: &mut Tally<'_>) -> Vec<&Recorded> {
+    /// Like [`select`](Self::select), but all sandboxes without a name.
+    pub fn select_or_all(&self, names: &[Selector], outcome: &mut Outcome<'_>) -> Vec<&Recorded> {
         match names {
             [] => self.sandboxes.iter().collect(),
-            names => self.select(names, tally),
+            names => self.select(names, outcome),
         }
     }
 }
 
-fn warn_of_remains(lost: &Lost) {
+fn warn_of_leftovers(lost: &Lost) {
     if let Some(remains) = &lost.remains {
         let Run { config_file, name, .. } = &lost.run;
         warn!(
-            "the supervisor of {config_file}/{name} is gone, but something of it stays: {remains}"
+            "the supervisor of {config_file}/{name} is gone, but left something behind: {remains}"
         );
     }
 }
 
-/// The runs, oldest first, by their sandboxes.
+/// Groups runs, oldest first, by sandbox.
 fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
     let mut sandboxes: Vec<Recorded> = Vec::new();
     let mut places = std::collections::HashMap::new();
@@ -253,31 +256,31 @@ fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
     sandboxes
 }
 
-impl<'a> Tally<'a> {
+impl<'a> Outcome<'a> {
     pub fn new(messages: &'a Messages) -> Self {
         Self { messages: Some(messages), failures: Vec::new(), code: 0 }
     }
 
-    /// One that tells nobody: what it hears has been told before.
+    /// Does not print failures, which have been printed before.
     pub fn silent() -> Self {
         Self { messages: None, failures: Vec::new(), code: 0 }
     }
 
-    /// Tells what could not be done, as one line.
+    /// Prints a failure, as one line.
     pub fn failed(&mut self, text: &str) {
         if let Some(messages) = self.messages {
-            tell::failure(messages, text);
+            report::failure(messages, text);
         }
         self.failures.push(text.to_owned());
         self.code = NOT_ALL_DONE;
     }
 
-    /// What could not be done.
+    /// All failures.
     pub fn failures(&self) -> &[String] {
         &self.failures
     }
 
-    /// The exit code of a command that has done the rest.
+    /// The exit code: 1 after a failure.
     pub fn code(&self) -> u8 {
         self.code
     }
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_alone_or_behind_its_config() {
+    fn a_name_may_have_its_config_in_front() {
         assert!(selector("web").matches("a", "web"));
         assert!(selector("a/web").matches("a", "web"));
         assert!(!selector("b/web").matches("a", "web"));

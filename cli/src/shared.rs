@@ -1,4 +1,4 @@
-//! The options that every subcommand has, and the places on disk that follow from them.
+//! The options shared by most subcommands, and the paths derived from them.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -10,34 +10,34 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use vmon::registry::{Registry, RegistryError};
 
-use super::tell::LogLevel;
+use super::report::LogLevel;
 use super::{Failure, reason};
 
-/// Where the state lies, and what vmon says.
+/// The options for the state directory and for messages.
 #[derive(Debug, clap::Args)]
 pub struct SharedArgs {
-    /// Where log/ and sandbox.db lie; $VMON_STATE_DIR, else $XDG_STATE_HOME/vmon, else
-    /// ~/.local/state/vmon by default
+    /// The state directory, with log/ and sandbox.db [default: $VMON_STATE_DIR, else
+    /// $XDG_STATE_HOME/vmon, else ~/.local/state/vmon]
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     state_dir: Option<PathBuf>,
 
-    /// The database of the record; run/ lies beside it [default: STATE/sandbox.db]
+    /// The database of the record; run/ is in its directory [default: STATE/sandbox.db]
     #[arg(long, value_name = "FILE", alias = "sandbox-db-path", help_heading = "Places")]
     db: Option<PathBuf>,
 
-    /// Which of vmon's own messages go to stderr
+    /// The level of messages written to stderr
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
     pub log_level: LogLevel,
 }
 
-/// The places on disk. Nothing of them need exist.
+/// The paths on disk. They need not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     pub state_dir: PathBuf,
     pub db: Place,
 }
 
-/// An absolute path, and the option that moves it.
+/// An absolute path, and the option that sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub path: PathBuf,
@@ -45,7 +45,7 @@ pub struct Place {
 }
 
 impl SharedArgs {
-    /// The places that the options and the environment name.
+    /// The paths selected by options and environment.
     pub fn places(&self) -> Result<Places, Failure> {
         let state_dir = match &self.state_dir {
             Some(given) => given.clone(),
@@ -56,32 +56,32 @@ impl SharedArgs {
 }
 
 impl Places {
-    /// A state directory, and a database that may lie elsewhere.
+    /// The paths of a state directory, with an optional path of the database.
     pub fn new(state_dir: &Path, db: Option<&Path>) -> Result<Self, Failure> {
         let state_dir = absolute(state_dir)?;
         let db = Place::new(db, "--db", &state_dir, "sandbox.db")?;
         Ok(Self { state_dir, db })
     }
 
-    /// The record, for readers; `None` where there is no database.
+    /// Opens the record for reading; `None` if there is no database.
     pub fn registry(&self) -> Result<Option<Registry>, RegistryError> {
         let registry = Registry::open_existing(&self.db.path)?;
         Ok(registry.map(|registry| registry.state_dir(&self.state_dir)))
     }
 
-    /// The directory of logs, unless another one is given.
+    /// The default directory of logs.
     pub fn default_log_dir(&self) -> PathBuf {
         self.state_dir.join("log")
     }
 
-    /// The directory of control sockets, unless another one is given.
+    /// The default directory of control sockets.
     pub fn runtime_dir(&self) -> PathBuf {
         self.state_dir.join("run")
     }
 }
 
 impl Place {
-    /// The place that `option` gives, else `name` in the state directory.
+    /// The path given with `option`, else `name` in the state directory.
     pub fn new(
         given: Option<&Path>,
         option: &'static str,
@@ -95,15 +95,15 @@ impl Place {
     }
 }
 
-/// The database that these options and the environment lead to, for a look at what there is.
+/// The database selected by these options and the environment, for completion.
 pub fn default_db(state_dir: Option<PathBuf>, db: Option<PathBuf>) -> Option<PathBuf> {
     let shared = SharedArgs { state_dir, db, log_level: LogLevel::Off };
     shared.places().ok().map(|places| places.db.path)
 }
 
-/// `path` from the current directory, without `..` and without resolving links behind it.
+/// Makes `path` absolute and removes `..`. Symbolic links after the last `..` are not resolved.
 ///
-/// It goes on record, and is used long after: `work/../state` leads nowhere when `work` is gone.
+/// The path goes on record and is used later, when `work` of `work/../state` may be gone.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let absolute = std::path::absolute(path)
         .map_err(|error| Failure::Relative { path: path.to_owned(), reason: reason(&error) })?;
@@ -112,7 +112,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         return Ok(absolute);
     };
     let (above, below) = components.split_at(last + 1);
-    // Where that is not there, the use of the path tells.
+    // If it does not exist, the use of the path reports that.
     let Ok(above) = above.iter().collect::<PathBuf>().canonicalize() else { return Ok(absolute) };
     Ok(above.components().chain(below.iter().copied()).collect())
 }
@@ -122,26 +122,25 @@ fn default_state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Result<Path
     if let Some(state_dir) = path("VMON_STATE_DIR") {
         return Ok(state_dir);
     }
-    // The XDG Base Directory Specification has relative paths ignored.
+    // The XDG Base Directory Specification requires that relative paths are ignored.
     if let Some(state_home) = path("XDG_STATE_HOME").filter(|path| path.is_absolute()) {
         return Ok(state_home.join("vmon"));
     }
     Ok(path("HOME").ok_or(Failure::NoHome)?.join(".local/state/vmon"))
 }
 
-/// The directories made so far for a start that may yet fail.
+/// Directories created by a start that may still fail.
 #[derive(Debug, Default)]
 pub struct NewDirectories(Vec<PathBuf>);
 
 impl NewDirectories {
-    /// Makes `path` a directory that we can write into, with all that are missing above it; only
-    /// its owner can enter what is made.
+    /// Creates `path` and its missing ancestors with mode 0700, and checks that it is writable.
     pub fn make(&mut self, path: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
         for directory in missing.into_iter().rev() {
             match DirBuilder::new().mode(0o700).create(directory) {
                 Ok(()) => self.0.push(directory.to_owned()),
-                // Another vmon that starts now was faster.
+                // Another vmon has created it in the meantime.
                 Err(error)
                     if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
                 Err(error) => return Err(error),
@@ -150,16 +149,16 @@ impl NewDirectories {
         check_directory(path, AccessFlags::W_OK | AccessFlags::X_OK)
     }
 
-    /// Removes those that are still empty: a start that fails leaves nothing behind.
+    /// Removes the created directories that are still empty, after a failed start.
     pub fn remove(self) {
         for directory in self.0.iter().rev() {
-            // rmdir(2) refuses a directory that somebody uses by now.
+            // rmdir(2) fails if the directory is in use.
             let _ = std::fs::remove_dir(directory);
         }
     }
 }
 
-/// Whether `path` is a directory that we may use in this way.
+/// Checks that `path` is a directory with this access.
 pub fn check_directory(path: &Path, flags: AccessFlags) -> io::Result<()> {
     if !path.metadata()?.is_dir() {
         return Err(Errno::ENOTDIR.into());
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_directory_comes_from_the_first_variable_that_names_one() {
+    fn the_state_directory_comes_from_the_first_variable_that_is_set() {
         let all = [("VMON_STATE_DIR", "/s"), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")];
         assert_eq!(state_dir(&all), Some("/s".into()));
         assert_eq!(state_dir(&all[1..]), Some("/x/vmon".into()));
@@ -190,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn empty_variables_and_a_relative_xdg_path_do_not_count() {
+    fn empty_variables_and_a_relative_xdg_path_are_ignored() {
         let some = [("VMON_STATE_DIR", ""), ("XDG_STATE_HOME", "rel"), ("HOME", "/h")];
         assert_eq!(state_dir(&some), Some("/h/.local/state/vmon".into()));
         assert_eq!(state_dir(&[("HOME", "")]), None);
     }
 
     #[test]
-    fn a_path_depends_on_no_directory_that_it_only_passes_through() {
+    fn a_path_does_not_depend_on_directories_before_dot_dot() {
         let scratch = tempfile::tempdir().unwrap();
         let here = scratch.path().canonicalize().unwrap();
         std::fs::create_dir(here.join("work")).unwrap();
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_private_and_go_again() {
+    fn directories_are_private_and_are_removed_again() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("a/b");
         let mut made = NewDirectories::default();
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_place_of_a_directory_is_told() {
+    fn a_file_in_the_place_of_a_directory_is_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("file");
         std::fs::write(&file, "").unwrap();

@@ -1,4 +1,4 @@
-//! `vmon stats`: what the processes of a sandbox use.
+//! `vmon stats`: shows the resource usage of running sandboxes.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
@@ -8,15 +8,14 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use vmon::registry::Run;
 use vmon::terminal::{Messages, Terminal};
-use vmon::usage::{self, Processes, Usage};
+use vmon::usage::Usage;
 
-use super::Failure;
-use super::inspect::status;
 use super::output::{json_line, or_dash, print, print_json, stamp, table};
 use super::pause::{Next, Pause};
-use super::select::{AnyNames, Record, Tally};
+use super::processes::ProcessSnapshot;
+use super::select::{AnyNames, Outcome, Record};
 use super::shared::SharedArgs;
-use super::tell;
+use super::{Failure, live, report};
 
 const HEADER: [&str; 10] = [
     "NAME",
@@ -31,36 +30,36 @@ const HEADER: [&str; 10] = [
     "LOGGED",
 ];
 
-/// The time over which the first CPU figure is taken.
-const FIRST: Duration = Duration::from_millis(500);
+/// Time over which the first CPU figure is measured.
+const FIRST_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The time between two lists.
-const TICK: Duration = Duration::from_secs(1);
+/// Time between two lists.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Show what running sandboxes use: CPU, memory, I/O, log
+/// Display resource usage of running sandboxes
 ///
-/// Of the command and all processes that it has started, or of its cgroup. CPU is taken over half
-/// a second, or with --watch since the list before; 100 % is one processor.
+/// Measures the command and its descendants, or its cgroup if it has one. CPU is measured over half a
+/// second, or with --watch since the list before; 100 % is one CPU.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-MEMORY is what is resident; READ and WRITTEN are bytes from and to storage.
+MEMORY is resident memory. READ and WRITTEN are bytes read from and written to storage.
 
-With --json, an array of objects, null where a value is not known; with --watch, one on each line:
+With --json, an array of objects, with --watch one on each line; a value that is not known is null:
   time, name, config_file, run, pid, cpu_percent, cpu_seconds, memory_bytes, threads, processes,
   read_bytes, written_bytes, uptime_seconds, bytes_logged, bytes_dropped, error
 
 Examples:
-  vmon stats              what runs
+  vmon stats              all running sandboxes
   vmon stats web --watch  every second, until Ctrl-C")]
 pub struct StatsArgs {
     #[command(flatten)]
     names: AnyNames,
 
-    /// An array of objects instead of a table
+    /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
 
-    /// Go on, with a new list each second, until INT, TERM or the end of the reader
+    /// Print a new list each second, until SIGINT or SIGTERM, or until stdout is closed
     #[arg(long, short)]
     watch: bool,
 
@@ -68,39 +67,39 @@ pub struct StatsArgs {
     pub shared: SharedArgs,
 }
 
-/// Prints one list, or one after the other.
+/// Prints one list, or with --watch one each second.
 pub fn stats(args: StatsArgs, messages: &Messages) -> Result<u8, Failure> {
     let pause = if args.watch { Some(Pause::new().map_err(Failure::SetUp)?) } else { None };
-    let mut tally = Tally::new(messages);
+    let mut outcome = Outcome::new(messages);
     let mut samples = Samples::default();
-    let runs = running(&args, &mut tally)?;
-    let look = Look::new();
-    runs.iter().for_each(|run| samples.take(run, &look));
+    let runs = running(&args, &mut outcome)?;
+    let processes = ProcessSnapshot::new();
+    runs.iter().for_each(|run| samples.take(run, &processes));
     match &pause {
-        Some(pause) if pause.wait(FIRST) == Next::Leave => return Ok(tally.code()),
+        Some(pause) if pause.wait(FIRST_INTERVAL) == Next::Quit => return Ok(outcome.code()),
         Some(_) => {}
-        None => std::thread::sleep(FIRST),
+        None => std::thread::sleep(FIRST_INTERVAL),
     }
-    show(&args, &runs, &tally, &mut samples)?;
-    let Some(pause) = pause else { return Ok(tally.code()) };
-    while pause.wait(TICK) == Next::Look {
-        // What is wrong with a name has been told.
-        let mut now = Tally::silent();
+    show(&args, &runs, &outcome, &mut samples)?;
+    let Some(pause) = pause else { return Ok(outcome.code()) };
+    while pause.wait(INTERVAL) == Next::Continue {
+        // Names that select nothing have been reported.
+        let mut now = Outcome::silent();
         let runs = running(&args, &mut now)?;
         show(&args, &runs, &now, &mut samples)?;
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-/// The runs that go on of the sandboxes that are named, or of all.
-fn running(args: &StatsArgs, tally: &mut Tally<'_>) -> Result<Vec<Run>, Failure> {
+/// The current runs of the selected sandboxes, or of all.
+fn running(args: &StatsArgs, outcome: &mut Outcome<'_>) -> Result<Vec<Run>, Failure> {
     let record = Record::read(&args.shared)?;
     let mut runs = Vec::new();
-    for sandbox in record.select_or_all(&args.names.names, tally) {
+    for sandbox in record.select_or_all(&args.names.names, outcome) {
         match sandbox.running() {
             Some(run) => runs.push(run.clone()),
             None if args.names.names.is_empty() => {}
-            None => tally.failed(&format!("{sandbox} does not run")),
+            None => outcome.failed(&format!("{sandbox} is not running")),
         }
     }
     Ok(runs)
@@ -109,11 +108,11 @@ fn running(args: &StatsArgs, tally: &mut Tally<'_>) -> Result<Vec<Run>, Failure>
 fn show(
     args: &StatsArgs,
     runs: &[Run],
-    tally: &Tally<'_>,
+    outcome: &Outcome<'_>,
     samples: &mut Samples,
 ) -> Result<(), Failure> {
-    let look = Look::new();
-    let figures: Vec<Figures> = runs.iter().map(|run| samples.figures(run, &look)).collect();
+    let processes = ProcessSnapshot::new();
+    let figures: Vec<Figures> = runs.iter().map(|run| samples.figures(run, &processes)).collect();
     let objects = || figures.iter().map(Figures::object).collect::<Value>();
     match (args.json, args.watch) {
         (true, false) => print_json(&objects()),
@@ -123,92 +122,61 @@ fn show(
             if !watch || !io::stdout().is_terminal() {
                 return print(&list);
             }
-            // What is wrong with a name was told above the first list, which went over it.
-            let failures = tally.failures().iter().map(|text| tell::failure_line(text));
+            // Failures printed before the first list were overwritten by it.
+            let failures = outcome.failures().iter().map(|text| report::failure_line(text));
             let size = Terminal::open().and_then(|terminal| terminal.size());
             print(&redrawn(&(list + &failures.collect::<String>()), size))
         }
     }
 }
 
-/// The list in the place of the one before: home, each line to its end, and nothing below. Of one
-/// that is larger than the window of so many rows and columns, what fits: nothing scrolls or wraps.
+/// Formats the list to replace the one before: cursor home, each line erased to its end, then the rest
+/// of the screen. A larger list is cut to the window's rows and columns, so that it neither scrolls nor
+/// wraps.
 fn redrawn(list: &str, size: Option<(u16, u16)>) -> String {
     let (rows, columns) = size.map_or((usize::MAX, usize::MAX), |(rows, columns)| {
         (usize::from(rows), usize::from(columns))
     });
     let lines: Vec<&str> = list.lines().collect();
-    // The cursor stands below.
+    // The cursor needs a row below.
     let fits = rows.saturating_sub(1);
     let shown = if lines.len() > fits { fits.saturating_sub(1) } else { lines.len() };
     let mut screen = "\x1b[H".to_owned();
     let mut add = |line: &str| {
         screen.extend(line.chars().take(columns));
-        // At the margin it would take the last character away.
+        // In the last column, erasing would remove the last character.
         screen.push_str(if line.chars().count() < columns { "\x1b[K\n" } else { "\n" });
     };
     lines.iter().take(shown).for_each(|line| add(line));
     if lines.len() > shown {
-        add(&format!("... and {} more: the window has no room", lines.len() - shown));
+        add(&format!("... and {} more: the window is too small", lines.len() - shown));
     }
     screen + "\x1b[J"
 }
 
-/// The processes of the system at one moment, for the runs of a whole list: with a look for each
-/// the time would grow with its square.
-pub struct Look {
-    at: Instant,
-    processes: Result<Processes, String>,
-}
-
-impl Look {
-    pub fn new() -> Self {
-        Self { at: Instant::now(), processes: Processes::now().map_err(|error| error.to_string()) }
-    }
-
-    /// What the processes of a run use, and the moment when, or why that is not known.
-    fn measure(&self, run: &Run) -> Result<(Instant, Usage), String> {
-        let child = run.child.as_ref().ok_or("its command does not run")?;
-        let cgroup = run.spec.as_ref().and_then(|spec| spec.sandbox.cgroup.as_deref());
-        let text = |error: usage::UsageError| error.to_string();
-        match cgroup {
-            Some(cgroup) => Ok((Instant::now(), usage::of_cgroup(cgroup).map_err(text)?)),
-            None => {
-                let processes = self.processes.as_ref().map_err(String::clone)?;
-                Ok((self.at, processes.of_tree(child).map_err(text)?))
-            }
-        }
-    }
-
-    /// What the processes of a run use, or why that is not known.
-    pub fn usage(&self, run: &Run) -> Result<Usage, String> {
-        Ok(self.measure(run)?.1)
-    }
-}
-
-/// The CPU time of each run when it was last looked at.
+/// The CPU time of each run at the last measurement.
 #[derive(Debug, Default)]
 struct Samples(HashMap<Option<i64>, (Instant, Duration)>);
 
 impl Samples {
-    fn take(&mut self, run: &Run, look: &Look) {
-        if let Ok((at, usage)) = look.measure(run) {
+    fn take(&mut self, run: &Run, processes: &ProcessSnapshot) {
+        if let Ok((at, usage)) = processes.measure(run) {
             self.0.insert(run.id, (at, usage.cpu));
         }
     }
 
-    fn figures(&mut self, run: &Run, look: &Look) -> Figures {
-        let measured = look.measure(run);
+    fn figures(&mut self, run: &Run, processes: &ProcessSnapshot) -> Figures {
+        let measured = processes.measure(run);
         let mut cpu_percent = None;
         if let Ok((now, usage)) = &measured
             && let Some((at, cpu)) = self.0.insert(run.id, (*now, usage.cpu))
         {
-            // A process that has left the tree takes its time with it.
+            // The sum decreases when a process leaves the tree.
             let used = usage.cpu.saturating_sub(cpu).as_secs_f64();
             let time = now.saturating_duration_since(at).as_secs_f64();
             cpu_percent = (time > 0.0).then(|| (used / time * 1000.0).round() / 10.0);
         }
-        let live = status(run).ok();
+        let live = live::status(run).ok();
         let (usage, error) = match measured {
             Ok((_, usage)) => (Some(usage), None),
             Err(error) => (None, Some(error)),
@@ -225,7 +193,7 @@ impl Samples {
     }
 }
 
-/// One line.
+/// A row of the list.
 struct Figures {
     time: DateTime<Utc>,
     run: Run,
@@ -324,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_in_the_place_of_another_clears_what_is_longer() {
+    fn a_new_list_erases_longer_lines_of_the_one_before() {
         let drawn = "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J";
         assert_eq!(redrawn("a\nb\n", None), drawn);
         assert_eq!(redrawn("a\nb\n", Some((3, 80))), drawn);
     }
 
     #[test]
-    fn a_list_neither_scrolls_nor_wraps() {
+    fn a_large_list_is_cut_to_the_window() {
         let drawn = redrawn("head\nfirst\nsecond\nthird\n", Some((4, 5)));
         assert_eq!(drawn, "\x1b[Hhead\x1b[K\nfirst\n... a\n\x1b[J");
         assert_eq!(redrawn("ä\nb\n", Some((3, 1))), "\x1b[Hä\nb\n\x1b[J");

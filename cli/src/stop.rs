@@ -1,4 +1,4 @@
-//! `vmon stop`: sandboxes asked to end, and waited for.
+//! `vmon stop`: stops sandboxes, and waits until they have stopped.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use vmon::control::Watch;
 use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity};
 use vmon::terminal::Messages;
 
-use super::select::{Names, Record, Recorded, Tally};
+use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 use super::{Failure, live};
 use live::{Endings, LiveError};
 
-/// Ask sandboxes to stop, and return when they have
+/// Stop sandboxes, and wait until they have stopped
 ///
-/// Each command gets its stop signal, and is killed when the stop timeout has passed. One that has
-/// stopped already is as it should be.
+/// Sends each command its stop signal, and SIGKILL when the stop timeout has passed. A sandbox that has
+/// stopped already is not an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  vmon stop web                 as 'vmon run' was told to, by --stop-signal and --stop-timeout
-  vmon stop web db --timeout 2  both at once, and killed after two seconds")]
+  vmon stop web                 stop it with the signal and timeout given to 'vmon run'
+  vmon stop web db --timeout 2  stop both at once, with SIGKILL after two seconds")]
 pub struct StopArgs {
     #[command(flatten)]
     names: Names,
 
-    /// How long after the stop signal the command is killed [default: as the sandbox was started]
+    /// Time between the stop signal and SIGKILL [default: the --stop-timeout of 'vmon run']
     #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
 
@@ -34,24 +34,24 @@ pub struct StopArgs {
     pub shared: SharedArgs,
 }
 
-/// Stops them all at once.
+/// Stops the selected sandboxes in parallel.
 pub fn stop(args: StopArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
-    let selected = record.select(&args.names.names, &mut tally);
-    stop_all(&record, &selected, args.timeout, &mut tally);
-    Ok(tally.code())
+    let mut outcome = Outcome::new(messages);
+    let selected = record.select(&args.names.names, &mut outcome);
+    stop_all(&record, &selected, args.timeout, &mut outcome);
+    Ok(outcome.code())
 }
 
-/// Asks each to stop and then waits for each; gives those that have stopped.
+/// Requests each to stop, then waits for each. Returns those that have stopped.
 pub fn stop_all<'a>(
     record: &Record,
     sandboxes: &[&'a Recorded],
     timeout: Option<Duration>,
-    tally: &mut Tally<'_>,
+    outcome: &mut Outcome<'_>,
 ) -> Vec<&'a Recorded> {
     let asked: Vec<_> = sandboxes.iter().map(|sandbox| (*sandbox, ask(sandbox, timeout))).collect();
-    // All of them are waited for before the first is looked up: one look may then tell of all.
+    // The end of all is awaited before the record is read, so that one read may suffice.
     let ended: Vec<_> = asked
         .into_iter()
         .map(|(sandbox, asked)| {
@@ -62,37 +62,37 @@ pub fn stop_all<'a>(
     let mut stopped = Vec::new();
     for (sandbox, ended) in ended {
         let settled = match ended {
-            // Of a lost run something may still be there.
+            // A lost run may have left processes behind.
             Ok(None) if sandbox.latest().is_none_or(live::is_closed) => Ok(None),
             Ok(_) => endings.settled(sandbox),
             Err(error) => endings.lost(sandbox, error),
         };
         match settled {
             Ok(_) => stopped.push(sandbox),
-            Err(error) => tally.failed(&format!("can't stop {sandbox}: {error}")),
+            Err(error) => outcome.failed(&format!("can't stop {sandbox}: {error}")),
         }
     }
     stopped
 }
 
-/// One that has been asked to stop: how its end is learnt of, and after what time it is killed.
+/// How the end of a sandbox is awaited that was requested to stop, and its stop timeout.
 enum Asked {
-    /// Through its socket; its command's pid.
-    Told(Watch, u32, Duration),
-    /// By SIGTERM, which is the same to a `vmon run`: its socket was not served.
+    /// Through the control socket; with the pid of the command.
+    Watched(Watch, u32, Duration),
+    /// By the supervisor's exit: a `vmon run` without a socket was sent SIGTERM.
     Signalled(Identity, Duration),
 }
 
 impl Asked {
     fn follow(self) -> Result<(), LiveError> {
         match self {
-            Self::Told(watch, pid, timeout) => live::follow_stop(watch, pid, timeout),
+            Self::Watched(watch, pid, timeout) => live::follow_stop(watch, pid, timeout),
             Self::Signalled(supervisor, timeout) => live::ended(&supervisor, timeout),
         }
     }
 }
 
-/// `None` where there is nothing to stop.
+/// Requests a sandbox to stop; `None` if it is not running.
 fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Asked>, LiveError> {
     let Some(run) = sandbox.running() else { return Ok(None) };
     let own = run.spec.as_ref().map_or(DEFAULT_STOP_TIMEOUT, |spec| spec.sandbox.stop_timeout);
@@ -100,13 +100,14 @@ fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Asked>, L
         Ok(client) => client,
         Err(error) => return signal(sandbox, timeout.is_some(), own, error).map(Some),
     };
-    // Before the stop, so that no end is missed.
+    // Watched before the request, so that the end is not missed.
     let watch = client.watch()?;
     live::connect(sandbox)?.stop(timeout)?;
-    Ok(Some(Asked::Told(watch, run.pid.unwrap_or_default(), timeout.unwrap_or(own))))
+    Ok(Some(Asked::Watched(watch, run.pid.unwrap_or_default(), timeout.unwrap_or(own))))
 }
 
-/// Without the socket. The signals of a host's supervisor are its own.
+/// Stops a sandbox whose socket is not served, by a signal to its supervisor. A host's supervisor is
+/// not signalled, because its signals concern the whole host.
 fn signal(
     sandbox: &Recorded,
     other_timeout: bool,
@@ -120,7 +121,7 @@ fn signal(
     };
     if other_timeout {
         warn!(
-            "nobody serves the control socket of {sandbox}: it has the stop timeout of its start"
+            "no process serves the control socket of {sandbox}: the stop timeout given at its start applies"
         );
     }
     live::signal_supervisor(run, Signal::TERM)?;

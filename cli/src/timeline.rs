@@ -1,20 +1,20 @@
-//! When each part of a recorded session comes, counted from its beginning.
+//! Converts the times of a recorded session to times since its beginning.
 
 use std::time::Duration;
 
 use vmon::logfile::Timestamp;
 
-/// Turns the times of a log into times since the beginning. They never decrease: what has no time
-/// comes with what is before it. The time between two runs does not count.
+/// Computes times since the beginning. They never decrease: an entry without a time gets the time of
+/// the one before. The time between two runs does not count.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// A moment, and when that comes.
+    /// A time of the log and the corresponding time since the beginning.
     known: Option<(Timestamp, Duration)>,
     reached: Duration,
 }
 
 impl Timeline {
-    /// When something comes that happened at `time`.
+    /// The time since the beginning of an entry logged at `time`.
     pub fn at(&mut self, time: Option<Timestamp>) -> Duration {
         if let Some(time) = time {
             let (moment, when) = *self.known.get_or_insert((time, self.reached));
@@ -23,13 +23,13 @@ impl Timeline {
         self.reached
     }
 
-    /// A run begins at `time`, which is now.
+    /// Handles the start of a run at `time`.
     pub fn begin(&mut self, time: Timestamp) -> Duration {
         self.known = Some((time, self.reached));
         self.reached
     }
 
-    /// The moment from which it is counted; `None` until a time is known.
+    /// The time of the log at the beginning; `None` until a time is known.
     pub fn moment(&self) -> Option<Timestamp> {
         self.known.map(|(moment, _)| moment)
     }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn times_count_from_the_first_that_is_known_and_never_decrease() {
+    fn times_start_at_the_first_known_one_and_never_decrease() {
         let mut timeline = Timeline::default();
         assert_eq!(timeline.at(None), Duration::ZERO);
         assert_eq!(at(&mut timeline, 100), 0);

@@ -1,24 +1,24 @@
-//! `vmon wait`: the exit codes of sandboxes, when they have ended.
+//! `vmon wait`: waits until sandboxes have stopped, and prints their exit codes.
 
 use vmon::child::Signal;
 use vmon::control::Watch;
 use vmon::registry::Run;
 use vmon::terminal::Messages;
 
-use super::select::{Names, Record, Recorded, Tally};
+use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 use super::{Failure, live, output};
 use live::{Endings, LiveError};
 
-/// Wait until sandboxes have stopped, and print their exit codes
+/// Wait until sandboxes stop, and print their exit codes
 ///
-/// One line each, in the order of the names: the exit code, or 128+n when signal n ended the
-/// command, or 125 and a word on stderr when nobody could tell. One that is started again is
-/// waited for until that is over; one that has stopped is not waited for.
+/// Prints one line each, in the order of the names: the exit code, or 128+n if signal n terminated the
+/// command, or 125 with a message on stderr if it is not known. Restarts are waited for as well. A
+/// sandbox that has stopped is not waited for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  vmon wait web             prints 0 when all went well
+  vmon wait web             prints 0 on success
   test \"$(vmon wait web)\" = 0 && echo done")]
 pub struct WaitArgs {
     #[command(flatten)]
@@ -28,15 +28,15 @@ pub struct WaitArgs {
     pub shared: SharedArgs,
 }
 
-/// What is printed of a run whose exit code nobody knows.
+/// Printed for a run whose exit code is not known.
 const UNKNOWN: i32 = 125;
 
 /// Prints each code as soon as it and those before it are known.
 pub fn wait(args: WaitArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
-    let mut tally = Tally::new(messages);
-    let selected = record.select(&args.names.names, &mut tally);
-    // All of them first: each may end, and be started anew by hand, while another is waited for.
+    let mut outcome = Outcome::new(messages);
+    let selected = record.select(&args.names.names, &mut outcome);
+    // All are watched first: each may end, and be restarted by hand, while another is waited for.
     let watched: Vec<_> = selected.into_iter().map(|sandbox| (sandbox, watch(sandbox))).collect();
     let mut endings = Endings::new(&record);
     for (sandbox, watch) in watched {
@@ -44,15 +44,17 @@ pub fn wait(args: WaitArgs, messages: &Messages) -> Result<u8, Failure> {
             Ok(Some(code)) => output::print(&format!("{code}\n"))?,
             Ok(None) => {
                 output::print(&format!("{UNKNOWN}\n"))?;
-                tally.failed(&format!("nobody knows how {sandbox} ended: its supervisor was lost"));
+                outcome.failed(&format!(
+                    "exit code of {sandbox} is not known: its supervisor was lost"
+                ));
             }
-            Err(error) => tally.failed(&format!("can't wait for {sandbox}: {error}")),
+            Err(error) => outcome.failed(&format!("can't wait for {sandbox}: {error}")),
         }
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-/// `None` for one that has stopped.
+/// Watches a running sandbox; `None` for a stopped one.
 fn watch(sandbox: &Recorded) -> Result<Option<Watch>, LiveError> {
     match sandbox.running() {
         Some(_) => Ok(Some(live::connect(sandbox)?.watch()?)),
@@ -76,7 +78,7 @@ fn code(
     }
 }
 
-/// As a shell tells it.
+/// The exit code as a shell reports it.
 fn recorded(run: &Run) -> Option<i32> {
     let signal = || run.signal.and_then(Signal::from_number).map(|signal| 128 + signal.number());
     run.exit_code.or_else(signal)

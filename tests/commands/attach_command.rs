@@ -64,7 +64,10 @@ fn a_terminal_is_used_resized_and_left_with_its_modes_as_they_were() {
     assert_eq!(terminal.finish(), 0);
     assert_eq!(terminal.modes(), modes);
     let said = String::from_utf8_lossy(&terminal.seen).into_owned();
-    assert!(said.ends_with("vmon: left Sandboxfile/web, which goes on\r\n"), "{said:?}");
+    assert!(
+        said.ends_with("vmon: detached from Sandboxfile/web, which keeps running\r\n"),
+        "{said:?}"
+    );
     assert_eq!(state.run_column("web", "state").as_deref(), Some("RUNNING"));
 }
 
@@ -143,7 +146,7 @@ fn it_ends_with_the_sandbox() {
     is_attached(&state, 1);
     terminal.send("exit 3\r");
     assert_eq!(terminal.finish(), 0);
-    assert!(common::contains(&terminal.seen, b"vmon: Sandboxfile/web has ended"));
+    assert!(common::contains(&terminal.seen, b"vmon: Sandboxfile/web has stopped"));
 }
 
 #[test]
@@ -267,7 +270,7 @@ fn what_does_not_run_is_told() {
     let state = State::new();
     let output = attach(&state, &["web"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no sandbox is called 'web'"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no sandbox has the name 'web'"));
     wait(&mut state.run("web", &[], "true").spawn().unwrap());
     let output = attach(&state, &["web"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -321,7 +324,7 @@ fn one_that_is_suspended_gives_the_terminal_back_and_goes_on_where_it_was() {
     terminal.send("echo st''ill\r");
     terminal.wait_for("still\r\n");
     terminal.send(LEAVE);
-    terminal.wait_for("which goes on");
+    terminal.wait_for("which keeps running");
     terminal.wait_for("prompt> ");
     assert_eq!(terminal.modes(), modes);
 }
@@ -347,7 +350,7 @@ fn one_that_comes_to_the_foreground_has_the_terminal_at_the_next_output() {
     other.stdin.take().unwrap().write_all(b"echo more\n").unwrap();
     terminal.wait_for_modes(&raw(&modes));
     terminal.send(LEAVE);
-    terminal.wait_for("which goes on");
+    terminal.wait_for("which keeps running");
     other.kill().unwrap();
     wait(&mut other);
 }

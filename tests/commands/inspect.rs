@@ -64,7 +64,7 @@ fn inspect_tells_the_run_its_spec_and_its_log() {
     assert_eq!(web["runs"], 1);
     assert_eq!(web["spec"]["command"], json!(["sh", "-c", "seq 4000; exit 3"]));
     assert_eq!(web["live"], Value::Null);
-    assert_eq!(web["live_error"], "it does not run");
+    assert_eq!(web["live_error"], "it is not running");
     let log = &web["log"];
     assert_eq!(log["path"], state.log_path("web").to_str().unwrap());
     let generations = state.generations("web");
@@ -187,7 +187,7 @@ fn stats_of_what_does_not_run_are_an_error_only_where_it_is_named() {
     state.ran("web", &[], "true");
     let output = vmon(&state, &["stats", "web"]);
     assert_eq!(output.status.code(), Some(1));
-    tells(&output, &["web does not run"]);
+    tells(&output, &["web is not running"]);
     let output = vmon(&state, &["stats", "--json"]);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"[]\n"[..]));
 }

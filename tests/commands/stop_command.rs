@@ -95,7 +95,7 @@ fn the_timeout_given_counts_and_not_that_of_the_start() {
 fn what_can_not_be_stopped_is_told_and_the_rest_is_done() {
     let state = State::new();
     let _web = start(&state, "web", &[], &ends_with(0));
-    fails(&state, &["stop", "nosuch", "web"], "no sandbox is called 'nosuch'");
+    fails(&state, &["stop", "nosuch", "web"], "no sandbox has the name 'nosuch'");
     assert_eq!(state.run_column("web", "state").as_deref(), Some("STOPPED"));
 }
 
@@ -188,7 +188,7 @@ fn a_run_whose_socket_was_removed_is_stopped_and_signalled_all_the_same() {
     std::fs::remove_file(socket(&state, "web")).unwrap();
     succeeds(&state, &["kill", "-s", "USR1", "web"]);
     state.wait_for_log("web", b"usr1\n");
-    fails(&state, &["wait", "web"], "lives: that one has to be told itself");
+    fails(&state, &["wait", "web"], "is alive: signal that process yourself");
     succeeds(&state, &["stop", "web"]);
     assert!(!is_alive(sandbox.pid));
     assert_eq!(state.run_column("web", "reason").as_deref(), Some("stopped"));
@@ -205,7 +205,7 @@ fn a_hosts_supervisor_that_nobody_can_reach_is_named_and_not_signalled() {
     db.execute("UPDATE vmon_runs SET spec = json_remove(spec, '$.options')", []).unwrap();
     drop(db);
     for command in ["stop", "kill"] {
-        let why = format!("pid {}, lives: that one has to be told itself", sandbox.supervisor);
+        let why = format!("pid {}, is alive: signal that process yourself", sandbox.supervisor);
         fails(&state, &[command, "web"], &why);
     }
     assert!(is_alive(sandbox.pid));

@@ -239,18 +239,18 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
 fn what_can_not_be_exported_is_one_line() {
     let state = State::new();
     session(&state);
-    let script = "vmon: --to scriptreplay writes two files: give -o FILE for the one, and the other is FILE.timing\n";
+    let script = "vmon: --to scriptreplay writes two files, FILE and FILE.timing: give -o FILE\n";
     for (args, expected, said) in [
         (&["web", "--to", "scriptreplay"][..], 125, script),
         (
             &["nix", "--to", "cri"],
             1,
-            "vmon: no sandbox is called 'nix': 'vmon ps --all' lists them\n",
+            "vmon: no sandbox has the name 'nix': 'vmon ps --all' lists them\n",
         ),
         (
             &["web", "--to", "cri", "--config-file", "b"],
             1,
-            "vmon: no sandbox is called 'b/web': 'vmon ps --all' lists them\n",
+            "vmon: no sandbox has the name 'b/web': 'vmon ps --all' lists them\n",
         ),
     ] {
         let output = export(&state, args).output().unwrap();

@@ -107,13 +107,13 @@ fn a_sandbox_that_is_not_on_record_any_more_has_its_log() {
 fn what_is_not_there_is_told() {
     let state = State::new();
     let (error, _) = failed(&state, &["nosuch"], 1);
-    assert!(error.contains("no sandbox is called 'nosuch'"), "{error}");
+    assert!(error.contains("no sandbox has the name 'nosuch'"), "{error}");
     for name in ["../x", "a/../b", "x\ny", ""] {
         failed(&state, &[name], 1);
     }
     state.run("web", &[], "echo here").output().unwrap();
     let (error, _) = failed(&state, &["web", "--config-file", "other"], 1);
-    assert!(error.contains("no sandbox is called 'other/web'"), "{error}");
+    assert!(error.contains("no sandbox has the name 'other/web'"), "{error}");
     fs::remove_file(state.log_path("web")).unwrap();
     for args in [&["web"][..], &["-f", "web"], &["web", "-n", "3"]] {
         let (error, _) = failed(&state, args, 1);
@@ -180,7 +180,7 @@ fn a_run_whose_output_was_rotated_away_is_told_to_be_gone() {
         state.run("web", &small, script).output().unwrap();
     }
     let (error, out) = failed(&state, &["web", "--run", "1"], 1);
-    assert!(error.contains("what this run of Sandboxfile/web printed is no longer in its log"));
+    assert!(error.contains("the output of this run of Sandboxfile/web is no longer in its log"));
     assert_eq!(out, "");
     // It has printed nothing, or nothing of that time is asked for.
     assert_eq!(printed(&state, &["web", "--run", "2"]), "");
@@ -218,10 +218,10 @@ fn where_nothing_tells_times_or_streams_that_is_told() {
     let state = State::new();
     put(&state, CONFIG, "old.log", b"no index\n");
     let (error, out) = failed(&state, &["old", "--since", "1h"], 1);
-    assert!(error.contains("does not tell when its bytes came"), "{error}");
+    assert!(error.contains("has no times"), "{error}");
     assert_eq!(out, "no index\n");
     let (error, out) = failed(&state, &["old", "--stream", "stderr"], 1);
-    assert!(error.contains("does not tell stdout from stderr"), "{error}");
+    assert!(error.contains("does not distinguish stdout from stderr"), "{error}");
     assert_eq!(out, "");
     assert_eq!(printed(&state, &["old", "-t"]), "- no index\n");
 }

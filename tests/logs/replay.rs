@@ -254,7 +254,7 @@ fn a_terminal_that_is_smaller_is_told_of() {
     let state = State::new();
     Recording::of(&state, "web").size(120, 50).tty("x").size(200, 60).tty("y").write(&state);
     let mut terminal = Terminal::spawn(&mut replay(&state, &["web"]));
-    terminal.wait_for("the session had a terminal of 120x50, and here are 100x40");
+    terminal.wait_for("the session had a terminal of 120x50, and this one has 100x40");
     terminal.wait_for("xy");
     assert_eq!(terminal.finish(), 0);
 }
@@ -269,7 +269,7 @@ fn without_an_index_all_comes_at_once_with_a_word_about_it() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "vmon: warn: the log of Sandboxfile/web does not tell when its bytes came: all came at once\n"
+        "vmon: warn: the log of Sandboxfile/web has no times: all bytes were played at once\n"
     );
 }
 
@@ -297,7 +297,7 @@ fn what_can_not_be_played_is_one_line() {
     fs::remove_dir_all(state.logs()).unwrap();
     let log = state.log_path("web");
     for (args, expected, said) in [
-        (&["nix"][..], 1, "vmon: no sandbox is called 'nix': 'vmon ps --all' lists them\n".to_owned()),
+        (&["nix"][..], 1, "vmon: no sandbox has the name 'nix': 'vmon ps --all' lists them\n".to_owned()),
         (&["web"], 1, format!("vmon: can't replay Sandboxfile/web: there is no log {}\n", log.display())),
         (&["web", "--speed", "0"], 125, "vmon: invalid value '0' for '--speed <X>': not a speed: give a number from 0.1 to 1000, such as 2 or 0.5\n".to_owned()),
         (&["web", "--run", "x"], 125, "vmon: invalid value 'x' for '--run <RUN>': give last, all, or the number of a run that 'vmon history' lists\n".to_owned()),

@@ -304,7 +304,7 @@ fn a_process_without_the_marker_of_the_run_is_signalled_by_nothing() {
         let output = state.vmon().args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("nothing but the record says"), "{said}");
+        assert!(said.contains("is not proven to belong to it"), "{said}");
     }
     assert!(is_alive(victim.id()));
 }

@@ -206,7 +206,10 @@ fn a_client_attaches_to_a_console_and_to_the_streams_of_the_command() {
     let mut stdio = stdio.stdout(Stdio::piped()).spawn().unwrap();
     let unknown = state.vmon().args(["attach", "vm", "--console", "hvc0"]).output().unwrap();
     assert_eq!(code(unknown.status), 1);
-    assert!(contains(&unknown.stderr, b"it has no console hvc0; it has: serial"), "{unknown:?}");
+    assert!(
+        contains(&unknown.stderr, b"it has no console hvc0; its consoles: serial"),
+        "{unknown:?}"
+    );
 
     let listed = consoles(&state);
     assert_eq!(listed[0]["name"], "serial");

@@ -1,29 +1,29 @@
-//! Bytes one way: from a source to a sink, and no more of them than the sink takes.
+//! One direction of a byte relay: reads from a source only while the sink accepts data.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use vmon::reactor::{Interest, SourceId, Sources};
 
-/// Bytes read at a time.
+/// Largest read, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// One way. Both ends are non-blocking.
+/// A relay from a source to a sink, both non-blocking.
 #[derive(Debug)]
 pub struct Flow<R, W, S> {
-    /// `None` after its end.
+    /// `None` after end of file.
     source: Option<(R, SourceId)>,
-    /// `None` when nobody takes anything any more.
+    /// `None` after a write error. Data is discarded then.
     sink: Option<W>,
     sink_name: S,
-    /// What the sink has not taken yet. Meanwhile the source is not read.
+    /// Bytes not written yet. The source is not read while there are any.
     pending: Vec<u8>,
-    /// Set while something is pending.
+    /// Registration of the sink while bytes are pending.
     waiting: Option<SourceId>,
-    gave_up: bool,
+    failed: bool,
 }
 
-/// What a source has given.
+/// Result of a read.
 #[derive(Debug)]
 pub enum Got<'a> {
     Bytes(&'a [u8]),
@@ -41,24 +41,24 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
     ) -> io::Result<Self> {
         let id = sources.register(&source, Interest::READ, source_name)?;
         let source = Some((source, id));
-        Ok(Self { source, sink, sink_name, pending: Vec::new(), waiting: None, gave_up: false })
+        Ok(Self { source, sink, sink_name, pending: Vec::new(), waiting: None, failed: false })
     }
 
-    /// Whether nothing more comes, and all that came has gone.
+    /// Whether the source has ended and every byte has been written.
     pub fn is_over(&self) -> bool {
         self.source.is_none() && self.pending.is_empty()
     }
 
-    /// Whether the sink has refused more.
-    pub fn gave_up(&self) -> bool {
-        self.gave_up
+    /// Whether a write has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub fn sink(&self) -> Option<&W> {
         self.sink.as_ref()
     }
 
-    /// Reads what is there.
+    /// Reads once, unless bytes are pending.
     pub fn read<'a>(
         &mut self,
         buffer: &'a mut [u8],
@@ -84,27 +84,27 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
         }
     }
 
-    /// The source has nothing for us now, although the poller says so.
+    /// Waits for the next readiness of the source although it has been reported as readable.
     pub fn not_ready(&self, sources: &mut Sources<'_, S>) {
         if let Some((_, id)) = &self.source {
             sources.would_block(*id, Interest::READ);
         }
     }
 
-    /// Reads no more.
+    /// Stops reading.
     pub fn end(&mut self, sources: &mut Sources<'_, S>) {
         if let Some((_, id)) = self.source.take() {
             sources.deregister(id);
         }
     }
 
-    /// Writes these bytes, after all that wait; those that do not fit wait too.
+    /// Queues the bytes and writes as much as the sink accepts.
     pub fn send(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) -> io::Result<()> {
         self.pending.extend_from_slice(bytes);
         self.flush(sources)
     }
 
-    /// Goes on with what waits.
+    /// Writes pending bytes.
     pub fn flush(&mut self, sources: &mut Sources<'_, S>) -> io::Result<()> {
         let Some(sink) = &mut self.sink else {
             self.pending.clear();
@@ -123,16 +123,16 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
         };
         self.pending.drain(..written);
         match result {
-            Ok(()) => self.go_on(sources),
+            Ok(()) => self.resume(sources),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(sources),
             Err(error) => {
-                self.give_up(sources);
+                self.fail(sources);
                 Err(error)
             }
         }
     }
 
-    fn go_on(&mut self, sources: &mut Sources<'_, S>) -> io::Result<()> {
+    fn resume(&mut self, sources: &mut Sources<'_, S>) -> io::Result<()> {
         self.pending = Vec::new();
         if let Some(waiting) = self.waiting.take() {
             sources.deregister(waiting);
@@ -157,13 +157,13 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
         }
     }
 
-    /// Nobody takes anything any more, so nothing is read.
-    fn give_up(&mut self, sources: &mut Sources<'_, S>) {
+    /// Drops the sink and stops reading, after a write error.
+    fn fail(&mut self, sources: &mut Sources<'_, S>) {
         if let Some(waiting) = self.waiting.take() {
             sources.deregister(waiting);
         }
         self.sink = None;
-        self.gave_up = true;
+        self.failed = true;
         self.pending = Vec::new();
         self.end(sources);
     }

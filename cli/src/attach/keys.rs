@@ -1,12 +1,12 @@
-//! The keys by which a user leaves, found in what is typed.
+//! The key sequence for detaching, and its detection in the input.
 
 use std::str::FromStr;
 
-/// Keys that are typed one after the other; none of them reaches the command.
+/// A key sequence. None of its bytes reaches the command once the sequence is complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys(Vec<u8>);
 
-/// Not a list of keys.
+/// An invalid key in a list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no key: give a list such as ctrl-p,ctrl-q, each a character or ctrl- and one of a-z, @, [, \\, ], ^ and _"
@@ -14,10 +14,10 @@ pub struct Keys(Vec<u8>);
 pub struct KeyError(String);
 
 impl Keys {
-    /// The last of them, if a terminal that edits lines can be told to deliver those at once when
-    /// it is typed: it is for control characters.
+    /// The last key, if the line discipline can deliver a line when it is typed (VEOL): only control
+    /// characters are suitable.
     pub fn line_end(&self) -> Option<u8> {
-        // A line has its end anyhow, and 0 stands for no character (termios(3)).
+        // Newline ends a line already, and 0 disables VEOL (termios(3)).
         self.0.last().copied().filter(|&byte| byte != 0 && byte != b'\n' && byte < b' ')
     }
 }
@@ -25,7 +25,7 @@ impl Keys {
 impl FromStr for Keys {
     type Err = KeyError;
 
-    /// As podman-attach(1) has them; the empty list is never typed.
+    /// Parses the syntax of podman-attach(1). The empty list matches nothing.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let keys = text.split(',').filter(|_| !text.is_empty());
         keys.map(|key| byte(key).ok_or_else(|| KeyError(key.to_owned())))
@@ -42,7 +42,7 @@ fn byte(key: &str) -> Option<u8> {
     match (control, character.as_bytes()) {
         (true, [byte]) => {
             let upper = byte.to_ascii_uppercase();
-            // What a terminal sends: the character without its upper bits (ascii(7)).
+            // The terminal sends the character without its upper bits (ascii(7)).
             (b'@'..=b'_').contains(&upper).then_some(upper & 0x1f)
         }
         (false, [byte]) => Some(*byte),
@@ -50,21 +50,21 @@ fn byte(key: &str) -> Option<u8> {
     }
 }
 
-/// Looks for the keys, however they are cut into reads.
+/// Finds the key sequence in input that arrives in pieces of any size.
 #[derive(Debug)]
 pub struct Search {
     keys: Vec<u8>,
-    /// How many of the keys have been typed, and were held back.
+    /// Number of keys matched so far. They are withheld.
     held: usize,
 }
 
-/// What has become of some bytes.
+/// Result of scanning a piece of input.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
-    /// What goes on to the command.
+pub struct Scan {
+    /// Bytes to send to the command.
     pub passed: Vec<u8>,
-    /// Whether all keys were typed; what was typed after them is dropped.
-    pub leave: bool,
+    /// Whether the sequence is complete. Bytes after it are dropped.
+    pub detach: bool,
 }
 
 impl Search {
@@ -72,26 +72,26 @@ impl Search {
         Self { keys: keys.0, held: 0 }
     }
 
-    /// Looks through what was typed. The beginning of the keys is held back, until the rest of
-    /// them comes, or something else: then it is passed on.
-    pub fn look(&mut self, typed: &[u8]) -> Found {
+    /// Scans a piece of input. The beginning of the sequence is withheld until the sequence is
+    /// complete or another key follows; in that case it is passed.
+    pub fn scan(&mut self, typed: &[u8]) -> Scan {
         let mut passed = Vec::with_capacity(typed.len() + self.held);
         for &byte in typed {
             let mut open: Vec<u8> = self.keys.iter().take(self.held).copied().collect();
             open.push(byte);
-            // What is open now may begin the keys anew, further on.
+            // After a mismatch, a later byte may start the sequence again.
             while !self.keys.starts_with(&open) {
                 passed.push(open.remove(0));
             }
             self.held = open.len();
             if self.held == self.keys.len() && self.held > 0 {
-                return Found { passed, leave: true };
+                return Scan { passed, detach: true };
             }
         }
-        Found { passed, leave: false }
+        Scan { passed, detach: false }
     }
 
-    /// What is held back, when nothing can follow.
+    /// Takes the withheld keys, at end of file.
     pub fn rest(&mut self) -> Vec<u8> {
         let held = std::mem::take(&mut self.held);
         self.keys.iter().take(held).copied().collect()
@@ -117,28 +117,28 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_found_however_they_are_cut() {
+    fn keys_are_found_in_input_split_anywhere() {
         let mut keys = search("ctrl-p,ctrl-q");
-        assert_eq!(keys.look(b"ab\x10"), Found { passed: b"ab".to_vec(), leave: false });
-        assert_eq!(keys.look(b"\x11after"), Found { passed: vec![], leave: true });
+        assert_eq!(keys.scan(b"ab\x10"), Scan { passed: b"ab".to_vec(), detach: false });
+        assert_eq!(keys.scan(b"\x11after"), Scan { passed: vec![], detach: true });
     }
 
     #[test]
-    fn what_turns_out_to_be_something_else_is_passed_on() {
+    fn an_incomplete_sequence_is_passed_on() {
         let mut keys = search("ctrl-p,ctrl-q");
-        assert_eq!(keys.look(b"\x10x").passed, b"\x10x");
-        // The second begins the keys.
-        assert_eq!(keys.look(b"\x10\x10").passed, b"\x10");
-        assert!(keys.look(b"\x11").leave);
+        assert_eq!(keys.scan(b"\x10x").passed, b"\x10x");
+        // The second Ctrl-P starts the sequence.
+        assert_eq!(keys.scan(b"\x10\x10").passed, b"\x10");
+        assert!(keys.scan(b"\x11").detach);
         let mut keys = search("a,a,b");
-        assert_eq!(keys.look(b"aaa").passed, b"a");
+        assert_eq!(keys.scan(b"aaa").passed, b"a");
         assert_eq!(keys.rest(), b"aa");
-        assert_eq!(keys.look(b"c").passed, b"c");
+        assert_eq!(keys.scan(b"c").passed, b"c");
     }
 
     #[test]
-    fn without_keys_everything_is_passed_on() {
+    fn without_keys_all_input_is_passed_on() {
         let all: Vec<u8> = (0..=255).collect();
-        assert_eq!(search("").look(&all), Found { passed: all, leave: false });
+        assert_eq!(search("").scan(&all), Scan { passed: all, detach: false });
     }
 }

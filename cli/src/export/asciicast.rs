@@ -1,4 +1,4 @@
-//! asciicast v2, which asciinema plays: a line of JSON about the recording, then one for each event.
+//! asciicast v2, the format of asciinema: a header line of JSON, then one line an event.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use vmon::logfile::{Mark, Stream, Timestamp};
 use super::About;
 use crate::timeline::Timeline;
 
-/// What a terminal has of which nobody knows the size.
+/// Columns and rows of a terminal whose size is not known.
 const SIZE: (u16, u16) = (80, 24);
 
-/// The recording of a session.
+/// An asciicast recording.
 #[derive(Debug)]
 pub struct Asciicast {
     about: About,
     size: (u16, u16),
-    /// Whether the first line is written.
+    /// Whether the header is written.
     begun: bool,
     timeline: Timeline,
     texts: [Text; 2],
@@ -29,7 +29,7 @@ impl Asciicast {
         Self { about, size: SIZE, begun: false, timeline, texts }
     }
 
-    /// Adds to `out` what the recording has of an entry.
+    /// Appends the events of an entry to `out`.
     pub fn entry(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         match *entry {
             Entry::Mark { time, mark: Mark::Start { .. } } => {
@@ -50,12 +50,12 @@ impl Asciicast {
                 let [out_text, err_text] = &mut self.texts;
                 let text = if stream == Some(Stream::Stderr) { err_text } else { out_text };
                 text.take(bytes, stream == Some(Stream::Tty));
-                text.tell(at, out);
+                text.write_event(at, out);
             }
         }
     }
 
-    /// Adds to `out` what is left.
+    /// Appends what is pending to `out`.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.begin(out);
         self.end_texts(out);
@@ -72,7 +72,7 @@ impl Asciicast {
         let at = self.timeline.at(None);
         for text in &mut self.texts {
             text.end();
-            text.tell(at, out);
+            text.write_event(at, out);
         }
     }
 }
@@ -103,19 +103,19 @@ fn event(at: Duration, kind: &str, text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(line.as_bytes());
 }
 
-/// The bytes of one stream as text for a terminal.
+/// Decodes the bytes of one stream as text for a terminal.
 #[derive(Debug, Default)]
 struct Text {
     text: String,
-    /// The beginning of a character.
+    /// The first bytes of an incomplete character.
     begun: Vec<u8>,
-    /// Whether a carriage return came last.
+    /// Whether the last byte was a carriage return.
     returned: bool,
 }
 
 impl Text {
-    /// Takes bytes in. Outside of a terminal of the command's own, lines get the carriage return
-    /// that ours would have added: a player's terminal is raw.
+    /// Decodes bytes. `raw` is true for terminal output. Output from a pipe gets a carriage return
+    /// at the end of each line, because the player's terminal is in raw mode.
     fn take(&mut self, bytes: &[u8], raw: bool) {
         let begun = std::mem::take(&mut self.begun);
         let joined: Vec<u8>;
@@ -168,7 +168,7 @@ impl Text {
         }
     }
 
-    /// Nothing more comes.
+    /// Handles the end of the stream.
     fn end(&mut self) {
         if !std::mem::take(&mut self.begun).is_empty() {
             self.text.push('\u{fffd}');
@@ -176,8 +176,8 @@ impl Text {
         self.returned = false;
     }
 
-    /// Writes what has come as an event.
-    fn tell(&mut self, at: Duration, out: &mut Vec<u8>) {
+    /// Writes the decoded text as an event.
+    fn write_event(&mut self, at: Duration, out: &mut Vec<u8>) {
         if !self.text.is_empty() {
             event(at, "o", &self.text, out);
             self.text.clear();

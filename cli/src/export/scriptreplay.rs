@@ -1,5 +1,5 @@
-//! What script(1) records and scriptreplay(1) plays: the bytes in one file, and when they came in
-//! another, in the form that has sizes and signals beside them (since util-linux 2.35).
+//! The format of script(1) and scriptreplay(1): one file with the bytes and one with their times, in
+//! the advanced format that also has window sizes (util-linux 2.35 and later).
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use vmon::logfile::read::Entry;
 use vmon::logfile::{Mark, Timestamp};
 
 use super::About;
-use crate::tell::printable;
+use crate::report::printable;
 use crate::timeline::Timeline;
 
-/// The two files.
+/// The contents of both files.
 #[derive(Debug, Default)]
 pub struct Script {
     pub script: Vec<u8>,
     pub timing: Vec<u8>,
 }
 
-/// The recording of a session.
+/// A script recording.
 #[derive(Debug)]
 pub struct Recording {
     about: About,
     size: Option<(u16, u16)>,
-    /// Whether the heads are written.
+    /// Whether the headers are written.
     begun: bool,
     timeline: Timeline,
-    /// Up to which time it is told, in microseconds.
-    told: u64,
+    /// Time of the last entry written, in microseconds.
+    written: u64,
 }
 
 impl Recording {
     pub fn new(about: About) -> Self {
-        Self { about, size: None, begun: false, timeline: Timeline::default(), told: 0 }
+        Self { about, size: None, begun: false, timeline: Timeline::default(), written: 0 }
     }
 
-    /// Adds to `out` what the files have of an entry.
+    /// Appends an entry to both files.
     pub fn entry(&mut self, entry: &Entry<'_>, out: &mut Script) {
         match *entry {
             Entry::Mark { time, mark: Mark::Start { .. } } => {
@@ -60,7 +60,7 @@ impl Recording {
         }
     }
 
-    /// Adds to `out` what is left.
+    /// Appends what is pending.
     pub fn finish(&mut self, out: &mut Script) {
         self.begin(out);
     }
@@ -74,7 +74,7 @@ impl Recording {
         if let Some(started) = &started {
             head.push_str(&format!(" on {started}"));
         }
-        // A player takes the first line for this one, whatever it says.
+        // A player skips the first line.
         out.script
             .extend_from_slice(format!("{head} [{}]\n", printable(&self.about.title)).as_bytes());
         let mut headers = Vec::new();
@@ -90,12 +90,12 @@ impl Recording {
         }
     }
 
-    /// How long after what was told before. Counted from the beginning, so that what is rounded
-    /// off does not add up.
+    /// The delay since the last entry. Computed from absolute times, so that rounding errors do not
+    /// add up.
     fn delay(&mut self, at: Duration) -> Delay {
         let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
-        let delay = at.saturating_sub(self.told);
-        self.told = at;
+        let delay = at.saturating_sub(self.written);
+        self.written = at;
         Delay(delay)
     }
 }

@@ -1,4 +1,4 @@
-//! A file that is written as a whole or not at all.
+//! A file that appears under its name only when it is complete.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,14 +14,14 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::reason;
 
-/// How many names are tried while others have been left behind by who was killed.
+/// Number of temporary names to try. Names of killed processes may still exist.
 const TRIES: u32 = 100;
 
-/// A new file under another name, until [`keep`](Self::keep) puts it in its place.
+/// A new file under a temporary name, until [`keep`](Self::keep) renames it.
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
-    /// Looked up once: whoever renames or replaces it later redirects nothing.
+    /// Opened once, so that a later rename of the directory does not redirect the file.
     directory: OwnedFd,
     name: OsString,
     temporary: String,
@@ -30,17 +30,17 @@ pub struct Target {
 }
 
 impl Target {
-    /// Begins a file that is to be `path`: with mode 0600, beside it. A file that is there stays
-    /// as it is until then; anything else is refused.
+    /// Creates a temporary file with mode 0600 in the directory of `path`. Fails if `path` exists and
+    /// is no regular file. An existing file is not changed before [`keep`](Self::keep).
     pub fn create(path: &Path) -> Result<Self, String> {
-        let told = |error: Errno| format!("can't write {}: {}", path.display(), error.desc());
+        let failed = |error: Errno| format!("can't write {}: {}", path.display(), error.desc());
         let Some(name) = path.file_name().filter(|_| !ends_with_separator(path)) else {
             return Err(format!("can't write {}: give the name of a file", path.display()));
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory =
-            open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(told)?;
+            open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(failed)?;
         match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(status) => {
                 let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
@@ -51,34 +51,34 @@ impl Target {
                 }
             }
             Err(Errno::ENOENT) => {}
-            Err(error) => return Err(told(error)),
+            Err(error) => return Err(failed(error)),
         }
-        let (temporary, file) = temporary_file(&directory).map_err(told)?;
+        let (temporary, file) = temporary_file(&directory).map_err(failed)?;
         let (path, name) = (path.to_owned(), name.to_owned());
         Ok(Self { path, directory, name, temporary, file, kept: false })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.file.write_all(bytes).map_err(|error| self.told(&error))
+        self.file.write_all(bytes).map_err(|error| self.failed(&error))
     }
 
-    /// Puts the file in its place.
+    /// Renames the file to its final name.
     pub fn keep(&mut self) -> Result<(), String> {
-        // Else a crash of the machine could leave the name with nothing in it.
-        self.file.sync_all().map_err(|error| self.told(&error))?;
+        // Without this, a system crash can leave an empty file under the final name.
+        self.file.sync_all().map_err(|error| self.failed(&error))?;
         let (from, to) = (self.temporary.as_str(), self.name.as_os_str());
         renameat(&self.directory, from, &self.directory, to)
-            .map_err(|error| self.told(&error.into()))?;
+            .map_err(|error| self.failed(&error.into()))?;
         self.kept = true;
         Ok(())
     }
 
-    /// Takes a file that was kept away again: what belongs to it could not be written.
+    /// Removes a file that was kept, when the file that belongs to it could not be written.
     pub fn remove(&mut self) {
         let _ = unlinkat(&self.directory, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
     }
 
-    fn told(&self, error: &io::Error) -> String {
+    fn failed(&self, error: &io::Error) -> String {
         format!("can't write {self}: {}", reason(error))
     }
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_there_as_a_whole_or_not_at_all() {
+    fn a_file_appears_complete_or_not_at_all() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("out");
         fs::write(&path, "before").unwrap();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_is_replaced() {
+    fn only_a_regular_file_is_replaced() {
         let scratch = tempfile::tempdir().unwrap();
         let link = scratch.path().join("link");
         let victim = scratch.path().join("victim");
@@ -164,7 +164,7 @@ mod tests {
             let error = Target::create(path).unwrap_err();
             assert!(error.starts_with("can't write "), "{error}");
         }
-        // One that is put there meanwhile is replaced itself.
+        // A symbolic link created in the meantime is replaced itself.
         let late = scratch.path().join("late");
         let mut target = Target::create(&late).unwrap();
         symlink(&victim, &late).unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_behind_is_in_nobodys_way() {
+    fn a_leftover_temporary_file_is_no_obstacle() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("out");
         let first = Target::create(&path).unwrap();

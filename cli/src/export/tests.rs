@@ -41,7 +41,7 @@ fn cast(entries: &[Entry<'_>]) -> Vec<String> {
 }
 
 #[test]
-fn an_asciicast_has_the_size_the_times_and_what_the_record_knows() {
+fn an_asciicast_has_the_window_size_the_times_and_the_command() {
     let end = Entry::Mark { time: at(9000), mark: Mark::Stop(End::Exited(0)) };
     let entries = [
         start(0),
@@ -70,7 +70,7 @@ fn an_empty_asciicast_has_its_head() {
 }
 
 #[test]
-fn an_asciicast_splits_no_character_and_shows_bytes_that_are_none() {
+fn an_asciicast_splits_no_character_and_replaces_invalid_bytes() {
     let euro = "€".as_bytes(); // e2 82 ac
     let entries = [
         bytes(0, Stream::Tty, b"1\xe2"),
@@ -92,7 +92,7 @@ fn an_asciicast_splits_no_character_and_shows_bytes_that_are_none() {
 }
 
 #[test]
-fn an_asciicast_of_pipes_returns_to_the_left_with_each_line() {
+fn an_asciicast_of_pipes_has_a_carriage_return_at_each_line_end() {
     let entries = [
         bytes(0, Stream::Stdout, b"a\n\nb\r\nc\r"),
         bytes(1, Stream::Stderr, b"\n"),
@@ -111,7 +111,7 @@ fn an_asciicast_of_pipes_returns_to_the_left_with_each_line() {
 }
 
 #[test]
-fn what_has_no_time_comes_with_what_is_before_it() {
+fn bytes_without_a_time_get_the_time_of_those_before_them() {
     let unknown = Entry::Bytes { time: None, stream: None, bytes: b"?" };
     let entries =
         [unknown, bytes(100, Stream::Stdout, b"a"), bytes(300, Stream::Stdout, b"b"), unknown];
@@ -131,7 +131,7 @@ fn the_pause_between_two_runs_is_left_out() {
 }
 
 #[test]
-fn a_script_has_the_bytes_behind_its_first_line_and_the_times_beside_it() {
+fn a_script_has_a_header_line_before_the_bytes_and_a_file_of_times() {
     let entries = [
         start(0),
         size(0, 100, 40),
@@ -157,7 +157,7 @@ fn a_script_has_the_bytes_behind_its_first_line_and_the_times_beside_it() {
 }
 
 #[test]
-fn what_is_rounded_off_a_scripts_delays_does_not_add_up() {
+fn rounding_errors_of_a_scripts_delays_do_not_add_up() {
     let entries: Vec<Entry<'_>> = (0..3000)
         .map(|third| Entry::Bytes {
             time: Some(Timestamp::from_nanoseconds(third * SECOND / 3000)),
@@ -172,7 +172,7 @@ fn what_is_rounded_off_a_scripts_delays_does_not_add_up() {
 }
 
 #[test]
-fn records_have_the_last_time_that_is_known_and_end_with_their_run() {
+fn records_without_a_time_get_the_last_known_one_and_end_with_their_run() {
     let exporter = Exporter::Records { encoder: Encoder::new(Format::Cri), time: at(5) };
     let unknown = Entry::Bytes { time: None, stream: None, bytes: b"?\n" };
     let entries = [
@@ -197,7 +197,7 @@ fn records_have_the_last_time_that_is_known_and_end_with_their_run() {
 }
 
 #[test]
-fn a_command_is_quoted_as_a_shell_takes_it() {
+fn a_command_is_quoted_for_a_shell() {
     let command = Command::new("sh").args(["-c", "it's x", "", "a=/b"]);
     assert_eq!(quoted(&command), r"sh -c 'it'\''s x' '' a=/b");
     assert_eq!(quoted(&Command::new(OsString::from_vec(b"\xff".to_vec()))), "'\u{fffd}'");

@@ -1,9 +1,9 @@
-//! Removing the logs of a sandbox: only below the directories that the command is about, and only
-//! logs that no supervisor writes.
+//! Removes the logs of a sandbox, only below permitted directories, and only logs that no supervisor
+//! writes.
 //!
-//! What is on record may be wrong, forged, or of the original of a copied state directory. So a log
-//! directory is compared with its symbolic links resolved, opened from the permitted directory down
-//! without following any, and each log is locked before the first file goes.
+//! The record may be wrong, forged, or copied with its state directory. Therefore the log directory
+//! is resolved and compared with the permitted ones, opened from there without following symbolic
+//! links, and each log is locked before the first file is removed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -22,25 +22,25 @@ use super::{DIRECTORY, Logs, cannot, role};
 use crate::shared::Places;
 use crate::{Failure, reason};
 
-/// Not blocked by a FIFO in the place of a log, nor led away by a link.
+/// Does not block on a FIFO and does not follow a symbolic link.
 const FILE: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_CLOEXEC);
 
-/// The log that a supervisor writes of itself, after the end of its sandbox too: while it runs the
-/// command of --on-exit.
+/// Suffix of the supervisor's own log. The supervisor writes it after the end of the sandbox too,
+/// while the command of --on-exit runs.
 const OWN_LOG: &str = "@supervisor.log";
 
-/// The directories below which logs are removed, without symbolic links.
+/// The directories below which logs may be removed, with symbolic links resolved.
 #[derive(Debug)]
 pub struct Roots(Vec<PathBuf>);
 
 impl Roots {
-    /// The state directory in use, and what `--log-dir` names.
+    /// The state directory and the directories given with `--log-dir`.
     pub fn new(places: &Places, log_dirs: &[PathBuf]) -> Result<Self, Failure> {
-        // Nothing is in one that does not exist.
+        // A state directory that does not exist contains no logs.
         let mut roots: Vec<PathBuf> = fs::canonicalize(&places.state_dir).into_iter().collect();
         for path in log_dirs {
             let root = fs::canonicalize(path).map_err(|error| Failure::Directory {
@@ -54,12 +54,12 @@ impl Roots {
         Ok(Self(roots))
     }
 
-    /// Whether the logs of these runs may be removed; says why not.
+    /// Returns an error if the logs of these runs are outside the permitted directories.
     pub fn permit(&self, runs: &[Run]) -> Result<(), String> {
         log_dirs(runs).try_for_each(|(_, log_dir)| self.find(log_dir).map(drop))
     }
 
-    /// The permitted directory above `log_dir`, and the way down from there; `None` where `log_dir`
+    /// The permitted directory above `log_dir` and the relative path from there; `None` if `log_dir`
     /// does not exist.
     fn find(&self, log_dir: &Path) -> Result<Option<(&Path, PathBuf)>, String> {
         let real = match fs::canonicalize(log_dir) {
@@ -80,7 +80,7 @@ impl Roots {
         })
     }
 
-    /// Opens a log directory without following a link from the permitted directory down.
+    /// Opens a log directory, without following symbolic links below the permitted directory.
     fn open(&self, log_dir: &Path) -> Result<Option<OwnedFd>, String> {
         let Some((root, way)) = self.find(log_dir)? else { return Ok(None) };
         let flags = DIRECTORY | OFlag::O_NOFOLLOW;
@@ -95,7 +95,7 @@ impl Roots {
     }
 }
 
-/// The runs with a log directory of their own.
+/// The distinct log directories of these runs.
 fn log_dirs(runs: &[Run]) -> impl Iterator<Item = (&Run, &Path)> {
     let mut seen = BTreeSet::new();
     let all =
@@ -103,14 +103,14 @@ fn log_dirs(runs: &[Run]) -> impl Iterator<Item = (&Run, &Path)> {
     all.filter(move |(_, log_dir)| seen.insert(*log_dir))
 }
 
-/// The logs of one sandbox, ready to be removed: each is locked.
+/// The logs of one sandbox, locked and ready to be removed.
 #[derive(Debug)]
 pub struct Removal(Vec<Locked>);
 
 impl Removal {
-    /// Finds and locks the logs of these runs of one sandbox. Nothing is removed yet.
+    /// Finds and locks the logs of one sandbox's runs. Removes nothing.
     pub fn prepare(runs: &[Run], roots: &Roots) -> Result<Self, String> {
-        // Under a name that no sandbox can have, the record describes none.
+        // A record with an invalid name does not describe a sandbox.
         for run in runs.iter().filter(|run| run.id.is_some()) {
             for name in [&run.config_file, &run.name] {
                 Name::new(name).map_err(|error| error.to_string())?;
@@ -122,7 +122,7 @@ impl Removal {
             let logs = Logs::below(&above, log_dir, &run.config_file, &run.name)?;
             let Some(logs) = logs else { continue };
             let id = logs.id()?;
-            // One directory may have several paths, and a lock is in the way of another one.
+            // Two paths may lead to one directory, and a second lock of a file would fail.
             if found.iter().all(|other| other.id != id) {
                 found.push(Locked::new(logs, above, run.config_file.clone(), id)?);
             }
@@ -130,37 +130,37 @@ impl Removal {
         Ok(Self(found))
     }
 
-    /// Removes them, and each directory in which nothing else is.
+    /// Removes the files, and each directory that is empty then.
     pub fn carry_out(self) -> Result<(), String> {
         self.0.iter().try_for_each(Locked::remove)
     }
 }
 
-/// What tells a file from every other.
+/// Device and inode number.
 type Id = (nix::libc::dev_t, nix::libc::ino_t);
 
 fn id(stat: &FileStat) -> Id {
     (stat.st_dev, stat.st_ino)
 }
 
-/// The logs of a sandbox in one directory.
+/// The log files of a sandbox in one directory, with their locks.
 #[derive(Debug)]
 struct Locked {
     logs: Logs,
     id: Id,
     above: OwnedFd,
     config_file: String,
-    /// Names of the files that go.
+    /// Names of the files to remove.
     files: Vec<String>,
-    /// The locked ones among them.
+    /// The locks, by file name.
     locks: Vec<(String, File)>,
 }
 
 impl Locked {
     fn new(logs: Logs, above: OwnedFd, config_file: String, id: Id) -> Result<Self, String> {
         let files = logs.names()?;
-        // In a rotation the newest generation stays locked until the new log is: so the generations
-        // first, and no other may have come in the end.
+        // During a rotation the newest generation stays locked until the new log is locked. So the
+        // generations are locked first, and a file that appears in the meantime is an error.
         let mut locks: Vec<(String, File)> = Vec::new();
         for log in logs.logs(&files) {
             let newest = files.iter().rev().find(|file| logs.is_plain(file, &log)).cloned();
@@ -191,13 +191,13 @@ impl Locked {
                 Err(error) => return Err(cannot("remove", &path.join(file), error)),
             }
         }
-        // Refused where something is left in it.
+        // Fails if the directory is not empty.
         let _ = unlinkat(&self.above, self.config_file.as_str(), UnlinkatFlags::RemoveDir);
         Ok(())
     }
 }
 
-/// Whether the open file still has this name, or none at all.
+/// Whether the open file still has this name, or the name does not exist.
 fn is_named(directory: &OwnedFd, name: &str, file: &File) -> bool {
     match (fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW), fstat(file)) {
         (Ok(found), Ok(stat)) => id(&found) == id(&stat),
@@ -216,56 +216,55 @@ impl Logs {
         Ok(self.files()?.into_iter().map(|file| file.file_name).collect())
     }
 
-    /// The names of the logs that these files belong to, and of the sandbox's own.
+    /// Names of the logs that these files belong to, including the sandbox's main log.
     fn logs(&self, files: &[String]) -> BTreeSet<String> {
         let found = files.iter().filter_map(|file| self.log_of(file)).map(str::to_owned);
         found.chain([format!("{}.log", self.name)]).collect()
     }
 
-    /// The name of the log that a file is, or is a generation of or lies beside; `None` for those of
-    /// the supervisor's own.
+    /// The name of the log that a file belongs to; `None` for files of the supervisor's own log.
     fn log_of<'a>(&self, file: &'a str) -> Option<&'a str> {
         const ENDING: &str = ".log";
-        // Neither a name nor a console's can hide an earlier one behind its '@'.
+        // Names of sandboxes and consoles contain no '@', so the first one ends the name.
         let rest = file.get(self.name.len()..)?;
         let what = if rest.starts_with('@') { rest.find(ENDING)? } else { 0 };
         let log = file.get(..self.name.len() + what + ENDING.len())?;
         (log.get(self.name.len()..) != Some(OWN_LOG)).then_some(log)
     }
 
-    /// Whether a file is a generation of this log that is not compressed.
+    /// Whether a file is an uncompressed generation of this log.
     fn is_plain(&self, file: &str, log: &str) -> bool {
         let number = file.strip_prefix(log).and_then(|rest| rest.strip_prefix('.'));
         number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
-    /// Whether only a supervisor makes such a file: a log, or a generation that is not compressed.
+    /// Whether a supervisor writes to such a file: a log, or an uncompressed generation.
     fn is_written(&self, file: &str) -> bool {
         let log = self.log_of(file);
         role(&self.name, file).is_some()
             && log.is_some_and(|log| file == log || self.is_plain(file, log))
     }
 
-    /// Takes the exclusive lock of a log, which a supervisor that writes it does not leave free;
-    /// `None` where there is no such file.
+    /// Takes the exclusive lock of a log. A supervisor that writes the log holds it. `None` if there is
+    /// no such regular file.
     fn lock(&self, file: &str) -> Result<Option<File>, String> {
         let path = self.path.join(file);
         let fd = match openat(&self.directory, file, FILE, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
-            // A symbolic link, or a socket: neither is removed.
+            // A symbolic link or a socket is not removed.
             Err(Errno::ELOOP | Errno::ENXIO) => return Ok(None),
             Err(error) => return Err(cannot("lock", &path, error)),
         };
         let stat = fstat(&fd).map_err(|error| cannot("lock", &path, error))?;
-        // Anything else is not removed.
+        // Other types are not removed.
         if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             return Ok(None);
         }
         let opened = File::from(fd);
         match opened.try_lock() {
             Err(TryLockError::WouldBlock) => return Err(self.in_use(file)),
-            // A file system without locks, on which no supervisor has one either.
+            // The file system has no locks, so the supervisor holds none either.
             Err(TryLockError::Error(error)) => debug!("can't lock {}: {error}", path.display()),
             Ok(()) => {}
         }

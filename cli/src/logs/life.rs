@@ -1,4 +1,4 @@
-//! How long there is something to follow: while a sandbox runs, and while somebody restarts it.
+//! Determines how long a log can still grow: while its sandbox is running, or is being restarted.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use vmon::monitor::{Identity, Liveness, Phase};
 use super::super::live;
 use super::super::select::Recorded;
 
-/// How often a supervisor is looked at that has lost its socket.
-const LOOK: Duration = Duration::from_millis(100);
+/// Poll interval for a supervisor that has lost its socket.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The life of one run, or of those that a supervisor starts after it.
+/// The life of one run, or of the runs of one supervisor.
 pub enum Life {
-    /// Its supervisor tells.
+    /// The supervisor reports transitions.
     Watched(Box<Watch>),
-    /// It can't be asked.
-    Looked(Identity),
+    /// The supervisor has no socket; its process is polled.
+    Polled(Identity),
     Over,
 }
 
@@ -30,11 +30,11 @@ impl Life {
             Err(error) if error.is_over() && live::unserved(sandbox, &error).is_none() => {
                 Self::Over
             }
-            Err(_) => run.supervisor_identity.clone().map_or(Self::Over, Self::Looked),
+            Err(_) => run.supervisor_identity.clone().map_or(Self::Over, Self::Polled),
         }
     }
 
-    /// Whether it is over by now; with `this_run`, also where its supervisor starts another.
+    /// Whether it is over. With `this_run`, a restart is the end too.
     pub fn is_over(&mut self, this_run: bool) -> bool {
         let over = match self {
             Self::Watched(watch) => loop {
@@ -46,7 +46,7 @@ impl Life {
                     Ok(None) | Err(_) => break true,
                 }
             },
-            Self::Looked(supervisor) => supervisor.liveness() != Liveness::Alive,
+            Self::Polled(supervisor) => supervisor.liveness() != Liveness::Alive,
             Self::Over => true,
         };
         if over {
@@ -55,16 +55,16 @@ impl Life {
         over
     }
 
-    /// What is readable when it may be over.
-    pub fn told(&self) -> Option<BorrowedFd<'_>> {
+    /// A descriptor that becomes readable at a transition.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Watched(watch) => Some(watch.as_fd()),
-            Self::Looked(_) | Self::Over => None,
+            Self::Polled(_) | Self::Over => None,
         }
     }
 
-    /// When to look at the latest.
-    pub fn look(&self) -> Option<Duration> {
-        matches!(self, Self::Looked(_)).then_some(LOOK)
+    /// The poll interval, if the supervisor has to be polled.
+    pub fn poll_interval(&self) -> Option<Duration> {
+        matches!(self, Self::Polled(_)).then_some(POLL_INTERVAL)
     }
 }

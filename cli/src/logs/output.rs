@@ -1,4 +1,4 @@
-//! Our stdout, which may take its time, and whose reader may go away.
+//! Writes to stdout, which may block, or be closed by its reader.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -9,20 +9,20 @@ use vmon::terminal::{self, Direction, Handle};
 use super::super::pause::{Next, Pause};
 use super::super::{Failure, reason};
 
-/// Ends an unfinished sequence, and all attributes.
+/// CAN ends an incomplete escape sequence, SGR resets all attributes.
 const RESET: &[u8] = b"\x18\x1b[m";
 
-/// Writes to our stdout. A signal is never kept waiting by it.
+/// Writes to stdout without blocking signals.
 pub struct Output {
     handle: Option<Handle>,
     pause: Pause,
 }
 
-/// Whether anybody wants more.
+/// Whether to go on writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     More,
-    Enough,
+    Closed,
 }
 
 impl Output {
@@ -35,32 +35,32 @@ impl Output {
         self.handle.as_ref().is_some_and(Handle::is_terminal)
     }
 
-    /// What tells that nobody wants more while nothing is written.
+    /// Reports signals and a closed stdout between writes.
     pub fn pause(&self) -> &Pause {
         &self.pause
     }
 
-    /// Writes all of it, and leaves nothing in `bytes`. A reader that has gone away has all it
-    /// wanted, and a terminal may have been closed.
+    /// Writes and clears `bytes`. A reader that has closed stdout, or a hangup of the terminal, is no
+    /// error.
     pub fn write(&mut self, bytes: &mut Vec<u8>) -> Result<Wanted, Failure> {
         let Some(handle) = &mut self.handle else { return Err(Failure::Output("it is closed")) };
         let mut written = 0;
         if self.pause.is_over() {
-            return Ok(Wanted::Enough);
+            return Ok(Wanted::Closed);
         }
         while let Some(rest @ [_, ..]) = bytes.get(written..) {
             match handle.write(rest) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let takes = [PollFd::new(handle.as_fd(), PollFlags::POLLOUT)];
-                    if self.pause.wait_for(&takes, None) == Next::Leave {
-                        // What has been written of it may have left its colours.
+                    if self.pause.wait_for(&takes, None) == Next::Quit {
+                        // A partly written sequence may have left its attributes.
                         let _ = handle.is_terminal().then(|| handle.write(RESET));
-                        return Ok(Wanted::Enough);
+                        return Ok(Wanted::Closed);
                     }
                 }
                 Err(error) if terminal::peer_has_gone(&error, handle.is_terminal()) => {
-                    return Ok(Wanted::Enough);
+                    return Ok(Wanted::Closed);
                 }
                 Err(error) => return Err(Failure::Output(reason(&error))),
             }

@@ -1,4 +1,4 @@
-//! What is printed of a log: the bytes as they are, or what may reach a terminal of them.
+//! Converts log entries to output: unchanged bytes, or text that is safe for a terminal.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,30 +7,30 @@ use vmon::logfile::{Stream, Timestamp};
 
 use super::super::screen::Screen;
 
-/// Red, and the terminal's own colour again.
+/// SGR sequences: red foreground, default foreground.
 const TINT: &[u8] = b"\x1b[31m";
 const NO_TINT: &[u8] = b"\x1b[39m";
 
-/// How it is printed.
+/// The output style.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Byte for byte.
+    /// Unchanged bytes.
     Exact,
-    /// For the eyes: nothing changes the terminal. `tint` shows what came from stderr.
+    /// Filtered for a terminal. `tint` colours stderr.
     Terminal { tint: bool },
 }
 
-/// Turns bytes of a log into what is printed.
+/// Converts the bytes of a log to output.
 pub struct Printer {
     screens: Option<Screens>,
-    /// Set where each line gets its time.
+    /// Set if each line is prefixed with its time.
     stamp: Option<Stamp>,
-    /// Whether what comes next begins a line.
+    /// Whether the next byte starts a line.
     at_start: bool,
     out: Vec<u8>,
 }
 
-/// Two streams on one terminal.
+/// The filters of both streams, on one terminal.
 struct Screens {
     output: Screen,
     errors: Screen,
@@ -44,7 +44,7 @@ enum Side {
     Errors,
 }
 
-/// The time of a line. It is made once for all lines of one moment.
+/// The time prefix of a line. Formatted once for all lines with the same time.
 #[derive(Debug, Default)]
 struct Stamp {
     time: Option<Timestamp>,
@@ -91,12 +91,12 @@ impl Printer {
         }
     }
 
-    /// How many bytes wait to be printed.
+    /// Number of bytes ready for output.
     pub fn waiting(&self) -> usize {
         self.out.len()
     }
 
-    /// What is to be printed now. A terminal is as it was afterwards, whatever follows.
+    /// The output so far. It leaves the terminal in its original state.
     pub fn take(&mut self) -> &mut Vec<u8> {
         if let Some(screens) = &mut self.screens {
             screens.leave(&mut self.out);
@@ -118,7 +118,7 @@ impl Screens {
         self.screen(side).filter(line, out);
     }
 
-    /// Gives the terminal back as it was.
+    /// Resets the terminal's attributes.
     fn leave(&mut self, out: &mut Vec<u8>) {
         let Some(side) = self.current.take() else { return };
         self.screen(side).suspend(out);
@@ -136,7 +136,7 @@ impl Screens {
 }
 
 impl Stamp {
-    /// As RFC 3339 has it, local, to the nanosecond: all are of the same width.
+    /// RFC 3339, local, to the nanosecond, so that all prefixes have the same width.
     fn of(&mut self, time: Option<Timestamp>) -> &str {
         let Some(time) = time else { return "- " };
         if self.time != Some(time) || self.text.is_empty() {
@@ -169,13 +169,13 @@ mod tests {
     const ERR: Option<Stream> = Some(Stream::Stderr);
 
     #[test]
-    fn what_is_not_for_a_terminal_is_not_changed() {
+    fn exact_output_is_not_changed() {
         let parts = [(OUT, "a\x1b]0;x\x07"), (ERR, "\x1b[31mb\n"), (None, "c")];
         assert_eq!(printed(Style::Exact, false, &parts), "a\x1b]0;x\x07\x1b[31mb\nc");
     }
 
     #[test]
-    fn stderr_is_tinted_and_nothing_of_it_stays() {
+    fn stderr_is_tinted_and_the_colour_is_reset() {
         let style = Style::Terminal { tint: true };
         let parts = [(OUT, "a\n"), (ERR, "b\n"), (OUT, "c\n")];
         assert_eq!(printed(style, false, &parts), "a\n\x1b[31mb\n\x1b[39mc\n");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_of_one_stream_are_not_those_of_the_other() {
+    fn colours_of_one_stream_do_not_apply_to_the_other() {
         let style = Style::Terminal { tint: true };
         let shown = printed(style, false, &[(OUT, "\x1b[1mbold"), (ERR, "err"), (OUT, " on")]);
         let plain = |text: &str| text.replace("\x1b[0m", "\x1b[m");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_gets_the_time_of_its_first_byte_and_an_unknown_one_a_dash() {
+    fn each_line_gets_the_time_of_its_first_byte_or_a_dash() {
         let local = DateTime::<Local>::from(UNIX_EPOCH + Duration::from_nanos(1_000_000_005));
         let stamp = local.to_rfc3339_opts(SecondsFormat::Nanos, false);
         let parts = [(OUT, "a\nb"), (ERR, "c\nd\n"), (None, "e\n\n")];

@@ -1,6 +1,5 @@
-//! The record in the OpenMetrics text format, for a textfile collector.
-//!
-//! Each sandbox by its run that goes on, else by its last one.
+//! The record in the OpenMetrics text format, for a textfile collector. Each sandbox is represented by
+//! its current run, or its last one.
 
 use std::fmt::Write as _;
 
@@ -9,19 +8,19 @@ use vmon::control::Status as Live;
 use vmon::registry::{Run, Status};
 use vmon::usage::Usage;
 
-use super::super::inspect;
+use super::super::live;
+use super::super::processes::ProcessSnapshot;
+use super::super::report::printable;
 use super::super::select::Recorded;
-use super::super::stats::Look;
-use super::super::tell::printable;
 
-/// The states of a run, as the record has them.
+/// The states of a run on record.
 const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];
 
-/// What OpenMetrics calls a metric family: a name, its type, and samples one after the other.
+/// A metric family of OpenMetrics.
 struct Family {
     name: &'static str,
     kind: Kind,
-    /// The name must end with it.
+    /// The unit, which is the last part of the name.
     unit: Option<&'static str>,
     help: &'static str,
 }
@@ -44,7 +43,7 @@ impl Kind {
         }
     }
 
-    /// What a sample's name has behind the family's.
+    /// The suffix of a sample's name.
     fn suffix(self) -> &'static str {
         match self {
             Self::Gauge | Self::StateSet => "",
@@ -63,7 +62,7 @@ const STATE: Family = Family {
     help: "The state of that run.",
 };
 
-/// A number of a run, where it is known.
+/// The value of a number, if known.
 type Value = fn(&Subject<'_>) -> Option<String>;
 
 const NUMBERS: [(Family, Value); 10] = [
@@ -72,7 +71,7 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_start_time_seconds",
             kind: Kind::Gauge,
             unit: Some("seconds"),
-            help: "When the command ran, in seconds since 1970.",
+            help: "When the command was started, in seconds since 1970.",
         },
         |subject| subject.run.running_at.map(seconds),
     ),
@@ -81,7 +80,7 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_end_time_seconds",
             kind: Kind::Gauge,
             unit: Some("seconds"),
-            help: "When the run was over, in seconds since 1970.",
+            help: "When the run ended, in seconds since 1970.",
         },
         |subject| subject.run.ended_at.map(seconds),
     ),
@@ -90,7 +89,7 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_restarts",
             kind: Kind::Counter,
             unit: None,
-            help: "Runs of the same supervisor before this one.",
+            help: "Earlier runs of the same supervisor.",
         },
         |subject| {
             let live = subject.live.as_ref().map(|live| live.restarts.to_string());
@@ -102,7 +101,7 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_cpu_seconds",
             kind: Kind::Counter,
             unit: Some("seconds"),
-            help: "Processor time of the processes of the run.",
+            help: "CPU time of the processes of the run.",
         },
         |subject| subject.usage.map(|usage| format!("{:.6}", usage.cpu.as_secs_f64())),
     ),
@@ -138,7 +137,7 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_logged_bytes",
             kind: Kind::Counter,
             unit: Some("bytes"),
-            help: "Output of the run that is in the log.",
+            help: "Output of the run that was written to the log.",
         },
         |subject| {
             let live = subject.live.as_ref().map(|live| live.bytes_logged);
@@ -150,7 +149,7 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_dropped_bytes",
             kind: Kind::Counter,
             unit: Some("bytes"),
-            help: "Output of the run that some sink left out.",
+            help: "Output of the run that was dropped for some sink.",
         },
         |subject| {
             let live = subject.live.as_ref().map(|live| live.bytes_dropped);
@@ -162,47 +161,47 @@ const NUMBERS: [(Family, Value); 10] = [
             name: "vmon_sandbox_last_exit_code",
             kind: Kind::Gauge,
             unit: None,
-            help: "How the last run that is over ended: its exit code, or 128 and the signal.",
+            help: "Exit code of the last ended run, or 128 plus the signal number.",
         },
         |subject| subject.sandbox.runs().iter().find_map(exit_code).map(|code| code.to_string()),
     ),
 ];
 
-/// What the samples of one sandbox are made of.
+/// The data for the samples of one sandbox.
 struct Subject<'a> {
     sandbox: &'a Recorded,
     run: &'a Run,
-    /// What its supervisor says, while it runs and can be asked.
+    /// The supervisor's status, while it is running and replies.
     live: Option<Live>,
     usage: Option<Usage>,
 }
 
 impl<'a> Subject<'a> {
-    fn new(sandbox: &'a Recorded, look: &Look) -> Option<Self> {
+    fn new(sandbox: &'a Recorded, processes: &ProcessSnapshot) -> Option<Self> {
         let running = sandbox.running();
         Some(Self {
             sandbox,
             run: sandbox.latest()?,
-            live: running.and_then(|run| inspect::status(run).ok()),
-            usage: running.and_then(|run| look.usage(run).ok()),
+            live: running.and_then(|run| live::status(run).ok()),
+            usage: running.and_then(|run| processes.usage(run).ok()),
         })
     }
 }
 
-/// The whole exposition, up to its end mark, as a terminal may get it: labels are what a database
-/// says, which another program may have written, and the format escapes no control characters. So
-/// what is shown is not what a collector is to read.
+/// The exposition for a terminal. Labels come from the database, which another program may have
+/// written, and the format does not escape control characters. They are escaped here, so this is not
+/// what a collector should read.
 pub fn shown(sandboxes: &[&Recorded]) -> String {
     let text = exposition(sandboxes);
-    // A new line in a label is escaped already.
+    // Newlines in labels are escaped already.
     text.lines().flat_map(|line| [printable(line), "\n".into()]).collect()
 }
 
-/// The whole exposition, up to its end mark.
+/// The complete exposition, with its end mark.
 pub fn exposition(sandboxes: &[&Recorded]) -> String {
-    let look = Look::new();
+    let processes = ProcessSnapshot::new();
     let subjects: Vec<Subject<'_>> =
-        sandboxes.iter().filter_map(|sandbox| Subject::new(sandbox, &look)).collect();
+        sandboxes.iter().filter_map(|sandbox| Subject::new(sandbox, &processes)).collect();
     let mut text = String::new();
     INFO.head(&mut text);
     for subject in &subjects {
@@ -231,7 +230,7 @@ pub fn exposition(sandboxes: &[&Recorded]) -> String {
 impl Family {
     fn head(&self, text: &mut String) {
         let Self { name, kind, unit, help } = self;
-        // A String takes everything.
+        // Writing to a String does not fail.
         let _ = writeln!(text, "# TYPE {name} {}", kind.word());
         if let Some(unit) = unit {
             let _ = writeln!(text, "# UNIT {name} {unit}");
@@ -266,7 +265,7 @@ fn info(run: &Run) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// One of [`STATES`], whatever the database says.
+/// The state, limited to [`STATES`].
 fn state(run: &Run) -> &str {
     match run.status {
         Status::Stopped => "STOPPED",
@@ -280,13 +279,12 @@ fn exit_code(run: &Run) -> Option<i32> {
 }
 
 fn seconds(time: DateTime<Utc>) -> String {
-    // To the microsecond, as the record has it, and never in exponential notation.
+    // To the microsecond, like the record, and never in exponential notation.
     let micros = time.timestamp_micros();
     format!("{}.{:06}", micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000))
 }
 
-/// A label's value: the three characters that the format reserves are escaped, everything else is
-/// taken as it is.
+/// Quotes a label's value, with the three escapes that the format defines.
 fn quoted(value: &str) -> String {
     let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("\"{escaped}\"")
@@ -302,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_head_for_each_family_and_the_end() {
+    fn an_empty_exposition_has_the_head_of_each_family_and_the_end() {
         let text = exposition(&[]);
         assert!(text.lines().all(|line| line.starts_with("# ")), "{text}");
         assert!(text.ends_with("\n# EOF\n"));

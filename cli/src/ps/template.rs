@@ -1,4 +1,4 @@
-//! A line a run by a template of the user's: text with the keys of `--json` in braces.
+//! Formats a run by a template: text with the keys of `--json` in braces.
 
 use std::str::FromStr;
 
@@ -6,9 +6,9 @@ use serde_json::Value;
 use vmon::registry::Run;
 
 use super::super::output::{RUN_KEYS, json_line, run_object, run_without_consoles};
-use super::super::tell::printable;
+use super::super::report::printable;
 
-/// A template that names known fields only.
+/// A template. All its fields are known keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<Piece>);
 
@@ -22,10 +22,10 @@ enum Piece {
 pub enum TemplateError {
     #[error("there is no field '{0}': the fields are {list}", list = RUN_KEYS.join(", "))]
     Unknown(String),
-    #[error("a brace is left open: write {{name}} for a field, and {{{{ or }}}} for a brace")]
+    #[error("unbalanced brace: write {{name}} for a field, and {{{{ or }}}} for a brace")]
     Brace,
     #[error(
-        "neither table, json, names, openmetrics nor a template: one has a field in it, as in '{{name}} {{pid}}'"
+        "neither table, json, names, openmetrics nor a template: a template has a field, as in '{{name}} {{pid}}'"
     )]
     NoField,
 }
@@ -64,7 +64,7 @@ impl FromStr for Template {
     }
 }
 
-/// The field whose opening brace has been read.
+/// Parses a field after its opening brace.
 fn field(characters: &mut impl Iterator<Item = char>) -> Result<Piece, TemplateError> {
     let mut name = String::new();
     loop {
@@ -79,8 +79,7 @@ fn field(characters: &mut impl Iterator<Item = char>) -> Result<Piece, TemplateE
 }
 
 impl Template {
-    /// The line of one run. What the database holds is made printable; the user's own text is
-    /// taken as it is.
+    /// Formats one run. Values from the database are escaped; the template's text is not.
     pub fn line(&self, run: &Run) -> String {
         let wants_consoles = self.0.contains(&Piece::Field("consoles"));
         let object = if wants_consoles { run_object(run) } else { run_without_consoles(run) };
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_says_what_one_is() {
+    fn an_invalid_template_is_refused_with_an_explanation() {
         let unknown = parse("{nmae}").unwrap_err().to_string();
         assert!(unknown.contains("'nmae'") && unknown.contains("config_file"), "{unknown}");
         for text in ["{name", "name}", "{na{me}"] {

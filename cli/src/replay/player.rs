@@ -1,4 +1,4 @@
-//! The play: what is due is written, and between that the loop sleeps.
+//! The event handler of a replay: writes the entries that are due, and sleeps between them.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -17,18 +17,18 @@ use crate::reason;
 use crate::runs::RunLog;
 use crate::screen::Screen;
 
-/// Entries that are played before signals and keys get their turn again.
+/// Number of entries played before signals and keys are handled again.
 const BATCH: usize = 64;
 
-/// How long our terminal may take to be given back. It may have been stopped by Ctrl-S.
+/// Timeout for restoring the terminal, whose output may be stopped by Ctrl-S.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// How it ended.
+/// How the replay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Everything was played, somebody typed q, or nobody reads it any more.
+pub enum ReplayEnd {
+    /// The log is played, q was typed, or stdout was closed by its reader.
     Ended,
-    /// A signal has ended it.
+    /// A signal was received.
     Signalled(Signal),
 }
 
@@ -38,64 +38,64 @@ pub enum Source {
     Stdout,
 }
 
-/// When the play began, as if it had never been halted.
+/// The time of the replay. Its start is moved forward by each pause.
 #[derive(Debug)]
 struct Clock {
     began: Instant,
-    /// Since when the user has halted it.
-    halted: Option<Instant>,
-    /// Since when we are stopped.
+    /// Time since which the user has paused the replay.
+    paused: Option<Instant>,
+    /// Time since which the process is stopped by a signal.
     stopped: Option<Instant>,
 }
 
-/// What is played next.
+/// The next action.
 #[derive(Debug, Clone, Copy)]
 enum Next {
     Bytes,
-    /// Another run finds a terminal as this one did.
+    /// Start of the next run, which gets the terminal in its original state.
     Run,
     End,
 }
 
-/// A play under way.
+/// A replay in progress.
 pub struct Player {
     log: RunLog,
     schedule: Schedule,
     clock: Clock,
     stdout: Handle,
-    /// Set while our stdout has not taken all of `out`.
+    /// Registration of stdout while it does not accept all of `out`.
     blocked: Option<SourceId>,
     next: Option<(Duration, Next)>,
-    /// The bytes that come next.
+    /// The bytes of the next action.
     held: Vec<u8>,
     timer: Option<TimerId>,
-    /// What is being written.
+    /// Bytes being written.
     out: Vec<u8>,
-    /// How much of that has been.
+    /// Number of them that have been written.
     written: usize,
-    /// Between the log and our terminal.
+    /// The filter, if stdout is a terminal.
     screen: Option<Screen>,
     terminal: Option<Terminal>,
     keys: Option<(Handle, SourceId)>,
-    outcome: Option<Result<Outcome, String>>,
+    end: Option<Result<ReplayEnd, String>>,
 }
 
 type Cx<'a> = Context<'a, Player>;
 
 impl Clock {
     fn is_halted(&self) -> bool {
-        self.halted.is_some() || self.stopped.is_some()
+        self.paused.is_some() || self.stopped.is_some()
     }
 
-    /// How long it is until this moment of the play.
+    /// Time left until this moment of the replay.
     fn until(&self, due: Duration) -> Duration {
         due.saturating_sub(self.began.elapsed())
     }
 
-    fn halt_or_go_on(&mut self) {
-        match self.halted.take() {
+    fn toggle_pause(&mut self) {
+        match self.paused.take() {
             Some(since) => self.began += since.elapsed(),
-            None => self.halted = Some(Instant::now()),
+            None => self.paused = Some(Instant::now()),
         }
     }
 
@@ -103,13 +103,12 @@ impl Clock {
         self.stopped.get_or_insert_with(Instant::now);
     }
 
-    fn go_on(&mut self) {
-        if let Some(since) = self.stopped.take() {
-            match &mut self.halted {
-                // All that time counts as halted anyhow.
-                Some(_) => {}
-                None => self.began += since.elapsed(),
-            }
+    fn resume(&mut self) {
+        // While paused, the time counts as paused already.
+        if let Some(since) = self.stopped.take()
+            && self.paused.is_none()
+        {
+            self.began += since.elapsed();
         }
     }
 }
@@ -120,7 +119,7 @@ impl Player {
         Self {
             log,
             schedule: Schedule::new(pace),
-            clock: Clock { began: Instant::now(), halted: None, stopped: None },
+            clock: Clock { began: Instant::now(), paused: None, stopped: None },
             stdout,
             blocked: None,
             next: None,
@@ -131,21 +130,21 @@ impl Player {
             screen: at_terminal.then(Screen::session),
             terminal: if at_terminal { Terminal::open() } else { None },
             keys: None,
-            outcome: None,
+            end: None,
         }
     }
 
-    /// Gives the terminal back. How it ended, and the log.
-    pub fn end(mut self) -> (Result<Outcome, String>, RunLog) {
-        self.give_back(Screen::end);
+    /// Restores the terminal. Returns the end and the log.
+    pub fn end(mut self) -> (Result<ReplayEnd, String>, RunLog) {
+        self.restore_screen(Screen::end);
         if let Some(terminal) = &mut self.terminal {
             terminal.leave_raw();
         }
-        (self.outcome.unwrap_or(Ok(Outcome::Ended)), self.log)
+        (self.end.unwrap_or(Ok(ReplayEnd::Ended)), self.log)
     }
 
     fn begin(&mut self, cx: &mut Cx<'_>) -> io::Result<()> {
-        self.quiet();
+        self.disable_echo();
         if self.terminal.is_some()
             && terminal::stdin().is_terminal()
             && let Some(stdin) = Handle::open(terminal::stdin(), Direction::Read)?
@@ -157,16 +156,16 @@ impl Player {
         Ok(())
     }
 
-    /// Keeps what is typed off the screen.
-    fn quiet(&mut self) -> Option<RawState> {
+    /// Turns off the terminal's echo, so that keys do not disturb the picture.
+    fn disable_echo(&mut self) -> Option<RawState> {
         let entered = self.terminal.as_mut()?.enter_quiet();
         entered.inspect_err(|error| warn!("can't set the terminal's modes: {error}")).ok()
     }
 
-    /// Plays what is due.
+    /// Plays the entries that are due.
     fn play(&mut self, cx: &mut Cx<'_>) {
         for _ in 0..BATCH {
-            if self.outcome.is_some() || self.blocked.is_some() || self.clock.is_halted() {
+            if self.end.is_some() || self.blocked.is_some() || self.clock.is_halted() {
                 return;
             }
             let (due, next) = match self.next {
@@ -187,15 +186,15 @@ impl Player {
                 (Next::Bytes, None) => self.out.extend_from_slice(&self.held),
                 (Next::Run, Some(screen)) => screen.end(&mut self.out),
                 (Next::Run, None) => {}
-                (Next::End, _) => return self.finish(Ok(Outcome::Ended)),
+                (Next::End, _) => return self.finish(Ok(ReplayEnd::Ended)),
             }
             self.flush(cx);
         }
-        // So much is due that signals and keys have to wait: they come first.
+        // Return to the event loop, so that signals and keys are handled.
         self.wait(Duration::ZERO, cx);
     }
 
-    /// Fetches what comes next, and when.
+    /// Reads the next entry and the time when it is due.
     fn load(&mut self) -> Result<(Duration, Next), String> {
         loop {
             let begun = !self.log.is_empty();
@@ -216,21 +215,21 @@ impl Player {
                     return Ok((due, Next::Run));
                 }
                 Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if !begun => {
-                    self.compare(columns, rows);
+                    self.warn_if_smaller(columns, rows);
                 }
                 Entry::Mark { .. } => {}
             }
         }
     }
 
-    /// Tells that the session had more room than there is here, before it begins.
-    fn compare(&self, columns: u16, rows: u16) {
+    /// Warns that the terminal is smaller than that of the session.
+    fn warn_if_smaller(&self, columns: u16, rows: u16) {
         let ours = self.terminal.as_ref().and_then(Terminal::size);
         if let Some((our_rows, our_columns)) = ours
             && (our_rows < rows || our_columns < columns)
         {
             warn!(
-                "the session had a terminal of {columns}x{rows}, and here are {our_columns}x{our_rows}"
+                "the session had a terminal of {columns}x{rows}, and this one has {our_columns}x{our_rows}"
             );
         }
     }
@@ -246,7 +245,7 @@ impl Player {
         }
     }
 
-    /// Writes what our stdout takes.
+    /// Writes as much as stdout accepts.
     fn flush(&mut self, cx: &mut Cx<'_>) {
         while let Some(rest @ [_, ..]) = self.out.get(self.written..) {
             match self.stdout.write(rest) {
@@ -272,31 +271,31 @@ impl Player {
         }
     }
 
-    /// A reader that goes away has all it wanted, and a terminal may be closed.
+    /// Handles a write error. A closed pipe or a hangup of the terminal ends the replay without an error.
     fn refused(&mut self, error: &io::Error) {
         self.screen = None;
         self.finish(if terminal::peer_has_gone(error, self.stdout.is_terminal()) {
-            Ok(Outcome::Ended)
+            Ok(ReplayEnd::Ended)
         } else {
             Err(format!("can't write to stdout: {}", reason(error)))
         });
     }
 
-    fn finish(&mut self, outcome: Result<Outcome, String>) {
-        self.outcome.get_or_insert(outcome);
+    fn finish(&mut self, end: Result<ReplayEnd, String>) {
+        self.end.get_or_insert(end);
     }
 
     fn read_keys(&mut self, cx: &mut Cx<'_>) {
         let Some((stdin, id)) = &mut self.keys else { return };
         let mut typed = [0; 64];
-        // In the background what is typed is another's.
+        // In the background, terminal input belongs to another process group.
         let ours = self.terminal.as_ref().is_some_and(Terminal::is_raw);
         match if ours { stdin.read(&mut typed) } else { Err(io::ErrorKind::WouldBlock.into()) } {
             Ok(count @ 1..) => {
                 for key in typed.iter().take(count) {
                     match key {
-                        b'q' => self.finish(Ok(Outcome::Ended)),
-                        b' ' => self.clock.halt_or_go_on(),
+                        b'q' => self.finish(Ok(ReplayEnd::Ended)),
+                        b' ' => self.clock.toggle_pause(),
                         _ => {}
                     }
                 }
@@ -312,14 +311,14 @@ impl Player {
         }
     }
 
-    /// Writes what a screen has to say to a terminal that is to be used by others, instead of what
-    /// it has not taken yet. Waits for it, but not for long.
-    fn give_back(&mut self, say: impl FnOnce(&mut Screen, &mut Vec<u8>)) {
+    /// Writes the sequences that restore the terminal, and drops output not yet written. Waits for a
+    /// limited time.
+    fn restore_screen(&mut self, restore: impl FnOnce(&mut Screen, &mut Vec<u8>)) {
         let Some(screen) = &mut self.screen else { return };
         self.out.clear();
         self.written = 0;
         let mut out = Vec::new();
-        say(screen, &mut out);
+        restore(screen, &mut out);
         let give_up = Instant::now() + GIVE_BACK;
         let mut rest = out.as_slice();
         while !rest.is_empty() && Instant::now() < give_up {
@@ -335,8 +334,8 @@ impl Player {
     }
 }
 
-/// Adds `bytes` to `out`, each line with the carriage return that a terminal adds for a program on
-/// pipes. Ours doesn't while we play: a program that has made its own raw moves down without one.
+/// Appends `bytes` with a carriage return before each newline. A terminal adds one for a program on
+/// pipes (ONLCR), but not while a replay has output processing turned off.
 fn with_returns(bytes: &[u8], out: &mut Vec<u8>) {
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         match line.strip_suffix(b"\n") {
@@ -378,23 +377,23 @@ impl Handler for Player {
     fn signal(&mut self, signal: i32, cx: &mut Context<'_, Self>) {
         match Signal::from_number(signal) {
             Some(signal @ (Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)) => {
-                self.finish(Ok(Outcome::Signalled(signal)));
+                self.finish(Ok(ReplayEnd::Signalled(signal)));
             }
             Some(Signal::TSTP) => {
                 self.clock.stop();
-                self.give_back(|screen, out| screen.suspend(out));
+                self.restore_screen(|screen, out| screen.suspend(out));
                 if let Some(terminal) = &mut self.terminal {
                     terminal.leave_raw();
                 }
             }
             Some(Signal::CONT) => {
-                self.quiet();
+                self.disable_echo();
                 if let Some(screen) = &self.screen
                     && self.clock.stopped.is_some()
                 {
                     screen.resume(&mut self.out);
                 }
-                self.clock.go_on();
+                self.clock.resume();
                 self.flush(cx);
                 self.play(cx);
             }
@@ -407,7 +406,7 @@ impl Handler for Player {
     }
 
     fn is_done(&self) -> bool {
-        self.outcome.is_some()
+        self.end.is_some()
     }
 }
 
@@ -416,23 +415,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_halted_or_stopped_goes_on_where_it_was() {
+    fn time_paused_or_stopped_does_not_count() {
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
         let seconds = |clock: &Clock| clock.until(Duration::from_secs(5000)).as_secs();
-        let mut clock = Clock { began: ago(3000), halted: Some(ago(2000)), stopped: None };
+        let mut clock = Clock { began: ago(3000), paused: Some(ago(2000)), stopped: None };
         assert!(clock.is_halted());
-        clock.halt_or_go_on();
+        clock.toggle_pause();
         assert!(!clock.is_halted());
         assert!((3000..=4000).contains(&seconds(&clock)), "{clock:?}");
-        // Stopped while it is halted: no time counts twice.
+        // Stopped while paused: no time counts twice.
         let mut clock =
-            Clock { began: ago(3000), halted: Some(ago(2000)), stopped: Some(ago(1000)) };
-        clock.go_on();
+            Clock { began: ago(3000), paused: Some(ago(2000)), stopped: Some(ago(1000)) };
+        clock.resume();
         assert!(clock.is_halted());
-        clock.halt_or_go_on();
+        clock.toggle_pause();
         assert!((3000..=4000).contains(&seconds(&clock)), "{clock:?}");
-        let mut clock = Clock { began: ago(3000), halted: None, stopped: Some(ago(2000)) };
-        clock.go_on();
+        let mut clock = Clock { began: ago(3000), paused: None, stopped: Some(ago(2000)) };
+        clock.resume();
         assert!((3000..=4000).contains(&seconds(&clock)), "{clock:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! When each entry of a log is played.
+//! Computes when each entry of a log is played.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use vmon::logfile::read::Entry;
 
 use crate::timeline::Timeline;
 
-/// How fast.
+/// The pace of a replay.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// So many times as fast as it was.
+    /// Speed factor.
     pub speed: f64,
-    /// The longest pause, before it is made shorter by the speed.
+    /// The longest pause, before the speed factor is applied.
     pub max_idle: Option<Duration>,
 }
 
-/// Counts from the beginning of the play, so that nothing adds up.
+/// Computes times from the beginning of the replay, so that rounding errors do not add up.
 #[derive(Debug)]
 pub struct Schedule {
     pace: Pace,
     timeline: Timeline,
-    /// The time of the session up to which it is planned.
+    /// Time of the session at the last entry.
     planned: Duration,
-    /// How much of its pauses is left out.
+    /// Total time by which pauses have been shortened.
     skipped: Duration,
 }
 
@@ -33,11 +33,11 @@ impl Schedule {
         Self { pace, timeline: Timeline::default(), planned, skipped }
     }
 
-    /// How long after the beginning of the play it comes.
+    /// The time from the beginning of the replay to this entry.
     pub fn due(&mut self, entry: &Entry<'_>) -> Duration {
         let at = match *entry {
             Entry::Mark { time, mark: Mark::Start { .. } } => self.timeline.begin(time),
-            // A session ends with its last output, and a size is nothing to see.
+            // Other marks have no effect, so they do not prolong the replay.
             Entry::Mark { .. } => self.planned,
             Entry::Bytes { time, .. } => self.timeline.at(time),
         };
@@ -46,7 +46,7 @@ impl Schedule {
             self.skipped += pause.saturating_sub(max_idle);
         }
         self.planned = at;
-        // Centuries at most, at a tenth of the speed: no overflow.
+        // At a tenth of the speed the result is centuries at most: no overflow.
         (at - self.skipped).div_f64(self.pace.speed)
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_takes_the_time_that_it_took() {
+    fn a_session_is_played_at_its_original_pace() {
         let entries = [start(1000), bytes(1500), bytes(1500), bytes(9000)];
         assert_eq!(due(1.0, None, &entries), [0, 500, 500, 8000]);
         assert_eq!(due(2.0, None, &entries), [0, 250, 250, 4000]);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_are_cut_and_what_is_left_of_them_goes_by_the_speed() {
+    fn pauses_are_limited_before_the_speed_is_applied() {
         let entries = [bytes(0), bytes(10_000), bytes(10_500), bytes(20_000)];
         assert_eq!(due(1.0, Some(1000), &entries), [0, 1000, 1500, 2500]);
         assert_eq!(due(2.0, Some(1000), &entries), [0, 500, 750, 1250]);
@@ -95,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_time_comes_at_once() {
+    fn bytes_without_a_time_are_played_at_once() {
         assert_eq!(due(1.0, None, &[UNKNOWN, UNKNOWN]), [0, 0]);
         assert_eq!(due(1.0, None, &[UNKNOWN, bytes(700), bytes(900), UNKNOWN]), [0, 0, 200, 200]);
     }
 
     #[test]
-    fn neither_marks_nor_the_time_between_runs_hold_up_the_play() {
+    fn neither_marks_nor_the_time_between_runs_delay_the_replay() {
         let end = Entry::Mark { time: at(5000), mark: Mark::Stop(End::Exited(0)) };
         let size = Entry::Mark { time: at(300), mark: Mark::Resize { columns: 1, rows: 1 } };
         let entries = [start(0), size, bytes(400), end, start(90_000), bytes(90_100)];

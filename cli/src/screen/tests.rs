@@ -20,7 +20,7 @@ fn session(bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8(passed(Screen::session(), &[bytes.as_ref()])).unwrap()
 }
 
-/// What ends a session that has written this.
+/// The sequences that end a session with this output.
 fn end(bytes: impl AsRef<[u8]>) -> String {
     let mut screen = Screen::session();
     screen.filter(bytes.as_ref(), &mut Vec::new());
@@ -29,7 +29,7 @@ fn end(bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// What looks like output that wants everything of a terminal.
+/// Random output with many escape sequences.
 fn any_output(random: &mut Rng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.usize(..40) {
@@ -54,7 +54,7 @@ fn any_output(random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Each has changed a terminal, or has made one type.
+/// Sequences that change a terminal or make it reply.
 const SEQUENCES: &[&[u8]] = &[
     b"\x1b[31m",
     b"\x1b[1;4:3;38;2;1;2;3;48:5:17m",
@@ -163,7 +163,7 @@ const SEQUENCES: &[&[u8]] = &[
 ];
 
 #[test]
-fn text_passes_with_its_colours_and_nothing_else() {
+fn text_keeps_its_colours_and_no_other_sequence() {
     let plain = "a\tb\r\nc\x08d grüße 🦀\n";
     assert_eq!(text(plain), plain);
     assert_eq!(text("\x1b[31mred\x1b[0m"), "\x1b[31mred\x1b[m");
@@ -177,26 +177,26 @@ fn text_passes_with_its_colours_and_nothing_else() {
 }
 
 #[test]
-fn controls_of_eight_bits_pass_neither_as_bytes_nor_as_characters() {
+fn eight_bit_controls_pass_neither_as_bytes_nor_as_characters() {
     assert_eq!(text(b"a\x9b6nb"), "a6nb");
     assert_eq!(text("a\u{9b}6n\u{9d}0;t\u{9c}b"), "a6n0;tb");
     assert_eq!(session("a\u{9b}6n\u{90}b\u{85}"), "a6nb");
 }
 
 #[test]
-fn bytes_that_are_no_characters_are_shown_as_such() {
+fn invalid_bytes_are_replaced() {
     assert_eq!(text(b"a\xffb\xc3\n"), "a\u{fffd}b\u{fffd}\n");
 }
 
 #[test]
-fn an_unfinished_sequence_of_a_text_ends_with_its_line() {
+fn an_incomplete_sequence_of_a_text_ends_with_its_line() {
     assert_eq!(text("\x1b]0;never ended\nnext\n"), "\nnext\n");
     assert_eq!(text("\x1bPq\nnext\x1b[3\n1m\x1bk\nend"), "\nnext\n1m\nend");
     assert_eq!(session("\x1b]0;never\nended\x07next"), "next");
 }
 
 #[test]
-fn sequences_and_characters_are_found_however_they_are_cut() {
+fn sequences_and_characters_are_found_in_input_split_anywhere() {
     let mut random = Rng::with_seed(7);
     for _ in 0..300 {
         let bytes = any_output(&mut random);
@@ -213,7 +213,7 @@ fn sequences_and_characters_are_found_however_they_are_cut() {
 }
 
 #[test]
-fn a_text_has_no_escape_but_those_of_colours() {
+fn a_text_has_no_escape_sequence_but_colours() {
     let mut random = Rng::with_seed(11);
     for _ in 0..3000 {
         let bytes = any_output(&mut random);
@@ -229,7 +229,7 @@ fn a_text_has_no_escape_but_those_of_colours() {
 }
 
 #[test]
-fn colours_end_before_something_of_ours_and_come_back_after_it() {
+fn colours_are_reset_before_other_output_and_restored_after_it() {
     let mut screen = Screen::text();
     let mut out = Vec::new();
     screen.filter(b"\x1b[31ma\x1b[1mb", &mut out);
@@ -258,7 +258,7 @@ fn colours_end_before_something_of_ours_and_come_back_after_it() {
 }
 
 #[test]
-fn a_session_draws_as_it_did() {
+fn sequences_that_draw_pass_in_a_session() {
     for drawn in [
         "\x1b[2J\x1b[H\x1b[3;4Hx\x1b[K\x1b[2P\x1b[5@\x1b[L\x1b[M\x1b[4X\x1b[3b\x1b[1;2f\x1b[5d",
         "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[4h\x1b[?2026h\x1b[?1048h\x1b7\x1b8\x1b[s\x1b[u",
@@ -270,7 +270,7 @@ fn a_session_draws_as_it_did() {
 }
 
 #[test]
-fn a_session_makes_the_terminal_neither_answer_nor_change_for_good() {
+fn a_session_makes_the_terminal_neither_reply_nor_change_permanently() {
     for kept in [
         "\x1b[c",
         "\x1b[>c",
@@ -309,7 +309,7 @@ fn a_session_makes_the_terminal_neither_answer_nor_change_for_good() {
 }
 
 #[test]
-fn what_a_session_has_changed_is_undone_at_its_end() {
+fn the_end_of_a_session_restores_the_terminal() {
     let always = "\x1b[m\x0f\x1b(B";
     assert_eq!(end("text"), always);
     assert_eq!(end("\x1b[?1049h\x1b[?25l"), format!("\x1b[?1049l{always}\x1b[?25h"));
@@ -321,7 +321,7 @@ fn what_a_session_has_changed_is_undone_at_its_end() {
 }
 
 #[test]
-fn a_sessions_own_reset_takes_back_what_it_has_changed() {
+fn a_reset_in_a_session_undoes_its_changes() {
     assert_eq!(
         session("\x1b[?1049h\x1b[?25l\x1bcx"),
         "\x1b[?1049h\x1b[?25l\x1b[?1049l\x1b[m\x0f\x1b(B\x1b[?25h\x1b[H\x1b[2Jx"
@@ -330,7 +330,7 @@ fn a_sessions_own_reset_takes_back_what_it_has_changed() {
 }
 
 #[test]
-fn a_session_goes_on_where_it_was_suspended() {
+fn a_session_is_resumed_where_it_was_suspended() {
     let mut screen = Screen::session();
     let changes = b"\x1b[?1049h\x1b[?25l\x1b[2;5r\x1b(0\x1b)0\x0e\x1b[31m";
     screen.filter(changes, &mut Vec::new());

@@ -1,4 +1,4 @@
-//! What passes, held against tmux, which reads sequences by code of its own.
+//! Compares the filtered output with tmux, which has a parser of its own.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use nix::poll::{PollTimeout, poll};
 use super::super::Screen;
 use super::{SEQUENCES, any_output};
 
-/// Shown in no colours once all else is.
+/// Shown without attributes after all other output.
 const LAST_LINE: &str = "the end";
 
-/// A terminal emulator that nobody here wrote, in which `cat` has written something and waits.
+/// An independent terminal emulator, in which `cat` has written the output and waits for input.
 struct Tmux {
     directory: tempfile::TempDir,
 }
 
 impl Tmux {
-    /// `None` where it is missing.
+    /// `None` if tmux is not installed.
     fn showing(bytes: &[u8]) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let tmux = Self { directory };
@@ -39,7 +39,7 @@ impl Tmux {
             eprintln!("skipped: {missing}");
             return None;
         }
-        tmux.wait("all is shown", || tmux.screen().lines().any(is_last));
+        tmux.wait("the whole output", || tmux.screen().lines().any(is_last));
         Some(tmux)
     }
 
@@ -50,35 +50,35 @@ impl Tmux {
     fn command(&self, args: &[&str]) -> std::io::Result<Output> {
         let mut command = Command::new("tmux");
         command.arg("-S").arg(self.file("socket")).arg("-f").arg(self.file("conf")).args(args);
-        // tmux runs a command with the user's shell, and an account may have none that does.
+        // tmux runs the command with the user's login shell, which may be nologin.
         command.env("SHELL", "/bin/sh").stdin(Stdio::null()).env_remove("TMUX").output()
     }
 
-    fn say(&self, args: &[&str]) -> String {
+    fn query(&self, args: &[&str]) -> String {
         String::from_utf8(self.command(args).unwrap().stdout).unwrap()
     }
 
-    /// What is shown, with its colours, if there are any.
+    /// The contents of the screen, with attributes.
     fn screen(&self) -> String {
-        self.say(&["capture-pane", "-p", "-e"])
+        self.query(&["capture-pane", "-p", "-e"])
     }
 
     fn wait(&self, what: &str, mut event: impl FnMut() -> bool) {
         let give_up = Instant::now() + Duration::from_secs(60);
         while !event() {
-            assert!(Instant::now() < give_up, "it never came: {what}");
+            assert!(Instant::now() < give_up, "timeout: {what}");
             let _ = poll(&mut [], PollTimeout::from(5_u8));
         }
     }
 
-    /// Everything that it tells of a terminal's state, but for the cursor's place.
+    /// The reported state of the terminal, without the cursor position.
     fn state(&self) -> String {
-        // What the terminal types comes before the key.
+        // Replies of the terminal come before the key.
         self.command(&["send-keys", "Z"]).unwrap();
         self.wait("the key", || {
             fs::read(self.file("typed")).is_ok_and(|typed| typed.contains(&b'Z'))
         });
-        self.say(&[
+        self.query(&[
             "display-message",
             "-p",
             "alternate #{alternate_on} cursor #{cursor_flag} insert #{insert_flag} keypad #{keypad_flag} \
@@ -88,7 +88,7 @@ impl Tmux {
         ])
     }
 
-    /// What the terminal has typed, but for our own key.
+    /// The replies of the terminal, without the key.
     fn typed(&self) -> Vec<u8> {
         fs::read(self.file("typed")).unwrap().into_iter().filter(|&byte| byte != b'Z').collect()
     }
@@ -100,7 +100,8 @@ impl Drop for Tmux {
     }
 }
 
-/// Whether the line has no attributes of its own: tmux tells where those of the line before end.
+/// Whether this is the last line, without attributes of its own: tmux writes the resets of the line
+/// before in front of it.
 fn is_last(mut line: &str) -> bool {
     let ends = ["\x1b[0m", "\x1b[39m", "\x1b[49m", "\x1b[59m", "\x0f"];
     while let Some(rest) = ends.iter().find_map(|end| line.strip_prefix(end)) {
@@ -110,7 +111,7 @@ fn is_last(mut line: &str) -> bool {
 }
 
 #[test]
-fn the_terminal_of_these_tests_shows_what_is_let_through() {
+fn tmux_shows_the_effect_of_sequences_that_are_not_filtered() {
     let Some(fresh) = Tmux::showing(b"") else { return };
     for sequence in [
         "\x1b[?1049h",
@@ -150,11 +151,11 @@ fn leaves_a_terminal_as_it_was(screen: fn() -> Screen) {
 }
 
 #[test]
-fn no_text_leaves_a_terminal_changed() {
+fn no_text_changes_a_terminal() {
     leaves_a_terminal_as_it_was(Screen::text);
 }
 
 #[test]
-fn no_session_leaves_a_terminal_changed() {
+fn no_session_changes_a_terminal() {
     leaves_a_terminal_as_it_was(Screen::session);
 }

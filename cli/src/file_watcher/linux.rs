@@ -1,4 +1,4 @@
-//! inotify(7).
+//! With inotify(7).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -10,13 +10,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use super::{Target, existing};
 
 #[derive(Debug)]
-pub struct Changes {
+pub struct FileWatcher {
     inotify: Inotify,
-    /// Each file has one, however often it is watched.
+    /// inotify(7) has one watch descriptor for each file, however often it is added.
     watched: Vec<WatchDescriptor>,
 }
 
-impl Changes {
+impl FileWatcher {
     pub fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         Ok(Self { inotify, watched: Vec::new() })
@@ -32,7 +32,7 @@ impl Changes {
             }
         }
         for watch in self.watched.iter().filter(|watch| !now.contains(watch)) {
-            // One whose file is gone went with it.
+            // Fails if the file was removed, which removed the watch.
             let _ = self.inotify.rm_watch(*watch);
         }
         let is_new = now.iter().any(|watch| !self.watched.contains(watch));
@@ -45,7 +45,7 @@ impl Changes {
     }
 }
 
-impl AsFd for Changes {
+impl AsFd for FileWatcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
@@ -69,7 +69,7 @@ fn flags(target: &Target<'_>) -> AddWatchFlags {
                 | AddWatchFlags::IN_MOVED_FROM
                 | AddWatchFlags::IN_MOVED_TO
         }
-        // A removed name is a change of the file's attributes.
+        // Removing one of a file's names changes its attributes (link count).
         Target::Open(_) => moved | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB,
         Target::Named(_) => {
             moved

@@ -1,4 +1,4 @@
-//! Where the log of a sandbox lies: on record, or in the state directory.
+//! Finds the log of a sandbox, by the record or in the state directory.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,26 +13,26 @@ use super::super::select::{Record, Recorded, SelectError, Selector};
 use super::super::shared::Places;
 use super::{RunArgs, Runs};
 
-/// A log, and whose it is. Displayed as CONFIG/NAME, of a console CONFIG/NAME@CONSOLE.
+/// A log and its sandbox. Displayed as CONFIG/NAME, or as CONFIG/NAME@CONSOLE.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct LogSource {
     pub log_dir: PathBuf,
     pub config_file: String,
     pub name: String,
-    /// Of the console beside the sandbox's own streams, where it is one's.
+    /// The console, if the log is that of a console.
     pub console: Option<Name>,
-    /// None of one that is not on record, or not any more.
+    /// `None` if the sandbox is not on record.
     pub sandbox: Option<Recorded>,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for LogSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.config_file, self.log_name())
     }
 }
 
-impl Place {
-    /// The log that is meant. What the record does not know may still be where the state's logs are.
+impl LogSource {
+    /// Finds the selected log. For a sandbox that is not on record, the state directory is searched.
     pub fn find(args: &RunArgs, record: &Record, places: &Places) -> Result<Self, SelectError> {
         let log_dir = places.default_log_dir();
         let console = args.console.as_ref().and_then(ConsoleChoice::name);
@@ -43,12 +43,12 @@ impl Place {
         }
     }
 
-    /// What the log's name is without its ending.
+    /// The name of the log without `.log`.
     pub fn log_name(&self) -> String {
         log_name(&self.name, self.console.as_ref())
     }
 
-    /// Another program's record does not say where its log is: the ecosystem's place is ours.
+    /// The log of a sandbox. The record of another program has no log directory; `otherwise` is used.
     pub fn of(sandbox: Recorded, console: Option<Name>, otherwise: PathBuf) -> Self {
         let spec = sandbox.latest().and_then(|run| run.spec.as_ref());
         Self {
@@ -60,7 +60,7 @@ impl Place {
         }
     }
 
-    /// One of which nothing but the log is left.
+    /// A log whose sandbox is not on record.
     fn left(
         log_dir: PathBuf,
         selector: Selector,
@@ -89,7 +89,7 @@ impl Place {
         }
     }
 
-    /// The run that is meant; of all runs the latest. `None` where it is not on record.
+    /// The selected run, or the latest of all runs; `None` if it is not on record.
     pub fn run(&self, runs: Runs) -> Option<&Run> {
         let sandbox = self.sandbox.as_ref()?;
         match runs {
@@ -98,18 +98,18 @@ impl Place {
         }
     }
 
-    /// How the log is written, as far as that is known.
+    /// How the log is written, if on record.
     pub fn options(&self) -> Option<LogOptions> {
         let run = self.sandbox.as_ref()?.latest()?;
         run.spec.as_ref().map(|spec| spec.sandbox.log)
     }
 
-    /// Whether what is written gets an index a little later.
+    /// Whether times are indexed some time after the bytes are written.
     pub fn has_late_times(&self) -> bool {
         self.options().is_none_or(|options| options.index && options.format == Format::Raw)
     }
 
-    /// Whether it is running.
+    /// Whether the sandbox is running.
     pub fn is_running(&self) -> bool {
         self.sandbox.as_ref().is_some_and(|sandbox| sandbox.running().is_some())
     }
@@ -122,7 +122,7 @@ fn log_name(name: &str, console: Option<&Name>) -> String {
     }
 }
 
-/// Whether a log of that name could be one of ours.
+/// Whether vmon could have written a log with these names.
 fn is_ours(config_file: &str, name: &str) -> bool {
     Name::new(config_file).is_ok() && Name::new(name).is_ok()
 }

@@ -1,4 +1,4 @@
-//! What the command says: failures and warnings on stderr, one line each, and answers on stdout.
+//! Messages on stderr, one line each, and output on stdout.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use vmon::terminal::{self, Messages};
 
 use super::Cli;
 
-/// Which of vmon's own messages are told.
+/// The level of messages written to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum)]
 pub enum LogLevel {
     Off,
@@ -27,7 +27,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// As it is given on the command line.
+    /// The value on the command line.
     pub fn word(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -53,21 +53,21 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Sends the library's events to `messages`.
+/// Installs a subscriber that writes tracing events to `messages`.
 pub fn install(messages: &Messages, level: LogLevel) {
     install_on(messages.clone(), level);
 }
 
-/// Sends the library's events to whoever takes lines.
+/// Installs a subscriber that passes tracing events to `listener`.
 pub fn install_on(listener: impl Listener, level: LogLevel) {
     let lines = Lines { listener, level: level.into() };
-    // Fails only when this process has a subscriber already; then that one takes the events.
+    // Fails only if the process has a subscriber already, which then stays in use.
     let _ = tracing::subscriber::set_global_default(lines);
 }
 
-/// Takes what vmon says. Never waits, and never fails for long.
+/// Receives messages. Must not block.
 pub trait Listener: Send + Sync + 'static {
-    /// One line, with its end.
+    /// One line, with its newline.
     fn line(&self, line: &str);
 }
 
@@ -78,7 +78,7 @@ impl Listener for Messages {
     }
 }
 
-/// Tells each event as a line, `vmon: warn: message key=value`. There are no spans to tell.
+/// Formats each event as a line, `vmon: warn: message key=value`. Spans are ignored.
 struct Lines<L> {
     listener: L,
     level: LevelFilter,
@@ -113,7 +113,7 @@ impl<L: Listener> Subscriber for Lines<L> {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// The fields of an event in their order: the message as it is, the others as `key=value`.
+/// The fields of an event in order: the message unchanged, the others as `key=value`.
 struct Fields(String);
 
 impl Visit for Fields {
@@ -127,7 +127,7 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let Self(line) = self;
         let gap = if line.is_empty() { "" } else { " " };
-        // A String takes everything.
+        // Writing to a String does not fail.
         let _ = match field.name() {
             "message" => write!(line, "{gap}{value:?}"),
             name => write!(line, "{gap}{name}={value:?}"),
@@ -145,23 +145,23 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// Says on stderr why the command fails, as one line.
+/// Writes the reason of a failure to stderr, as one line.
 pub fn failure(messages: &Messages, text: &str) {
-    // One write, so that lines of several processes on one stderr do not mix.
+    // A single write, so that lines of several processes do not mix.
     messages.line(&failure_line(text));
 }
 
-/// Says something on a terminal where the cursor may be anywhere.
+/// Writes a message on a new line of a terminal whose cursor position is not known.
 pub fn on_new_line(messages: &Messages, text: &str) {
     messages.line(&format!("\n{}", failure_line(text)));
 }
 
-/// Why the command fails, as one line.
+/// Formats the reason of a failure as one line.
 pub fn failure_line(text: &str) -> String {
     format!("vmon: {}\n", one_line(text))
 }
 
-/// Writes an answer to stdout. A reader that has gone away has all it wanted.
+/// Writes to stdout. A reader that has closed it is not an error.
 pub fn stdout(answer: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(answer).and_then(|()| stdout.flush()) {
@@ -170,7 +170,7 @@ pub fn stdout(answer: &[u8]) -> io::Result<()> {
     }
 }
 
-/// `text` with its control characters escaped: it can neither break a line nor steer a terminal.
+/// Escapes control characters, so that `text` can neither break a line nor control a terminal.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -190,8 +190,7 @@ fn one_line(text: &str) -> Cow<'_, str> {
     printable(text.trim_end())
 }
 
-/// clap's message of several lines as one: what is wrong, then its suggestion or where the help
-/// is.
+/// Reduces clap's message to one line: the problem, then its suggestion or how to get help.
 pub fn usage_error(error: &clap::Error, args: &[OsString]) -> String {
     let subcommand = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
     match error.kind() {
@@ -206,23 +205,23 @@ pub fn usage_error(error: &clap::Error, args: &[OsString]) -> String {
     let mut paragraphs = without_usage(&rendered).split("\n\n").map(joined);
     let problem = paragraphs.next().unwrap_or_default();
     let problem = problem.strip_prefix("error: ").unwrap_or(&problem);
-    // The tip to pass an unknown option as a value after `--` is only right where it was meant
-    // for the command.
+    // The tip to pass an unknown option as a value after `--` is right only for an option of the
+    // command.
     let tips = paragraphs.find(|text| text.starts_with("tip: ")).unwrap_or_default();
     match tips.split("tip: ").find(|tip| !tip.is_empty() && !tip.starts_with("to pass ")) {
         Some(tip) => format!("{problem}; {}", tip.trim_end()),
-        None if tells_values(error.kind(), problem) => problem.to_owned(),
+        None if lists_values(error.kind(), problem) => problem.to_owned(),
         None => format!("{problem}; see '{} --help'", command_name(subcommand)),
     }
 }
 
-/// A paragraph's lines as one.
+/// Joins the lines of a paragraph.
 fn joined(paragraph: &str) -> String {
     paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ").trim().to_owned()
 }
 
-/// Whether the message itself says what would be right.
-fn tells_values(kind: ErrorKind, problem: &str) -> bool {
+/// Whether the message itself lists the accepted values.
+fn lists_values(kind: ErrorKind, problem: &str) -> bool {
     kind == ErrorKind::ValueValidation || problem.contains("[possible values:")
 }
 
@@ -233,8 +232,8 @@ fn command_name(subcommand: &str) -> String {
     }
 }
 
-/// clap's message without the paragraphs at its end. The last ones: an argument that it quotes may
-/// contain anything.
+/// Removes the last paragraphs of clap's message. Searches from the end, because the message can quote
+/// an argument with any text.
 fn without_usage(rendered: &str) -> &str {
     ["\n\nFor more information", "\n\nUsage:"]
         .iter()
@@ -243,9 +242,9 @@ fn without_usage(rendered: &str) -> &str {
 
 fn no_command(args: &[OsString]) -> String {
     let layers = |arg: &OsString| arg.to_string_lossy().starts_with("--overlayfs-layer");
-    let taken =
+    let hint =
         if args.iter().any(layers) { " ('--' ends the paths of --overlayfs-layer)" } else { "" };
-    format!("no command to run: vmon run [OPTIONS] [--] COMMAND [ARG]...{taken}")
+    format!("no command to run: vmon run [OPTIONS] [--] COMMAND [ARG]...{hint}")
 }
 
 #[cfg(test)]
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_usage_error_is_one_line_with_a_way_out() {
+    fn a_usage_error_is_one_line_with_a_suggestion() {
         assert_eq!(
             error_of(&["vmon", "run", "--nmae", "x", "true"]),
             "unexpected argument '--nmae' found; a similar argument exists: '--name'"
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_command_tells_where_it_goes() {
+    fn a_missing_command_is_reported_with_the_syntax() {
         let line = error_of(&["vmon", "run"]);
         assert_eq!(line, "no command to run: vmon run [OPTIONS] [--] COMMAND [ARG]...");
         let line = error_of(&["vmon", "run", "--overlayfs-layer", "/a", "true"]);

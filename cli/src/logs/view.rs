@@ -1,9 +1,9 @@
-//! A log that is printed, and followed where that was asked for.
+//! Prints a log, and follows it with --follow.
 //!
-//! Everything that is there is printed first, then the system's word of a change is waited for. What
-//! is watched is watched before it is read to its end, so no change is missed.
+//! Prints everything available, then waits for file events. Files are watched before they are read to
+//! the end, so that no change is missed.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use tracing::warn;
 use vmon::logfile::read::{Entry, Hold, LogReader, Position, Warning};
 use vmon::logfile::{Mark, Timestamp};
 
-use super::super::follow::{Changes, Target};
+use super::super::file_watcher::{FileWatcher, Target};
 use super::super::pause::Next;
-use super::super::runs::{Bounds, BoundsError, Place, Runs};
-use super::super::select::{Record, Recorded, Tally};
+use super::super::runs::{Bounds, BoundsError, LogSource, Runs};
+use super::super::select::{Outcome, Record, Recorded};
 use super::super::shared::Places;
 use super::super::{Failure, reason, restarting};
 use super::LogsArgs;
@@ -23,52 +23,52 @@ use super::life::Life;
 use super::output::{Output, Wanted};
 use super::printer::{Printer, Style};
 
-/// So much is printed at once.
+/// Size of a write, in bytes.
 const BATCH: usize = 64 * 1024;
 
-/// How long the bytes of a log may lack their times before they are printed without: five times
-/// what an index takes, and then its writer can't write it.
-const LATE: Duration = Duration::from_secs(1);
+/// Time after which bytes are printed without the times that the index lacks. An index normally
+/// follows within a fifth of that; later, its writer can't write it.
+const INDEX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often is looked where the system can't tell of changes.
-const LOOK: Duration = Duration::from_millis(250);
+/// Poll interval where file events are not available.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What is being printed.
-pub struct Session<'a> {
+/// A log being printed.
+pub struct LogView<'a> {
     args: &'a LogsArgs,
-    place: Place,
+    source: LogSource,
     places: Places,
     reader: LogReader,
-    /// Where it ends, unless it is followed.
+    /// Position at which printing ends, unless the log is followed.
     end: Option<Position>,
-    /// Whether only one run is meant.
+    /// Set if only one run is printed.
     one_run: Option<OneRun>,
-    /// Whether the last thing read was the end of a run.
+    /// Whether the last entry read was the end of a run.
     has_ended: bool,
     watching: Watching,
-    /// Since when bytes lack their times.
+    /// Time since which bytes have been waiting for the index.
     late: Option<Instant>,
     seen: Seen,
 }
 
-/// The run that is meant.
+/// The run to print.
 #[derive(Debug, Clone, Copy)]
 struct OneRun {
-    /// `None` where only its log is left.
+    /// `None` if the run is not on record.
     pid: Option<u32>,
-    /// What was written to the log, as far as that is on record.
+    /// Number of bytes that the run has logged, according to the record.
     bytes: u64,
 }
 
-/// How changes are learnt of.
+/// How changes are detected.
 enum Watching {
-    NotYet,
-    Told(Changes),
-    /// The system can't tell.
-    Looking,
+    NotStarted,
+    Events(FileWatcher),
+    /// File events are not available.
+    Polling,
 }
 
-/// What was known of the bytes.
+/// What was known about the bytes printed.
 #[derive(Debug, Default)]
 struct Seen {
     bytes: bool,
@@ -76,31 +76,36 @@ struct Seen {
     stream: bool,
 }
 
-/// Whether there is more to print.
+/// Result of printing the available entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Printed {
-    /// All that is there.
+    /// The reader has reached the end of the log.
     All,
-    /// All that was asked for, or that anybody wants.
-    Enough,
+    /// The requested part is complete, or stdout is closed.
+    Finished,
 }
 
-impl<'a> Session<'a> {
-    /// Opens the log, and goes to where printing begins.
-    pub fn open(args: &'a LogsArgs, place: Place, places: Places) -> Result<Self, BoundsError> {
-        let (log_dir, config_file, name) = (&place.log_dir, &place.config_file, &place.log_name());
-        // One that was removed is made anew while it is followed.
-        let mut reader = if args.follow && place.is_running() {
+impl<'a> LogView<'a> {
+    /// Opens the log and seeks to the first entry to print.
+    pub fn open(
+        args: &'a LogsArgs,
+        source: LogSource,
+        places: Places,
+    ) -> Result<Self, BoundsError> {
+        let (log_dir, config_file, name) =
+            (&source.log_dir, &source.config_file, &source.log_name());
+        // A log that was removed is created again by a running sandbox.
+        let mut reader = if args.follow && source.is_running() {
             LogReader::expect(log_dir, config_file, name)?
         } else {
             LogReader::open(log_dir, config_file, name)?
         };
-        if let Some(options) = place.options() {
+        if let Some(options) = source.options() {
             reader.written_as(options.format);
         }
         let runs = args.run.runs().unwrap_or(Runs::All);
-        let one_run = OneRun::of(runs, &place);
-        let mut bounds = Bounds::of(runs, &place, &mut reader)?;
+        let one_run = OneRun::of(runs, &source);
+        let mut bounds = Bounds::of(runs, &source, &mut reader)?;
         if let Some(since) = args.since {
             bounds.since(since, &mut reader)?;
         }
@@ -120,40 +125,42 @@ impl<'a> Session<'a> {
         }
         Ok(Self {
             args,
-            place,
+            source,
             places,
             reader,
             end: bounds.end,
             one_run,
             has_ended: false,
-            watching: Watching::NotYet,
+            watching: Watching::NotStarted,
             late: None,
             seen: Seen::default(),
         })
     }
 
-    /// Prints.
-    pub fn run(&mut self, tally: &mut Tally<'_>) -> Result<(), Failure> {
+    /// Prints the log until it ends, or until a signal arrives or stdout is closed.
+    pub fn run(&mut self, outcome: &mut Outcome<'_>) -> Result<(), Failure> {
         let mut output = Output::new()?;
         let style = match output.is_terminal() && !self.args.raw {
             true => Style::Terminal { tint: self.args.tints() },
             false => Style::Exact,
         };
         let mut printer = Printer::new(style, self.args.timestamps);
-        let mut life = Life::of(self.place.sandbox.as_ref());
+        let mut life = Life::of(self.source.sandbox.as_ref());
         let hold = self.hold(style);
         loop {
             let over = life.is_over(self.one_run.is_some());
-            // Its end is in the index before it is over; what the index does not tell of may be the
-            // next run's.
+            // The end of a run is in the index before the run is over. Bytes without an index may
+            // belong to the next run.
             let all = over && self.one_run.is_none();
             self.reader.hold(if all { Hold::Nothing } else { hold });
-            if self.print(&mut printer, &mut output, tally)? == Printed::Enough || self.is_done() {
+            if self.print(&mut printer, &mut output, outcome)? == Printed::Finished
+                || self.is_done()
+            {
                 break;
             }
             if over && !all && !self.has_ended {
                 self.reader.hold(Hold::Nothing);
-                if self.print(&mut printer, &mut output, tally)? == Printed::Enough {
+                if self.print(&mut printer, &mut output, outcome)? == Printed::Finished {
                     break;
                 }
             }
@@ -169,25 +176,25 @@ impl<'a> Session<'a> {
             }
             if self.is_late() {
                 self.reader.hold(hold.min(Hold::Parts));
-                if self.print(&mut printer, &mut output, tally)? == Printed::Enough {
+                if self.print(&mut printer, &mut output, outcome)? == Printed::Finished {
                     break;
                 }
                 self.late = None;
             }
-            if self.wait(&life, hold, &output) == Next::Leave {
+            if self.wait(&life, hold, &output) == Next::Quit {
                 break;
             }
         }
-        self.tell_unknown(tally);
+        self.report_unknown(outcome);
         Ok(())
     }
 
-    /// What waits for the index: that takes up to 200 ms, so only what can't be shown without.
+    /// Which bytes wait for the index. It takes up to 200 ms, so only those that can't be shown without.
     fn hold(&self, style: Style) -> Hold {
         let args = self.args;
         let needs_streams = args.stream.is_some() || style == Style::Terminal { tint: true };
         let needs_times = args.timestamps || args.until.is_some() || self.one_run.is_some();
-        if (needs_streams || needs_times) && self.place.has_late_times() {
+        if (needs_streams || needs_times) && self.source.has_late_times() {
             Hold::Untold
         } else if args.follow {
             Hold::Parts
@@ -196,18 +203,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Prints all that is there.
+    /// Prints all available entries.
     fn print(
         &mut self,
         printer: &mut Printer,
         output: &mut Output,
-        tally: &mut Tally<'_>,
+        outcome: &mut Outcome<'_>,
     ) -> Result<Printed, Failure> {
         let printed = loop {
             match self.reader.next() {
                 Ok(Some(Entry::Bytes { time, stream, bytes })) => {
                     if self.args.until.zip(time).is_some_and(|(until, time)| until <= time) {
-                        break Printed::Enough;
+                        break Printed::Finished;
                     }
                     self.has_ended = false;
                     self.seen.note(time.is_some(), stream.is_some());
@@ -219,7 +226,7 @@ impl<'a> Session<'a> {
                 Ok(Some(Entry::Mark { mark: Mark::Start { pid }, .. }))
                     if self.one_run.is_some_and(|run| run.ends_with(pid)) =>
                 {
-                    break Printed::Enough;
+                    break Printed::Finished;
                 }
                 Ok(Some(Entry::Mark { mark, .. })) => {
                     self.has_ended = matches!(mark, Mark::Stop(_));
@@ -227,24 +234,24 @@ impl<'a> Session<'a> {
                 Ok(None) => break Printed::All,
                 Err(error) => {
                     output.write(printer.take())?;
-                    tally.failed(&format!("can't read the log of {}: {error}", self.place));
-                    return Ok(Printed::Enough);
+                    outcome.failed(&format!("can't read the log of {}: {error}", self.source));
+                    return Ok(Printed::Finished);
                 }
             }
-            if printer.waiting() >= BATCH && output.write(printer.take())? == Wanted::Enough {
-                return Ok(Printed::Enough);
+            if printer.waiting() >= BATCH && output.write(printer.take())? == Wanted::Closed {
+                return Ok(Printed::Finished);
             }
         };
-        if output.write(printer.take())? == Wanted::Enough {
-            return Ok(Printed::Enough);
+        if output.write(printer.take())? == Wanted::Closed {
+            return Ok(Printed::Finished);
         }
         for warning in self.reader.take_warnings() {
-            self.tell(&warning, tally);
+            self.report(&warning, outcome);
         }
         Ok(printed)
     }
 
-    fn tell(&self, warning: &Warning, tally: &mut Tally<'_>) {
+    fn report(&self, warning: &Warning, outcome: &mut Outcome<'_>) {
         let args = self.args;
         let needs_index = args.since.is_some()
             || args.until.is_some()
@@ -252,59 +259,61 @@ impl<'a> Session<'a> {
             || args.timestamps
             || self.one_run.is_some();
         match warning {
-            Warning::Missed { .. } | Warning::Damaged { .. } => tally.failed(&warning.to_string()),
-            Warning::Index { .. } if needs_index => tally.failed(&warning.to_string()),
+            Warning::Missed { .. } | Warning::Damaged { .. } => {
+                outcome.failed(&warning.to_string())
+            }
+            Warning::Index { .. } if needs_index => outcome.failed(&warning.to_string()),
             _ => warn!("{warning}"),
         }
     }
 
-    /// Says what could not be done because nothing is known.
-    fn tell_unknown(&self, tally: &mut Tally<'_>) {
+    /// Reports options that had no effect because times or streams are not known.
+    fn report_unknown(&self, outcome: &mut Outcome<'_>) {
         if !self.seen.bytes {
-            return self.tell_gone(tally);
+            return self.report_missing(outcome);
         }
         if !self.seen.time && (self.args.since.is_some() || self.args.until.is_some()) {
-            tally.failed(&format!(
-                "the log of {} does not tell when its bytes came: --since and --until left out only files that did not change since",
-                self.place
+            outcome.failed(&format!(
+                "the log of {} has no times: --since and --until left out only files not modified since",
+                self.source
             ));
         }
         if !self.seen.stream && self.args.stream.is_some() {
-            tally.failed(&format!(
-                "the log of {} does not tell stdout from stderr: all of it counts as stdout",
-                self.place
+            outcome.failed(&format!(
+                "the log of {} does not distinguish stdout from stderr: all of it counts as stdout",
+                self.source
             ));
         }
     }
 
-    /// Says that there was output and that it is gone.
-    fn tell_gone(&self, tally: &mut Tally<'_>) {
+    /// Reports that the output of the run is no longer in the log.
+    fn report_missing(&self, outcome: &mut Outcome<'_>) {
         let args = self.args;
         let all = args.lines.is_none() && args.since.is_none() && args.until.is_none();
         if let Some(OneRun { bytes: 1.., .. }) = self.one_run.filter(|_| all) {
-            let place = &self.place;
-            tally.failed(&format!("what this run of {place} printed is no longer in its log"));
+            let source = &self.source;
+            outcome.failed(&format!("the output of this run of {source} is no longer in its log"));
         }
     }
 
-    /// Whether nothing more is meant, whatever comes.
+    /// Whether the requested part is complete.
     fn is_done(&self) -> bool {
         match self.end {
             Some(end) => self.reader.position() >= end || !self.reader.is_holding(),
-            None => self.args.until.is_some_and(|until| later(until) < Timestamp::now()),
+            None => self.args.until.is_some_and(|until| with_timeout(until) < Timestamp::now()),
         }
     }
 
-    /// Whether bytes have lacked their times for too long.
+    /// Whether bytes have waited for the index for too long.
     fn is_late(&mut self) -> bool {
         if !self.reader.is_holding() {
             self.late = None;
             return false;
         }
-        self.late.get_or_insert_with(Instant::now).elapsed() >= LATE
+        self.late.get_or_insert_with(Instant::now).elapsed() >= INDEX_TIMEOUT
     }
 
-    /// Watches what may change. Says whether something of it is to be read before it is waited for.
+    /// Watches the files. Returns whether one of them has to be read before waiting.
     fn watch(&mut self, hold: Hold) -> bool {
         let log = self.reader.path();
         let index = index_of(log);
@@ -319,38 +328,33 @@ impl<'a> Session<'a> {
     /// Waits until there may be more to read.
     fn wait(&mut self, life: &Life, hold: Hold, output: &Output) -> Next {
         let late = self.late.filter(|_| hold == Hold::Untold);
-        let until = self.args.until.map(|until| later(until).since(Timestamp::now()));
+        let until = self.args.until.map(|until| with_timeout(until).since(Timestamp::now()));
         let times = [
-            late.map(|since| LATE.saturating_sub(since.elapsed())),
+            late.map(|since| INDEX_TIMEOUT.saturating_sub(since.elapsed())),
             until,
-            life.look(),
-            self.watching.look(),
+            life.poll_interval(),
+            self.watching.poll_interval(),
         ];
-        let mut fds: Vec<PollFd<'_>> =
-            life.told().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).into_iter().collect();
-        if let Watching::Told(changes) = &self.watching {
-            fds.push(PollFd::new(changes.as_fd(), PollFlags::POLLIN));
-        }
+        let fds = [life.event_fd(), self.watching.event_fd()];
+        let fds: Vec<PollFd<'_>> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let next = output.pause().wait_for(&fds, times.into_iter().flatten().min());
         self.watching.clear();
         next
     }
 
-    /// The life that follows one that is over: where somebody restarts the sandbox, or has done so.
+    /// The life of the next run, if the sandbox is being restarted or has been.
     fn next_life(&mut self, output: &Output) -> Result<Option<Life>, Failure> {
         if !self.args.follow || self.end.is_some() || self.one_run.is_some() {
             return Ok(None);
         }
-        let (config_file, name) = (&self.place.config_file, &self.place.name);
+        let (config_file, name) = (&self.source.config_file, &self.source.name);
         let mut lock = restarting::of(&self.places, config_file, name);
         while let Some(file) = lock {
             if !self.watching.watch(&[Target::Held(file.as_fd())]) {
-                let mut fds = Vec::new();
-                if let Watching::Told(changes) = &self.watching {
-                    fds.push(PollFd::new(changes.as_fd(), PollFlags::POLLIN));
-                }
-                // A lock goes a moment after the word that its file is closed (Linux: `__fput`).
-                if output.pause().wait_for(&fds, Some(LOOK)) == Next::Leave {
+                let fds = self.watching.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                // The kernel sends the close event before it releases the lock (Linux: `__fput`).
+                if output.pause().wait_for(fds.as_slice(), Some(POLL_INTERVAL)) == Next::Quit {
                     return Ok(None);
                 }
                 self.watching.clear();
@@ -361,15 +365,16 @@ impl<'a> Session<'a> {
         let is_it = |it: &&Recorded| it.config_file == *config_file && it.name == *name;
         let Some(sandbox) = record.sandboxes().iter().find(is_it) else { return Ok(None) };
         let id = |sandbox: &Recorded| sandbox.latest().and_then(|run| run.id);
-        if sandbox.running().is_none() || self.place.sandbox.as_ref().map(id) == Some(id(sandbox)) {
+        if sandbox.running().is_none() || self.source.sandbox.as_ref().map(id) == Some(id(sandbox))
+        {
             return Ok(None);
         }
-        let before = self.place.log_dir.clone();
-        self.place = Place::of(sandbox.clone(), self.place.console.clone(), before.clone());
-        if self.place.log_dir != before {
+        let before = self.source.log_dir.clone();
+        self.source = LogSource::of(sandbox.clone(), self.source.console.clone(), before.clone());
+        if self.source.log_dir != before {
             return Ok(None);
         }
-        if let Some(options) = self.place.options() {
+        if let Some(options) = self.source.options() {
             self.reader.written_as(options.format);
         }
         Ok(Some(Life::of(Some(sandbox))))
@@ -377,12 +382,12 @@ impl<'a> Session<'a> {
 }
 
 impl OneRun {
-    fn of(runs: Runs, place: &Place) -> Option<Self> {
+    fn of(runs: Runs, source: &LogSource) -> Option<Self> {
         if runs == Runs::All {
             return None;
         }
-        let run = place.run(runs);
-        let bytes = run.and_then(|run| match &place.console {
+        let run = source.run(runs);
+        let bytes = run.and_then(|run| match &source.console {
             None => run.bytes_logged,
             Some(console) => {
                 let its = run.consoles.iter().find(|its| its.name == console.as_str());
@@ -392,42 +397,47 @@ impl OneRun {
         Some(Self { pid: run.and_then(|run| run.pid), bytes: bytes.unwrap_or(0) })
     }
 
-    /// Whether another one begins with this process. Its own beginning may be read too.
+    /// Whether this mark starts another run. The run's own mark may be read as well.
     fn ends_with(self, pid: u32) -> bool {
         self.pid != Some(pid)
     }
 }
 
 impl Watching {
-    /// Says whether something is watched that was not watched before.
+    /// Returns whether a file is watched that was not watched before.
     fn watch(&mut self, targets: &[Target<'_>]) -> bool {
-        let told = match self {
-            Self::NotYet => Changes::new().and_then(|mut changes| {
-                changes.watch(targets)?;
-                *self = Self::Told(changes);
+        let is_new = match self {
+            Self::NotStarted => FileWatcher::new().and_then(|mut watcher| {
+                watcher.watch(targets)?;
+                *self = Self::Events(watcher);
                 Ok(true)
             }),
-            Self::Told(changes) => changes.watch(targets),
-            Self::Looking => Ok(false),
+            Self::Events(watcher) => watcher.watch(targets),
+            Self::Polling => Ok(false),
         };
-        told.unwrap_or_else(|error| {
-            let (reason, every) = (reason(&error), LOOK.as_millis());
-            warn!(
-                "the system can't tell of changes ({reason}): they are looked for every {every} ms"
-            );
-            *self = Self::Looking;
+        is_new.unwrap_or_else(|error| {
+            let (reason, every) = (reason(&error), POLL_INTERVAL.as_millis());
+            warn!("can't watch files ({reason}): polling every {every} ms");
+            *self = Self::Polling;
             true
         })
     }
 
-    fn clear(&self) {
-        if let Self::Told(changes) = self {
-            changes.clear();
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Events(watcher) => Some(watcher.as_fd()),
+            Self::NotStarted | Self::Polling => None,
         }
     }
 
-    fn look(&self) -> Option<Duration> {
-        matches!(self, Self::Looking).then_some(LOOK)
+    fn clear(&self) {
+        if let Self::Events(watcher) = self {
+            watcher.clear();
+        }
+    }
+
+    fn poll_interval(&self) -> Option<Duration> {
+        matches!(self, Self::Polling).then_some(POLL_INTERVAL)
     }
 }
 
@@ -439,13 +449,13 @@ impl Seen {
     }
 }
 
-/// When all has come that was there before this time.
-fn later(until: Timestamp) -> Timestamp {
-    let late = u64::try_from(LATE.as_nanos()).unwrap_or(u64::MAX);
-    Timestamp::from_nanoseconds(until.nanoseconds().saturating_add(late))
+/// Time at which everything logged before `until` has its time in the index.
+fn with_timeout(until: Timestamp) -> Timestamp {
+    let timeout = u64::try_from(INDEX_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
+    Timestamp::from_nanoseconds(until.nanoseconds().saturating_add(timeout))
 }
 
-/// Where the index of a log is.
+/// The path of a log's index.
 fn index_of(log: &Path) -> PathBuf {
     let mut path = log.as_os_str().to_owned();
     path.push(".idx");

@@ -1,5 +1,5 @@
-//! The wait of a supervisor: when it has nothing more to do, it gives back the memory that its work
-//! took, and then sleeps in the kernel.
+//! The event loop of a supervisor. When idle, it returns the memory that its work took to the system,
+//! and sleeps in the kernel.
 
 use std::cell::Cell;
 use std::io;
@@ -14,15 +14,15 @@ use vmon::process;
 use vmon::reactor::Reactor;
 use vmon::registry::RegistryObserver;
 
-/// How long after a transition the memory is given back. A command that ends sooner never pays
-/// for that, nor for the page faults that follow.
-const LULL: Duration = Duration::from_millis(50);
+/// Time after a transition at which memory is trimmed. Shorter commands avoid its cost and the page
+/// faults that follow.
+const TRIM_DELAY: Duration = Duration::from_millis(50);
 
-/// How long nothing must have been relayed before the buffer for that goes too: long enough that a
-/// child which writes a line a second does not cost a second wake-up each.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Time without relayed output after which the scratch buffer is released. It is long enough that a
+/// child which writes a line a second does not cause a second wake-up for each.
+const SCRATCH_DELAY: Duration = Duration::from_secs(2);
 
-/// Says whether the record was written since it was last asked.
+/// Records whether the record was written since the last check.
 #[derive(Debug, Clone, Default)]
 pub struct Activity(Rc<Cell<bool>>);
 
@@ -36,7 +36,7 @@ impl Activity {
     }
 }
 
-/// The registry's observer, and the note that it has done something.
+/// Passes transitions to the registry's observer, and notes the activity.
 pub struct Noted {
     pub registry: RegistryObserver,
     pub activity: Activity,
@@ -55,7 +55,7 @@ impl Observer for Noted {
 
     fn retry(&mut self) -> Progress {
         let progress = self.registry.retry();
-        // One that failed follows, and each of them would look through the heap.
+        // Failed retries are frequent, and each note would trim the heap.
         if progress == Progress::Done {
             self.activity.note();
         }
@@ -63,7 +63,8 @@ impl Observer for Noted {
     }
 }
 
-/// Runs the reactor until its handlers are done. `orphans` come down to us, and are to be reaped.
+/// Runs the reactor until its handlers are done. With `orphans`, this process is a subreaper that has
+/// to reap orphaned processes.
 pub fn run(
     reactor: &mut Reactor<Monitor>,
     activity: &Activity,
@@ -74,13 +75,13 @@ pub fn run(
     while !reactor.is_done() {
         let now = Instant::now();
         if activity.take() {
-            trim_at = Some(now + LULL);
+            trim_at = Some(now + TRIM_DELAY);
         }
         if trim_at.is_some_and(|at| now >= at) {
             trim_at = None;
             if mem::take(&mut orphans) {
                 watch_orphans(reactor)?;
-                // Once the reactor has told of it.
+                // After the reactor has handled the signal.
                 trim_at = Some(now);
             } else {
                 trim(reactor);
@@ -88,27 +89,27 @@ pub fn run(
         } else if release_at.is_some_and(|at| now >= at) {
             reactor.release_scratch();
         }
-        // Each turn that had something to do puts it off.
-        release_at = reactor.has_scratch().then(|| now + SILENCE);
+        // Postponed by each turn that relayed something.
+        release_at = reactor.has_scratch().then(|| now + SCRATCH_DELAY);
         let next = [trim_at, release_at].into_iter().flatten().min();
         reactor.poll_once(next.map(|at| at.saturating_duration_since(now)))?;
     }
     Ok(())
 }
 
-/// From here on, processes that have come down to us are reaped as soon as they have ended. Not
-/// before: a command that ends sooner would only pay for it, and what it leaves is looked for then.
+/// Reaps orphaned processes at SIGCHLD from now on. Not earlier: a short command would only pay for the
+/// setup, and its orphans are handled at its end.
 fn watch_orphans(reactor: &mut Reactor<Monitor>) -> io::Result<()> {
     reactor.watch_signals([Signal::CHLD])?;
-    // One may have ended already.
+    // A process may have ended before the handler was installed.
     Ok(raise(nix::sys::signal::Signal::SIGCHLD)?)
 }
 
 #[allow(unsafe_code)]
 fn trim(reactor: &mut Reactor<Monitor>) {
     reactor.release_scratch();
-    // SAFETY: the command has one thread, the main one, and no coroutines: below this frame are
-    // dead ones only.
+    // SAFETY: the process has one thread, the main one, and no coroutines. All frames below this one
+    // are unused.
     unsafe { process::trim_stack() };
     process::trim_heap();
 }

@@ -1,4 +1,4 @@
-//! What goes on while we are attached: three ways for bytes, and our terminal.
+//! The event handler of an attachment: relays stdin, stdout and stderr, and sets terminal modes.
 
 use std::io;
 use std::net::Shutdown;
@@ -12,28 +12,28 @@ use vmon::child::Signal;
 use vmon::reactor::{Context, Handler, Ready};
 use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
 
-use super::Size;
+use super::WindowSize;
 use super::flow::{Flow, Got};
 use super::keys::Search;
 use crate::Failure;
 
-/// What Ctrl-C types.
+/// The byte that Ctrl-C sends.
 const INTERRUPT: u8 = 3;
 
-/// How it ended.
+/// How the attachment ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// We left, and the sandbox goes on.
+pub enum AttachEnd {
+    /// The client detached.
     Left,
-    /// Nothing more comes from the sandbox.
+    /// The sandbox closed its streams.
     Ended,
-    /// Our stdout can't be written, which has been told.
+    /// Writing to stdout failed. The error has been reported.
     Unwritten,
-    /// A signal has ended us.
+    /// A signal was received.
     Signalled(Signal),
 }
 
-/// One of the two outputs.
+/// One of the output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     Out,
@@ -49,43 +49,43 @@ pub enum Source {
 }
 
 type Down = Flow<UnixStream, Handle, Source>;
-type Cx<'a> = Context<'a, Session>;
+type Cx<'a> = Context<'a, Attachment>;
 
-/// What our terminal makes of what is typed.
+/// The terminal mode while attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Typing {
-    /// Nothing: the command's terminal does.
+    /// Raw mode: the command's terminal does the line editing.
     Raw,
-    /// Lines, for a command that has no terminal. This character ends one too.
+    /// Line mode, for a command without a terminal. This character ends a line too.
     Lines(u8),
 }
 
-/// We, attached.
-pub struct Session {
-    /// Until they are on the loop.
+/// The state of an attachment.
+pub struct Attachment {
+    /// The connections, until the handler has started.
     connections: Vec<(Output, UnixStream)>,
     upstream: Option<UnixStream>,
     terminal: Option<Terminal>,
     typing: Typing,
-    size: Size,
+    size: WindowSize,
     reads_stdin: bool,
     stdin_is_terminal: bool,
     read_only: bool,
-    /// Where the keys are looked for: at a terminal.
+    /// Set when stdin is a terminal.
     search: Option<Search>,
     up: Option<Flow<Handle, UnixStream, Source>>,
     down: Vec<(Output, Down)>,
-    /// Which of our outputs are terminals.
+    /// The outputs of this process that are terminals.
     terminals: Vec<Output>,
-    outcome: Option<io::Result<Outcome>>,
+    end: Option<io::Result<AttachEnd>>,
 }
 
-impl Session {
+impl Attachment {
     pub fn new(
         main: UnixStream,
         stderr: Option<UnixStream>,
         terminal: Option<(Terminal, Typing)>,
-        size: Size,
+        size: WindowSize,
     ) -> Self {
         let (terminal, typing) = terminal.unzip();
         let mut connections = vec![(Output::Out, main)];
@@ -103,25 +103,25 @@ impl Session {
             up: None,
             down: Vec::new(),
             terminals: Vec::new(),
-            outcome: None,
+            end: None,
         }
     }
 
-    /// Whether stdin is read, and the keys that are looked for there.
+    /// Sets whether stdin is read, and the search for the detach keys.
     pub fn reading(mut self, reads: bool, search: Option<Search>) -> Self {
         self.reads_stdin = reads;
         self.search = search;
         self
     }
 
-    /// Whether what is typed goes nowhere.
+    /// Sets whether input is discarded.
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
         self
     }
 
-    pub fn into_outcome(self) -> Result<Outcome, Failure> {
-        self.outcome.unwrap_or(Ok(Outcome::Ended)).map_err(Failure::Loop)
+    pub fn into_end(self) -> Result<AttachEnd, Failure> {
+        self.end.unwrap_or(Ok(AttachEnd::Ended)).map_err(Failure::Loop)
     }
 
     fn begin(&mut self, cx: &mut Cx<'_>) -> io::Result<()> {
@@ -153,13 +153,13 @@ impl Session {
         }
         self.enter_terminal();
         if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
-            self.size.tell_anew(terminal);
+            self.size.force_redraw(terminal);
         }
         Ok(())
     }
 
-    /// Makes our terminal raw, where what is typed is the command's to understand, or have it
-    /// deliver the keys that leave.
+    /// Sets the terminal mode. Called at the start and whenever the process may have come to the
+    /// foreground.
     fn enter_terminal(&mut self) -> Option<RawState> {
         let terminal =
             self.terminal.as_mut().filter(|_| self.up.is_some() && self.search.is_some())?;
@@ -172,31 +172,32 @@ impl Session {
 
     fn resize(&self) {
         if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
-            self.size.tell(terminal);
+            self.size.send(terminal);
         }
     }
 
-    fn finish(&mut self, outcome: Outcome) {
-        self.outcome.get_or_insert(Ok(outcome));
+    fn finish(&mut self, end: AttachEnd) {
+        self.end.get_or_insert(Ok(end));
         if let Some(terminal) = &mut self.terminal {
             terminal.leave_raw();
         }
     }
 
     fn fail(&mut self, error: io::Error) {
-        self.outcome.get_or_insert(Err(error));
+        self.end.get_or_insert(Err(error));
     }
 
     fn read_stdin(&mut self, cx: &mut Cx<'_>) -> io::Result<()> {
-        // In the background what is typed is another's; the terminal may be ours again by now.
-        let waits = self.search.is_some()
+        // In the background, terminal input belongs to another process group. This process may have
+        // come to the foreground since the last check.
+        let background = self.search.is_some()
             && match self.terminal.as_ref().map(Terminal::is_raw) {
                 Some(false) => self.enter_terminal() == Some(RawState::Background),
                 _ => false,
             };
-        let in_background = self.in_background();
+        let not_foreground = self.in_background();
         let Some(up) = &mut self.up else { return Ok(()) };
-        if waits && !is_hung_up() {
+        if background && !is_hung_up() {
             up.not_ready(&mut cx.sources);
             return Ok(());
         }
@@ -206,26 +207,26 @@ impl Session {
                 self.typed(&typed, cx);
             }
             Ok(Got::Nothing) => {}
-            // Where SIGHUP is ignored, as under nohup(1), nothing else tells.
+            // Under nohup(1) SIGHUP is ignored, and POLLHUP is the only indication.
             Ok(Got::End) | Err(_) if self.search.is_some() && is_hung_up() => {
-                self.finish(Outcome::Left);
+                self.finish(AttachEnd::Left);
             }
             Ok(Got::End) => {
                 let rest = self.search.as_mut().map(Search::rest).unwrap_or_default();
                 self.send(&rest, cx);
                 self.end_input();
             }
-            // From the background, with SIGTTIN blocked (termios(3)).
+            // A read from the background with SIGTTIN blocked (termios(3)).
             Err(error)
                 if error.raw_os_error() == Some(Errno::EIO as i32)
                     && self.stdin_is_terminal
-                    && in_background =>
+                    && not_foreground =>
             {
                 up.not_ready(&mut cx.sources);
             }
             Err(error) => {
                 if !terminal::peer_has_gone(&error, self.stdin_is_terminal) {
-                    warn!("can't read our stdin any more: {error}");
+                    warn!("can't read stdin: {error}");
                 }
                 up.end(&mut cx.sources);
                 self.end_input();
@@ -234,15 +235,15 @@ impl Session {
         Ok(())
     }
 
-    /// Passes on what was typed, or came through a pipe, but for the keys that leave.
+    /// Sends input to the command, without the detach keys.
     fn typed(&mut self, bytes: &[u8], cx: &mut Cx<'_>) {
         let Some(search) = &mut self.search else { return self.send(bytes, cx) };
-        let found = search.look(bytes);
-        // What is typed is nobody's, so Ctrl-C may as well mean what it usually does.
-        let leave = found.leave || (self.read_only && bytes.contains(&INTERRUPT));
-        self.send(&found.passed, cx);
-        if leave {
-            self.finish(Outcome::Left);
+        let scan = search.scan(bytes);
+        // Input is discarded with --read-only, so Ctrl-C can detach.
+        let detach = scan.detach || (self.read_only && bytes.contains(&INTERRUPT));
+        self.send(&scan.passed, cx);
+        if detach {
+            self.finish(AttachEnd::Left);
         }
     }
 
@@ -260,25 +261,26 @@ impl Session {
         }
     }
 
-    /// A sandbox that takes no input any more may have output still.
+    /// Logs a failed write. The sandbox may still produce output.
     fn sent(&mut self, result: io::Result<()>) {
         if let Err(error) = result {
-            debug!("the sandbox takes no more input: {error}");
+            debug!("the sandbox accepts no more input: {error}");
         }
     }
 
-    /// Once all that we read has gone: tells the supervisor that no more will come.
+    /// Shuts down the sending side once all input has been sent.
     fn end_input(&mut self) {
         if let Some(up) = self.up.as_ref().filter(|up| up.is_over())
             && let Some(upstream) = up.sink()
         {
-            // Fails only where the supervisor has closed it.
+            // Fails only if the supervisor has closed the connection.
             let _ = upstream.shutdown(Shutdown::Write);
         }
     }
 
-    /// A shell's `fg` tells a job that runs already nothing: any output is a time to look.
-    fn come_forward(&mut self) {
+    /// Enters raw mode if the process has come to the foreground. A shell's `fg` does not signal a job
+    /// that was not stopped, so this is checked at each output.
+    fn check_foreground(&mut self) {
         let waits = self.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
         if waits && self.enter_terminal() == Some(RawState::Raw) {
             self.resize();
@@ -286,7 +288,7 @@ impl Session {
     }
 
     fn read_output(&mut self, output: Output, cx: &mut Cx<'_>) -> io::Result<()> {
-        self.come_forward();
+        self.check_foreground();
         let Some((_, flow)) = self.down.iter_mut().find(|(own, _)| *own == output) else {
             return Ok(());
         };
@@ -298,11 +300,11 @@ impl Session {
             }
             Ok(Got::Nothing | Got::End) => {}
             Err(error) => {
-                debug!("the connection has broken: {error}");
+                debug!("the connection failed: {error}");
                 flow.end(&mut cx.sources);
             }
         }
-        self.look_for_end();
+        self.check_end();
         Ok(())
     }
 
@@ -313,33 +315,33 @@ impl Session {
         {
             self.refused(output, &error);
         }
-        self.look_for_end();
+        self.check_end();
     }
 
-    /// One of our outputs takes no more. A reader that goes away is no fault; a full disk is one.
+    /// Handles a failed write to stdout or stderr. A closed pipe is no error; a full disk is one.
     fn refused(&mut self, output: Output, error: &io::Error) {
         if terminal::peer_has_gone(error, self.terminals.contains(&output)) {
-            debug!("{output:?} of ours takes no more: {error}");
+            debug!("can't write to {output:?}: {error}");
             return;
         }
-        warn!("can't write what comes from the sandbox: {error}");
+        warn!("can't write the output of the sandbox: {error}");
         if output == Output::Out {
-            self.finish(Outcome::Unwritten);
+            self.finish(AttachEnd::Unwritten);
         }
     }
 
-    fn look_for_end(&mut self) {
-        // Whoever read our stdout and has gone has all it wanted.
-        let left = |(output, flow): &(Output, Down)| *output == Output::Out && flow.gave_up();
+    fn check_end(&mut self) {
+        // The reader of stdout has closed it.
+        let left = |(output, flow): &(Output, Down)| *output == Output::Out && flow.has_failed();
         if self.down.iter().any(left) {
-            self.finish(Outcome::Left);
+            self.finish(AttachEnd::Left);
         } else if self.down.iter().all(|(_, flow)| flow.is_over()) {
-            self.finish(Outcome::Ended);
+            self.finish(AttachEnd::Ended);
         }
     }
 }
 
-/// Whether our stdin is a terminal that was closed.
+/// Whether stdin is a terminal that has hung up.
 fn is_hung_up() -> bool {
     let stdin = io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
@@ -348,7 +350,7 @@ fn is_hung_up() -> bool {
     fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
-impl Handler for Session {
+impl Handler for Attachment {
     type Source = Source;
     type Timer = ();
 
@@ -385,7 +387,7 @@ impl Handler for Session {
     fn signal(&mut self, signal: i32, _: &mut Cx<'_>) {
         match Signal::from_number(signal) {
             Some(signal @ (Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)) => {
-                self.finish(Outcome::Signalled(signal));
+                self.finish(AttachEnd::Signalled(signal));
             }
             Some(Signal::WINCH) => self.resize(),
             Some(Signal::TSTP) => {
@@ -406,6 +408,6 @@ impl Handler for Session {
     }
 
     fn is_done(&self) -> bool {
-        self.outcome.is_some()
+        self.end.is_some()
     }
 }

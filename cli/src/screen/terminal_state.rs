@@ -1,20 +1,20 @@
-//! What a session has changed of our terminal, and how that is undone.
+//! The terminal state that a session has changed, and how it is restored.
 
 use vte::Params;
 
 use super::CONTROL_SEQUENCE;
 
-/// Attributes that are remembered, in bytes: a program sets them all anew long before.
+/// Largest size of the stored attribute sequences, in bytes. Programs reset all attributes long before.
 const COLOURS: usize = 256;
 
 const NO_COLOURS: &[u8] = b"\x1b[m";
 
-/// A mode of the picture.
+/// A display mode.
 struct Mode {
-    /// With a question mark.
+    /// Whether it is a DEC private mode, with a question mark.
     private: bool,
     number: u16,
-    /// As it is in a terminal of which nobody has wanted anything.
+    /// Its default value.
     normal: bool,
 }
 
@@ -22,7 +22,7 @@ const fn private(number: u16, normal: bool) -> Mode {
     Mode { private: true, number, normal }
 }
 
-/// In the order in which they are undone.
+/// In the order in which they are reset.
 const MODES: [Mode; 7] = [
     private(SYNCHRONIZED, false),
     Mode { private: false, number: 4, normal: false }, // insert
@@ -33,43 +33,44 @@ const MODES: [Mode; 7] = [
     private(25, true), // a visible cursor
 ];
 
-/// Nothing is shown meanwhile.
+/// Synchronized output: the display is not updated.
 const SYNCHRONIZED: u16 = 2026;
 
-/// Rows count from the top of the scrolling region.
+/// Origin mode: rows count from the top of the scrolling region.
 const ORIGIN: u16 = 6;
 
-/// Columns scroll too.
+/// Left and right margin mode.
 const MARGINS: u16 = 69;
 
-/// The screen of programs that fill it: without saving the cursor, and with.
+/// Alternate screen modes, without and with saving of the cursor.
 const ALTERNATE: [u16; 3] = [47, 1047, 1049];
 
-/// Saves or restores the cursor.
+/// Saves and restores the cursor.
 const CURSOR: u16 = 1048;
 
+/// The changed state.
 #[derive(Debug, Default, Clone)]
-pub struct Changes {
-    /// What has set the attributes, since they were none.
+pub struct TerminalState {
+    /// The sequences that set attributes since the last reset.
     colours: Vec<u8>,
-    /// How the alternate screen was entered.
+    /// The mode with which the alternate screen was entered.
     alternate: Option<u16>,
-    /// The top and bottom of what scrolls.
+    /// Top and bottom row of the scrolling region.
     region: Option<(u16, u16)>,
-    /// Which of [`MODES`] are not normal, a bit each.
+    /// Bit set of the [`MODES`] that differ from the default.
     modes: u16,
-    /// Which have ever been so: a restored cursor may bring them back.
+    /// Bit set of those that have ever differed: restoring the cursor may set them again.
     touched: u16,
-    /// The second character set is in use.
+    /// Whether the second character set (G1) is in use.
     shifted: bool,
-    /// Lines are drawn with the first set, with the second.
+    /// Whether G0 and G1 are line-drawing sets.
     lines: [bool; 2],
     second_set_touched: bool,
 }
 
-impl Changes {
-    /// Takes in that `sequence` has set attributes; `reset`: and has first taken all others away,
-    /// or, `only`, has done nothing else.
+impl TerminalState {
+    /// Records a sequence that sets attributes. `reset`: it first resets all attributes; `only`: it
+    /// does nothing else.
     pub fn colour(&mut self, reset: bool, only: bool, sequence: &[u8]) {
         if reset {
             self.colours.clear();
@@ -109,7 +110,7 @@ impl Changes {
         modes_in(self.modes).any(|mode| mode.private && mode.number == MARGINS)
     }
 
-    /// Sets a mode, if it is one that may be set.
+    /// Sets a mode if it is permitted.
     pub fn mode(&mut self, private: bool, number: u16, on: bool, out: &mut Vec<u8>) {
         let known = MODES.iter().position(|mode| (mode.private, mode.number) == (private, number));
         match known {
@@ -120,7 +121,7 @@ impl Changes {
                 self.touched |= self.modes;
             }
             None if private && ALTERNATE.contains(&number) => {
-                // Nothing is left that was not entered: that would move the cursor.
+                // Leaving it without having entered it would move the cursor.
                 if !on && self.alternate.is_none() {
                     return;
                 }
@@ -132,23 +133,23 @@ impl Changes {
         set(private, number, on, out);
     }
 
-    /// Takes away the attributes.
+    /// Resets the attributes.
     pub fn undo_colours(&self, out: &mut Vec<u8>) {
         if !self.colours.is_empty() {
             out.extend_from_slice(NO_COLOURS);
         }
     }
 
-    /// Gives the terminal back as it was.
+    /// Restores the terminal.
     pub fn undo(&self, out: &mut Vec<u8>) {
         if let Some(number) = self.alternate {
-            // First: the cursor comes back with the attributes and the character set that it had.
+            // First, because it restores the cursor with its attributes and character set.
             set(true, number, false, out);
         }
         self.undo_rest(out);
     }
 
-    /// What a terminal's soft reset does: all but the alternate screen is as it was.
+    /// Performs a soft reset: everything but the alternate screen is restored.
     pub fn undo_soft(&mut self, out: &mut Vec<u8>) {
         self.undo_rest(out);
         let alternate = self.alternate.take();
@@ -156,8 +157,7 @@ impl Changes {
     }
 
     fn undo_rest(&self, out: &mut Vec<u8>) {
-        // Attributes and the first character set also where they seem to be as they were: a
-        // restored cursor brings back others.
+        // Attributes and G0 are always reset, because restoring the cursor may have changed them.
         out.extend_from_slice(NO_COLOURS);
         out.extend_from_slice(b"\x0f\x1b(B");
         if self.second_set_touched {
@@ -171,12 +171,12 @@ impl Changes {
         match (self.region, homed) {
             (None, false) => {}
             (Some(_), false) => out.extend_from_slice(b"\x1b7\x1b[r\x1b8"),
-            // The cursor is at the top: below everything is where it does no harm.
+            // The cursor is at the top now. Below all output it overwrites nothing.
             (_, true) => out.extend_from_slice(b"\x1b[r\x1b[9999H\n"),
         }
     }
 
-    /// Takes the terminal where it was.
+    /// Returns to the recorded state.
     pub fn redo(&self, out: &mut Vec<u8>) {
         if let Some(number) = self.alternate {
             set(true, number, true, out);

@@ -1,4 +1,4 @@
-//! kqueue(2), by vnodes.
+//! With kqueue(2), EVFILT_VNODE.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,19 +12,19 @@ use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 
 use super::{Target, existing};
 
-/// Taken at a time.
+/// Number of events read at a time.
 const EVENTS: usize = 16;
 
 #[derive(Debug)]
-pub struct Changes {
+pub struct FileWatcher {
     kqueue: Kqueue,
-    /// The descriptors of ours by which they are watched; closing one ends that.
+    /// Duplicated descriptors of the watched files. Closing one removes its filter.
     watched: Vec<(Identity, OwnedFd)>,
 }
 
 type Identity = (u64, u64);
 
-impl Changes {
+impl FileWatcher {
     pub fn new() -> io::Result<Self> {
         Ok(Self { kqueue: Kqueue::new()?, watched: Vec::new() })
     }
@@ -79,7 +79,7 @@ impl Changes {
     }
 }
 
-impl AsFd for Changes {
+impl AsFd for FileWatcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.kqueue.as_fd()
     }
@@ -89,7 +89,7 @@ fn open(target: &Target<'_>) -> io::Result<Option<(Identity, OwnedFd)>> {
     let file = match target {
         Target::Directory(path) => named(existing(path)),
         Target::Named(path) => named(path),
-        // There is no word of a file that is closed everywhere: its holder removes it first.
+        // kqueue(2) does not report closing, but the holder removes the file before it closes it.
         Target::Open(fd) | Target::Held(fd) => fd.try_clone_to_owned().map(File::from),
     };
     match file {

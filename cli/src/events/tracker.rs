@@ -1,5 +1,5 @@
-//! What lies between two looks at the record, as events: also the states that came and went in
-//! between, by the times on record.
+//! Derives events from two successive reads of the record. States that were entered and left in
+//! between are derived from the times on record.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,11 +12,11 @@ use vmon::registry::{Run, Status};
 pub struct Event {
     pub at: DateTime<Utc>,
     pub what: What,
-    /// The run, as the record has it by now.
+    /// The run as it is on record now.
     pub run: Run,
 }
 
-/// In the order of a run's life.
+/// The kind of an event, in the order of a run's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Starting,
@@ -41,17 +41,17 @@ impl What {
         }
     }
 
-    /// Whether the run is over with it.
+    /// Whether the run has ended.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Restarting | Self::Stopped)
     }
 
-    /// Whether the child has been there by then.
+    /// Whether the child has been started.
     pub fn has_child(self) -> bool {
         !matches!(self, Self::Starting | Self::Removed)
     }
 
-    /// Where a run is by now.
+    /// The state of a run on record.
     fn of(run: &Run) -> Self {
         match (run.status, run.state.as_str()) {
             (Status::Stopped, _) => Self::Stopped,
@@ -64,11 +64,11 @@ impl What {
     }
 }
 
-/// A run in all databases that a path may have led to: numbers begin anew in a new one.
+/// Identifies a run. A new database starts its numbers again, so the start time is included.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Ours(i64, Option<DateTime<Utc>>),
-    /// Another program's sandbox, of which only the present state is on record.
+    /// A sandbox of another program, of which only the present state is on record.
     Foreign(String, String),
 }
 
@@ -83,36 +83,36 @@ impl Key {
 
 #[derive(Debug)]
 struct Known {
-    /// The last that was told of it.
-    told: What,
+    /// The last event reported.
+    reported: What,
     run: Run,
 }
 
-/// What is known of each run.
+/// The runs seen at the last poll.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub struct RunTracker {
     known: HashMap<Key, Known>,
-    /// Those that the last look found without a supervisor, although on record as going on. The
-    /// supervisor may have written the end in that very moment: the next look tells.
+    /// Runs found without a supervisor whose end is not on record. The supervisor may be writing it;
+    /// the next poll decides.
     doubtful: HashSet<Key>,
 }
 
-impl Changes {
-    /// Takes what is on record for known.
+impl RunTracker {
+    /// Sets the known state without reporting events.
     pub fn begin(&mut self, runs: Vec<Run>) {
         self.known = runs
             .into_iter()
-            .map(|run| (Key::of(&run), Known { told: What::of(&run), run }))
+            .map(|run| (Key::of(&run), Known { reported: What::of(&run), run }))
             .collect();
     }
 
-    /// Whether a run waits for the record to be reconciled.
+    /// Whether a run requires reconciliation of the record.
     pub fn awaits_reconciling(&self) -> bool {
         !self.doubtful.is_empty()
     }
 
-    /// What has happened since the last look, in the order of time.
-    pub fn note(&mut self, runs: Vec<Run>) -> Vec<Event> {
+    /// Returns the events since the last call, in the order of time.
+    pub fn update(&mut self, runs: Vec<Run>) -> Vec<Event> {
         let mut events = Vec::new();
         let doubted = std::mem::take(&mut self.doubtful);
         let followed = followed_runs(&runs);
@@ -120,45 +120,45 @@ impl Changes {
         for run in runs {
             let key = Key::of(&run);
             let mut now = What::of(&run);
-            let told = self.known.get(&key).map(|known| known.told);
+            let reported = self.known.get(&key).map(|known| known.reported);
             let lost = now == What::Stopped && run.state != "STOPPED" && run.id.is_some();
-            if lost && told != Some(What::Stopped) && !doubted.contains(&key) {
+            if lost && reported != Some(What::Stopped) && !doubted.contains(&key) {
                 self.doubtful.insert(key.clone());
-                now = told.unwrap_or(What::Starting);
+                now = reported.unwrap_or(What::Starting);
             }
             let followed = followed.contains(&key);
-            let told = match key {
-                Key::Ours(..) => tell_run(&mut events, &run, told, now, followed),
-                Key::Foreign(..) => tell_foreign(&mut events, &run, told, now),
+            let reported = match key {
+                Key::Ours(..) => report_run(&mut events, &run, reported, now, followed),
+                Key::Foreign(..) => report_foreign(&mut events, &run, reported, now),
             };
-            there.insert(key, Known { told, run });
+            there.insert(key, Known { reported, run });
         }
-        self.tell_removed(&mut events, &there);
+        self.report_removed(&mut events, &there);
         self.known = there;
         events.sort_by_key(|event| event.at);
         events
     }
 
-    fn tell_removed(&self, events: &mut Vec<Event>, there: &HashMap<Key, Known>) {
+    fn report_removed(&self, events: &mut Vec<Event>, there: &HashMap<Key, Known>) {
         let sandbox = |run: &Run| (run.config_file.clone(), run.name.clone());
         let mut left: HashSet<_> = there.values().map(|known| sandbox(&known.run)).collect();
         let now = Utc::now();
-        for (key, Known { told, run }) in &self.known {
+        for (key, Known { reported, run }) in &self.known {
             if there.contains_key(key) {
                 continue;
             }
-            let mut tell = |what| events.push(Event { at: now, what, run: run.clone() });
-            if *told < What::Stopped {
-                tell(What::Stopped);
+            let mut report = |what| events.push(Event { at: now, what, run: run.clone() });
+            if *reported < What::Stopped {
+                report(What::Stopped);
             }
             if left.insert(sandbox(run)) {
-                tell(What::Removed);
+                report(What::Removed);
             }
         }
     }
 }
 
-/// The runs that the same supervisor has followed by another one, as a restart does.
+/// The runs that were followed by another one of the same supervisor, after a restart.
 fn followed_runs(runs: &[Run]) -> HashSet<Key> {
     let mut latest: HashMap<i64, &Run> = HashMap::new();
     let mut followed = HashSet::new();
@@ -173,40 +173,40 @@ fn followed_runs(runs: &[Run]) -> HashSet<Key> {
     followed
 }
 
-/// Tells what has not been told of a run of ours; says up to where it is told then.
-fn tell_run(
+/// Adds the events of one of vmon's runs that have not been reported. Returns the last one reported.
+fn report_run(
     events: &mut Vec<Event>,
     run: &Run,
-    told: Option<What>,
+    reported: Option<What>,
     now: What,
     followed: bool,
 ) -> What {
     let observed = Utc::now();
-    let mut tell = |what, at: Option<DateTime<Utc>>| {
+    let mut report = |what, at: Option<DateTime<Utc>>| {
         events.push(Event { at: at.unwrap_or(observed), what, run: run.clone() });
     };
-    if told.is_none() {
-        tell(What::Starting, run.started_at);
+    if reported.is_none() {
+        report(What::Starting, run.started_at);
     }
-    let mut told = told.unwrap_or(What::Starting);
-    if told < What::Running && run.running_at.is_some() {
-        tell(What::Running, run.running_at);
-        told = What::Running;
+    let mut reported = reported.unwrap_or(What::Starting);
+    if reported < What::Running && run.running_at.is_some() {
+        report(What::Running, run.running_at);
+        reported = What::Running;
     }
     match now {
-        What::Stopping | What::Draining if told < now => tell(now, None),
-        What::Restarting if told < now => tell(now, run.ended_at),
-        What::Stopped if told < now && !followed => tell(now, run.ended_at),
-        What::Stopped if told < What::Restarting => tell(What::Restarting, run.ended_at),
+        What::Stopping | What::Draining if reported < now => report(now, None),
+        What::Restarting if reported < now => report(now, run.ended_at),
+        What::Stopped if reported < now && !followed => report(now, run.ended_at),
+        What::Stopped if reported < What::Restarting => report(What::Restarting, run.ended_at),
         _ => {}
     }
-    now.max(told)
+    now.max(reported)
 }
 
-/// Another program's sandbox runs or does not, as often as it likes.
-fn tell_foreign(events: &mut Vec<Event>, run: &Run, told: Option<What>, now: What) -> What {
-    let changed = match told {
-        Some(told) => told != now,
+/// Adds the event of another program's sandbox, which is either running or stopped.
+fn report_foreign(events: &mut Vec<Event>, run: &Run, reported: Option<What>, now: What) -> What {
+    let changed = match reported {
+        Some(reported) => reported != now,
         None => now == What::Running,
     };
     if changed {

@@ -1,0 +1,109 @@
+//! Failures of the command and its exit codes.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+use vmon::child::Signal;
+use vmon::control::ControlError;
+use vmon::logfile::{LogError, Retention};
+use vmon::monitor::{ConsoleError, NameError, StartError};
+use vmon::registry::RegistryError;
+
+use super::args::ValueError;
+
+/// Exit code for a usage error, or an environment in which vmon can't work.
+pub const OWN_FAILURE: u8 = 125;
+
+/// Exit code after an operation that failed.
+pub const NOT_ALL_DONE: u8 = 1;
+
+/// Why a subcommand failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(
+        "no state directory: HOME is empty or unset; set VMON_STATE_DIR or HOME, or give --state-dir"
+    )]
+    NoHome,
+    #[error("the argument '--forward-output' cannot be used with '--no-forward': leave one out")]
+    ForwardBothWays,
+    #[error("the argument '--forward-output' cannot be used with '--detach': leave one out")]
+    ForwardDetached,
+    #[error(
+        "--log-total-size is too small for a log with its index: give at least {} bytes",
+        Retention::SMALLEST_TOTAL
+    )]
+    TotalTooSmall,
+    #[error(
+        "--log-max-size 0 never rotates the log, so --log-total-size can't be kept: leave one out"
+    )]
+    TotalWithoutEnd,
+    #[error(
+        "--log-max-size {max_size} is too large for --log-total-size {total}: at most {most}{}",
+        if *command { ", a fifth, since --log-rotate-command needs room for its input and output beside the log" } else { "" }
+    )]
+    LargerThanTotal { max_size: u64, total: u64, most: u64, command: bool },
+    #[error("--log-max-files 0 keeps no generation for --log-rotate-command: leave one out")]
+    NothingToRotate,
+    #[error("{0} ({1})")]
+    Value(ValueError, &'static str),
+    #[error("{0} (--console)")]
+    Console(#[from] ConsoleError),
+    #[error("--over-rate needs --log-rate: give both, or leave it out")]
+    OverNoRate,
+    #[error("can't start the supervisor: {0}")]
+    Supervisor(io::Error),
+    #[error("the supervisor ended before the command ran ({0})")]
+    SupervisorDied(ExitStatus),
+    #[error("{why}")]
+    Detached { why: String, code: u8 },
+    #[error("can't resolve {path}: {reason}; give an absolute path")]
+    Relative { path: PathBuf, reason: &'static str },
+    #[error("can't use the {what} {path}: {reason}; choose another with {option}")]
+    Directory { what: &'static str, path: PathBuf, reason: &'static str, option: &'static str },
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("{0} (--log-dir)")]
+    Log(#[from] LogError),
+    #[error("{0} (--runtime-dir)")]
+    Control(#[from] ControlError),
+    #[error("{0} (--db)")]
+    Registry(#[from] RegistryError),
+    #[error("can't set up the event loop: {0}")]
+    SetUp(io::Error),
+    #[error("the event loop failed: {0}")]
+    Loop(io::Error),
+    #[error("the monitor ended without reporting how the command ended")]
+    NoEnd,
+    #[error("{error}")]
+    NotStarted { error: StartError, code: u8 },
+    #[error("no command '{0}': 'vmon --help' lists them")]
+    NoSuchCommand(String),
+    #[error("--to scriptreplay writes two files, FILE and FILE.timing: give -o FILE")]
+    NoScript,
+    #[error("can't write to stdout: {0}")]
+    Output(&'static str),
+    #[error("{name} runs, with pid {pid}, but can't write to stdout: {reason}")]
+    Untold { name: String, pid: u64, reason: &'static str },
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Output(_) | Self::Untold { .. } => NOT_ALL_DONE,
+            Self::NotStarted { code, .. } | Self::Detached { code, .. } => *code,
+            _ => OWN_FAILURE,
+        }
+    }
+}
+
+/// Exit code of a command that was terminated by a signal.
+pub fn signalled(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
+}
+
+/// The system's message for an error, without the number that Rust appends.
+pub fn reason(error: &io::Error) -> &'static str {
+    error.raw_os_error().map_or("unknown error", |raw| Errno::from_raw(raw).desc())
+}

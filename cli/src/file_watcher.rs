@@ -1,0 +1,128 @@
+//! Notification of changes to files, with inotify(7) or kqueue(2).
+//!
+//! Open files are watched by descriptor, because a name can lead to another file at any time. An
+//! event carries no data: it is a reason to read again, and several changes may give one event.
+
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "file_watcher/linux.rs")]
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "file_watcher/bsd.rs")]
+mod platform;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// What to watch.
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
+    /// Creation, removal and renaming of files in a directory. It need not exist yet.
+    Directory(&'a Path),
+    /// Writes to an open file, and changes of its names.
+    Open(BorrowedFd<'a>),
+    /// The file with this name, if it exists.
+    Named(&'a Path),
+    /// Closing or removal of an open file by other processes.
+    Held(BorrowedFd<'a>),
+}
+
+/// Watches files. The descriptor is readable when there is an event.
+#[derive(Debug)]
+pub struct FileWatcher(platform::FileWatcher);
+
+impl FileWatcher {
+    pub fn new() -> io::Result<Self> {
+        platform::FileWatcher::new().map(Self)
+    }
+
+    /// Replaces the set of watched targets. Returns whether one of them was not watched before; its
+    /// earlier changes have caused no event.
+    pub fn watch(&mut self, targets: &[Target<'_>]) -> io::Result<bool> {
+        self.0.watch(targets)
+    }
+
+    /// Reads and discards the pending events.
+    pub fn clear(&self) {
+        self.0.clear();
+    }
+}
+
+impl AsFd for FileWatcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The nearest ancestor that is a directory, which may be `path` itself.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|above| above.is_dir()).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    fn has_event(watcher: &FileWatcher) -> bool {
+        let mut fds = [PollFd::new(watcher.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::ZERO).unwrap() > 0;
+        watcher.clear();
+        ready
+    }
+
+    #[test]
+    fn a_change_gives_one_event_and_a_file_no_longer_watched_gives_none() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut one = File::create(scratch.path().join("one")).unwrap();
+        let mut two = File::create(scratch.path().join("two")).unwrap();
+        let mut watcher = FileWatcher::new().unwrap();
+        let first = one.try_clone().unwrap();
+        assert!(watcher.watch(&[Target::Open(first.as_fd())]).unwrap());
+        assert!(!watcher.watch(&[Target::Open(first.as_fd())]).unwrap());
+        assert!(!has_event(&watcher));
+        one.write_all(b"x").unwrap();
+        assert!(has_event(&watcher));
+        assert!(!has_event(&watcher));
+        let second = scratch.path().join("two");
+        assert!(watcher.watch(&[Target::Named(&second)]).unwrap());
+        one.write_all(b"x").unwrap();
+        watcher.clear();
+        one.write_all(b"x").unwrap();
+        assert!(!has_event(&watcher));
+        two.write_all(b"x").unwrap();
+        assert!(has_event(&watcher));
+    }
+
+    #[test]
+    fn changes_in_a_directory_that_does_not_exist_yet_are_reported() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("a/b");
+        let mut watcher = FileWatcher::new().unwrap();
+        let target = [Target::Directory(&directory)];
+        assert!(watcher.watch(&target).unwrap());
+        fs::create_dir_all(&directory).unwrap();
+        assert!(has_event(&watcher));
+        assert!(watcher.watch(&target).unwrap());
+        fs::write(directory.join("file"), b"").unwrap();
+        assert!(has_event(&watcher));
+        fs::rename(directory.join("file"), directory.join("other")).unwrap();
+        assert!(has_event(&watcher));
+        watcher.watch(&[Target::Named(&directory.join("nothing"))]).unwrap();
+    }
+
+    #[test]
+    fn closing_and_removing_a_held_file_gives_an_event() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("held");
+        let held = File::create(&path).unwrap();
+        let ours = File::open(&path).unwrap();
+        let mut watcher = FileWatcher::new().unwrap();
+        watcher.watch(&[Target::Held(ours.as_fd())]).unwrap();
+        assert!(!has_event(&watcher));
+        fs::remove_file(&path).unwrap();
+        drop(held);
+        assert!(has_event(&watcher));
+    }
+}

@@ -1,0 +1,36 @@
+//! Resource usage of the processes of runs.
+
+use std::time::Instant;
+
+use vmon::registry::Run;
+use vmon::usage::{self, Processes, Usage, UsageError};
+
+/// The processes of the system at one moment. One snapshot serves all runs of a list: with one for
+/// each run, the time would grow with the square of their number.
+#[derive(Debug)]
+pub struct ProcessSnapshot {
+    at: Instant,
+    processes: Result<Processes, String>,
+}
+
+impl ProcessSnapshot {
+    pub fn new() -> Self {
+        Self { at: Instant::now(), processes: Processes::now().map_err(|error| error.to_string()) }
+    }
+
+    /// The usage of a run's processes and the moment of the measurement, or why it is not known.
+    pub fn measure(&self, run: &Run) -> Result<(Instant, Usage), String> {
+        let child = run.child.as_ref().ok_or("its command is not running")?;
+        let text = |error: UsageError| error.to_string();
+        if let Some(cgroup) = run.spec.as_ref().and_then(|spec| spec.sandbox.cgroup.as_deref()) {
+            return Ok((Instant::now(), usage::of_cgroup(cgroup).map_err(text)?));
+        }
+        let processes = self.processes.as_ref().map_err(String::clone)?;
+        Ok((self.at, processes.of_tree(child).map_err(text)?))
+    }
+
+    /// The usage of a run's processes, or why it is not known.
+    pub fn usage(&self, run: &Run) -> Result<Usage, String> {
+        Ok(self.measure(run)?.1)
+    }
+}
