@@ -1,4 +1,4 @@
-//! `vmon attach`: as many as like use one sandbox, and leave it as it was.
+//! `vmon attach`: several clients attach to a sandbox, and detach without affecting it.
 
 #![cfg(target_os = "linux")]
 
@@ -21,14 +21,14 @@ fn attach(state: &State, args: &[&str]) -> Command {
     command
 }
 
-/// On a terminal, and the modes that this had before.
+/// Spawns the command on a terminal. Returns the terminal and its former modes.
 fn on_terminal(command: &mut Command) -> (Terminal, Termios) {
     let mut modes = None;
     let terminal = Terminal::spawn_on(command, |master| modes = tcgetattr(master).ok());
     (terminal, modes.unwrap())
 }
 
-/// A sandbox with a terminal, in which a shell without a prompt of its own waits.
+/// A sandbox with a terminal and a shell without a prompt.
 fn shell(state: &State) -> Detached {
     let script = "PS1='$ ' exec sh -i";
     let sandbox = Detached::start(state, &mut state.run("web", &["-dt"], script));
@@ -37,7 +37,7 @@ fn shell(state: &State) -> Detached {
 }
 
 fn is_attached(state: &State, sessions: usize) {
-    // The sandbox tells each; the record does not.
+    // The supervisor reports its sessions; the record does not have them.
     eventually("all are attached", || {
         let socket = state.path().join("run/Sandboxfile/web.sock");
         let status = vmon::control::Client::connect(socket).and_then(|mut client| client.status());
@@ -46,7 +46,7 @@ fn is_attached(state: &State, sessions: usize) {
 }
 
 #[test]
-fn a_terminal_is_used_resized_and_left_with_its_modes_as_they_were() {
+fn attach_resizes_the_sandbox_and_restores_the_terminals_modes() {
     let state = State::new();
     let _web = shell(&state);
     let (mut terminal, modes) = on_terminal(&mut attach(&state, &["web"]));
@@ -72,7 +72,7 @@ fn a_terminal_is_used_resized_and_left_with_its_modes_as_they_were() {
 }
 
 #[test]
-fn several_see_the_same_and_one_that_is_read_only_types_nothing() {
+fn several_clients_see_the_same_output_and_a_read_only_one_sends_nothing() {
     let state = State::new();
     let _web = shell(&state);
     let mut first = Terminal::spawn(&mut attach(&state, &["web"]));
@@ -89,7 +89,7 @@ fn several_see_the_same_and_one_that_is_read_only_types_nothing() {
     for terminal in [&mut first, &mut second, &mut third] {
         terminal.wait_for("second\r\n");
     }
-    // Looking on, Ctrl-C is not the command's.
+    // A read-only client detaches with Ctrl-C and does not send it.
     third.send("\x03");
     assert_eq!(third.finish(), 0);
     assert!(!common::contains(&state.whole_log("web"), b"never"));
@@ -98,7 +98,7 @@ fn several_see_the_same_and_one_that_is_read_only_types_nothing() {
 }
 
 #[test]
-fn the_keys_leave_a_command_on_pipes_whose_lines_are_edited_and_echoed() {
+fn the_keys_detach_from_a_command_on_pipes_with_line_editing_and_echo() {
     let state = State::new();
     let options = ["-d", "-T", "--stdin", "forward"];
     let _web = Detached::start(&state, &mut state.run("web", &options, "exec cat"));
@@ -112,10 +112,10 @@ fn the_keys_leave_a_command_on_pipes_whose_lines_are_edited_and_echoed() {
         });
     };
     wait_for_lines(&terminal);
-    // Erased before it is sent; seen as it is typed, and as it comes back.
+    // Erased by line editing before it is sent; seen once as echo and once as output.
     terminal.send("onx\x7fe\n");
     terminal.wait_for("onx\x08 \x08e\r\none\r\n");
-    // The character that ends the keys is the command's where they do not come before it.
+    // The last character of the sequence is passed on when it is typed without the ones before it.
     terminal.send("two\x11");
     state.wait_for_log("web", b"one\ntwo\x11");
     terminal.send("three");
@@ -130,7 +130,7 @@ fn the_keys_leave_a_command_on_pipes_whose_lines_are_edited_and_echoed() {
     signal(&terminal.child, Signal::SIGTERM);
     assert_eq!(terminal.finish(), 143);
     assert_eq!(terminal.modes(), modes);
-    // Nothing ends a line by this key, so Enter does.
+    // This last key does not end a line, so Enter is needed.
     let mut terminal = Terminal::spawn(&mut attach(&state, &["web", "--detach-keys", "x,y"]));
     is_attached(&state, 2);
     assert_eq!(terminal.modes(), modes);
@@ -139,7 +139,7 @@ fn the_keys_leave_a_command_on_pipes_whose_lines_are_edited_and_echoed() {
 }
 
 #[test]
-fn it_ends_with_the_sandbox() {
+fn attach_ends_with_the_sandbox() {
     let state = State::new();
     let _web = shell(&state);
     let mut terminal = Terminal::spawn(&mut attach(&state, &["web"]));
@@ -150,7 +150,7 @@ fn it_ends_with_the_sandbox() {
 }
 
 #[test]
-fn the_keys_are_the_users_choice_and_what_only_begins_like_them_is_passed_on() {
+fn the_detach_keys_can_be_chosen_and_an_incomplete_sequence_is_passed_on() {
     let state = State::new();
     let script = "stty raw -echo; echo ready; exec cat";
     let _web = Detached::start(&state, &mut state.run("web", &["-dt"], script));
@@ -170,7 +170,7 @@ fn the_keys_are_the_users_choice_and_what_only_begins_like_them_is_passed_on() {
 }
 
 #[test]
-fn the_tail_of_the_log_comes_first() {
+fn the_tail_of_the_log_is_printed_first() {
     let state = State::new();
     let script = "echo 0123456789; exec sleep 100";
     let _web = Detached::start(&state, &mut state.run("web", &["-d"], script));
@@ -184,10 +184,10 @@ fn the_tail_of_the_log_comes_first() {
 }
 
 #[test]
-fn on_pipes_every_byte_goes_each_way_and_the_streams_stay_apart() {
+fn on_pipes_every_byte_is_relayed_and_the_streams_stay_separate() {
     let state = State::new();
-    // No more than waits for a client that is slow: that would be left out. The sandbox's input
-    // never ends, since others may attach: so `head`.
+    // No more than fits the queue of a slow client; more would be dropped. The sandbox's input
+    // stays open for other clients, so `head` is needed.
     let bytes = noise(200_000, 7);
     let script = format!("head -c {} | tee /dev/fd/3 3>&2", bytes.len());
     let _web =
@@ -206,7 +206,7 @@ fn on_pipes_every_byte_goes_each_way_and_the_streams_stay_apart() {
 }
 
 #[test]
-fn the_end_of_our_input_ends_our_input_only() {
+fn the_end_of_a_clients_input_leaves_the_sandboxs_input_open() {
     let state = State::new();
     let script = "while read line; do echo \"got $line\"; done";
     let _web =
@@ -216,7 +216,7 @@ fn the_end_of_our_input_ends_our_input_only() {
     input.write_all(b"one\n").unwrap();
     drop(input);
     state.wait_for_log("web", b"got one\n");
-    // It is attached still, and so is the sandbox's input open to another.
+    // The client is still attached, and the sandbox's input is open for another one.
     let mut second = spawn_piped(&mut attach(&state, &["web"]));
     second.stdin.as_mut().unwrap().write_all(b"two\n").unwrap();
     state.wait_for_log("web", b"got two\n");
@@ -229,7 +229,7 @@ fn the_end_of_our_input_ends_our_input_only() {
 }
 
 #[test]
-fn without_stdin_nothing_is_read_and_the_terminal_is_left_as_it_is() {
+fn with_no_stdin_nothing_is_read_and_the_terminals_modes_are_unchanged() {
     let state = State::new();
     let _web = shell(&state);
     let (mut terminal, modes) =
@@ -242,7 +242,7 @@ fn without_stdin_nothing_is_read_and_the_terminal_is_left_as_it_is() {
 }
 
 #[test]
-fn a_signal_ends_it_and_the_terminal_comes_back() {
+fn a_signal_ends_attach_and_restores_the_terminal() {
     let state = State::new();
     let _web = shell(&state);
     let (mut terminal, modes) = on_terminal(&mut attach(&state, &["web"]));
@@ -253,7 +253,7 @@ fn a_signal_ends_it_and_the_terminal_comes_back() {
 }
 
 #[test]
-fn a_supervisor_that_is_lost_is_told() {
+fn a_lost_supervisor_is_reported() {
     let state = State::new();
     let web = shell(&state);
     let mut attached = spawn_piped(&mut attach(&state, &["web"]));
@@ -266,7 +266,7 @@ fn a_supervisor_that_is_lost_is_told() {
 }
 
 #[test]
-fn what_does_not_run_is_told() {
+fn attaching_to_a_stopped_or_unknown_sandbox_fails_with_a_message() {
     let state = State::new();
     let output = attach(&state, &["web"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -281,7 +281,7 @@ fn what_does_not_run_is_told() {
 }
 
 #[test]
-fn a_reader_that_has_enough_ends_it_quietly() {
+fn a_closed_stdout_ends_attach_without_a_message() {
     let state = State::new();
     let script = "while :; do echo line; sleep 0.01; done";
     let _web = Detached::start(&state, &mut state.run("web", &["-d"], script));
@@ -293,7 +293,7 @@ fn a_reader_that_has_enough_ends_it_quietly() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_told() {
+fn output_that_cannot_be_written_is_reported() {
     let state = State::new();
     let script = "while :; do echo line; sleep 0.01; done";
     let _web = Detached::start(&state, &mut state.run("web", &["-d"], script));
@@ -305,7 +305,7 @@ fn output_that_cannot_be_written_is_told() {
 }
 
 #[test]
-fn one_that_is_suspended_gives_the_terminal_back_and_goes_on_where_it_was() {
+fn a_suspended_attach_restores_the_terminal_and_resumes() {
     let state = State::new();
     let _web = shell(&state);
     let mut bash = Command::new("bash");
@@ -330,7 +330,7 @@ fn one_that_is_suspended_gives_the_terminal_back_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn one_that_comes_to_the_foreground_has_the_terminal_at_the_next_output() {
+fn attach_in_the_foreground_enters_raw_mode_at_the_next_output() {
     let state = State::new();
     let _web = shell(&state);
     let mut bash = Command::new("bash");
@@ -356,7 +356,7 @@ fn one_that_comes_to_the_foreground_has_the_terminal_at_the_next_output() {
 }
 
 #[test]
-fn one_whose_terminal_is_closed_ends_also_where_nothing_else_tells_it() {
+fn attach_ends_when_its_terminal_hangs_up_and_sighup_is_ignored() {
     let state = State::new();
     let _web = shell(&state);
     let mut command = Command::new("sh");

@@ -1,11 +1,11 @@
-//! What the shells and the manual's reader get.
+//! Shell completion and manual pages.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::{State, wait};
 
-/// Loads the completion as a user does, and asks it as bash does at a TAB.
+/// Loads the completion script like a user, and calls it like bash at a TAB.
 const ASK: &str = r#"
 source <(vmon completions bash) || exit
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_TYPE=9
@@ -21,7 +21,7 @@ fn with_vmon_in_path(command: &mut Command) -> &mut Command {
     command.env("PATH", format!("{}:{path}", directory.display()))
 }
 
-/// What bash offers for the last of these words.
+/// The candidates of bash for the last word.
 fn offered(state: &State, words: &[&str]) -> Vec<String> {
     let mut bash = Command::new("bash");
     bash.args(["--norc", "-c", ASK, "bash"]).args(words).env("VMON_STATE_DIR", state.path());
@@ -68,7 +68,7 @@ fn names_are_those_of_the_state_directory_on_the_command_line() {
 }
 
 #[test]
-fn every_shell_gets_a_script_and_another_one_is_a_usage_error() {
+fn every_supported_shell_has_a_script_and_others_are_a_usage_error() {
     let state = State::new();
     for shell in ["bash", "fish", "zsh"] {
         let output = state.vmon().args(["completions", shell]).output().unwrap();
@@ -79,7 +79,7 @@ fn every_shell_gets_a_script_and_another_one_is_a_usage_error() {
     assert_eq!(output.status.code(), Some(125));
 }
 
-/// The page, and what roff has to say to it where it is installed.
+/// The page, and the messages of roff if it is installed.
 fn page(state: &State, args: &[&str]) -> (String, Option<Output>) {
     let output = state.vmon().arg("man").args(args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -90,7 +90,7 @@ fn page(state: &State, args: &[&str]) -> (String, Option<Output>) {
 }
 
 #[test]
-fn every_command_has_a_page_that_roff_has_no_word_against() {
+fn every_command_has_a_page_without_roff_warnings() {
     let state = State::new();
     let pages = state.file("pages");
     std::fs::create_dir(&pages).unwrap();
@@ -115,7 +115,7 @@ fn every_command_has_a_page_that_roff_has_no_word_against() {
 }
 
 #[test]
-fn a_page_of_no_command_is_a_usage_error() {
+fn a_page_of_an_unknown_command_is_a_usage_error() {
     let output = State::new().vmon().args(["man", "frobnicate"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8(output.stderr).unwrap().contains("frobnicate"));

@@ -1,4 +1,4 @@
-//! `vmon events`: no start and no end is missed, and nothing else is told.
+//! `vmon events`: every start and every end is reported, and nothing else.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -7,20 +7,20 @@ use crate::common::{self, State, code, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// `vmon events --json`, from a moment on.
+/// A running `vmon events --json`.
 struct Events {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Events {
-    /// Begins to follow. Returns when it does: what comes next is told.
+    /// Starts it. Returns when events are being reported.
     fn follow(state: &State, args: &[&str]) -> Self {
         let mut command = state.vmon();
         command.args(["events", "--json"]).args(args).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // The first that it tells begins after it has begun.
+        // The first event reported is that of a marker, which starts afterwards.
         let mut marker = marker(state).spawn().unwrap();
         let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert!(first["name"].as_str().unwrap().starts_with("marker"), "{first}");
@@ -29,7 +29,7 @@ impl Events {
         Self { child, lines }
     }
 
-    /// Every event up to and with the first one that this holds of, without those of markers.
+    /// Returns the events up to the first that satisfies the condition, without those of markers.
     fn until(&mut self, is_last: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
@@ -52,7 +52,7 @@ impl Drop for Events {
     }
 }
 
-/// Runs short sandboxes, one after the other, until it is ended.
+/// Runs short sandboxes one after the other, until it is killed.
 fn marker(state: &State) -> Command {
     let mut command = Command::new("sh");
     let script = r#"trap 'exit 0' TERM; while :; do "$0" run --name marker true; done"#;
@@ -74,21 +74,21 @@ fn is_end(event: &Value) -> bool {
 }
 
 #[test]
-fn a_short_run_is_told_from_its_start_to_its_end() {
+fn a_short_run_is_reported_from_its_start_to_its_end() {
     let state = State::new();
     state.ran("before", &[], "true");
     let mut events = Events::follow(&state, &["before", "web", "marker"]);
     state.ran("web", &[], "echo hello; exit 3");
-    let told = events.until(is_end);
-    assert_eq!(words(&told), [("web", "starting"), ("web", "running"), ("web", "stopped")]);
-    let end = told.last().unwrap();
+    let reported = events.until(is_end);
+    assert_eq!(words(&reported), [("web", "starting"), ("web", "running"), ("web", "stopped")]);
+    let end = reported.last().unwrap();
     assert_eq!((&end["reason"], &end["exit_code"]), (&"exited".into(), &3.into()));
     assert_eq!(end["bytes_logged"], 6);
-    for event in &told {
+    for event in &reported {
         assert_eq!(event["run"].to_string(), state.run_column("web", "id").unwrap());
     }
     assert_eq!(end["time"], state.run_column("web", "ended_at").unwrap().as_str());
-    assert_eq!(told[1]["pid"].to_string(), state.run_column("web", "pid").unwrap());
+    assert_eq!(reported[1]["pid"].to_string(), state.run_column("web", "pid").unwrap());
 }
 
 #[test]
@@ -99,26 +99,26 @@ fn no_start_and_no_end_of_many_is_missed() {
         state.ran(if run % 2 == 0 { "web" } else { "other" }, &[], &format!("exit {run}"));
     }
     state.ran("last", &[], "true");
-    let told = events.until(|event| event["name"] == "last" && is_end(event));
-    let ends: Vec<_> = told.iter().filter(|event| is_end(event)).collect();
+    let reported = events.until(|event| event["name"] == "last" && is_end(event));
+    let ends: Vec<_> = reported.iter().filter(|event| is_end(event)).collect();
     let codes: Vec<i64> = ends.iter().map(|end| end["exit_code"].as_i64().unwrap()).collect();
     assert_eq!(codes, (0..20).chain([0]).collect::<Vec<_>>());
-    let count = |word: &str| told.iter().filter(|event| event["event"] == word).count();
+    let count = |word: &str| reported.iter().filter(|event| event["event"] == word).count();
     assert_eq!((count("starting"), count("running"), count("stopped")), (21, 21, 21));
-    let times: Vec<&str> = told.iter().map(|event| event["time"].as_str().unwrap()).collect();
+    let times: Vec<&str> = reported.iter().map(|event| event["time"].as_str().unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");
 }
 
 #[test]
-fn only_the_named_are_told() {
+fn only_the_selected_sandboxes_are_reported() {
     let state = State::new();
     let mut events = Events::follow(&state, &["a/web", "marker"]);
     state.ran("web", &["--config-file", "b"], "true");
     state.ran("db", &["--config-file", "a"], "true");
     state.ran("web", &["--config-file", "a"], "true");
-    let told = events.until(is_end);
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told.iter().all(|event| event["config_file"] == "a"));
+    let reported = events.until(is_end);
+    assert_eq!(reported.len(), 3, "{reported:?}");
+    assert!(reported.iter().all(|event| event["config_file"] == "a"));
 }
 
 #[test]
@@ -126,48 +126,48 @@ fn a_restart_is_the_end_of_one_run_and_the_start_of_the_next() {
     let state = State::new();
     let mut events = Events::follow(&state, &["web", "marker"]);
     state.ran("web", &["--restart", "on-failure:1"], "exit 7");
-    let told = events.until(is_end);
+    let reported = events.until(is_end);
     let expected =
         ["starting", "running", "restarting", "starting", "running", "stopped"].map(|w| ("web", w));
-    assert_eq!(words(&told), expected);
-    assert_eq!(told[2]["exit_code"], 7);
-    assert_ne!(told[0]["run"], told[3]["run"]);
+    assert_eq!(words(&reported), expected);
+    assert_eq!(reported[2]["exit_code"], 7);
+    assert_ne!(reported[0]["run"], reported[3]["run"]);
 }
 
 #[test]
-fn a_supervisor_that_is_killed_is_told_as_lost() {
+fn a_killed_supervisor_is_reported_as_lost() {
     let state = State::new();
     let mut web = state.run("web", &[], "exec sleep 600").spawn().unwrap();
     state.wait_for_status("web", "RUNNING");
     let mut events = Events::follow(&state, &["web", "marker"]);
     web.kill().unwrap();
     web.wait().unwrap();
-    let told = events.until(is_end);
-    assert_eq!(told.last().unwrap()["reason"], "supervisor-lost", "{told:?}");
+    let reported = events.until(is_end);
+    assert_eq!(reported.last().unwrap()["reason"], "supervisor-lost", "{reported:?}");
 }
 
 #[test]
-fn what_is_removed_is_told() {
+fn a_removal_is_reported() {
     let state = State::new();
     state.ran("web", &[], "true");
     let mut events = Events::follow(&state, &["web", "marker"]);
     assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
-    let told = events.until(|event| event["event"] == "removed");
-    assert_eq!(words(&told), [("web", "removed")]);
+    let reported = events.until(|event| event["event"] == "removed");
+    assert_eq!(words(&reported), [("web", "removed")]);
 }
 
 #[test]
-fn a_database_that_comes_later_is_followed() {
+fn a_database_created_later_is_followed() {
     let state = State::new();
-    // The markers make it.
+    // The markers create it.
     let mut events = Events::follow(&state, &[]);
     state.ran("web", &[], "true");
-    let told = events.until(is_end);
-    assert_eq!(told.len(), 3, "{told:?}");
+    let reported = events.until(is_end);
+    assert_eq!(reported.len(), 3, "{reported:?}");
 }
 
 #[test]
-fn a_signal_or_the_end_of_the_reader_ends_it_quietly() {
+fn a_signal_or_a_closed_stdout_ends_events_without_a_message() {
     let state = State::new();
     for signal in [Some(Signal::SIGTERM), Some(Signal::SIGINT), None] {
         let mut events = Events::follow(&state, &[]);

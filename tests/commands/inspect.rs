@@ -1,4 +1,4 @@
-//! `vmon inspect`, `vmon history` and `vmon stats`: what is told of sandboxes.
+//! `vmon inspect`, `vmon history` and `vmon stats`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::common::{self, CONFIG, State, Terminal, code, contains, eventually, w
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// A sandbox that runs until the test is over.
+/// A sandbox that runs until the end of the test.
 struct Running(Child);
 
 impl Running {
@@ -37,19 +37,19 @@ fn json_of(output: &Output) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// One line on stderr, with these words in it.
+/// Asserts that stderr is one line that contains these words.
 #[track_caller]
-fn tells(output: &Output, words: &[&str]) {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.starts_with("vmon: "), "{told}");
+fn has_message(output: &Output, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("vmon: "), "{stderr}");
     for word in words {
-        assert!(told.contains(word), "{word} in {told}");
+        assert!(stderr.contains(word), "{word} in {stderr}");
     }
 }
 
 #[test]
-fn inspect_tells_the_run_its_spec_and_its_log() {
+fn inspect_shows_the_run_its_spec_and_its_log() {
     let state = State::new();
     state.ran("web", &["--log-max-size", "4K", "--log-max-files", "3"], "seq 4000; exit 3");
     let output = vmon(&state, &["inspect", "web"]);
@@ -68,20 +68,20 @@ fn inspect_tells_the_run_its_spec_and_its_log() {
     let log = &web["log"];
     assert_eq!(log["path"], state.log_path("web").to_str().unwrap());
     let generations = state.generations("web");
-    let told: Vec<PathBuf> = log["generations"]
+    let listed: Vec<PathBuf> = log["generations"]
         .as_array()
         .unwrap()
         .iter()
         .map(|generation| generation["path"].as_str().unwrap().into())
         .collect();
-    assert_eq!(told, generations);
+    assert_eq!(listed, generations);
     let size = |entry: &Value| entry["size"].as_u64().unwrap();
     let all = size(log) + log["generations"].as_array().unwrap().iter().map(size).sum::<u64>();
     assert_eq!(all, state.whole_log("web").len() as u64);
 }
 
 #[test]
-fn inspect_asks_the_supervisor_of_one_that_runs() {
+fn inspect_queries_the_supervisor_of_a_running_sandbox() {
     let state = State::new();
     let _web = Running::start(&state, "web", &[], "echo hello; exec sleep 600");
     state.wait_for_log("web", b"hello\n");
@@ -97,7 +97,7 @@ fn inspect_asks_the_supervisor_of_one_that_runs() {
 }
 
 #[test]
-fn a_supervisor_that_is_suspended_does_not_hold_up_inspect() {
+fn a_stopped_supervisor_does_not_block_inspect() {
     let state = State::new();
     let web = Running::start(&state, "web", &[], "exec sleep 600");
     common::signal(&web.0, Signal::SIGSTOP);
@@ -111,13 +111,13 @@ fn a_supervisor_that_is_suspended_does_not_hold_up_inspect() {
 }
 
 #[test]
-fn an_unknown_name_is_told_and_the_others_are_done() {
+fn an_unknown_name_is_reported_and_the_others_are_processed() {
     let state = State::new();
     state.ran("web", &[], "true");
     for command in ["inspect", "history"] {
-        let output = vmon(&state, &[command, "nobody", "web", "--json"]);
+        let output = vmon(&state, &[command, "unknown", "web", "--json"]);
         assert_eq!(output.status.code(), Some(1), "{command}");
-        tells(&output, &["'nobody'"]);
+        has_message(&output, &["'unknown'"]);
         assert_eq!(json_of(&output)[0]["name"], "web", "{command}");
     }
 }
@@ -128,7 +128,7 @@ fn without_a_database_every_name_is_unknown() {
     for command in ["inspect", "history", "stats", "rm"] {
         let output = vmon(&state, &[command, "web"]);
         assert_eq!(output.status.code(), Some(1), "{command}");
-        tells(&output, &["'web'"]);
+        has_message(&output, &["'web'"]);
     }
     assert!(!state.db().exists());
 }
@@ -140,7 +140,7 @@ fn a_name_of_several_configs_is_an_error_that_lists_them() {
     state.ran("web", &["--config-file", "a"], "exit 1");
     let output = vmon(&state, &["inspect", "web"]);
     assert_eq!(output.status.code(), Some(1));
-    tells(&output, &["a/web, b/web"]);
+    has_message(&output, &["a/web, b/web"]);
     let list = json_of(&vmon(&state, &["inspect", "b/web", "a/web", "b/web"]));
     let codes: Vec<_> = list.as_array().unwrap().iter().map(|run| &run["exit_code"]).collect();
     assert_eq!(codes, [2, 1]);
@@ -182,18 +182,18 @@ fn stats_measure_the_whole_tree() {
 }
 
 #[test]
-fn stats_of_what_does_not_run_are_an_error_only_where_it_is_named() {
+fn stats_of_a_stopped_sandbox_are_an_error_only_if_it_is_named() {
     let state = State::new();
     state.ran("web", &[], "true");
     let output = vmon(&state, &["stats", "web"]);
     assert_eq!(output.status.code(), Some(1));
-    tells(&output, &["web is not running"]);
+    has_message(&output, &["web is not running"]);
     let output = vmon(&state, &["stats", "--json"]);
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"[]\n"[..]));
 }
 
 #[test]
-fn stats_go_on_with_watch_and_redraw_on_a_terminal() {
+fn stats_with_watch_redraw_on_a_terminal() {
     let state = State::new();
     let _web = Running::start(&state, "web", &[], "exec sleep 600");
     let mut terminal = Terminal::spawn(state.vmon().args(["stats", "--watch"]));
@@ -207,7 +207,7 @@ fn stats_go_on_with_watch_and_redraw_on_a_terminal() {
 }
 
 #[test]
-fn stats_append_where_there_is_no_terminal_and_end_with_their_reader() {
+fn stats_with_watch_append_on_a_pipe_and_end_with_its_reader() {
     use std::io::{BufRead, BufReader};
     let state = State::new();
     let _web = Running::start(&state, "web", &[], "exec sleep 600");
@@ -224,11 +224,11 @@ fn stats_append_where_there_is_no_terminal_and_end_with_their_reader() {
 }
 
 #[test]
-fn nothing_of_the_database_steers_a_terminal() {
+fn control_characters_in_the_database_are_escaped_on_a_terminal() {
     let state = State::new();
     state.ran("web", &[], "true");
     let db = rusqlite::Connection::open(state.db()).unwrap();
-    // Two forms of one control sequence.
+    // Both forms of a control sequence introducer.
     let name = "x\u{1b}[2J\u{9b}2J\ny";
     db.execute("UPDATE sandboxes SET name = ?1", [name]).unwrap();
     drop(db);
@@ -252,7 +252,7 @@ fn nothing_of_the_database_steers_a_terminal() {
 }
 
 #[test]
-fn labels_of_openmetrics_are_exact_in_a_file_and_escaped_at_a_terminal() {
+fn labels_of_openmetrics_are_exact_in_a_file_and_escaped_on_a_terminal() {
     let state = State::new();
     state.ran("web", &[], "true");
     let db = rusqlite::Connection::open(state.db()).unwrap();
@@ -270,7 +270,7 @@ fn labels_of_openmetrics_are_exact_in_a_file_and_escaped_at_a_terminal() {
 }
 
 #[test]
-fn a_full_stdout_is_told_and_exit_1() {
+fn a_full_stdout_is_reported_with_exit_code_1() {
     let state = State::new();
     state.ran("web", &[], "true");
     for args in [
@@ -285,11 +285,11 @@ fn a_full_stdout_is_told_and_exit_1() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = state.vmon().args(args).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}");
-        tells(&output, &["No space left"]);
+        has_message(&output, &["No space left"]);
     }
 }
 
-/// Every key in this, at any depth but below `options`.
+/// Collects the keys of a JSON value at any depth, except below `options`.
 fn keys(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| keys(value, found)),

@@ -1,4 +1,5 @@
-//! `vmon run --metrics-interval`: samples on record while the command runs, and none otherwise.
+//! `vmon run --metrics-interval`: samples are recorded only with the option, while the command
+//! runs.
 
 #![cfg(target_os = "linux")]
 
@@ -13,7 +14,7 @@ fn samples(state: &State) -> Vec<(Option<f64>, Option<i64>)> {
 }
 
 #[test]
-fn a_busy_command_is_seen_to_be_busy() {
+fn samples_of_a_busy_command_have_its_cpu_usage() {
     let state = State::new();
     let options = ["-d", "--metrics-interval", "50ms"];
     let _web = Detached::start(&state, &mut state.run("web", &options, "while :; do :; done"));

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::common::{self, CONFIG, State, code, python, wait};
 
-/// What `vmon ps` with `args` prints.
+/// The output of `vmon ps` with `args`.
 fn ps(state: &State, args: &[&str]) -> String {
     let output = state.vmon().arg("ps").args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -33,13 +33,13 @@ fn an_unknown_field_is_a_usage_error_that_lists_the_fields() {
     for (format, needle) in [("{nmae}", "config_file, state, status"), ("csv", "openmetrics")] {
         let output = state.vmon().args(["ps", "--format", format]).output().unwrap();
         assert_eq!(output.status.code(), Some(125));
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(told.contains(needle) && told.lines().count() == 1, "{told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(needle) && stderr.lines().count() == 1, "{stderr}");
     }
 }
 
 #[test]
-fn names_are_listed_once_and_as_other_commands_take_them() {
+fn names_are_listed_once_in_the_form_other_commands_accept() {
     let state = State::new();
     ran(&state, "web", &["--config-file", "a"], "true");
     ran(&state, "web", &["--config-file", "b"], "true");
@@ -65,7 +65,7 @@ fn a_field_of_a_template_is_that_of_json() {
     }
 }
 
-/// Prints each sample that the parser of the format's authors finds, as a line of JSON.
+/// Prints each sample that the reference parser finds, as a line of JSON.
 const PARSE: &str = r#"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -74,7 +74,7 @@ for family in text_string_to_metric_families(sys.stdin.read()):
         print(json.dumps([family.type, family.unit, sample.name, sample.labels, sample.value]))
 "#;
 
-/// The samples of an exposition: type, unit, name, labels and value of each.
+/// The samples of an exposition: type, unit, name, labels and value. `None` without the parser.
 fn parsed(exposition: &str) -> Option<Vec<serde_json::Value>> {
     let mut parser =
         python()?.args(["-c", PARSE]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -85,7 +85,7 @@ fn parsed(exposition: &str) -> Option<Vec<serde_json::Value>> {
     Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// The value of the one sample of `name` for the sandbox, with this label where one is given.
+/// The value of the only sample of `name` for the sandbox, with this label if given.
 #[track_caller]
 fn sample(
     samples: &[serde_json::Value],
@@ -103,7 +103,7 @@ fn sample(
 }
 
 #[test]
-fn openmetrics_is_what_a_parser_of_others_reads() {
+fn openmetrics_is_accepted_by_an_independent_parser() {
     let state = State::new();
     ran(&state, "done", &["--native-rootfs", "/a \"b\\\nc"], "echo hello; exit 3");
     let mut running = state.run("up", &[], "sleep 600").spawn().unwrap();
@@ -132,7 +132,7 @@ fn openmetrics_is_what_a_parser_of_others_reads() {
 }
 
 #[test]
-fn openmetrics_of_nothing_is_valid() {
+fn openmetrics_of_an_empty_record_is_valid() {
     let exposition = ps(&State::new(), &["--format", "openmetrics"]);
     if let Some(samples) = parsed(&exposition) {
         assert!(samples.is_empty());
@@ -140,7 +140,7 @@ fn openmetrics_of_nothing_is_valid() {
 }
 
 #[test]
-fn only_what_runs_is_measured_without_all() {
+fn without_all_only_running_sandboxes_are_measured() {
     let state = State::new();
     ran(&state, "done", &[], "true");
     let exposition = ps(&state, &["--format", "openmetrics"]);

@@ -1,4 +1,4 @@
-//! `vmon rm` and `vmon prune`: what goes, and what stays.
+//! `vmon rm` and `vmon prune`.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn vmon(state: &State, args: &[&str]) -> Output {
     state.vmon().args(args).output().unwrap()
 }
 
-fn told(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
@@ -34,13 +34,13 @@ fn files(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_sandbox_is_removed_with_all_its_runs_and_its_log_stays() {
+fn a_sandbox_is_removed_with_all_its_runs_and_its_log_is_kept() {
     let state = State::new();
     state.ran("web", &[], "echo 1");
     state.ran("web", &[], "echo 2");
     state.ran("db", &[], "true");
     let output = vmon(&state, &["rm", "web"]);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     assert_eq!(names(&state), ["db"]);
     assert_eq!(state.run_column("web", "id"), None);
     assert_eq!(state.log("web"), b"1\n2\n");
@@ -48,7 +48,7 @@ fn a_sandbox_is_removed_with_all_its_runs_and_its_log_stays() {
 }
 
 #[test]
-fn logs_go_only_with_their_sandbox() {
+fn logs_are_removed_only_with_their_sandbox() {
     let state = State::new();
     let options = ["--log-max-size", "4K", "--log-max-files", "3"];
     for name in ["web", "web2", "web.log"] {
@@ -62,7 +62,7 @@ fn logs_go_only_with_their_sandbox() {
     }
     let before = files(&logs);
     let output = vmon(&state, &["rm", "--logs", "web"]);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     let digits = |file: &str| file.bytes().all(|byte| byte.is_ascii_digit());
     let goes = |file: &&String| {
         let log = file.strip_suffix(".idx").unwrap_or(file);
@@ -74,7 +74,7 @@ fn logs_go_only_with_their_sandbox() {
 }
 
 #[test]
-fn removal_of_logs_follows_no_link_and_stays_inside() {
+fn removal_of_logs_follows_no_symbolic_link() {
     let state = State::new();
     state.ran("web", &[], "echo hello");
     state.ran("out", &["--config-file", "linked"], "echo hello");
@@ -82,7 +82,7 @@ fn removal_of_logs_follows_no_link_and_stays_inside() {
     fs::write(&kept, "kept").unwrap();
     let logs = state.logs();
     std::os::unix::fs::symlink(&kept, logs.join("web.log.00000001")).unwrap();
-    // The directory of a config becomes a link to another one.
+    // The directory of a config is replaced by a symbolic link.
     let linked = state.path().join("log/linked");
     fs::rename(&linked, state.file("moved")).unwrap();
     std::os::unix::fs::symlink(state.file("moved"), &linked).unwrap();
@@ -91,25 +91,25 @@ fn removal_of_logs_follows_no_link_and_stays_inside() {
     assert!(!state.log_path("web").exists());
     let output = vmon(&state, &["rm", "--logs", "out"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains("linked"), "{}", told(&output));
+    assert!(stderr(&output).contains("linked"), "{}", stderr(&output));
     assert_eq!(files(&state.file("moved")), ["out.log", "out.log.idx"]);
 }
 
-/// Gives the runs on record this log directory, as an earlier vmon or another program writes it.
+/// Sets the log directory of the runs on record, as an earlier vmon or another program could.
 fn record_log_dir(db: &Path, log_dir: &Path) {
     let db = rusqlite::Connection::open(db).unwrap();
     let sql = "UPDATE vmon_runs SET spec = json_set(spec, '$.log_dir', ?1, '$.version', 2)";
     db.execute(sql, [log_dir.to_str().unwrap()]).unwrap();
 }
 
-/// The two commands that remove logs, on this state directory.
+/// Both commands that remove logs, for this state directory.
 fn removals<'a>(state_dir: &'a Path, name: &'a str) -> [Vec<&'a str>; 2] {
     let place = ["--logs", "--state-dir", state_dir.to_str().unwrap()];
     [[&["rm", name][..], &place].concat(), [&["prune"][..], &place].concat()]
 }
 
 #[test]
-fn a_log_outside_the_state_directory_goes_only_where_its_directory_is_named() {
+fn a_log_outside_the_state_directory_is_removed_only_with_log_dir() {
     let (state, elsewhere) = (State::new(), State::new());
     state.ran("main", &["--config-file", "postgresql"], "echo hello");
     let database = elsewhere.path().join("log/postgresql");
@@ -129,19 +129,19 @@ fn a_log_outside_the_state_directory_goes_only_where_its_directory_is_named() {
             assert_eq!(names(&state), ["main"]);
         }
     }
-    // Without --logs it is not about them.
+    // Without --logs, the directory of the log does not matter.
     let missing = vmon(&state, &["rm", "main", "--logs", "--log-dir", "/nonexistent"]);
     assert_eq!(missing.status.code(), Some(125));
     assert_eq!(vmon(&state, &["rm", "main", "--log-dir", "/"]).status.code(), Some(125));
     let above = elsewhere.path().to_str().unwrap();
     let output = vmon(&state, &["prune", "--logs", "--log-dir", above]);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     assert_eq!(files(&database), ["main.log.1"]);
     assert!(names(&state).is_empty());
 }
 
 #[test]
-fn a_log_directory_that_is_a_link_out_of_the_state_directory_is_outside() {
+fn a_log_directory_linked_out_of_the_state_directory_is_outside() {
     let (state, elsewhere) = (State::new(), State::new());
     state.ran("web", &[], "echo hello");
     let moved = elsewhere.file("moved");
@@ -152,12 +152,12 @@ fn a_log_directory_that_is_a_link_out_of_the_state_directory_is_outside() {
     assert!(common::one_line(&output).contains("--log-dir"));
     assert_eq!(files(&moved.join("Sandboxfile")), ["web.log", "web.log.idx"]);
     let output = vmon(&state, &["rm", "--logs", "web", "--log-dir", moved.to_str().unwrap()]);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     assert!(files(&moved).is_empty());
 }
 
 #[test]
-fn a_sandbox_whose_log_can_not_be_removed_is_not_even_stopped() {
+fn a_sandbox_whose_log_can_not_be_removed_is_not_stopped() {
     let (state, elsewhere) = (State::new(), State::new());
     let options = ["-d", "--log-dir", elsewhere.path().to_str().unwrap()];
     let web = Detached::start(&state, &mut state.run("web", &options, "exec sleep 600"));
@@ -168,7 +168,7 @@ fn a_sandbox_whose_log_can_not_be_removed_is_not_even_stopped() {
 }
 
 #[test]
-fn the_log_of_a_running_sandbox_stays_whatever_another_record_says_of_it() {
+fn the_log_of_a_running_sandbox_is_kept_whatever_another_record_says() {
     let (state, other) = (State::new(), State::new());
     let options = ["--console", "serial=pty"];
     state.ran("web", &options, "echo first");
@@ -194,17 +194,17 @@ fn the_log_of_a_running_sandbox_stays_whatever_another_record_says_of_it() {
     let left =
         vmon(&state, &["ps", "-a", "--format", "names", "--state-dir", old.to_str().unwrap()]);
     assert_eq!(left.stdout, b"web\n");
-    // One whose record leads to its own logs removes those.
+    // A sandbox whose record leads to its own logs has them removed.
     let [removal, _] = removals(&new, "web");
     let output = vmon(&state, &removal);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     assert!(files(&new.join("log")).is_empty());
     assert_eq!(files(&state.logs()), before);
     assert_eq!(state.log("web"), b"first\nsecond\n");
 }
 
 #[test]
-fn a_log_that_is_rotated_all_the_time_is_not_removed_at_any_moment() {
+fn a_log_that_is_rotated_continuously_is_never_removed() {
     let (state, other) = (State::new(), State::new());
     let options = ["--log-max-size", "4K", "--log-max-files", "3", "--log-rate", "1M/s"];
     state.ran("web", &options, "seq 100");
@@ -226,7 +226,7 @@ fn a_log_that_is_rotated_all_the_time_is_not_removed_at_any_moment() {
 }
 
 #[test]
-fn the_log_of_a_sandbox_that_waits_to_be_started_again_stays() {
+fn the_log_of_a_sandbox_that_waits_for_a_restart_is_kept() {
     let (state, other) = (State::new(), State::new());
     for (name, options) in [("web", &[][..]), ("db", &["--log-rotate-command", "true"])] {
         state.ran(name, options, "true");
@@ -250,13 +250,13 @@ fn the_log_of_a_sandbox_that_waits_to_be_started_again_stays() {
             let [removal, _] = removals(&copy, name);
             let removal = [&removal[..], &["--log-dir", state.path().to_str().unwrap()]].concat();
             let output = vmon(&state, &removal);
-            assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+            assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
             assert!(state.log_path(name).exists());
         }
     }
 }
 
-/// The process that works on a generation.
+/// The pid of the running rotate command.
 fn wait_for_a_rotate_command(state: &State) -> u32 {
     let note = state.logs().join("web.log.todo");
     let mut pid = None;
@@ -285,7 +285,7 @@ fn no_lock_on_a_log_outlives_its_supervisor() {
 }
 
 #[test]
-fn logs_go_right_after_a_stop_although_a_rotate_command_works_on_them() {
+fn logs_are_removed_right_after_a_stop_while_a_rotate_command_runs() {
     let state = State::new();
     let options = ["-d", "--log-max-size", "4K", "--log-rotate-command", "exec sleep 5 #"];
     let _web = Detached::start(&state, &mut state.run("web", &options, "seq 2000; exec sleep 600"));
@@ -293,12 +293,12 @@ fn logs_go_right_after_a_stop_although_a_rotate_command_works_on_them() {
     wait_for_a_rotate_command(&state);
     assert_eq!(vmon(&state, &["stop", "web"]).status.code(), Some(0));
     let output = vmon(&state, &["rm", "--logs", "web"]);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     assert!(files(&state.logs()).is_empty(), "{:?}", files(&state.logs()));
 }
 
 #[test]
-fn a_name_of_another_program_leads_nowhere() {
+fn an_invalid_name_of_another_program_leads_to_no_file() {
     let state = State::new();
     state.ran("web", &[], "true");
     let outside = state.file("outside.log");
@@ -307,30 +307,30 @@ fn a_name_of_another_program_leads_nowhere() {
     db.execute("UPDATE sandboxes SET config_file = '..', name = 'outside'", []).unwrap();
     drop(db);
     let output = vmon(&state, &["rm", "--logs", "outside"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert_eq!(fs::read(&outside).unwrap(), b"kept");
 }
 
 #[test]
-fn one_that_runs_is_removed_by_force_only() {
+fn a_running_sandbox_is_removed_only_with_force() {
     let state = State::new();
     let mut web = state.run("web", &[], "exec sleep 600").spawn().unwrap();
     state.wait_for_status("web", "RUNNING");
     state.ran("db", &[], "true");
     let output = vmon(&state, &["rm", "web", "db"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains("--force") && told(&output).lines().count() == 1);
+    assert!(stderr(&output).contains("--force") && stderr(&output).lines().count() == 1);
     assert_eq!(names(&state), ["web"]);
     assert!(common::is_alive(web.id()));
     let output = vmon(&state, &["rm", "--force", "--logs", "web"]);
-    assert_eq!((output.status.code(), told(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     wait(&mut web);
     assert_eq!(names(&state), [] as [String; 0]);
     assert!(!state.log_path("web").exists());
 }
 
 #[test]
-fn prune_removes_what_has_stopped_and_says_how_much() {
+fn prune_removes_ended_runs_and_prints_their_number() {
     let state = State::new();
     state.ran("a", &[], "echo a");
     state.ran("a", &[], "echo a");
@@ -348,7 +348,7 @@ fn prune_removes_what_has_stopped_and_says_how_much() {
 }
 
 #[test]
-fn prune_with_logs_leaves_those_that_run() {
+fn prune_with_logs_keeps_running_sandboxes() {
     let state = State::new();
     state.ran("web", &[], "echo first");
     state.ran("gone", &[], "echo gone");
@@ -364,7 +364,7 @@ fn prune_with_logs_leaves_those_that_run() {
 }
 
 #[test]
-fn prune_of_nothing_is_no_error_and_makes_no_database() {
+fn prune_without_a_database_is_no_error_and_creates_none() {
     let state = State::new();
     let output = vmon(&state, &["prune"]);
     assert_eq!(output.status.code(), Some(0));

@@ -1,4 +1,4 @@
-//! `vmon restart`: the same again, as the record has it.
+//! `vmon restart`: starts a sandbox again with the options on record.
 
 #![cfg(target_os = "linux")]
 
@@ -16,7 +16,7 @@ fn restart(state: &State, name: &str) -> Detached {
 }
 
 #[test]
-fn what_runs_is_stopped_and_started_again() {
+fn a_running_sandbox_is_stopped_and_started_again() {
     let state = State::new();
     let first =
         Detached::start(&state, &mut state.run("web", &["-d"], "echo ready; exec sleep 100"));
@@ -36,7 +36,7 @@ fn what_runs_is_stopped_and_started_again() {
 }
 
 #[test]
-fn what_has_stopped_is_started_in_its_directory_with_every_byte_of_its_arguments() {
+fn a_stopped_sandbox_is_started_in_its_directory_with_exact_arguments() {
     let state = State::new();
     let directory = state.file("work");
     fs::create_dir(&directory).unwrap();
@@ -98,7 +98,7 @@ fn every_option_is_as_it_was() {
 }
 
 #[test]
-fn what_had_a_terminal_gets_one_of_its_own() {
+fn a_sandbox_that_had_a_terminal_gets_a_new_one() {
     let state = State::new();
     let mut terminal =
         common::Terminal::spawn(&mut state.run("web", &["-t"], "tty; exec sleep 100"));
@@ -110,11 +110,11 @@ fn what_had_a_terminal_gets_one_of_its_own() {
 }
 
 #[test]
-fn what_the_record_has_no_command_for_goes_on() {
+fn a_sandbox_without_a_command_on_record_is_not_stopped() {
     let state = State::new();
     let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 100"));
     let db = rusqlite::Connection::open(state.db()).unwrap();
-    // As of a child that a host hands over.
+    // Like a child that a host has passed.
     db.execute("UPDATE vmon_runs SET spec = json_set(spec, '$.command', NULL)", []).unwrap();
     drop(db);
     let output = state.vmon().args(["restart", "web", "nosuch"]).output().unwrap();
@@ -126,7 +126,7 @@ fn what_the_record_has_no_command_for_goes_on() {
 }
 
 #[test]
-fn what_could_not_be_started_again_goes_on() {
+fn a_sandbox_that_could_not_be_started_again_is_not_stopped() {
     let state = State::new();
     let directory = state.file("work");
     fs::create_dir(&directory).unwrap();
@@ -142,7 +142,7 @@ fn what_could_not_be_started_again_goes_on() {
     fs::remove_dir(&directory).unwrap();
     refused("working directory");
     fs::create_dir(&directory).unwrap();
-    // As of a host that keeps something of its own there.
+    // Like a host that stores options of its own there.
     let db = rusqlite::Connection::open(state.db()).unwrap();
     db.execute("UPDATE vmon_runs SET spec = json_set(spec, '$.options.tenant', 'x')", []).unwrap();
     drop(db);
@@ -150,7 +150,7 @@ fn what_could_not_be_started_again_goes_on() {
 }
 
 #[test]
-fn a_command_that_is_gone_is_told() {
+fn a_missing_command_is_reported() {
     let state = State::new();
     let program = state.file("program");
     fs::copy("/bin/true", &program).unwrap();
@@ -174,7 +174,7 @@ fn a_supervisor_that_was_lost_is_no_obstacle() {
 }
 
 #[test]
-fn all_are_started_again_though_their_names_can_not_be_printed() {
+fn all_are_restarted_although_stdout_can_not_be_written() {
     let state = State::new();
     let first: Vec<Detached> = ["a", "b"]
         .map(|name| Detached::start(&state, &mut state.run(name, &["-d"], "exec sleep 100")))

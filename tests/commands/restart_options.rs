@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::common::cgroups::cgroup;
 use crate::common::{Detached, State, eventually};
 
-/// What becomes of an option in the record of a run in the background.
+/// Where the record has an option of a run in the background.
 enum Kept {
     /// This key of the spec; `/` leads to a member of an object.
     Spec(&'static str),
@@ -94,7 +94,7 @@ fn listed(state: &State) -> Vec<String> {
     options.into_iter().filter(|option| option != "--help").collect()
 }
 
-/// All that the record says of how a sandbox is started.
+/// Everything on record that determines how a sandbox is started.
 fn recorded(state: &State, name: &str) -> (Value, Vec<Option<String>>) {
     let spec = state.run_column(name, "spec").unwrap();
     let column = |column| state.sandbox_column(name, column);

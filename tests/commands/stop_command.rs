@@ -1,4 +1,4 @@
-//! `vmon stop`, `vmon kill` and `vmon wait`: said to the supervisor, never to a pid.
+//! `vmon stop`, `vmon kill` and `vmon wait`: requests go to the supervisor, never to a pid.
 
 #![cfg(target_os = "linux")]
 
@@ -8,7 +8,8 @@ use std::process::{Output, Stdio};
 use crate::common::{Detached, Process, State, code, contains, eventually, is_alive, wait};
 use nix::sys::signal::Signal;
 
-/// A command that ends at TERM with this code, and says when it is ready for that.
+/// A command that exits with this code at SIGTERM, and prints `ready` when its handler is
+/// installed.
 fn ends_with(code: i32) -> String {
     format!("trap 'exit {code}' TERM; echo ready; while :; do sleep 0.05; done")
 }
@@ -19,7 +20,7 @@ fn start(state: &State, name: &str, options: &[&str], script: &str) -> Detached 
     let options: Vec<&str> = ["-d"].into_iter().chain(options.iter().copied()).collect();
     let before = state.log(name).len();
     let sandbox = Detached::start(state, &mut state.run(name, &options, script));
-    // The log may hold what earlier runs have said.
+    // The log may contain output of earlier runs.
     eventually("it is ready", || contains(&state.log(name)[before..], b"ready\n"));
     sandbox
 }
@@ -62,14 +63,14 @@ fn stop_returns_when_the_record_says_stopped_and_the_name_is_free() {
         assert!(!is_alive(sandbox.pid));
         assert!(!socket(&state, "web").exists());
     }
-    // It is as it should be.
+    // Stopping it again is no error.
     succeeds(&state, &["stop", "web"]);
 }
 
 #[test]
-fn several_are_stopped_at_once() {
+fn several_sandboxes_are_stopped_in_parallel() {
     let state = State::new();
-    // Each ends only when the other has been asked too.
+    // Each ends only after the other has been requested to stop too.
     let script = |own: &str, other: &str| {
         let (own, other) = (state.file(own), state.file(other));
         let (own, other) = (own.display(), other.display());
@@ -84,7 +85,7 @@ fn several_are_stopped_at_once() {
 }
 
 #[test]
-fn the_timeout_given_counts_and_not_that_of_the_start() {
+fn a_given_timeout_overrides_the_one_on_record() {
     let state = State::new();
     let _web = start(&state, "web", &["--stop-timeout", "1h"], DEAF);
     succeeds(&state, &["stop", "web", "--timeout", "200ms"]);
@@ -92,7 +93,7 @@ fn the_timeout_given_counts_and_not_that_of_the_start() {
 }
 
 #[test]
-fn what_can_not_be_stopped_is_told_and_the_rest_is_done() {
+fn a_failed_stop_is_reported_and_the_others_are_stopped() {
     let state = State::new();
     let _web = start(&state, "web", &[], &ends_with(0));
     fails(&state, &["stop", "nosuch", "web"], "no sandbox has the name 'nosuch'");
@@ -100,7 +101,7 @@ fn what_can_not_be_stopped_is_told_and_the_rest_is_done() {
 }
 
 #[test]
-fn a_stop_ends_a_sandbox_that_is_being_started_again() {
+fn a_stop_ends_a_sandbox_that_is_being_restarted() {
     let state = State::new();
     let _web = start(&state, "web", &["--restart", "always"], "echo ready");
     eventually("it has run three times", || state.log("web").len() >= 18);
@@ -157,7 +158,7 @@ fn wait_follows_restarts_to_the_end() {
 }
 
 #[test]
-fn wait_says_so_when_nobody_knows_how_it_ended() {
+fn wait_reports_an_unknown_exit_code() {
     let state = State::new();
     let sandbox = start(&state, "web", &[], DEAF);
     let mut waiting = state.vmon();
@@ -171,7 +172,7 @@ fn wait_says_so_when_nobody_knows_how_it_ended() {
 }
 
 #[test]
-fn a_foreground_run_is_stopped_the_same_way() {
+fn a_foreground_run_is_stopped_in_the_same_way() {
     let state = State::new();
     let mut run = Process::spawn(state.run("web", &[], &ends_with(9)).stdout(Stdio::null()));
     state.wait_for_log("web", b"ready\n");
@@ -180,7 +181,7 @@ fn a_foreground_run_is_stopped_the_same_way() {
 }
 
 #[test]
-fn a_run_whose_socket_was_removed_is_stopped_and_signalled_all_the_same() {
+fn a_run_whose_socket_was_removed_is_still_stopped_and_signalled() {
     let state = State::new();
     let script = "trap 'echo usr1' USR1; trap 'exit 3' TERM; echo ready
         while :; do sleep 0.05; done";
@@ -196,12 +197,12 @@ fn a_run_whose_socket_was_removed_is_stopped_and_signalled_all_the_same() {
 }
 
 #[test]
-fn a_hosts_supervisor_that_nobody_can_reach_is_named_and_not_signalled() {
+fn an_unreachable_supervisor_of_a_host_is_named_and_not_signalled() {
     let state = State::new();
     let sandbox = start(&state, "web", &[], DEAF);
     std::fs::remove_file(socket(&state, "web")).unwrap();
     let db = rusqlite::Connection::open(state.db()).unwrap();
-    // A host adds no options to the record.
+    // A host records no options.
     db.execute("UPDATE vmon_runs SET spec = json_remove(spec, '$.options')", []).unwrap();
     drop(db);
     for command in ["stop", "kill"] {
@@ -213,7 +214,7 @@ fn a_hosts_supervisor_that_nobody_can_reach_is_named_and_not_signalled() {
 }
 
 #[test]
-fn without_a_socket_nobody_is_signalled() {
+fn without_a_socket_no_unproven_process_is_signalled() {
     let state = State::new();
     let sandbox = start(&state, "web", &[], DEAF);
     let db = rusqlite::Connection::open(state.db()).unwrap();

@@ -1,4 +1,4 @@
-//! The bound that `vmon inspect` prints holds while a run is as hard on its disk as one can be.
+//! The `disk_bound` that `vmon inspect` prints holds under the worst load.
 
 use std::process::Stdio;
 
@@ -15,14 +15,14 @@ fn bound(state: &State) -> Value {
     list[0]["disk_bound"].clone()
 }
 
-/// Runs a child that is as hard on the index as one can be, and a command that makes a second
-/// copy of each generation and fails, and looks at all files until so many generations have come.
+/// Runs a child whose output is the worst case for the index, with a command that copies each
+/// generation and fails, and checks all files until this number of generations has been written.
 fn flood(options: &[&str], generations: usize) {
     let script = "while :; do printf a; printf b >&2; done";
     flood_by(script, &["x"], options, generations);
 }
 
-/// The same by this script, which fills all of these logs.
+/// The same with this script, which writes to all of these logs.
 fn flood_by(script: &str, logs: &[&str], options: &[&str], generations: usize) {
     let state = State::new();
     let broken = "f() { cat \"$1\" >\"$1.gz\"; exit 1; }; f";
@@ -37,7 +37,7 @@ fn flood_by(script: &str, logs: &[&str], options: &[&str], generations: usize) {
         names.filter_map(|name| name.split('.').nth(2)?.parse::<usize>().ok()).max()
     };
     eventually("the generations have come", || {
-        // Nothing is renamed while it is looked at.
+        // Nothing is renamed during the check.
         signal(&vmon.0, Signal::SIGSTOP);
         eventually("it is stopped", || process_state(vmon.0.id()) == Some('T'));
         let found = directory_size(&state.logs());
@@ -80,7 +80,7 @@ fn the_bound_is_on_record_before_the_end_and_after_it() {
         (&["--log-total-size", "1MiB"][..], Some((1 << 20) + (2 << 20))),
         (&["--log-max-size", "1MiB", "--log-max-files", "4"], Some((10 << 20) + (2 << 20))),
         (&["--log-max-size", "1MiB", "--console", "a=pty"], Some((8 << 20) + (2 << 20))),
-        // Of either log one generation more, and what is made of it.
+        // One more generation of either log, with its copy.
         (
             &["--log-max-size", "1MiB", "--console", "a=pty", "--log-rotate-command", "gzip"],
             Some((8 << 20) + 2 * ((3 << 20) + (1 << 14) + (1 << 10)) + (2 << 20)),

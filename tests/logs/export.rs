@@ -1,4 +1,4 @@
-//! `vmon export`: what others record and ship, read by those others.
+//! `vmon export`, checked with the programs whose formats it writes.
 
 #![cfg(target_os = "linux")]
 
@@ -21,7 +21,7 @@ fn export(state: &State, args: &[&str]) -> Command {
     command
 }
 
-/// Runs it, and fails unless it succeeds without a word.
+/// Runs it, and asserts that it succeeds without a message.
 #[track_caller]
 fn exported(state: &State, args: &[&str]) -> Vec<u8> {
     let output = export(state, args).output().unwrap();
@@ -61,7 +61,7 @@ fn asciinema_plays_an_asciicast() {
 }
 
 #[test]
-fn an_asciicast_tells_sizes_times_and_the_command() {
+fn an_asciicast_has_sizes_times_and_the_command() {
     let state = State::new();
     session(&state);
     let cast = String::from_utf8(exported(&state, &["web", "--to", "asciicast"])).unwrap();
@@ -79,14 +79,14 @@ fn an_asciicast_tells_sizes_times_and_the_command() {
 }
 
 #[test]
-fn a_run_on_a_terminal_is_a_recording() {
+fn a_run_on_a_terminal_can_be_exported_as_a_recording() {
     let state = State::new();
     let script = "echo one; read line; stty size; echo \"got $line\"";
     let mut terminal = Terminal::spawn(&mut state.run("web", &[], script));
     terminal.wait_for("one");
     terminal.resize(33, 77);
     eventually("the new size", || {
-        // Until its index is there, the log tells no times, and that is told.
+        // Until its index is written, the log has no times, which is reported.
         let cast = export(&state, &["web", "--to", "asciicast"]).output().unwrap().stdout;
         contains(&cast, br#""r", "77x33"]"#)
     });
@@ -135,7 +135,7 @@ fn scriptreplay_plays_a_script() {
 }
 
 #[test]
-fn json_and_cri_are_the_whole_log_in_records() {
+fn json_and_cri_contain_the_whole_log_as_records() {
     let state = State::new();
     let text = "one\ntwo\u{e4}\n";
     Recording::of(&state, "web")
@@ -147,11 +147,11 @@ fn json_and_cri_are_the_whole_log_in_records() {
     let json = String::from_utf8(exported(&state, &["web", "--to", "json"])).unwrap();
     let records: Vec<Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told =
+    let member =
         |key: &str| records.iter().map(|record| record[key].as_str().unwrap()).collect::<Vec<_>>();
-    assert_eq!(told("log").concat(), format!("{text}three\nunknown"));
-    assert_eq!(told("stream"), ["stdout", "stdout", "stderr", "stdout"]);
-    let times = told("time");
+    assert_eq!(member("log").concat(), format!("{text}three\nunknown"));
+    assert_eq!(member("stream"), ["stdout", "stdout", "stderr", "stdout"]);
+    let times = member("time");
     assert!(times[0] == times[1] && times[1] < times[2] && times[2] == times[3], "{times:?}");
     let cri = String::from_utf8(exported(&state, &["web", "--to", "cri"])).unwrap();
     let rests: Vec<&str> = cri.lines().map(|line| line.split_once(' ').unwrap().1).collect();
@@ -172,12 +172,12 @@ fn any_bytes_become_text_in_an_asciicast() {
     let cast = String::from_utf8(exported(&state, &["web", "--to", "asciicast"])).unwrap();
     let events = cast.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).unwrap());
     let text: String = events.map(|event| event[2].as_str().unwrap().to_owned()).collect();
-    // The carriage returns are asciinema's, whose terminal is raw.
+    // asciinema's terminal is in raw mode, so it needs the carriage returns.
     assert_eq!(text.replace('\r', ""), String::from_utf8_lossy(&log).replace('\r', ""));
 }
 
 #[test]
-fn a_file_is_replaced_as_a_whole_and_nothing_else_is() {
+fn only_a_regular_file_is_replaced_and_only_when_complete() {
     let state = State::new();
     session(&state);
     let victim = state.file("victim");
@@ -205,7 +205,7 @@ fn a_file_is_replaced_as_a_whole_and_nothing_else_is() {
 }
 
 #[test]
-fn of_two_files_both_are_there_or_none() {
+fn both_files_are_written_or_none() {
     let state = State::new();
     session(&state);
     let script = state.file("web.script");
@@ -216,14 +216,14 @@ fn of_two_files_both_are_there_or_none() {
     assert_eq!(left_behind(state.path()), 0);
 }
 
-/// Files that were begun and not finished.
+/// Number of temporary files left.
 fn left_behind(directory: &Path) -> usize {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().starts_with(".vmon-export")).count()
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_without_a_word() {
+fn a_closed_stdout_ends_it_without_a_message() {
     let state = State::new();
     Recording::of(&state, "web").tty(noise(3_000_000, 3)).write(&state);
     let mut command = export(&state, &["web", "--to", "json"]);
@@ -236,7 +236,7 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
 }
 
 #[test]
-fn what_can_not_be_exported_is_one_line() {
+fn a_failed_export_is_reported_in_one_line() {
     let state = State::new();
     session(&state);
     let script = "vmon: --to scriptreplay writes two files, FILE and FILE.timing: give -o FILE\n";

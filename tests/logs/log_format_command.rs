@@ -1,5 +1,4 @@
-//! `vmon run --log-format`: what is in the log beside what the command wrote, through full disks,
-//! restarts and kills.
+//! `vmon run --log-format`: the records of a log, through full disks, restarts and kills.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ fn run(state: &State, options: &[&str], script: &str) -> ExitStatus {
 }
 
 #[test]
-fn each_stream_has_its_records_and_the_count_is_of_the_childs_bytes() {
+fn each_stream_has_its_records_and_only_the_childs_bytes_are_counted() {
     for (word, format) in FORMATS {
         let state = State::new();
         let script =
@@ -34,7 +33,7 @@ fn each_stream_has_its_records_and_the_count_is_of_the_childs_bytes() {
 }
 
 #[test]
-fn a_terminal_is_stdout() {
+fn terminal_output_is_recorded_as_stdout() {
     for (word, format) in FORMATS {
         let state = State::new();
         let options = ["--log-format", word, "--tty", "always", "-d"];
@@ -48,7 +47,7 @@ fn a_terminal_is_stdout() {
 }
 
 #[test]
-fn restart_goes_on_in_the_format() {
+fn a_restart_keeps_the_format() {
     let state = State::new();
     assert_eq!(code(run(&state, &["--log-format", "cri"], "echo here")), 0);
     assert!(state.vmon().args(["restart", "x"]).stdout(Stdio::null()).status().unwrap().success());
@@ -61,7 +60,7 @@ fn restart_goes_on_in_the_format() {
 }
 
 #[test]
-fn another_format_begins_a_new_generation() {
+fn a_change_of_format_starts_a_new_generation() {
     let state = State::new();
     for format in ["raw", "cri", "json", "json", "raw"] {
         let options = ["--log-format", format, "--log-max-files", "9"];
@@ -81,7 +80,7 @@ fn an_unknown_format_is_refused() {
     assert!(stderr.contains("raw, cri, json"), "{stderr}");
 }
 
-/// The flood of lines that a shell can be asked for, and its beginning.
+/// A fast flood of lines from a shell, and a check that a text is its beginning.
 const FLOOD: &str = "i=0; while :; do echo \"line $i of a flood, with \u{fc}\"; i=$((i + 1)); done";
 
 fn is_beginning_of_flood(text: &[u8]) {
@@ -93,7 +92,7 @@ fn is_beginning_of_flood(text: &[u8]) {
 }
 
 #[test]
-fn a_kill_in_a_flood_leaves_whole_records_and_at_most_the_torn_one_is_cut() {
+fn a_kill_in_a_flood_leaves_complete_records_but_for_the_last() {
     for (word, format) in FORMATS {
         let state = State::new();
         let options = [
@@ -110,7 +109,7 @@ fn a_kill_in_a_flood_leaves_whole_records_and_at_most_the_torn_one_is_cut() {
         eventually("there are generations", || state.generations("x").len() > 5);
         signal(&vmon, Signal::SIGKILL);
         wait(&mut vmon);
-        // The next run begins with whole records.
+        // The next run starts with complete records.
         assert_eq!(code(run(&state, &options, "true")), 0);
         is_beginning_of_flood(&joined(format, &log, Stream::Stdout));
         for path in files(&log) {
@@ -120,7 +119,7 @@ fn a_kill_in_a_flood_leaves_whole_records_and_at_most_the_torn_one_is_cut() {
 }
 
 #[test]
-fn an_unfinished_line_of_a_killed_run_ends_before_the_next() {
+fn an_incomplete_line_of_a_killed_run_ends_before_the_next_run() {
     let state = State::new();
     let options = ["--no-forward", "--log-format", "cri"];
     let mut vmon = state.run("x", &options, "printf half; exec sleep 1000").spawn().unwrap();
@@ -132,8 +131,8 @@ fn an_unfinished_line_of_a_killed_run_ends_before_the_next() {
     assert_eq!(joined(Format::Cri, &log, Stream::Stdout), b"half\nwhole\n");
 }
 
-/// A run whose last line leaves no room on its disk for the end of the line, until the ballast is
-/// removed.
+/// A run whose disk is full when the end of its last line is to be written, until the ballast file
+/// is removed.
 struct Stuck {
     state: State,
     tmpfs: Tmpfs,
@@ -145,7 +144,7 @@ const LINE: usize = 4_030;
 impl Stuck {
     fn new() -> Option<Self> {
         let (state, tmpfs) = (State::new(), Tmpfs::new("size=64k")?);
-        // All but the one page for the record.
+        // All but one page, which the record needs.
         fs::write(tmpfs.path().join("ballast"), [0; 15 * 4_096]).unwrap();
         let options =
             ["--no-forward", "--log-format", "cri", "--log-dir", tmpfs.path().to_str().unwrap()];
@@ -176,7 +175,7 @@ impl Stuck {
 }
 
 #[test]
-fn an_end_of_a_line_waits_for_a_full_disk() {
+fn the_end_of_a_line_waits_for_a_full_disk() {
     let Some(mut stuck) = Stuck::new() else { return };
     assert_eq!(stuck.bytes_logged(), None, "the run has not ended");
     fs::remove_file(stuck.tmpfs.path().join("ballast")).unwrap();
@@ -187,7 +186,7 @@ fn an_end_of_a_line_waits_for_a_full_disk() {
 }
 
 #[test]
-fn a_stop_request_gives_up_an_end_of_a_line_that_waits_for_the_disk() {
+fn a_stop_request_drops_the_end_of_a_line_that_waits_for_the_disk() {
     let Some(mut stuck) = Stuck::new() else { return };
     signal(&stuck.vmon, Signal::SIGTERM);
     assert_eq!(code(wait(&mut stuck.vmon)), 0);

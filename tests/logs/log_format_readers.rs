@@ -1,5 +1,4 @@
-//! Logs in `cri` and `json` beside other writers of these formats, and in the hands of readers that
-//! nobody here wrote.
+//! Logs in `cri` and `json`, compared with other writers and read by independent readers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +15,8 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
-/// A program that `.ci/install` installs. `None`, which skips the test and says so, where that was
-/// not run; with `VMON_REQUIRE_PYTHON` set, a failure.
+/// A program that `.ci/install` installs. `None`, with a message, if it is missing; with
+/// `VMON_REQUIRE_PYTHON` set, that is a failure.
 #[track_caller]
 fn installed(program: &str) -> Option<Command> {
     let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
@@ -37,7 +36,7 @@ fn output(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// What a run in this format has logged of these two.
+/// The log of a run in this format with this output.
 fn logged(format: &str, stdout: &[u8], stderr: &[u8]) -> (State, PathBuf) {
     let state = State::new();
     fs::write(state.file("out"), stdout).unwrap();
@@ -49,13 +48,13 @@ fn logged(format: &str, stdout: &[u8], stderr: &[u8]) -> (State, PathBuf) {
     (state, log)
 }
 
-/// Any bytes, in lines short and long.
+/// Random bytes in short and long lines.
 fn bytes() -> Vec<u8> {
     let long = noise(100_000, 1).into_iter().map(|byte| if byte == b'\n' { b' ' } else { byte });
     noise(100_000, 2).into_iter().chain(long).chain(*b"\nand a last line").collect()
 }
 
-/// Text of characters of each size, in lines short and long, with all that JSON escapes.
+/// Characters of each UTF-8 length in short and long lines, with all JSON escapes.
 fn text() -> String {
     let line = "ascii \u{e4}\u{20ac}\u{1f680} \"<&>\"\\ \t\0\u{1b}[0m\u{7f}\u{2028}\u{2029}\r\n";
     let long = line.trim_end().repeat(2_000);
@@ -65,7 +64,7 @@ fn text() -> String {
 // --- conmon, a writer ---
 
 #[test]
-fn what_conmon_wrote_is_read_and_would_be_written_the_same() {
+fn logs_of_conmon_are_read_and_encoded_identically() {
     let log = fs::read(golden("conmon-2.1.6.k8s-file.log")).unwrap();
     let mut decoder = Decoder::new(Format::Cri);
     let mut encoder = Encoder::new(Format::Cri);
@@ -81,13 +80,13 @@ fn what_conmon_wrote_is_read_and_would_be_written_the_same() {
     assert_eq!(said[1], b"err\n");
     let lines = Command::new("sh").arg(golden("lines.sh")).stderr(Stdio::null()).output().unwrap();
     assert_same(&said[0], &lines.stdout, "what its child has written");
-    // conmon leaves the last line open where the child does.
+    // conmon leaves the last line incomplete if the child does.
     encoder.finish(Timestamp::default(), &mut again);
     assert!(again.ends_with(b"+00:00 stdout F \n"));
 }
 
 #[test]
-fn conmon_and_vmon_say_the_same_of_the_same_command() {
+fn conmon_and_vmon_log_the_same_command_identically() {
     let Some(mut conmon) = installed("conmon") else { return };
     let state = State::new();
     let directory = state.file("bundle");
@@ -118,7 +117,7 @@ fn jq(state: &State, arguments: &[&str], log: &Path) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn jq_reads_text_from_json_as_it_was_written() {
+fn jq_decodes_text_exactly_from_json() {
     let text = text();
     let (state, log) = logged("json", text.as_bytes(), b"err\n");
     for (stream, expected) in [("stdout", text.as_bytes()), ("stderr", b"err\n")] {
@@ -129,7 +128,7 @@ fn jq_reads_text_from_json_as_it_was_written() {
 }
 
 #[test]
-fn jq_takes_each_line_for_an_object_whatever_the_bytes() {
+fn jq_parses_each_line_as_an_object_whatever_the_bytes() {
     let (state, log) = logged("json", &bytes(), &noise(5_000, 3));
     let Some(read) = jq(&state, &["-c", "[keys, (.log | type)]"], &log) else { return };
     let read = String::from_utf8(read).unwrap();
@@ -139,7 +138,7 @@ fn jq_takes_each_line_for_an_object_whatever_the_bytes() {
 
 // --- the agent of a log service, a reader of both ---
 
-/// Prints what the agent makes of each line: time, stream, tags, length and bytes.
+/// Prints how the agent parses each line: time, stream, tags, length and bytes.
 const READ_CRI: &str = r#"
 import sys
 from scalyr_agent.log_processing import _parse_cri_log
@@ -175,7 +174,7 @@ while True:
 "#;
 
 #[test]
-fn a_shipper_joins_any_bytes_from_cri_as_they_were_written() {
+fn a_shipper_joins_any_bytes_from_cri_exactly() {
     let (out, err) = (bytes(), noise(5_000, 3));
     let (_state, log) = logged("cri", &out, &err);
     for ((_, stream), written) in STREAMS.into_iter().zip([out, err]) {
@@ -191,13 +190,13 @@ fn a_shipper_joins_any_bytes_from_cri_as_they_were_written() {
 fn a_shipper_ships_each_line_with_its_stream() {
     let lines: String = (0..3_000).map(|line| format!("line {line} \u{e4}\n")).collect();
     for format in ["cri", "json"] {
-        // What it joins in JSON is of all streams, so each has whole lines here.
+        // In JSON it joins lines of all streams, so each stream has complete lines here.
         let (_state, log) = logged(format, lines.as_bytes(), b"err\n");
         for (stream, expected) in [("stdout", lines.as_bytes()), ("stderr", b"err\n")] {
             let Some(mut python) = python() else { return };
             let read = output(python.args(["-c", READ]).arg(&log).args([format, stream]));
             match format {
-                // It ships what a chunk ends with by itself.
+                // It ships an incomplete line at the end of a chunk on its own.
                 "cri" => assert_eq!(without_newlines(&read), without_newlines(expected)),
                 _ => assert_same(&read, expected, stream),
             }

@@ -1,4 +1,4 @@
-//! The time index of a sandbox's log: what runs leave in it, read as docs/formats.md has it.
+//! The time index of a sandbox's log, parsed as docs/formats.md specifies.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -32,7 +32,7 @@ impl Record {
     }
 }
 
-/// The records of an index up to where it ends; none where there is no index.
+/// The records of an index; none without an index.
 fn read(index: &Path) -> Vec<Record> {
     let bytes = fs::read(index).unwrap_or_default();
     assert!(bytes.is_empty() || bytes.starts_with(b"VMONIDX\n\x01\0\x18\0"), "{bytes:?}");
@@ -62,7 +62,7 @@ fn index(state: &State, name: &str) -> Vec<Record> {
     read(&index_of(&state.log_path(name)))
 }
 
-/// What the records are about, without times and places.
+/// The types and values of the records, without times and positions.
 fn contents(records: &[Record]) -> Vec<(u8, u32)> {
     records.iter().map(|record| (record.kind, record.value)).collect()
 }
@@ -76,9 +76,9 @@ fn run(state: &State, options: &[&str], script: &str) -> i32 {
 }
 
 #[test]
-fn a_run_lies_between_its_marks_each_byte_with_its_stream() {
+fn the_index_has_the_marks_of_a_run_and_the_stream_of_each_byte() {
     let state = State::new();
-    // The second waits until the first has been read.
+    // The second write waits until the first has been read.
     let script =
         format!("echo out; until grep -q out {}; do :; done; echo error >&2; exit 3", "$LOG");
     let log = state.log_path("a");
@@ -87,7 +87,7 @@ fn a_run_lies_between_its_marks_each_byte_with_its_stream() {
     let first = pid(&state, "a");
     let expected = [(START, first), (STDOUT, 4), (STDERR, 6), (STOP, 3)];
     assert_eq!(contents(&index(&state, "a")), expected);
-    // And the next run goes on behind it.
+    // The next run follows.
     assert_eq!(run(&state, &[], "kill -9 $$"), 137);
     let second = pid(&state, "a");
     let expected = [&expected[..], &[(START, second), (STOP, 256 + 9)]].concat();
@@ -108,14 +108,14 @@ fn each_run_of_a_command_that_is_restarted_has_its_marks() {
 }
 
 #[test]
-fn a_terminal_has_its_size_in_the_log_and_each_new_one() {
+fn the_index_has_the_initial_window_size_and_each_change() {
     let state = State::new();
     let script = "trap 'stty size' WINCH; stty size; until read key; do :; done";
     let mut terminal = Terminal::spawn(&mut state.run("a", &["-t"], script));
     terminal.wait_for("40 100");
     terminal.resize(33, 77);
     terminal.wait_for("33 77");
-    // The same again is no new one.
+    // The same size again gives no record.
     terminal.resize(33, 77);
     terminal.send("\r");
     assert_eq!(terminal.finish(), 0);
@@ -127,7 +127,7 @@ fn a_terminal_has_its_size_in_the_log_and_each_new_one() {
 }
 
 #[test]
-fn a_terminal_that_nobody_has_begins_with_its_size() {
+fn a_pty_without_an_outer_terminal_has_its_size_in_the_index() {
     let state = State::new();
     assert_eq!(run(&state, &["-t", "--no-forward", "--stdin", "null"], "true"), 0);
     let size = (RESIZE, 80 << 16 | 24);
@@ -135,7 +135,7 @@ fn a_terminal_that_nobody_has_begins_with_its_size() {
 }
 
 #[test]
-fn whoever_is_attached_brings_sizes_too() {
+fn window_sizes_of_attached_clients_are_in_the_index() {
     let state = State::new();
     let script = "trap 'stty size' WINCH; stty size; until read key; do :; done";
     let run = Detached::start(&state, &mut state.run("a", &["-d", "-t"], script));
@@ -149,14 +149,14 @@ fn whoever_is_attached_brings_sizes_too() {
     state.wait_for_status("a", "STOPPED");
     let records = contents(&index(&state, "a"));
     let marks: Vec<_> = records.into_iter().filter(|&(kind, _)| kind >= START).collect();
-    // A size that is one off has a program on the terminal draw its screen again.
+    // A size that is one column larger makes a full-screen program redraw.
     let sizes = [(80, 24), (101, 40), (100, 40), (77, 33)]
         .map(|(columns, rows)| (RESIZE, columns << 16 | rows));
     assert_eq!(marks, [&[(START, run.pid)][..], &sizes, &[(STOP, 0)]].concat());
 }
 
 #[test]
-fn the_index_is_on_disk_soon_after_the_bytes_and_then_nothing_waits() {
+fn the_index_is_written_soon_after_the_bytes_and_causes_no_further_wake_up() {
     let state = State::new();
     let mut run = Process::spawn(&mut state.run("a", &["--no-forward"], "echo x; exec sleep 600"));
     eventually("the index", || contents(&index(&state, "a")).ends_with(&[(STDOUT, 2)]));
@@ -166,10 +166,10 @@ fn the_index_is_on_disk_soon_after_the_bytes_and_then_nothing_waits() {
 }
 
 #[test]
-fn a_log_without_index_has_none_and_neither_has_the_supervisors_own() {
+fn with_the_index_off_there_is_none_nor_for_the_supervisors_log() {
     let state = State::new();
     assert_eq!(run(&state, &["--log-index", "off", "--log-max-size", "1K"], "seq 2000"), 0);
-    // A database that nobody can write is told there.
+    // The supervisor's log has the warning about an unwritable database.
     let script = "echo x";
     let detached = ["-d", "--log-index", "on"];
     let output = state.run("b", &detached, script).output().unwrap();
@@ -185,7 +185,7 @@ fn a_log_without_index_has_none_and_neither_has_the_supervisors_own() {
 }
 
 #[test]
-fn an_index_that_can_not_be_written_is_told_once_and_holds_nobody() {
+fn an_unwritable_index_is_reported_once_and_blocks_nothing() {
     let state = State::new();
     fs::create_dir_all(state.logs()).unwrap();
     let target = state.file("target");
@@ -194,15 +194,15 @@ fn an_index_that_can_not_be_written_is_told_once_and_holds_nobody() {
     let script = "i=0; while [ $i -lt 300 ]; do echo o; echo e >&2; i=$((i+1)); done";
     let output = state.run("a", &[], script).output().unwrap();
     assert_eq!(code(output.status), 0);
-    let told = String::from_utf8(output.stderr).unwrap().replace("e\n", "");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.contains("a.log.idx is a symbolic link, not a regular file"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap().replace("e\n", "");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("a.log.idx is a symbolic link, not a regular file"), "{stderr}");
     assert_eq!(state.log("a").len(), 1200);
     assert_eq!(fs::read(&target).unwrap(), b"mine");
 }
 
-/// Whether what an index says is true of a log in which stdout has only `o` and stderr only `e`;
-/// and of how many bytes it says something.
+/// Checks an index against a log in which stdout has only `o` and stderr only `e`. Returns how many
+/// bytes it describes.
 fn known_and_true(log: &Path) -> u64 {
     let bytes = fs::read(log).unwrap();
     let mut known = 0;
@@ -221,9 +221,9 @@ fn known_and_true(log: &Path) -> u64 {
 }
 
 #[test]
-fn a_supervisor_that_is_killed_leaves_nothing_untrue_also_for_the_next_run() {
+fn a_killed_supervisor_leaves_a_correct_index_for_the_next_run_too() {
     let state = State::new();
-    // Without newlines, a byte tells its stream wherever the log is cut.
+    // Without newlines, each byte identifies its stream wherever the log is cut.
     let script = "while :; do printf oooooooooooo; printf eeeeeeeee >&2; done";
     let options = ["--no-forward", "--log-max-size", "4K", "--log-max-files", "100000"];
     let mut generations = 0;
@@ -233,7 +233,7 @@ fn a_supervisor_that_is_killed_leaves_nothing_untrue_also_for_the_next_run() {
         eventually("a few rotations", || state.generations("a").len() > wanted);
         supervisor.kill().unwrap();
         wait(&mut supervisor);
-        // This ends what is left of the child.
+        // This ends the child if it is still running.
         assert!(state.vmon().args(["ps"]).output().unwrap().status.success());
         generations = state.generations("a").len();
     }
@@ -243,7 +243,7 @@ fn a_supervisor_that_is_killed_leaves_nothing_untrue_also_for_the_next_run() {
     let size: u64 = logs.iter().map(|log| fs::metadata(log).unwrap().len()).sum();
     let known: u64 = logs.iter().map(|log| known_and_true(log)).sum();
     assert!(known <= size && known > size / 2, "{known} of {size}");
-    // The last three bytes may have gone to a new file.
+    // The last three bytes may be in a new file.
     let records: Vec<Record> = logs.iter().flat_map(|log| read(&index_of(log))).collect();
     let last = contents(&records);
     let expected = [(START, pid(&state, "a")), (STDOUT, 3), (STOP, 0)];
@@ -251,7 +251,7 @@ fn a_supervisor_that_is_killed_leaves_nothing_untrue_also_for_the_next_run() {
 }
 
 #[test]
-fn a_full_disk_leaves_an_index_that_is_true() {
+fn a_full_disk_leaves_a_correct_index() {
     for (max_size, ballast_size) in [(0, 8 << 10), (0, 32 << 10), (6_000, 16 << 10)] {
         let Some(tmpfs) = Tmpfs::new("size=128k") else { return };
         let ballast = tmpfs.path().join("ballast");
@@ -266,7 +266,7 @@ fn a_full_disk_leaves_an_index_that_is_true() {
             turn += 1;
             let chunk = [byte; 300];
             let mut rest = &chunk[..];
-            // As the monitor does it, for as long as that may take.
+            // Like the monitor, with a time limit.
             for _ in 0..100_000 {
                 match log.write(stream, rest) {
                     Ok(()) => return,
@@ -296,10 +296,10 @@ fn a_full_disk_leaves_an_index_that_is_true() {
     }
 }
 
-/// By the calls of epoll(7): the other poller makes more of them, index or not.
+/// Counts calls of epoll(7). The poll(2) back end makes more of them, with or without an index.
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]
-fn nothing_is_called_for_the_index_between_a_key_and_its_echo() {
+fn the_index_causes_no_system_call_between_a_key_and_its_echo() {
     if !common::has("strace") {
         return tmpfs::skip("needs strace");
     }
@@ -319,7 +319,7 @@ fn nothing_is_called_for_the_index_between_a_key_and_its_echo() {
     assert_eq!(terminal.finish(), 0);
     let trace = fs::read_to_string(trace).unwrap();
     assert!(common::contains(trace.as_bytes(), b"a.log.idx"), "the index is written");
-    // From the read of a key to the write of its echo. A timer may expire between the two of some.
+    // From the read of a key to the write of its echo. In some of them a timer may expire.
     let calls_of = |key: char| -> Vec<&str> {
         let word = format!("\"{key}\", 1");
         let moves_it = |line: &&str| {

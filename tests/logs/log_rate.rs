@@ -1,4 +1,4 @@
-//! How fast a log may be filled: what a flood gets, what it costs, and that nothing is lost untold.
+//! The rate limit of a log: throughput of a flood, its cost, and notices about dropped output.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
-/// Lines of seven bytes, each another one.
+/// Lines of seven bytes, all different.
 fn numbers(count: u32) -> Vec<u8> {
     (1..=count).flat_map(|number| format!("{number:06}\n").into_bytes()).collect()
 }
@@ -25,7 +25,7 @@ fn numbers_script(count: u32) -> String {
     format!("seq -f %06.0f 1 {count}")
 }
 
-/// A sandbox that is named x and writes to its log only.
+/// A sandbox with the name x that writes to its log only.
 fn start(state: &State, options: &[&str], script: &str) -> Process {
     let all = [&["--no-forward", "--log-max-size", "0"], options].concat();
     Process::spawn(state.run("x", &all, script).stdin(Stdio::null()))
@@ -35,7 +35,7 @@ fn log_size(state: &State) -> u64 {
     fs::metadata(state.log_path("x")).map_or(0, |found| found.len())
 }
 
-/// What the child has as its stdout, once it runs.
+/// The child's stdout, once it runs.
 fn stdout_of_child(state: &State) -> File {
     state.wait_for_status("x", "RUNNING");
     let pid = state.run_column("x", "pid").unwrap();
@@ -44,7 +44,7 @@ fn stdout_of_child(state: &State) -> File {
     open.open(format!("/proc/{pid}/fd/1")).unwrap()
 }
 
-/// But for a page, of which the first bytes may have been read.
+/// Except for a page, whose first bytes may have been read.
 fn wait_until_full(pipe: &File) {
     let size = fcntl(pipe, FcntlArg::F_GETPIPE_SZ).unwrap() as usize;
     let waiting = || common::bytes_waiting(pipe.as_raw_fd());
@@ -57,22 +57,22 @@ fn inspected(state: &State) -> Value {
     list[0].clone()
 }
 
-/// How often the process has gone to sleep.
+/// Number of voluntary context switches of the process.
 fn sleeps(pid: u32) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let mut lines = status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches"));
     lines.next().unwrap().to_owned()
 }
 
-/// How many reads the process has made (proc(5)).
+/// Number of reads of the process (proc(5)).
 fn reads(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
     let count = io.lines().find_map(|line| line.strip_prefix("syscr: "));
     count.unwrap().parse().unwrap()
 }
 
-/// What is left of a stream by the lines that tell of gaps: checks each piece against `sent`, and
-/// gives the bytes of all gaps.
+/// Splits a log at its notices, and checks each piece against `sent`. Returns the number of dropped
+/// bytes.
 fn check_pieces(log: &[u8], sent: &[u8]) -> u64 {
     const BEGIN: &[u8] = b"\r\n[vmon: ";
     const END: &[u8] = b" bytes left out]\r\n";
@@ -106,9 +106,9 @@ fn flood_gets_its_rate(log: &str, options: &[&str], script: &str) {
     eventually("the log grows", || log_size(&state) > before + MIB);
     let grown = log_size(&state) - before;
     let allowed = began.elapsed().as_secs_f64() * MIB as f64;
-    // What had not come in its time, because the machine was busy, may come later: up to a burst.
+    // Output that was late because the machine was busy may come later: up to a burst.
     assert!(grown as f64 <= allowed * 1.01 + f64::from(128 << 10), "{grown} of {allowed}");
-    // A hundred a second; of a terminal none gives more than 4,095 bytes.
+    // A hundred reads a second; a terminal gives at most 4,095 bytes each.
     let reads = reads(vmon.0.id()) - reads_before;
     let more = 100 * began.elapsed().as_secs().saturating_sub(1);
     assert!(reads <= 700 + more, "{reads} reads for {grown} bytes");
@@ -117,32 +117,31 @@ fn flood_gets_its_rate(log: &str, options: &[&str], script: &str) {
 }
 
 #[test]
-fn a_flood_fills_the_log_at_its_rate_and_no_faster() {
+fn a_flood_on_a_pipe_is_limited_to_the_rate() {
     flood_gets_its_rate("x", &[], "exec yes");
 }
 
 #[test]
-fn a_flood_of_small_writes_fills_it_no_faster_either() {
+fn a_flood_of_small_writes_is_limited_to_the_rate() {
     flood_gets_its_rate("x", &[], "exec dd if=/dev/zero bs=10 status=none");
 }
 
 #[test]
-fn a_flood_through_a_terminal_fills_it_no_faster_either() {
+fn a_flood_on_a_terminal_is_limited_to_the_rate() {
     flood_gets_its_rate("x", &["--tty", "always"], "exec yes");
 }
 
 #[test]
-fn a_flood_of_a_console_fills_its_log_no_faster_either() {
+fn a_flood_of_a_console_is_limited_to_the_rate() {
     flood_gets_its_rate("x@a", &["--console", "a=pty"], "exec yes >{a}");
 }
 
-/// How many bytes a flood of single bytes has.
+/// Number of bytes in a flood of single bytes.
 const WRITES: u64 = 100_000;
 
-/// Has floods sent until one was read many bytes at a time.
-///
-/// A writer that gets no processor in a pause looks like one that waits to be read, and each byte
-/// is read by itself for a while.
+/// Repeats floods until one was read many bytes at a time. A writer that is not scheduled for a
+/// while looks like one that waits for its reader, and then each byte is read on its own for some
+/// time.
 #[track_caller]
 fn a_flood_is_read_many_bytes_at_a_time(log: &Path, vmon: u32, mut flood: impl FnMut()) {
     let mut seen = Vec::new();
@@ -156,7 +155,7 @@ fn a_flood_is_read_many_bytes_at_a_time(log: &Path, vmon: u32, mut flood: impl F
     }
 }
 
-/// Has a console flooded with writes of a byte each, as a VMM writes a serial port.
+/// Floods a console with single-byte writes, like a VMM's serial port.
 #[track_caller]
 fn single_bytes_are_read_many_at_a_time(console: &str, open: impl Fn(&State) -> File) {
     if cfg!(vmon_coalesce = "never") {
@@ -213,7 +212,7 @@ fn single_bytes_at_a_terminal_are_read_many_at_a_time() {
 }
 
 #[test]
-fn a_writer_that_is_held_back_loses_and_changes_nothing() {
+fn a_writer_under_back_pressure_loses_nothing() {
     for tty in ["never", "always"] {
         let state = State::new();
         let options = ["--log-rate", "1MiB/s,burst=64KiB", "--tty", tty];
@@ -224,7 +223,7 @@ fn a_writer_that_is_held_back_loses_and_changes_nothing() {
 }
 
 #[test]
-fn a_writer_beyond_the_rate_waits_for_room_in_its_pipe() {
+fn a_writer_above_the_rate_blocks_on_its_pipe() {
     let state = State::new();
     let mut vmon = start(&state, &["--log-rate", "1/s,burst=1"], "exec yes");
     wait_until_full(&stdout_of_child(&state));
@@ -234,7 +233,7 @@ fn a_writer_beyond_the_rate_waits_for_room_in_its_pipe() {
 }
 
 #[test]
-fn a_reader_that_is_slower_than_the_rate_gets_all_once_it_reads_again() {
+fn a_reader_slower_than_the_rate_gets_everything_when_it_reads_again() {
     let state = State::new();
     let script = numbers_script(150_000);
     let mut command = state.run("x", &["--log-rate", "1MiB/s,burst=64KiB"], &script);
@@ -260,7 +259,7 @@ fn a_reader_that_is_slower_than_the_rate_gets_all_once_it_reads_again() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_the_rate_and_all_that_was_written_is_in_the_log() {
+fn a_stop_does_not_wait_for_the_rate_and_all_output_is_in_the_log() {
     let state = State::new();
     let mut vmon = start(&state, &["--log-rate", "1/s,burst=1"], "exec yes");
     let pipe = stdout_of_child(&state);
@@ -284,7 +283,7 @@ fn each_stream_has_a_rate_of_its_own() {
 }
 
 #[test]
-fn what_is_left_out_is_told_in_its_place_and_on_record_and_the_rest_is_exact() {
+fn dropped_output_has_a_notice_in_its_place_and_is_counted() {
     let state = State::new();
     let options =
         ["--log-max-size", "0", "--log-rate", "64KiB/s,burst=64KiB", "--over-rate", "drop"];
@@ -301,12 +300,12 @@ fn what_is_left_out_is_told_in_its_place_and_on_record_and_the_rest_is_exact() {
 }
 
 #[test]
-fn what_is_left_out_is_told_also_where_nothing_follows() {
+fn dropped_output_at_the_end_has_a_notice_too() {
     let state = State::new();
     let options = ["--log-rate", "64KiB/s", "--over-rate", "drop"];
     let script = format!("{}; exec sleep 600", numbers_script(15_000));
     let mut vmon = start(&state, &options, &script);
-    eventually("it is told", || state.log("x").ends_with(b" bytes left out]\r\n"));
+    eventually("the notice", || state.log("x").ends_with(b" bytes left out]\r\n"));
     let left_out = check_pieces(&state.log("x"), &numbers(15_000));
     eventually("the supervisor counts it", || {
         inspected(&state)["live"]["bytes_dropped"] == left_out
@@ -316,7 +315,7 @@ fn what_is_left_out_is_told_also_where_nothing_follows() {
 }
 
 #[test]
-fn what_is_left_out_is_read_no_faster_than_eight_times_the_rate() {
+fn dropped_output_is_read_no_faster_than_eight_times_the_rate() {
     let state = State::new();
     let options = ["--log-rate", "1/s,burst=1", "--over-rate", "drop"];
     let mut vmon = start(&state, &options, "exec yes");
@@ -328,7 +327,7 @@ fn what_is_left_out_is_read_no_faster_than_eight_times_the_rate() {
 }
 
 #[test]
-fn a_source_that_is_silent_again_wakes_nobody() {
+fn a_source_that_is_silent_again_causes_no_wake_ups() {
     for over in ["block", "drop"] {
         let state = State::new();
         let script = format!("{}; echo end; exec sleep 600", numbers_script(30_000));
@@ -362,9 +361,9 @@ fn a_restart_keeps_the_rate() {
 }
 
 #[test]
-fn a_rate_that_is_none_is_a_usage_error_that_says_what_to_do() {
+fn an_invalid_rate_is_a_usage_error_with_a_suggestion() {
     let state = State::new();
-    for (options, told) in [
+    for (options, message) in [
         (&["--log-rate", "0/s"][..], "leave the option out"),
         (&["--log-rate", "1MiB"], "such as 1MiB/s"),
         (&["--log-rate", "1MiB/s,4MiB"], "burst=4MiB"),
@@ -373,7 +372,7 @@ fn a_rate_that_is_none_is_a_usage_error_that_says_what_to_do() {
         let output = state.run("x", options, "true").output().unwrap();
         assert_eq!(code(output.status), 125, "{options:?}");
         let text = String::from_utf8(output.stderr).unwrap();
-        assert!(text.contains(told), "{options:?}: {text}");
+        assert!(text.contains(message), "{options:?}: {text}");
     }
     assert!(!state.log_path("x").exists());
 }

@@ -1,4 +1,4 @@
-//! `vmon logs`, of logs that nobody writes to any more.
+//! `vmon logs` of stopped sandboxes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -25,7 +25,7 @@ fn printed(state: &State, args: &[&str]) -> String {
     stdout
 }
 
-/// Its one line on stderr; what is printed all the same is in the second place.
+/// The error line of a failed command, and its output.
 #[track_caller]
 fn failed(state: &State, args: &[&str], with: i32) -> (String, String) {
     let Output { status, stdout, stderr } = output(state, args);
@@ -35,7 +35,7 @@ fn failed(state: &State, args: &[&str], with: i32) -> (String, String) {
     (stderr, stdout)
 }
 
-/// Puts a file of a log where a sandbox's would be that is not on record any more.
+/// Writes a log file of a sandbox that is not on record.
 fn put(state: &State, config: &str, file: &str, bytes: &[u8]) {
     let directory = state.path().join("log").join(config);
     fs::create_dir_all(&directory).unwrap();
@@ -47,7 +47,7 @@ const SECOND: u64 = 1_000_000_000;
 /// 2026-01-31T12:00:00Z.
 const NOON: u64 = 1_769_860_800 * SECOND;
 
-/// Two files, a line every ten seconds from noon on, every other one from stderr.
+/// Two files with a line every ten seconds from noon on, every other one from stderr.
 fn put_lines(state: &State, format: &str, compressed: bool) {
     let chunks: Vec<Chunk> = (0..20)
         .map(|line| {
@@ -76,7 +76,7 @@ fn all(lines: impl IntoIterator<Item = u64>) -> String {
 }
 
 #[test]
-fn a_stopped_sandbox_has_its_log_byte_for_byte() {
+fn the_log_of_a_stopped_sandbox_is_printed_exactly() {
     let state = State::new();
     let script = r"printf 'out\n\033]0;title\007\377\000'; printf 'err\n' >&2";
     state.run("web", &[], script).output().unwrap();
@@ -89,7 +89,7 @@ fn a_stopped_sandbox_has_its_log_byte_for_byte() {
 }
 
 #[test]
-fn a_sandbox_that_is_not_on_record_any_more_has_its_log() {
+fn the_log_of_a_sandbox_no_longer_on_record_is_printed() {
     let state = State::new();
     state.run("web", &[], "echo gone").output().unwrap();
     assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
@@ -104,7 +104,7 @@ fn a_sandbox_that_is_not_on_record_any_more_has_its_log() {
 }
 
 #[test]
-fn what_is_not_there_is_told() {
+fn a_missing_log_is_reported() {
     let state = State::new();
     let (error, _) = failed(&state, &["nosuch"], 1);
     assert!(error.contains("no sandbox has the name 'nosuch'"), "{error}");
@@ -125,7 +125,7 @@ fn what_is_not_there_is_told() {
 }
 
 #[test]
-fn times_lines_and_streams_choose_in_every_format() {
+fn times_lines_and_streams_select_in_every_format() {
     for (format, compressed) in [("raw", false), ("raw", true), ("cri", true), ("json", false)] {
         let state = State::new();
         put_lines(&state, format, compressed);
@@ -153,7 +153,7 @@ fn times_lines_and_streams_choose_in_every_format() {
 }
 
 #[test]
-fn a_run_is_what_came_between_two_marks() {
+fn a_run_is_selected_by_its_marks() {
     let state = State::new();
     for word in ["one", "two", "three"] {
         state.run("web", &[], &format!("echo {word}; echo {word}")).output().unwrap();
@@ -166,14 +166,14 @@ fn a_run_is_what_came_between_two_marks() {
     assert_eq!(printed(&state, &["web", "--run", "1", "-f"]), "one\none\n");
     let (error, _) = failed(&state, &["web", "--run", "17"], 1);
     assert!(error.contains("it has no run 17: 'vmon history"), "{error}");
-    // Off the record, marks are all that is left.
+    // Without the record, only the marks are left.
     assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
     assert_eq!(printed(&state, &["web", "--run", "last"]), "three\nthree\n");
     failed(&state, &["web", "--run", "2"], 1);
 }
 
 #[test]
-fn a_run_whose_output_was_rotated_away_is_told_to_be_gone() {
+fn a_run_whose_output_was_rotated_away_is_reported() {
     let state = State::new();
     let small = ["--log-max-size", "1000", "--log-max-files", "1"];
     for script in ["echo early", ":", "seq 1000"] {
@@ -182,13 +182,13 @@ fn a_run_whose_output_was_rotated_away_is_told_to_be_gone() {
     let (error, out) = failed(&state, &["web", "--run", "1"], 1);
     assert!(error.contains("the output of this run of Sandboxfile/web is no longer in its log"));
     assert_eq!(out, "");
-    // It has printed nothing, or nothing of that time is asked for.
+    // No output, or none in the selected time.
     assert_eq!(printed(&state, &["web", "--run", "2"]), "");
     assert_eq!(printed(&state, &["web", "--run", "1", "-n", "0"]), "");
 }
 
 #[test]
-fn a_run_of_a_log_without_marks_is_what_came_in_its_time() {
+fn a_run_of_a_log_without_marks_is_selected_by_its_time() {
     for format in ["cri", "json"] {
         let state = State::new();
         for word in ["one", "two", "three"] {
@@ -214,7 +214,7 @@ fn bytes_of_unknown_time_count_as_stdout_and_have_a_dash() {
 }
 
 #[test]
-fn where_nothing_tells_times_or_streams_that_is_told() {
+fn unknown_times_and_streams_are_reported() {
     let state = State::new();
     put(&state, CONFIG, "old.log", b"no index\n");
     let (error, out) = failed(&state, &["old", "--since", "1h"], 1);
@@ -227,7 +227,7 @@ fn where_nothing_tells_times_or_streams_that_is_told() {
 }
 
 #[test]
-fn an_index_that_does_not_match_is_told_and_matters_where_it_was_needed() {
+fn a_mismatched_index_is_reported_and_fails_only_if_it_is_needed() {
     let state = State::new();
     put(&state, CONFIG, "old.log", b"short\n");
     put(&state, CONFIG, "old.log.idx", &index(&[Chunk::new(NOON, STDERR, "much longer\n")]));
@@ -237,11 +237,11 @@ fn an_index_that_does_not_match_is_told_and_matters_where_it_was_needed() {
     let Output { status, stderr, .. } = output(&state, &["old", "--stream", "stderr"]);
     assert_eq!(code(status), 1);
     assert!(contains(&stderr, b"does not match its log"));
-    let told = String::from_utf8(stderr).unwrap();
-    assert_eq!(told.matches("does not match").count(), 1, "{told}");
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(stderr.matches("does not match").count(), 1, "{stderr}");
 }
 
-/// Of 2 GiB, and as much content: blocks that repeat one byte (RFC 8878).
+/// 2 GiB of window and content, in blocks that repeat one byte (RFC 8878).
 #[test]
 fn a_generation_that_needs_too_much_memory_is_reported_and_the_rest_is_printed() {
     let state = State::new();
@@ -261,7 +261,7 @@ fn a_generation_that_needs_too_much_memory_is_reported_and_the_rest_is_printed()
 }
 
 #[test]
-fn a_damaged_generation_is_told_and_the_rest_is_printed() {
+fn a_damaged_generation_is_reported_and_the_rest_is_printed() {
     let state = State::new();
     put(&state, CONFIG, "old.log.00000001.gz", b"no gzip at all, and long enough");
     put(&state, CONFIG, "old.log", b"rest\n");
@@ -270,7 +270,7 @@ fn a_damaged_generation_is_told_and_the_rest_is_printed() {
     assert_eq!(out, "rest\n");
 }
 
-/// Everything that a terminal must not be told by a log.
+/// Escape sequences that must not reach a terminal.
 const EVIL: &str = "\x1b]0;title\x07\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[c\x1b[6n\x1b]52;c;eA==\x07\
                     \x1bP+q544e\x1b\\\x1b[2J\x1b(0\x0e\x1bc";
 
@@ -283,7 +283,7 @@ fn at_terminal(state: &State, args: &[&str], variable: Option<(&str, &str)>) -> 
 }
 
 #[test]
-fn at_a_terminal_stderr_is_tinted_and_nothing_else_changes() {
+fn on_a_terminal_stderr_is_tinted_and_the_terminal_is_unchanged() {
     let state = State::new();
     let chunks = [
         Chunk::new(NOON, STDOUT, format!("one{EVIL}\n")),
@@ -304,7 +304,7 @@ fn at_a_terminal_stderr_is_tinted_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn a_closed_stdout_ends_it_without_a_message() {
     let state = State::new();
     let line = "a line that is printed again and again\n";
     put(&state, CONFIG, "old.log", line.repeat(100_000).as_bytes());

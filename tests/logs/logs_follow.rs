@@ -1,4 +1,4 @@
-//! `vmon logs --follow`, beside sandboxes that run.
+//! `vmon logs --follow` of running sandboxes.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -38,7 +38,7 @@ impl Follower {
         line
     }
 
-    /// What else came, what was said, and the exit code.
+    /// The rest of its output, its messages, and the exit code.
     #[track_caller]
     fn end(&mut self) -> (String, String, i32) {
         let mut rest = String::new();
@@ -55,7 +55,7 @@ impl Follower {
     }
 }
 
-/// A sandbox that prints what is written to a FIFO, and ends with it.
+/// A sandbox that prints what the test writes to a FIFO, and ends with it.
 struct Source {
     state: State,
     fifo: Option<File>,
@@ -88,8 +88,8 @@ impl Source {
         self.fifo = None;
     }
 
-    /// Our end stays open until the new run has opened its own: the old one is stopped, and does
-    /// not end by itself.
+    /// The write end stays open until the new run has opened the FIFO, so that the old run is
+    /// stopped and does not end by itself.
     fn restart(&mut self) {
         let restart = self.state.vmon().args(["restart", "web"]).stdout(Stdio::null()).status();
         assert!(restart.unwrap().success());
@@ -105,7 +105,7 @@ impl Drop for Source {
 }
 
 #[test]
-fn a_follower_prints_what_comes_and_ends_with_the_sandbox() {
+fn a_follower_prints_new_output_and_ends_with_the_sandbox() {
     let mut source = Source::new(&[]);
     source.print("before\n");
     let mut follower = Follower::new(&source.state, &["web"]);
@@ -117,13 +117,13 @@ fn a_follower_prints_what_comes_and_ends_with_the_sandbox() {
     source.print("no newline");
     source.end();
     follower.assert_ends("no newline");
-    // One that has ended is printed, and not waited for.
+    // The log of an ended sandbox is printed without waiting.
     Follower::new(&source.state, &["web"]).assert_ends("before\none\ntwo\nno newline");
     Follower::new(&source.state, &["web", "-n", "1"]).assert_ends("no newline");
 }
 
 #[test]
-fn the_last_lines_come_first_and_then_what_follows() {
+fn the_last_lines_are_printed_before_new_output() {
     let mut source = Source::new(&[]);
     source.print("one\ntwo\nthree\n");
     source.state.wait_for_log("web", b"three\n");
@@ -135,12 +135,12 @@ fn the_last_lines_come_first_and_then_what_follows() {
     source.end();
     follower.assert_ends("");
     let (printed, _, _) = nothing.end();
-    // It may have begun after the line.
+    // The follower may have started after the line.
     assert!("four\n".ends_with(&printed), "{printed}");
 }
 
 #[test]
-fn a_follower_goes_on_through_a_restart_and_through_the_supervisors_own() {
+fn a_follower_continues_through_restarts() {
     let mut source = Source::new(&["--restart", "on-failure"]);
     let mut follower = Follower::new(&source.state, &["web"]);
     source.print("one\n");
@@ -150,7 +150,7 @@ fn a_follower_goes_on_through_a_restart_and_through_the_supervisors_own() {
         source.print(word);
         assert_eq!(follower.line(), word);
     }
-    // Killed, it is started again by its supervisor.
+    // After a kill, the supervisor restarts it.
     let kill = source.state.vmon().args(["kill", "-s", "KILL", "web"]).status().unwrap();
     assert!(kill.success());
     source.state.wait_for_log("web", b"three\n");
@@ -178,7 +178,7 @@ fn a_follower_of_one_run_ends_with_it() {
 }
 
 #[test]
-fn a_follower_of_one_run_that_comes_late_prints_nothing_of_the_next_one() {
+fn a_late_follower_of_one_run_prints_nothing_of_the_next_one() {
     let mut source = Source::new(&[]);
     source.print("one\n");
     let mut follower = Follower::new(&source.state, &["web", "--run", "last"]);
@@ -187,20 +187,20 @@ fn a_follower_of_one_run_that_comes_late_prints_nothing_of_the_next_one() {
     source.restart();
     source.print("two\n");
     source.state.wait_for_log("web", b"two\n");
-    // The index tells of the next run up to 200 ms later.
+    // The index has the next run up to 200 ms later.
     signal(&follower.process, Signal::SIGCONT);
     follower.assert_ends("");
 }
 
 #[test]
-fn a_log_that_is_removed_or_moved_is_followed_in_its_new_place() {
+fn a_log_that_is_removed_or_renamed_is_followed_under_its_name() {
     let mut source = Source::new(&[]);
     let log = source.state.log_path("web");
     let mut follower = Follower::new(&source.state, &["web"]);
     source.print("one\n");
     assert_eq!(follower.line(), "one\n");
     fs::remove_file(&log).unwrap();
-    // The writer looks once a second.
+    // The writer checks its file once a second.
     eventually("the log is made anew", || {
         source.print("?\n");
         log.exists()
@@ -219,7 +219,7 @@ fn a_log_that_is_removed_or_moved_is_followed_in_its_new_place() {
 }
 
 #[test]
-fn a_follower_of_a_log_that_was_deleted_waits_for_the_next() {
+fn a_follower_of_a_deleted_log_waits_for_the_next_one() {
     let mut source = Source::new(&[]);
     source.print("one\n");
     source.state.wait_for_log("web", b"one\n");
@@ -261,7 +261,7 @@ fn times_and_streams_are_waited_for() {
 }
 
 #[test]
-fn a_follower_ends_at_a_time_also_while_the_sandbox_goes_on() {
+fn a_follower_ends_at_a_time_while_the_sandbox_is_running() {
     let source = Source::new(&[]);
     source.print("one\n");
     source.state.wait_for_log("web", b"one\n");
@@ -273,7 +273,7 @@ fn a_follower_ends_at_a_time_also_while_the_sandbox_goes_on() {
 }
 
 #[test]
-fn interrupts_and_readers_that_go_away_end_a_follower_quietly() {
+fn signals_and_a_closed_stdout_end_a_follower_without_a_message() {
     let source = Source::new(&[]);
     source.print("one\n");
     for sent in [Signal::SIGINT, Signal::SIGTERM] {
@@ -286,7 +286,7 @@ fn interrupts_and_readers_that_go_away_end_a_follower_quietly() {
     let mut first = [0; 4];
     process.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     drop(process.stdout.take());
-    // Nothing has to be written for that.
+    // No write is needed to notice that.
     assert!(wait(&mut process).success());
     let mut said = String::new();
     process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -294,7 +294,7 @@ fn interrupts_and_readers_that_go_away_end_a_follower_quietly() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_does_not_keep_a_follower_from_leaving() {
+fn a_blocked_stdout_does_not_keep_a_follower_from_ending() {
     let source = Source::new(&[]);
     let mut process = Process::spawn(&mut follow(&source.state, &["web"]));
     let mut first = [0; 1];
@@ -311,12 +311,12 @@ fn a_reader_that_takes_nothing_does_not_keep_a_follower_from_leaving() {
 }
 
 #[test]
-fn a_follower_that_falls_behind_says_what_it_has_missed_and_goes_on() {
+fn a_follower_that_falls_behind_reports_what_it_missed_and_continues() {
     let mut source = Source::new(&["--log-max-size", "64KiB", "--log-max-files", "2"]);
     let mut follower = Follower::new(&source.state, &["web"]);
     source.print("first\n");
     assert_eq!(follower.line(), "first\n");
-    // Nobody reads what it prints meanwhile.
+    // The follower's output is not read in the meantime.
     let numbers: String = (0..400_000).map(|number| format!("{number}\n")).collect();
     source.print(numbers + "last\n");
     source.state.wait_for_log("web", b"last\n");
@@ -325,13 +325,13 @@ fn a_follower_that_falls_behind_says_what_it_has_missed_and_goes_on() {
     assert_eq!(code, 1);
     assert!(said.starts_with("vmon: generations ") && said.contains(" were removed"), "{said}");
     assert!(printed.starts_with("0\n1\n") && printed.ends_with("\n399999\nlast\n"));
-    // In order, and each line whole: a generation ends with one.
+    // In order and in complete lines, since a generation ends with one.
     let numbers = printed.lines().filter_map(|line| line.parse::<u32>().ok());
     assert!(numbers.is_sorted_by(|a, b| a < b));
 }
 
-/// What a follower prints of a sandbox that prints these bytes, in chunks of any size, into a log
-/// that is rotated every few milliseconds, all generations kept.
+/// Checks a follower of a sandbox that prints these bytes in random chunks, into a log that is
+/// rotated every few milliseconds, with all generations kept.
 #[track_caller]
 fn assert_keeps_up(options: &[&str], bytes: &[u8]) {
     let rotated = ["--log-max-size", "64KiB", "--log-max-files", "9999"];
@@ -367,7 +367,7 @@ fn size() -> usize {
     if std::env::var_os("VMON_FULL_SIZE").is_some() { 200_000_000 } else { 4_000_000 }
 }
 
-/// Any bytes, the last one a newline.
+/// Random bytes that end with a newline.
 fn any_bytes(size: usize) -> Vec<u8> {
     let mut bytes = noise(size, 7);
     bytes.push(b'\n');

@@ -1,4 +1,4 @@
-//! `vmon replay`: a session as it was, and a terminal that is left as it was found.
+//! `vmon replay`: the output and the state of the terminal afterwards.
 
 #![cfg(target_os = "linux")]
 
@@ -31,7 +31,7 @@ fn full_screen(state: &State) {
 const GIVEN_BACK: &str = "\x1b[?1049l\x1b[m\x0f\x1b(B\x1b[?25h";
 
 #[test]
-fn a_pipe_gets_the_bytes_as_they_are() {
+fn a_pipe_gets_the_bytes_unchanged() {
     let state = State::new();
     let bytes = noise(300_000, 5);
     let mut recording = Recording::of(&state, "web");
@@ -46,7 +46,7 @@ fn a_pipe_gets_the_bytes_as_they_are() {
 }
 
 #[test]
-fn of_several_runs_the_last_is_played_unless_another_is_asked_for() {
+fn the_last_of_several_runs_is_played_unless_another_is_selected() {
     let state = State::new();
     for text in ["first", "second", "third"] {
         let options = if text == "third" { &["--log-index", "off"][..] } else { &[] };
@@ -68,13 +68,13 @@ fn of_several_runs_the_last_is_played_unless_another_is_asked_for() {
         String::from_utf8_lossy(&none.stderr),
         "vmon: can't replay Sandboxfile/web: it has no run 9: 'vmon history Sandboxfile/web' lists those on record\n"
     );
-    // What is not on record any more, its log knows.
+    // A run that is not on record is found by the marks of the log.
     assert!(state.vmon().args(["rm", "web"]).output().unwrap().status.success());
     assert!(played(&["web"]).starts_with("second\n"));
 }
 
 #[test]
-fn logs_in_the_formats_of_others_are_played_by_their_times() {
+fn logs_in_other_formats_are_played_by_their_times() {
     let state = State::new();
     for format in ["cri", "json"] {
         for text in ["first", "second"] {
@@ -95,7 +95,7 @@ fn logs_in_the_formats_of_others_are_played_by_their_times() {
 }
 
 #[test]
-fn a_sandbox_that_runs_is_played_as_far_as_it_has_come() {
+fn the_output_of_a_running_sandbox_is_played_up_to_the_present() {
     let state = State::new();
     let _web =
         Detached::start(&state, &mut state.run("web", &["-dt"], "echo so far; exec sleep 3600"));
@@ -125,7 +125,7 @@ fn a_pause_lasts_until_a_signal_ends_it() {
 }
 
 #[test]
-fn a_terminal_is_given_back_as_it_was_when_a_key_or_a_signal_ends_the_play() {
+fn the_terminal_is_restored_when_a_key_or_a_signal_ends_the_replay() {
     let state = State::new();
     full_screen(&state);
     type End = fn(&mut Terminal);
@@ -151,14 +151,14 @@ fn a_terminal_is_given_back_as_it_was_when_a_key_or_a_signal_ends_the_play() {
     }
 }
 
-/// tmux, with a program in it that goes when this does.
+/// tmux with a program in it. It is killed on drop.
 struct Tmux<'a>(&'a State);
 
 impl Tmux<'_> {
     fn command(&self, args: &[&str]) -> std::io::Result<Output> {
         let mut command = Command::new("tmux");
         command.arg("-S").arg(self.0.file("tmux")).args(["-f", "/dev/null"]).args(args);
-        // tmux runs a command with the user's shell, and an account may have none that does.
+        // tmux runs the command with the user's login shell, which may be nologin.
         command.env("SHELL", "/bin/sh");
         command.env("VMON_STATE_DIR", self.0.path()).env_remove("TMUX").output()
     }
@@ -178,13 +178,13 @@ impl Drop for Tmux<'_> {
 }
 
 #[test]
-fn an_emulator_shows_the_session_and_what_was_there_before_it() {
+fn tmux_shows_the_session_and_then_its_former_contents() {
     let state = State::new();
     let Some(()) = needs_terminal_program("tmux") else { return };
     full_screen(&state);
     let tmux = Tmux(&state);
     let vmon = env!("CARGO_BIN_EXE_vmon");
-    // The key is for the player: a shell would end by it too.
+    // The player reads the key; a shell would end by it too.
     let script = format!("trap : INT; echo before; {vmon} replay web; echo \"code $?\"; exec cat");
     assert!(tmux.command(&["new-session", "-d", &script]).unwrap().status.success());
     let state = "#{alternate_on} #{cursor_flag}";
@@ -198,13 +198,14 @@ fn an_emulator_shows_the_session_and_what_was_there_before_it() {
 }
 
 #[test]
-fn a_play_that_is_suspended_gives_the_terminal_to_others_meanwhile() {
+fn a_suspended_replay_restores_the_terminal() {
     let state = State::new();
     full_screen(&state);
     let mut terminal = Terminal::spawn(&mut replay(&state, &["web"]));
     terminal.wait_for("full screen");
     signal(&terminal.child, Signal::SIGTSTP);
-    // Nobody could continue a session leader, so it goes on at once (setpgid(2), orphaned groups).
+    // The orphaned process group of a session leader is not stopped (setpgid(2)), so it resumes at
+    // once.
     terminal.wait_for(GIVEN_BACK);
     terminal.wait_for("\x1b[?1049h\x1b[?25l\x1b[31m");
     terminal.send("q");
@@ -212,7 +213,7 @@ fn a_play_that_is_suspended_gives_the_terminal_to_others_meanwhile() {
 }
 
 #[test]
-fn the_end_of_a_session_gives_the_terminal_back_too() {
+fn the_end_of_a_session_restores_the_terminal() {
     let state = State::new();
     Recording::of(&state, "web").tty("\x1b[?1049h\x1b[?25lkilled here").write(&state);
     let mut terminal = Terminal::spawn(&mut replay(&state, &["web"]));
@@ -222,7 +223,7 @@ fn the_end_of_a_session_gives_the_terminal_back_too() {
 }
 
 #[test]
-fn a_terminal_is_asked_nothing_and_keeps_its_title_and_clipboard() {
+fn a_replay_sends_no_queries_and_keeps_title_and_clipboard() {
     let state = State::new();
     let wants = "\x1b[6n\x1b[c\x1b]0;title\x07\x1b]52;c;YQ==\x07\x1b[?1000h\x1b[?2004h\x1bPq\x1b\\";
     Recording::of(&state, "web").tty(format!("a{wants}b\x1b[2Jc")).write(&state);
@@ -230,13 +231,13 @@ fn a_terminal_is_asked_nothing_and_keeps_its_title_and_clipboard() {
     assert_eq!(terminal.finish(), 0);
     let seen = String::from_utf8_lossy(&terminal.seen).into_owned();
     assert_eq!(seen, "ab\x1b[2Jc\x1b[m\x0f\x1b(B");
-    // Elsewhere it is what it was.
+    // On a pipe the bytes are unchanged.
     let output = replay(&state, &["web"]).output().unwrap();
     assert!(contains(&output.stdout, wants.as_bytes()));
 }
 
 #[test]
-fn lines_of_pipes_return_to_the_left_and_those_of_a_terminal_are_as_they_were() {
+fn lines_of_pipes_get_a_carriage_return_and_those_of_a_terminal_do_not() {
     let state = State::new();
     Recording::of(&state, "web")
         .tty("a\nb\r\n")
@@ -250,7 +251,7 @@ fn lines_of_pipes_return_to_the_left_and_those_of_a_terminal_are_as_they_were() 
 }
 
 #[test]
-fn a_terminal_that_is_smaller_is_told_of() {
+fn a_smaller_terminal_is_reported() {
     let state = State::new();
     Recording::of(&state, "web").size(120, 50).tty("x").size(200, 60).tty("y").write(&state);
     let mut terminal = Terminal::spawn(&mut replay(&state, &["web"]));
@@ -260,7 +261,7 @@ fn a_terminal_that_is_smaller_is_told_of() {
 }
 
 #[test]
-fn without_an_index_all_comes_at_once_with_a_word_about_it() {
+fn without_an_index_all_bytes_are_played_at_once_with_a_warning() {
     let state = State::new();
     let log = Recording::of(&state, "web").tty("all of it").write(&state);
     fs::remove_file(state.log_path("web").with_extension("log.idx")).unwrap();
@@ -274,7 +275,7 @@ fn without_an_index_all_comes_at_once_with_a_word_about_it() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_without_a_word() {
+fn a_closed_stdout_ends_it_without_a_message() {
     let state = State::new();
     let mut recording = Recording::of(&state, "web");
     for _ in 0..100 {
@@ -291,7 +292,7 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
 }
 
 #[test]
-fn what_can_not_be_played_is_one_line() {
+fn a_failed_replay_is_reported_in_one_line() {
     let state = State::new();
     Recording::of(&state, "web").tty("x").write(&state);
     fs::remove_dir_all(state.logs()).unwrap();

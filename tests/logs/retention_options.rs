@@ -1,5 +1,4 @@
-//! The options that say how much of a log is kept, as the command takes them; and signals at which
-//! the log is opened anew.
+//! Retention options of the command, and signals that reopen the log.
 
 #![cfg(target_os = "linux")]
 
@@ -11,7 +10,7 @@ use crate::common::{self, Detached, Process, State, code, eventually, has, signa
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How often a process has been switched to and away from: each wake-up adds one.
+/// Number of context switches of a process. Each wake-up adds one.
 fn switches(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
@@ -19,7 +18,7 @@ fn switches(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_log_is_rotated_in_its_time_when_nothing_more_comes_and_then_nobody_wakes_up() {
+fn a_silent_log_is_rotated_at_its_interval_and_causes_no_further_wake_ups() {
     let state = State::new();
     let options = ["--log-rotate-every", "300ms", "--no-forward"];
     let mut run = Process::spawn(&mut state.run("web", &options, "echo one; exec sleep 1000"));
@@ -27,7 +26,7 @@ fn a_log_is_rotated_in_its_time_when_nothing_more_comes_and_then_nobody_wakes_up
     assert_eq!(fs::read(&state.generations("web")[0]).unwrap(), b"one\n");
     assert_eq!(state.log("web"), b"");
     state.wait_for_closed_db(run.id());
-    // What follows a start and a relayed byte is over after a while.
+    // Work after a start and a relayed byte ends after a while.
     let mut before = switches(run.id());
     let quiet = Duration::from_millis(2_500);
     eventually("it rests", || {
@@ -41,7 +40,7 @@ fn a_log_is_rotated_in_its_time_when_nothing_more_comes_and_then_nobody_wakes_up
 }
 
 #[test]
-fn each_log_has_its_own_time() {
+fn each_log_has_its_own_interval() {
     let state = State::new();
     let options = ["--log-rotate-every", "100ms", "--log-max-files", "9"];
     let script = "for i in 1 2 3; do echo $i; read x; done; exec sleep 1000";
@@ -61,7 +60,7 @@ fn each_log_has_its_own_time() {
 }
 
 #[test]
-fn what_is_too_old_goes_at_the_start_of_a_run() {
+fn old_generations_are_removed_at_the_start_of_a_run() {
     let state = State::new();
     let options = ["--log-max-size", "1000", "--log-max-files", "100"];
     let run = |more: &[&str], script| {
@@ -94,9 +93,9 @@ fn a_total_alone_keeps_as_many_as_fit_in_logs_of_an_eighth() {
 }
 
 #[test]
-fn what_is_asked_for_can_be_done() {
+fn combinations_that_can_not_hold_are_usage_errors() {
     let state = State::new();
-    for (options, told) in [
+    for (options, message) in [
         (&["--log-max-size", "2MiB", "--log-total-size", "1MiB"][..], "--log-max-size 2097152"),
         (
             &["--log-max-size", "300K", "--log-total-size", "1M", "--log-rotate-command", "gzip"],
@@ -112,14 +111,14 @@ fn what_is_asked_for_can_be_done() {
         let output = state.run("web", options, "true").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(125), "{options:?}");
-        assert!(said.starts_with("vmon: ") && said.contains(told), "{options:?}: {said}");
+        assert!(said.starts_with("vmon: ") && said.contains(message), "{options:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0, "nothing is written");
     }
 }
 
 #[test]
-fn a_restart_passes_all_of_them_on() {
+fn a_restart_keeps_all_retention_options() {
     let state = State::new();
     let options = [
         "-d",
@@ -149,7 +148,7 @@ fn a_restart_passes_all_of_them_on() {
 }
 
 #[test]
-fn usr1_has_the_log_opened_by_its_name() {
+fn usr1_reopens_the_log_by_its_name() {
     for tty in ["never", "always"] {
         let state = State::new();
         let script = "echo one; read x; echo two; read x";
@@ -172,13 +171,13 @@ fn usr1_has_the_log_opened_by_its_name() {
 }
 
 #[test]
-fn usr1_ends_nobody_who_is_between_two_runs() {
+fn usr1_between_two_runs_does_not_terminate_the_supervisor() {
     let state = State::new();
     let mut run = state.run("web", &["--restart", "always"], "echo up; sleep 0.05; exit 1");
     let mut run = Process::spawn(run.stdout(Stdio::null()));
     let count = || state.log("web").windows(3).filter(|line| line == b"up\n").count();
     eventually("three runs", || {
-        // Only once it has its handlers, which is before there is a log.
+        // It has its signal handlers before there is a log.
         if count() > 0 {
             signal(&run, Signal::SIGUSR1);
         }
@@ -189,7 +188,7 @@ fn usr1_ends_nobody_who_is_between_two_runs() {
     assert_eq!(state.run_column("web", "state").as_deref(), Some("STOPPED"));
 }
 
-/// Runs logrotate(8) on the log with this script, as a configuration has it.
+/// Runs logrotate(8) on the log with this postrotate script.
 fn logrotate(state: &State, postrotate: &str) {
     let configuration = state.file("logrotate.conf");
     let text = format!(
@@ -206,7 +205,7 @@ fn logrotate(state: &State, postrotate: &str) {
 }
 
 #[test]
-fn logrotate_takes_the_log_away_and_loses_nothing() {
+fn logrotate_rotates_the_log_without_loss() {
     if !has("logrotate") {
         eprintln!("skipped: there is no logrotate");
         return;
@@ -216,7 +215,7 @@ fn logrotate_takes_the_log_away_and_loses_nothing() {
     let script = "i=0; while :; do i=$((i + 1)); echo $i; sleep 0.001; done";
     let sandbox = Detached::start(&state, &mut state.run("web", &options, script));
     let vmon = env!("CARGO_BIN_EXE_vmon");
-    // One pid, and those of all that run.
+    // With one pid, and with those of all running supervisors.
     let all = format!("{vmon} ps --format '{{supervisor_pid}}' | xargs -r kill -USR1");
     for postrotate in [format!("kill -USR1 {}", sandbox.supervisor), all.clone(), all] {
         eventually("bytes", || state.log("web").len() > 500);

@@ -1,5 +1,5 @@
-//! The command of `--log-rotate-command`: which generations it gets, as what it runs, and what comes
-//! of its failure. What a run leaves to it is in `rotate_command_left.rs`.
+//! The command of `--log-rotate-command`: its generations, environment and failures. For its work
+//! at the end of a run see `rotate_command_left.rs`.
 
 #![cfg(target_os = "linux")]
 
@@ -21,7 +21,7 @@ fn supervisor(state: &State) -> u32 {
 }
 
 #[test]
-fn gzip_and_zstd_compress_each_generation_as_they_are() {
+fn gzip_and_zstd_compress_each_generation_without_a_wrapper() {
     for (command, ending, show) in [
         ("gzip", "gz", "gzip -cd"),
         ("zstd -q --rm", "zst", "zstd -qcd"),
@@ -40,7 +40,7 @@ fn gzip_and_zstd_compress_each_generation_as_they_are() {
         assert_eq!(output.status.code(), Some(0));
         let generation = |number| state.logs().join(format!("web.log.{number:08}.{ending}"));
         let plain = |number| state.logs().join(format!("web.log.{number:08}"));
-        // The last of them after the end.
+        // The last of them after the end of the run.
         eventually("all are compressed", || {
             (1..=19).all(|number| generation(number).exists() && !plain(number).exists())
         });
@@ -58,12 +58,12 @@ fn gzip_and_zstd_compress_each_generation_as_they_are() {
 }
 
 #[test]
-fn the_path_is_the_last_argument_as_it_is() {
+fn the_path_is_the_unmodified_last_argument() {
     let state = State::new();
     let odd = state.file("a 'b' \"c\" $d *\n");
     fs::create_dir(&odd).unwrap();
-    let told = state.file("told");
-    let command = format!("printf '[%s]' >>{} one two", told.display());
+    let written = state.file("written");
+    let command = format!("printf '[%s]' >>{} one two", written.display());
     let options =
         ["--log-dir", odd.to_str().unwrap(), "--log-max-size", "2000", "--log-rotate-command"];
     let mut options = options.to_vec();
@@ -72,17 +72,19 @@ fn the_path_is_the_last_argument_as_it_is() {
     let mut run = state.run("web", &options, &script);
     assert_eq!(code(wait(&mut run.stdout(Stdio::null()).spawn().unwrap())), 0);
     let expected = format!("[one][two][{}/{}/web.log.00000001]", odd.display(), common::CONFIG);
-    eventually("the command", || fs::read_to_string(&told).is_ok_and(|told| told == expected));
+    eventually("the command", || {
+        fs::read_to_string(&written).is_ok_and(|written| written == expected)
+    });
 }
 
 #[test]
-fn it_runs_beside_everything_else_and_has_nothing_of_ours() {
+fn the_command_has_a_process_group_of_its_own_and_no_inherited_descriptors() {
     let state = State::new();
-    let told = state.file("told");
+    let written = state.file("written");
     let command = format!(
         "{{ cat /proc/self/stat; ls -l /proc/self/fd; cat /proc/self/status; ionice -p $$; env; \
          }} >{0} 2>&1; mv {0} {0}.whole; : ",
-        told.display()
+        written.display()
     );
     let (_held, inherited) = std::io::pipe().unwrap();
     let mut run = state.run(
@@ -91,7 +93,7 @@ fn it_runs_beside_everything_else_and_has_nothing_of_ours() {
         &format!("{}; exec sleep 100", LINES.replace("COUNT", "3")),
     );
     run.stdout(Stdio::null());
-    // Signals that are ignored and a descriptor that is not closed by exec: a shell in between.
+    // With ignored signals and an inheritable descriptor, set by a shell in between.
     let mut outer = Command::new("sh");
     outer.args(["-c", "trap '' HUP INT USR2; exec 7<&0; exec 0</dev/null; exec \"$@\"", "sh"]);
     outer.arg(run.get_program()).args(run.get_args()).stdin(inherited).stdout(Stdio::null());
@@ -102,12 +104,12 @@ fn it_runs_beside_everything_else_and_has_nothing_of_ours() {
         };
     }
     let mut run = Process::spawn(&mut outer);
-    let whole = told.with_extension("whole");
+    let whole = written.with_extension("whole");
     eventually("the command", || whole.exists());
     let said = fs::read_to_string(&whole).unwrap();
     let stat: Vec<&str> =
         said.lines().next().unwrap().rsplit(") ").next().unwrap().split(' ').collect();
-    // proc_pid_stat(5): state is the first of these, so ppid is at 1, pgrp 2, session 3, nice 16.
+    // proc_pid_stat(5) from the state on: ppid is at 1, pgrp 2, session 3, nice 16.
     assert_eq!(stat[16], "19", "nice");
     let own_session = nix::unistd::getsid(None).unwrap().to_string();
     assert_eq!(stat[3], own_session, "it is none of the sandbox's session");
@@ -115,12 +117,12 @@ fn it_runs_beside_everything_else_and_has_nothing_of_ours() {
     assert_eq!(stat[2], stat[1], "a group of its own");
     let streams = said.lines().filter(|line| line.contains(" -> ")).count();
     assert!(!said.contains("pipe:"), "{said}");
-    // Of `ls`: its three, of which two lead to the file, and the directory that it reads.
+    // The descriptors of `ls`: three standard streams, two of them to the file, and its directory.
     assert_eq!(streams, 4, "{said}");
     assert!(said.contains("0 -> /dev/null"), "{said}");
     for name in ["SigBlk:\t", "SigIgn:\t"] {
         let mask = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        // 32 and 33 are the C library's own, which whoever has started this test may ignore.
+        // 32 and 33 belong to the C library, and may be ignored by the caller of this test.
         let mask = u64::from_str_radix(mask, 16).unwrap() & !(3 << 31);
         assert_eq!(mask, 0, "{said}");
     }
@@ -156,7 +158,7 @@ fn a_failure_is_a_warning_that_names_the_path_and_the_status() {
 }
 
 #[test]
-fn what_a_failed_command_has_begun_to_make_is_removed() {
+fn the_incomplete_output_of_a_failed_command_is_removed() {
     let state = State::new();
     let command = "sh -c 'head -c 10 \"$1\" >\"$1.gz\"; cp \"$1.gz\" \"$1.zst\"; exit 1' sh";
     let options =
@@ -165,9 +167,9 @@ fn what_a_failed_command_has_begun_to_make_is_removed() {
     let mut run = state.run("web", &options, &script);
     let mut run =
         Process::spawn(run.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()));
-    let mut told = BufReader::new(run.stderr.take().unwrap()).lines();
+    let mut warnings = BufReader::new(run.stderr.take().unwrap()).lines();
     for number in 1..=4 {
-        let line = told.next().unwrap().unwrap();
+        let line = warnings.next().unwrap().unwrap();
         assert!(line.contains(&format!("web.log.0000000{number}: exit code 1")), "{line}");
     }
     drop(run.stdin.take());
@@ -179,7 +181,7 @@ fn what_a_failed_command_has_begun_to_make_is_removed() {
 }
 
 #[test]
-fn one_works_at_a_time_and_all_are_worked_on_in_their_order() {
+fn one_command_runs_at_a_time_in_the_order_of_generations() {
     let works = Works::new();
     let mut run = works.run(&[], 60, "exec sleep 100");
     let mut run = Process::spawn(&mut run);
@@ -192,7 +194,7 @@ fn one_works_at_a_time_and_all_are_worked_on_in_their_order() {
 }
 
 #[test]
-fn a_command_that_hangs_holds_up_neither_the_loop_nor_a_stop_and_goes_on_by_itself() {
+fn a_hanging_command_blocks_neither_the_loop_nor_a_stop_and_outlives_the_run() {
     let works = Works::new();
     works.hold();
     let mut run = works.run(&[], 3, "while read line; do echo \"got $line\"; done; exec sleep 100");
@@ -221,9 +223,9 @@ fn a_command_that_hangs_holds_up_neither_the_loop_nor_a_stop_and_goes_on_by_itse
 }
 
 #[test]
-fn nothing_of_it_is_left_as_a_zombie() {
+fn a_command_leaves_no_zombies() {
     let state = State::new();
-    // The job in the background comes down to us, a subreaper, when its shell has ended.
+    // When its shell ends, the background job becomes a child of vmon, which is a subreaper.
     let command = "sh -c 'sleep 0.1 & gzip \"$1\"' sh";
     let options =
         ["--log-max-size", "2000", "--log-max-files", "99", "--log-rotate-command", command];
@@ -253,18 +255,18 @@ fn a_generation_that_is_removed_before_its_turn_is_skipped() {
     works.release();
     works.wait_for_all_done();
     assert_eq!(works.numbers("begun"), [1, 8, 9]);
-    // The first one was removed under the command, which says so.
+    // The first one was removed while the command was reading it, which it reports.
     assert_eq!(works.generations().1, ["00000008.gz", "00000009.gz"]);
     signal(&run, Signal::SIGTERM);
     wait(&mut run);
 }
 
 #[test]
-fn what_is_made_of_a_generation_that_was_removed_meanwhile_is_removed_too() {
+fn the_output_of_a_generation_removed_in_the_meantime_is_removed_too() {
     let state = State::new();
     let hold = state.file("hold");
     File::create(&hold).unwrap();
-    // It has the file open all the while.
+    // It has the file open the whole time.
     let begun = state.file("begun");
     let command = format!(
         "sh -c 'exec 4<\"$1\"; :>{}; while [ -e {} ]; do sleep 0.02; done; cat <&4 >\"$1.gz\"' sh",
@@ -288,7 +290,7 @@ fn what_is_made_of_a_generation_that_was_removed_meanwhile_is_removed_too() {
     wait(&mut run);
 }
 
-/// The size of all that belongs to the log, at one moment: while nobody rotates.
+/// The size of all files of the log while the supervisor is stopped.
 fn taken(supervisor: u32, logs: &Path) -> u64 {
     let supervisor = Pid::from_raw(supervisor as i32);
     kill(supervisor, Signal::SIGSTOP).unwrap();
@@ -322,7 +324,7 @@ fn the_total_holds_while_a_flood_rotates_whatever_the_command_does() {
             "--log-rotate-command",
             command,
         ];
-        // Random, so that it can't be compressed.
+        // Random bytes, which can't be compressed.
         let script = "while [ -e hold ]; do head -c 30000 /dev/urandom; done";
         let mut run = state.run("web", &options, script);
         let mut run = Process::spawn(run.current_dir(state.path()).stdout(Stdio::null()));

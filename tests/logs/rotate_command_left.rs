@@ -1,5 +1,4 @@
-//! What becomes of the command of `--log-rotate-command`, and of those whose turn has not come, when a
-//! run ends or its supervisor is killed.
+//! Rotate commands and queued generations when a run ends or its supervisor is killed.
 
 #![cfg(target_os = "linux")]
 
@@ -13,7 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
 
 #[test]
-fn it_is_nothing_that_the_sandbox_has_left_behind() {
+fn a_rotate_command_does_not_count_as_a_leftover_of_the_sandbox() {
     let works = Works::new();
     works.hold();
     let then =
@@ -31,7 +30,7 @@ fn it_is_nothing_that_the_sandbox_has_left_behind() {
 }
 
 #[test]
-fn those_whose_turn_has_not_come_are_left_to_a_shell_when_the_run_ends() {
+fn queued_generations_are_passed_to_a_shell_when_the_run_ends() {
     let works = Works::new();
     works.hold();
     let mut run = works.run(&[], 20, "exit 5");
@@ -46,7 +45,7 @@ fn those_whose_turn_has_not_come_are_left_to_a_shell_when_the_run_ends() {
 }
 
 #[test]
-fn the_next_run_waits_for_what_an_earlier_one_has_left() {
+fn the_next_run_waits_for_the_work_of_an_earlier_one() {
     let works = Works::new();
     works.hold();
     assert_eq!(code(wait(&mut works.run(&[], 10, "exit 0").spawn().unwrap())), 0);
@@ -63,7 +62,7 @@ fn the_next_run_waits_for_what_an_earlier_one_has_left() {
 }
 
 #[test]
-fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
+fn queued_work_of_a_killed_supervisor_is_done_by_the_next_run() {
     let works = Works::new();
     works.hold();
     let mut first = Process::spawn(&mut works.run(&[], 10, "exec sleep 100"));
@@ -84,7 +83,7 @@ fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
     wait(&mut second);
 }
 
-/// `meanwhile`: before the supervisor dies.
+/// `meanwhile` is called before the supervisor is killed.
 fn is_done_again_after_dying_with_its_supervisor(meanwhile: impl FnOnce(&Works)) {
     let works = Works::new();
     works.hold();
@@ -96,7 +95,7 @@ fn is_done_again_after_dying_with_its_supervisor(meanwhile: impl FnOnce(&Works))
     wait(&mut first);
     let group = getpgid(Some(Pid::from_raw(works.worker() as i32))).unwrap();
     killpg(group, Signal::SIGKILL).unwrap();
-    // A part of what it was making.
+    // A part of its output.
     fs::write(works.state.logs().join("web.log.00000001.gz"), "half").unwrap();
     fs::remove_dir(works.state.file("lock")).unwrap();
     works.release();
@@ -106,12 +105,12 @@ fn is_done_again_after_dying_with_its_supervisor(meanwhile: impl FnOnce(&Works))
 }
 
 #[test]
-fn what_died_with_its_supervisor_is_done_again() {
+fn work_that_died_with_its_supervisor_is_done_again() {
     is_done_again_after_dying_with_its_supervisor(|_| {});
 }
 
 #[test]
-fn what_died_with_its_supervisor_is_done_again_where_the_log_has_its_index() {
+fn work_that_died_with_its_supervisor_is_done_again_with_an_index() {
     is_done_again_after_dying_with_its_supervisor(|works| {
         let index = works.state.logs().join("web.log.idx");
         eventually("the index is on disk", || index.exists());
@@ -119,7 +118,7 @@ fn what_died_with_its_supervisor_is_done_again_where_the_log_has_its_index() {
 }
 
 #[test]
-fn generations_are_worked_on_also_while_a_restart_is_waited_for() {
+fn generations_are_processed_while_a_restart_is_pending() {
     let works = Works::new();
     works.hold();
     let mut run = Process::spawn(&mut works.run(&["--restart", "always"], 5, "exit 1"));

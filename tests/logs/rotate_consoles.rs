@@ -1,5 +1,6 @@
-//! The command of `--log-rotate-command` on the logs of consoles: it gets each generation of theirs as
-//! of the main log, one at a time for the whole sandbox, also when the run or its supervisor is gone.
+//! The command of `--log-rotate-command` on the logs of consoles: each generation is processed like
+//! those of the main log, one at a time in a sandbox, also after the end of the run or its
+//! supervisor.
 
 #![cfg(target_os = "linux")]
 
@@ -14,7 +15,7 @@ use nix::unistd::{Pid, getpgid};
 const CONSOLES: [&str; 4] = ["--console", "a=pty", "--console", "b=pty"];
 const LOGS: [&str; 3] = ["web", "web@a", "web@b"];
 
-/// A script that writes so many lines to its stdout and to either console.
+/// A script that writes this number of lines to its stdout and to each console.
 fn writes(own: usize, a: usize, b: usize) -> String {
     let lines = |count: usize| LINES.replace("COUNT", &count.to_string());
     format!("{}; {{ {}; }} >{{a}}; {{ {}; }} >{{b}}", lines(own), lines(a), lines(b))
@@ -29,12 +30,12 @@ fn stop(run: &mut Child) {
     wait(run);
 }
 
-/// The generations of these numbers of a log.
+/// The file names of these generations of a log.
 fn names(log: &str, numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
     numbers.map(|number| format!("{log}.log.{number:08}")).collect()
 }
 
-/// What was worked on of one log.
+/// The processed generations of a log.
 fn worked_on(works: &Works, log: &str) -> Vec<String> {
     let prefix = format!("{log}.log.");
     works.names().into_iter().filter(|name| name.starts_with(&prefix)).collect()
@@ -47,7 +48,7 @@ fn wait_for_plain(works: &Works, count: [usize; 3]) {
 }
 
 #[test]
-fn each_generation_of_each_console_is_worked_on_one_at_a_time() {
+fn each_generation_of_each_console_is_processed_one_at_a_time() {
     let works = Works::new();
     let mut run = start(&works, &[], &format!("{}; exec sleep 100", writes(5, 9, 7)));
     works.wait_for_begun(2 + 4 + 3);
@@ -60,7 +61,7 @@ fn each_generation_of_each_console_is_worked_on_one_at_a_time() {
 }
 
 #[test]
-fn logs_take_turns_so_that_none_keeps_anothers_generations_waiting() {
+fn logs_take_turns_so_that_none_blocks_anothers_generations() {
     let works = Works::new();
     works.hold();
     let script = format!("{}; read x; {}; exec sleep 100", writes(9, 0, 0), writes(0, 5, 3));
@@ -78,7 +79,7 @@ fn logs_take_turns_so_that_none_keeps_anothers_generations_waiting() {
 }
 
 #[test]
-fn a_failure_names_the_consoles_generation_and_leaves_nothing_half_made() {
+fn a_failure_names_the_consoles_generation_and_its_output_is_removed() {
     let works = Works::new();
     let command = "sh -c 'head -c 10 \"$1\" >\"$1.gz\"; exit 3' sh";
     let options = ["--log-max-size", "2000", "--log-rotate-command", command, "--console", "a=pty"];
@@ -95,7 +96,7 @@ fn a_failure_names_the_consoles_generation_and_leaves_nothing_half_made() {
 }
 
 #[test]
-fn what_gzip_has_made_of_a_consoles_generations_is_printed_whole() {
+fn the_compressed_generations_of_a_console_are_printed_completely() {
     if !has("gzip") {
         return eprintln!("skipped: there is no gzip");
     }
@@ -108,7 +109,7 @@ fn what_gzip_has_made_of_a_consoles_generations_is_printed_whole() {
 }
 
 #[test]
-fn those_whose_turn_has_not_come_are_left_to_one_shell_when_the_run_ends() {
+fn queued_generations_of_all_logs_are_passed_to_one_shell_when_the_run_ends() {
     let works = Works::new();
     works.hold();
     let mut run = start(&works, &[], &format!("{}; exit 5", writes(5, 9, 7)));
@@ -127,7 +128,7 @@ fn those_whose_turn_has_not_come_are_left_to_one_shell_when_the_run_ends() {
 }
 
 #[test]
-fn the_next_run_waits_for_what_an_earlier_one_has_left_of_any_log() {
+fn the_next_run_waits_for_the_work_of_an_earlier_one_on_any_log() {
     let works = Works::new();
     works.hold();
     let mut first = start(&works, &[], &format!("{}; exit 0", writes(0, 5, 5)));
@@ -146,7 +147,7 @@ fn the_next_run_waits_for_what_an_earlier_one_has_left_of_any_log() {
 }
 
 #[test]
-fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
+fn queued_work_of_a_killed_supervisor_is_done_by_the_next_run() {
     let works = Works::new();
     works.hold();
     let mut first = start(&works, &[], &format!("{}; exec sleep 100", writes(0, 5, 5)));
@@ -168,7 +169,7 @@ fn what_a_killed_supervisor_has_not_begun_is_done_by_the_next_run() {
 }
 
 #[test]
-fn what_died_with_its_supervisor_is_done_again() {
+fn work_that_died_with_its_supervisor_is_done_again() {
     let works = Works::new();
     works.hold();
     let mut first = start(&works, &[], &format!("{}; exec sleep 100", writes(0, 5, 0)));
@@ -187,7 +188,7 @@ fn what_died_with_its_supervisor_is_done_again() {
 }
 
 #[test]
-fn generations_of_consoles_are_worked_on_also_while_a_restart_is_waited_for() {
+fn generations_of_consoles_are_processed_while_a_restart_is_pending() {
     let works = Works::new();
     works.hold();
     let script = format!("{}; exit 1", writes(0, 5, 0));

@@ -1,4 +1,4 @@
-//! The log of a run on disk: appended to, rotated, paused on a full disk, made anew when it goes.
+//! The log of a run: appended to, rotated, paused on a full disk, created again after its removal.
 
 #![cfg(target_os = "linux")]
 
@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::common::{self, PATIENCE, State, assert_same, code, eventually, noise, wait};
 
-/// A run whose child copies our file `noise` to its stdout.
+/// A run whose child copies the file `noise` to its stdout.
 fn copy(state: &State, name: &str, options: &[&str]) -> i32 {
     let script = format!("cat {}", state.file("noise").display());
     let options = [&["--no-forward"], options].concat();
@@ -33,7 +33,7 @@ fn runs_of_one_name_append_to_one_log() {
 }
 
 #[test]
-fn a_rotated_log_is_exact_when_joined() {
+fn the_generations_of_a_rotated_log_join_to_the_exact_output() {
     let state = State::new();
     let noise = noise(1_000_000, 7);
     fs::write(state.file("noise"), &noise).unwrap();
@@ -50,7 +50,7 @@ fn a_rotated_log_is_exact_when_joined() {
 }
 
 #[test]
-fn as_many_generations_are_kept_as_was_asked_for() {
+fn log_max_files_limits_the_number_of_generations() {
     let state = State::new();
     let noise = noise(300_000, 8);
     fs::write(state.file("noise"), &noise).unwrap();
@@ -60,7 +60,7 @@ fn as_many_generations_are_kept_as_was_asked_for() {
         assert_eq!(copy(&state, name, &options), 0);
         assert_eq!(state.generations(name).len(), max_files, "{name}");
         let kept = state.whole_log(name);
-        // Cut behind a newline where there is one, so a generation may be smaller than its limit.
+        // Cut after a newline if there is one, so a generation may be smaller than its limit.
         assert!(kept.len() > max_files * 8_192 && kept.len() <= (max_files + 1) * 16_384);
         assert_same(&kept, &noise[noise.len() - kept.len()..], name);
     }
@@ -76,7 +76,7 @@ fn a_log_size_of_zero_never_rotates() {
     assert_same(&state.log("x"), &noise, "the log");
 }
 
-/// A child that says back what it is told, and what vmon says.
+/// A child that echoes its input, and the messages of vmon.
 struct Echo {
     vmon: Child,
     errors: ChildStderr,
@@ -92,7 +92,7 @@ impl Echo {
     }
 
     fn send(&mut self, line: &str) {
-        // In one write: the log may begin anew between two.
+        // In one write, because the log may be created again between two.
         let line = format!("{line}\n");
         self.vmon.stdin.as_ref().unwrap().write_all(line.as_bytes()).unwrap();
     }
@@ -124,8 +124,7 @@ impl Drop for Echo {
     }
 }
 
-/// The child goes on writing while something happens to its log: the log comes back, with all that
-/// is written from then on.
+/// The log is created again while the child keeps writing, and has all later output.
 fn comes_back_after(meddle: impl FnOnce(&State)) {
     let state = State::new();
     let mut echo = Echo::spawn(&mut state.run("x", &["--no-forward"], "exec cat"));
@@ -149,12 +148,12 @@ fn comes_back_after(meddle: impl FnOnce(&State)) {
 }
 
 #[test]
-fn a_log_that_is_removed_is_made_anew() {
+fn a_removed_log_is_created_again() {
     comes_back_after(|state| fs::remove_file(state.log_path("x")).unwrap());
 }
 
 #[test]
-fn a_log_that_is_renamed_is_made_anew_and_the_old_one_kept() {
+fn a_renamed_log_is_created_again_and_the_old_one_kept() {
     comes_back_after(|state| {
         fs::rename(state.log_path("x"), state.file("old.log")).unwrap();
         assert_eq!(fs::read(state.file("old.log")).unwrap(), b"before\n");
@@ -162,12 +161,12 @@ fn a_log_that_is_renamed_is_made_anew_and_the_old_one_kept() {
 }
 
 #[test]
-fn a_log_directory_that_is_removed_is_made_anew() {
+fn a_removed_log_directory_is_created_again() {
     comes_back_after(|state| fs::remove_dir_all(state.file("log")).unwrap());
 }
 
 #[test]
-fn a_log_directory_that_is_renamed_is_made_anew() {
+fn a_renamed_log_directory_is_created_again() {
     comes_back_after(|state| fs::rename(state.file("log"), state.file("old")).unwrap());
 }
 
@@ -228,9 +227,9 @@ fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
     let options =
         ["--log-dir", disk.path().to_str().unwrap(), "--on-log-error", "drop", "--no-forward"];
     let mut run = Echo::spawn(&mut state.run("x", &options, &script));
-    // The child is not held up.
+    // The child is not blocked.
     eventually("the child has written it all", || done.exists());
-    // The log is tried again several times meanwhile, with more to leave out each time.
+    // In the meantime the log is tried several times, with more bytes to drop each time.
     let full = Instant::now();
     eventually("it has been tried again", || {
         run.send("lost");
@@ -251,13 +250,14 @@ fn a_full_disk_in_drop_mode_counts_what_the_log_lacks() {
     let kept = log.windows(notice.len()).position(|window| window == notice.as_bytes());
     let kept = kept.unwrap_or_else(|| panic!("{notice:?} is not in the log"));
     assert_eq!(logged + notice.len(), log.len());
-    // The index tells our line from the child's bytes: records of 24 bytes behind a header of 32.
+    // The index distinguishes the notice from the child's bytes: records of 24 bytes after a header
+    // of 32.
     let index = fs::read(disk.path().join("Sandboxfile/x.log.idx")).unwrap();
     let of_the_line = [kept.to_le_bytes(), (notice.len() | 5 << 32).to_le_bytes()].concat();
     assert!(index[32..].as_chunks::<24>().0.iter().any(|record| record[8..] == of_the_line));
     assert!(kept > 500_000);
     assert_same(&log[..kept], &noise[..kept], "what came before");
-    // Behind it what was still in the pipe when there was space again, and the lines.
+    // After it the rest of the pipe at the time when there was space again, and the lines.
     let behind = &log[kept + notice.len()..];
     let is_line = |line: &&[u8]| **line == *b"line\n" || **line == *b"lost\n";
     let lines = behind.rchunks(5).take_while(is_line).count() * 5;

@@ -1,5 +1,4 @@
-//! Consoles on the command line: where our terminal is, what is attached and printed, what is on
-//! record and passed on by a restart.
+//! Consoles on the command line: the terminal, attaching, printing, the record and restarts.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,12 +32,12 @@ fn console(state: &State, kind: &str) -> (String, String) {
     (format!("serial={kind}:{path}"), path)
 }
 
-/// What a command prints; it must succeed.
+/// The output of a command, which must succeed.
 #[track_caller]
 fn printed(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -50,7 +49,7 @@ fn refused(command: &mut Command) -> String {
 }
 
 #[test]
-fn our_terminal_is_at_the_only_console_and_raw_while_that_is_open() {
+fn the_only_console_has_the_terminal_in_raw_mode_while_it_is_open() {
     let state = State::new();
     let (serial, path) = console(&state, "listen");
     let mut terminal = Terminal::spawn(&mut run(&state, &["--console", &serial], "connect", &path));
@@ -62,14 +61,14 @@ fn our_terminal_is_at_the_only_console_and_raw_while_that_is_open() {
     terminal.send("quit\n");
     assert_eq!(terminal.finish(), 0);
     assert_eq!(terminal.modes(), modes);
-    // Neither an echo nor the VMM's messages.
+    // Neither an echo nor messages of the VMM.
     assert_eq!(String::from_utf8_lossy(&terminal.seen), "login: got one\n");
     assert_eq!(state.log("vm@serial"), terminal.seen);
     assert!(contains(&state.log("vm"), b"the vmm ends"));
 }
 
 #[test]
-fn a_console_is_opened_again_although_our_stdout_takes_nothing() {
+fn a_console_is_opened_again_while_stdout_is_blocked() {
     let state = State::new();
     let (serial, path) = console(&state, "unix");
     let listener = UnixListener::bind(&path).unwrap();
@@ -86,7 +85,7 @@ fn a_console_is_opened_again_although_our_stdout_takes_nothing() {
     command.args(["run", "--name", "vm", "--forward-overflow", "drop", "--console", &serial]);
     command.args(["--", "sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut vmon = Process::spawn(&mut command);
-    // More than the pipe of our stdout and what waits for it hold.
+    // More than the pipe of stdout and the queue before it hold.
     let mut first = accepted();
     first.write_all(&[b'x'; 1 << 20]).unwrap();
     drop(first);
@@ -100,7 +99,7 @@ fn a_console_is_opened_again_although_our_stdout_takes_nothing() {
 }
 
 #[test]
-fn a_pty_of_ours_takes_the_place_of_its_name_and_the_size_of_our_terminal() {
+fn a_pty_console_replaces_its_link_and_gets_the_window_size() {
     let state = State::new();
     let script = "stty size <$1; stty -a <$1; exec cat $1 >$1";
     let mut command = state.vmon();
@@ -122,7 +121,7 @@ fn a_pty_of_ours_takes_the_place_of_its_name_and_the_size_of_our_terminal() {
     terminal.finish();
 }
 
-/// What `ps` has of the consoles of the only sandbox.
+/// The consoles of the only sandbox, in `ps --json`.
 fn consoles(state: &State) -> Value {
     let listed = printed(state.vmon().args(["ps", "--all", "--json"]));
     let listed: Value = serde_json::from_str(&listed).unwrap();
@@ -130,7 +129,7 @@ fn consoles(state: &State) -> Value {
 }
 
 #[test]
-fn several_consoles_leave_our_stdio_to_the_command_unless_one_is_named() {
+fn with_several_consoles_the_command_has_stdio_unless_one_is_selected() {
     for (interactive, expected) in [(None, "aside"), (Some("out"), ""), (Some("stdio"), "aside")] {
         let state = State::new();
         let mut options = vec!["--console=in=pty", "--console=out=pty"];
@@ -149,9 +148,9 @@ fn several_consoles_leave_our_stdio_to_the_command_unless_one_is_named() {
 }
 
 #[test]
-fn consoles_that_can_not_be_are_usage_errors_and_start_nothing() {
+fn invalid_consoles_are_usage_errors_and_nothing_is_started() {
     let state = State::new();
-    let told = |options: &[&str]| {
+    let stderr = |options: &[&str]| {
         let mut command = state.vmon();
         refused(command.args(["run", "--name", "vm"]).args(options).args(["--", "true"]))
     };
@@ -165,13 +164,13 @@ fn consoles_that_can_not_be_are_usage_errors_and_start_nothing() {
         (&["--console", &long], "longer than a socket's may be"),
         (&["--console", "a=listen:/nonexistent/b"], "can't listen at /nonexistent/b"),
     ] {
-        let told = told(options);
-        assert!(told.contains(expected) && told.lines().count() < 5, "{options:?}: {told}");
+        let stderr = stderr(options);
+        assert!(stderr.contains(expected) && stderr.lines().count() < 5, "{options:?}: {stderr}");
     }
     assert!(!state.log_path("vm").exists());
 }
 
-/// A stand-in in the background, with a console that is open.
+/// A stand-in in the background with an open console.
 fn detached(state: &State) -> String {
     let (serial, path) = console(state, "listen");
     printed(&mut run(state, &["-d", "--console", &serial], "connect", &path));
@@ -183,7 +182,7 @@ fn detached(state: &State) -> String {
 fn a_client_attaches_to_a_console_and_to_the_streams_of_the_command() {
     let state = State::new();
     detached(&state);
-    // The only console is where a terminal would have been.
+    // The only console is where the terminal would be connected.
     for options in [&[][..], &["--console", "serial"]] {
         let mut command = state.vmon();
         command.args(["attach", "vm", "--tail", "1KiB"]).args(options);
@@ -220,7 +219,7 @@ fn a_client_attaches_to_a_console_and_to_the_streams_of_the_command() {
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected[0]["live"]["consoles"][0]["state"], "open");
 
-    // The sandbox's own end is the end of its streams.
+    // The end of the sandbox is the end of its streams.
     printed(state.vmon().args(["stop", "vm"]));
     wait(&mut stdio);
     let mut seen = String::new();

@@ -1,4 +1,4 @@
-//! Keys and jobs: the child's shell has them, and the shell that vmon runs in keeps its own.
+//! Keys and job control: the child gets the keys, and the shell in which vmon runs keeps its jobs.
 
 #![cfg(target_os = "linux")]
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 const PROMPT: &str = "prompt> ";
 
-/// Keys that a user types.
+/// Bytes of keys.
 const CTRL_C: &[u8] = b"\x03";
 const CTRL_Z: &[u8] = b"\x1a";
 const CTRL_BACKSLASH: &[u8] = b"\x1c";
@@ -31,15 +31,15 @@ fn bash(state: &State, options: &[&str]) -> Command {
     bash
 }
 
-/// Runs `command` at a terminal, and gives the modes from before it could change them.
+/// Spawns `command` on a terminal. Returns the modes before the command could change them.
 fn spawn(command: &mut Command) -> (Terminal, Termios) {
     let mut before = None;
     let terminal = Terminal::spawn_on(command, |master| before = Some(tcgetattr(master).unwrap()));
     (terminal, before.unwrap())
 }
 
-/// A user's shell at its first prompt, and the terminal's modes there. Without line editing, they
-/// are also the modes that a command starts with.
+/// A shell at its first prompt, and the terminal's modes there. Without line editing, commands
+/// start with the same modes.
 fn shell(state: &State) -> (Terminal, Termios) {
     let mut terminal = Terminal::spawn(&mut bash(state, &["--noediting"]));
     terminal.wait_for(PROMPT);
@@ -47,8 +47,8 @@ fn shell(state: &State) -> (Terminal, Termios) {
     (terminal, modes)
 }
 
-/// Waits for the next prompt, at which the terminal is as it was, and the code of the last
-/// command is `code`.
+/// Waits for the next prompt, and asserts that the modes are restored and that the exit code of the
+/// last command is `code`.
 #[track_caller]
 fn assert_back(terminal: &mut Terminal, before: &Termios, code: i32) {
     terminal.wait_for(PROMPT);
@@ -91,7 +91,7 @@ fn ctrl_c_ctrl_z_and_ctrl_backslash_reach_the_childs_handlers() {
 }
 
 #[test]
-fn an_uncaught_ctrl_c_ends_the_child_and_its_code_says_so() {
+fn an_uncaught_ctrl_c_terminates_the_child_with_exit_code_130() {
     let state = State::new();
     let (mut terminal, before) = spawn(&mut state.run("a", &[], "echo ready; exec sleep 1000"));
     terminal.wait_for("ready");
@@ -115,8 +115,8 @@ fn a_shell_under_vmon_suspends_and_resumes_a_job() {
     terminal.wait_for(PROMPT);
     terminal.wait_for_modes(&raw(&before));
     assert!(!common::contains(&terminal.seen, b"job control"), "bash has no job control");
-    // One that does not read: a reader could still take the line that follows Ctrl-Z. And not
-    // dash, whose vfork(2) can be stopped halfway.
+    // A command that does not read: a reader could still take the line after Ctrl-Z. Not dash,
+    // whose vfork(2) can be stopped halfway.
     let traps = r#"trap "echo re\"\"sumed" CONT; trap "exit 7" INT"#;
     terminal.send(format!("bash -c '{traps}; echo run\"\"ning; while :; do sleep 0.05; done'\r"));
     terminal.wait_for("running");
@@ -151,7 +151,7 @@ fn ctrl_z_in_a_session_goes_to_the_child_and_not_to_vmon() {
 }
 
 #[test]
-fn a_suspended_vmon_gives_the_terminal_back_and_takes_it_again_with_its_new_size() {
+fn a_suspended_vmon_restores_the_terminal_and_resumes_with_the_new_size() {
     let state = State::new();
     let (mut terminal, before) = shell(&state);
     terminal.send(format!("vmon run --name a -- sh -c {OBEY}\n"));
@@ -177,7 +177,7 @@ fn a_suspended_vmon_gives_the_terminal_back_and_takes_it_again_with_its_new_size
 fn a_suspended_vmon_restores_the_modes_by_itself() {
     let state = State::new();
     let vmon = state.run("a", &[], "echo ready; while read -r line; do eval \"$line\"; done");
-    // Job control by a shell that (dash, unlike bash) leaves the modes as it finds them.
+    // In a shell that does not restore modes itself (dash, unlike bash).
     let script = "set -m; \"$@\"; echo sus\"\"pended; read -r go; fg; echo code=$?.";
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(vmon.get_program()).args(vmon.get_args());
@@ -214,7 +214,7 @@ fn sigstop_and_fg_leave_the_session_and_the_terminal_as_they_were() {
 }
 
 #[test]
-fn a_suspended_vmon_goes_on_in_the_background_and_leaves_the_terminal_alone() {
+fn a_suspended_vmon_resumes_in_the_background_without_touching_the_terminal() {
     let state = State::new();
     let (mut terminal, before) = shell(&state);
     terminal.send(format!("vmon run --name a -- sh -c {OBEY}\n"));
@@ -255,7 +255,7 @@ fn a_suspension_that_was_ignored_at_entry_stays_ignored() {
     assert!(!common::contains(&terminal.seen, b"Stopped"));
 }
 
-/// Enter is what tells a running vmon that it is in the foreground.
+/// vmon notices by the next input that it is in the foreground, so Enter is sent.
 #[track_caller]
 fn to_the_foreground(terminal: &mut Terminal, before: &Termios) {
     let raw = raw(before);
@@ -292,7 +292,7 @@ fn in_the_background_nothing_stops_and_nothing_changes_the_terminal_until_fg() {
 fn a_run_that_ends_in_the_background_does_not_touch_the_terminal() {
     let state = State::new();
     let (mut terminal, before) = shell(&state);
-    // tostop: a background job that writes is stopped, unless it sees to it (termios(3)).
+    // With tostop, a background job that writes is stopped unless it prevents that (termios(3)).
     terminal.send("stty tostop\n");
     terminal.wait_for(PROMPT);
     let tostop = terminal.modes();
@@ -307,7 +307,7 @@ fn a_run_that_ends_in_the_background_does_not_touch_the_terminal() {
 }
 
 #[test]
-fn a_child_started_in_the_background_gets_no_modes_of_the_shells_line_editor() {
+fn a_child_started_in_the_background_gets_no_modes_of_the_line_editor() {
     let state = State::new();
     let fifo = state.file("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();

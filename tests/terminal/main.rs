@@ -1,4 +1,4 @@
-//! Terminals: the child's, ours, jobs, and consoles on the command line.
+//! Terminals: the child's PTY, the outer terminal, job control, and consoles on the command line.
 
 #[path = "../common/command.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The child's terminal and ours: who gets one, of which size and modes, and how ours comes back.
+//! The child's PTY and the outer terminal: their sizes and modes, and how the latter is restored.
 
 #![cfg(target_os = "linux")]
 
@@ -25,7 +25,7 @@ const OBEY: &str = "echo ready; while read -r line; do eval \"$line\"; done";
 /// A child that runs until it is stopped.
 const LAST: &str = "echo ready; exec sleep 1000";
 
-/// The modes of a terminal that somebody has set to their taste.
+/// Sets unusual terminal modes.
 fn odd_modes(master: &fs::File) {
     let mut modes = tcgetattr(master).unwrap();
     modes.control_chars[SpecialCharacterIndices::VERASE as usize] = b'#';
@@ -33,8 +33,8 @@ fn odd_modes(master: &fs::File) {
     tcsetattr(master, SetArg::TCSANOW, &modes).unwrap();
 }
 
-/// Runs `command` at a terminal with odd modes, waits until it has said `ready` and the terminal
-/// is raw, and gives the modes from before.
+/// Spawns `command` on a terminal with unusual modes, and waits for `ready` and raw mode. Returns
+/// the former modes.
 #[track_caller]
 fn ready(command: &mut Command) -> (Terminal, Termios) {
     let mut before = None;
@@ -58,7 +58,7 @@ fn fed(command: &mut Command, input: &[u8]) -> Output {
     ended(vmon)
 }
 
-/// Waits for the end, within bounds.
+/// Waits for the end, with a timeout.
 #[track_caller]
 fn ended(mut vmon: Child) -> Output {
     wait(&mut vmon);
@@ -69,7 +69,7 @@ fn touch(state: &State, name: &str) {
     fs::write(state.file(name), "").unwrap();
 }
 
-/// A shell command that waits for a file of the test's.
+/// A shell command that waits until the test creates a file.
 fn until(state: &State, name: &str) -> String {
     format!("until [ -e {} ]; do sleep 0.01; done", state.file(name).display())
 }
@@ -78,12 +78,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-// Who gets one.
+// When the child gets a PTY.
 
 const WHAT: &str = "for fd in 0 1 2; do if [ -t $fd ]; then echo tty; else echo none; fi; done";
 
 #[test]
-fn at_a_terminal_the_child_gets_one_of_its_own() {
+fn on_a_terminal_the_child_gets_a_pty() {
     let state = State::new();
     let mut terminal = Terminal::spawn(&mut state.run("a", &[], &format!("{WHAT}; tty")));
     assert_eq!(terminal.finish(), 0);
@@ -95,7 +95,7 @@ fn at_a_terminal_the_child_gets_one_of_its_own() {
 }
 
 #[test]
-fn without_a_terminal_the_child_gets_none() {
+fn without_a_terminal_the_child_gets_pipes() {
     let state = State::new();
     let output = fed(&mut state.run("a", &[], WHAT), b"");
     assert_eq!(text(&output.stdout), "none\nnone\nnone\n");
@@ -116,7 +116,7 @@ fn a_terminal_on_one_side_only_is_not_enough() {
 }
 
 #[test]
-fn dash_t_gives_a_terminal_of_24_rows_and_80_columns_where_we_have_none() {
+fn dash_t_without_a_terminal_gives_a_pty_of_24_rows_and_80_columns() {
     let state = State::new();
     let output = fed(&mut state.run("a", &["-t"], &format!("{WHAT}; stty size")), b"");
     assert_eq!(text(&output.stdout).replace("^D\u{8}\u{8}", ""), "tty\r\ntty\r\ntty\r\n24 80\r\n");
@@ -125,7 +125,7 @@ fn dash_t_gives_a_terminal_of_24_rows_and_80_columns_where_we_have_none() {
 }
 
 #[test]
-fn capital_dash_t_gives_pipes_also_at_a_terminal() {
+fn capital_dash_t_gives_pipes_on_a_terminal_too() {
     let state = State::new();
     let mut before = None;
     let mut vmon = state.run("a", &["-T"], &format!("{WHAT}; read a; echo got-$a"));
@@ -140,7 +140,7 @@ fn capital_dash_t_gives_pipes_also_at_a_terminal() {
     assert!(terminal.modes() == before);
 }
 
-// What it is like.
+// Properties of the PTY.
 
 #[test]
 fn the_child_leads_the_session_and_the_foreground_of_its_terminal() {
@@ -158,7 +158,7 @@ fn the_child_leads_the_session_and_the_foreground_of_its_terminal() {
 }
 
 #[test]
-fn the_childs_terminal_has_the_size_of_ours() {
+fn the_childs_terminal_has_the_window_size() {
     let state = State::new();
     let mut terminal = Terminal::spawn(&mut state.run("a", &[], "stty size"));
     terminal.wait_for("40 100\r\n");
@@ -166,7 +166,7 @@ fn the_childs_terminal_has_the_size_of_ours() {
 }
 
 #[test]
-fn a_terminal_that_does_not_know_its_size_counts_as_24_by_80() {
+fn a_terminal_without_a_size_counts_as_24_by_80() {
     let state = State::new();
     let mut command = state.run("a", &[], "stty size");
     let mut terminal = Terminal::spawn_on(&mut command, |master| set_size(master, 0, 0));
@@ -175,7 +175,7 @@ fn a_terminal_that_does_not_know_its_size_counts_as_24_by_80() {
 }
 
 #[test]
-fn the_childs_terminal_has_the_modes_of_ours() {
+fn the_childs_terminal_has_the_modes_of_the_outer_one() {
     let state = State::new();
     let mut terminal = Terminal::spawn_on(&mut state.run("a", &[], "stty -a"), odd_modes);
     terminal.wait_for("erase = #;");
@@ -185,7 +185,7 @@ fn the_childs_terminal_has_the_modes_of_ours() {
 }
 
 #[test]
-fn a_new_size_reaches_the_child() {
+fn a_new_window_size_reaches_the_child() {
     let state = State::new();
     let script = "trap 'stty size; kill $!; exit 0' WINCH; echo ready; sleep 1000 & wait";
     let (mut terminal, _) = ready(&mut state.run("a", &[], script));
@@ -194,10 +194,10 @@ fn a_new_size_reaches_the_child() {
     assert_eq!(terminal.finish(), 0);
 }
 
-// How ours comes back.
+// Restoring the outer terminal.
 
 #[test]
-fn our_terminal_is_raw_meanwhile_and_comes_back_when_the_child_exits() {
+fn the_terminal_is_raw_and_is_restored_when_the_child_exits() {
     let state = State::new();
     let (mut terminal, before) = ready(&mut state.run("a", &[], OBEY));
     terminal.send("exit 7\r");
@@ -206,7 +206,7 @@ fn our_terminal_is_raw_meanwhile_and_comes_back_when_the_child_exits() {
 }
 
 #[test]
-fn our_terminal_comes_back_when_the_child_is_killed() {
+fn the_terminal_is_restored_when_the_child_is_killed() {
     let state = State::new();
     let (mut terminal, before) = ready(&mut state.run("a", &[], OBEY));
     terminal.send("kill -KILL $$\r");
@@ -215,7 +215,7 @@ fn our_terminal_comes_back_when_the_child_is_killed() {
 }
 
 #[test]
-fn our_terminal_comes_back_after_term_int_and_hup() {
+fn the_terminal_is_restored_after_term_int_and_hup() {
     for stop in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let state = State::new();
         let (mut terminal, before) = ready(&mut state.run("a", &[], LAST));
@@ -227,7 +227,7 @@ fn our_terminal_comes_back_after_term_int_and_hup() {
 }
 
 #[test]
-fn our_terminal_is_as_before_when_nothing_can_be_started() {
+fn the_terminal_is_unchanged_when_the_start_fails() {
     let state = State::new();
     let (mut other, _) = ready(&mut state.run("taken", &[], LAST));
     let run = |name: &str, program: &str| {
@@ -254,11 +254,11 @@ fn our_terminal_is_as_before_when_nothing_can_be_started() {
     assert_eq!(other.finish(), 143);
 }
 
-/// The directory of the host that [`panicking_host`] is; without it, it is none.
+/// The state directory of [`panicking_host`]. Without it, that test returns at once.
 const HOST: &str = "VMON_TEST_HOST";
 const HOOK: &str = "VMON_TEST_HOOK";
 
-/// Not a test: the host that the next two run in a terminal.
+/// Not a test: a host that two tests below run in a terminal.
 #[test]
 #[ignore = "a program that other tests run"]
 fn panicking_host() {
@@ -291,7 +291,7 @@ fn panicking(state: &State) -> Command {
 }
 
 #[test]
-fn our_terminal_comes_back_when_a_panic_unwinds() {
+fn the_terminal_is_restored_when_a_panic_unwinds() {
     let state = State::new();
     let mut before = None;
     let mut terminal = Terminal::spawn_on(&mut panicking(&state), |master| {
@@ -304,7 +304,7 @@ fn our_terminal_comes_back_when_a_panic_unwinds() {
 }
 
 #[test]
-fn the_panic_hook_gives_our_terminal_back_before_the_message() {
+fn the_panic_hook_restores_the_terminal_before_the_message() {
     let state = State::new();
     let mut before = None;
     let mut terminal = Terminal::spawn_on(panicking(&state).env(HOOK, "1"), |master| {
@@ -312,16 +312,16 @@ fn the_panic_hook_gives_our_terminal_back_before_the_message() {
         before = Some(tcgetattr(master).unwrap());
     });
     assert_eq!(terminal.finish(), 101);
-    // Only a terminal that is not raw begins the second line on the left.
+    // Only if the terminal is no longer raw does the second line begin in the first column.
     let message = b"panic, raw: true\r\nand its second line\r\n";
     assert!(contains(&terminal.seen, message), "{}", text(&terminal.seen));
     assert!(terminal.modes() == before.unwrap());
 }
 
-// The end of the input.
+// End of input.
 
 #[test]
-fn the_end_of_our_stdin_is_the_end_of_the_childs_on_a_terminal() {
+fn the_end_of_stdin_is_the_end_of_the_childs_input_on_a_pty() {
     let inputs: [&[u8]; 5] = [b"", b"foo", b"foo\n", b"one\ntwo\nthree", b"\n\n"];
     for input in inputs {
         let state = State::new();
@@ -336,7 +336,7 @@ fn the_end_of_our_stdin_is_the_end_of_the_childs_on_a_terminal() {
 }
 
 #[test]
-fn an_empty_stdin_of_any_kind_ends_the_input_of_a_terminal() {
+fn an_empty_stdin_of_any_kind_ends_the_input_of_a_pty() {
     let state = State::new();
     fs::write(state.file("lines"), "from\na file").unwrap();
     for (path, expected) in [("/dev/null".into(), ""), (state.file("lines"), "from\na file")] {
@@ -352,7 +352,7 @@ fn an_empty_stdin_of_any_kind_ends_the_input_of_a_terminal() {
 }
 
 #[test]
-fn lines_wait_for_a_slow_reader_on_a_terminal_and_all_arrive() {
+fn lines_wait_for_a_slow_reader_on_a_pty_and_all_arrive() {
     let state = State::new();
     let copy = state.file("copy");
     let script = format!("{}; cat >{}", until(&state, "go"), copy.display());
@@ -369,7 +369,7 @@ fn lines_wait_for_a_slow_reader_on_a_terminal_and_all_arrive() {
     let input = lines.clone();
     let pipe = stdin.as_raw_fd();
     let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
-    // Our pipe is full and vmon sleeps: it takes no more.
+    // The pipe is full and vmon sleeps: it reads no more input.
     eventually("the pipe is full", || {
         bytes_waiting(pipe) >= 60 * 1024 && process_state(vmon.id()) == Some('S')
             || writer.is_finished()
@@ -381,13 +381,13 @@ fn lines_wait_for_a_slow_reader_on_a_terminal_and_all_arrive() {
     assert_eq!(code(output.status), 0);
     assert_eq!(text(&output.stderr), "");
     assert_same(&fs::read(copy).unwrap(), &lines, "the child's input");
-    assert!(!all_taken, "1 MiB of input was taken that nobody had read");
+    assert!(!all_taken, "1 MiB of input was taken without a reader");
 }
 
-// Ends of a terminal.
+// Hangups.
 
 #[test]
-fn a_child_that_lets_go_of_its_terminal_is_not_hung_up_and_may_come_back() {
+fn a_child_that_closes_its_terminal_can_open_it_again() {
     let state = State::new();
     let script = "exec </dev/null >/dev/null 2>&1
         for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.01; done
@@ -400,7 +400,7 @@ fn a_child_that_lets_go_of_its_terminal_is_not_hung_up_and_may_come_back() {
 }
 
 #[test]
-fn keys_typed_while_the_child_has_let_go_of_its_terminal_do_not_end_its_input() {
+fn keys_typed_while_the_child_has_closed_its_terminal_do_not_end_its_input() {
     let state = State::new();
     let script = format!(
         "echo ready; exec </dev/null >/dev/null 2>&1; : >{}; {}
@@ -411,7 +411,7 @@ fn keys_typed_while_the_child_has_let_go_of_its_terminal_do_not_end_its_input() 
     );
     let (mut terminal, before) = ready(&mut state.run("a", &[], &script));
     eventually("it has let go", || state.file("closed").exists());
-    terminal.send("nobody\r");
+    terminal.send("unread\r");
     let slave = terminal.slave();
     eventually("vmon has read the keys", || bytes_waiting(slave.as_raw_fd()) == 0);
     touch(&state, "go");
@@ -424,7 +424,7 @@ fn keys_typed_while_the_child_has_let_go_of_its_terminal_do_not_end_its_input() 
 }
 
 #[test]
-fn a_terminal_that_goes_away_stops_the_child() {
+fn a_terminal_hangup_stops_the_child() {
     let state = State::new();
     let (mut terminal, _) = ready(&mut state.run("a", &[], LAST));
     let pid: u32 = state.run_column("a", "pid").unwrap().parse().unwrap();
@@ -438,7 +438,7 @@ fn a_terminal_that_goes_away_stops_the_child() {
 }
 
 #[test]
-fn an_ignored_hangup_stays_ignored_when_the_terminal_goes_away() {
+fn an_ignored_sighup_stays_ignored_at_a_terminal_hangup() {
     let state = State::new();
     let script = format!("echo ready; {}; echo after; exit 6", until(&state, "go"));
     let vmon = state.run("a", &[], &script);
@@ -453,10 +453,10 @@ fn an_ignored_hangup_stays_ignored_when_the_terminal_goes_away() {
     assert_eq!(state.run_column("a", "reason").as_deref(), Some("exited"));
 }
 
-// Bytes.
+// Exact bytes.
 
 #[test]
-fn random_bytes_through_a_raw_terminal_are_the_same_on_ours_and_in_the_log() {
+fn random_bytes_through_a_raw_pty_are_exact_on_the_terminal_and_in_the_log() {
     let state = State::new();
     let bytes = noise(8 << 20, 1);
     fs::write(state.file("bytes"), &bytes).unwrap();
@@ -470,7 +470,7 @@ fn random_bytes_through_a_raw_terminal_are_the_same_on_ours_and_in_the_log() {
 }
 
 #[test]
-fn random_bytes_typed_at_our_terminal_are_the_same_for_a_child_in_raw_mode() {
+fn random_bytes_typed_on_the_terminal_are_exact_for_a_child_in_raw_mode() {
     let state = State::new();
     let bytes = noise(4 << 20, 2);
     let copy = state.file("copy");
@@ -482,10 +482,10 @@ fn random_bytes_typed_at_our_terminal_are_the_same_for_a_child_in_raw_mode() {
     assert!(terminal.modes() == before);
 }
 
-// A terminal that does not keep up.
+// A terminal that is not read.
 
 #[test]
-fn with_drop_the_child_and_the_log_go_on_under_a_stopped_terminal_which_is_told_later() {
+fn with_drop_a_stopped_terminal_blocks_neither_child_nor_log_and_gets_a_notice() {
     let state = State::new();
     let bytes = noise(2 << 20, 3);
     fs::write(state.file("bytes"), &bytes).unwrap();
@@ -513,7 +513,7 @@ fn with_drop_the_child_and_the_log_go_on_under_a_stopped_terminal_which_is_told_
 }
 
 #[test]
-fn with_block_nothing_is_lost_at_a_terminal_that_is_not_read() {
+fn with_block_no_output_is_lost_on_a_terminal_that_is_not_read() {
     let state = State::new();
     let bytes = noise(1 << 20, 4);
     fs::write(state.file("bytes"), &bytes).unwrap();
@@ -536,7 +536,7 @@ fn with_block_nothing_is_lost_at_a_terminal_that_is_not_read() {
 }
 
 #[test]
-fn a_terminal_that_goes_away_while_it_blocks_does_not_hold_up_the_end() {
+fn a_hangup_of_a_blocked_terminal_does_not_delay_the_end() {
     let state = State::new();
     let (mut terminal, _) = ready(&mut state.run("a", &[], "echo ready; exec cat /dev/zero"));
     let vmon = terminal.child.id();
@@ -548,17 +548,17 @@ fn a_terminal_that_goes_away_while_it_blocks_does_not_hold_up_the_end() {
     assert_eq!(state.run_column("a", "state").as_deref(), Some("STOPPED"));
 }
 
-// Stops that no shell is there to see.
+// Suspensions without a shell.
 
 #[test]
-fn our_terminal_stays_raw_when_a_suspension_has_no_effect() {
+fn the_terminal_stays_raw_when_a_suspension_has_no_effect() {
     let state = State::new();
-    // A session leader of which nobody is the parent: SIGTSTP does not stop it (signal(7)).
+    // A session leader whose parent is in another session: SIGTSTP does not stop it (signal(7)).
     let script = "trap 'stty size' WINCH; trap 'kill $!; exit 3' TERM
         echo ready; while :; do sleep 1000 & wait $!; kill $!; done";
     let (mut terminal, before) = ready(&mut state.run("a", &[], script));
     signal(&terminal.child, Signal::SIGTSTP);
-    // Told after it: when the size has arrived, so has the suspension.
+    // The size is reported after it: when the size has arrived, the suspension has been handled.
     terminal.resize(44, 111);
     terminal.wait_for("44 111");
     terminal.wait_for_modes(&raw(&before));
@@ -568,12 +568,12 @@ fn our_terminal_stays_raw_when_a_suspension_has_no_effect() {
 }
 
 #[test]
-fn our_terminal_is_raw_again_after_sigstop_and_sigcont() {
+fn the_terminal_is_raw_again_after_sigstop_and_sigcont() {
     let state = State::new();
     let (mut terminal, before) = ready(&mut state.run("a", &[], OBEY));
     signal(&terminal.child, Signal::SIGSTOP);
     eventually("vmon is stopped", || process_state(terminal.child.id()) == Some('T'));
-    // As a shell does that gets its terminal back.
+    // Like a shell whose job has stopped.
     tcsetattr(terminal.slave(), SetArg::TCSANOW, &before).unwrap();
     terminal.resize(33, 99);
     nix::sys::signal::kill(Pid::from_raw(terminal.child.id() as i32), Signal::SIGCONT).unwrap();
@@ -585,9 +585,9 @@ fn our_terminal_is_raw_again_after_sigstop_and_sigcont() {
 }
 
 #[test]
-fn all_of_a_line_that_control_d_has_cut_reaches_a_child_on_pipes() {
-    // Our terminal is in canonical mode: what lies behind the ^D is read by a read of its own, of
-    // which no further readiness tells.
+fn a_line_split_by_control_d_reaches_a_child_on_pipes_completely() {
+    // The outer terminal is in canonical mode: bytes after ^D need another read, for which there is
+    // no further readiness event.
     for (keys, expected) in [("abc\x04def\n\x04", "first\nabcdef\n"), ("abc\x04\x04", "first\nabc")]
     {
         let state = State::new();
