@@ -23,7 +23,7 @@ use super::report::{self, LogLevel};
 use super::select::{Outcome, Record, Recorded, Selector};
 use super::shared::SharedArgs;
 use super::{Failure, signalled};
-use attachment::{AttachEnd, Attachment, Typing};
+use attachment::{AttachEnd, Attachment, InputMode};
 use keys::{Keys, Search};
 
 /// Timeout of the request that reports the window size to the supervisor.
@@ -89,13 +89,7 @@ struct Streams {
 pub fn attach(args: AttachArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let mut outcome = Outcome::new(messages);
-    let sandbox = match record.find(&args.name) {
-        Ok(sandbox) => sandbox,
-        Err(error) => {
-            outcome.failed(&error.to_string());
-            return Ok(outcome.code());
-        }
-    };
+    let Some(sandbox) = outcome.ok(record.find(&args.name)) else { return Ok(outcome.code()) };
     let end = match connect(&args, sandbox) {
         Ok(streams) => {
             let end = relay(&args, sandbox, streams)?;
@@ -154,12 +148,12 @@ fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<Atta
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
     let at_terminal = io::stdin().is_terminal();
-    let typing = match streams.tty {
-        true => Some(Typing::Raw),
-        false if at_terminal => args.detach_keys.line_end().map(Typing::Lines),
+    let mode = match streams.tty {
+        true => Some(InputMode::Raw),
+        false if at_terminal => args.detach_keys.line_end().map(InputMode::Lines),
         false => None,
     };
-    let terminal = typing.and_then(|typing| Some((Terminal::open()?, typing)));
+    let terminal = mode.and_then(|mode| Some((Terminal::open()?, mode)));
     let size = WindowSize {
         socket: sandbox.running().and_then(|run| run.socket.clone()),
         session: streams.session,

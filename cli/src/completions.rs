@@ -1,8 +1,8 @@
 //! `vmon completions`: prints the completion script of a shell, and answers its requests.
 //!
-//! At each TAB the script runs vmon with `VMON_COMPLETE` set and the words typed so far. vmon prints
-//! the candidates, one a line, from its options and from the record. Without candidates the shell
-//! completes file names.
+//! At each TAB the script runs vmon with `VMON_COMPLETE` set and the words typed so far. vmon
+//! prints the candidates, one a line, from its options and from the record. Without candidates the
+//! shell completes file names.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

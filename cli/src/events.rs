@@ -34,7 +34,8 @@ const MTIME_RESOLUTION: Duration = Duration::from_millis(100);
 /// Stream lifecycle events
 ///
 /// Prints one line an event, from now on, including sandboxes that start later. Every start and
-/// every end is reported, however short the run. Ends on SIGINT or SIGTERM, or when stdout is closed.
+/// every end is reported, however short the run. Ends on SIGINT or SIGTERM, or when stdout is
+/// closed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 An event is one of starting, running, stopping, draining, restarting (the run has ended and another
@@ -152,9 +153,9 @@ impl Feed {
     }
 }
 
-/// A hash that changes with each write to the database, and whether the last write is old enough that
-/// the next one will change it. Taken before the database is read, so that a write in between shows
-/// at the next poll.
+/// A hash that changes with each write to the database, and whether the last write is old enough
+/// that the next one will change it. Taken before the database is read, so that a write in between
+/// shows at the next poll.
 fn fingerprint(db: &Path) -> (u64, bool) {
     use std::os::unix::fs::MetadataExt;
 

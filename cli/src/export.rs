@@ -99,13 +99,12 @@ pub fn export(args: ExportArgs, messages: &Messages) -> Result<u8, Failure> {
     }
     let record = Record::read(&args.shared)?;
     let mut outcome = Outcome::new(messages);
-    match LogSource::find(&args.run, &record, &args.shared.places()?) {
-        Err(error) => outcome.failed(&error.to_string()),
-        Ok(source) => match write(&args, &source) {
-            Ok(ExportEnd::Done) => report_files(&args)?,
-            Ok(ExportEnd::Signalled(signal)) => return Ok(signalled(signal)),
-            Err(error) => outcome.failed(&format!("can't export {source}: {error}")),
-        },
+    let found = LogSource::find(&args.run, &record, &args.shared.places()?);
+    let Some(source) = outcome.ok(found) else { return Ok(outcome.code()) };
+    match write(&args, &source) {
+        Ok(ExportEnd::Done) => report_files(&args)?,
+        Ok(ExportEnd::Signalled(signal)) => return Ok(signalled(signal)),
+        Err(error) => outcome.failed(&format!("can't export {source}: {error}")),
     }
     Ok(outcome.code())
 }
@@ -251,37 +250,31 @@ impl Exporter {
 enum Output {
     /// With a filter of escape sequences if stdout is a terminal.
     Stdout(Option<Box<Screen>>),
-    File(Target),
-    Files {
-        script: Target,
-        timing: Target,
-    },
+    /// The second file is that of the times of a scriptreplay recording.
+    Files(Target, Option<Target>),
 }
 
 impl Output {
     fn open(args: &ExportArgs) -> Result<Self, String> {
         let Some(output) = &args.output else {
-            return Ok(Self::Stdout(
-                terminal::stdout().is_terminal().then(|| Box::new(Screen::text())),
-            ));
+            let screen = terminal::stdout().is_terminal().then(|| Box::new(Screen::text()));
+            return Ok(Self::Stdout(screen));
         };
         let file = Target::create(output)?;
-        Ok(match args.to {
-            To::Scriptreplay => {
-                Self::Files { script: file, timing: Target::create(&timing(output))? }
-            }
-            _ => Self::File(file),
-        })
+        let has_timing = args.to == To::Scriptreplay;
+        let timing = has_timing.then(|| Target::create(&timing(output))).transpose()?;
+        Ok(Self::Files(file, timing))
     }
 
     /// Writes the bytes; `false` when the reader of stdout has closed it.
     fn write(&mut self, out: &mut Script) -> Result<bool, String> {
         let Script { script, timing } = std::mem::take(out);
         match self {
-            Self::File(file) => file.write(&script)?,
-            Self::Files { script: first, timing: second } => {
-                first.write(&script)?;
-                second.write(&timing)?;
+            Self::Files(file, timing_file) => {
+                file.write(&script)?;
+                if let Some(timing_file) = timing_file {
+                    timing_file.write(&timing)?;
+                }
             }
             Self::Stdout(None) => return to_stdout(&script),
             Self::Stdout(Some(screen)) => {
@@ -299,10 +292,10 @@ impl Output {
     fn end(&mut self) -> Result<(), String> {
         match self {
             Self::Stdout(_) => Ok(()),
-            Self::File(file) => file.keep(),
-            Self::Files { script, timing } => {
+            Self::Files(file, None) => file.keep(),
+            Self::Files(file, Some(timing)) => {
                 timing.keep()?;
-                script.keep().inspect_err(|_| timing.remove())
+                file.keep().inspect_err(|_| timing.remove())
             }
         }
     }

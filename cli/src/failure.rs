@@ -47,13 +47,13 @@ pub enum Failure {
     #[error("--log-max-files 0 keeps no generation for --log-rotate-command: leave one out")]
     NothingToRotate,
     #[error("{0} ({1})")]
-    Value(ValueError, &'static str),
+    Value(#[source] ValueError, &'static str),
     #[error("{0} (--console)")]
     Console(#[from] ConsoleError),
     #[error("--over-rate needs --log-rate: give both, or leave it out")]
     OverNoRate,
     #[error("can't start the supervisor: {0}")]
-    Supervisor(io::Error),
+    Supervisor(#[source] io::Error),
     #[error("the supervisor ended before the command ran ({0})")]
     SupervisorDied(ExitStatus),
     #[error("{why}")]
@@ -71,13 +71,17 @@ pub enum Failure {
     #[error("{0} (--db)")]
     Registry(#[from] RegistryError),
     #[error("can't set up the event loop: {0}")]
-    SetUp(io::Error),
+    SetUp(#[source] io::Error),
     #[error("the event loop failed: {0}")]
-    Loop(io::Error),
+    Loop(#[source] io::Error),
     #[error("the monitor ended without reporting how the command ended")]
     NoEnd,
     #[error("{error}")]
-    NotStarted { error: StartError, code: u8 },
+    NotStarted {
+        #[source]
+        error: StartError,
+        code: u8,
+    },
     #[error("no command '{0}': 'vmon --help' lists them")]
     NoSuchCommand(String),
     #[error("--to scriptreplay writes two files, FILE and FILE.timing: give -o FILE")]

@@ -1,8 +1,8 @@
-//! The files of a sandbox in its log directory: the log, its older generations, indexes and the logs
-//! of consoles.
+//! The files of a sandbox in its log directory: the log, its older generations, indexes and the
+//! logs of consoles.
 //!
-//! Another program may have written the name in the record. Therefore only regular files whose names
-//! vmon itself uses are touched, and no symbolic link below the log directory is followed.
+//! Another program may have written the name in the record. Therefore only regular files whose
+//! names vmon itself uses are touched, and no symbolic link below the log directory is followed.
 
 mod removal;
 
@@ -21,7 +21,8 @@ pub use removal::{Removal, Roots};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// Number of digits of a generation's sequence number. Beyond the minimum there are no leading zeros.
+/// Number of digits of a generation's sequence number. Beyond the minimum there are no leading
+/// zeros.
 const DIGITS: RangeInclusive<usize> = 8..=15;
 
 /// Suffixes after the sequence number of a generation.
@@ -132,8 +133,8 @@ fn cannot(what: &str, path: &Path, error: Errno) -> String {
     format!("can't {what} {}: {}", path.display(), error.desc())
 }
 
-/// The role of a file; `None` if it belongs to another sandbox. No name contains an '@', and no log of
-/// a sandbox ends like a generation or an index.
+/// The role of a file; `None` if it belongs to another sandbox. No name contains an '@', and no log
+/// of a sandbox ends like a generation or an index.
 fn role(name: &str, file: &str) -> Option<Role> {
     let rest = file.strip_prefix(name)?;
     if let Some(what) = rest.strip_prefix('@') {

@@ -14,8 +14,8 @@ const HEADER: [&str; 9] =
 
 /// List the runs of a sandbox, newest first
 ///
-/// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated the
-/// command. LOGGED is in bytes.
+/// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated
+/// the command. LOGGED is in bytes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 With --json, an array of the objects that 'vmon ps --json' prints.

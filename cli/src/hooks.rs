@@ -22,8 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which the end of the command is polled, in milliseconds.
 const POLL_INTERVAL: u8 = 5;
 
-/// Runs `command` with `sh -c` and these environment variables. Waits until it ends, the timeout has
-/// passed, or a stop is requested. Failures are warnings.
+/// Runs `command` with `sh -c` and these environment variables. Waits until it ends, the timeout
+/// has passed, or a stop is requested. Failures are warnings.
 pub fn on_exit(command: &OsStr, variables: &[(&str, OsString)]) {
     let spawned = Command::new("sh")
         .arg("-c")

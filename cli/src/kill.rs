@@ -41,8 +41,8 @@ pub fn kill(args: KillArgs, messages: &Messages) -> Result<u8, Failure> {
     Ok(outcome.code())
 }
 
-/// Sends it through the supervisor, or directly to the command if the supervisor is a `vmon run` whose
-/// socket is not served.
+/// Sends it through the supervisor, or directly to the command if the supervisor is a `vmon run`
+/// whose socket is not served.
 fn send(sandbox: &Recorded, signal: Signal) -> Result<(), LiveError> {
     let error = match live::connect(sandbox) {
         Ok(mut client) => return Ok(client.signal(signal)?),

@@ -153,15 +153,15 @@ fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveError>
     }
 }
 
-/// Waits for the end of a `vmon run` that was asked to stop: `timeout` for the command, the same for
-/// its output, and the time of --on-exit.
+/// Waits for the end of a `vmon run` that was asked to stop: `timeout` for the command, the same
+/// for its output, and the time of --on-exit.
 pub fn ended(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
     let most = timeout.saturating_mul(2).saturating_add(EXIT_TIMEOUT);
     exited(supervisor, most)
 }
 
-/// Follows a sandbox that was asked to stop until it has stopped. Fails if the command is still alive
-/// some time after SIGKILL, which it gets when `timeout` has passed.
+/// Follows a sandbox that was asked to stop until it has stopped. Fails if the command is still
+/// alive some time after SIGKILL, which it gets when `timeout` has passed.
 pub fn follow_stop(mut watch: Watch, pid: u32, timeout: Duration) -> Result<(), LiveError> {
     let kill_at = Instant::now().checked_add(timeout);
     let give_up = kill_at.and_then(|at| at.checked_add(KILL_TIMEOUT));
@@ -204,8 +204,8 @@ impl<'a> Endings<'a> {
         Self { record, latest: Vec::new() }
     }
 
-    /// Returns the run of `sandbox` that has ended. Waits until its end is on record and its socket is
-    /// no longer served, so that another run can start.
+    /// Returns the run of `sandbox` that has ended. Waits until its end is on record and its socket
+    /// is no longer served, so that another run can start.
     pub fn settled(&mut self, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
         let Some(registry) = self.record.registry() else { return Ok(None) };
         let run = within(RECORD_TIMEOUT, LiveError::NotOnRecord, || {
@@ -232,8 +232,8 @@ impl<'a> Endings<'a> {
         is_closed(run).then(|| run.clone())
     }
 
-    /// Handles a failed connection to a run that was on record as running: returns its end if it has
-    /// ended, else the error.
+    /// Handles a failed connection to a run that was on record as running: returns its end if it
+    /// has ended, else the error.
     pub fn lost(&mut self, sandbox: &Recorded, error: LiveError) -> Result<Option<Run>, LiveError> {
         if !error.is_over() {
             return Err(error);

@@ -118,13 +118,8 @@ pub fn logs(args: LogsArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let places = args.shared.places()?;
     let mut outcome = Outcome::new(messages);
-    let source = match LogSource::find(&args.run, &record, &places) {
-        Ok(source) => source,
-        Err(error) => {
-            outcome.failed(&error.to_string());
-            return Ok(outcome.code());
-        }
-    };
+    let found = LogSource::find(&args.run, &record, &places);
+    let Some(source) = outcome.ok(found) else { return Ok(outcome.code()) };
     drop(record);
     let name = source.to_string();
     match LogView::open(&args, source, places) {

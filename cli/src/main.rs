@@ -63,8 +63,8 @@ use run::handover::{self, HandoverError};
 // The former names.
 use {report as tell, trim as settle};
 
-/// Run a microVM or another command under a monitor, which writes its output to a rotating log and to
-/// the terminal, and its lifecycle to a record.
+/// Run a microVM or another command under a monitor, which writes its output to a rotating log and
+/// to the terminal, and its lifecycle to a record.
 #[derive(Debug, Parser)]
 #[command(name = "vmon", version, after_help = NOTES)]
 struct Cli {
@@ -72,9 +72,9 @@ struct Cli {
     command: Subcommand,
 }
 
-/// Defines the subcommands: kind, word, variant and arguments, function. The kinds are `plain` for a
-/// subcommand without the shared options, `shared` for one with them, and `record` for one that also
-/// takes on the rights of the record's owner.
+/// Defines the subcommands: kind, word, variant and arguments, function. The kinds are `plain` for
+/// a subcommand without the shared options, `shared` for one with them, and `record` for one that
+/// also takes on the rights of the record's owner.
 macro_rules! subcommands {
     ($($(#[$attribute:meta])* $kind:ident $word:ident: $name:ident($args:ty) => $execute:expr;)*) => {
         #[derive(Debug, clap::Subcommand)]
@@ -83,8 +83,8 @@ macro_rules! subcommands {
         }
 
         impl Subcommand {
-            /// The definition of this subcommand alone. Defining the options of all subcommands would
-            /// take longer than a short command runs.
+            /// The definition of this subcommand alone. Defining the options of all subcommands
+            /// would take longer than a short command runs.
             fn alone(name: &str) -> Option<clap::Command> {
                 $(if name == stringify!($word) {
                     let command = clap::Command::new(stringify!($word));
@@ -206,8 +206,8 @@ fn supervise(messages: &Messages) -> u8 {
         .unwrap_or_else(|failure| failure.exit_code())
 }
 
-/// Calls a subcommand. Not inlined, because the stack frame would have room for all subcommands, and
-/// `run` sleeps on top of it.
+/// Calls a subcommand. Not inlined, because the stack frame would have room for all subcommands,
+/// and `run` sleeps on top of it.
 #[inline(never)]
 fn apart<A>(
     execute: impl FnOnce(A, &Messages) -> Result<u8, Failure>,

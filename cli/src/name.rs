@@ -36,8 +36,8 @@ impl NameChoice {
         }
     }
 
-    /// The name to claim when the preceding ones are taken, with `number` from 2. `None` for a given
-    /// name.
+    /// The name to claim when the preceding ones are taken, with `number` from 2. `None` for a
+    /// given name.
     pub fn numbered(&self, number: u32) -> Option<Name> {
         match self {
             Self::Given(_) => None,

@@ -28,8 +28,8 @@ pub fn json_line(value: &Value) -> String {
     escaped(value.to_string())
 }
 
-/// Escapes the control characters that serialization leaves: DEL and U+0080 to U+009F, which a terminal
-/// takes for escape sequences. They occur in strings only, so the value stays the same.
+/// Escapes the control characters that serialization leaves: DEL and U+0080 to U+009F, which a
+/// terminal takes for escape sequences. They occur in strings only, so the value stays the same.
 fn escaped(json: String) -> String {
     if !json.contains(is_left) {
         return json;

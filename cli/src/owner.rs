@@ -1,8 +1,8 @@
 //! Takes on the rights of the record's owner, when root uses the record of another user.
 //!
 //! The owner of a record determines which processes belong to a sandbox, which socket is used and
-//! where a log is. Root would follow that with rights that the owner does not have. So root gives up
-//! its rights permanently before it opens the record of another user.
+//! where a log is. Root would follow that with rights that the owner does not have. So root gives
+//! up its rights permanently before it opens the record of another user.
 
 use std::fs;
 use std::io;
@@ -19,8 +19,8 @@ use super::shared::SharedArgs;
 #[cfg(not(target_vendor = "apple"))]
 const NO_GROUP: u32 = 65534;
 
-/// Takes on the user id of the record's owner, without groups, if this process is root and the record
-/// belongs to another user. This can't be reversed.
+/// Takes on the user id of the record's owner, without groups, if this process is root and the
+/// record belongs to another user. This can't be reversed.
 ///
 /// It fails in a user namespace without that id (user_namespaces(7)), or without the capability
 /// `CAP_SETUID`. The process stays root then, and the registry opens the record read-only.
@@ -39,8 +39,8 @@ pub fn assume(shared: &SharedArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first other user that owns the database, its directory or the directory of spooled ends. Errors
-/// are left to the code that opens them.
+/// The first other user that owns the database, its directory or the directory of spooled ends.
+/// Errors are left to the code that opens them.
 pub fn foreign(db: &Path) -> Option<u32> {
     // Like the registry: the path of the directory may contain symbolic links.
     let directory = fs::canonicalize(db.parent()?).ok()?;

@@ -24,8 +24,8 @@ const HEADER: [&str; 8] =
 
 /// List running sandboxes, newest first
 ///
-/// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated the
-/// command.
+/// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated
+/// the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 FORMAT is one of
@@ -125,8 +125,8 @@ fn sandboxes(record: &Record, all: bool) -> Vec<&Recorded> {
     record.sandboxes().iter().filter(|sandbox| all || sandbox.running().is_some()).collect()
 }
 
-/// The names in the form that commands accept: with the config if several sandboxes on record have the
-/// name, listed or not.
+/// The names in the form that commands accept: with the config if several sandboxes on record have
+/// the name, listed or not.
 fn names(record: &Record, all: bool) -> String {
     let mut owners: HashMap<&str, u32> = HashMap::new();
     for sandbox in record.sandboxes() {

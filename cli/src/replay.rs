@@ -20,8 +20,8 @@ use schedule::Pace;
 /// Play the output of a sandbox at its original pace
 ///
 /// Plays the last run unless --run is given. On a terminal, q quits, the space bar pauses, and the
-/// terminal is restored at the end; a pipe or a file gets the bytes unchanged. The output of a running
-/// sandbox is played up to the present.
+/// terminal is restored at the end; a pipe or a file gets the bytes unchanged. The output of a
+/// running sandbox is played up to the present.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Pauses are limited to --max-idle first, then divided by --speed. Bytes whose time is not known are
@@ -52,13 +52,12 @@ pub struct ReplayArgs {
 pub fn replay(args: ReplayArgs, messages: &Messages) -> Result<u8, Failure> {
     let record = Record::read(&args.shared)?;
     let mut outcome = Outcome::new(messages);
-    match LogSource::find(&args.run, &record, &args.shared.places()?) {
-        Err(error) => outcome.failed(&error.to_string()),
-        Ok(source) => match play(&args, &source)? {
-            Ok(ReplayEnd::Ended) => {}
-            Ok(ReplayEnd::Signalled(signal)) => return Ok(signalled(signal)),
-            Err(error) => outcome.failed(&format!("can't replay {source}: {error}")),
-        },
+    let found = LogSource::find(&args.run, &record, &args.shared.places()?);
+    let Some(source) = outcome.ok(found) else { return Ok(outcome.code()) };
+    match play(&args, &source)? {
+        Ok(ReplayEnd::Ended) => {}
+        Ok(ReplayEnd::Signalled(signal)) => return Ok(signalled(signal)),
+        Err(error) => outcome.failed(&format!("can't replay {source}: {error}")),
     }
     Ok(outcome.code())
 }

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, ValueEnum};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Metadata, Subscriber, span};
+use tracing::{Event, Metadata, Subscriber, span};
 use vmon::terminal::{self, Messages};
 
 use super::Cli;
@@ -96,7 +96,7 @@ impl<L: Listener> Subscriber for Lines<L> {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields(String::new());
         event.record(&mut fields);
-        let level = level_name(*event.metadata().level());
+        let level = event.metadata().level().as_str().to_ascii_lowercase();
         self.listener.line(&format!("vmon: {level}: {}\n", one_line(&fields.0)));
     }
 
@@ -132,16 +132,6 @@ impl Visit for Fields {
             "message" => write!(line, "{gap}{value:?}"),
             name => write!(line, "{gap}{name}={value:?}"),
         };
-    }
-}
-
-fn level_name(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
     }
 }
 
@@ -232,8 +222,8 @@ fn command_name(subcommand: &str) -> String {
     }
 }
 
-/// Removes the last paragraphs of clap's message. Searches from the end, because the message can quote
-/// an argument with any text.
+/// Removes the last paragraphs of clap's message. Searches from the end, because the message can
+/// quote an argument with any text.
 fn without_usage(rendered: &str) -> &str {
     ["\n\nFor more information", "\n\nUsage:"]
         .iter()

@@ -13,8 +13,8 @@ use super::stop::stop_all;
 
 /// Remove stopped sandboxes from the record
 ///
-/// Removes all runs of a sandbox and its metrics. The logs are kept unless --logs is given. A sandbox
-/// whose logs can't be removed stays on record.
+/// Removes all runs of a sandbox and its metrics. The logs are kept unless --logs is given. A
+/// sandbox whose logs can't be removed stays on record.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

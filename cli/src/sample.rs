@@ -47,7 +47,8 @@ impl Sampler {
         Self { registry, sandbox, cgroup, interval, activity, running: None, reported: false }
     }
 
-    /// Usage of the cgroup if there is one, which includes processes that have left the process tree.
+    /// Usage of the cgroup if there is one, which includes processes that have left the process
+    /// tree.
     fn usage(&self, child: &Identity) -> Result<usage::Usage, usage::UsageError> {
         match &self.cgroup {
             Some(cgroup) => usage::of_cgroup(cgroup),

@@ -1,9 +1,10 @@
 //! A filter for log output on a terminal.
 //!
 //! A log is untrusted input. Escape sequences can set titles, clipboard, keyboard modes and colours
-//! permanently, and make the terminal send replies, which a shell reads as typed input. So the output
-//! is parsed as a terminal would parse it, and sequences known to be harmless are encoded again.
-//! Everything else is removed, so that nothing depends on how a terminal parses malformed input.
+//! permanently, and make the terminal send replies, which a shell reads as typed input. So the
+//! output is parsed as a terminal would parse it, and sequences known to be harmless are encoded
+//! again. Everything else is removed, so that nothing depends on how a terminal parses malformed
+//! input.
 
 mod terminal_state;
 #[cfg(test)]
@@ -44,21 +45,21 @@ pub struct Screen {
 struct State {
     strength: Strength,
     changes: TerminalState,
-    /// Inside the title sequence of screen(1) and tmux(1) (ESC k), which other terminals do not treat
-    /// as a string.
+    /// Inside the title sequence of screen(1) and tmux(1) (ESC k), which other terminals do not
+    /// treat as a string.
     in_title: bool,
 }
 
 impl Screen {
-    /// A filter for reading. Passes characters, their attributes (SGR), newline, tab, carriage return
-    /// and backspace. A sequence ends with its line at the latest, so that an incomplete one hides no
-    /// later text.
+    /// A filter for reading. Passes characters, their attributes (SGR), newline, tab, carriage
+    /// return and backspace. A sequence ends with its line at the latest, so that an incomplete one
+    /// hides no later text.
     pub fn text() -> Self {
         Self::new(Strength::Text)
     }
 
-    /// A filter for a replay. Also passes cursor movement, erasing and scrolling, the alternate screen,
-    /// the cursor's visibility and other display modes. [`suspend`](Self::suspend) and
+    /// A filter for a replay. Also passes cursor movement, erasing and scrolling, the alternate
+    /// screen, the cursor's visibility and other display modes. [`suspend`](Self::suspend) and
     /// [`end`](Self::end) undo them. Keyboard and mouse modes and the scrollback are not changed.
     pub fn session() -> Self {
         Self::new(Strength::Session)
@@ -69,8 +70,8 @@ impl Screen {
         Self { parser: vte::Parser::default(), state }
     }
 
-    /// Appends the permitted part of `bytes` to `out`. An incomplete sequence or character waits for
-    /// the next call.
+    /// Appends the permitted part of `bytes` to `out`. An incomplete sequence or character waits
+    /// for the next call.
     pub fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let mut writer = Writer { state: &mut self.state, out };
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
@@ -92,8 +93,8 @@ impl Screen {
         self.state.undo(out);
     }
 
-    /// Appends the sequences that return to the state before [`suspend`](Self::suspend). The contents
-    /// of the alternate screen are lost.
+    /// Appends the sequences that return to the state before [`suspend`](Self::suspend). The
+    /// contents of the alternate screen are lost.
     pub fn resume(&self, out: &mut Vec<u8>) {
         self.state.changes.redo(out);
     }
@@ -105,8 +106,8 @@ impl Screen {
     }
 }
 
-/// Parses `bytes`. UTF-8 continuation bytes at the beginning are passed one by one: vte 0.15 loses the
-/// next character if it gets that with them and invalid bytes after it.
+/// Parses `bytes`. UTF-8 continuation bytes at the beginning are passed one by one: vte 0.15 loses
+/// the next character if it gets that with them and invalid bytes after it.
 fn advance(parser: &mut vte::Parser<0>, writer: &mut Writer<'_>, bytes: &[u8]) {
     let continues = |byte: &&u8| matches!(byte, 0x80..=0xbf);
     let count = bytes.iter().take(LONGEST_CHARACTER - 1).take_while(continues).count();

@@ -24,8 +24,8 @@ use vmon::terminal::Messages;
 use super::shared::SharedArgs;
 use super::{Failure, NOT_ALL_DONE, report};
 
-/// A name on the command line. Any text is accepted: sandboxes of other programs have names that vmon
-/// does not allow, and a name without a sandbox is unknown, not a usage error.
+/// A name on the command line. Any text is accepted: sandboxes of other programs have names that
+/// vmon does not allow, and a name without a sandbox is unknown, not a usage error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     config_file: Option<String>,
@@ -206,8 +206,8 @@ impl Record {
         }
     }
 
-    /// The selected sandboxes, in the order of the names, without duplicates. Reports names that select
-    /// none.
+    /// The selected sandboxes, in the order of the names, without duplicates. Reports names that
+    /// select none.
     pub fn select(&self, names: &[Selector], outcome: &mut Outcome<'_>) -> Vec<&Recorded> {
         let mut selected: Vec<&Recorded> = Vec::new();
         for name in names {
@@ -264,6 +264,11 @@ impl<'a> Outcome<'a> {
     /// Does not print failures, which have been printed before.
     pub fn silent() -> Self {
         Self { messages: None, failures: Vec::new(), code: 0 }
+    }
+
+    /// The value of a result, if it is not a failure, which is printed.
+    pub fn ok<T>(&mut self, result: Result<T, impl fmt::Display>) -> Option<T> {
+        result.map_err(|error| self.failed(&error.to_string())).ok()
     }
 
     /// Prints a failure, as one line.

@@ -38,8 +38,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Display resource usage of running sandboxes
 ///
-/// Measures the command and its descendants, or its cgroup if it has one. CPU is measured over half a
-/// second, or with --watch since the list before; 100 % is one CPU.
+/// Measures the command and its descendants, or its cgroup if it has one. CPU is measured over half
+/// a second, or with --watch since the list before; 100 % is one CPU.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 MEMORY is resident memory. READ and WRITTEN are bytes read from and written to storage.
@@ -130,9 +130,9 @@ fn show(
     }
 }
 
-/// Formats the list to replace the one before: cursor home, each line erased to its end, then the rest
-/// of the screen. A larger list is cut to the window's rows and columns, so that it neither scrolls nor
-/// wraps.
+/// Formats the list to replace the one before: cursor home, each line erased to its end, then the
+/// rest of the screen. A larger list is cut to the window's rows and columns, so that it neither
+/// scrolls nor wraps.
 fn redrawn(list: &str, size: Option<(u16, u16)>) -> String {
     let (rows, columns) = size.map_or((usize::MAX, usize::MAX), |(rows, columns)| {
         (usize::from(rows), usize::from(columns))

@@ -15,8 +15,8 @@ use live::{Endings, LiveError};
 
 /// Stop sandboxes, and wait until they have stopped
 ///
-/// Sends each command its stop signal, and SIGKILL when the stop timeout has passed. A sandbox that has
-/// stopped already is not an error.
+/// Sends each command its stop signal, and SIGKILL when the stop timeout has passed. A sandbox that
+/// has stopped already is not an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -50,12 +50,16 @@ pub fn stop_all<'a>(
     timeout: Option<Duration>,
     outcome: &mut Outcome<'_>,
 ) -> Vec<&'a Recorded> {
-    let asked: Vec<_> = sandboxes.iter().map(|sandbox| (*sandbox, ask(sandbox, timeout))).collect();
+    let requested: Vec<_> =
+        sandboxes.iter().map(|sandbox| (*sandbox, request_stop(sandbox, timeout))).collect();
     // The end of all is awaited before the record is read, so that one read may suffice.
-    let ended: Vec<_> = asked
+    let ended: Vec<_> = requested
         .into_iter()
-        .map(|(sandbox, asked)| {
-            (sandbox, asked.and_then(|asked| asked.map(Asked::follow).transpose()))
+        .map(|(sandbox, requested)| {
+            (
+                sandbox,
+                requested.and_then(|requested| requested.map(StopRequest::follow).transpose()),
+            )
         })
         .collect();
     let mut endings = Endings::new(record);
@@ -76,14 +80,14 @@ pub fn stop_all<'a>(
 }
 
 /// How the end of a sandbox is awaited that was requested to stop, and its stop timeout.
-enum Asked {
+enum StopRequest {
     /// Through the control socket; with the pid of the command.
     Watched(Watch, u32, Duration),
     /// By the supervisor's exit: a `vmon run` without a socket was sent SIGTERM.
     Signalled(Identity, Duration),
 }
 
-impl Asked {
+impl StopRequest {
     fn follow(self) -> Result<(), LiveError> {
         match self {
             Self::Watched(watch, pid, timeout) => live::follow_stop(watch, pid, timeout),
@@ -93,27 +97,30 @@ impl Asked {
 }
 
 /// Requests a sandbox to stop; `None` if it is not running.
-fn ask(sandbox: &Recorded, timeout: Option<Duration>) -> Result<Option<Asked>, LiveError> {
+fn request_stop(
+    sandbox: &Recorded,
+    timeout: Option<Duration>,
+) -> Result<Option<StopRequest>, LiveError> {
     let Some(run) = sandbox.running() else { return Ok(None) };
     let own = run.spec.as_ref().map_or(DEFAULT_STOP_TIMEOUT, |spec| spec.sandbox.stop_timeout);
     let client = match live::connect(sandbox) {
         Ok(client) => client,
-        Err(error) => return signal(sandbox, timeout.is_some(), own, error).map(Some),
+        Err(error) => return stop_by_signal(sandbox, timeout.is_some(), own, error).map(Some),
     };
     // Watched before the request, so that the end is not missed.
     let watch = client.watch()?;
     live::connect(sandbox)?.stop(timeout)?;
-    Ok(Some(Asked::Watched(watch, run.pid.unwrap_or_default(), timeout.unwrap_or(own))))
+    Ok(Some(StopRequest::Watched(watch, run.pid.unwrap_or_default(), timeout.unwrap_or(own))))
 }
 
-/// Stops a sandbox whose socket is not served, by a signal to its supervisor. A host's supervisor is
-/// not signalled, because its signals concern the whole host.
-fn signal(
+/// Stops a sandbox whose socket is not served, by a signal to its supervisor. A host's supervisor
+/// is not signalled, because its signals concern the whole host.
+fn stop_by_signal(
     sandbox: &Recorded,
     other_timeout: bool,
     own: Duration,
     error: LiveError,
-) -> Result<Asked, LiveError> {
+) -> Result<StopRequest, LiveError> {
     let run = live::unserved(sandbox, &error).filter(|run| live::is_commands(run));
     let Some((run, supervisor)) = run.and_then(|run| Some((run, run.supervisor_identity.clone()?)))
     else {
@@ -125,5 +132,5 @@ fn signal(
         );
     }
     live::signal_supervisor(run, Signal::TERM)?;
-    Ok(Asked::Signalled(supervisor, own))
+    Ok(StopRequest::Signalled(supervisor, own))
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use vmon::logfile::Timestamp;
 
-/// Computes times since the beginning. They never decrease: an entry without a time gets the time of
-/// the one before. The time between two runs does not count.
+/// Computes times since the beginning. They never decrease: an entry without a time gets the time
+/// of the one before. The time between two runs does not count.
 #[derive(Debug, Default)]
 pub struct Timeline {
     /// A time of the log and the corresponding time since the beginning.

@@ -1,5 +1,5 @@
-//! The event loop of a supervisor. When idle, it returns the memory that its work took to the system,
-//! and sleeps in the kernel.
+//! The event loop of a supervisor. When idle, it returns the memory that its work took to the
+//! system, and sleeps in the kernel.
 
 use std::cell::Cell;
 use std::io;
@@ -63,8 +63,8 @@ impl Observer for Noted {
     }
 }
 
-/// Runs the reactor until its handlers are done. With `orphans`, this process is a subreaper that has
-/// to reap orphaned processes.
+/// Runs the reactor until its handlers are done. With `orphans`, this process is a subreaper that
+/// has to reap orphaned processes.
 pub fn run(
     reactor: &mut Reactor<Monitor>,
     activity: &Activity,
@@ -97,8 +97,8 @@ pub fn run(
     Ok(())
 }
 
-/// Reaps orphaned processes at SIGCHLD from now on. Not earlier: a short command would only pay for the
-/// setup, and its orphans are handled at its end.
+/// Reaps orphaned processes at SIGCHLD from now on. Not earlier: a short command would only pay for
+/// the setup, and its orphans are handled at its end.
 fn watch_orphans(reactor: &mut Reactor<Monitor>) -> io::Result<()> {
     reactor.watch_signals([Signal::CHLD])?;
     // A process may have ended before the handler was installed.
@@ -108,8 +108,8 @@ fn watch_orphans(reactor: &mut Reactor<Monitor>) -> io::Result<()> {
 #[allow(unsafe_code)]
 fn trim(reactor: &mut Reactor<Monitor>) {
     reactor.release_scratch();
-    // SAFETY: the process has one thread, the main one, and no coroutines. All frames below this one
-    // are unused.
+    // SAFETY: the process has one thread, the main one, and no coroutines. All frames below this
+    // one are unused.
     unsafe { process::trim_stack() };
     process::trim_heap();
 }

@@ -53,7 +53,7 @@ type Cx<'a> = Context<'a, Attachment>;
 
 /// The terminal mode while attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Typing {
+pub enum InputMode {
     /// Raw mode: the command's terminal does the line editing.
     Raw,
     /// Line mode, for a command without a terminal. This character ends a line too.
@@ -66,7 +66,7 @@ pub struct Attachment {
     connections: Vec<(Output, UnixStream)>,
     upstream: Option<UnixStream>,
     terminal: Option<Terminal>,
-    typing: Typing,
+    mode: InputMode,
     size: WindowSize,
     reads_stdin: bool,
     stdin_is_terminal: bool,
@@ -84,17 +84,17 @@ impl Attachment {
     pub fn new(
         main: UnixStream,
         stderr: Option<UnixStream>,
-        terminal: Option<(Terminal, Typing)>,
+        terminal: Option<(Terminal, InputMode)>,
         size: WindowSize,
     ) -> Self {
-        let (terminal, typing) = terminal.unzip();
+        let (terminal, mode) = terminal.unzip();
         let mut connections = vec![(Output::Out, main)];
         connections.extend(stderr.map(|stderr| (Output::Err, stderr)));
         Self {
             connections,
             upstream: None,
             terminal,
-            typing: typing.unwrap_or(Typing::Raw),
+            mode: mode.unwrap_or(InputMode::Raw),
             size,
             reads_stdin: false,
             stdin_is_terminal: false,
@@ -163,9 +163,9 @@ impl Attachment {
     fn enter_terminal(&mut self) -> Option<RawState> {
         let terminal =
             self.terminal.as_mut().filter(|_| self.up.is_some() && self.search.is_some())?;
-        let entered = match self.typing {
-            Typing::Raw => terminal.enter_raw(),
-            Typing::Lines(last) => terminal.enter_lines(last),
+        let entered = match self.mode {
+            InputMode::Raw => terminal.enter_raw(),
+            InputMode::Lines(last) => terminal.enter_lines(last),
         };
         entered.inspect_err(|error| warn!("can't set the terminal's modes: {error}")).ok()
     }
@@ -278,8 +278,8 @@ impl Attachment {
         }
     }
 
-    /// Enters raw mode if the process has come to the foreground. A shell's `fg` does not signal a job
-    /// that was not stopped, so this is checked at each output.
+    /// Enters raw mode if the process has come to the foreground. A shell's `fg` does not signal a
+    /// job that was not stopped, so this is checked at each output.
     fn check_foreground(&mut self) {
         let waits = self.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
         if waits && self.enter_terminal() == Some(RawState::Raw) {

@@ -14,8 +14,8 @@ pub struct Keys(Vec<u8>);
 pub struct KeyError(String);
 
 impl Keys {
-    /// The last key, if the line discipline can deliver a line when it is typed (VEOL): only control
-    /// characters are suitable.
+    /// The last key, if the line discipline can deliver a line when it is typed (VEOL): only
+    /// control characters are suitable.
     pub fn line_end(&self) -> Option<u8> {
         // Newline ends a line already, and 0 disables VEOL (termios(3)).
         self.0.last().copied().filter(|&byte| byte != 0 && byte != b'\n' && byte < b' ')

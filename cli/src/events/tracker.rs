@@ -92,8 +92,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct RunTracker {
     known: HashMap<Key, Known>,
-    /// Runs found without a supervisor whose end is not on record. The supervisor may be writing it;
-    /// the next poll decides.
+    /// Runs found without a supervisor whose end is not on record. The supervisor may be writing
+    /// it; the next poll decides.
     doubtful: HashSet<Key>,
 }
 
@@ -173,7 +173,8 @@ fn followed_runs(runs: &[Run]) -> HashSet<Key> {
     followed
 }
 
-/// Adds the events of one of vmon's runs that have not been reported. Returns the last one reported.
+/// Adds the events of one of vmon's runs that have not been reported. Returns the last one
+/// reported.
 fn report_run(
     events: &mut Vec<Event>,
     run: &Run,

@@ -1,5 +1,5 @@
-//! The format of script(1) and scriptreplay(1): one file with the bytes and one with their times, in
-//! the advanced format that also has window sizes (util-linux 2.35 and later).
+//! The format of script(1) and scriptreplay(1): one file with the bytes and one with their times,
+//! in the advanced format that also has window sizes (util-linux 2.35 and later).
 
 use std::time::Duration;
 

@@ -30,8 +30,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Creates a temporary file with mode 0600 in the directory of `path`. Fails if `path` exists and
-    /// is no regular file. An existing file is not changed before [`keep`](Self::keep).
+    /// Creates a temporary file with mode 0600 in the directory of `path`. Fails if `path` exists
+    /// and is no regular file. An existing file is not changed before [`keep`](Self::keep).
     pub fn create(path: &Path) -> Result<Self, String> {
         let failed = |error: Errno| format!("can't write {}: {}", path.display(), error.desc());
         let Some(name) = path.file_name().filter(|_| !ends_with_separator(path)) else {

@@ -1,5 +1,5 @@
-//! Removes the logs of a sandbox, only below permitted directories, and only logs that no supervisor
-//! writes.
+//! Removes the logs of a sandbox, only below permitted directories, and only logs that no
+//! supervisor writes.
 //!
 //! The record may be wrong, forged, or copied with its state directory. Therefore the log directory
 //! is resolved and compared with the permitted ones, opened from there without following symbolic
@@ -59,8 +59,8 @@ impl Roots {
         log_dirs(runs).try_for_each(|(_, log_dir)| self.find(log_dir).map(drop))
     }
 
-    /// The permitted directory above `log_dir` and the relative path from there; `None` if `log_dir`
-    /// does not exist.
+    /// The permitted directory above `log_dir` and the relative path from there; `None` if
+    /// `log_dir` does not exist.
     fn find(&self, log_dir: &Path) -> Result<Option<(&Path, PathBuf)>, String> {
         let real = match fs::canonicalize(log_dir) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => return Ok(None),
@@ -245,8 +245,8 @@ impl Logs {
             && log.is_some_and(|log| file == log || self.is_plain(file, log))
     }
 
-    /// Takes the exclusive lock of a log. A supervisor that writes the log holds it. `None` if there is
-    /// no such regular file.
+    /// Takes the exclusive lock of a log. A supervisor that writes the log holds it. `None` if
+    /// there is no such regular file.
     fn lock(&self, file: &str) -> Result<Option<File>, String> {
         let path = self.path.join(file);
         let fd = match openat(&self.directory, file, FILE, Mode::empty()) {

@@ -40,8 +40,8 @@ impl Output {
         &self.pause
     }
 
-    /// Writes and clears `bytes`. A reader that has closed stdout, or a hangup of the terminal, is no
-    /// error.
+    /// Writes and clears `bytes`. A reader that has closed stdout, or a hangup of the terminal, is
+    /// no error.
     pub fn write(&mut self, bytes: &mut Vec<u8>) -> Result<Wanted, Failure> {
         let Some(handle) = &mut self.handle else { return Err(Failure::Output("it is closed")) };
         let mut written = 0;

@@ -1,7 +1,7 @@
 //! Prints a log, and follows it with --follow.
 //!
-//! Prints everything available, then waits for file events. Files are watched before they are read to
-//! the end, so that no change is missed.
+//! Prints everything available, then waits for file events. Files are watched before they are read
+//! to the end, so that no change is missed.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -146,25 +146,27 @@ impl<'a> LogView<'a> {
         };
         let mut printer = Printer::new(style, self.args.timestamps);
         let mut life = Life::of(self.source.sandbox.as_ref());
-        let hold = self.hold(style);
+        let mut print = |view: &mut Self, hold, output: &mut Output| {
+            view.reader.hold(hold);
+            view.print(&mut printer, output, outcome)
+        };
+        let hold = self.needed_hold(style);
+        let one_run = self.one_run.is_some();
         loop {
-            let over = life.is_over(self.one_run.is_some());
-            // The end of a run is in the index before the run is over. Bytes without an index may
-            // belong to the next run.
-            let all = over && self.one_run.is_none();
-            self.reader.hold(if all { Hold::Nothing } else { hold });
-            if self.print(&mut printer, &mut output, outcome)? == Printed::Finished
-                || self.is_done()
-            {
+            let over = life.is_over(one_run);
+            let now = if over && !one_run { Hold::Nothing } else { hold };
+            if print(self, now, &mut output)? == Printed::Finished || self.is_done() {
                 break;
             }
-            if over && !all && !self.has_ended {
-                self.reader.hold(Hold::Nothing);
-                if self.print(&mut printer, &mut output, outcome)? == Printed::Finished {
+            if over {
+                // The end of a run is in the index before the run is over. Bytes after it may
+                // belong to the next run; without it, the remaining bytes have no index.
+                if one_run
+                    && !self.has_ended
+                    && print(self, Hold::Nothing, &mut output)? == Printed::Finished
+                {
                     break;
                 }
-            }
-            if over {
                 match self.next_life(&output)? {
                     Some(next) => life = next,
                     None => break,
@@ -175,8 +177,7 @@ impl<'a> LogView<'a> {
                 continue;
             }
             if self.is_late() {
-                self.reader.hold(hold.min(Hold::Parts));
-                if self.print(&mut printer, &mut output, outcome)? == Printed::Finished {
+                if print(self, hold.min(Hold::Parts), &mut output)? == Printed::Finished {
                     break;
                 }
                 self.late = None;
@@ -189,8 +190,9 @@ impl<'a> LogView<'a> {
         Ok(())
     }
 
-    /// Which bytes wait for the index. It takes up to 200 ms, so only those that can't be shown without.
-    fn hold(&self, style: Style) -> Hold {
+    /// Which bytes wait for the index. It takes up to 200 ms, so only those that can't be shown
+    /// without.
+    fn needed_hold(&self, style: Style) -> Hold {
         let args = self.args;
         let needs_streams = args.stream.is_some() || style == Style::Terminal { tint: true };
         let needs_times = args.timestamps || args.until.is_some() || self.one_run.is_some();

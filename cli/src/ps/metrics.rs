@@ -1,5 +1,5 @@
-//! The record in the OpenMetrics text format, for a textfile collector. Each sandbox is represented by
-//! its current run, or its last one.
+//! The record in the OpenMetrics text format, for a textfile collector. Each sandbox is represented
+//! by its current run, or its last one.
 
 use std::fmt::Write as _;
 
@@ -53,116 +53,107 @@ impl Kind {
     }
 }
 
-const INFO: Family =
-    Family { name: "vmon_sandbox", kind: Kind::Info, unit: None, help: "The sandbox's last run." };
-const STATE: Family = Family {
-    name: "vmon_sandbox_state",
-    kind: Kind::StateSet,
-    unit: None,
-    help: "The state of that run.",
-};
+const fn family(
+    kind: Kind,
+    name: &'static str,
+    unit: Option<&'static str>,
+    help: &'static str,
+) -> Family {
+    Family { name, kind, unit, help }
+}
+
+const INFO: Family = family(Kind::Info, "vmon_sandbox", None, "The sandbox's last run.");
+const STATE: Family = family(Kind::StateSet, "vmon_sandbox_state", None, "The state of that run.");
 
 /// The value of a number, if known.
 type Value = fn(&Subject<'_>) -> Option<String>;
 
 const NUMBERS: [(Family, Value); 10] = [
     (
-        Family {
-            name: "vmon_sandbox_start_time_seconds",
-            kind: Kind::Gauge,
-            unit: Some("seconds"),
-            help: "When the command was started, in seconds since 1970.",
-        },
+        family(
+            Kind::Gauge,
+            "vmon_sandbox_start_time_seconds",
+            Some("seconds"),
+            "When the command was started, in seconds since 1970.",
+        ),
         |subject| subject.run.running_at.map(seconds),
     ),
     (
-        Family {
-            name: "vmon_sandbox_end_time_seconds",
-            kind: Kind::Gauge,
-            unit: Some("seconds"),
-            help: "When the run ended, in seconds since 1970.",
-        },
+        family(
+            Kind::Gauge,
+            "vmon_sandbox_end_time_seconds",
+            Some("seconds"),
+            "When the run ended, in seconds since 1970.",
+        ),
         |subject| subject.run.ended_at.map(seconds),
     ),
     (
-        Family {
-            name: "vmon_sandbox_restarts",
-            kind: Kind::Counter,
-            unit: None,
-            help: "Earlier runs of the same supervisor.",
-        },
+        family(
+            Kind::Counter,
+            "vmon_sandbox_restarts",
+            None,
+            "Earlier runs of the same supervisor.",
+        ),
         |subject| {
             let live = subject.live.as_ref().map(|live| live.restarts.to_string());
             live.or_else(|| Some(subject.sandbox.restarts().to_string()))
         },
     ),
     (
-        Family {
-            name: "vmon_sandbox_cpu_seconds",
-            kind: Kind::Counter,
-            unit: Some("seconds"),
-            help: "CPU time of the processes of the run.",
-        },
+        family(
+            Kind::Counter,
+            "vmon_sandbox_cpu_seconds",
+            Some("seconds"),
+            "CPU time of the processes of the run.",
+        ),
         |subject| subject.usage.map(|usage| format!("{:.6}", usage.cpu.as_secs_f64())),
     ),
     (
-        Family {
-            name: "vmon_sandbox_memory_bytes",
-            kind: Kind::Gauge,
-            unit: Some("bytes"),
-            help: "Resident memory of the processes of the run.",
-        },
+        family(
+            Kind::Gauge,
+            "vmon_sandbox_memory_bytes",
+            Some("bytes"),
+            "Resident memory of the processes of the run.",
+        ),
         |subject| subject.usage.map(|usage| usage.resident.to_string()),
     ),
+    (family(Kind::Gauge, "vmon_sandbox_processes", None, "Processes of the run."), |subject| {
+        subject.usage.map(|usage| usage.processes.to_string())
+    }),
+    (family(Kind::Gauge, "vmon_sandbox_threads", None, "Threads of these processes."), |subject| {
+        subject.usage.map(|usage| usage.threads.to_string())
+    }),
     (
-        Family {
-            name: "vmon_sandbox_processes",
-            kind: Kind::Gauge,
-            unit: None,
-            help: "Processes of the run.",
-        },
-        |subject| subject.usage.map(|usage| usage.processes.to_string()),
-    ),
-    (
-        Family {
-            name: "vmon_sandbox_threads",
-            kind: Kind::Gauge,
-            unit: None,
-            help: "Threads of these processes.",
-        },
-        |subject| subject.usage.map(|usage| usage.threads.to_string()),
-    ),
-    (
-        Family {
-            name: "vmon_sandbox_logged_bytes",
-            kind: Kind::Counter,
-            unit: Some("bytes"),
-            help: "Output of the run that was written to the log.",
-        },
+        family(
+            Kind::Counter,
+            "vmon_sandbox_logged_bytes",
+            Some("bytes"),
+            "Output of the run that was written to the log.",
+        ),
         |subject| {
             let live = subject.live.as_ref().map(|live| live.bytes_logged);
             live.or(subject.run.bytes_logged).map(|bytes| bytes.to_string())
         },
     ),
     (
-        Family {
-            name: "vmon_sandbox_dropped_bytes",
-            kind: Kind::Counter,
-            unit: Some("bytes"),
-            help: "Output of the run that was dropped for some sink.",
-        },
+        family(
+            Kind::Counter,
+            "vmon_sandbox_dropped_bytes",
+            Some("bytes"),
+            "Output of the run that was dropped for some sink.",
+        ),
         |subject| {
             let live = subject.live.as_ref().map(|live| live.bytes_dropped);
             live.or(subject.run.bytes_dropped).map(|bytes| bytes.to_string())
         },
     ),
     (
-        Family {
-            name: "vmon_sandbox_last_exit_code",
-            kind: Kind::Gauge,
-            unit: None,
-            help: "Exit code of the last ended run, or 128 plus the signal number.",
-        },
+        family(
+            Kind::Gauge,
+            "vmon_sandbox_last_exit_code",
+            None,
+            "Exit code of the last ended run, or 128 plus the signal number.",
+        ),
         |subject| subject.sandbox.runs().iter().find_map(exit_code).map(|code| code.to_string()),
     ),
 ];
@@ -189,8 +180,8 @@ impl<'a> Subject<'a> {
 }
 
 /// The exposition for a terminal. Labels come from the database, which another program may have
-/// written, and the format does not escape control characters. They are escaped here, so this is not
-/// what a collector should read.
+/// written, and the format does not escape control characters. They are escaped here, so this is
+/// not what a collector should read.
 pub fn shown(sandboxes: &[&Recorded]) -> String {
     let text = exposition(sandboxes);
     // Newlines in labels are escaped already.

@@ -271,7 +271,8 @@ impl Player {
         }
     }
 
-    /// Handles a write error. A closed pipe or a hangup of the terminal ends the replay without an error.
+    /// Handles a write error. A closed pipe or a hangup of the terminal ends the replay without an
+    /// error.
     fn refused(&mut self, error: &io::Error) {
         self.screen = None;
         self.finish(if terminal::peer_has_gone(error, self.stdout.is_terminal()) {
@@ -311,8 +312,8 @@ impl Player {
         }
     }
 
-    /// Writes the sequences that restore the terminal, and drops output not yet written. Waits for a
-    /// limited time.
+    /// Writes the sequences that restore the terminal, and drops output not yet written. Waits for
+    /// a limited time.
     fn restore_screen(&mut self, restore: impl FnOnce(&mut Screen, &mut Vec<u8>)) {
         let Some(screen) = &mut self.screen else { return };
         self.out.clear();

@@ -46,8 +46,8 @@ impl Bounds {
         Ok(Self::of_run(run, others, reader)?)
     }
 
-    /// A run lasts from its start mark to its stop mark or the next start mark. If its start mark was
-    /// rotated away or the log has no marks, the times on record are used.
+    /// A run lasts from its start mark to its stop mark or the next start mark. If its start mark
+    /// was rotated away or the log has no marks, the times on record are used.
     fn of_run(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
         let window = Window::of(run, others);
         let Some(from) = window.from else {

@@ -32,7 +32,8 @@ impl std::fmt::Display for LogSource {
 }
 
 impl LogSource {
-    /// Finds the selected log. For a sandbox that is not on record, the state directory is searched.
+    /// Finds the selected log. For a sandbox that is not on record, the state directory is
+    /// searched.
     pub fn find(args: &RunArgs, record: &Record, places: &Places) -> Result<Self, SelectError> {
         let log_dir = places.default_log_dir();
         let console = args.console.as_ref().and_then(ConsoleChoice::name);
@@ -48,7 +49,8 @@ impl LogSource {
         log_name(&self.name, self.console.as_ref())
     }
 
-    /// The log of a sandbox. The record of another program has no log directory; `otherwise` is used.
+    /// The log of a sandbox. The record of another program has no log directory; `otherwise` is
+    /// used.
     pub fn of(sandbox: Recorded, console: Option<Name>, otherwise: PathBuf) -> Self {
         let spec = sandbox.latest().and_then(|run| run.spec.as_ref());
         Self {

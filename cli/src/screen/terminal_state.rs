@@ -4,7 +4,8 @@ use vte::Params;
 
 use super::CONTROL_SEQUENCE;
 
-/// Largest size of the stored attribute sequences, in bytes. Programs reset all attributes long before.
+/// Largest size of the stored attribute sequences, in bytes. Programs reset all attributes long
+/// before.
 const COLOURS: usize = 256;
 
 const NO_COLOURS: &[u8] = b"\x1b[m";
