@@ -14,8 +14,10 @@ mod console;
 mod consoles;
 mod descendants;
 mod draining;
+mod keys;
 mod limits;
 mod logging;
+mod name;
 mod observer;
 mod report;
 mod reports;
@@ -41,7 +43,8 @@ use tracing::warn;
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
-pub use consoles::ConsoleId;
+pub use keys::{SourceKey, TimerKey};
+pub use name::{Name, NameError};
 pub use observer::{
     Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
 };
@@ -50,16 +53,17 @@ pub use requests::RequestError;
 #[cfg(feature = "codec")]
 pub use sandbox::codec;
 pub use sandbox::{
-    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, Name, NameError,
-    OnLogError, OverRate, Restart, Rootfs, Sandbox,
+    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, OnLogError, OverRate,
+    Restart, Rootfs, Sandbox,
 };
 pub use service::{Desk, Service};
 
 use crate::child::{Cgroup, Child, ChildIo, Command, ExitStatus, Reach, Signal};
-use crate::reactor::{Context, Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
+use crate::reactor::{Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
 use consoles::Consoles;
 use descendants::{Remains, Trouble};
+use keys::{Cx, Source, Stream, Timer};
 use limits::Limits;
 use reports::Reports;
 use restarting::Again;
@@ -74,86 +78,6 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// How long observers may take to grant a start.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// One stream of the child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Stream {
-    Out,
-    Err,
-    /// A console, beside the child's own streams.
-    Console(ConsoleId),
-}
-
-/// The sources of a monitor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Source {
-    /// What the child writes.
-    Output(Stream),
-    /// Our own stream, while it does not take what is forwarded.
-    Sink(Stream),
-    /// Our stdin.
-    Stdin,
-    /// The child's input, while it does not take ours.
-    ChildInput,
-    /// A console, while it does not take its input.
-    ConsoleInput(ConsoleId),
-    /// The socket of a console that somebody is to connect to.
-    Listener(ConsoleId),
-    /// The child's end.
-    Exit,
-    /// What a client sends that is attached.
-    SessionInput(SessionId),
-    /// A client, while it does not take what it gets.
-    SessionOutput(SessionId),
-    /// The end of whoever works on a generation of a log.
-    Rotation,
-    /// A source of a service's own.
-    Service { service: usize, key: u32 },
-}
-
-/// The timers of a monitor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Timer {
-    /// Observers are asked again.
-    Claim,
-    /// The observer of this index goes on.
-    Observer(usize),
-    /// The log is tried again.
-    Log,
-    /// The log has something to do by itself.
-    LogTurn,
-    /// The child's end is looked for.
-    Exit,
-    /// The stop timeout.
-    Kill,
-    /// The streams have been silent since.
-    Quiet,
-    /// Descendants have had their time.
-    DrainLimit,
-    /// What the child left behind is looked at.
-    Remains,
-    /// A flooded stream is read again.
-    Pause(Stream),
-    /// A stream that was flooded may be so no longer.
-    Settle(Stream),
-    /// A console is looked for again.
-    Console(ConsoleId),
-    /// The command is started again.
-    Restart,
-    /// The run has taken as long as it may.
-    MaxDuration,
-    /// There may have been neither output nor input for too long.
-    Idle,
-    /// Those who are attached have had their time to take the end.
-    Sessions,
-    /// Whoever works on a generation of a log is looked at.
-    Rotation,
-    /// A timer of a service's own.
-    Service { service: usize, key: u32 },
-}
 
 /// Monitors one child. See the [module](self).
 ///
@@ -271,8 +195,6 @@ enum State {
     Moving,
 }
 
-type Cx<'a> = Context<'a, Monitor>;
-
 impl Monitor {
     /// A monitor of this sandbox, to be given observers and a child.
     pub fn builder(sandbox: Sandbox) -> Builder {
@@ -285,7 +207,7 @@ impl Monitor {
     /// output of an ended child still waits for a reader or a full disk, it gives up on that.
     ///
     /// Returns at once. The end comes to the observers.
-    pub fn stop(&mut self, cx: &mut Context<'_, Self>) {
+    pub fn stop(&mut self, cx: &mut Cx<'_>) {
         self.stop_requested(Request::Urgent, cx);
     }
 
@@ -327,7 +249,7 @@ impl Monitor {
         &mut self,
         name: Name,
         descriptor: impl Into<OwnedFd>,
-        cx: &mut Context<'_, Self>,
+        cx: &mut Cx<'_>,
     ) -> Result<(), StartError> {
         let child = match &self.state {
             State::Running(running) | State::Stopping(running, _) => Some(running.child.pid()),
@@ -462,8 +384,8 @@ pub fn command_signals() -> Vec<Signal> {
 }
 
 impl Handler for Monitor {
-    type Source = Source;
-    type Timer = Timer;
+    type Source = SourceKey;
+    type Timer = TimerKey;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
         if let Err(error) = self.check_log().and_then(|()| self.consoles.check(&self.sandbox)) {
@@ -473,7 +395,7 @@ impl Handler for Monitor {
         self.follow_log(cx);
     }
 
-    fn ready(&mut self, source: Source, ready: Ready, cx: &mut Cx<'_>) {
+    fn ready(&mut self, SourceKey(source): SourceKey, ready: Ready, cx: &mut Cx<'_>) {
         match source {
             Source::Exit => self.look_for_exit(cx),
             Source::Service { service, key } => {
@@ -500,12 +422,14 @@ impl Handler for Monitor {
                 }
             }
             Source::Rotation => self.look_at_rotation(cx),
+            #[cfg(feature = "consoles")]
             Source::ConsoleInput(id) => {
                 if let Some(port) = self.consoles.get(id) {
                     port.input_ready(&mut cx.sources);
                     self.sessions.go_on(&mut cx.sources);
                 }
             }
+            #[cfg(feature = "consoles")]
             Source::Listener(id) => self.look_for_console(id, cx),
             Source::SessionInput(session) => self.read_session(session, cx),
             Source::SessionOutput(session) => self.flush_session(session, cx),
@@ -513,11 +437,11 @@ impl Handler for Monitor {
         self.follow_log(cx);
     }
 
-    fn timer(&mut self, timer: Timer, cx: &mut Cx<'_>) {
+    fn timer(&mut self, TimerKey(timer): TimerKey, cx: &mut Cx<'_>) {
         match timer {
             Timer::Claim => self.claim(cx),
             Timer::Observer(index) => {
-                self.reports.retry(index, &mut cx.timers, Timer::Observer);
+                self.reports.retry(index, &mut cx.timers, |index| Timer::Observer(index).key());
             }
             Timer::Log => self.retry_log(cx),
             Timer::LogTurn => self.log_due(cx),
@@ -526,6 +450,7 @@ impl Handler for Monitor {
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
             Timer::Remains => self.look_at_remains(cx),
+            #[cfg(feature = "consoles")]
             Timer::Console(id) => self.look_for_console(id, cx),
             Timer::Restart => self.start_again(cx),
             Timer::MaxDuration => self.stopping(Cause::MaxDuration, None, cx),
@@ -536,12 +461,12 @@ impl Handler for Monitor {
                 self.with_service(service, cx, |service, desk| service.timer(key, desk));
             }
             Timer::Pause(stream) => self.read_output(stream, cx),
-            Timer::Settle(Stream::Console(id)) => {
+            Timer::Trim(Stream::Console(id)) => {
                 if let Some(port) = self.consoles.get(id) {
                     port.settle(cx);
                 }
             }
-            Timer::Settle(stream) => {
+            Timer::Trim(stream) => {
                 if let Some(streams) = &mut self.streams {
                     streams.settle(stream, cx);
                 }

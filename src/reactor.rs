@@ -1,26 +1,26 @@
-//! One poller, its sources, timers and signals, on the thread that calls it.
+//! A single-threaded event loop: one poller, its sources, timers and signals.
 //!
-//! A [`Reactor`] owns [`Handler`]s and calls them when a source of theirs is ready, a timer of
-//! theirs has expired or a signal has arrived. It knows nothing of children, logs or terminals,
-//! starts no thread and never waits but in the poll itself.
+//! A [`Reactor`] owns [`Handler`]s and calls a handler when one of its sources is ready, one of its
+//! timers has expired or a signal has arrived. It knows nothing of children, logs or terminals,
+//! starts no thread and blocks only in the poll.
 //!
 //! ```
 //! use std::io::Read;
 //! use std::os::unix::net::UnixStream;
 //! use vmon::reactor::{Context, Handler, Interest, Reactor, Ready, SourceId};
 //!
-//! /// Collects what a peer sends.
+//! /// Collects the bytes that a peer sends.
 //! struct Collect(UnixStream, Vec<u8>, Option<SourceId>);
 //!
 //! impl Handler for Collect {
 //!     type Source = ();
 //!     type Timer = ();
 //!
-//!     fn start(&mut self, cx: &mut Context<'_, Self>) {
+//!     fn start(&mut self, cx: &mut Context<'_, (), ()>) {
 //!         self.2 = cx.sources.register(&self.0, Interest::READ, ()).ok();
 //!     }
 //!
-//!     fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+//!     fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, (), ()>) {
 //!         let Some(source) = self.2 else { return };
 //!         match self.0.read(cx.scratch) {
 //!             Ok(0) | Err(_) => {
@@ -31,7 +31,7 @@
 //!         }
 //!     }
 //!
-//!     fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+//!     fn timer(&mut self, (): (), _: &mut Context<'_, (), ()>) {}
 //!
 //!     fn is_done(&self) -> bool {
 //!         self.2.is_none()
@@ -50,8 +50,11 @@
 //! # }
 //! ```
 
-mod allowance;
-mod leaving;
+mod budget;
+mod context;
+mod detached;
+mod handler;
+mod handler_id;
 mod rearm;
 mod share;
 mod sources;
@@ -65,8 +68,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 
-pub use allowance::Allowance;
-pub(crate) use leaving::Leaving;
+pub use budget::Budget;
+pub use context::Context;
+pub(crate) use detached::Detached;
+pub use handler::Handler;
+pub use handler_id::HandlerId;
 pub use sources::{Interest, Ready, SourceId, Sources};
 pub use timers::{TimerId, Timers};
 
@@ -74,7 +80,7 @@ use share::Share;
 use sources::Slots;
 use timers::Queue;
 
-/// Events taken from the kernel at once; more simply wait for the next turn.
+/// The most events that one poll takes from the kernel; the others wait for the next turn.
 const EVENTS: usize = 256;
 
 /// The poller's token for signals; sources count from zero.
@@ -83,66 +89,7 @@ const SIGNALS: Token = Token(usize::MAX);
 /// The poller's token for a [`Waker`].
 const WAKER: Token = Token(usize::MAX - 1);
 
-/// What a reactor calls.
-pub trait Handler: Sized {
-    /// Names a source among those of this handler.
-    type Source: Copy;
-    /// Names a timer among those of this handler.
-    type Timer: Copy;
-
-    /// Called once, when the handler is added.
-    fn start(&mut self, cx: &mut Context<'_, Self>);
-
-    /// A source is ready for something that it is wanted for.
-    ///
-    /// It may turn out not to be (readiness can be spurious), so every read and write must be
-    /// ready for `WouldBlock`. The handler is called again in each turn until it says that the
-    /// source would block or is no longer wanted: what one turn takes may be bounded, and nothing
-    /// is forgotten.
-    fn ready(&mut self, source: Self::Source, ready: Ready, cx: &mut Context<'_, Self>);
-
-    /// A timer has expired.
-    fn timer(&mut self, timer: Self::Timer, cx: &mut Context<'_, Self>);
-
-    /// A watched signal has arrived. Every handler is told; several of one kind may be told once.
-    fn signal(&mut self, signal: i32, cx: &mut Context<'_, Self>) {
-        let _ = (signal, cx);
-    }
-
-    /// Called once for each signal, after every handler has been told.
-    fn after_signal(signal: i32) {
-        let _ = signal;
-    }
-
-    /// Whether nothing is left to do. Asked after each call.
-    fn is_done(&self) -> bool;
-}
-
-/// What a handler may do to the loop, and the buffer that all handlers share.
-pub struct Context<'a, H: Handler> {
-    /// The descriptors that are watched.
-    pub sources: Sources<'a, H::Source>,
-    /// The timers.
-    pub timers: Timers<'a, H::Timer>,
-    /// What all handlers may take together while they are busy.
-    pub allowance: Allowance<'a>,
-    /// Holds bytes within one call only; the next handler overwrites them.
-    ///
-    /// One call is to take no more from a source than this holds, so that none holds up the
-    /// others: it is 512 KiB long, and 32 KiB while sources of several handlers are ready.
-    pub scratch: &'a mut [u8],
-    /// The same, for what is made of those bytes: 192 KiB.
-    pub(crate) spare: &'a mut [u8],
-}
-
-/// A handler on a reactor. Never names another one, also after that has been removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct HandlerId {
-    slot: u32,
-    generation: u32,
-}
-
-/// Wakes a reactor from another thread: its [`poll_once`](Reactor::poll_once) returns.
+/// Makes a reactor's [`poll_once`](Reactor::poll_once) return, from another thread.
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<mio::Waker>);
 
@@ -151,7 +98,7 @@ impl Waker {
     ///
     /// # Errors
     ///
-    /// The system's, when it can't be told.
+    /// The poller's.
     pub fn wake(&self) -> io::Result<()> {
         self.0.wake()
     }
@@ -162,7 +109,7 @@ struct Slot<H> {
     handler: Option<H>,
     /// Whether the handler was done when it was last called.
     done: bool,
-    /// Its part of the allowance.
+    /// What it has taken of the budget.
     taken: usize,
 }
 
@@ -178,20 +125,20 @@ pub struct Reactor<H: Handler> {
     scratch: Box<[u8]>,
     slots: Slots<H::Source>,
     queue: Queue<H::Timer>,
-    /// What is left of the allowance.
-    allowance: usize,
-    /// Whether some of it was out at the end of the last turn.
+    /// What is left of the budget.
+    budget: usize,
+    /// Whether some of it was taken at the end of the last turn.
     busy: bool,
     handlers: Vec<Slot<H>>,
     /// Slots without a handler.
     free: Vec<u32>,
-    /// Handlers that are not done.
+    /// Number of handlers that are not done.
     live: usize,
-    /// Whether the last poll gave as many events as it could: the kernel may hold more, of which
-    /// an edge-triggered outer loop has been told already.
+    /// Whether the last poll filled the event buffer: the kernel may hold more events, which an
+    /// edge-triggered outer loop is not notified of again.
     more: bool,
     share: Share,
-    /// How much of the scratch buffer a handler gets in this turn.
+    /// Length of the scratch buffer that a handler gets in this turn.
     slice: usize,
     signals: Option<Signals>,
     waker: Option<Waker>,
@@ -202,7 +149,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// The system's, when it has no poller to give (`EMFILE`, `ENFILE`, `ENOMEM`).
+    /// The system's error when a poller can't be created (`EMFILE`, `ENFILE`, `ENOMEM`).
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
@@ -210,7 +157,7 @@ impl<H: Handler> Reactor<H> {
             scratch: Box::default(),
             slots: Slots::new(),
             queue: Queue::new(),
-            allowance: allowance::TOTAL,
+            budget: budget::TOTAL,
             busy: false,
             handlers: Vec::new(),
             free: Vec::new(),
@@ -245,7 +192,7 @@ impl<H: Handler> Reactor<H> {
         id
     }
 
-    /// Takes a handler off the reactor, with all its sources and timers.
+    /// Removes a handler with all its sources and timers.
     pub fn remove(&mut self, id: HandlerId) -> Option<H> {
         let slot = self.slot(id)?;
         let handler = slot.handler.take()?;
@@ -253,7 +200,7 @@ impl<H: Handler> Reactor<H> {
         if !mem::replace(&mut slot.done, true) {
             self.live -= 1;
         }
-        self.allowance += taken;
+        self.budget += taken;
         self.free.push(id.slot);
         self.slots.forget(id, self.poll.registry());
         self.queue.forget(id);
@@ -266,11 +213,11 @@ impl<H: Handler> Reactor<H> {
         if slot.generation == id.generation { slot.handler.as_ref() } else { None }
     }
 
-    /// Calls `f` with a handler and what it may do to the loop; `None` when it has been removed.
+    /// Calls `f` with a handler and its context; `None` when the handler has been removed.
     pub fn call<R>(
         &mut self,
         id: HandlerId,
-        f: impl FnOnce(&mut H, &mut Context<'_, H>) -> R,
+        f: impl FnOnce(&mut H, &mut Context<'_, H::Source, H::Timer>) -> R,
     ) -> Option<R> {
         let slot = self.handlers.get_mut(id.slot as usize)?;
         if slot.generation != id.generation {
@@ -284,7 +231,7 @@ impl<H: Handler> Reactor<H> {
         let mut cx = Context {
             sources: Sources::new(id, self.poll.registry(), &mut self.slots),
             timers: Timers::new(id, &mut self.queue),
-            allowance: Allowance::new(&mut self.allowance, &mut slot.taken),
+            budget: Budget::new(&mut self.budget, &mut slot.taken),
             scratch: scratch.get_mut(..self.slice).unwrap_or_default(),
             spare,
         };
@@ -293,7 +240,7 @@ impl<H: Handler> Reactor<H> {
         match (mem::replace(&mut slot.done, done), done) {
             (false, true) => {
                 self.live -= 1;
-                self.allowance += mem::take(&mut slot.taken);
+                self.budget += mem::take(&mut slot.taken);
             }
             (true, false) => self.live += 1,
             _ => {}
@@ -301,16 +248,16 @@ impl<H: Handler> Reactor<H> {
         Some(result)
     }
 
-    /// Watches these signals, by number; every handler is told of each.
+    /// Watches these signals, by number; each is passed to every handler.
     ///
-    /// Installs signal handlers, which is process-wide and lasts: for hosts that want the reactor
-    /// to have their signals. Their former actions are no longer taken.
+    /// Installs signal handlers for the whole process, for good: only for hosts that hand their
+    /// signals to the reactor. The former actions of these signals are no longer taken.
     ///
     /// # Errors
     ///
     /// The system's; `EINVAL` for a number that is no signal, and for a signal that can't be
-    /// caught or that a handler can't return from (KILL, STOP, ILL, FPE, SEGV). None is watched
-    /// then that was not before.
+    /// caught or that a handler can't return from (KILL, STOP, ILL, FPE, SEGV). No further signal
+    /// is watched then.
     pub fn watch_signals<S: Into<i32>>(
         &mut self,
         signals: impl IntoIterator<Item = S>,
@@ -331,11 +278,11 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// A handle by which other threads interrupt the poll.
+    /// A handle that other threads interrupt the poll with.
     ///
     /// # Errors
     ///
-    /// The system's, when it has no descriptor to give.
+    /// The system's error when no descriptor is available.
     pub fn waker(&mut self) -> io::Result<Waker> {
         if let Some(waker) = &self.waker {
             return Ok(waker.clone());
@@ -367,7 +314,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// The poller's. An interrupted poll is none: the turn is empty.
+    /// The poller's. An interrupted poll is not an error: the turn is empty.
     pub fn poll_once(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let wait = match (wait, timeout) {
@@ -378,13 +325,13 @@ impl<H: Handler> Reactor<H> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
-        let (mut signalled, mut left) = (false, false);
+        let (mut signalled, mut detached) = (false, false);
         let mut taken = 0;
         for event in &self.events {
             taken += 1;
             match event.token() {
                 SIGNALS => signalled = true,
-                leaving::LEFT => left = true,
+                detached::DETACHED => detached = true,
                 WAKER => {}
                 token => self.slots.mark(token, event),
             }
@@ -393,8 +340,8 @@ impl<H: Handler> Reactor<H> {
         if signalled {
             self.take_signals();
         }
-        if left {
-            self.slots.look_at_left(self.poll.registry());
+        if detached {
+            self.slots.poll_detached(self.poll.registry());
         }
         let now = Instant::now();
         self.slice = self.share.bytes(now);
@@ -404,20 +351,20 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
-    /// The instant by which [`poll_once`](Self::poll_once) must be called although the descriptor
-    /// is silent: the next timer, or now where a source has more to give or more events wait than
-    /// one turn takes.
+    /// The instant by which [`poll_once`](Self::poll_once) must be called even if the descriptor is
+    /// not readable: the next timer, or now if a source is still ready or more events are pending
+    /// than one turn takes.
     pub fn next_deadline(&self) -> Option<Instant> {
         if self.more || self.slots.has_ready() { Some(Instant::now()) } else { self.queue.next() }
     }
 
-    /// Lets go of the buffer that handlers share, until one is called again: for when a long wait
-    /// begins.
+    /// Frees the buffer that handlers share until a handler is called again: for use before a long
+    /// wait.
     pub fn release_scratch(&mut self) {
         self.scratch = Box::default();
     }
 
-    /// Whether there is one to let go of.
+    /// Whether the shared buffer is allocated.
     pub fn has_scratch(&self) -> bool {
         !self.scratch.is_empty()
     }
@@ -447,16 +394,16 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn fire_timers(&mut self, now: Instant) {
-        // Timers that are set meanwhile wait for the next turn: none can keep the loop here.
+        // A timer that is set meanwhile is due after `now`, so this loop ends.
         while let Some((id, timer)) = self.queue.pop_due(now) {
             self.share.serve(id, now);
             self.call(id, |handler, cx| handler.timer(timer, cx));
         }
     }
 
-    /// When nobody is busy any more, the pages that the scratch buffer has touched go back too.
+    /// Frees the pages that the scratch buffer has touched once the whole budget has come back.
     fn give_back_scratch(&mut self) {
-        let busy = self.allowance < allowance::TOTAL;
+        let busy = self.budget < budget::TOTAL;
         if mem::replace(&mut self.busy, busy) && !busy {
             self.release_scratch();
         }
@@ -472,15 +419,15 @@ impl<H: Handler> Reactor<H> {
 }
 
 fn can_be_watched(signal: i32) -> bool {
-    /// The signals that signal-hook has room for.
+    /// The signal numbers that signal-hook supports.
     const ROOM: std::ops::Range<i32> = 1..128;
     ROOM.contains(&signal) && !signal_hook::consts::FORBIDDEN.contains(&signal)
 }
 
 #[cfg(not(mio_unsupported_force_poll_poll))]
 impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
-    /// Readable when a turn has something to do. Not on mio's poll(2) back end, which has no
-    /// descriptor of its own.
+    /// Readable when a turn has something to do. Absent with mio's poll(2) back end, which has no
+    /// descriptor.
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.poll.registry().as_fd()
     }

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-use super::sandbox::Name;
+use super::name::Name;
 
 /// What a client gets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::sandbox::{Name, NameError};
+use super::name::{Name, NameError};
 
 /// The name of a console that is given none.
 pub const DEFAULT_CONSOLE_NAME: &str = "console";

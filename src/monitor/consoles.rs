@@ -13,14 +13,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 
+use super::StartError;
 use super::console::{Console, ConsoleError, check_name};
+use super::keys::{ConsoleId, Cx, Source, Stream};
 use super::logging::open_log;
+use super::name::Name;
 use super::report::ConsoleReport;
 use super::rotating::Rotating;
-use super::sandbox::{Name, OnLogError, Sandbox};
+use super::sandbox::{OnLogError, Sandbox};
 use super::sessions::Sessions;
 use super::streams::DEFAULT_SIZE;
-use super::{Cx, Source, StartError, Stream};
 use crate::child::Command;
 use crate::logfile::{LogFile, Mark};
 use crate::relay::Log;
@@ -28,11 +30,6 @@ use crate::terminal::Terminal;
 use ours::Ours;
 use port::Port;
 use way::Way;
-
-/// Names a console among those of one run.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConsoleId(u16);
 
 /// All consoles of one sandbox.
 #[derive(Debug, Default)]
@@ -308,7 +305,7 @@ fn add(
     let ours =
         (sandbox.interactive.as_ref() == Some(name)).then(|| Ours::new(sandbox, terminal.take()));
     let sink = match ours {
-        Some(_) => Ours::sink(sandbox.forward, Source::Sink(Stream::Console(id)))
+        Some(_) => Ours::sink(sandbox.forward, Source::Sink(Stream::Console(id)).key())
             .map_err(|error| StartError::Monitor(error.to_string()))?,
         None => None,
     };

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Cx, Monitor, Name, Running, State, Stop, Timer};
+use super::keys::{Cx, Timer};
+use super::{Monitor, Name, Running, State, Stop};
 use crate::child::{self, Cgroup, ExitStatus, Left, Parting, Reach, Signal};
 use crate::reactor::TimerId;
 
@@ -55,7 +56,7 @@ impl Remains {
 
     fn look_later(&mut self, cx: &mut Cx<'_>) {
         self.wait = (self.wait * 2).min(LONGEST);
-        self.look = cx.timers.set(self.wait, Timer::Remains);
+        self.look = cx.timers.set(self.wait, Timer::Remains.key());
     }
 }
 
@@ -120,7 +121,7 @@ impl Monitor {
             return None;
         }
         let parting = self.parting(stop);
-        let look = cx.timers.set(FIRST, Timer::Remains);
+        let look = cx.timers.set(FIRST, Timer::Remains.key());
         let killed = (parting.signal == Signal::KILL).then(Instant::now);
         let trouble = Trouble::default();
         let mut remains = Remains { left, cgroup, killed, look, wait: FIRST, trouble };
@@ -179,7 +180,7 @@ impl Monitor {
             report(remains.kill(), &mut remains.trouble, &self.sandbox.name);
             cx.timers.cancel(remains.look);
             remains.wait = FIRST;
-            remains.look = cx.timers.set(FIRST, Timer::Remains);
+            remains.look = cx.timers.set(FIRST, Timer::Remains.key());
         }
     }
 

@@ -5,8 +5,9 @@ use std::mem;
 use chrono::Utc;
 use tracing::{info, warn};
 
+use super::keys::{Cx, Timer};
 use super::logging::end_mark;
-use super::{Cx, Drain, End, Monitor, Outcome, State, Timer, Transition, sessions};
+use super::{Drain, End, Monitor, Outcome, State, Transition, sessions};
 
 impl Monitor {
     /// Ends the drain once everything has been read and has reached its sinks.
@@ -110,7 +111,7 @@ impl Monitor {
         }
         let logs = self.consoles.close(end_mark(&outcome), cx);
         // Whatever its pipes took: the timers that would have given it back find them no more.
-        cx.allowance.give_back(usize::MAX);
+        cx.budget.give_back(usize::MAX);
         self.keep_logs(logs);
         self.hand_on(cx);
         self.close_log(cx);
@@ -127,7 +128,7 @@ impl Monitor {
     pub(super) fn over(&mut self, end: End, cx: &mut Cx<'_>) {
         info!(name = %self.sandbox.name, reason = end.reason(), "stopped");
         if self.sessions.finish(&mut cx.sources) {
-            cx.timers.set(sessions::LAST_WORDS, Timer::Sessions);
+            cx.timers.set(sessions::LAST_WORDS, Timer::Sessions.key());
         }
         self.again = None;
         self.leave_rotations(cx);
@@ -136,7 +137,7 @@ impl Monitor {
     }
 
     pub(super) fn tell(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
-        self.reports.tell(transition, &mut cx.timers, Timer::Observer);
+        self.reports.tell(transition, &mut cx.timers, |index| Timer::Observer(index).key());
         if self.services_open > 0 {
             self.untold.push_back(transition.clone());
             self.tell_services(cx);

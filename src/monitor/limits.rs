@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Cause, Cx, Monitor, State, Timer};
+use super::keys::{Cx, Timer};
+use super::{Cause, Monitor, State};
 use crate::reactor::TimerId;
 
 /// The timers that limit a run.
@@ -28,8 +29,8 @@ impl Monitor {
         let max_duration = self.sandbox.max_duration;
         let idle = self.sandbox.idle_timeout;
         Limits {
-            max_duration: max_duration.map(|time| cx.timers.set(time, Timer::MaxDuration)),
-            idle: idle.map(|time| cx.timers.set(time, Timer::Idle)),
+            max_duration: max_duration.map(|time| cx.timers.set(time, Timer::MaxDuration.key())),
+            idle: idle.map(|time| cx.timers.set(time, Timer::Idle.key())),
         }
     }
 
@@ -52,7 +53,7 @@ impl Monitor {
             || !self.consoles.are_flushed();
         let idle = self.moved.filter(|_| !waits).map_or_else(Default::default, |at| at.elapsed());
         match allowed.checked_sub(idle).filter(|left| !left.is_zero()) {
-            Some(left) => running.limits.idle = Some(cx.timers.set(left, Timer::Idle)),
+            Some(left) => running.limits.idle = Some(cx.timers.set(left, Timer::Idle.key())),
             None => self.stopping(Cause::IdleTimeout, None, cx),
         }
     }

@@ -1,8 +1,9 @@
 //! The log beside its bytes: opened before there is a child, tried again when it could not be
 //! written, told where a run begins and ends, and given its turns; and those of consoles.
 
+use super::keys::{Cx, Timer};
 use super::rotating::Rotating;
-use super::{Cx, Monitor, Outcome, Sandbox, StartError, Streams, Timer};
+use super::{Monitor, Outcome, Sandbox, StartError, Streams};
 use crate::child::ExitStatus;
 use crate::logfile::{End, LogFile, Mark};
 
@@ -17,7 +18,7 @@ impl Monitor {
         let needed = self.streams.as_ref().is_some_and(Streams::log_needs_retry)
             || self.consoles.logs_need_retry();
         if needed && self.log_retry.is_none() {
-            self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log));
+            self.log_retry = Some(cx.timers.set(crate::relay::LOG_RETRY, Timer::Log.key()));
         }
     }
 
@@ -51,7 +52,7 @@ impl Monitor {
             Some(timer) => cx.timers.cancel(timer),
             None => {}
         }
-        self.log_turn = Some(cx.timers.set_at(at, Timer::LogTurn));
+        self.log_turn = Some(cx.timers.set_at(at, Timer::LogTurn.key()));
     }
 
     /// This run is over, and so is its part of the log.

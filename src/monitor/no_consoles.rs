@@ -5,21 +5,17 @@ use std::time::Instant;
 
 use nix::pty::Winsize;
 
+use super::StartError;
 use super::console::{Console, ConsoleError};
+use super::keys::{ConsoleId, Cx, Sources};
+use super::name::Name;
 use super::report::ConsoleReport;
 use super::rotating::Rotating;
-use super::sandbox::{Name, Sandbox};
+use super::sandbox::Sandbox;
 use super::sessions::Sessions;
-use super::{Cx, Source, StartError};
 use crate::child::Command;
 use crate::logfile::{LogError, LogFile, Mark};
-use crate::reactor::Sources;
 use crate::terminal::Terminal;
-
-/// Names none.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConsoleId {}
 
 #[derive(Debug, Default)]
 pub(super) struct Consoles(());
@@ -53,8 +49,8 @@ impl Consoles {
         None
     }
 
-    pub(super) fn get(&mut self, id: ConsoleId) -> Option<&mut Port> {
-        match id {}
+    pub(super) fn get(&mut self, _: ConsoleId) -> Option<&mut Port> {
+        None
     }
 
     pub(super) fn interactive(&mut self) -> Option<&mut Port> {
@@ -151,10 +147,6 @@ impl Port {
         match *self {}
     }
 
-    pub(super) fn look(&self, _: &mut Cx<'_>) {
-        match *self {}
-    }
-
     pub(super) fn read(&self, _: &mut Sessions, _: &mut Cx<'_>) -> bool {
         match *self {}
     }
@@ -167,10 +159,6 @@ impl Port {
         match *self {}
     }
 
-    pub(super) fn input_ready(&self, _: &mut Sources<'_, Source>) {
-        match *self {}
-    }
-
     pub(super) fn stdin_ready(&self, _: &mut Cx<'_>) {
         match *self {}
     }
@@ -179,7 +167,7 @@ impl Port {
         match *self {}
     }
 
-    pub(super) fn send_input(&self, _: &[u8], _: &mut Sources<'_, Source>) {
+    pub(super) fn send_input(&self, _: &[u8], _: &mut Sources<'_>) {
         match *self {}
     }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::attach::SessionReport;
+use super::name::Name;
 use super::observer::End;
-use super::sandbox::Name;
 use super::streams::Streams;
 use super::{Identity, Monitor, State};
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::keys::Cx;
 use super::running::Request;
-use super::{Cx, Monitor, SessionId, State};
+use super::{Monitor, SessionId, State};
 use crate::child::Signal;
 
 /// Why a request can't be met now.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tracing::info;
 
+use super::keys::{Cx, Timer};
 use super::{
-    CLAIM_TIMEOUT, Cx, End, Launch, Monitor, Outcome, Reason, Restart, StartError, State, Timer,
-    Transition,
+    CLAIM_TIMEOUT, End, Launch, Monitor, Outcome, Reason, Restart, StartError, State, Transition,
 };
 use crate::child::{Command, ExitStatus};
 use crate::logfile::{LogFile, LogLock};
@@ -73,7 +73,7 @@ impl Monitor {
     /// `DRAINING → RESTARTING`.
     pub(super) fn restarting(&mut self, end: End, after: Duration, cx: &mut Cx<'_>) {
         info!(name = %self.sandbox.name, reason = end.reason(), ?after, "starting again");
-        let timer = cx.timers.set(after, Timer::Restart);
+        let timer = cx.timers.set(after, Timer::Restart.key());
         self.state = State::Restarting(end.clone(), timer);
         self.tell(&Transition::Restarting { at: Utc::now(), end, after }, cx);
     }

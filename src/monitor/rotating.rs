@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::keys::{Cx, Source, Timer};
 use super::running::LOOK;
-use super::{Cx, Launch, Monitor, Source, Timer};
+use super::{Launch, Monitor};
 use crate::child::{Bystander, Child, Identity, Liveness, Reach};
 use crate::logfile::{LogFile, LogLock, Rotated};
 use crate::reactor::{Interest, SourceId};
@@ -101,9 +102,9 @@ impl Monitor {
         }
         let mut logs = Logs { streams: streams.as_mut(), consoles, kept };
         if let Some(earlier) = logs.earlier() {
-            let exit = earlier
-                .exit_fd()
-                .and_then(|fd| cx.sources.register(&fd, Interest::READ, Source::Rotation).ok());
+            let exit = earlier.exit_fd().and_then(|fd| {
+                cx.sources.register(&fd, Interest::READ, Source::Rotation.key()).ok()
+            });
             look_later_without(exit, cx);
             *state = State::Earlier(earlier, exit);
             return;
@@ -114,9 +115,9 @@ impl Monitor {
                 debug!(path = %generation.path.display(), pid = child.pid(), "working on it");
                 log.work_begins(generation.number, Who::is(&child));
                 gate.open();
-                let exit = child
-                    .exit_fd()
-                    .and_then(|fd| cx.sources.register(&fd, Interest::READ, Source::Rotation).ok());
+                let exit = child.exit_fd().and_then(|fd| {
+                    cx.sources.register(&fd, Interest::READ, Source::Rotation.key()).ok()
+                });
                 look_later_without(exit, cx);
                 let log = log.path().to_owned();
                 *state = State::Ours(Working { child, exit, log, generation });
@@ -126,7 +127,7 @@ impl Monitor {
                 warn!("can't start the rotate command for {path}: {reason}; trying again");
                 log.take_back();
                 *state = State::Refused;
-                cx.timers.set(RETRY, Timer::Rotation);
+                cx.timers.set(RETRY, Timer::Rotation.key());
             }
         }
     }
@@ -194,7 +195,7 @@ impl Monitor {
                 if let Some(exit) = exit {
                     cx.sources.deregister(exit);
                 }
-                cx.sources.leave(Box::new(Left { child, generation: Some(generation) }));
+                cx.sources.detach(Box::new(Left { child, generation: Some(generation) }));
             }
             State::Earlier(_, Some(exit)) => cx.sources.deregister(exit),
             State::Earlier(..) | State::Nobody | State::Refused => {}
@@ -221,7 +222,7 @@ impl Rotating {
                     log.work_is_left(rest.first, rest.last, Who::is(&child));
                 }
                 gate.open();
-                cx.sources.leave(Box::new(Left { child, generation: None }));
+                cx.sources.detach(Box::new(Left { child, generation: None }));
             }
             Err(reason) => {
                 for (log, _) in &rests {
@@ -259,7 +260,7 @@ fn rest_of(log: &mut LogFile, state: &State, at_work: Option<&Identity>) -> Opti
 /// Without a descriptor that tells of the end, that is looked for.
 fn look_later_without(exit: Option<SourceId>, cx: &mut Cx<'_>) {
     if exit.is_none() {
-        cx.timers.set(LOOK, Timer::Rotation);
+        cx.timers.set(LOOK, Timer::Rotation.key());
     }
 }
 
@@ -268,5 +269,5 @@ fn not_yet(exit: Option<SourceId>, cx: &mut Cx<'_>) {
     if let Some(exit) = exit {
         cx.sources.would_block(exit, Interest::READ);
     }
-    cx.timers.set(LOOK, Timer::Rotation);
+    cx.timers.set(LOOK, Timer::Rotation.key());
 }

@@ -8,10 +8,10 @@ use chrono::Utc;
 use tracing::{debug, info, warn};
 
 use super::descendants::Trouble;
-use super::{
-    Cause, ConsoleId, Cx, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Stream, Timer,
-    Transition,
-};
+#[cfg(feature = "consoles")]
+use super::keys::ConsoleId;
+use super::keys::{Cx, Stream, Timer};
+use super::{Cause, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Transition};
 use crate::child::{Cgroup, Child, ExitStatus, Left, Signal};
 use crate::reactor::Interest;
 
@@ -59,7 +59,7 @@ impl Monitor {
                     && let Some(at) = now.checked_add(time).filter(|at| *at < stop.kill_at)
                 {
                     cx.timers.cancel(stop.kill);
-                    stop.kill = cx.timers.set(time, Timer::Kill);
+                    stop.kill = cx.timers.set(time, Timer::Kill.key());
                     stop.kill_at = at;
                 }
             }
@@ -89,7 +89,7 @@ impl Monitor {
         // A child that is stopped could not act on it.
         send(&running.child, Signal::CONT);
         let (asked, timeout) = (Instant::now(), within.unwrap_or(self.sandbox.stop_timeout));
-        let kill = cx.timers.set(timeout, Timer::Kill);
+        let kill = cx.timers.set(timeout, Timer::Kill.key());
         // What no clock can name is never.
         let kill_at = asked.checked_add(timeout).unwrap_or(asked + FAR);
         let (killed, trouble) = (false, Trouble::default());
@@ -112,7 +112,7 @@ impl Monitor {
             warn!(%name, pid, "can't send SIGKILL: {error}; trying again");
         }
         cx.timers.cancel(stop.kill);
-        stop.kill = cx.timers.set(KILL_AGAIN, Timer::Kill);
+        stop.kill = cx.timers.set(KILL_AGAIN, Timer::Kill.key());
     }
 
     pub(super) fn look_for_exit(&mut self, cx: &mut Cx<'_>) {
@@ -124,7 +124,7 @@ impl Monitor {
                 if let Some(exit) = running.exit {
                     cx.sources.would_block(exit, Interest::READ);
                 }
-                cx.timers.set(LOOK, Timer::Exit);
+                cx.timers.set(LOOK, Timer::Exit.key());
             }
             Err(error) => {
                 warn!(pid = running.child.pid(), "can't wait for the child: {error}");
@@ -151,7 +151,7 @@ impl Monitor {
         if let Some(stop) = &stop {
             cx.timers.cancel(stop.kill);
         }
-        let limit = cx.timers.set(self.sandbox.stop_timeout, Timer::DrainLimit);
+        let limit = cx.timers.set(self.sandbox.stop_timeout, Timer::DrainLimit.key());
         self.state = State::Draining(Drain {
             status,
             reason: reason(status, stop.as_ref(), running.cgroup.as_ref()),
@@ -183,6 +183,7 @@ impl Monitor {
     }
 
     /// A console may be there by now.
+    #[cfg(feature = "consoles")]
     pub(super) fn look_for_console(&mut self, id: ConsoleId, cx: &mut Cx<'_>) {
         if let Some(port) = self.consoles.get(id) {
             port.look(cx);
@@ -201,7 +202,7 @@ impl Monitor {
         if let State::Draining(drain) = &mut self.state {
             // Each byte renews the grace; a stream that waited for its sinks begins it anew.
             if read || drain.quiet.is_none() {
-                let renewed = cx.timers.set(QUIET, Timer::Quiet);
+                let renewed = cx.timers.set(QUIET, Timer::Quiet.key());
                 if let Some(quiet) = drain.quiet.replace(renewed) {
                     cx.timers.cancel(quiet);
                 }

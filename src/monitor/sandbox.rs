@@ -5,7 +5,6 @@
 
 #[cfg(feature = "codec")]
 pub mod codec;
-mod name;
 mod options;
 
 use std::ffi::{OsStr, OsString};
@@ -15,9 +14,9 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 
 use super::console::Console;
+use super::name::{Name, NameError};
 use crate::child::Signal;
 use crate::logfile::{Format, LogOptions, Retention};
-pub use name::{Name, NameError};
 pub use options::{Forward, Input, LogRate, OnLogError, OverRate, Restart, Rootfs};
 
 /// The config file, and so the namespace, of a sandbox that names none: the ecosystem's default.

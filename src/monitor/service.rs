@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::attach::{Attach, AttachError, Attached, SessionId};
+use super::keys::{Cx, Source, Timer};
 use super::observer::Transition;
 use super::report::Report;
-use super::{Cx, Monitor, RequestError, Source, Timer};
+use super::{Monitor, RequestError};
 use crate::child::Signal;
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
 
@@ -69,7 +70,7 @@ impl Desk<'_, '_> {
         interest: Interest,
         key: u32,
     ) -> io::Result<SourceId> {
-        self.cx.sources.register(fd, interest, Source::Service { service: self.service, key })
+        self.cx.sources.register(fd, interest, Source::Service { service: self.service, key }.key())
     }
 
     /// Changes what a source is wanted for.
@@ -98,7 +99,7 @@ impl Desk<'_, '_> {
 
     /// Has [`Service::timer`] called once, after this time.
     pub fn set_timer(&mut self, after: Duration, key: u32) -> TimerId {
-        self.cx.timers.set(after, Timer::Service { service: self.service, key })
+        self.cx.timers.set(after, Timer::Service { service: self.service, key }.key())
     }
 
     /// Takes a timer back.

@@ -11,9 +11,10 @@ use nix::pty::Winsize;
 use tracing::debug;
 
 use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
+use super::keys::{Cx, Source, SourceKey, Sources, Stream};
 use super::streams::Streams;
-use super::{Cx, Monitor, RequestError, Source, State, Stream};
-use crate::reactor::{Interest, SourceId, Sources};
+use super::{Monitor, RequestError, State};
+use crate::reactor::{Interest, SourceId};
 use crate::relay::{Audience, Overflow, QUEUE, Sink};
 
 /// How long a client has to take the end of the output once all is over.
@@ -52,7 +53,7 @@ struct Session {
     input: SourceId,
     /// Whether it has said that it will send no more.
     input_ended: bool,
-    sink: Sink<UnixStream, Source>,
+    sink: Sink<UnixStream, SourceKey>,
 }
 
 impl Session {
@@ -101,12 +102,12 @@ pub(super) struct StreamAudience<'a> {
     stream: Stream,
 }
 
-impl Audience<Source> for StreamAudience<'_> {
+impl Audience<SourceKey> for StreamAudience<'_> {
     fn is_empty(&self) -> bool {
         !self.sessions.list.iter().any(|session| session.stream == self.stream)
     }
 
-    fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, Source>) {
+    fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
         let members = self.sessions.list.iter_mut().filter(|session| session.stream == self.stream);
         members.for_each(|session| session.sink.offer(bytes, sources));
         self.sessions.sweep(sources);
@@ -145,19 +146,19 @@ impl Sessions {
         stream: Stream,
         read_only: bool,
         first: [&[u8]; 2],
-        sources: &mut Sources<'_, Source>,
+        sources: &mut Sources<'_>,
     ) -> Result<(), (io::Error, UnixStream)> {
         let id = attached.session;
         let prepared = socket.set_nonblocking(true).and_then(|()| {
             // Two descriptors of one socket: each can be watched for itself.
             let writer = socket.try_clone()?;
-            Ok((writer, sources.register(&socket, Interest::READ, Source::SessionInput(id))?))
+            Ok((writer, sources.register(&socket, Interest::READ, Source::SessionInput(id).key())?))
         });
         let (writer, input) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Err((error, socket)),
         };
-        let mut sink = Sink::new(writer, Source::SessionOutput(id), Overflow::Drop);
+        let mut sink = Sink::new(writer, Source::SessionOutput(id).key(), Overflow::Drop);
         sink.set_room(first.iter().map(|part| part.len()).sum());
         for part in first {
             sink.offer(part, sources);
@@ -188,13 +189,13 @@ impl Sessions {
     }
 
     /// Lets those go whose client has gone.
-    fn sweep(&mut self, sources: &mut Sources<'_, Source>) {
+    fn sweep(&mut self, sources: &mut Sources<'_>) {
         if self.list.iter().any(|session| session.sink.is_gone()) {
             self.let_go(sources, |session| session.sink.is_gone());
         }
     }
 
-    fn let_go(&mut self, sources: &mut Sources<'_, Source>, which: impl Fn(&Session) -> bool) {
+    fn let_go(&mut self, sources: &mut Sources<'_>, which: impl Fn(&Session) -> bool) {
         for session in self.list.iter().filter(|session| which(session)) {
             let newest = self.newest(session.stream).map(|newest| newest.id);
             if newest == Some(session.id) {
@@ -213,7 +214,7 @@ impl Sessions {
     }
 
     /// Goes on sending, once a client takes more.
-    fn flush(&mut self, id: SessionId, sources: &mut Sources<'_, Source>) {
+    fn flush(&mut self, id: SessionId, sources: &mut Sources<'_>) {
         if let Some(session) = self.get(id) {
             session.sink.flush(sources);
         }
@@ -224,7 +225,7 @@ impl Sessions {
     }
 
     /// The child takes input again.
-    pub(super) fn go_on(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn go_on(&mut self, sources: &mut Sources<'_>) {
         for session in &self.list {
             // Reading alone never asks the kernel, so this can't fail.
             let _ = sources.want(session.input, Interest::READ);
@@ -232,7 +233,7 @@ impl Sessions {
     }
 
     /// Nothing more will come: lets those go who have all of it, and says whether others are left.
-    pub(super) fn finish(&mut self, sources: &mut Sources<'_, Source>) -> bool {
+    pub(super) fn finish(&mut self, sources: &mut Sources<'_>) -> bool {
         self.over = true;
         self.let_go(sources, |session| session.sink.is_empty());
         for session in &self.list {
@@ -241,7 +242,7 @@ impl Sessions {
         !self.list.is_empty()
     }
 
-    pub(super) fn close_all(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn close_all(&mut self, sources: &mut Sources<'_>) {
         self.let_go(sources, |_| true);
     }
 

@@ -6,16 +6,14 @@ use std::time::Instant;
 use chrono::Utc;
 use tracing::{debug, info, warn};
 
+use super::keys::{Cx, Source, Timer};
 use super::logging::open_log;
 use super::reports::Claims;
 use super::restarting::Again;
 use super::rotating::Rotating;
 use super::running::LOOK;
 use super::streams::{self, Streams};
-use super::{
-    Cx, Launch, Monitor, Outcome, Restart, Running, Source, StartError, Starting, State, Timer,
-    Transition,
-};
+use super::{Launch, Monitor, Outcome, Restart, Running, StartError, Starting, State, Transition};
 use crate::child::lost::{RUN_VARIABLE, run_marker};
 use crate::child::{Cgroup, Child, ChildIo, Identity, Stdio};
 use crate::logfile::LogFile;
@@ -55,7 +53,7 @@ impl Monitor {
             }
             Claims::Later(after, reason) => {
                 debug!(name = %self.sandbox.name, "the start waits: {reason}");
-                cx.timers.set(after, Timer::Claim);
+                cx.timers.set(after, Timer::Claim.key());
             }
         }
     }
@@ -206,7 +204,8 @@ impl Monitor {
 /// Watches for the child's end. It runs already, so nothing keeps it from that: where the poller has
 /// no room for it (epoll_ctl(2): `ENOSPC`, `ENOMEM`), its end is polled.
 fn watch(child: &Child, cx: &mut Cx<'_>) -> Option<SourceId> {
-    let watched = child.exit_fd().map(|fd| cx.sources.register(&fd, Interest::READ, Source::Exit));
+    let watched =
+        child.exit_fd().map(|fd| cx.sources.register(&fd, Interest::READ, Source::Exit.key()));
     match watched {
         Some(Ok(exit)) => return Some(exit),
         Some(Err(error)) => {
@@ -218,7 +217,7 @@ fn watch(child: &Child, cx: &mut Cx<'_>) -> Option<SourceId> {
         }
         None => {}
     }
-    cx.timers.set(LOOK, Timer::Exit);
+    cx.timers.set(LOOK, Timer::Exit.key());
     None
 }
 

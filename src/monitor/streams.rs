@@ -11,20 +11,17 @@ use nix::pty::Winsize;
 use tracing::warn;
 
 use super::attach::AttachTo;
+use super::keys::{Cx, Source, SourceKey, Sources, Stream, Timer, TimerKey};
 use super::sandbox::{Forward, Input as InputPolicy, LogRate, OnLogError, OverRate, Sandbox};
 use super::sessions::Sessions;
-use super::{Monitor, Source, Stream, Timer};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::{self, LogFile};
-use crate::reactor::{Context, Sources};
 use crate::relay::{Input, InputEvent, Kind, Log, Output, Over, Overflow, PaceTimers, Rate, Sink};
 use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 
 /// The size of a PTY where we have no terminal of our own.
 pub(super) const DEFAULT_SIZE: Winsize =
     Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-
-type Cx<'a> = Context<'a, Monitor>;
 
 /// What connects us with the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +37,8 @@ enum Link {
 #[derive(Debug)]
 pub(super) struct Streams {
     log: Log,
-    outputs: Vec<(Stream, Output<Handle, Source, Timer>)>,
-    input: Option<Input<Handle, Source>>,
+    outputs: Vec<(Stream, Output<Handle, SourceKey, TimerKey>)>,
+    input: Option<Input<Handle, SourceKey>>,
     link: Link,
     terminal: Option<Terminal>,
 }
@@ -108,7 +105,7 @@ impl Streams {
         &mut self,
         sandbox: &Sandbox,
         io: ChildIo,
-        sources: &mut Sources<'_, Source>,
+        sources: &mut Sources<'_>,
     ) -> io::Result<()> {
         match io {
             ChildIo::Piped { stdin, stdout, stderr } => {
@@ -130,7 +127,7 @@ impl Streams {
         stream: Stream,
         source: Option<OwnedFd>,
         sandbox: &Sandbox,
-        sources: &mut Sources<'_, Source>,
+        sources: &mut Sources<'_>,
     ) -> io::Result<()> {
         let Some(source) = source else { return Ok(()) };
         child::set_nonblocking(source.as_fd())?;
@@ -140,12 +137,12 @@ impl Streams {
             Forward::Drop => Some(Overflow::Drop),
         };
         let sink = match overflow {
-            Some(overflow) => {
-                open_ours(stream)?.map(|handle| Sink::new(handle, Source::Sink(stream), overflow))
-            }
+            Some(overflow) => open_ours(stream)?
+                .map(|handle| Sink::new(handle, Source::Sink(stream).key(), overflow)),
             None => None,
         };
-        let timers = PaceTimers { pause: Timer::Pause(stream), settle: Timer::Settle(stream) };
+        let timers =
+            PaceTimers { pause: Timer::Pause(stream).key(), settle: Timer::Trim(stream).key() };
         let kind = match self.link {
             Link::Pipes => Kind::of(&source)?,
             Link::Pty | Link::Session => Kind::RawTerminal,
@@ -156,7 +153,7 @@ impl Streams {
             (Link::Pipes, Stream::Err) => logfile::Stream::Stderr,
         };
         let mut output =
-            Output::new(source, kind, logged, Source::Output(stream), timers, sink, sources)?;
+            Output::new(source, kind, logged, Source::Output(stream).key(), timers, sink, sources)?;
         if let Some(rate) = sandbox.log_rate {
             output.limit(rate.into(), timers);
         }
@@ -168,7 +165,7 @@ impl Streams {
         &mut self,
         target: Option<OwnedFd>,
         policy: InputPolicy,
-        sources: &mut Sources<'_, Source>,
+        sources: &mut Sources<'_>,
     ) -> io::Result<()> {
         // Dropping the target is the end of the child's input, where it has a pipe for one.
         let Some(target) = target else { return Ok(()) };
@@ -187,15 +184,15 @@ impl Streams {
             self.link = Link::Session;
         }
         // A terminal takes what those who are attached type, also after our stdin has ended.
-        let mut input = Input::new(target, Source::ChildInput, self.link != Link::Pipes);
-        input.take_from(ours, Source::Stdin, sources)?;
+        let mut input = Input::new(target, Source::ChildInput.key(), self.link != Link::Pipes);
+        input.take_from(ours, Source::Stdin.key(), sources)?;
         self.input = Some(input);
         Ok(())
     }
 
-    fn lasting_input(target: OwnedFd) -> io::Result<Input<Handle, Source>> {
+    fn lasting_input(target: OwnedFd) -> io::Result<Input<Handle, SourceKey>> {
         child::set_nonblocking(target.as_fd())?;
-        Ok(Input::new(target, Source::ChildInput, true))
+        Ok(Input::new(target, Source::ChildInput.key(), true))
     }
 
     /// Whether what is attached may send the child something now.
@@ -205,7 +202,7 @@ impl Streams {
 
     /// Sends the child what somebody who is attached has typed. Where the child has no input, that
     /// is nobody's.
-    pub(super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_, Source>) {
+    pub(super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
         if self.input.is_none() && self.link != Link::Pipes {
             // Nobody has written to this terminal yet: a descriptor of its own for that.
             let target = self.master().and_then(|master| master.as_fd().try_clone_to_owned().ok());
@@ -281,14 +278,14 @@ impl Streams {
     }
 
     /// Goes on forwarding.
-    pub(super) fn sink_ready(&mut self, stream: Stream, sources: &mut Sources<'_, Source>) {
+    pub(super) fn sink_ready(&mut self, stream: Stream, sources: &mut Sources<'_>) {
         if let Some((_, output)) = self.outputs.iter_mut().find(|(name, _)| *name == stream) {
             output.flush_sink(sources);
         }
     }
 
     /// Our readers get no more: the log alone does.
-    pub(super) fn abandon_sinks(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn abandon_sinks(&mut self, sources: &mut Sources<'_>) {
         for (_, output) in &mut self.outputs {
             output.abandon_sink(sources);
         }
@@ -326,7 +323,7 @@ impl Streams {
     }
 
     /// Goes on writing the child's input.
-    pub(super) fn child_input_ready(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn child_input_ready(&mut self, sources: &mut Sources<'_>) {
         if let Some(input) = &mut self.input {
             let event = input.flush(sources);
             self.input_event(event, sources);
@@ -346,7 +343,7 @@ impl Streams {
         waits
     }
 
-    fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_, Source>) {
+    fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_>) {
         match event {
             InputEvent::Open => {}
             InputEvent::Ended => self.end_input(sources),
@@ -358,7 +355,7 @@ impl Streams {
     }
 
     /// Our stdin has ended; so does the child's, after what is on its way.
-    fn end_input(&mut self, sources: &mut Sources<'_, Source>) {
+    fn end_input(&mut self, sources: &mut Sources<'_>) {
         let Some(input) = &mut self.input else { return };
         input.end_source(sources);
         // A terminal of ours that ends has been hung up, which is not for the child to read.
@@ -374,7 +371,7 @@ impl Streams {
     }
 
     /// Passes no more input on.
-    pub(super) fn close_input(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn close_input(&mut self, sources: &mut Sources<'_>) {
         if let Some(mut input) = self.input.take() {
             input.close(sources);
         }
@@ -421,14 +418,14 @@ impl Streams {
     }
 
     /// Reads no more from those streams that have given all that the child itself wrote.
-    pub(super) fn end_complete(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn end_complete(&mut self, sources: &mut Sources<'_>) {
         for (_, output) in self.outputs.iter_mut().filter(|(_, output)| output.has_tail()) {
             output.end(sources);
         }
     }
 
     /// Ends everything, and counts what still waits as left out.
-    pub(super) fn close(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(super) fn close(&mut self, sources: &mut Sources<'_>) {
         self.close_input(sources);
         for (_, output) in &mut self.outputs {
             output.abandon(&mut self.log, sources);

@@ -1,4 +1,5 @@
-//! What tells of the next edge: the kernel, or, on mio's poll(2) back end, we ourselves.
+//! Re-arming a descriptor for its next edge: done by the kernel, or, with mio's poll(2) back end,
+//! here.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -23,18 +24,19 @@ pub(super) fn update(
     }
 }
 
-/// epoll and kqueue tell of the next edge by themselves.
+/// epoll and kqueue report the next edge without a call.
 #[cfg(not(mio_unsupported_force_poll_poll))]
 pub(super) fn fd(_: &Registry, _: RawFd, _: Token, _: Interest) {}
 
-/// mio's poll(2) back end imitates edges by not watching again until told to.
+/// mio's poll(2) back end emulates edges: after an event it watches a descriptor again only when it
+/// is registered again.
 #[cfg(mio_unsupported_force_poll_poll)]
 pub(super) fn fd(registry: &Registry, fd: RawFd, token: Token, interest: Interest) {
-    // Only a descriptor that is closed already fails here, and that has nothing more to tell.
+    // This fails only for a closed descriptor, which has no further events.
     let _ = update(registry, fd, token, interest);
 }
 
-/// As [`fd`], for a source of mio's own kind that is read.
+/// As [`fd`], for a readable source of a mio type.
 #[cfg(not(mio_unsupported_force_poll_poll))]
 pub(super) fn source(_: &Registry, _: &mut impl Source, _: Token) {}
 

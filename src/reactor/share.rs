@@ -1,38 +1,37 @@
-//! How much one handler may take in a call, so that it holds up no other.
+//! How many bytes one call of a handler may take, so that it does not delay other handlers.
 
 use std::time::{Duration, Instant};
 
-use super::HandlerId;
+use super::handler_id::HandlerId;
 
-/// The size of the scratch buffer in bytes: half of what a pipe that has grown holds, so that its
+/// The size of the scratch buffer in bytes: half the capacity of a pipe that has grown, so that the
 /// writer fills the other half meanwhile.
 ///
-/// Large enough that glibc maps it by itself (mallopt(3), `M_MMAP_THRESHOLD`), so that pages which
-/// nothing was read into are never touched, and all go back to the system when it is let go. That
-/// holds for the first such block of a process, and for all of them after
-/// `process::settle_heap`.
+/// Large enough that glibc maps it (mallopt(3), `M_MMAP_THRESHOLD`): pages that nothing was read
+/// into are never touched, and all pages go back to the system when it is freed. That holds for the
+/// first such block of a process, and for all of them after `process::settle_heap`.
 pub(super) const WHOLE: usize = 512 * 1024;
 
-/// How much there is beside it for what a handler makes of the bytes.
+/// The size in bytes of the second buffer, for data that a handler makes of the bytes.
 pub(super) const SPARE: usize = 192 * 1024;
 
-/// How much of it a handler gets while others have something to do too: what one turn takes is what
-/// all others wait for. 32 KiB are through to a log in some 25 microseconds.
+/// How much of it a handler gets while other handlers are busy too, since they wait for what one
+/// call takes. Relaying 32 KiB to a log takes about 25 microseconds.
 const PART: usize = 32 * 1024;
 
-/// How long a handler must have been the only one that is called, to get all of it.
+/// How long a handler must have been the only one called before it gets the whole buffer.
 const ALONE: Duration = Duration::from_secs(1);
 
-/// Who has been called, and what follows for the next.
+/// Which handler was called last, and so how much the next call may take.
 #[derive(Debug, Default)]
 pub(super) struct Share {
     last: Option<HandlerId>,
-    /// When that last was another one than before.
+    /// When the last call was for another handler than the call before it.
     changed: Option<Instant>,
 }
 
 impl Share {
-    /// A source or a timer of this handler is served.
+    /// Notes a call for a source or timer of this handler.
     pub(super) fn serve(&mut self, handler: HandlerId, now: Instant) {
         if self.last.replace(handler).is_some_and(|last| last != handler) {
             self.changed = Some(now);
@@ -54,7 +53,7 @@ mod tests {
     const OTHER: HandlerId = HandlerId { slot: 2, generation: 1 };
 
     #[test]
-    fn a_handler_that_is_alone_gets_all_and_several_a_part_each() {
+    fn a_handler_alone_gets_the_whole_buffer_and_several_get_a_part_each() {
         let now = Instant::now();
         let mut share = Share::default();
         assert_eq!(share.bytes(now), WHOLE);
@@ -63,7 +62,7 @@ mod tests {
         assert_eq!(share.bytes(now), WHOLE);
         share.serve(OTHER, now);
         assert_eq!(share.bytes(now), PART);
-        // The other one has nothing more to do.
+        // The other handler is idle from here on.
         share.serve(ONE, now);
         assert_eq!(share.bytes(now + ALONE - Duration::from_millis(1)), PART);
         assert_eq!(share.bytes(now + ALONE), WHOLE);

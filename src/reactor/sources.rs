@@ -1,8 +1,9 @@
-//! Watched descriptors: what each is ready for, what it is wanted for, and whose turn it is.
+//! Watched descriptors: what each is ready for, what it is wanted for, and the order of the calls.
 //!
-//! The poller is edge-triggered: it tells once that a descriptor has become ready. The edge is
-//! kept here until the handler says that the descriptor would block, so a handler may stop reading
-//! at any point, or not want a source for a while, without losing it and without a system call.
+//! The poller is edge-triggered: it reports once that a descriptor has become ready. The edge is
+//! kept here until the handler reports that the descriptor would block. So a handler may stop
+//! reading at any point, or not want a source for a while, without losing the edge and without a
+//! system call.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,19 +15,20 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::leaving::{Leaving, Leavings};
-use super::{HandlerId, rearm};
+use super::detached::{Detached, DetachedSet};
+use super::handler_id::HandlerId;
+use super::rearm;
 
-/// What a source is wanted for.
+/// The operations that a source is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interest(u8);
 
 impl Interest {
-    /// Nothing for now.
+    /// None for now.
     pub const NONE: Self = Self(0);
-    /// To be read.
+    /// Reading.
     pub const READ: Self = Self(READABLE);
-    /// To be written.
+    /// Writing.
     pub const WRITE: Self = Self(WRITABLE);
     /// Both.
     pub const BOTH: Self = Self(READABLE | WRITABLE);
@@ -36,23 +38,23 @@ const READABLE: u8 = 1;
 const WRITABLE: u8 = 2;
 const CLOSED: u8 = 4;
 
-/// What a source is ready for, within what it is wanted for.
+/// The operations that a source is ready for, among those that it is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready(u8);
 
 impl Ready {
-    /// It can be read: bytes, an end or an error.
+    /// A read returns bytes, end of file or an error.
     pub fn is_readable(self) -> bool {
         self.0 & READABLE != 0
     }
 
-    /// It can be written, if only to learn of an error.
+    /// A write is accepted, or returns an error.
     pub fn is_writable(self) -> bool {
         self.0 & WRITABLE != 0
     }
 }
 
-/// A registered source. Never names another one, also after it has been deregistered.
+/// Identifies a registered source. Never reused, also after it has been deregistered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceId {
     slot: u32,
@@ -60,36 +62,36 @@ pub struct SourceId {
 }
 
 impl SourceId {
-    /// The generation keeps events that were on their way from reaching a slot's next owner.
+    /// The generation keeps events that are already queued from reaching the slot's next source.
     fn token(self) -> Token {
-        // The topmost bit stays clear: the reactor's own tokens have it set. A 32-bit machine has
-        // no room for a generation.
+        // The topmost bit stays clear: the reactor's own tokens have it set. On a 32-bit machine
+        // the token has no room for a generation.
         let generation = u64::from(self.generation & (u32::MAX >> 1));
         Token((generation << 32 | u64::from(self.slot)) as usize)
     }
 }
 
-/// What the kernel was told of a source.
+/// How a source is registered with the poller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watch {
-    /// Nothing: it can't be polled, and is always ready.
+    /// Not at all: it can't be polled and is always ready.
     Always,
-    /// To tell when it becomes ready for this.
+    /// For these operations.
     Polled(u8),
-    /// To tell nothing for a while; afterwards this.
-    Muted(u8),
+    /// Not for now; for these operations once it is armed again.
+    Disarmed(u8),
 }
 
 #[derive(Debug)]
 struct Slot<S> {
     owner: HandlerId,
-    name: S,
+    key: S,
     fd: RawFd,
     generation: u32,
     wanted: u8,
     ready: u8,
     watch: Watch,
-    /// The number of the last call for it, or of the last one before it was registered.
+    /// The number of the last call for it, or of the last call before it was registered.
     called: u64,
     queued: bool,
     used: bool,
@@ -101,7 +103,7 @@ impl<S> Slot<S> {
     }
 }
 
-/// A slot that waits for its turn.
+/// A slot in the queue of calls.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     /// The number of the last call for it.
@@ -113,16 +115,16 @@ struct Turn {
 pub(super) struct Slots<S> {
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
-    /// How many slots each handler has, by the handler's own slot.
+    /// The number of sources of each handler, by the handler's slot.
     owned: Vec<u32>,
-    /// Slots that are ready for something wanted, each once: first the one that has waited longest
-    /// since it was last called for, so that a flood does not go before a keystroke.
+    /// Slots that are ready for a wanted operation, each once: first the one whose last call is
+    /// longest ago, so that a flood does not delay a keystroke.
     queue: BinaryHeap<Reverse<Turn>>,
     /// Calls so far.
     calls: u64,
     /// Turns so far.
     turn: u64,
-    left: Leavings,
+    detached: DetachedSet,
 }
 
 impl<S: Copy> Slots<S> {
@@ -134,15 +136,15 @@ impl<S: Copy> Slots<S> {
             queue: BinaryHeap::new(),
             calls: 0,
             turn: 0,
-            left: Leavings::default(),
+            detached: DetachedSet::default(),
         }
     }
 
-    pub(super) fn look_at_left(&mut self, registry: &Registry) {
-        self.left.look(registry);
+    pub(super) fn poll_detached(&mut self, registry: &Registry) {
+        self.detached.poll(registry);
     }
 
-    /// Notes what the kernel says of a source.
+    /// Notes an event of a source.
     pub(super) fn mark(&mut self, token: Token, event: &Event) {
         let slot = token.0 as u32;
         let Some(entry) = self.slots.get_mut(slot as usize) else { return };
@@ -157,7 +159,7 @@ impl<S: Copy> Slots<S> {
             entry.ready |= WRITABLE;
         }
         if event.is_read_closed() || event.is_write_closed() || event.is_error() {
-            // An end shows itself to whichever operation is tried next.
+            // The next operation of either kind returns the end or the error.
             entry.ready |= READABLE | WRITABLE | CLOSED;
         }
         self.enqueue(slot);
@@ -167,13 +169,13 @@ impl<S: Copy> Slots<S> {
         self.queue.iter().any(|Reverse(turn)| self.due(turn.slot) != 0)
     }
 
-    /// Begins a turn. Says how many sources it is of.
+    /// Begins a turn; returns the number of sources to call.
     pub(super) fn begin_turn(&mut self) -> usize {
         self.turn += 1;
         self.queue.len()
     }
 
-    /// The next source in turn. It stays in the queue, behind all others, while it remains ready.
+    /// The next source to call. It stays in the queue, behind all others, while it remains ready.
     pub(super) fn next_ready(&mut self) -> Option<(HandlerId, S, Ready)> {
         let Reverse(Turn { slot, .. }) = self.queue.pop()?;
         let due = self.due(slot);
@@ -185,7 +187,7 @@ impl<S: Copy> Slots<S> {
         self.calls += 1;
         entry.called = self.calls;
         self.queue.push(Reverse(Turn { called: entry.called, slot }));
-        Some((entry.owner, entry.name, Ready(due)))
+        Some((entry.owner, entry.key, Ready(due)))
     }
 
     pub(super) fn forget(&mut self, handler: HandlerId, registry: &Registry) {
@@ -234,7 +236,7 @@ impl<S: Copy> Slots<S> {
             && let Some(entry) = self.slots.get_mut(slot as usize)
         {
             let generation = entry.generation.wrapping_add(1);
-            // Where the old owner's turn is still queued, the new one takes it over.
+            // If the old source is still queued, the new one takes over its place.
             let queued = entry.queued;
             *entry = Slot { generation, queued, ..new };
             return SourceId { slot, generation };
@@ -248,7 +250,7 @@ impl<S: Copy> Slots<S> {
         let Some(entry) = self.get(id) else { return };
         entry.used = false;
         if let Watch::Polled(_) = entry.watch {
-            // The poll(2) back end has dropped a closed descriptor by itself.
+            // The poll(2) back end drops a closed descriptor without a call.
             let _ = registry.deregister(&mut SourceFd(&entry.fd));
         }
         let owner = entry.owner;
@@ -272,7 +274,7 @@ impl<'a, S: Copy> Sources<'a, S> {
         Self { handler, registry, slots }
     }
 
-    /// Watches `fd` for `interest`, under this name.
+    /// Watches `fd` for `interest`; its events carry `key`.
     ///
     /// A regular file, and a device that can't be polled (epoll_ctl(2): `EPERM`), is always
     /// ready. The handler keeps the descriptor and deregisters it before closing it.
@@ -280,18 +282,13 @@ impl<'a, S: Copy> Sources<'a, S> {
     /// # Errors
     ///
     /// The poller's: `ENOSPC` and `ENOMEM` from epoll_ctl(2), or a descriptor that is not open.
-    pub fn register(
-        &mut self,
-        fd: &impl AsFd,
-        interest: Interest,
-        name: S,
-    ) -> io::Result<SourceId> {
+    pub fn register(&mut self, fd: &impl AsFd, interest: Interest, key: S) -> io::Result<SourceId> {
         let fd = fd.as_fd();
         let always =
             SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
         let id = self.slots.insert(Slot {
             owner: self.handler,
-            name,
+            key,
             fd: fd.as_raw_fd(),
             generation: 0,
             wanted: interest.0,
@@ -322,7 +319,7 @@ impl<'a, S: Copy> Sources<'a, S> {
     }
 
     fn poll_for(&self, id: SourceId, fd: RawFd, interest: Interest) -> io::Result<Watch> {
-        // Something must be asked for; an unwanted readiness costs one event at most.
+        // The poller needs at least one operation; an unwanted edge costs one event.
         let asked = if interest == Interest::NONE { Interest::READ } else { interest };
         match self.registry.register(&mut SourceFd(&fd), id.token(), to_mio(asked.0)) {
             Ok(()) => Ok(Watch::Polled(asked.0)),
@@ -331,10 +328,10 @@ impl<'a, S: Copy> Sources<'a, S> {
         }
     }
 
-    /// Changes what a source is wanted for. What it was ready for meanwhile is not forgotten.
+    /// Changes what a source is wanted for. Edges that arrived meanwhile are kept.
     ///
-    /// No system call but where writing is wanted that was not before, or no longer is: a source
-    /// that is not to be read stays watched, and its edge is kept.
+    /// Costs a system call only where the wish to write changes: a source that is not to be read
+    /// stays watched.
     ///
     /// # Errors
     ///
@@ -351,15 +348,15 @@ impl<'a, S: Copy> Sources<'a, S> {
                 entry.watch = Watch::Polled(wider(polled));
                 rearm::update(self.registry, entry.fd, id.token(), to_mio(wider(polled)))?;
             }
-            Watch::Muted(polled) => entry.watch = Watch::Muted(wider(polled)),
+            Watch::Disarmed(polled) => entry.watch = Watch::Disarmed(wider(polled)),
             Watch::Always | Watch::Polled(_) => {}
         }
         self.slots.enqueue(id.slot);
         Ok(())
     }
 
-    /// Says that an operation answered `WouldBlock`: the source is not ready for it until the
-    /// kernel says so again.
+    /// Reports that an operation returned `WouldBlock`: the source is not ready for it until the
+    /// kernel reports the next edge.
     pub fn would_block(&mut self, id: SourceId, interest: Interest) {
         let Some(entry) = self.slots.get(id) else { return };
         if entry.watch == Watch::Always {
@@ -371,10 +368,11 @@ impl<'a, S: Copy> Sources<'a, S> {
         }
     }
 
-    /// Says that a read gave less than was asked for, which means the same for a stream (epoll(7)),
-    /// unless its end has been seen: no further edge would tell of that.
+    /// Reports that a read returned less than was asked for, which means the same as `WouldBlock`
+    /// for a stream (epoll(7)), unless its end has been seen: no further edge follows that.
     ///
-    /// Not for a PTY master, which gives at most 4,095 bytes however many there are.
+    /// Not for a PTY master outside Linux, and not for a terminal in canonical mode: a short read
+    /// does not mean that those are empty.
     pub fn short_read(&mut self, id: SourceId) {
         let Some(entry) = self.slots.get(id) else { return };
         if entry.ready & CLOSED == 0 {
@@ -382,8 +380,8 @@ impl<'a, S: Copy> Sources<'a, S> {
         }
     }
 
-    /// Says that the source was left with more to give, whatever was said before: the handler is
-    /// called again without an edge.
+    /// Reports that the source is still ready, whatever was reported before: the handler is called
+    /// again without an edge.
     pub fn not_drained(&mut self, id: SourceId, interest: Interest) {
         if let Some(entry) = self.slots.get(id) {
             entry.ready |= interest.0;
@@ -391,51 +389,50 @@ impl<'a, S: Copy> Sources<'a, S> {
         }
     }
 
-    /// Has the kernel tell nothing of this source until [`unmute`](Self::unmute), its end included:
-    /// bytes that arrive meanwhile wake nobody, and the handler reads when a timer of its own says
-    /// so. What the source was ready for before is not forgotten.
+    /// Takes the source out of the poller until [`arm`](Self::arm): bytes that arrive meanwhile,
+    /// and its end, cause no wake-up. The handler reads it on a timer of its own. Edges that
+    /// arrived before are kept.
     ///
-    /// Costs a system call, as [`unmute`](Self::unmute) does; neither does anything where it is
-    /// so already, nor for what can't be polled. Where the kernel refuses, the source goes on
-    /// being told of.
-    pub fn mute(&mut self, id: SourceId) {
+    /// Costs a system call, as [`arm`](Self::arm) does. Neither does anything for a source that is
+    /// in that state already or can't be polled. If the kernel refuses, the source stays armed.
+    pub fn disarm(&mut self, id: SourceId) {
         let Some(entry) = self.slots.get(id) else { return };
-        // Taken out of the poller, not only watched for nothing: on Linux each write to a pipe
-        // would still go through the poller's lock, which costs its writer a third of its time.
+        // Deregistered rather than watched for no operation: on Linux each write to a registered
+        // pipe takes the poller's lock, which costs the writer a third of its time.
         if let Watch::Polled(polled) = entry.watch
             && self.registry.deregister(&mut SourceFd(&entry.fd)).is_ok()
         {
-            entry.watch = Watch::Muted(polled);
+            entry.watch = Watch::Disarmed(polled);
         }
     }
 
-    /// Has it told of again, beginning with what it is ready for by now.
+    /// Registers a disarmed source with the poller again, which reports what it is ready for now.
     ///
     /// # Errors
     ///
-    /// The poller's, as in [`register`](Self::register): its user may watch no more just now. The
-    /// source is muted still, so this is to be tried again.
-    pub fn unmute(&mut self, id: SourceId) -> io::Result<()> {
+    /// The poller's, as in [`register`](Self::register): the user's limit of watched descriptors
+    /// is reached, for example. The source stays disarmed, so the caller tries again.
+    pub fn arm(&mut self, id: SourceId) -> io::Result<()> {
         let Some(entry) = self.slots.get(id) else { return Ok(()) };
-        if let Watch::Muted(polled) = entry.watch {
+        if let Watch::Disarmed(polled) = entry.watch {
             self.registry.register(&mut SourceFd(&entry.fd), id.token(), to_mio(polled))?;
             entry.watch = Watch::Polled(polled);
         }
         Ok(())
     }
 
-    /// Has the reactor look after this when the handler is gone.
-    pub(crate) fn leave(&mut self, leaving: Box<dyn Leaving>) {
-        self.slots.left.add(leaving, self.registry);
+    /// Gives work to the reactor that outlives the handler.
+    pub(crate) fn detach(&mut self, work: Box<dyn Detached>) {
+        self.slots.detached.add(work, self.registry);
     }
 
-    /// The number of the turn: for a handler that bounds what all of its sources together do in
-    /// one. A source that is left ready is called for again in the next.
+    /// The number of the turn, for a handler that bounds what all of its sources together do in
+    /// one turn. A source that is left ready is called again in the next turn.
     pub fn turn(&self) -> u64 {
         self.slots.turn
     }
 
-    /// Forgets a source. Its descriptor is not closed.
+    /// Removes a source. Does not close its descriptor.
     pub fn deregister(&mut self, id: SourceId) {
         self.slots.release(id, self.registry);
     }

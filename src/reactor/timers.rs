@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::HandlerId;
+use super::handler_id::HandlerId;
 
-/// A timer that has been set. Never names another one.
+/// Identifies a timer that has been set. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimerId {
     at: Instant,
-    /// Tells timers of one instant apart, in the order in which they were set.
+    /// Orders timers of one instant by the time at which they were set.
     sequence: u64,
 }
 
@@ -26,8 +26,8 @@ struct Entry<T> {
     timer: T,
 }
 
-/// The first to expire is the last in the vector. Most timers are set for soon and expire or are
-/// taken back soon, so few have to make way; those for a distant time lie still at the beginning.
+/// Sorted, the next timer to expire last. Most timers are set for a near time and expire or are
+/// cancelled soon, so an insertion moves few entries.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     timers: Vec<Entry<T>>,
@@ -52,8 +52,8 @@ impl<T: Copy> Queue<T> {
         self.timers.retain(|entry| entry.handler != handler);
     }
 
-    /// The timer's place, or where it would have to be.
-    fn place(&self, id: TimerId) -> Result<usize, usize> {
+    /// The timer's index, or the index to insert it at.
+    fn position(&self, id: TimerId) -> Result<usize, usize> {
         self.timers.binary_search_by(|entry| id.cmp(&entry.id))
     }
 }
@@ -70,29 +70,29 @@ impl<'a, T: Copy> Timers<'a, T> {
         Self { handler, queue }
     }
 
-    /// Calls the handler once, `after` this time or as soon as the loop comes to it.
+    /// Calls the handler once, `after` this time or as soon as possible after that.
     #[inline(never)]
     pub fn set(&mut self, after: Duration, timer: T) -> TimerId {
         let now = Instant::now();
-        // A time that no clock can name is as good as never: a century.
+        // An instant beyond the clock's range: a century from now.
         let at = now.checked_add(after).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400));
         self.set_at(at, timer)
     }
 
-    /// Calls the handler once, at this time or as soon as the loop comes to it.
+    /// Calls the handler once, at this instant or as soon as possible after it.
     pub fn set_at(&mut self, at: Instant, timer: T) -> TimerId {
         self.queue.sequence += 1;
         let id = TimerId { at, sequence: self.queue.sequence };
-        if let Err(place) = self.queue.place(id) {
-            self.queue.timers.insert(place, Entry { id, handler: self.handler, timer });
+        if let Err(index) = self.queue.position(id) {
+            self.queue.timers.insert(index, Entry { id, handler: self.handler, timer });
         }
         id
     }
 
-    /// Takes a timer back; one that has expired is none any more.
+    /// Cancels a timer; does nothing if it has expired.
     pub fn cancel(&mut self, timer: TimerId) {
-        if let Ok(place) = self.queue.place(timer) {
-            self.queue.timers.remove(place);
+        if let Ok(index) = self.queue.position(timer) {
+            self.queue.timers.remove(index);
         }
     }
 }

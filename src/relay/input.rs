@@ -9,7 +9,7 @@ use nix::unistd::isatty;
 use tracing::{debug, warn};
 
 use super::Kind;
-use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
+use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
 /// Bytes read at a time: what a pipe takes in one go may be less, and a terminal gives less.
@@ -115,10 +115,11 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
     }
 
     /// Reads what is there and passes it on. `raw` says that it is a terminal in raw mode.
-    pub(crate) fn turn<H>(&mut self, raw: bool, cx: &mut Context<'_, H>) -> io::Result<InputEvent>
-    where
-        H: Handler<Source = S>,
-    {
+    pub(crate) fn turn<T>(
+        &mut self,
+        raw: bool,
+        cx: &mut Context<'_, S, T>,
+    ) -> io::Result<InputEvent> {
         let Some((source, id)) = &mut self.source else { return Ok(InputEvent::Open) };
         if !self.pending.is_empty() {
             return Ok(InputEvent::Open);

@@ -10,7 +10,7 @@ use super::pace::Pace;
 use super::throttle::Throttle;
 use super::{Audience, Kind, Log, PaceTimers, Rate, Sink, notice};
 use crate::logfile::Stream;
-use crate::reactor::{Context, Handler, Interest, SourceId, Sources};
+use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
 /// Bytes relayed in one turn where they are forwarded too: what the pipe behind our stdout takes in
@@ -165,15 +165,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Reads what is there, up to a bound, and relays it. Says whether anything came.
-    pub(crate) fn turn<H>(
+    pub(crate) fn turn(
         &mut self,
         log: &mut Log,
         audience: &mut impl Audience<S>,
-        cx: &mut Context<'_, H>,
-    ) -> bool
-    where
-        H: Handler<Source = S, Timer = T>,
-    {
+        cx: &mut Context<'_, S, T>,
+    ) -> bool {
         self.end_gap(log, audience, cx);
         let Some(id) = self.source.as_ref().map(|(_, id)| *id) else { return false };
         if self.waits_for_sinks() {
@@ -252,10 +249,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
 
     /// How much may be read now, by the rate; for nothing, it waits until that is over. No rate
     /// applies to the tail.
-    fn allowed<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>) -> usize
-    where
-        H: Handler<Source = S, Timer = T>,
-    {
+    fn allowed(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) -> usize {
         let Some(throttle) = self.throttle.as_mut().filter(|_| self.tail.is_none()) else {
             return usize::MAX;
         };
@@ -272,10 +266,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Counts what was read; says how much of it is kept.
-    fn count_rate<H>(&mut self, count: usize, cx: &mut Context<'_, H>) -> usize
-    where
-        H: Handler<Source = S, Timer = T>,
-    {
+    fn count_rate(&mut self, count: usize, cx: &mut Context<'_, S, T>) -> usize {
         match self.throttle.as_mut().filter(|_| self.tail.is_none()) {
             Some(throttle) => throttle.read(count, cx),
             None => count,
@@ -283,14 +274,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Tells of bytes that were left out, once there are no more of them to be for a while.
-    fn end_gap<H>(
+    fn end_gap(
         &mut self,
         log: &mut Log,
         audience: &mut impl Audience<S>,
-        cx: &mut Context<'_, H>,
-    ) where
-        H: Handler<Source = S, Timer = T>,
-    {
+        cx: &mut Context<'_, S, T>,
+    ) {
         let Some(throttle) = &mut self.throttle else { return };
         let over = self.tail.is_some() || self.source.is_none();
         if over {
@@ -322,10 +311,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Has a flooded source read less often. The tail is read as fast as it comes.
-    fn keep_pace<H>(&mut self, count: usize, empty: bool, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Source = S, Timer = T>,
-    {
+    fn keep_pace(&mut self, count: usize, empty: bool, cx: &mut Context<'_, S, T>) {
         if self.tail.is_some() {
             self.end_pace(cx);
         } else if let (Some(pace), Some((source, id))) = (&mut self.pace, &self.source) {
@@ -333,20 +319,14 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    fn end_pace<H>(&mut self, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Source = S, Timer = T>,
-    {
+    fn end_pace(&mut self, cx: &mut Context<'_, S, T>) {
         if let (Some(pace), Some((_, id))) = (&mut self.pace, &self.source) {
             pace.over(*id, cx);
         }
     }
 
     /// Gives a pipe its own size back, once no flood fills it any more.
-    pub(crate) fn settle<H>(&mut self, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Source = S, Timer = T>,
-    {
+    pub(crate) fn settle(&mut self, cx: &mut Context<'_, S, T>) {
         let blocked = self.is_paused();
         if let Some(pace) = &mut self.pace {
             pace.settle(self.source.as_ref().map(|(source, _)| source), blocked, cx);

@@ -12,7 +12,7 @@ use tracing::debug;
 use super::Kind;
 use super::flood::{Advice, Flood};
 use super::pipe::Size;
-use crate::reactor::{Context, Handler, SourceId, TimerId};
+use crate::reactor::{Context, SourceId, TimerId};
 
 /// How often a pipe that has grown is looked at: one without a flood since goes back to its size.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -68,16 +68,14 @@ impl<T: Copy> Pace<T> {
     }
 
     /// A read gave `count` bytes; `empty` is whether it left nothing in the source.
-    pub(super) fn read<H>(
+    pub(super) fn read<S: Copy>(
         &mut self,
         source: &File,
         id: SourceId,
         count: usize,
         empty: bool,
-        cx: &mut Context<'_, H>,
-    ) where
-        H: Handler<Timer = T>,
-    {
+        cx: &mut Context<'_, S, T>,
+    ) {
         let now = Instant::now();
         if count == 0 {
             self.unbroken = 0;
@@ -98,12 +96,12 @@ impl<T: Copy> Pace<T> {
             Advice::Watch => self.watch(id, cx),
             Advice::Grow => {
                 if self.grows {
-                    self.size.grow(source, &mut cx.allowance, now);
+                    self.size.grow(source, &mut cx.budget, now);
                 }
                 self.watch(id, cx);
             }
             Advice::Pause(pause) => {
-                cx.sources.mute(id);
+                cx.sources.disarm(id);
                 self.read_after(pause, cx);
             }
         }
@@ -111,33 +109,29 @@ impl<T: Copy> Pace<T> {
     }
 
     /// The source is not to be paced any more, or not for now.
-    pub(super) fn over<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn over<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         self.flood.over(Instant::now());
         self.watch(id, cx);
     }
 
     /// The time to give back what the pipe took to grow, unless it is still flooded. One that holds
     /// too much while it is not read (`blocked`) can't, and is looked at when it is read again.
-    pub(super) fn settle<H>(&mut self, pipe: Option<&File>, blocked: bool, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn settle<S: Copy>(
+        &mut self,
+        pipe: Option<&File>,
+        blocked: bool,
+        cx: &mut Context<'_, S, T>,
+    ) {
         self.settle = None;
         let flooded = std::mem::take(&mut self.flooded) && pipe.is_some();
-        if flooded || (!self.size.shrink(pipe, &mut cx.allowance) && !blocked) {
+        if flooded || (!self.size.shrink(pipe, &mut cx.budget) && !blocked) {
             self.look_again(cx);
         }
     }
 
     /// Has the kernel tell of it again; where it has no room for that, the timer goes on.
-    fn watch<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
-        match cx.sources.unmute(id) {
+    fn watch<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
+        match cx.sources.arm(id) {
             Ok(()) => {
                 if let Some(pause) = self.pause.take() {
                     cx.timers.cancel(pause);
@@ -150,20 +144,14 @@ impl<T: Copy> Pace<T> {
         }
     }
 
-    fn read_after<H>(&mut self, pause: Duration, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    fn read_after<S: Copy>(&mut self, pause: Duration, cx: &mut Context<'_, S, T>) {
         let next = cx.timers.set(pause, self.names.pause);
         if let Some(last) = self.pause.replace(next) {
             cx.timers.cancel(last);
         }
     }
 
-    fn look_again<H>(&mut self, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    fn look_again<S: Copy>(&mut self, cx: &mut Context<'_, S, T>) {
         if self.settle.is_none() && self.size.has_grown() {
             self.settle = Some(cx.timers.set(SETTLE, self.names.settle));
         }

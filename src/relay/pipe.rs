@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::reactor::Allowance;
+use crate::reactor::Budget;
 
 /// What a pipe holds where the system does not tell (pipe(7)).
 const USUAL: usize = 64 * 1024;
@@ -23,7 +23,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 struct Grown {
     /// Its own size.
     from: usize,
-    /// What it took of the allowance.
+    /// What it took of the budget.
     taken: usize,
 }
 
@@ -54,20 +54,20 @@ impl Size {
         self.grown.is_some()
     }
 
-    /// Makes it four times as large, if the allowance and the system let us.
-    pub(super) fn grow(&mut self, pipe: &impl AsFd, allowance: &mut Allowance<'_>, now: Instant) {
+    /// Makes it four times as large, if the budget and the system let us.
+    pub(super) fn grow(&mut self, pipe: &impl AsFd, budget: &mut Budget<'_>, now: Instant) {
         let waits = |refused| now.saturating_duration_since(refused) < REFUSED;
         if self.capacity >= LARGEST || self.refused.is_some_and(waits) {
             return;
         }
         self.refused = None;
-        self.look(pipe, allowance);
+        self.look(pipe, budget);
         let wanted = self.capacity.saturating_mul(4).min(LARGEST);
         let more = wanted.saturating_sub(self.capacity);
         if more == 0 {
             return;
         }
-        if !allowance.take(more) {
+        if !budget.take(more) {
             self.refused = Some(now);
             return;
         }
@@ -81,7 +81,7 @@ impl Size {
             // EPERM: this user has no more pages for pipes (pipe(7)).
             Err(error) => {
                 debug!("a pipe can't grow: {error}");
-                allowance.give_back(more);
+                budget.give_back(more);
                 self.refused = Some(now);
             }
         }
@@ -89,13 +89,9 @@ impl Size {
 
     /// Gives back what it took; says whether that is done. It is not while the pipe holds more
     /// than fits, counted in page slots (`EBUSY`).
-    pub(super) fn shrink(
-        &mut self,
-        pipe: Option<&impl AsFd>,
-        allowance: &mut Allowance<'_>,
-    ) -> bool {
+    pub(super) fn shrink(&mut self, pipe: Option<&impl AsFd>, budget: &mut Budget<'_>) -> bool {
         if let Some(pipe) = pipe {
-            self.look(pipe, allowance);
+            self.look(pipe, budget);
         }
         let Some(Grown { from, taken }) = self.grown else { return true };
         if let Some(pipe) = pipe {
@@ -104,18 +100,18 @@ impl Size {
                 Err(_) => return false,
             }
         }
-        allowance.give_back(taken);
+        budget.give_back(taken);
         self.grown = None;
         true
     }
 
     /// Learns whether somebody else has set the size since.
-    fn look(&mut self, pipe: &impl AsFd, allowance: &mut Allowance<'_>) {
+    fn look(&mut self, pipe: &impl AsFd, budget: &mut Budget<'_>) {
         let Ok(found) = platform::capacity(pipe) else { return };
         if found != self.capacity {
             self.capacity = found;
             if let Some(grown) = self.grown.take() {
-                allowance.give_back(grown.taken);
+                budget.give_back(grown.taken);
             }
         }
     }
@@ -176,14 +172,14 @@ mod tests {
         }
 
         fn grow(&mut self) {
-            let mut allowance = Allowance::new(&mut self.left, &mut self.taken);
-            self.size.grow(&self.reader, &mut allowance, self.now);
+            let mut budget = Budget::new(&mut self.left, &mut self.taken);
+            self.size.grow(&self.reader, &mut budget, self.now);
             assert_eq!(platform::capacity(&self.reader).unwrap(), self.size.capacity());
         }
 
         fn shrink(&mut self) -> bool {
-            let mut allowance = Allowance::new(&mut self.left, &mut self.taken);
-            let done = self.size.shrink(Some(&self.reader), &mut allowance);
+            let mut budget = Budget::new(&mut self.left, &mut self.taken);
+            let done = self.size.shrink(Some(&self.reader), &mut budget);
             assert_eq!(platform::capacity(&self.reader).unwrap(), self.size.capacity());
             done
         }
@@ -251,8 +247,8 @@ mod tests {
     fn what_a_pipe_took_is_given_back_when_it_is_gone() {
         let mut pipe = Fixture::new(2 << 20);
         pipe.grow();
-        let mut allowance = Allowance::new(&mut pipe.left, &mut pipe.taken);
-        assert!(pipe.size.shrink(None::<&PipeReader>, &mut allowance));
+        let mut budget = Budget::new(&mut pipe.left, &mut pipe.taken);
+        assert!(pipe.size.shrink(None::<&PipeReader>, &mut budget));
         assert_eq!((pipe.taken, pipe.left), (0, 2 << 20));
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::rate::{Limit, Rate};
-use crate::reactor::{Context, Handler, SourceId, TimerId};
+use crate::reactor::{Context, SourceId, TimerId};
 
 /// A gap that ends so soon is over: timers and tokens are rounded.
 const SLACK: Duration = Duration::from_millis(1);
@@ -46,15 +46,12 @@ impl<T: Copy> Throttle<T> {
     }
 
     /// How many bytes may be read now; for none, it is to [`wait`](Self::wait).
-    pub(super) fn room<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>) -> usize
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn room<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) -> usize {
         let room = self.limit.room(Instant::now());
         if room > 0
             && let Some(wait) = self.wait
         {
-            if let Err(error) = cx.sources.unmute(id) {
+            if let Err(error) = cx.sources.arm(id) {
                 debug!("a stream can't be watched yet: {error}");
                 return 0;
             }
@@ -70,22 +67,16 @@ impl<T: Copy> Throttle<T> {
     }
 
     /// Has the source left alone until it may be read again.
-    pub(super) fn wait<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn wait<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         let time = self.limit.wait(Instant::now()).max(SOONEST);
-        cx.sources.mute(id);
+        cx.sources.disarm(id);
         if let Some(last) = self.wait.replace(cx.timers.set(time, self.timer)) {
             cx.timers.cancel(last);
         }
     }
 
     /// So many bytes were read; says how many of them, the first ones, are kept.
-    pub(super) fn read<H>(&mut self, count: usize, cx: &mut Context<'_, H>) -> usize
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn read<S: Copy>(&mut self, count: usize, cx: &mut Context<'_, S, T>) -> usize {
         let now = Instant::now();
         let kept = self.limit.read(count, now);
         self.left_out += (count - kept) as u64;
@@ -98,10 +89,7 @@ impl<T: Copy> Throttle<T> {
     }
 
     /// Ends the gap under way where it is time to, or in any case; says how many bytes it has.
-    pub(super) fn end_gap<H>(&mut self, anyway: bool, cx: &mut Context<'_, H>) -> u64
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn end_gap<S: Copy>(&mut self, anyway: bool, cx: &mut Context<'_, S, T>) -> u64 {
         let Some(timer) = self.gap else { return 0 };
         if !anyway && !self.gap_is_over() {
             return 0;
@@ -123,12 +111,9 @@ impl<T: Copy> Throttle<T> {
 
     /// Something else keeps the source from being read, and says when that is over: a timer that
     /// comes before would be the last one, and nothing would end the wait.
-    pub(super) fn wait_no_more<H>(&mut self, id: SourceId, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn wait_no_more<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         let Some(wait) = self.wait else { return };
-        match cx.sources.unmute(id) {
+        match cx.sources.arm(id) {
             Ok(()) => {
                 cx.timers.cancel(wait);
                 self.wait = None;
@@ -141,15 +126,12 @@ impl<T: Copy> Throttle<T> {
     }
 
     /// Waits no more, whatever the limit.
-    pub(super) fn lift<H>(&mut self, id: Option<SourceId>, cx: &mut Context<'_, H>)
-    where
-        H: Handler<Timer = T>,
-    {
+    pub(super) fn lift<S: Copy>(&mut self, id: Option<SourceId>, cx: &mut Context<'_, S, T>) {
         if let Some(wait) = self.wait.take() {
             cx.timers.cancel(wait);
             // A stream whose child has ended is read by the drain's own clock too.
             if let Some(id) = id
-                && let Err(error) = cx.sources.unmute(id)
+                && let Err(error) = cx.sources.arm(id)
             {
                 debug!("a stream can't be watched: {error}");
             }

@@ -22,9 +22,9 @@ mod loops {
         type Source = ();
         type Timer = ();
 
-        fn start(&mut self, _: &mut Context<'_, Self>) {}
+        fn start(&mut self, _: &mut Context<'_, (), ()>) {}
 
-        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, (), ()>) {
             let Some((reader, source)) = &mut self.source else { return };
             match reader.read(cx.scratch).unwrap() {
                 0 => {
@@ -38,7 +38,7 @@ mod loops {
             }
         }
 
-        fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+        fn timer(&mut self, (): (), _: &mut Context<'_, (), ()>) {}
 
         fn is_done(&self) -> bool {
             self.ended
@@ -46,7 +46,7 @@ mod loops {
     }
 
     impl Collect {
-        fn watch(&mut self, reader: PipeReader, cx: &mut Context<'_, Self>) -> SourceId {
+        fn watch(&mut self, reader: PipeReader, cx: &mut Context<'_, (), ()>) -> SourceId {
             let source = cx.sources.register(&reader, Interest::READ, ()).unwrap();
             self.source = Some((reader, source));
             source
@@ -59,11 +59,11 @@ mod loops {
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Collect::default());
         let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
-        reactor.call(id, |_, cx| cx.sources.mute(source));
+        reactor.call(id, |_, cx| cx.sources.disarm(source));
         writer.write_all(b"first").unwrap();
         reactor.poll_once(Some(Duration::ZERO)).unwrap();
         assert_eq!(reactor.get(id).unwrap().bytes, b"");
-        reactor.call(id, |_, cx| cx.sources.unmute(source)).unwrap().unwrap();
+        reactor.call(id, |_, cx| cx.sources.arm(source)).unwrap().unwrap();
         reactor.poll_once(None).unwrap();
         assert_eq!(reactor.get(id).unwrap().bytes, b"first");
         writer.write_all(b", second").unwrap();
@@ -77,11 +77,11 @@ mod loops {
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Collect::default());
         let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
-        reactor.call(id, |_, cx| cx.sources.mute(source));
+        reactor.call(id, |_, cx| cx.sources.disarm(source));
         drop(writer);
         reactor.poll_once(Some(Duration::ZERO)).unwrap();
         assert!(!reactor.get(id).unwrap().ended);
-        reactor.call(id, |_, cx| cx.sources.unmute(source)).unwrap().unwrap();
+        reactor.call(id, |_, cx| cx.sources.arm(source)).unwrap().unwrap();
         reactor.run().unwrap();
         assert!(reactor.get(id).unwrap().ended);
     }
@@ -92,12 +92,12 @@ mod loops {
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Collect::default());
         let source = reactor.call(id, |collect, cx| collect.watch(reader, cx)).unwrap();
-        reactor.call(id, |_, cx| cx.sources.mute(source));
+        reactor.call(id, |_, cx| cx.sources.disarm(source));
         reactor.call(id, |_, cx| cx.sources.deregister(source));
         let (reader, mut writer) = io::pipe().unwrap();
         reactor.call(id, |collect, cx| collect.watch(reader, cx));
         // The old id is nobody's now, and its successor is not muted.
-        reactor.call(id, |_, cx| cx.sources.mute(source));
+        reactor.call(id, |_, cx| cx.sources.disarm(source));
         writer.write_all(b"bytes").unwrap();
         reactor.poll_once(None).unwrap();
         assert_eq!(reactor.get(id).unwrap().bytes, b"bytes");
@@ -114,15 +114,15 @@ mod loops {
         type Source = ();
         type Timer = ();
 
-        fn start(&mut self, _: &mut Context<'_, Self>) {}
+        fn start(&mut self, _: &mut Context<'_, (), ()>) {}
 
-        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, (), ()>) {
             self.calls.borrow_mut().push((self.name, cx.scratch.len()));
             let Some((reader, _)) = &mut self.source else { return };
             assert_eq!(reader.read(&mut cx.scratch[..1]).unwrap(), 1);
         }
 
-        fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+        fn timer(&mut self, (): (), _: &mut Context<'_, (), ()>) {}
 
         fn is_done(&self) -> bool {
             false
@@ -161,29 +161,29 @@ mod loops {
     }
 
     #[test]
-    fn what_a_handler_takes_of_the_allowance_others_lack_until_it_is_done_or_removed() {
+    fn what_a_handler_takes_of_the_budget_others_lack_until_it_is_done_or_removed() {
         let mut reactor = Reactor::new().unwrap();
         let first = reactor.add(Collect::default());
         let second = reactor.add(Collect::default());
-        let mut take = |id, bytes| reactor.call(id, |_, cx| cx.allowance.take(bytes)).unwrap();
+        let mut take = |id, bytes| reactor.call(id, |_, cx| cx.budget.take(bytes)).unwrap();
         let mut all = 0;
         while take(first, 1 << 20) {
             all += 1 << 20;
         }
         assert!(all > 0);
         assert!(!take(second, 1 << 20));
-        reactor.call(first, |_, cx| cx.allowance.give_back(1 << 20));
-        assert!(reactor.call(second, |_, cx| cx.allowance.take(1 << 20)).unwrap());
+        reactor.call(first, |_, cx| cx.budget.give_back(1 << 20));
+        assert!(reactor.call(second, |_, cx| cx.budget.take(1 << 20)).unwrap());
         reactor.remove(first);
-        assert!(reactor.call(second, |_, cx| cx.allowance.take(all - (1 << 20))).unwrap());
+        assert!(reactor.call(second, |_, cx| cx.budget.take(all - (1 << 20))).unwrap());
         // Nor when it is done.
         reactor.call(second, |collect, _| collect.ended = true);
         let third = reactor.add(Collect::default());
-        assert!(reactor.call(third, |_, cx| cx.allowance.take(all)).unwrap());
+        assert!(reactor.call(third, |_, cx| cx.budget.take(all)).unwrap());
         reactor.remove(third);
         // What one never took it can't give.
         let third = reactor.add(Collect::default());
-        reactor.call(third, |_, cx| cx.allowance.give_back(all));
-        assert!(!reactor.call(third, |_, cx| cx.allowance.take(all + 1)).unwrap());
+        reactor.call(third, |_, cx| cx.budget.give_back(all));
+        assert!(!reactor.call(third, |_, cx| cx.budget.take(all + 1)).unwrap());
     }
 }

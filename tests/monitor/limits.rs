@@ -107,7 +107,7 @@ fn a_run_that_ends_in_a_flood_gives_back_what_its_pipes_took() {
         let report = host.monitor().report();
         report.restarts >= 2 && report.phase == Phase::Restarting
     });
-    let is_whole = host.reactor.call(host.id, |_, cx| cx.allowance.take(8 << 20));
+    let is_whole = host.reactor.call(host.id, |_, cx| cx.budget.take(8 << 20));
     assert_eq!(is_whole, Some(true));
     host.stop();
     host.end();

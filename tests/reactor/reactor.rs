@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A timer that is not to expire in a test.
 const LONG: Duration = Duration::from_secs(3600);
 
-type Cx<'a> = Context<'a, Probe>;
+type Cx<'a> = Context<'a, u32, u32>;
 
 /// What a probe was called for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -567,13 +567,13 @@ impl Handler for Signalled {
     type Source = ();
     type Timer = ();
 
-    fn start(&mut self, _: &mut Context<'_, Self>) {}
+    fn start(&mut self, _: &mut Context<'_, (), ()>) {}
 
-    fn ready(&mut self, (): (), _: Ready, _: &mut Context<'_, Self>) {}
+    fn ready(&mut self, (): (), _: Ready, _: &mut Context<'_, (), ()>) {}
 
-    fn timer(&mut self, (): (), _: &mut Context<'_, Self>) {}
+    fn timer(&mut self, (): (), _: &mut Context<'_, (), ()>) {}
 
-    fn signal(&mut self, signal: i32, _: &mut Context<'_, Self>) {
+    fn signal(&mut self, signal: i32, _: &mut Context<'_, (), ()>) {
         SIGNALLED.lock().unwrap().push((self.0, signal));
     }
 
@@ -805,7 +805,7 @@ mod nested {
             Self { reactor, source: None, deadline: None }
         }
 
-        fn poll(&mut self, cx: &mut Context<'_, Self>) {
+        fn poll(&mut self, cx: &mut Context<'_, (), ()>) {
             turn(&mut self.reactor);
             if let Some(timer) = self.deadline.take() {
                 cx.timers.cancel(timer);
@@ -821,18 +821,18 @@ mod nested {
         type Source = ();
         type Timer = ();
 
-        fn start(&mut self, cx: &mut Context<'_, Self>) {
+        fn start(&mut self, cx: &mut Context<'_, (), ()>) {
             self.source = cx.sources.register(&self.reactor, Interest::READ, ()).ok();
             self.poll(cx);
         }
 
-        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, Self>) {
+        fn ready(&mut self, (): (), _: Ready, cx: &mut Context<'_, (), ()>) {
             // Before the turn: an edge that comes during it is another one.
             cx.sources.would_block(self.source.unwrap(), Interest::READ);
             self.poll(cx);
         }
 
-        fn timer(&mut self, (): (), cx: &mut Context<'_, Self>) {
+        fn timer(&mut self, (): (), cx: &mut Context<'_, (), ()>) {
             self.deadline = None;
             self.poll(cx);
         }

@@ -49,7 +49,7 @@ pub enum Source {
 }
 
 type Down = Flow<UnixStream, Handle, Source>;
-type Cx<'a> = Context<'a, Attachment>;
+type Cx<'a> = Context<'a, Source, ()>;
 
 /// The terminal mode while attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -80,7 +80,7 @@ pub struct Player {
     end: Option<Result<ReplayEnd, String>>,
 }
 
-type Cx<'a> = Context<'a, Player>;
+type Cx<'a> = Context<'a, Source, ()>;
 
 impl Clock {
     fn is_halted(&self) -> bool {
@@ -353,14 +353,14 @@ impl Handler for Player {
     type Source = Source;
     type Timer = ();
 
-    fn start(&mut self, cx: &mut Context<'_, Self>) {
+    fn start(&mut self, cx: &mut Cx<'_>) {
         match self.begin(cx) {
             Ok(()) => self.play(cx),
             Err(error) => self.finish(Err(format!("can't read the keyboard: {}", reason(&error)))),
         }
     }
 
-    fn ready(&mut self, source: Source, _: Ready, cx: &mut Context<'_, Self>) {
+    fn ready(&mut self, source: Source, _: Ready, cx: &mut Cx<'_>) {
         match source {
             Source::Keys => self.read_keys(cx),
             Source::Stdout => {
@@ -370,12 +370,12 @@ impl Handler for Player {
         }
     }
 
-    fn timer(&mut self, (): (), cx: &mut Context<'_, Self>) {
+    fn timer(&mut self, (): (), cx: &mut Cx<'_>) {
         self.timer = None;
         self.play(cx);
     }
 
-    fn signal(&mut self, signal: i32, cx: &mut Context<'_, Self>) {
+    fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
         match Signal::from_number(signal) {
             Some(signal @ (Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)) => {
                 self.finish(Ok(ReplayEnd::Signalled(signal)));

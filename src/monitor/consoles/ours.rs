@@ -5,9 +5,8 @@ use std::io;
 use nix::pty::Winsize;
 use tracing::warn;
 
+use super::super::keys::{Cx, Source, SourceKey, Sources};
 use super::super::sandbox::{Forward, Input as InputPolicy, Sandbox};
-use super::super::{Cx, Source};
-use crate::reactor::Sources;
 use crate::relay::{Input, InputEvent, Overflow, Sink};
 use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 
@@ -37,14 +36,17 @@ impl Ours {
     }
 
     /// Where the console's output goes, beside its log.
-    pub(super) fn sink(forward: Forward, name: Source) -> io::Result<Option<Sink<Handle, Source>>> {
+    pub(super) fn sink(
+        forward: Forward,
+        key: SourceKey,
+    ) -> io::Result<Option<Sink<Handle, SourceKey>>> {
         let overflow = match forward {
             Forward::Off => return Ok(None),
             Forward::Block => Overflow::Block,
             Forward::Drop => Overflow::Drop,
         };
         let stdout = Handle::open(terminal::stdout(), Direction::Write)?;
-        Ok(stdout.map(|stdout| Sink::new(stdout, name, overflow)))
+        Ok(stdout.map(|stdout| Sink::new(stdout, key, overflow)))
     }
 
     pub(super) fn window_size(&self) -> Option<Winsize> {
@@ -59,8 +61,8 @@ impl Ours {
     /// The console is open: from here on it gets our stdin.
     pub(super) fn connect(
         &mut self,
-        input: &mut Input<Handle, Source>,
-        sources: &mut Sources<'_, Source>,
+        input: &mut Input<Handle, SourceKey>,
+        sources: &mut Sources<'_>,
     ) -> io::Result<()> {
         if self.stdin != Stdin::Waits {
             return Ok(());
@@ -70,7 +72,7 @@ impl Ours {
             return Ok(());
         };
         let is_terminal = stdin.is_terminal();
-        input.take_from(stdin, Source::Stdin, sources)?;
+        input.take_from(stdin, Source::Stdin.key(), sources)?;
         self.stdin = if is_terminal { Stdin::Session } else { Stdin::Relayed };
         self.enter();
         Ok(())
@@ -105,7 +107,7 @@ impl Ours {
     /// Reads our stdin. Says whether the console still takes what it gets.
     pub(super) fn stdin_ready(
         &mut self,
-        input: &mut Input<Handle, Source>,
+        input: &mut Input<Handle, SourceKey>,
         cx: &mut Cx<'_>,
     ) -> bool {
         if self.waits_in_background() {

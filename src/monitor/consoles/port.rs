@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 use nix::pty::Winsize;
 use tracing::{debug, warn};
 
+use super::super::keys::{ConsoleId, Cx, Source, SourceKey, Sources, Stream, Timer, TimerKey};
+use super::super::name::Name;
 use super::super::report::{ConsoleReport, ConsoleState};
-use super::super::sandbox::Name;
 use super::super::sessions::Sessions;
-use super::super::{Cx, Source, Stream, Timer};
-use super::ConsoleId;
 use super::ours::Ours;
 use super::way::{Opened, Way};
 use crate::child;
 use crate::logfile::{self, LogFile, Mark};
-use crate::reactor::{Interest, SourceId, Sources, TimerId};
+use crate::reactor::{Interest, SourceId, TimerId};
 use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Rate, Sink};
 use crate::terminal::Handle;
 
@@ -64,8 +63,8 @@ pub(in super::super) struct Port {
     state: State,
     delay: Duration,
     log: Log,
-    output: Output<Handle, Source, Timer>,
-    input: Option<Input<Handle, Source>>,
+    output: Output<Handle, SourceKey, TimerKey>,
+    input: Option<Input<Handle, SourceKey>>,
     /// Where it is the one that our terminal talks to.
     ours: Option<Ours>,
     opened: u32,
@@ -80,7 +79,7 @@ impl Port {
         way: Way,
         log: Log,
         ours: Option<Ours>,
-        sink: Option<Sink<Handle, Source>>,
+        sink: Option<Sink<Handle, SourceKey>>,
     ) -> Self {
         Self {
             id,
@@ -128,9 +127,9 @@ impl Port {
         Stream::Console(self.id)
     }
 
-    fn timers(&self) -> PaceTimers<Timer> {
+    fn timers(&self) -> PaceTimers<TimerKey> {
         let stream = self.stream();
-        PaceTimers { pause: Timer::Pause(stream), settle: Timer::Settle(stream) }
+        PaceTimers { pause: Timer::Pause(stream).key(), settle: Timer::Trim(stream).key() }
     }
 
     /// The last bytes of the log, `most` at most; none where it can't be read.
@@ -189,15 +188,15 @@ impl Port {
         }
     }
 
-    fn open(&mut self, opened: Opened, sources: &mut Sources<'_, Source>) -> std::io::Result<()> {
+    fn open(&mut self, opened: Opened, sources: &mut Sources<'_>) -> std::io::Result<()> {
         let Opened { reader, writer, kind } = opened;
         let (stream, timers) = (self.stream(), self.timers());
         if self.opened > 0 {
             self.log.mark(Mark::Reopen);
         }
-        self.output.open(reader, kind, Source::Output(stream), timers, sources)?;
+        self.output.open(reader, kind, Source::Output(stream).key(), timers, sources)?;
         if let Some(writer) = writer.filter(|_| matches!(self.life, Life::Running { .. })) {
-            let mut input = Input::new(writer, Source::ConsoleInput(self.id), true);
+            let mut input = Input::new(writer, Source::ConsoleInput(self.id).key(), true);
             if let Some(ours) = &mut self.ours {
                 ours.connect(&mut input, sources)?;
             }
@@ -225,7 +224,9 @@ impl Port {
             (Life::Running { .. }, Some(fd)) => {
                 let listener = match self.listener {
                     Some(listener) => Ok(listener),
-                    None => cx.sources.register(&fd, Interest::READ, Source::Listener(self.id)),
+                    None => {
+                        cx.sources.register(&fd, Interest::READ, Source::Listener(self.id).key())
+                    }
                 };
                 match listener {
                     Ok(listener) => {
@@ -250,7 +251,7 @@ impl Port {
         if let Some(listener) = self.listener {
             let _ = cx.sources.want(listener, Interest::NONE);
         }
-        self.state = State::Waiting(cx.timers.set(self.delay, Timer::Console(self.id)));
+        self.state = State::Waiting(cx.timers.set(self.delay, Timer::Console(self.id).key()));
         self.delay = (self.delay * 2).min(LONGEST);
     }
 
@@ -300,7 +301,7 @@ impl Port {
         self.unwatch(&mut cx.sources);
     }
 
-    fn unwatch(&mut self, sources: &mut Sources<'_, Source>) {
+    fn unwatch(&mut self, sources: &mut Sources<'_>) {
         if let Some(listener) = self.listener.take() {
             sources.deregister(listener);
         }
@@ -328,7 +329,7 @@ impl Port {
     }
 
     /// It takes more of its input.
-    pub(in super::super) fn input_ready(&mut self, sources: &mut Sources<'_, Source>) {
+    pub(in super::super) fn input_ready(&mut self, sources: &mut Sources<'_>) {
         if let Some(input) = &mut self.input
             && input.flush(sources) == InputEvent::Refused
         {
@@ -350,7 +351,7 @@ impl Port {
     }
 
     /// Sends it what somebody who is attached has typed. While it is not open, that is nobody's.
-    pub(in super::super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_, Source>) {
+    pub(in super::super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
         if let Some(input) = &mut self.input
             && input.send(bytes, sources) == InputEvent::Refused
         {
@@ -358,7 +359,7 @@ impl Port {
         }
     }
 
-    fn close_input(&mut self, sources: &mut Sources<'_, Source>) {
+    fn close_input(&mut self, sources: &mut Sources<'_>) {
         if let Some(mut input) = self.input.take() {
             input.close(sources);
         }

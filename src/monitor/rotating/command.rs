@@ -13,7 +13,7 @@ use super::super::Launch;
 use crate::child::{self, Child, Command, ExitStatus, Gate, Identity};
 use crate::logfile::Rotated;
 use crate::process::FileLimit;
-use crate::reactor::Leaving;
+use crate::reactor::Detached;
 
 /// Waits at the [`Gate`], before anything else. Whoever has started it is gone where nothing comes.
 const GATE: &str = "read -r _ && exec </dev/null || exit\n";
@@ -160,12 +160,12 @@ pub(super) struct Left {
     pub(super) generation: Option<Rotated>,
 }
 
-impl Leaving for Left {
+impl Detached for Left {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.child.exit_fd()
     }
 
-    fn is_over(&mut self) -> bool {
+    fn poll(&mut self) -> bool {
         let Some(status) = reaped(&self.child) else { return false };
         if let Some(generation) = &self.generation {
             report(status, generation);

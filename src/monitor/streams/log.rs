@@ -8,12 +8,11 @@ use std::time::Instant;
 use nix::pty::Winsize;
 use tracing::debug;
 
-use super::super::Source;
+use super::super::keys::Sources;
 use super::super::sessions::Sessions;
 use super::Streams;
 use crate::child;
 use crate::logfile::{LogError, Mark};
-use crate::reactor::Sources;
 use crate::terminal::Terminal;
 
 impl Streams {
@@ -76,7 +75,7 @@ impl Streams {
     pub(in super::super) fn retry_log(
         &mut self,
         sessions: &mut Sessions,
-        sources: &mut Sources<'_, Source>,
+        sources: &mut Sources<'_>,
     ) {
         self.log.tell();
         for (stream, output) in &mut self.outputs {
