@@ -9,46 +9,51 @@
 //! rename and unlink of log files; `exec` of a child; and in an [`Observer`] whatever that does.
 
 mod attach;
+mod attachments;
+mod channel;
+mod channels;
+mod check;
 mod console;
-#[cfg_attr(not(feature = "consoles"), path = "monitor/no_consoles.rs")]
-mod consoles;
+#[cfg(feature = "consoles")]
+mod console_channels;
+mod console_report;
 mod descendants;
 mod draining;
 mod keys;
 mod limits;
-mod logging;
+mod logs;
 mod name;
 mod observer;
+mod post_rotate;
 mod report;
 mod reports;
 mod requests;
 mod restarting;
-mod rotating;
 mod running;
 mod sandbox;
 mod service;
-mod sessions;
 mod starting;
-mod streams;
+mod stdio;
+mod transition;
 
 use std::collections::VecDeque;
 use std::fmt;
 #[cfg(feature = "consoles")]
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
+pub use console_report::{ConsoleReport, ConsoleState};
 pub use keys::{SourceKey, TimerKey};
 pub use name::{Name, NameError};
-pub use observer::{
-    Claim, End, Observer, Outcome, Progress, Reason, StartError, Starting, Transition,
-};
-pub use report::{ConsoleReport, ConsoleState, Phase, Report};
+pub use observer::{Claim, Observer, Progress, Starting};
+pub use report::{Phase, Report};
 pub use requests::RequestError;
 #[cfg(feature = "codec")]
 pub use sandbox::codec;
@@ -57,20 +62,23 @@ pub use sandbox::{
     Restart, Rootfs, Sandbox,
 };
 pub use service::{Desk, Service};
+pub use transition::{End, Outcome, Reason, StartError, Transition};
 
 use crate::child::{Cgroup, Child, ChildIo, Command, ExitStatus, Reach, Signal};
 use crate::reactor::{Handler, HandlerId, Reactor, Ready, SourceId, TimerId};
 use crate::terminal;
-use consoles::Consoles;
+use channels::Channels;
+#[cfg(feature = "consoles")]
+use console_channels::GivenConsoles;
 use descendants::{Remains, Trouble};
-use keys::{Cx, Source, Stream, Timer};
+use keys::{Cx, Source, Timer};
 use limits::Limits;
+#[cfg(feature = "consoles")]
+use logs::LogOpener;
+use post_rotate::PostRotate;
 use reports::Reports;
 use restarting::Again;
-use rotating::Rotating;
 use running::Request;
-use sessions::Sessions;
-use streams::Streams;
 
 /// How long the child's streams must be silent after its end to be at theirs, although somebody
 /// still has them open.
@@ -116,21 +124,17 @@ pub struct Monitor {
     restarts: u32,
     /// When output or input was last seen; kept only where an idle timeout asks for it.
     moved: Option<Instant>,
-    streams: Option<Streams>,
+    channels: Channels,
+    #[cfg(feature = "consoles")]
+    given_consoles: GivenConsoles,
     /// Set where generations of the logs are to be worked on.
-    rotating: Option<Box<Rotating>>,
-    consoles: Consoles,
-    sessions: Sessions,
+    post_rotate: Option<Box<PostRotate>>,
     /// `None` for the one that is being called.
     services: Vec<Option<Box<dyn Service>>>,
     /// How many of them have been opened.
     services_open: usize,
     /// Transitions that the services have not been told yet.
     untold: VecDeque<Transition>,
-    /// Set while bytes wait for the log.
-    log_retry: Option<TimerId>,
-    /// Set while the log is to be called.
-    log_turn: Option<TimerId>,
 }
 
 /// What is to be monitored.
@@ -199,7 +203,14 @@ impl Monitor {
     /// A monitor of this sandbox, to be given observers and a child.
     pub fn builder(sandbox: Sandbox) -> Builder {
         let (reports, services) = (Reports::default(), Vec::new());
-        Builder { sandbox, reports, services, reach: Reach::Group, consoles: Consoles::default() }
+        Builder {
+            sandbox,
+            reports,
+            services,
+            reach: Reach::Group,
+            #[cfg(feature = "consoles")]
+            given_consoles: GivenConsoles::default(),
+        }
     }
 
     /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, then KILL after
@@ -209,6 +220,61 @@ impl Monitor {
     /// Returns at once. The end comes to the observers.
     pub fn stop(&mut self, cx: &mut Cx<'_>) {
         self.stop_requested(Request::Urgent, cx);
+    }
+
+    /// Attaches a client: `preamble` goes to it first, then the end of the log as asked for, then
+    /// the child's output from there on, without a gap. What it sends goes to the child.
+    ///
+    /// The monitor owns the stream from here on and makes it non-blocking. A client that does not
+    /// keep up is skipped forward, with a line that says how many bytes it has missed; it never
+    /// delays the child. At most 256 KiB wait for one client, and 4 MiB for all of them; the tail
+    /// of the log is at most as long.
+    ///
+    /// The log of a child on pipes holds both its streams, and so does its tail. A client of a
+    /// console stays attached while the console is closed and opened again; what it sends meanwhile
+    /// is lost.
+    ///
+    /// # Errors
+    ///
+    /// The request can't be met. Nothing has been sent, and the stream is returned.
+    pub fn attach(
+        &mut self,
+        client: UnixStream,
+        request: &Attach,
+        preamble: impl FnOnce(&Attached) -> Vec<u8>,
+        cx: &mut Cx<'_>,
+    ) -> Result<Attached, (AttachError, UnixStream)> {
+        let (State::Running(_) | State::Stopping(..) | State::Draining(_)) = self.state else {
+            return Err((AttachError::NotRunning, client));
+        };
+        let attached = self.channels.attach(client, request, preamble, cx)?;
+        debug!(name = %self.sandbox.name, session = attached.session.0, "attached");
+        Ok(attached)
+    }
+
+    /// Gives the child's terminal the size of a session's terminal, which is in effect until
+    /// another writer types or sends its size.
+    ///
+    /// # Errors
+    ///
+    /// No such session, a read-only session, or a child without a terminal.
+    pub fn resize(
+        &mut self,
+        session: SessionId,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), RequestError> {
+        self.channels.resize(session, rows, columns)
+    }
+
+    /// Gives the child bytes that a client has sent before it was attached, as if they had come
+    /// after that. Bytes of a read-only session are discarded.
+    pub fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
+        if let State::Running(_) | State::Stopping(..) = self.state
+            && self.channels.send(session, bytes, cx)
+        {
+            self.note_moved();
+        }
     }
 
     /// How it ended; `None` while it has not.
@@ -255,8 +321,15 @@ impl Monitor {
             State::Running(running) | State::Stopping(running, _) => Some(running.child.pid()),
             _ => None,
         };
-        let Self { consoles, sandbox, rotating, .. } = self;
-        consoles.add(name, descriptor.into(), sandbox, child, rotating.as_deref_mut(), cx)
+        let Self { channels, given_consoles, sandbox, post_rotate, .. } = self;
+        let exists = channels.find(&name).is_some();
+        given_consoles.try_give(name, descriptor.into(), sandbox, exists)?;
+        let Some(child) = child else { return Ok(()) };
+        let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+        for channel in given_consoles.open(sandbox, &mut logs)? {
+            channels.add_console(channel, child, cx);
+        }
+        Ok(())
     }
 }
 
@@ -266,7 +339,8 @@ pub struct Builder {
     reports: Reports,
     services: Vec<Option<Box<dyn Service>>>,
     reach: Reach,
-    consoles: Consoles,
+    #[cfg(feature = "consoles")]
+    given_consoles: GivenConsoles,
 }
 
 impl Builder {
@@ -280,7 +354,7 @@ impl Builder {
     #[cfg(feature = "consoles")]
     #[must_use]
     pub fn console(mut self, name: Name, descriptor: impl Into<OwnedFd>) -> Self {
-        self.consoles.give(name, descriptor.into());
+        self.given_consoles.give(name, descriptor.into());
         self
     }
 
@@ -357,15 +431,13 @@ impl Builder {
             again: None,
             restarts: 0,
             moved: None,
-            streams: None,
-            rotating: None,
-            consoles: self.consoles,
-            sessions: Sessions::default(),
+            channels: Channels::default(),
+            #[cfg(feature = "consoles")]
+            given_consoles: self.given_consoles,
+            post_rotate: None,
             services: self.services,
             services_open: 0,
             untold: VecDeque::new(),
-            log_retry: None,
-            log_turn: None,
         })
     }
 }
@@ -388,11 +460,16 @@ impl Handler for Monitor {
     type Timer = TimerKey;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
-        if let Err(error) = self.check_log().and_then(|()| self.consoles.check(&self.sandbox)) {
+        let checked = check::check(
+            &self.sandbox,
+            #[cfg(feature = "consoles")]
+            &self.given_consoles,
+        );
+        if let Err(error) = checked {
             return self.not_started(error, cx);
         }
         self.claim(cx);
-        self.follow_log(cx);
+        self.channels.follow_deadline(cx);
     }
 
     fn ready(&mut self, SourceKey(source): SourceKey, ready: Ready, cx: &mut Cx<'_>) {
@@ -401,40 +478,27 @@ impl Handler for Monitor {
             Source::Service { service, key } => {
                 self.with_service(service, cx, |service, desk| service.ready(key, ready, desk));
             }
-            Source::Output(stream) => self.read_output(stream, cx),
-            Source::Sink(Stream::Console(id)) => {
-                if let Some(port) = self.consoles.get(id) {
-                    port.sink_ready(&mut self.sessions, cx);
-                }
+            Source::Output(output) => self.read_output(output, cx),
+            Source::Sink(output) => {
+                self.channels.sink_ready(output, cx);
                 self.output_moved(false, cx);
             }
-            Source::Sink(stream) => {
-                if let Some(streams) = &mut self.streams {
-                    streams.sink_ready(stream, &mut cx.sources);
-                }
-                self.output_moved(false, cx);
+            Source::HostInput => {
+                self.channels.read_host(cx);
+                self.note_moved();
             }
-            Source::Stdin => self.read_stdin(cx),
-            Source::ChildInput => {
-                if let Some(streams) = &mut self.streams {
-                    streams.child_input_ready(&mut cx.sources);
-                    self.sessions.go_on(&mut cx.sources);
-                }
-            }
-            Source::Rotation => self.look_at_rotation(cx),
+            Source::Input(channel) => self.channels.input_ready(channel, cx),
             #[cfg(feature = "consoles")]
-            Source::ConsoleInput(id) => {
-                if let Some(port) = self.consoles.get(id) {
-                    port.input_ready(&mut cx.sources);
-                    self.sessions.go_on(&mut cx.sources);
+            Source::Listener(channel) => self.channels.connect(channel, cx),
+            Source::PostRotate => self.look_at_rotation(cx),
+            Source::ClientInput(client) => {
+                if let Some(bytes) = self.channels.read_client(client, cx) {
+                    self.send(client, &bytes, cx);
                 }
             }
-            #[cfg(feature = "consoles")]
-            Source::Listener(id) => self.look_for_console(id, cx),
-            Source::SessionInput(session) => self.read_session(session, cx),
-            Source::SessionOutput(session) => self.flush_session(session, cx),
+            Source::ClientOutput(client) => self.channels.flush_client(client, cx),
         }
-        self.follow_log(cx);
+        self.channels.follow_deadline(cx);
     }
 
     fn timer(&mut self, TimerKey(timer): TimerKey, cx: &mut Cx<'_>) {
@@ -443,36 +507,34 @@ impl Handler for Monitor {
             Timer::Observer(index) => {
                 self.reports.retry(index, &mut cx.timers, |index| Timer::Observer(index).key());
             }
-            Timer::Log => self.retry_log(cx),
-            Timer::LogTurn => self.log_due(cx),
+            Timer::LogRetry => {
+                self.channels.retry_logs(cx);
+                self.output_moved(false, cx);
+            }
+            Timer::LogTurn => {
+                self.channels.log_turn();
+                // It may have rotated a log.
+                self.hand_on(cx);
+            }
             Timer::Exit => self.look_for_exit(cx),
             Timer::Kill => self.kill("the stop timeout has passed", cx),
             Timer::Quiet => self.quiet(cx),
             Timer::DrainLimit => self.drain_limit(cx),
-            Timer::Remains => self.look_at_remains(cx),
+            Timer::Leftovers => self.look_at_remains(cx),
             #[cfg(feature = "consoles")]
-            Timer::Console(id) => self.look_for_console(id, cx),
+            Timer::Connect(channel) => self.channels.connect(channel, cx),
             Timer::Restart => self.start_again(cx),
             Timer::MaxDuration => self.stopping(Cause::MaxDuration, None, cx),
             Timer::Idle => self.look_for_idleness(cx),
-            Timer::Rotation => self.look_at_rotation(cx),
-            Timer::Sessions => self.sessions.close_all(&mut cx.sources),
+            Timer::PostRotate => self.look_at_rotation(cx),
+            Timer::Attachments => self.channels.close_attachments(cx),
             Timer::Service { service, key } => {
                 self.with_service(service, cx, |service, desk| service.timer(key, desk));
             }
-            Timer::Pause(stream) => self.read_output(stream, cx),
-            Timer::Trim(Stream::Console(id)) => {
-                if let Some(port) = self.consoles.get(id) {
-                    port.settle(cx);
-                }
-            }
-            Timer::Trim(stream) => {
-                if let Some(streams) = &mut self.streams {
-                    streams.settle(stream, cx);
-                }
-            }
+            Timer::ReadOutput(output) => self.read_output(output, cx),
+            Timer::TrimPipe(output) => self.channels.trim(output, cx),
         }
-        self.follow_log(cx);
+        self.channels.follow_deadline(cx);
     }
 
     fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
@@ -491,23 +553,12 @@ impl Handler for Monitor {
                 self.reap_left_of_rotations();
                 self.orphan_ended(cx);
             }
-            Some(Signal::WINCH) => self.our_size(),
-            Some(Signal::TSTP) => {
-                if let Some(streams) = &mut self.streams {
-                    streams.leave_terminal();
-                }
-                self.consoles.leave_terminal();
-            }
-            Some(Signal::CONT) => {
-                if let Some(streams) = &mut self.streams {
-                    streams.enter_terminal();
-                    streams.resize();
-                }
-                self.consoles.enter_terminal();
-            }
+            Some(Signal::WINCH) => self.channels.host_resized(),
+            Some(Signal::TSTP) => self.channels.leave_terminal(),
+            Some(Signal::CONT) => self.channels.enter_terminal(),
             _ => {}
         }
-        self.follow_log(cx);
+        self.channels.follow_deadline(cx);
     }
 
     fn after_signal(signal: i32) {
@@ -517,7 +568,7 @@ impl Handler for Monitor {
     fn is_done(&self) -> bool {
         matches!(self.state, State::Stopped(_))
             && self.reports.are_done()
-            && self.sessions.is_empty()
+            && !self.channels.has_attachments()
             && self.services_are_done()
     }
 }

@@ -52,12 +52,12 @@ pub(super) fn check_name(name: &Name) -> Result<(), ConsoleError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
     pub(crate) name: Name,
-    pub(crate) way: Way,
+    pub(crate) address: ConsoleAddress,
 }
 
 /// How one gets to a console.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum ConsoleAddress {
     Connect(PathBuf),
     Listen(PathBuf),
     Pty,
@@ -69,7 +69,7 @@ impl Console {
     /// A stream socket that the child listens at. It is tried from the start of the child to its
     /// end, at first every 50 ms, then less often, up to every 2 s.
     pub fn connect(name: Name, path: impl Into<PathBuf>) -> Self {
-        Self { name, way: Way::Connect(path.into()) }
+        Self { name, address: ConsoleAddress::Connect(path.into()) }
     }
 
     /// A stream socket that we listen at, from before the start of the child to its end; one
@@ -77,13 +77,13 @@ impl Console {
     /// 0600), is removed at the end, and replaces a socket that nobody serves, one that we were
     /// killed over too, but nothing else.
     pub fn listen(name: Name, path: impl Into<PathBuf>) -> Self {
-        Self { name, way: Way::Listen(path.into()) }
+        Self { name, address: ConsoleAddress::Listen(path.into()) }
     }
 
     /// A PTY that we make before the child is started, in raw mode, without echo. Its path takes
     /// the place of each `{NAME}` in the command's arguments, NAME being the console's name.
     pub fn pty(name: Name) -> Self {
-        Self { name, way: Way::Pty }
+        Self { name, address: ConsoleAddress::Pty }
     }
 
     /// A PTY that the child makes, whose path, or a symbolic link to it, appears at `path`. It is
@@ -93,14 +93,14 @@ impl Console {
     /// What the child has written to a PTY and nobody has read is lost when the child closes it
     /// (Linux: `tty_ldisc_hangup`).
     pub fn pty_at(name: Name, path: impl Into<PathBuf>) -> Self {
-        Self { name, way: Way::PtyAt(path.into()) }
+        Self { name, address: ConsoleAddress::PtyAt(path.into()) }
     }
 
     /// A FIFO that the child writes to. It is made where nothing is there, for its owner alone (mode
     /// 0600), and then removed at the end; one that we were killed over stays, as one that was there
     /// already does. One console alone can read it.
     pub fn fifo(name: Name, path: impl Into<PathBuf>) -> Self {
-        Self { name, way: Way::Fifo(path.into()) }
+        Self { name, address: ConsoleAddress::Fifo(path.into()) }
     }
 
     /// Its name.
@@ -110,12 +110,12 @@ impl Console {
 
     /// How one gets to it: `unix`, `listen`, `pty` or `fifo`.
     pub fn kind(&self) -> &'static str {
-        self.way.word()
+        self.address.word()
     }
 
     /// The path of its socket, FIFO or PTY; `None` for a PTY that we make.
     pub fn path(&self) -> Option<&Path> {
-        self.way.path()
+        self.address.path()
     }
 
     /// Whether there can be a console of this name, and a socket of this path: whatever we could do
@@ -128,8 +128,10 @@ impl Console {
     pub fn check(&self) -> Result<(), ConsoleError> {
         check_name(&self.name)?;
         let limit = crate::socket::ADDRESS_LIMIT;
-        match &self.way {
-            Way::Connect(path) | Way::Listen(path) if path.as_os_str().len() > limit => {
+        match &self.address {
+            ConsoleAddress::Connect(path) | ConsoleAddress::Listen(path)
+                if path.as_os_str().len() > limit =>
+            {
                 let (name, path) = (self.name.to_string(), path.clone());
                 Err(ConsoleError::PathTooLong { name, path, limit })
             }
@@ -140,11 +142,14 @@ impl Console {
     /// At another path; a PTY that we make has none.
     #[must_use]
     pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
-        match &mut self.way {
-            Way::Connect(old) | Way::Listen(old) | Way::PtyAt(old) | Way::Fifo(old) => {
+        match &mut self.address {
+            ConsoleAddress::Connect(old)
+            | ConsoleAddress::Listen(old)
+            | ConsoleAddress::PtyAt(old)
+            | ConsoleAddress::Fifo(old) => {
                 *old = path.into();
             }
-            Way::Pty => {}
+            ConsoleAddress::Pty => {}
         }
         self
     }
@@ -191,15 +196,15 @@ impl TryFrom<&OsStr> for Console {
             Some(b"") => return Err(ConsoleError::NoPath(told())),
             path => path.map(|path| PathBuf::from(OsStr::from_bytes(path))),
         };
-        let way = match (kind, path) {
-            (b"unix", Some(path)) => Way::Connect(path),
-            (b"listen", Some(path)) => Way::Listen(path),
-            (b"pty", None) => Way::Pty,
-            (b"pty", Some(path)) => Way::PtyAt(path),
-            (b"fifo", Some(path)) => Way::Fifo(path),
+        let address = match (kind, path) {
+            (b"unix", Some(path)) => ConsoleAddress::Connect(path),
+            (b"listen", Some(path)) => ConsoleAddress::Listen(path),
+            (b"pty", None) => ConsoleAddress::Pty,
+            (b"pty", Some(path)) => ConsoleAddress::PtyAt(path),
+            (b"fifo", Some(path)) => ConsoleAddress::Fifo(path),
             _ => return Err(ConsoleError::Unknown(told())),
         };
-        Ok(Self { name, way })
+        Ok(Self { name, address })
     }
 }
 
@@ -215,7 +220,7 @@ impl fmt::Display for Console {
     }
 }
 
-impl Way {
+impl ConsoleAddress {
     /// The word for it on the command line.
     pub(crate) fn word(&self) -> &'static str {
         match self {

@@ -56,7 +56,7 @@ impl Remains {
 
     fn look_later(&mut self, cx: &mut Cx<'_>) {
         self.wait = (self.wait * 2).min(LONGEST);
-        self.look = cx.timers.set(self.wait, Timer::Remains.key());
+        self.look = cx.timers.set(self.wait, Timer::Leftovers.key());
     }
 }
 
@@ -121,7 +121,7 @@ impl Monitor {
             return None;
         }
         let parting = self.parting(stop);
-        let look = cx.timers.set(FIRST, Timer::Remains.key());
+        let look = cx.timers.set(FIRST, Timer::Leftovers.key());
         let killed = (parting.signal == Signal::KILL).then(Instant::now);
         let trouble = Trouble::default();
         let mut remains = Remains { left, cgroup, killed, look, wait: FIRST, trouble };
@@ -180,7 +180,7 @@ impl Monitor {
             report(remains.kill(), &mut remains.trouble, &self.sandbox.name);
             cx.timers.cancel(remains.look);
             remains.wait = FIRST;
-            remains.look = cx.timers.set(FIRST, Timer::Remains.key());
+            remains.look = cx.timers.set(FIRST, Timer::Leftovers.key());
         }
     }
 

@@ -3,18 +3,22 @@
 //! Opaque outside the monitor: a host sees [`SourceKey`] and [`TimerKey`] only.
 
 use super::attach::SessionId;
+use crate::logfile::Stream;
 
-/// A console among those of one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ConsoleId(pub(super) u16);
-
-/// One stream of the child.
+/// A channel of a sandbox. Never reused for another channel of the same monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
-    Out,
-    Err,
-    /// A console, beside the child's own streams.
-    Console(ConsoleId),
+pub(super) struct ChannelId(pub(super) u16);
+
+impl ChannelId {
+    /// The child's own stdio.
+    pub(super) const STDIO: Self = Self(0);
+}
+
+/// One output of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OutputId {
+    pub(super) channel: ChannelId,
+    pub(super) stream: Stream,
 }
 
 /// The key of a source of a [`Monitor`](super::Monitor).
@@ -28,28 +32,25 @@ pub struct TimerKey(pub(super) Timer);
 /// The sources of a monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Output of the child.
-    Output(Stream),
-    /// The host's stream that output is forwarded to, while bytes wait for it.
-    Sink(Stream),
+    /// An output of a channel.
+    Output(OutputId),
+    /// The host's stream that an output is forwarded to, while bytes wait for it.
+    Sink(OutputId),
     /// The host's stdin.
-    Stdin,
-    /// The child's input, while bytes wait for it.
-    ChildInput,
-    /// A console, while input waits for it.
+    HostInput,
+    /// The input of a channel, while bytes wait for it.
+    Input(ChannelId),
+    /// The listening socket of a channel.
     #[cfg(feature = "consoles")]
-    ConsoleInput(ConsoleId),
-    /// The listening socket of a console.
-    #[cfg(feature = "consoles")]
-    Listener(ConsoleId),
+    Listener(ChannelId),
     /// The end of the child.
     Exit,
     /// Input of an attached client.
-    SessionInput(SessionId),
+    ClientInput(SessionId),
     /// An attached client, while output waits for it.
-    SessionOutput(SessionId),
+    ClientOutput(SessionId),
     /// The end of the process that works on a generation of a log.
-    Rotation,
+    PostRotate,
     /// A source of a service.
     Service { service: usize, key: u32 },
 }
@@ -62,26 +63,26 @@ pub(super) enum Timer {
     /// The observer of this index is called again.
     Observer(usize),
     /// Bytes are offered to the logs again.
-    Log,
+    LogRetry,
     /// A log's own deadline.
     LogTurn,
     /// The child is polled for its end.
     Exit,
-    /// The stop timeout.
+    /// The stop timeout, and the repetition of KILL.
     Kill,
     /// The quiet period of a drain.
     Quiet,
     /// The upper bound of a drain.
     DrainLimit,
     /// Processes that the child left behind are polled.
-    Remains,
-    /// A stream whose reads are delayed is read.
-    Pause(Stream),
+    Leftovers,
+    /// An output whose reads are delayed is read.
+    ReadOutput(OutputId),
     /// A pipe that has grown for a flood gets its size back.
-    Trim(Stream),
-    /// A console is tried again.
+    TrimPipe(OutputId),
+    /// A channel whose peer was not there is tried again.
     #[cfg(feature = "consoles")]
-    Console(ConsoleId),
+    Connect(ChannelId),
     /// The command is started again.
     Restart,
     /// The maximum duration of a run.
@@ -89,9 +90,9 @@ pub(super) enum Timer {
     /// The idle timeout.
     Idle,
     /// The time that attached clients have to take the end of the output.
-    Sessions,
+    Attachments,
     /// The process that works on a generation of a log is polled.
-    Rotation,
+    PostRotate,
     /// A timer of a service.
     Service { service: usize, key: u32 },
 }

@@ -49,8 +49,7 @@ impl Monitor {
             return;
         };
         // What waits for a full disk or a reader was written, and the child may want to go on.
-        let waits = self.streams.as_ref().is_some_and(|streams| !streams.are_flushed())
-            || !self.consoles.are_flushed();
+        let waits = !self.channels.are_flushed();
         let idle = self.moved.filter(|_| !waits).map_or_else(Default::default, |at| at.elapsed());
         match allowed.checked_sub(idle).filter(|left| !left.is_zero()) {
             Some(left) => running.limits.idle = Some(cx.timers.set(left, Timer::Idle.key())),

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::attach::SessionReport;
+use super::channel::Channel;
+use super::console_report::ConsoleReport;
 use super::name::Name;
-use super::observer::End;
-use super::streams::Streams;
+use super::transition::End;
 use super::{Identity, Monitor, State};
 
 /// Where a monitor is in the life of its child.
@@ -78,65 +79,15 @@ pub struct Report {
     pub end: Option<End>,
 }
 
-/// Where a console is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConsoleState {
-    /// It is not there yet, or not there again, and will be tried again.
-    Waiting,
-    /// We listen, and nobody has connected yet, or again.
-    Listening,
-    /// Bytes can come.
-    Open,
-    /// No more will.
-    Gone,
-}
-
-impl ConsoleState {
-    /// `waiting`, `listening`, `open` or `gone`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Listening => "listening",
-            Self::Open => "open",
-            Self::Gone => "gone",
-        }
-    }
-}
-
-/// A console as it is at one moment: [`Report::consoles`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConsoleReport {
-    /// Its name.
-    pub name: Name,
-    /// How one gets to it: `unix`, `listen`, `pty`, `fifo`, or `descriptor` for one that the host
-    /// has given.
-    pub kind: &'static str,
-    /// The path of its socket, FIFO or PTY, where there is one.
-    pub path: Option<PathBuf>,
-    /// Where it is on its way.
-    pub state: ConsoleState,
-    /// Its log.
-    pub log: PathBuf,
-    /// Bytes of this run that are in its log.
-    pub bytes_logged: u64,
-    /// Bytes of this run that its log, or our stdout, lacks.
-    pub bytes_dropped: u64,
-    /// How often it has been opened in this run.
-    pub opened: u32,
-}
-
 impl Monitor {
     /// What is known of the sandbox now.
     pub fn report(&self) -> Report {
-        let (logged, dropped) = match (&self.state, &self.streams) {
-            (State::Stopped(end) | State::Restarting(end, _), None) => {
+        let stdio = self.channels.stdio();
+        let (logged, dropped) = match &self.state {
+            State::Stopped(end) | State::Restarting(end, _) if stdio.is_none() => {
                 (end.bytes_logged, end.bytes_dropped)
             }
-            (_, streams) => {
-                let (logged, dropped) = streams.as_ref().map_or((0, 0), Streams::bytes);
-                (logged, dropped + self.consoles.dropped())
-            }
+            _ => self.channels.bytes(),
         };
         Report {
             name: self.sandbox.name.clone(),
@@ -147,12 +98,12 @@ impl Monitor {
             started_at: self.asked,
             running_at: self.child.as_ref().map(|(_, at)| *at),
             restarts: self.restarts,
-            tty: self.streams.as_ref().map(Streams::has_terminal),
+            tty: stdio.map(Channel::is_terminal),
             log: self.sandbox.log_path(),
             bytes_logged: logged,
             bytes_dropped: dropped,
-            consoles: self.consoles.report(),
-            sessions: self.sessions.report(),
+            consoles: self.channels.consoles(),
+            sessions: self.channels.attachments(),
             end: match &self.state {
                 State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
                 _ => None,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::observer::{Claim, Observer, Progress, StartError, Starting, Transition};
+use super::observer::{Claim, Observer, Progress, Starting};
+use super::transition::{StartError, Transition};
 use crate::reactor::{TimerId, Timers};
 
 struct Watcher {

@@ -57,10 +57,9 @@ impl Monitor {
     ///
     /// There is no log now, or it can't be opened; then the next write tries again.
     pub fn reopen_log(&mut self) -> Result<(), RequestError> {
-        let streams = self.streams.as_mut().ok_or(RequestError::NotRunning)?;
-        let reopened = streams.reopen_log();
-        reopened
-            .and(self.consoles.reopen_logs())
-            .map_err(|error| RequestError::System(error.to_string()))
+        if self.channels.stdio().is_none() {
+            return Err(RequestError::NotRunning);
+        }
+        self.channels.reopen_logs().map_err(|error| RequestError::System(error.to_string()))
     }
 }

@@ -6,9 +6,7 @@ use chrono::Utc;
 use tracing::info;
 
 use super::keys::{Cx, Timer};
-use super::{
-    CLAIM_TIMEOUT, End, Launch, Monitor, Outcome, Reason, Restart, StartError, State, Transition,
-};
+use super::{CLAIM_TIMEOUT, End, Launch, Monitor, Outcome, Reason, Restart, State, Transition};
 use crate::child::{Command, ExitStatus};
 use crate::logfile::{LogFile, LogLock};
 
@@ -112,23 +110,14 @@ fn is_no_stop(outcome: &Outcome, restarts: u32) -> bool {
         Outcome::Ended { reason, .. } => {
             matches!(reason, Reason::Exited | Reason::Signalled | Reason::OutOfMemory)
         }
-        Outcome::NotStarted(error) => {
-            restarts > 0
-                && matches!(
-                    error,
-                    StartError::Spawn(_)
-                        | StartError::Log(_)
-                        | StartError::Monitor(_)
-                        | StartError::Cgroup(_)
-                        | StartError::Console(_)
-                )
-        }
+        Outcome::NotStarted(error) => restarts > 0 && error.may_pass(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::StartError;
 
     #[test]
     fn the_delay_doubles_up_to_half_a_minute() {

@@ -8,9 +8,7 @@ use chrono::Utc;
 use tracing::{debug, info, warn};
 
 use super::descendants::Trouble;
-#[cfg(feature = "consoles")]
-use super::keys::ConsoleId;
-use super::keys::{Cx, Stream, Timer};
+use super::keys::{Cx, OutputId, Timer};
 use super::{Cause, Drain, Monitor, QUIET, Reason, StartError, State, Stop, Transition};
 use crate::child::{Cgroup, Child, ExitStatus, Left, Signal};
 use crate::reactor::Interest;
@@ -161,33 +159,14 @@ impl Monitor {
             remains: self.remains(left, running.cgroup, stop.as_ref(), cx),
             asked: stop.map(|stop| stop.asked),
         });
-        if let Some(streams) = &mut self.streams {
-            streams.begin_drain(&mut self.sessions, cx);
-        }
-        self.consoles.begin_drain(&mut self.sessions, cx);
+        self.channels.begin_drain(cx);
         self.tell(&Transition::Draining { at: Utc::now(), status }, cx);
         self.output_moved(true, cx);
     }
 
-    pub(super) fn read_output(&mut self, stream: Stream, cx: &mut Cx<'_>) {
-        let read = match stream {
-            Stream::Console(id) => {
-                self.consoles.get(id).is_some_and(|port| port.read(&mut self.sessions, cx))
-            }
-            Stream::Out | Stream::Err => self
-                .streams
-                .as_mut()
-                .is_some_and(|streams| streams.output_ready(stream, &mut self.sessions, cx)),
-        };
+    pub(super) fn read_output(&mut self, output: OutputId, cx: &mut Cx<'_>) {
+        let read = self.channels.read(output, cx);
         self.output_moved(read, cx);
-    }
-
-    /// A console may be there by now.
-    #[cfg(feature = "consoles")]
-    pub(super) fn look_for_console(&mut self, id: ConsoleId, cx: &mut Cx<'_>) {
-        if let Some(port) = self.consoles.get(id) {
-            port.look(cx);
-        }
     }
 
     /// Output has been `read`, or only logged or forwarded: what follows from it.
@@ -196,9 +175,9 @@ impl Monitor {
             self.note_moved();
         }
         self.hand_on(cx);
-        // To write to a client may have shown that it has left.
-        self.follow_size();
-        self.try_log_later(cx);
+        // A write to a client may have shown that it has gone.
+        self.channels.follow_sizes();
+        self.channels.follow_logs(cx);
         if let State::Draining(drain) = &mut self.state {
             // Each byte renews the grace; a stream that waited for its sinks begins it anew.
             if read || drain.quiet.is_none() {

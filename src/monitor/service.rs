@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::attach::{Attach, AttachError, Attached, SessionId};
 use super::keys::{Cx, Source, Timer};
-use super::observer::Transition;
 use super::report::Report;
+use super::transition::Transition;
 use super::{Monitor, RequestError};
 use crate::child::Signal;
 use crate::reactor::{Interest, Ready, SourceId, TimerId};

@@ -6,18 +6,22 @@ use std::time::Instant;
 use chrono::Utc;
 use tracing::{debug, info, warn};
 
+#[cfg(feature = "consoles")]
+use super::console_channels;
 use super::keys::{Cx, Source, Timer};
-use super::logging::open_log;
+use super::logs::LogOpener;
+use super::post_rotate::PostRotate;
 use super::reports::Claims;
 use super::restarting::Again;
-use super::rotating::Rotating;
 use super::running::LOOK;
-use super::streams::{self, Streams};
+use super::sandbox::OnLogError;
+use super::stdio;
 use super::{Launch, Monitor, Outcome, Restart, Running, StartError, Starting, State, Transition};
 use crate::child::lost::{RUN_VARIABLE, run_marker};
 use crate::child::{Cgroup, Child, ChildIo, Identity, Stdio};
 use crate::logfile::LogFile;
 use crate::reactor::{Interest, SourceId};
+use crate::relay::Log;
 use crate::terminal::Terminal;
 
 impl Monitor {
@@ -77,7 +81,7 @@ impl Monitor {
         cx: &mut Cx<'_>,
     ) -> Result<Running, StartError> {
         if let Some(command) = &self.sandbox.rotate_command {
-            self.rotating.get_or_insert_with(|| Rotating::new(command, &launch));
+            self.post_rotate.get_or_insert_with(|| PostRotate::new(command, &launch));
         }
         match launch {
             Launch::Spawn(command) => {
@@ -86,24 +90,26 @@ impl Monitor {
                 }
                 let marker = run_marker(&self.supervisor, self.asked);
                 let command = command.env(RUN_VARIABLE, marker);
-                let terminal = self.prepare_consoles(command.wants_pty())?;
+                let terminal = self.open_consoles(command.wants_pty())?;
                 let log = self.open_own_log()?;
-                let command = self.consoles.fill_in(command);
-                let io = streams::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
-                let (stdio, io) = Stdio::open(&command, io).map_err(StartError::Spawn)?;
+                #[cfg(feature = "consoles")]
+                let command = console_channels::fill_in(command, self.channels.pty_paths());
+                let io = stdio::spawn_io(&self.sandbox, command.wants_pty(), terminal.as_ref());
+                let (child_stdio, io) = Stdio::open(&command, io).map_err(StartError::Spawn)?;
                 // Before the child: what can't be relayed is not started.
                 self.connect(io, log, terminal, cx)?;
                 let cgroup = self.open_cgroup()?;
-                let child = Child::spawn_on(&command, stdio, cgroup.as_ref()).map_err(|error| {
-                    remove(cgroup.as_ref());
-                    StartError::Spawn(error)
-                })?;
+                let child =
+                    Child::spawn_on(&command, child_stdio, cgroup.as_ref()).map_err(|error| {
+                        remove(cgroup.as_ref());
+                        StartError::Spawn(error)
+                    })?;
                 let exit = watch(&child, cx);
                 Ok(Running { child, exit, limits: self.limits(cx), cgroup })
             }
             Launch::Adopt(child, io) => {
                 let tty = matches!(io, ChildIo::Tty { .. });
-                let terminal = self.prepare_consoles(tty)?;
+                let terminal = self.open_consoles(tty)?;
                 let log = self.open_own_log()?;
                 self.connect(io, log, terminal, cx)?;
                 let cgroup = self.open_cgroup()?;
@@ -119,20 +125,29 @@ impl Monitor {
         }
     }
 
-    /// Makes what the consoles need; what is left of our terminal is for the child's own streams.
-    fn prepare_consoles(&mut self, pty: bool) -> Result<Option<Terminal>, StartError> {
-        let terminal = streams::open_terminal(&self.sandbox, pty);
-        let (own, consoles) = match self.sandbox.interactive {
-            Some(_) => (None, terminal),
-            None => (terminal, None),
+    /// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own
+    /// stdio and not at a console.
+    fn open_consoles(&mut self, pty: bool) -> Result<Option<Terminal>, StartError> {
+        let terminal = stdio::open_terminal(&self.sandbox, pty);
+        #[cfg(feature = "consoles")]
+        let terminal = {
+            let (own, console) = match self.sandbox.interactive {
+                Some(_) => (None, terminal),
+                None => (terminal, None),
+            };
+            let Self { sandbox, post_rotate, given_consoles, .. } = self;
+            let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+            let prepared = console_channels::prepare(sandbox, given_consoles, console, &mut logs)?;
+            self.channels.begin(prepared.channels, prepared.host);
+            own
         };
-        self.consoles.prepare(&self.sandbox, consoles, self.rotating.as_deref_mut())?;
-        Ok(own)
+        Ok(terminal)
     }
 
     fn open_own_log(&mut self) -> Result<LogFile, StartError> {
-        let name = self.sandbox.name.as_str();
-        let log = open_log(&self.sandbox, name, self.rotating.as_deref_mut())?;
+        let Self { sandbox, post_rotate, .. } = self;
+        let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+        let log = logs.open(sandbox.name.as_str())?;
         // Once, however often the command is started again.
         if self.restarts == 0
             && let Some((path, writers)) = log.foreign_writers()
@@ -163,9 +178,10 @@ impl Monitor {
         terminal: Option<Terminal>,
         cx: &mut Cx<'_>,
     ) -> Result<(), StartError> {
-        let streams = Streams::new(&self.sandbox, log, io, terminal, cx);
-        let streams = streams.map_err(|error| StartError::Monitor(error.to_string()))?;
-        self.streams = Some(streams);
+        let log = Log::new(log, self.sandbox.on_log_error == OnLogError::Drop);
+        let channel = stdio::channel(&self.sandbox, log, io, terminal, &mut cx.sources);
+        let channel = channel.map_err(|error| StartError::Monitor(error.to_string()))?;
+        self.channels.add_stdio(channel);
         Ok(())
     }
 
@@ -188,15 +204,9 @@ impl Monitor {
         if let Some(again) = &mut self.again {
             again.runs();
         }
-        if let Some(streams) = &mut self.streams {
-            streams.enter_terminal();
-            streams.begin_log(pid);
-        }
-        self.consoles.start(pid, cx);
+        self.channels.start(pid, cx);
         // What earlier ones have left.
         self.hand_on(cx);
-        // Those who were attached before the child was started again.
-        self.sessions.go_on(&mut cx.sources);
         self.tell(&Transition::Running { at, child }, cx);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::mem;
-#[cfg(feature = "consoles")]
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ pub(crate) struct Log {
     logged: u64,
     dropped: u64,
     /// Of those dropped, the ones that the log does not tell of yet.
-    untold: u64,
+    unreported: u64,
     /// What is left to be written of the line that tells of the others.
     notice: Vec<u8>,
     /// The size of the child's terminal that the log knows.
@@ -63,7 +62,7 @@ impl Log {
             ending: Ending::Open,
             logged: 0,
             dropped: 0,
-            untold: 0,
+            unreported: 0,
             notice: Vec::new(),
             size: None,
         }
@@ -103,7 +102,7 @@ impl Log {
         {
             return self.refuse(bytes.len(), 0);
         }
-        if !self.tell_untold() {
+        if !self.report_unreported() {
             return self.refuse(bytes.len(), 0);
         }
         match self.file.write_using(spare, stream, bytes) {
@@ -150,7 +149,7 @@ impl Log {
 
     /// Gives up what can't be written.
     pub(crate) fn close(&mut self) {
-        self.tell();
+        self.report();
         self.ending = Ending::Over;
     }
 
@@ -170,7 +169,6 @@ impl Log {
     }
 
     /// Where it is.
-    #[cfg(feature = "consoles")]
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
@@ -196,21 +194,21 @@ impl Log {
     }
 
     /// Whether the log still has to tell of bytes that it lacks.
-    pub(crate) fn has_untold(&self) -> bool {
-        self.untold > 0 || !self.notice.is_empty()
+    pub(crate) fn has_unreported(&self) -> bool {
+        self.unreported > 0 || !self.notice.is_empty()
     }
 
     /// Tells of them, if it can be written by now.
-    pub(crate) fn tell(&mut self) {
-        if self.has_untold() && self.tell_untold() {
+    pub(crate) fn report(&mut self) {
+        if self.has_unreported() && self.report_unreported() {
             self.recovered();
         }
     }
 
     /// Has the log tell of bytes that were left out before they came to it.
-    pub(crate) fn tell_of(&mut self, bytes: u64) {
-        self.untold += bytes;
-        self.tell();
+    pub(crate) fn report_dropped(&mut self, bytes: u64) {
+        self.unreported += bytes;
+        self.report();
     }
 
     /// Counts bytes that will never be in the log.
@@ -223,7 +221,7 @@ impl Log {
             return written;
         }
         self.dropped += (offered - written) as u64;
-        self.untold += (offered - written) as u64;
+        self.unreported += (offered - written) as u64;
         offered
     }
 
@@ -231,10 +229,10 @@ impl Log {
     ///
     /// A line of which nothing could be written is counted anew at the next try: what is left out
     /// meanwhile belongs before the bytes that follow the line, not behind them.
-    fn tell_untold(&mut self) -> bool {
-        while self.has_untold() {
+    fn report_unreported(&mut self) -> bool {
+        while self.has_unreported() {
             let begun = !self.notice.is_empty();
-            let line = if begun { mem::take(&mut self.notice) } else { notice(self.untold) };
+            let line = if begun { mem::take(&mut self.notice) } else { notice(self.unreported) };
             let (written, error) = match self.file.write(Stream::Notice, &line) {
                 Ok(()) => (line.len(), None),
                 Err(error) => (error.written, Some(error)),
@@ -243,7 +241,7 @@ impl Log {
                 self.notice = line.get(written..).unwrap_or_default().to_vec();
             }
             if !begun && written > 0 {
-                self.untold = 0;
+                self.unreported = 0;
             }
             if let Some(error) = error {
                 self.failed(&error);

@@ -59,27 +59,8 @@ pub(crate) struct Output<W, S, T> {
 }
 
 impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
-    /// Relays `source`, which must be non-blocking and of this `kind`.
-    ///
-    /// # Errors
-    ///
-    /// The poller's.
-    pub(crate) fn new(
-        source: OwnedFd,
-        kind: Kind,
-        stream: Stream,
-        name: S,
-        timers: PaceTimers<T>,
-        sink: Option<Sink<W, S>>,
-        sources: &mut Sources<'_, S>,
-    ) -> io::Result<Self> {
-        let mut output = Self::ended(stream, sink);
-        output.open(source, kind, name, timers, sources)?;
-        Ok(output)
-    }
-
-    /// One that has no source, as at its end.
-    pub(crate) fn ended(stream: Stream, sink: Option<Sink<W, S>>) -> Self {
+    /// An output without a source, as at its end.
+    pub(crate) fn new(stream: Stream, sink: Option<Sink<W, S>>) -> Self {
         Self {
             source: None,
             kind: Kind::Other,
@@ -92,11 +73,11 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    /// Relays `source`, after one that has ended.
+    /// Relays `source`, which must be non-blocking and of this `kind`.
     ///
     /// # Errors
     ///
-    /// As of [`new`](Self::new).
+    /// The poller's.
     pub(crate) fn open(
         &mut self,
         source: OwnedFd,
@@ -141,6 +122,11 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         if let (Some(pace), Some(_)) = (&mut self.pace, &self.throttle) {
             pace.keep_size();
         }
+    }
+
+    /// The name of the output in the log.
+    pub(crate) fn stream(&self) -> Stream {
+        self.stream
     }
 
     /// The descriptor that is read, until its end.
@@ -302,7 +288,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         if bytes == 0 {
             return;
         }
-        log.tell_of(bytes);
+        log.report_dropped(bytes);
         let line = notice(bytes);
         if let Some(sink) = &mut self.sink {
             sink.offer(&line, sources);
@@ -326,10 +312,10 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Gives a pipe its own size back, once no flood fills it any more.
-    pub(crate) fn settle(&mut self, cx: &mut Context<'_, S, T>) {
+    pub(crate) fn trim(&mut self, cx: &mut Context<'_, S, T>) {
         let blocked = self.is_paused();
         if let Some(pace) = &mut self.pace {
-            pace.settle(self.source.as_ref().map(|(source, _)| source), blocked, cx);
+            pace.trim(self.source.as_ref().map(|(source, _)| source), blocked, cx);
         }
     }
 
@@ -411,7 +397,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         };
         self.end(sources);
         if let Some(throttle) = &mut self.throttle {
-            log.tell_of(throttle.take_gap());
+            log.report_dropped(throttle.take_gap());
         }
         log.give_up(self.held.len() + unread.unwrap_or(0));
         self.held = Vec::new();

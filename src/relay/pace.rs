@@ -15,7 +15,7 @@ use super::pipe::Size;
 use crate::reactor::{Context, SourceId, TimerId};
 
 /// How often a pipe that has grown is looked at: one without a flood since goes back to its size.
-const SETTLE: Duration = Duration::from_millis(100);
+const TRIM: Duration = Duration::from_millis(100);
 
 /// How soon a source is read again that the kernel has no room to watch.
 const RETRY: Duration = Duration::from_millis(5);
@@ -25,8 +25,8 @@ const RETRY: Duration = Duration::from_millis(5);
 pub(crate) struct PaceTimers<T> {
     /// Calls [`Output::turn`](super::Output::turn).
     pub(crate) pause: T,
-    /// Calls [`Output::settle`](super::Output::settle).
-    pub(crate) settle: T,
+    /// Calls [`Output::trim`](super::Output::trim).
+    pub(crate) trim: T,
 }
 
 /// The pace of one source.
@@ -38,7 +38,7 @@ pub(super) struct Pace<T> {
     /// Ends the pause under way.
     pause: Option<TimerId>,
     /// Set while the pipe has grown.
-    settle: Option<TimerId>,
+    trim: Option<TimerId>,
     /// Whether it was flooded since that was set.
     flooded: bool,
     /// Bytes read since it was last empty.
@@ -54,7 +54,7 @@ impl<T: Copy> Pace<T> {
             size: Size::of(source),
             names,
             pause: None,
-            settle: None,
+            trim: None,
             flooded: false,
             unbroken: 0,
             grows: kind == Kind::Pipe,
@@ -116,13 +116,13 @@ impl<T: Copy> Pace<T> {
 
     /// The time to give back what the pipe took to grow, unless it is still flooded. One that holds
     /// too much while it is not read (`blocked`) can't, and is looked at when it is read again.
-    pub(super) fn settle<S: Copy>(
+    pub(super) fn trim<S: Copy>(
         &mut self,
         pipe: Option<&File>,
         blocked: bool,
         cx: &mut Context<'_, S, T>,
     ) {
-        self.settle = None;
+        self.trim = None;
         let flooded = std::mem::take(&mut self.flooded) && pipe.is_some();
         if flooded || (!self.size.shrink(pipe, &mut cx.budget) && !blocked) {
             self.look_again(cx);
@@ -152,8 +152,8 @@ impl<T: Copy> Pace<T> {
     }
 
     fn look_again<S: Copy>(&mut self, cx: &mut Context<'_, S, T>) {
-        if self.settle.is_none() && self.size.has_grown() {
-            self.settle = Some(cx.timers.set(SETTLE, self.names.settle));
+        if self.trim.is_none() && self.size.has_grown() {
+            self.trim = Some(cx.timers.set(TRIM, self.names.trim));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A socket that we listen at, for a child that connects.
+//! A socket that this process listens at, for a child that connects.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::open;
 use nix::sys::stat::Mode;
 
-use super::super::super::console::ConsoleError;
-use super::{Opened, Trouble};
+use super::{ErrorContext, two_way};
 use crate::access::DIRECTORY;
+use crate::monitor::channel::backend::Opened;
+use crate::monitor::console::ConsoleError;
 use crate::relay::Kind;
 use crate::socket::{Bound, PlaceError};
 
@@ -20,30 +21,30 @@ pub(in super::super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(path: PathBuf, wrong: &Trouble<'_>) -> Result<Self, ConsoleError> {
-        let cannot = |error: &io::Error| wrong.system("listen at", &path, error);
+    pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
+        let cannot = |error: &io::Error| context.system("listen at", &path, error);
         let parent = path.parent().unwrap_or(Path::new("/"));
         let directory =
             open(parent, DIRECTORY, Mode::empty()).map_err(|error| cannot(&error.into()))?;
         let bound = Bound::at(&path, &directory).map_err(|error| match error {
             PlaceError::InUse => {
-                ConsoleError::InUse { name: wrong.name.to_owned(), path: path.clone() }
+                ConsoleError::InUse { name: context.name.to_owned(), path: path.clone() }
             }
-            PlaceError::NoSocket => wrong.wrong_kind(&path, "a socket"),
-            PlaceError::Io { what, source } => wrong.system(what, &path, &source),
+            PlaceError::NoSocket => context.wrong_kind(&path, "a socket"),
+            PlaceError::Io { what, source } => context.system(what, &path, &source),
         })?;
         bound.listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
         Ok(Self { bound, path })
     }
 
-    /// Takes the next one that has connected.
+    /// Accepts the next connection.
     pub(super) fn accept(&self) -> io::Result<Option<Opened>> {
         match self.bound.listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(true)?;
-                Opened::two_way(stream.into(), Kind::Socket).map(Some)
+                two_way(stream.into(), Kind::Socket).map(Some)
             }
-            // Nobody has, or he has left again.
+            // None, or closed already.
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock
                 | io::ErrorKind::ConnectionAborted

@@ -1,8 +1,7 @@
-//! A PTY that the child makes, and whose path appears.
+//! A PTY that the child makes, at a path that appears.
 //!
-//! A link to it may have been left behind by a VMM that was killed, and lead to the terminal of
-//! whoever got its number since. So it is looked at before it is opened, and who has its master
-//! before it is read.
+//! A stale link of a VMM that was killed may lead to a PTY of another process with the same number.
+//! So the path is checked before it is opened, and the holder of the master before the PTY is read.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,16 +13,17 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, stat};
 use nix::sys::termios::tcgetsid;
 use nix::unistd::isatty;
 
-use super::Opened;
+use super::two_way;
 use crate::child;
+use crate::monitor::channel::backend::Opened;
 use crate::relay::Kind;
 
-/// What is to be read, if it is there and the child's.
+/// The descriptors, if the PTY is there and the child's.
 pub(super) fn find(path: &Path, child: u32) -> io::Result<Option<Opened>> {
     let Some(terminal) = open_terminal(path, child)? else { return Ok(None) };
-    // It echoed what the child writes, otherwise.
+    // Else the terminal would echo what the child writes.
     child::make_raw(terminal.as_fd())?;
-    Opened::two_way(terminal, Kind::Terminal).map(Some)
+    two_way(terminal, Kind::Terminal).map(Some)
 }
 
 /// Opens it, if it is there and the child's.
@@ -47,7 +47,7 @@ fn open_terminal(path: &Path, child: u32) -> io::Result<Option<OwnedFd>> {
         Err(error) => return Err(error.into()),
     };
     let opened = fstat(&terminal)?;
-    // Our own controlling terminal is the user's.
+    // Our own controlling terminal belongs to the user.
     let is_ours = tcgetsid(&terminal).is_ok();
     let same = opened.st_rdev == found.st_rdev && is_device(&opened);
     if !same || is_ours || !isatty(&terminal)? || !platform::is_of(&opened, child)? {
@@ -72,8 +72,8 @@ mod platform {
     /// The first major number of Unix98 PTYs' slaves and how many there are (devices.txt).
     const SLAVES: std::ops::Range<u64> = 136..144;
 
-    /// Whether the child, or somebody below it, has the master of this PTY. Where they can't be
-    /// asked, whether the PTY is of our own user.
+    /// Whether the child, or a process below it, holds the master of this PTY. If that can't be
+    /// found out, whether the PTY belongs to our own user.
     pub(super) fn is_of(stat: &FileStat, child: u32) -> io::Result<bool> {
         if !SLAVES.contains(&major(stat.st_rdev)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no PTY"));
@@ -94,7 +94,7 @@ mod platform {
     use nix::sys::stat::FileStat;
     use nix::unistd::geteuid;
 
-    /// Whether this PTY is of our own user; who has its master can't be asked.
+    /// Whether this PTY belongs to our own user; the holder of its master can't be found out.
     pub(super) fn is_of(stat: &FileStat, _: u32) -> io::Result<bool> {
         Ok(stat.st_uid == geteuid().as_raw())
     }

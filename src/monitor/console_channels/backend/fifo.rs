@@ -10,53 +10,54 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
 use nix::unistd::{mkfifo, unlink};
 
-use super::super::super::console::ConsoleError;
-use super::{Opened, Trouble};
+use super::{ErrorContext, one_way};
+use crate::monitor::channel::backend::Opened;
+use crate::monitor::console::ConsoleError;
 use crate::relay::Kind;
 
 #[derive(Debug)]
 pub(in super::super) struct Fifo {
     path: PathBuf,
-    /// Until it is read.
+    /// Until it is opened.
     reader: Option<OwnedFd>,
-    /// Kept open, so that it does not end when the child closes it and opens it again.
+    /// Keeps the FIFO from its end when the child closes it and opens it again.
     writer: Option<OwnedFd>,
-    /// Which file it is, where we have made it.
+    /// The file, if this process has made it.
     made: Option<FileStat>,
 }
 
 impl Fifo {
-    pub(super) fn new(path: PathBuf, wrong: &Trouble<'_>) -> Result<Self, ConsoleError> {
-        let cannot = |what, error: Errno| wrong.system(what, &path, &error.into());
+    pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
+        let cannot = |what, error: Errno| context.system(what, &path, &error.into());
         let made = match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) => Some(lstat(&path).map_err(|error| cannot("look at", error))?),
             Err(Errno::EEXIST) => None,
             Err(error) => return Err(cannot("make", error)),
         };
         let mut fifo = Self { path: path.clone(), reader: None, writer: None, made };
-        // With a reader there, the writer opens without waiting, as the child's will.
+        // The reader first: with it, the writer opens without blocking, and so does the child's.
         for (access, end) in
             [(OFlag::O_RDONLY, &mut fifo.reader), (OFlag::O_WRONLY, &mut fifo.writer)]
         {
-            // To open a device may do something by itself; one that is put there only now is not
-            // written to.
+            // Checked before, since opening a device can have an effect, and after, since the file
+            // can have been replaced.
             if !is_fifo(&nix::sys::stat::stat(&path).map_err(|error| cannot("look at", error))?) {
-                return Err(wrong.wrong_kind(&path, "a FIFO"));
+                return Err(context.wrong_kind(&path, "a FIFO"));
             }
             let flags = access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
             let opened =
                 open(&path, flags, Mode::empty()).map_err(|error| cannot("open", error))?;
             if !is_fifo(&fstat(&opened).map_err(|error| cannot("look at", error))?) {
-                return Err(wrong.wrong_kind(&path, "a FIFO"));
+                return Err(context.wrong_kind(&path, "a FIFO"));
             }
             *end = Some(opened);
         }
         match fifo.reader.take().map(lock) {
             Some(Ok(reader)) => fifo.reader = Some(reader),
-            // Whoever has it may need it where it is, also if we have made it.
+            // The console that reads it needs it in its place, even if we have made it.
             Some(Err(Taken)) => {
                 fifo.made = None;
-                return Err(ConsoleError::InUse { name: wrong.name.to_owned(), path });
+                return Err(ConsoleError::InUse { name: context.name.to_owned(), path });
             }
             None => {}
         }
@@ -64,8 +65,7 @@ impl Fifo {
     }
 
     pub(super) fn open(&mut self) -> io::Result<Option<Opened>> {
-        let open = |reader| Opened { reader, writer: None, kind: Kind::Pipe };
-        Ok(self.reader.take().map(open))
+        Ok(self.reader.take().map(|reader| one_way(reader, Kind::Pipe)))
     }
 
     pub(super) fn let_end(&mut self) {
@@ -78,7 +78,7 @@ impl Fifo {
 }
 
 impl Drop for Fifo {
-    /// Removes it, if we have made it and it is the one that is there.
+    /// Removes it, if this process has made it and it is still in its place.
     fn drop(&mut self) {
         let is_there = |made: &FileStat| {
             lstat(&self.path)
@@ -93,8 +93,8 @@ impl Drop for Fifo {
 /// Another console reads the same FIFO.
 struct Taken;
 
-/// Keeps other consoles, of whatever supervisor, from reading it for as long as it is open: each
-/// would get a part of the bytes. Where the system has no such lock for a FIFO, nothing does.
+/// Keeps other consoles, also those of other supervisors, from reading it while it is open: each
+/// would get a part of the bytes. A system without such locks for a FIFO does not keep them.
 fn lock(reader: OwnedFd) -> Result<OwnedFd, Taken> {
     let reader = File::from(reader);
     match reader.try_lock() {

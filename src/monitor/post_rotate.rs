@@ -25,7 +25,7 @@ use logs::Logs;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What a monitor knows of the command.
-pub(super) struct Rotating {
+pub(super) struct PostRotate {
     commands: Commands,
     state: State,
     /// Logs that no run has: between two of them.
@@ -54,7 +54,7 @@ struct Working {
     generation: Rotated,
 }
 
-impl Rotating {
+impl PostRotate {
     /// Of this command, with the file limit of the sandbox's own.
     pub(super) fn new(command: &OsStr, launch: &Launch) -> Box<Self> {
         Box::new(Self {
@@ -95,15 +95,15 @@ impl State {
 impl Monitor {
     /// Gives the next generation to the command, where one waits and nobody works.
     pub(super) fn hand_on(&mut self, cx: &mut Cx<'_>) {
-        let Self { rotating: Some(rotating), streams, consoles, .. } = self else { return };
-        let Rotating { commands, state, kept, turn } = &mut **rotating;
+        let Self { post_rotate: Some(rotating), channels, .. } = self else { return };
+        let PostRotate { commands, state, kept, turn } = &mut **rotating;
         if !matches!(state, State::Nobody) {
             return;
         }
-        let mut logs = Logs { streams: streams.as_mut(), consoles, kept };
+        let mut logs = Logs { channels, kept };
         if let Some(earlier) = logs.earlier() {
             let exit = earlier.exit_fd().and_then(|fd| {
-                cx.sources.register(&fd, Interest::READ, Source::Rotation.key()).ok()
+                cx.sources.register(&fd, Interest::READ, Source::PostRotate.key()).ok()
             });
             look_later_without(exit, cx);
             *state = State::Earlier(earlier, exit);
@@ -116,7 +116,7 @@ impl Monitor {
                 log.work_begins(generation.number, Who::is(&child));
                 gate.open();
                 let exit = child.exit_fd().and_then(|fd| {
-                    cx.sources.register(&fd, Interest::READ, Source::Rotation.key()).ok()
+                    cx.sources.register(&fd, Interest::READ, Source::PostRotate.key()).ok()
                 });
                 look_later_without(exit, cx);
                 let log = log.path().to_owned();
@@ -127,15 +127,15 @@ impl Monitor {
                 warn!("can't start the rotate command for {path}: {reason}; trying again");
                 log.take_back();
                 *state = State::Refused;
-                cx.timers.set(RETRY, Timer::Rotation.key());
+                cx.timers.set(RETRY, Timer::PostRotate.key());
             }
         }
     }
 
     /// Whoever works may have ended.
     pub(super) fn look_at_rotation(&mut self, cx: &mut Cx<'_>) {
-        let Self { rotating: Some(rotating), streams, consoles, .. } = self else { return };
-        let Rotating { commands, state, kept, .. } = &mut **rotating;
+        let Self { post_rotate: Some(rotating), channels, .. } = self else { return };
+        let PostRotate { commands, state, kept, .. } = &mut **rotating;
         let exit = match state {
             State::Nobody => return,
             State::Refused => None,
@@ -144,7 +144,7 @@ impl Monitor {
                     return not_yet(working.exit, cx);
                 };
                 let succeeded = command::report(status, &working.generation);
-                let mut logs = Logs { streams: streams.as_mut(), consoles, kept };
+                let mut logs = Logs { channels, kept };
                 if let Some(log) = logs.find(&working.log) {
                     log.work_ends(working.generation.number, succeeded);
                 }
@@ -170,7 +170,7 @@ impl Monitor {
 
     /// Reaps what commands have left in the background and has come down to us.
     pub(super) fn reap_left_of_rotations(&mut self) {
-        if let Some(rotating) = &mut self.rotating {
+        if let Some(rotating) = &mut self.post_rotate {
             rotating.commands.reap_left();
         }
     }
@@ -178,7 +178,7 @@ impl Monitor {
     /// A run is over and these logs with it. Rotate commands may need them still; where the command
     /// is started again, they stay locked until the next run has opened them.
     pub(super) fn keep_logs(&mut self, logs: impl IntoIterator<Item = LogFile>) {
-        match (&mut self.rotating, &mut self.again) {
+        match (&mut self.post_rotate, &mut self.again) {
             (Some(rotating), _) => rotating.kept.extend(logs),
             (None, Some(again)) => again.keep_locked(logs),
             (None, None) => {}
@@ -188,7 +188,7 @@ impl Monitor {
     /// All is over: whoever works goes on, and a shell of its own waits for that and takes over
     /// those whose turn has not come.
     pub(super) fn leave_rotations(&mut self, cx: &mut Cx<'_>) {
-        let Some(mut rotating) = self.rotating.take() else { return };
+        let Some(mut rotating) = self.post_rotate.take() else { return };
         rotating.leave_rest(cx);
         match rotating.state {
             State::Ours(Working { child, exit, generation, .. }) => {
@@ -203,7 +203,7 @@ impl Monitor {
     }
 }
 
-impl Rotating {
+impl PostRotate {
     /// Leaves to a shell what is not finished.
     fn leave_rest(&mut self, cx: &mut Cx<'_>) {
         let Self { commands, state, kept, .. } = self;
@@ -260,7 +260,7 @@ fn rest_of(log: &mut LogFile, state: &State, at_work: Option<&Identity>) -> Opti
 /// Without a descriptor that tells of the end, that is looked for.
 fn look_later_without(exit: Option<SourceId>, cx: &mut Cx<'_>) {
     if exit.is_none() {
-        cx.timers.set(LOOK, Timer::Rotation.key());
+        cx.timers.set(LOOK, Timer::PostRotate.key());
     }
 }
 
@@ -269,5 +269,5 @@ fn not_yet(exit: Option<SourceId>, cx: &mut Cx<'_>) {
     if let Some(exit) = exit {
         cx.sources.would_block(exit, Interest::READ);
     }
-    cx.timers.set(LOOK, Timer::Rotation.key());
+    cx.timers.set(LOOK, Timer::PostRotate.key());
 }

@@ -1,5 +1,5 @@
-//! How one gets to a console, for each kind: what is made before the start, what is looked for
-//! afterwards, and what is left behind at the end, which is nothing of ours.
+//! The back ends of consoles: what each kind makes before the child is started, how it is opened
+//! without blocking, and what it removes at the end.
 
 mod appearing;
 mod fifo;
@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::Winsize;
 
-use super::super::console::{Console, ConsoleError, Way as Wanted};
 use crate::child;
+use crate::logfile::Stream;
+use crate::monitor::channel::backend::Opened;
+use crate::monitor::console::{Console, ConsoleAddress, ConsoleError};
 use crate::relay::Kind;
 use crate::socket;
 use crate::terminal;
@@ -22,54 +24,52 @@ use fifo::Fifo;
 use listen::Listener;
 use made::Made;
 
-/// The way to one console.
+/// The back end of one console.
 #[derive(Debug)]
-pub(super) enum Way {
-    /// The child listens here.
+pub(super) enum ConsoleBackend {
+    /// A stream socket that the child listens at.
     Connect(PathBuf),
-    /// We do.
+    /// A stream socket that this process listens at.
     Listen(Listener),
-    /// A PTY of ours.
+    /// A PTY that this process has made.
     Made(Made),
-    /// A PTY of the child's, here.
+    /// A PTY that the child makes at this path.
     Appearing(PathBuf),
+    /// A FIFO that the child writes to.
     Fifo(Fifo),
-    /// The host's, until it is used.
+    /// A descriptor of the host's, until it is opened.
     Given(Option<OwnedFd>),
 }
 
-/// What a console's bytes go through, non-blocking.
-pub(super) struct Opened {
-    pub(super) reader: OwnedFd,
-    pub(super) writer: Option<OwnedFd>,
-    pub(super) kind: Kind,
+/// A console that is read only.
+fn one_way(reader: OwnedFd, kind: Kind) -> Opened {
+    Opened { outputs: vec![(Stream::Tty, reader, kind)], input: None }
 }
 
-impl Opened {
-    /// One descriptor for both, under two numbers: each can be watched for itself.
-    fn two_way(reader: OwnedFd, kind: Kind) -> io::Result<Self> {
-        let writer = Some(reader.try_clone()?);
-        Ok(Self { reader, writer, kind })
-    }
+/// A console that is read and written through one open file description, under two descriptors:
+/// each can be registered by itself.
+fn two_way(reader: OwnedFd, kind: Kind) -> io::Result<Opened> {
+    let input = Some(reader.try_clone()?);
+    Ok(Opened { input, ..one_way(reader, kind) })
 }
 
-impl Way {
-    /// Makes what has to be there before the child is started. `size` is for a PTY.
+impl ConsoleBackend {
+    /// Makes what has to exist before the child is started. `size` is that of a PTY.
     pub(super) fn prepare(console: &Console, size: &Winsize) -> Result<Self, ConsoleError> {
-        let wrong = Trouble { name: console.name.as_str() };
+        let context = ErrorContext { name: console.name.as_str() };
         let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(|error| wrong.system("find", path, &error))
+            std::path::absolute(path).map_err(|error| context.system("find", path, &error))
         };
-        Ok(match &console.way {
-            Wanted::Connect(path) => Self::Connect(absolute(path)?),
-            Wanted::Listen(path) => Self::Listen(Listener::new(absolute(path)?, &wrong)?),
-            Wanted::Pty => Self::Made(Made::new(size, &wrong)?),
-            Wanted::PtyAt(path) => Self::Appearing(absolute(path)?),
-            Wanted::Fifo(path) => Self::Fifo(Fifo::new(absolute(path)?, &wrong)?),
+        Ok(match &console.address {
+            ConsoleAddress::Connect(path) => Self::Connect(absolute(path)?),
+            ConsoleAddress::Listen(path) => Self::Listen(Listener::new(absolute(path)?, &context)?),
+            ConsoleAddress::Pty => Self::Made(Made::new(size, &context)?),
+            ConsoleAddress::PtyAt(path) => Self::Appearing(absolute(path)?),
+            ConsoleAddress::Fifo(path) => Self::Fifo(Fifo::new(absolute(path)?, &context)?),
         })
     }
 
-    /// What is to be read, if it is there now. `child` is the one that is to have made it.
+    /// The descriptors, if the peer is there now. `child` is the process that has to have made it.
     pub(super) fn open(&mut self, child: u32) -> io::Result<Option<Opened>> {
         match self {
             Self::Connect(path) => connect(path),
@@ -81,12 +81,12 @@ impl Way {
         }
     }
 
-    /// Whether there may be another one after an end.
-    pub(super) fn may_come_again(&self) -> bool {
+    /// Whether it can be opened again after it has been closed.
+    pub(super) fn reopens(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Listen(_) | Self::Appearing(_))
     }
 
-    /// The child has ended: what we hold so that it never comes to its end is let go of.
+    /// The child has ended: closes the descriptors that keep the output from its end.
     pub(super) fn let_end(&mut self) {
         match self {
             Self::Made(made) => made.let_end(),
@@ -95,7 +95,7 @@ impl Way {
         }
     }
 
-    /// What is to be watched for somebody who connects.
+    /// The listening socket.
     pub(super) fn listener(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Listen(listener) => Some(listener.as_fd()),
@@ -103,22 +103,15 @@ impl Way {
         }
     }
 
-    /// The path of a PTY of ours.
-    pub(super) fn made(&self) -> Option<&Path> {
+    /// The path of a PTY that this process has made.
+    pub(super) fn pty_path(&self) -> Option<&Path> {
         match self {
             Self::Made(made) => Some(made.path()),
             _ => None,
         }
     }
 
-    /// The size that a PTY of ours was made with.
-    pub(super) fn size(&self) -> Option<Winsize> {
-        match self {
-            Self::Made(made) => Some(made.size()),
-            _ => None,
-        }
-    }
-
+    /// The path of its socket, FIFO or PTY.
     pub(super) fn path(&self) -> Option<&Path> {
         match self {
             Self::Connect(path) | Self::Appearing(path) => Some(path),
@@ -129,6 +122,7 @@ impl Way {
         }
     }
 
+    /// The word for its kind.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Connect(_) => "unix",
@@ -140,12 +134,12 @@ impl Way {
     }
 }
 
-/// Says of which console an error is.
-struct Trouble<'a> {
+/// Names the console in errors.
+struct ErrorContext<'a> {
     name: &'a str,
 }
 
-impl Trouble<'_> {
+impl ErrorContext<'_> {
     fn system(&self, what: &str, path: &Path, error: &io::Error) -> ConsoleError {
         self.refused(format!("{what} {}", path.display()), error)
     }
@@ -161,9 +155,9 @@ impl Trouble<'_> {
 
 fn connect(path: &Path) -> io::Result<Option<Opened>> {
     match socket::try_dial(path) {
-        Ok(stream) => Opened::two_way(stream.into(), Kind::Socket).map(Some),
+        Ok(stream) => two_way(stream.into(), Kind::Socket).map(Some),
         Err(error) => match error.kind() {
-            // Not there yet; there and nobody listens; and, on Linux, nobody accepts just now.
+            // No socket yet; no listener; and, on Linux, a full listen queue.
             io::ErrorKind::NotFound
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::WouldBlock => Ok(None),
@@ -180,8 +174,8 @@ fn given(descriptor: OwnedFd) -> io::Result<Opened> {
     };
     let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
     match flags & OFlag::O_ACCMODE {
-        OFlag::O_RDWR => Opened::two_way(descriptor, kind),
-        OFlag::O_RDONLY => Ok(Opened { reader: descriptor, writer: None, kind }),
+        OFlag::O_RDWR => two_way(descriptor, kind),
+        OFlag::O_RDONLY => Ok(one_way(descriptor, kind)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it can't be read")),
     }
 }

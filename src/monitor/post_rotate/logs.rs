@@ -2,24 +2,21 @@
 
 use std::path::Path;
 
-use super::super::consoles::Consoles;
-use super::super::streams::Streams;
+use super::super::channels::Channels;
 use super::command::Who;
 use crate::child::Bystander;
 use crate::logfile::{LogFile, Rotated};
 
 /// All logs of one sandbox that are open, whoever has them.
 pub(super) struct Logs<'a> {
-    pub(super) streams: Option<&'a mut Streams>,
-    pub(super) consoles: &'a mut Consoles,
+    pub(super) channels: &'a mut Channels,
     /// Those that no run has.
     pub(super) kept: &'a mut Vec<LogFile>,
 }
 
 impl Logs<'_> {
     fn iter(&mut self) -> impl Iterator<Item = &mut LogFile> {
-        let own = self.streams.iter_mut().map(|streams| streams.log_file());
-        own.chain(self.consoles.log_files()).chain(self.kept.iter_mut())
+        self.channels.log_files().chain(self.kept.iter_mut())
     }
 
     /// The one at this place.

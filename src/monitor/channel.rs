@@ -1,0 +1,534 @@
+//! A channel: a log, its outputs, an input, the host's terminal at it, and a back end.
+//!
+//! The child's own stdio is channel 0, consoles are channels 1 to n. Every byte between the child
+//! and its logs, the host's stdio and attached clients passes through a channel. A channel knows no
+//! monitor: what it does is reported by its return values.
+
+pub(super) mod backend;
+mod host_terminal;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+#[cfg(feature = "consoles")]
+use std::path::Path;
+use std::time::Instant;
+
+use nix::pty::Winsize;
+use tracing::debug;
+
+use super::attachments::Attachments;
+use super::console_report::ConsoleReport;
+use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources, Timer, TimerKey};
+use super::name::Name;
+use super::sandbox::{LogRate, OverRate, Sandbox};
+use crate::child;
+use crate::logfile::{LogError, LogFile, Mark, Stream};
+use crate::relay::{Input, InputEvent, Log, Output, Over, PaceTimers, Rate, Sink};
+use crate::terminal::{Handle, Terminal};
+use backend::{Backend, Opened};
+use host_terminal::HostTerminal;
+
+/// One channel of a sandbox, during one run.
+#[derive(Debug)]
+pub(super) struct Channel {
+    id: ChannelId,
+    log: Log,
+    outputs: Vec<Output<Handle, SourceKey, TimerKey>>,
+    input: Option<Input<Handle, SourceKey>>,
+    host: HostTerminal,
+    backend: Backend,
+}
+
+/// The host's stdio, where a channel has a part of it.
+#[derive(Debug, Default)]
+pub(super) struct HostStdio {
+    pub(super) terminal: Option<Terminal>,
+    /// Whether the channel reads the host's stdin.
+    pub(super) takes_stdin: bool,
+}
+
+impl Channel {
+    /// A channel that is not open yet. It has one output for each of `outputs`, with the host's
+    /// stream that its bytes are forwarded to.
+    pub(super) fn new(
+        id: ChannelId,
+        backend: Backend,
+        log: Log,
+        host: HostStdio,
+        outputs: impl IntoIterator<Item = (Stream, Option<Sink<Handle, SourceKey>>)>,
+        sandbox: &Sandbox,
+    ) -> Self {
+        let outputs = outputs.into_iter().map(|(stream, sink)| {
+            let mut output = Output::new(stream, sink);
+            if let Some(rate) = sandbox.log_rate {
+                output.limit(rate.into(), timers(id, stream));
+            }
+            output
+        });
+        // Exactly as many as there are: each is a few hundred bytes.
+        let mut exact = Vec::with_capacity(outputs.size_hint().0);
+        exact.extend(outputs);
+        let host = HostTerminal::new(host.terminal, host.takes_stdin);
+        Self { id, log, outputs: exact, input: None, host, backend }
+    }
+
+    /// Relays these descriptors.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor or no room in the poller is available.
+    pub(super) fn open(&mut self, opened: Opened, sources: &mut Sources<'_>) -> io::Result<()> {
+        for (stream, source, kind) in opened.outputs {
+            if let Some(output) = self.outputs.iter_mut().find(|one| one.stream() == stream) {
+                let key = Source::Output(OutputId { channel: self.id, stream }).key();
+                output.open(source, kind, key, timers(self.id, stream), sources)?;
+            }
+        }
+        // Dropping the target is the end of the child's input, if that is a pipe.
+        let Some(target) = opened.input else { return Ok(()) };
+        let mut input = self.input_to(target)?;
+        let keystrokes = self.backend.takes_keystrokes();
+        let forwarded = self.host.connect(&mut input, keystrokes, sources)?;
+        if forwarded || self.backend.input_lasts() {
+            self.input = Some(input);
+        }
+        Ok(())
+    }
+
+    fn input_to(&self, target: OwnedFd) -> io::Result<Input<Handle, SourceKey>> {
+        child::set_nonblocking(target.as_fd())?;
+        Ok(Input::new(target, Source::Input(self.id).key(), self.backend.input_lasts()))
+    }
+
+    pub(super) fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    /// The child runs.
+    pub(super) fn start(&mut self, pid: u32, cx: &mut Cx<'_>) {
+        self.log.mark(Mark::Start { pid });
+        if let Some(peer) = self.backend.peer() {
+            peer.start(pid);
+            self.connect(cx);
+        }
+        let size = self.pty_master().and_then(|master| child::window_size(master.as_fd()).ok());
+        if let Some(size) = size {
+            self.log.note_size(size);
+        }
+        self.host.enter();
+    }
+
+    /// Opens a channel whose peer may be there by now.
+    pub(super) fn connect(&mut self, cx: &mut Cx<'_>) {
+        let Some(peer) = self.backend.peer() else { return };
+        let again = peer.was_open();
+        let Some(opened) = peer.connect(cx) else { return };
+        if again {
+            self.log.mark(Mark::Reopen);
+        }
+        let result = self.open(opened, &mut cx.sources);
+        if result.is_err() {
+            self.outputs.iter_mut().for_each(|output| output.end(&mut cx.sources));
+        }
+        let Some(peer) = self.backend.peer() else { return };
+        peer.connected(result, cx);
+        if peer.is_draining() {
+            self.begin_tail();
+        }
+    }
+
+    /// What follows when the output of a peer is at its end and in the log: another one may come.
+    fn follow_end(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
+        if self.backend.is_stdio() || !self.backend.is_open() {
+            return;
+        }
+        if !self.has_ended() || self.outputs.iter().any(Output::waits_for_log) {
+            return;
+        }
+        let accepted = self.accepts_input();
+        self.close_input(&mut cx.sources);
+        if self.backend.peer().is_some_and(|peer| peer.closed(cx)) {
+            self.connect(cx);
+        }
+        if !accepted && self.accepts_input() {
+            attachments.resume_input(self.id, &mut cx.sources);
+        }
+    }
+
+    /// Accepts no further peer.
+    pub(super) fn stop_accepting(&mut self) {
+        if let Some(peer) = self.backend.peer() {
+            peer.stop_accepting();
+        }
+    }
+
+    /// The name of a console; the child's own stdio has none.
+    pub(super) fn name(&self) -> Option<&Name> {
+        match &self.backend {
+            Backend::Pipes { .. } | Backend::Pty => None,
+            Backend::Peer(peer) => Some(peer.name()),
+        }
+    }
+
+    /// The path of a PTY that this process has made for a console.
+    #[cfg(feature = "consoles")]
+    pub(super) fn pty_path(&self) -> Option<&Path> {
+        match &self.backend {
+            Backend::Pipes { .. } | Backend::Pty => None,
+            Backend::Peer(peer) => peer.pty_path(),
+        }
+    }
+
+    /// The state of a console.
+    pub(super) fn report(&self) -> Option<ConsoleReport> {
+        match &self.backend {
+            Backend::Pipes { .. } | Backend::Pty => None,
+            Backend::Peer(peer) => Some(peer.report(self.log.path(), self.bytes())),
+        }
+    }
+
+    /// The output of this name.
+    fn output(&mut self, stream: Stream) -> Option<&mut Output<Handle, SourceKey, TimerKey>> {
+        self.outputs.iter_mut().find(|output| output.stream() == stream)
+    }
+
+    /// Whether there is an output of this name.
+    pub(super) fn has_output(&self, stream: Stream) -> bool {
+        self.outputs.iter().any(|output| output.stream() == stream)
+    }
+
+    /// Whether the child has this channel as its terminal.
+    pub(super) fn is_terminal(&self) -> bool {
+        matches!(self.backend, Backend::Pty)
+    }
+
+    fn pty_master(&self) -> Option<&File> {
+        let master = self.outputs.iter().find_map(Output::source);
+        master.filter(|_| self.backend.is_pty_master())
+    }
+
+    /// Reads an output; returns whether bytes came.
+    pub(super) fn read(
+        &mut self,
+        stream: Stream,
+        attachments: &mut Attachments,
+        cx: &mut Cx<'_>,
+    ) -> bool {
+        self.follow_foreground();
+        let audience = &mut attachments.audience(OutputId { channel: self.id, stream });
+        let output = self.outputs.iter_mut().find(|output| output.stream() == stream);
+        let read = output.is_some_and(|output| output.turn(&mut self.log, audience, cx));
+        self.follow_end(attachments, cx);
+        read
+    }
+
+    /// Reads every output; returns whether bytes came.
+    pub(super) fn read_all(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) -> bool {
+        let mut read = false;
+        for output in &mut self.outputs {
+            let id = OutputId { channel: self.id, stream: output.stream() };
+            read |= output.turn(&mut self.log, &mut attachments.audience(id), cx);
+        }
+        self.follow_end(attachments, cx);
+        read
+    }
+
+    /// Gives a pipe that has grown for a flood its size back, unless the flood goes on.
+    pub(super) fn trim(&mut self, stream: Stream, cx: &mut Cx<'_>) {
+        if let Some(output) = self.output(stream) {
+            output.trim(cx);
+        }
+    }
+
+    /// The host's stream takes more of an output.
+    pub(super) fn sink_ready(
+        &mut self,
+        stream: Stream,
+        attachments: &mut Attachments,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some(output) = self.output(stream) {
+            output.flush_sink(&mut cx.sources);
+        }
+        self.follow_end(attachments, cx);
+    }
+
+    /// Whether clients' input is read now. A channel without an input discards it.
+    pub(super) fn accepts_input(&self) -> bool {
+        self.input.as_ref().is_none_or(Input::accepts)
+    }
+
+    /// Sends input of a client.
+    pub(super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
+        if self.input.is_none() && self.is_terminal() {
+            // The descriptor for writing is made when the first client types.
+            let target = self.pty_master().and_then(|pty| pty.as_fd().try_clone_to_owned().ok());
+            self.input = target.and_then(|target| self.input_to(target).ok());
+        }
+        if let Some(input) = &mut self.input {
+            let event = input.send(bytes, sources);
+            self.input_event(event, sources);
+        }
+    }
+
+    /// The child takes more of its input.
+    pub(super) fn input_ready(&mut self, sources: &mut Sources<'_>) {
+        if let Some(input) = &mut self.input {
+            let event = input.flush(sources);
+            self.input_event(event, sources);
+        }
+    }
+
+    /// Reads the host's stdin.
+    pub(super) fn read_host(&mut self, cx: &mut Cx<'_>) {
+        self.follow_foreground();
+        if let Some(input) = &mut self.input {
+            let event = self.host.read(input, cx);
+            self.input_event(event, &mut cx.sources);
+        }
+    }
+
+    fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_>) {
+        let event = if event == InputEvent::Ended { self.end_input(sources) } else { event };
+        let finished = self.input.as_ref().is_some_and(Input::is_finished);
+        if event == InputEvent::Refused || finished {
+            self.close_input(sources);
+        }
+    }
+
+    /// The host's stdin is at its end. The end of the child's follows, after what is pending.
+    fn end_input(&mut self, sources: &mut Sources<'_>) -> InputEvent {
+        let session = self.host.end_stdin();
+        let Some(input) = &mut self.input else { return InputEvent::Open };
+        input.end_source(sources);
+        // The end of a session is a hang-up of the host's terminal, which is not passed on.
+        if !self.backend.is_stdio() || !self.backend.is_pty_master() || session {
+            return InputEvent::Open;
+        }
+        let eof = child::terminal_eof(input.target().as_fd(), input.last());
+        input.send(&eof, sources)
+    }
+
+    fn close_input(&mut self, sources: &mut Sources<'_>) {
+        if let Some(mut input) = self.input.take() {
+            input.close(sources);
+        }
+        // The child's own terminal stays in raw mode until its output has been forwarded.
+        if !self.backend.is_stdio() {
+            self.host.disconnect();
+        }
+    }
+
+    /// Whether keystrokes at the host's terminal go to this channel.
+    pub(super) fn is_session(&self) -> bool {
+        self.host.is_session()
+    }
+
+    /// Puts the host's terminal into raw mode again, after a SIGCONT.
+    pub(super) fn enter_terminal(&mut self) {
+        self.host.enter();
+        self.resize_to_host();
+    }
+
+    /// Gives the host's terminal its modes back, before this process is suspended.
+    pub(super) fn leave_terminal(&mut self) {
+        self.host.leave();
+    }
+
+    fn follow_foreground(&mut self) {
+        if self.host.comes_to_foreground() {
+            self.resize_to_host();
+        }
+    }
+
+    /// Gives the PTY the size of the host's terminal.
+    pub(super) fn resize_to_host(&mut self) {
+        if let Some(size) = self.host.window_size() {
+            self.try_resize(&size);
+        }
+    }
+
+    /// Gives the PTY this size; a failure is logged.
+    pub(super) fn try_resize(&mut self, size: &Winsize) {
+        if let Some(Err(error)) = self.resize(size) {
+            debug!("can't resize the child's terminal: {error}");
+        }
+    }
+
+    /// Gives the PTY this size; `None` if the channel is not a PTY of ours.
+    pub(super) fn resize(&mut self, size: &Winsize) -> Option<io::Result<()>> {
+        let resized = child::resize(self.pty_master()?.as_fd(), size);
+        if resized.is_ok() {
+            self.log.note_size(*size);
+        }
+        Some(resized)
+    }
+
+    /// The child has ended: notes how many bytes are still to be read, and reads.
+    pub(super) fn begin_drain(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
+        if let Some(peer) = self.backend.peer() {
+            peer.begin_drain();
+        }
+        self.close_input(&mut cx.sources);
+        if self.backend.is_open() {
+            self.begin_tail();
+            self.read_all(attachments, cx);
+        } else {
+            self.connect(cx);
+        }
+    }
+
+    fn begin_tail(&mut self) {
+        let is_pty = self.backend.is_pty_master();
+        for output in &mut self.outputs {
+            let left = match output.source() {
+                Some(_) if is_pty => Some(child::PTY_CAPACITY),
+                Some(source) => child::bytes_available(source.as_fd()).ok(),
+                None => None,
+            };
+            output.begin_tail(left);
+        }
+    }
+
+    /// Whether no bytes are coming on the outputs that are read.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.outputs.iter().all(Output::is_quiet)
+    }
+
+    /// Whether all outputs are at their end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.outputs.iter().all(Output::has_ended)
+    }
+
+    /// Whether all bytes that were read have been logged and forwarded.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outputs.iter().all(Output::is_flushed)
+    }
+
+    /// Whether no further bytes can come, and all have been logged and forwarded.
+    pub(super) fn is_finished(&self) -> bool {
+        self.backend.is_over() && self.has_ended() && self.is_flushed()
+    }
+
+    /// Reads no more from the outputs of which all that the child itself wrote has been read.
+    pub(super) fn end_complete(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
+        for output in self.outputs.iter_mut().filter(|output| output.has_tail()) {
+            output.end(&mut cx.sources);
+        }
+        self.follow_end(attachments, cx);
+    }
+
+    /// Gives up bytes that wait for the log if it can't be written, else bytes that wait for the
+    /// host's streams.
+    pub(super) fn abandon(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
+        if self.waits_for_log() {
+            self.abandon_outputs(&mut cx.sources);
+            self.host.leave();
+        } else {
+            self.outputs.iter_mut().for_each(|output| output.abandon_sink(&mut cx.sources));
+        }
+        self.follow_end(attachments, cx);
+    }
+
+    /// Ends a channel that could not be opened.
+    pub(super) fn discard(&mut self, sources: &mut Sources<'_>) {
+        self.close_input(sources);
+        self.abandon_outputs(sources);
+    }
+
+    fn abandon_outputs(&mut self, sources: &mut Sources<'_>) {
+        for output in &mut self.outputs {
+            output.abandon(&mut self.log, sources);
+        }
+        self.log.close();
+    }
+
+    /// Ends the channel; bytes that still wait are counted as left out.
+    pub(super) fn close(&mut self, mark: Option<Mark>, cx: &mut Cx<'_>) {
+        self.close_input(&mut cx.sources);
+        self.abandon_outputs(&mut cx.sources);
+        if let Some(peer) = self.backend.peer() {
+            peer.close(cx);
+        }
+        self.host.leave();
+        if let Some(mark) = mark {
+            self.log.mark(mark);
+        }
+    }
+
+    fn waits_for_log(&self) -> bool {
+        self.log.is_ending() || self.outputs.iter().any(Output::waits_for_log)
+    }
+
+    /// Whether the log is to be tried again without new output.
+    pub(super) fn needs_log_retry(&self) -> bool {
+        self.waits_for_log() || self.log.has_unreported()
+    }
+
+    /// Offers the log again the bytes that it has not taken.
+    pub(super) fn retry_log(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
+        self.log.report();
+        for output in &mut self.outputs {
+            let id = OutputId { channel: self.id, stream: output.stream() };
+            output.retry_log(&mut self.log, &mut attachments.audience(id), &mut cx.sources);
+        }
+        self.follow_end(attachments, cx);
+    }
+
+    /// Writes what the log holds back; returns whether that is done, or given up.
+    pub(super) fn finish_log(&mut self) -> bool {
+        self.log.finish()
+    }
+
+    /// The last bytes of the log, at most `most`; none if it can't be read.
+    pub(super) fn log_tail(&mut self, most: usize) -> Vec<u8> {
+        self.log.tail(most)
+    }
+
+    /// When [`log_turn`](Self::log_turn) is to be called.
+    pub(super) fn log_deadline(&self) -> Option<Instant> {
+        self.log.deadline()
+    }
+
+    /// Lets the log do what is due.
+    pub(super) fn log_turn(&mut self) {
+        self.log.turn();
+    }
+
+    /// Opens the log again by its name.
+    pub(super) fn reopen_log(&mut self) -> Result<(), LogError> {
+        self.log.reopen()
+    }
+
+    pub(super) fn log_file(&mut self) -> &mut LogFile {
+        self.log.file()
+    }
+
+    /// The log of a channel that is closed.
+    pub(super) fn into_log(self) -> LogFile {
+        self.log.into_file()
+    }
+
+    /// Bytes in the log, and bytes that the log or a stream of the host lacks.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let dropped: u64 = self.outputs.iter().map(Output::dropped).sum();
+        (self.log.logged(), self.log.dropped() + dropped)
+    }
+}
+
+/// The timers of one output.
+fn timers(channel: ChannelId, stream: Stream) -> PaceTimers<TimerKey> {
+    let id = OutputId { channel, stream };
+    PaceTimers { pause: Timer::ReadOutput(id).key(), trim: Timer::TrimPipe(id).key() }
+}
+
+impl From<LogRate> for Rate {
+    fn from(LogRate { per_second, burst, over }: LogRate) -> Self {
+        let over = match over {
+            OverRate::Block => Over::Block,
+            OverRate::Drop => Over::Drop,
+        };
+        Self { per_second, burst, over }
+    }
+}

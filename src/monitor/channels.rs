@@ -1,0 +1,469 @@
+//! All channels of a sandbox and its attached clients: every byte of the sandbox passes through
+//! here.
+
+use std::os::unix::net::UnixStream;
+#[cfg(feature = "consoles")]
+use std::path::Path;
+
+use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
+use super::attachments::{Attachments, ClientInput, LAST_OUTPUT, winsize};
+use super::channel::Channel;
+use super::console_report::ConsoleReport;
+use super::keys::{ChannelId, Cx, OutputId, Timer};
+use super::name::Name;
+use super::requests::RequestError;
+use crate::logfile::{LogError, LogFile, Mark, Stream};
+use crate::reactor::TimerId;
+use crate::relay::LOG_RETRY;
+
+/// The channels of one sandbox. Channel 0 exists from the start of a run to its end.
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    /// Those of the current run, the child's own stdio first.
+    list: Vec<Channel>,
+    /// The channel that the host's terminal is at.
+    host: Option<ChannelId>,
+    attachments: Attachments,
+    /// The consoles at the end of the last run.
+    last: Vec<ConsoleReport>,
+    /// Set while bytes wait for a log.
+    log_retry: Option<TimerId>,
+    /// Set while a log has a deadline.
+    log_turn: Option<TimerId>,
+}
+
+impl Channels {
+    /// Begins a run with the channels of its consoles; `host` is the one that the host's terminal
+    /// is at, if that is not the child's own stdio.
+    #[cfg(feature = "consoles")]
+    pub(super) fn begin(&mut self, consoles: Vec<Channel>, host: Option<ChannelId>) {
+        self.list = consoles;
+        self.host = host;
+        self.last = Vec::new();
+    }
+
+    /// Adds the channel of the child's own stdio.
+    pub(super) fn add_stdio(&mut self, channel: Channel) {
+        self.list.insert(0, channel);
+    }
+
+    /// Adds a console while the child of this pid runs.
+    #[cfg(feature = "consoles")]
+    pub(super) fn add_console(&mut self, mut channel: Channel, child: u32, cx: &mut Cx<'_>) {
+        channel.start(child, cx);
+        self.list.push(channel);
+    }
+
+    /// The channel of the child's own stdio.
+    pub(super) fn stdio(&self) -> Option<&Channel> {
+        self.list.first().filter(|channel| channel.id() == ChannelId::STDIO)
+    }
+
+    /// Whether there is a console of this name.
+    pub(super) fn find(&self, name: &Name) -> Option<ChannelId> {
+        self.list.iter().find(|channel| channel.name() == Some(name)).map(Channel::id)
+    }
+
+    fn get(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        self.list.iter_mut().find(|channel| channel.id() == id)
+    }
+
+    /// The consoles that are PTYs of this process, by name and path.
+    #[cfg(feature = "consoles")]
+    pub(super) fn pty_paths(&self) -> impl Iterator<Item = (&Name, &Path)> {
+        self.list.iter().filter_map(|channel| Some((channel.name()?, channel.pty_path()?)))
+    }
+
+    /// The output that the host's terminal is at.
+    fn host_output(&self) -> OutputId {
+        OutputId { channel: self.host.unwrap_or(ChannelId::STDIO), stream: Stream::Tty }
+    }
+
+    /// The child runs.
+    pub(super) fn start(&mut self, pid: u32, cx: &mut Cx<'_>) {
+        for channel in &mut self.list {
+            channel.start(pid, cx);
+            self.attachments.resume_input(channel.id(), &mut cx.sources);
+        }
+    }
+
+    /// Reads an output; returns whether bytes came.
+    pub(super) fn read(&mut self, output: OutputId, cx: &mut Cx<'_>) -> bool {
+        let Self { list, attachments, .. } = self;
+        let channel = list.iter_mut().find(|channel| channel.id() == output.channel);
+        channel.is_some_and(|channel| channel.read(output.stream, attachments, cx))
+    }
+
+    /// Gives a pipe that has grown for a flood its size back, unless the flood goes on.
+    pub(super) fn trim(&mut self, output: OutputId, cx: &mut Cx<'_>) {
+        if let Some(channel) = self.get(output.channel) {
+            channel.trim(output.stream, cx);
+        }
+    }
+
+    /// The host's stream takes more of an output.
+    pub(super) fn sink_ready(&mut self, output: OutputId, cx: &mut Cx<'_>) {
+        let Self { list, attachments, .. } = self;
+        if let Some(channel) = list.iter_mut().find(|channel| channel.id() == output.channel) {
+            channel.sink_ready(output.stream, attachments, cx);
+        }
+    }
+
+    /// A channel takes more input.
+    pub(super) fn input_ready(&mut self, id: ChannelId, cx: &mut Cx<'_>) {
+        if let Some(channel) = self.get(id) {
+            channel.input_ready(&mut cx.sources);
+        }
+        self.attachments.resume_input(id, &mut cx.sources);
+    }
+
+    /// Opens a channel whose peer may be there by now.
+    #[cfg(feature = "consoles")]
+    pub(super) fn connect(&mut self, id: ChannelId, cx: &mut Cx<'_>) {
+        if let Some(channel) = self.get(id) {
+            channel.connect(cx);
+        }
+    }
+
+    /// Reads the host's stdin. Typing there makes the size of that terminal the one in effect.
+    pub(super) fn read_host(&mut self, cx: &mut Cx<'_>) {
+        let output = self.host_output();
+        let Self { list, attachments, .. } = self;
+        let Some(channel) = list.iter_mut().find(|channel| channel.id() == output.channel) else {
+            return;
+        };
+        channel.read_host(cx);
+        if channel.is_session() && attachments.host_act(output) {
+            channel.resize_to_host();
+        }
+    }
+
+    /// The host's terminal has a new size, which is in effect from now on.
+    pub(super) fn host_resized(&mut self) {
+        let output = self.host_output();
+        self.attachments.host_act(output);
+        if let Some(channel) = self.get(output.channel) {
+            channel.resize_to_host();
+        }
+    }
+
+    /// Gives the host's terminal its modes back, before this process is suspended.
+    pub(super) fn leave_terminal(&mut self) {
+        self.list.iter_mut().for_each(Channel::leave_terminal);
+    }
+
+    /// This process has been continued.
+    pub(super) fn enter_terminal(&mut self) {
+        self.list.iter_mut().for_each(Channel::enter_terminal);
+    }
+}
+
+/// Attached clients.
+impl Channels {
+    /// Attaches a client; see [`Monitor::attach`](super::Monitor::attach).
+    pub(super) fn attach(
+        &mut self,
+        client: UnixStream,
+        request: &Attach,
+        preamble: impl FnOnce(&Attached) -> Vec<u8>,
+        cx: &mut Cx<'_>,
+    ) -> Result<Attached, (AttachError, UnixStream)> {
+        let (to, output) = match self.resolve(request.to.clone().or_else(|| self.default_attach()))
+        {
+            Ok(found) => found,
+            Err(error) => return Err((error, client)),
+        };
+        let (session, room) = self.attachments.reserve(&mut cx.sources);
+        let most = usize::try_from(request.tail).unwrap_or(usize::MAX).min(room);
+        let tail = match self.get(output.channel) {
+            Some(channel) if most > 0 => channel.log_tail(most),
+            _ => Vec::new(),
+        };
+        let attached = Attached { session, to, tail: tail.len() as u64 };
+        let first = [&preamble(&attached)[..], &tail];
+        let read_only = request.read_only;
+        self.attachments
+            .add(client, &attached, output, read_only, first, &mut cx.sources)
+            .map_err(|(error, client)| (AttachError::System(error), client))?;
+        self.follow_sizes();
+        Ok(attached)
+    }
+
+    /// The output that a request means.
+    fn resolve(&self, to: Option<AttachTo>) -> Result<(AttachTo, OutputId), AttachError> {
+        let stdio = self.stdio().ok_or(AttachError::NotRunning)?;
+        let to = match to {
+            Some(AttachTo::Stdout) | None if stdio.is_terminal() => AttachTo::Tty,
+            Some(to) => to,
+            None => AttachTo::Stdout,
+        };
+        let (channel, stream) = match &to {
+            AttachTo::Console(name) => {
+                let channel = self.find(name);
+                let missing = || AttachError::NoSuchConsole(name.clone());
+                (channel.ok_or_else(missing)?, Stream::Tty)
+            }
+            AttachTo::Stdout => (ChannelId::STDIO, Stream::Stdout),
+            AttachTo::Stderr => (ChannelId::STDIO, Stream::Stderr),
+            AttachTo::Tty => (ChannelId::STDIO, Stream::Tty),
+        };
+        if channel == ChannelId::STDIO && !stdio.has_output(stream) {
+            return Err(AttachError::NoSuchStream(to));
+        }
+        Ok((to, OutputId { channel, stream }))
+    }
+
+    /// The stream that a client gets that asks for none.
+    fn default_attach(&self) -> Option<AttachTo> {
+        let host = self.list.iter().find(|channel| Some(channel.id()) == self.host)?;
+        host.name().cloned().map(AttachTo::Console)
+    }
+
+    /// Gives a channel's PTY the size of a client's terminal.
+    pub(super) fn resize(
+        &mut self,
+        session: SessionId,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), RequestError> {
+        let known = self.attachments.is_read_only(session);
+        if known.ok_or(RequestError::NoSuchSession(session))? {
+            return Err(RequestError::ReadOnly(session));
+        }
+        self.attachments.act(session, Some((rows, columns)));
+        if self.stdio().is_none() {
+            return Err(RequestError::NotRunning);
+        }
+        let output = self.attachments.output_of(session);
+        let channel = output.and_then(|output| self.get(output.channel));
+        channel
+            .and_then(|channel| channel.resize(&winsize(rows, columns)))
+            .ok_or(RequestError::NoTerminal)?
+            .map_err(|error| RequestError::System(error.to_string()))
+    }
+
+    /// Sends input of a client to its channel; returns whether it has been passed on.
+    pub(super) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) -> bool {
+        let Some(output) = self.attachments.output_of(session) else { return false };
+        if self.attachments.is_read_only(session) != Some(false) {
+            return false;
+        }
+        // The size first: the client sees the answer to its keystroke at that size.
+        if self.attachments.act(session, None) {
+            self.apply_size(output);
+        }
+        if let Some(channel) = self.get(output.channel) {
+            channel.send_input(bytes, &mut cx.sources);
+        }
+        true
+    }
+
+    /// Reads a client. Returns its bytes, which are for the child.
+    pub(super) fn read_client(&mut self, id: SessionId, cx: &mut Cx<'_>) -> Option<Vec<u8>> {
+        let output = self.attachments.output_of(id)?;
+        let accepts = self.get(output.channel).is_some_and(|channel| channel.accepts_input());
+        match self.attachments.read(id, accepts, cx) {
+            ClientInput::Nothing => None,
+            ClientInput::Bytes(count) => cx.scratch.get(..count).map(<[u8]>::to_vec),
+            ClientInput::Closed => {
+                self.attachments.remove(id, &mut cx.sources);
+                self.follow_sizes();
+                None
+            }
+        }
+    }
+
+    /// A client takes more.
+    pub(super) fn flush_client(&mut self, id: SessionId, cx: &mut Cx<'_>) {
+        self.attachments.flush(id, &mut cx.sources);
+        self.follow_sizes();
+    }
+
+    /// If the client whose size was in effect has gone, the size of the one before it is in effect
+    /// again.
+    pub(super) fn follow_sizes(&mut self) {
+        for output in self.attachments.take_size_left() {
+            self.apply_size(output);
+        }
+    }
+
+    /// Gives a channel's PTY the size that is in effect.
+    fn apply_size(&mut self, output: OutputId) {
+        let size = self.attachments.size(output);
+        match (self.get(output.channel), size) {
+            (Some(channel), Some(size)) => channel.try_resize(&size),
+            (Some(channel), None) => channel.resize_to_host(),
+            (None, _) => {}
+        }
+    }
+
+    /// The sandbox has stopped: clients get what is left, within a bounded time.
+    pub(super) fn finish_attachments(&mut self, cx: &mut Cx<'_>) {
+        if self.attachments.finish(&mut cx.sources) {
+            cx.timers.set(LAST_OUTPUT, Timer::Attachments.key());
+        }
+    }
+
+    /// Removes every client.
+    pub(super) fn close_attachments(&mut self, cx: &mut Cx<'_>) {
+        self.attachments.close(&mut cx.sources);
+    }
+
+    /// Whether a client is attached.
+    pub(super) fn has_attachments(&self) -> bool {
+        !self.attachments.is_empty()
+    }
+
+    /// The attached clients.
+    pub(super) fn attachments(&self) -> Vec<SessionReport> {
+        self.attachments.report()
+    }
+}
+
+/// The drain.
+impl Channels {
+    /// The child has ended.
+    pub(super) fn begin_drain(&mut self, cx: &mut Cx<'_>) {
+        let Self { list, attachments, .. } = self;
+        list.iter_mut().for_each(|channel| channel.begin_drain(attachments, cx));
+    }
+
+    /// Reads every output; returns whether bytes came.
+    pub(super) fn read_all(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Self { list, attachments, .. } = self;
+        let mut read = false;
+        for channel in list {
+            read |= channel.read_all(attachments, cx);
+        }
+        read
+    }
+
+    /// Whether no bytes are coming on any output that is read.
+    pub(super) fn are_quiet(&self) -> bool {
+        self.list.iter().all(Channel::is_quiet)
+    }
+
+    /// Whether every output is at its end.
+    pub(super) fn have_ended(&self) -> bool {
+        self.list.iter().all(Channel::has_ended)
+    }
+
+    /// Whether all bytes that were read have been logged and forwarded.
+    pub(super) fn are_flushed(&self) -> bool {
+        self.list.iter().all(Channel::is_flushed)
+    }
+
+    /// Whether no further bytes can come, and all have been logged and forwarded.
+    pub(super) fn are_finished(&self) -> bool {
+        self.list.iter().all(Channel::is_finished)
+    }
+
+    /// Reads no more from outputs of which all that the child itself wrote has been read.
+    pub(super) fn end_complete(&mut self, cx: &mut Cx<'_>) {
+        let Self { list, attachments, .. } = self;
+        list.iter_mut().for_each(|channel| channel.end_complete(attachments, cx));
+    }
+
+    /// Accepts no further peer.
+    pub(super) fn stop_accepting(&mut self) {
+        self.list.iter_mut().for_each(Channel::stop_accepting);
+    }
+
+    /// Gives up bytes that wait for a reader, or for a log that can't be written.
+    pub(super) fn abandon(&mut self, cx: &mut Cx<'_>) {
+        let Self { list, attachments, .. } = self;
+        list.iter_mut().for_each(|channel| channel.abandon(attachments, cx));
+    }
+
+    /// Ends every channel; returns the logs, the bytes in the log of the child's own stdio, and
+    /// the bytes that a log or a stream of the host lacks.
+    pub(super) fn close(
+        &mut self,
+        mark: Option<Mark>,
+        cx: &mut Cx<'_>,
+    ) -> (Vec<LogFile>, (u64, u64)) {
+        for timer in [self.log_retry.take(), self.log_turn.take()].into_iter().flatten() {
+            cx.timers.cancel(timer);
+        }
+        self.list.iter_mut().for_each(|channel| channel.close(mark, cx));
+        if !self.list.is_empty() {
+            self.last = self.consoles();
+        }
+        let bytes = self.bytes();
+        let logs = std::mem::take(&mut self.list).into_iter().map(Channel::into_log);
+        (logs.collect(), bytes)
+    }
+
+    /// The bytes in the log of the child's own stdio, and the bytes that a log or a stream of the
+    /// host lacks, consoles included.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let logged = self.stdio().map_or(0, |channel| channel.bytes().0);
+        (logged, self.list.iter().map(|channel| channel.bytes().1).sum())
+    }
+
+    /// The consoles, of the last run if there is none.
+    pub(super) fn consoles(&self) -> Vec<ConsoleReport> {
+        match self.list.is_empty() {
+            true => self.last.clone(),
+            false => self.list.iter().filter_map(Channel::report).collect(),
+        }
+    }
+}
+
+/// The logs.
+impl Channels {
+    /// Sets the timers that the logs need now.
+    pub(super) fn follow_logs(&mut self, cx: &mut Cx<'_>) {
+        if self.log_retry.is_none() && self.list.iter().any(Channel::needs_log_retry) {
+            self.log_retry = Some(cx.timers.set(LOG_RETRY, Timer::LogRetry.key()));
+        }
+    }
+
+    /// Sets the timer for the next deadline of a log. A call that comes too early does nothing, so
+    /// the timer is only set again if it would expire too late.
+    pub(super) fn follow_deadline(&mut self, cx: &mut Cx<'_>) {
+        let Some(at) = self.list.iter().filter_map(Channel::log_deadline).min() else { return };
+        match self.log_turn {
+            Some(timer) if timer.at() <= at => return,
+            Some(timer) => cx.timers.cancel(timer),
+            None => {}
+        }
+        self.log_turn = Some(cx.timers.set_at(at, Timer::LogTurn.key()));
+    }
+
+    /// Offers the logs again the bytes that they have not taken.
+    pub(super) fn retry_logs(&mut self, cx: &mut Cx<'_>) {
+        self.log_retry = None;
+        let Self { list, attachments, .. } = self;
+        list.iter_mut().for_each(|channel| channel.retry_log(attachments, cx));
+    }
+
+    /// Lets the logs do what is due.
+    pub(super) fn log_turn(&mut self) {
+        self.log_turn = None;
+        self.list.iter_mut().for_each(Channel::log_turn);
+    }
+
+    /// Writes what the logs hold back; returns whether that is done, or given up.
+    pub(super) fn finish_logs(&mut self) -> bool {
+        let mut finished = true;
+        for channel in &mut self.list {
+            finished &= channel.finish_log();
+        }
+        finished
+    }
+
+    /// Opens every log again by its name; returns the first failure.
+    pub(super) fn reopen_logs(&mut self) -> Result<(), LogError> {
+        let mut outcome = Ok(());
+        for channel in &mut self.list {
+            outcome = outcome.and(channel.reopen_log());
+        }
+        outcome
+    }
+
+    /// The logs.
+    pub(super) fn log_files(&mut self) -> impl Iterator<Item = &mut LogFile> {
+        self.list.iter_mut().map(Channel::log_file)
+    }
+}

@@ -1,0 +1,57 @@
+//! Whether a sandbox can be started, as far as that is known before anything is made.
+
+#[cfg(not(feature = "consoles"))]
+use super::console::{Console, ConsoleError};
+#[cfg(feature = "consoles")]
+use super::console_channels::{self, GivenConsoles};
+use super::sandbox::Sandbox;
+use super::transition::StartError;
+use crate::logfile::LogFile;
+
+/// Checks the logs and consoles of a sandbox.
+///
+/// # Errors
+///
+/// A log is unusable; a console is described wrongly, or there are no consoles in this build.
+pub(super) fn check(
+    sandbox: &Sandbox,
+    #[cfg(feature = "consoles")] given: &GivenConsoles,
+) -> Result<(), StartError> {
+    let Sandbox { log_dir, config_file, name, .. } = sandbox;
+    LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)?;
+    #[cfg(feature = "consoles")]
+    console_channels::check(sandbox, given)?;
+    #[cfg(not(feature = "consoles"))]
+    refuse_consoles(sandbox)?;
+    Ok(())
+}
+
+/// A record may describe consoles: such a sandbox is refused, and not started without them.
+#[cfg(not(feature = "consoles"))]
+fn refuse_consoles(sandbox: &Sandbox) -> Result<(), ConsoleError> {
+    let described = sandbox.consoles().map(Console::name).next();
+    match described.or(sandbox.interactive.as_ref()) {
+        Some(name) => Err(ConsoleError::NotBuilt(name.to_string())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(all(test, not(feature = "consoles")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_with_consoles_on_record_is_refused_without_the_feature() {
+        let sandbox = Sandbox::new("a", "b", "/log").unwrap();
+        assert!(refuse_consoles(&sandbox).is_ok());
+        let described = Sandbox { consoles: vec!["x=pty".parse().unwrap()], ..sandbox.clone() };
+        let interactive = Sandbox { interactive: Some("x".parse().unwrap()), ..sandbox };
+        for sandbox in [described, interactive] {
+            let error = refuse_consoles(&sandbox).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "the console x can't be opened: this program was built without consoles"
+            );
+        }
+    }
+}

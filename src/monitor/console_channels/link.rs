@@ -1,0 +1,273 @@
+//! The connection of a console: tried until the peer is there, open, closed, tried again, drained.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::backend::ConsoleBackend;
+use crate::monitor::channel::backend::{Opened, Peer};
+use crate::monitor::console_report::{ConsoleReport, ConsoleState};
+use crate::monitor::keys::{ChannelId, Cx, Source, Timer};
+use crate::monitor::name::Name;
+use crate::reactor::{Interest, SourceId, TimerId};
+
+/// The delay between two attempts, at first and at most.
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// A console that has been open for this time is tried again after the first delay.
+const GOOD: Duration = Duration::from_secs(1);
+
+/// The state of the connection.
+#[derive(Debug)]
+enum State {
+    /// The next attempt is made when the timer expires.
+    Waiting(TimerId),
+    /// A peer has to connect.
+    Listening,
+    /// Open since this instant.
+    Open(Instant),
+    /// No further attempt is made.
+    Gone,
+}
+
+/// Whether the child runs, which every attempt depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Running {
+        child: u32,
+    },
+    /// Bytes that have arrived are read to the end, those of peers in the listen queue included.
+    Draining {
+        child: u32,
+    },
+    Over,
+}
+
+/// The connection of one console.
+#[derive(Debug)]
+pub(super) struct Link {
+    id: ChannelId,
+    name: Name,
+    backend: ConsoleBackend,
+    /// The registered listening socket.
+    listener: Option<SourceId>,
+    life: Life,
+    state: State,
+    delay: Duration,
+    opened: u32,
+    /// Whether the failure of the last attempts has been reported.
+    reported: bool,
+}
+
+impl Link {
+    pub(super) fn new(id: ChannelId, name: Name, backend: ConsoleBackend) -> Self {
+        Self {
+            id,
+            name,
+            backend,
+            listener: None,
+            life: Life::Over,
+            state: State::Gone,
+            delay: FIRST,
+            opened: 0,
+            reported: false,
+        }
+    }
+
+    /// The peer is not there.
+    fn not_there(&mut self, cx: &mut Cx<'_>) {
+        match (self.life, self.backend.listener()) {
+            (Life::Draining { .. } | Life::Over, _) => self.gone(cx),
+            (Life::Running { .. }, None) => self.wait(cx),
+            (Life::Running { .. }, Some(fd)) => {
+                let listener = match self.listener {
+                    Some(listener) => Ok(listener),
+                    None => {
+                        cx.sources.register(&fd, Interest::READ, Source::Listener(self.id).key())
+                    }
+                };
+                match listener {
+                    Ok(listener) => {
+                        // A change of the wish to read needs no system call, so this can't fail.
+                        let _ = cx.sources.want(listener, Interest::READ);
+                        cx.sources.would_block(listener, Interest::READ);
+                        self.listener = Some(listener);
+                        self.state = State::Listening;
+                    }
+                    Err(_) => self.wait(cx),
+                }
+            }
+        }
+    }
+
+    /// Tries again after a delay, which doubles each time, if the peer may appear again.
+    fn wait(&mut self, cx: &mut Cx<'_>) {
+        let Life::Running { .. } = self.life else { return self.gone(cx) };
+        if !self.backend.reopens() {
+            return self.gone(cx);
+        }
+        self.pause_listener(cx);
+        self.state = State::Waiting(cx.timers.set(self.delay, Timer::Connect(self.id).key()));
+        self.delay = (self.delay * 2).min(LONGEST);
+    }
+
+    /// Peers that connect meanwhile wait in the listen queue.
+    fn pause_listener(&self, cx: &mut Cx<'_>) {
+        if let Some(listener) = self.listener {
+            let _ = cx.sources.want(listener, Interest::NONE);
+        }
+    }
+
+    fn gone(&mut self, cx: &mut Cx<'_>) {
+        if let State::Waiting(timer) = self.state {
+            cx.timers.cancel(timer);
+        }
+        self.state = State::Gone;
+        if let Some(listener) = self.listener.take() {
+            cx.sources.deregister(listener);
+        }
+    }
+
+    fn report_failure(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.reported, true) {
+            let path = self.backend.path().map(|path| path.display().to_string());
+            let path = path.unwrap_or_default();
+            warn!(console = %self.name, "can't open the console {path}: {error}");
+        }
+    }
+}
+
+impl Peer for Link {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn pty_path(&self) -> Option<&Path> {
+        self.backend.pty_path()
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self.state, State::Gone)
+    }
+
+    fn was_open(&self) -> bool {
+        self.opened > 0
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self.life, Life::Draining { .. })
+    }
+
+    fn start(&mut self, child: u32) {
+        self.life = Life::Running { child };
+    }
+
+    fn begin_drain(&mut self) {
+        if let Life::Running { child } = self.life {
+            self.life = Life::Draining { child };
+            self.backend.let_end();
+        }
+    }
+
+    fn connect(&mut self, cx: &mut Cx<'_>) -> Option<Opened> {
+        let child = match self.life {
+            Life::Running { child } => child,
+            // Peers in the listen queue are the only ones that have bytes left.
+            Life::Draining { child } if self.backend.listener().is_some() => child,
+            Life::Draining { .. } => {
+                self.gone(cx);
+                return None;
+            }
+            Life::Over => return None,
+        };
+        match self.state {
+            State::Open(_) => return None,
+            State::Waiting(timer) => cx.timers.cancel(timer),
+            State::Listening | State::Gone => {}
+        }
+        match self.backend.open(child) {
+            Ok(Some(mut opened)) => {
+                if self.is_draining() {
+                    opened.input = None;
+                }
+                return Some(opened);
+            }
+            Ok(None) => self.not_there(cx),
+            Err(error) => {
+                self.report_failure(&error);
+                self.wait(cx);
+            }
+        }
+        None
+    }
+
+    fn connected(&mut self, result: io::Result<()>, cx: &mut Cx<'_>) {
+        if let Err(error) = result {
+            self.report_failure(&error);
+            return self.wait(cx);
+        }
+        debug!(console = %self.name, "open");
+        self.pause_listener(cx);
+        self.opened = self.opened.saturating_add(1);
+        self.reported = false;
+        self.state = State::Open(Instant::now());
+    }
+
+    fn closed(&mut self, cx: &mut Cx<'_>) -> bool {
+        debug!(console = %self.name, "closed");
+        if !self.backend.reopens() {
+            self.gone(cx);
+            return false;
+        }
+        if let State::Open(since) = self.state
+            && since.elapsed() >= GOOD
+        {
+            self.delay = FIRST;
+        }
+        match self.life {
+            // After a delay: a peer that closes at once must not keep the loop busy.
+            Life::Running { .. } => self.wait(cx),
+            // A peer that has connected meanwhile may have left bytes.
+            Life::Draining { .. } if self.backend.listener().is_some() => {
+                self.state = State::Listening;
+                return true;
+            }
+            Life::Draining { .. } | Life::Over => self.gone(cx),
+        }
+        false
+    }
+
+    fn stop_accepting(&mut self) {
+        self.life = Life::Over;
+    }
+
+    fn close(&mut self, cx: &mut Cx<'_>) {
+        self.life = Life::Over;
+        self.gone(cx);
+    }
+
+    fn report(&self, log: &Path, (bytes_logged, bytes_dropped): (u64, u64)) -> ConsoleReport {
+        ConsoleReport {
+            name: self.name.clone(),
+            kind: self.backend.word(),
+            path: self.backend.path().map(ToOwned::to_owned),
+            state: match self.state {
+                State::Waiting(_) => ConsoleState::Waiting,
+                State::Listening => ConsoleState::Listening,
+                State::Open(_) => ConsoleState::Open,
+                State::Gone => ConsoleState::Gone,
+            },
+            log: log.to_owned(),
+            bytes_logged,
+            bytes_dropped,
+            opened: self.opened,
+        }
+    }
+}

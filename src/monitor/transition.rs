@@ -1,0 +1,221 @@
+//! The transitions of a monitored child, and how it ended.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::console::ConsoleError;
+use super::console_report::ConsoleReport;
+use crate::child::{ExitStatus, Identity, Signal, SpawnError};
+use crate::logfile::LogError;
+/// A lifecycle transition, told after it has happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Transition {
+    /// The child runs.
+    Running {
+        /// When it was seen to run.
+        at: DateTime<Utc>,
+        /// Its pid and start time.
+        child: Identity,
+    },
+    /// A stop was asked for, and the stop signal sent.
+    Stopping {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The child has been reaped; its output is being read to the end.
+    Draining {
+        /// When it was reaped.
+        at: DateTime<Utc>,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// This run is over, the child reaped and its output in the log; after a while the command is
+    /// started again, as a run of its own, which begins with a [claim](Observer::claim). If a stop
+    /// comes first, [`Stopped`](Self::Stopped) follows with the same end.
+    Restarting {
+        /// When this run was over.
+        at: DateTime<Utc>,
+        /// How, and with how many bytes.
+        end: End,
+        /// How long after `at` the next run begins.
+        after: Duration,
+    },
+    /// Everything is over: the child reaped and its output in the log, or never started.
+    Stopped {
+        /// When.
+        at: DateTime<Utc>,
+        /// How, and with how many bytes.
+        end: End,
+    },
+}
+
+/// How a monitored child ended.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// Exit code, signal, or why it never ran.
+    pub outcome: Outcome,
+    /// Bytes of the child's output that are in the log.
+    pub bytes_logged: u64,
+    /// Bytes that some sink left out: a log under [`OnLogError::Drop`], or our own stdout and
+    /// stderr under [`Forward::Drop`]; those of consoles included.
+    ///
+    /// [`OnLogError::Drop`]: super::OnLogError::Drop
+    /// [`Forward::Drop`]: super::Forward::Drop
+    pub bytes_dropped: u64,
+    /// The consoles beside the child's own streams, in the order in which they were given.
+    pub consoles: Vec<ConsoleReport>,
+}
+
+/// The outcome of a run.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The child ran and ended.
+    Ended {
+        /// Its exit code or signal.
+        status: ExitStatus,
+        /// Why it ended.
+        reason: Reason,
+    },
+    /// The child never ran.
+    NotStarted(StartError),
+}
+
+/// Why a child that ran has ended; the words of the record are in [`Reason::as_str`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// By itself, with an exit code.
+    Exited,
+    /// By a signal that was not ours.
+    Signalled,
+    /// After a stop request, within the stop timeout.
+    Stopped,
+    /// By our KILL, after the stop timeout or a second stop request.
+    Killed,
+    /// By a stop, because it has run for as long as it may.
+    MaxDuration,
+    /// By a stop, because there was neither output nor input for as long as that may be.
+    IdleTimeout,
+    /// By the kernel, for want of memory in its cgroup.
+    OutOfMemory,
+}
+
+impl Reason {
+    /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
+    /// `idle-timeout` or `out-of-memory`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Signalled => "signalled",
+            Self::Stopped => "stopped",
+            Self::Killed => "killed",
+            Self::MaxDuration => "max-duration",
+            Self::IdleTimeout => "idle-timeout",
+            Self::OutOfMemory => "out-of-memory",
+        }
+    }
+}
+
+/// Why a child was not started, or one that was handed over is not monitored. Of a command
+/// nothing is left running; a child that was handed over is the host's again, its streams closed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StartError {
+    /// A live supervisor has the name.
+    #[error(
+        "{config_file}/{name} is already running under the supervisor with pid {supervisor}: stop that one, or choose another --name"
+    )]
+    Taken {
+        /// The namespace.
+        config_file: String,
+        /// The sandbox.
+        name: String,
+        /// The pid of that supervisor.
+        supervisor: u32,
+    },
+    /// An observer refused, or could not answer in time.
+    #[error("can't record the start: {0}")]
+    Claim(String),
+    /// The log's directory or file is unusable; the text names it and the reason.
+    #[error("{0}")]
+    Log(String),
+    /// What is to be served beside it can't be: the control socket, say.
+    #[error("{0}")]
+    Service(String),
+    /// There can't be such a console; the text names it and the way out.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The cgroup can't be the child's; the text names it and the way out.
+    #[error("{0}")]
+    Cgroup(String),
+    /// The command could not be executed.
+    #[error(transparent)]
+    Spawn(SpawnError),
+    /// A stop was asked for before the child ran.
+    #[error("stopped before it was started")]
+    Stopped,
+    /// The monitor's own resources (descriptors, pollers) could not be had.
+    #[error("can't monitor the child: {0}")]
+    Monitor(String),
+}
+
+impl StartError {
+    pub(super) fn log(error: LogError) -> Self {
+        Self::Log(error.to_string())
+    }
+
+    /// Whether a later start may succeed: the cause is not the name, the record or a stop.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Spawn(_)
+            | Self::Log(_)
+            | Self::Monitor(_)
+            | Self::Cgroup(_)
+            | Self::Console(_) => true,
+            Self::Taken { .. } | Self::Claim(_) | Self::Service(_) | Self::Stopped => false,
+        }
+    }
+}
+
+impl End {
+    /// The exit code of a command that stands for the child's end: the child's own, 128+n for
+    /// signal n, 127 when the command was not found, 126 when it could not be executed, 125 for
+    /// anything else that kept it from running, or an exit status that nobody knows.
+    pub fn exit_code(&self) -> u8 {
+        match &self.outcome {
+            Outcome::Ended { status, .. } => status.exit_code(),
+            Outcome::NotStarted(StartError::Spawn(error)) => error.exit_code(),
+            Outcome::NotStarted(_) => 125,
+        }
+    }
+
+    /// The word for the reason in the record: that of [`Reason`], or `start-failed`.
+    pub fn reason(&self) -> &'static str {
+        match &self.outcome {
+            Outcome::Ended { reason, .. } => reason.as_str(),
+            Outcome::NotStarted(_) => "start-failed",
+        }
+    }
+
+    /// The child's exit status, where it ran.
+    pub fn status(&self) -> Option<ExitStatus> {
+        match self.outcome {
+            Outcome::Ended { status, .. } => Some(status),
+            Outcome::NotStarted(_) => None,
+        }
+    }
+
+    /// The child's exit code for the record: its own, or that of a command that could not be
+    /// started (125 to 127). `None` for a child that a signal ended.
+    pub fn recorded_code(&self) -> Option<i32> {
+        match &self.outcome {
+            Outcome::Ended { status, .. } => status.code(),
+            Outcome::NotStarted(_) => Some(self.exit_code().into()),
+        }
+    }
+
+    /// The signal that ended the child.
+    pub fn signal(&self) -> Option<Signal> {
+        self.status().and_then(ExitStatus::signal)
+    }
+}
