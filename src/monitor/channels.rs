@@ -467,3 +467,6 @@ impl Channels {
         self.list.iter_mut().map(Channel::log_file)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::host::Client;
 use crate::common::{self, PATIENCE, State, assert_same, contains};
-use vmon::child::Command;
+use vmon::child::{Command, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{
     Attach, AttachError, AttachTo, Attached, End, Input, Monitor, RequestError, Restart, Sandbox,
@@ -363,4 +363,39 @@ fn the_end_waits_for_a_client_that_takes_it() {
     });
     assert_eq!(client.seen.len(), HELLO.len() + 400_000);
     host.until("the end", |host| host.monitor().is_done());
+}
+
+#[test]
+fn a_client_of_a_console_of_one_run_gets_nothing_of_another_console_of_the_next() {
+    let state = State::new();
+    let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log"))
+        .unwrap()
+        .restart(Restart::Always);
+    let mut reactor = Reactor::new().unwrap();
+    let (first, mut first_peer) = UnixStream::pair().unwrap();
+    let id = Monitor::builder(sandbox)
+        .console("first".parse().unwrap(), first)
+        .spawn(&mut reactor, Command::new("sleep").args(["1000"]));
+    let mut host = Host { state, reactor, id };
+    host.until("it runs", |host| host.monitor().pid().is_some());
+    let to = Some(AttachTo::Console("first".parse().unwrap()));
+    let (mut client, _) = host.attach(Attach { to, ..LOOK });
+    first_peer.write_all(b"from the first").unwrap();
+    host.until_seen(&mut client, b"from the first");
+    host.reactor.call(host.id, |it, _| it.signal_child(Signal::TERM)).unwrap().unwrap();
+    host.until("the second run", |host| host.monitor().report().restarts > 0);
+    let (second, mut second_peer) = UnixStream::pair().unwrap();
+    let added = host
+        .reactor
+        .call(host.id, |it, cx| it.add_console("second".parse().unwrap(), second, cx))
+        .unwrap();
+    added.unwrap();
+    second_peer.write_all(b"from the second").unwrap();
+    host.until("the second console is logged", |host| {
+        contains(&host.state.whole_log("a@second"), b"from the second")
+    });
+    client.read();
+    assert!(!contains(&client.seen, b"from the second"), "{:?}", client.seen);
+    host.stop();
+    host.end();
 }
