@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tracing::warn;
 use vmon::child::Command;
-use vmon::monitor::{Desk, Service, Transition};
+use vmon::monitor::{Service, ServiceContext, Transition};
 use vmon::reactor::Ready;
 
 use super::reason;
@@ -63,7 +63,7 @@ impl Notifier {
 
     /// Sends lines, preceded once by `READY=1` with this process as the main one: it receives the
     /// manager's signals and returns the exit code. A new message replaces an unsent one.
-    fn notify(&mut self, lines: String, desk: &mut Desk<'_, '_>) {
+    fn notify(&mut self, lines: String, desk: &mut ServiceContext<'_, '_>) {
         let ready = match self.ready {
             Readiness::Pending => format!("READY=1\nMAINPID={}\n", std::process::id()),
             Readiness::NotYet | Readiness::Reported => String::new(),
@@ -88,7 +88,7 @@ impl Notifier {
         self.socket.send_to_addr(lines.as_bytes(), &self.manager).map(drop)
     }
 
-    fn running(&mut self, pid: u32, desk: &mut Desk<'_, '_>) {
+    fn running(&mut self, pid: u32, desk: &mut ServiceContext<'_, '_>) {
         if self.ready == Readiness::NotYet {
             self.ready = Readiness::Pending;
         }
@@ -107,14 +107,17 @@ impl Notifier {
 }
 
 impl Service for Notifier {
-    fn open(&mut self, desk: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn open(
+        &mut self,
+        desk: &mut ServiceContext<'_, '_>,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.timer(WATCHDOG, desk);
         Ok(())
     }
 
-    fn ready(&mut self, _: u32, _: Ready, _: &mut Desk<'_, '_>) {}
+    fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
 
-    fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>) {
+    fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
         if key == RESEND {
             if let Some(lines) = self.unsent.take() {
                 self.notify(lines, desk);
@@ -125,7 +128,7 @@ impl Service for Notifier {
         }
     }
 
-    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+    fn transition(&mut self, transition: &Transition, desk: &mut ServiceContext<'_, '_>) {
         let lines = match transition {
             Transition::Running { child, .. } => return self.running(child.pid, desk),
             Transition::Stopping { .. } => "STOPPING=1\nSTATUS=stopping\n".to_owned(),

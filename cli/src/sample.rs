@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tracing::{debug, warn};
-use vmon::monitor::{Desk, Identity, Sandbox, Service, Transition};
+use vmon::monitor::{Identity, Sandbox, Service, ServiceContext, Transition};
 use vmon::reactor::{Ready, TimerId};
 use vmon::registry::{Registry, Sample};
 use vmon::usage;
@@ -90,7 +90,7 @@ impl Sampler {
         }
     }
 
-    fn stop(&mut self, desk: &mut Desk<'_, '_>) {
+    fn stop(&mut self, desk: &mut ServiceContext<'_, '_>) {
         if let Some(running) = self.running.take() {
             desk.cancel_timer(running.timer);
         }
@@ -98,13 +98,13 @@ impl Sampler {
 }
 
 impl Service for Sampler {
-    fn open(&mut self, _: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
 
-    fn ready(&mut self, _: u32, _: Ready, _: &mut Desk<'_, '_>) {}
+    fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
 
-    fn timer(&mut self, _: u32, desk: &mut Desk<'_, '_>) {
+    fn timer(&mut self, _: u32, desk: &mut ServiceContext<'_, '_>) {
         if let Some(mut running) = self.running.take() {
             self.sample(&mut running);
             running.timer = desk.set_timer(self.interval, NEXT);
@@ -112,7 +112,7 @@ impl Service for Sampler {
         }
     }
 
-    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+    fn transition(&mut self, transition: &Transition, desk: &mut ServiceContext<'_, '_>) {
         match transition {
             Transition::Running { child, .. } => {
                 self.stop(desk);

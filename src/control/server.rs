@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::ControlError;
 use super::place::Place;
-use crate::monitor::{Desk, Sandbox, Service, Transition};
+use crate::monitor::{Sandbox, Service, ServiceContext, Transition};
 use crate::reactor::{Interest, Ready, SourceId};
 use crate::socket::Bound;
 use connections::{Connections, FIRST_KEY};
@@ -90,7 +90,7 @@ impl Server {
     }
 
     /// The socket goes first, so that nobody comes any more; those who have come are answered.
-    fn finish(&mut self, desk: &mut Desk<'_, '_>) {
+    fn finish(&mut self, desk: &mut ServiceContext<'_, '_>) {
         let stage = std::mem::replace(&mut self.stage, Stage::Done);
         let Stage::Open { bound, source, mut clients } = stage else { return };
         bound.leave();
@@ -108,7 +108,10 @@ impl Service for Server {
         Some(self.place.path())
     }
 
-    fn open(&mut self, desk: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn open(
+        &mut self,
+        desk: &mut ServiceContext<'_, '_>,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let bound = self.place.bind()?;
         let cannot = |error| ControlError::io("serve", self.place.path(), error);
         bound.listener.set_nonblocking(true).map_err(cannot)?;
@@ -118,7 +121,7 @@ impl Service for Server {
         Ok(())
     }
 
-    fn ready(&mut self, key: u32, ready: Ready, desk: &mut Desk<'_, '_>) {
+    fn ready(&mut self, key: u32, ready: Ready, desk: &mut ServiceContext<'_, '_>) {
         match &mut self.stage {
             Stage::Open { bound, clients, .. } if key == LISTENER => {
                 clients.accept(&bound.listener, desk);
@@ -132,7 +135,7 @@ impl Service for Server {
         self.settle();
     }
 
-    fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>) {
+    fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
         match &mut self.stage {
             Stage::Open { clients, .. } if key < FIRST_KEY => clients.accept_again(desk),
             _ => {
@@ -144,7 +147,7 @@ impl Service for Server {
         self.settle();
     }
 
-    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+    fn transition(&mut self, transition: &Transition, desk: &mut ServiceContext<'_, '_>) {
         if let Some(clients) = self.clients() {
             clients.transition(transition, desk);
         }

@@ -3,7 +3,8 @@
 #[cfg(not(feature = "consoles"))]
 use super::console::{Console, ConsoleError};
 #[cfg(feature = "consoles")]
-use super::console_channels::{self, GivenConsoles};
+use super::console_channels;
+use super::parts::Parts;
 use super::sandbox::Sandbox;
 use super::transition::StartError;
 use crate::logfile::LogFile;
@@ -13,14 +14,12 @@ use crate::logfile::LogFile;
 /// # Errors
 ///
 /// A log is unusable; a console is described wrongly, or there are no consoles in this build.
-pub(super) fn check(
-    sandbox: &Sandbox,
-    #[cfg(feature = "consoles")] given: &GivenConsoles,
-) -> Result<(), StartError> {
+pub(super) fn check(parts: &Parts) -> Result<(), StartError> {
+    let sandbox = &parts.sandbox;
     let Sandbox { log_dir, config_file, name, .. } = sandbox;
     LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)?;
     #[cfg(feature = "consoles")]
-    console_channels::check(sandbox, given)?;
+    console_channels::check(sandbox, &parts.given_consoles)?;
     #[cfg(not(feature = "consoles"))]
     refuse_consoles(sandbox)?;
     Ok(())

@@ -1,22 +1,26 @@
-//! The transitions of a monitored child, and the trait of whoever is told of them.
+//! The observers of a monitor: the trait, and the set that is asked for claims and called at each
+//! transition, each observer at its own pace.
 
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tracing::warn;
 
+use super::keys::{Timer, TimerKey};
 use super::sandbox::Sandbox;
-use super::transition::Transition;
+use super::transition::{StartError, Transition};
 use crate::child::{Command, Identity};
+use crate::reactor::{TimerId, Timers};
 
-/// Takes the transitions of one sandbox: the SQLite registry is one, a host's own another.
+/// Receives the transitions of one sandbox, as the SQLite registry does.
 ///
-/// An observer is called on the reactor's thread and must not wait: what can't be done now is
-/// asked for again with [`Progress::Later`]. Each transition is told once, in order; a call that
-/// is late is never repeated by the monitor.
+/// An observer is called on the reactor's thread and must not block: with [`Progress::Later`] it asks
+/// to be called again for what it can't do now. Each transition is reported once, in order; the
+/// monitor never repeats one.
 ///
-/// Closures take transitions and grant every claim:
+/// Closures receive transitions and grant every claim:
 ///
 /// ```
 /// use vmon::monitor::{Observer, Transition};
@@ -24,20 +28,20 @@ use crate::child::{Command, Identity};
 /// let _observer: &mut dyn Observer = &mut log;
 /// ```
 pub trait Observer {
-    /// Asked before anything is started; every observer must grant it.
+    /// Called before anything is started; every observer must grant the claim.
     ///
-    /// [`Claim::Later`] is asked again after that time, for five seconds at most. A child that a
-    /// host hands over runs already: its claim is asked once, and an observer that answers
-    /// [`Claim::Later`] remembers it and makes it good with the transitions that follow.
+    /// After [`Claim::Later`] it is called again, for five seconds at most. A child that a host
+    /// hands over runs already: its claim is asked once, and an observer that answers
+    /// [`Claim::Later`] makes up for it with the transitions that follow.
     fn claim(&mut self, starting: &Starting<'_>) -> Claim {
         let _ = starting;
         Claim::Granted
     }
 
-    /// Told of one transition.
+    /// Called at each transition.
     fn transition(&mut self, transition: &Transition) -> Progress;
 
-    /// Called again when the last call said [`Progress::Later`].
+    /// Called again after a call that returned [`Progress::Later`].
     fn retry(&mut self) -> Progress {
         Progress::Done
     }
@@ -57,16 +61,16 @@ pub struct Starting<'a> {
     pub sandbox: &'a Sandbox,
     /// The command that will be spawned; `None` for a child that the host hands over.
     pub command: Option<&'a Command>,
-    /// The process that monitors: this one.
+    /// The monitoring process: this one.
     pub supervisor: &'a Identity,
     /// When the start was asked for.
     pub at: DateTime<Utc>,
-    /// How often the command has been started again: 0 for its first run. A claim of a later run
-    /// takes over from the one that [`Transition::Restarting`] has told of, in one step; like
-    /// that of a child that runs already it is asked once, and a record that is late is no reason
-    /// not to start.
+    /// How often the command has been started again: 0 for its first run. The claim of a later run
+    /// replaces that of the run that [`Transition::Restarting`] has reported, in one step. Like the
+    /// claim of a child that runs already it is asked once, and a record that is late does not
+    /// prevent the start.
     pub restarts: u32,
-    /// Where a [`Service`](super::Service) of the monitor can be found: its control socket.
+    /// The address of a [`Service`](super::Service) of the monitor, such as its control socket.
     pub socket: Option<&'a Path>,
 }
 
@@ -75,7 +79,8 @@ pub struct Starting<'a> {
 pub enum Claim {
     /// Go ahead.
     Granted,
-    /// Not known yet; ask again after this time. The error is why, for the message if it stays so.
+    /// Not known yet; ask again after this time. The error is the reason, for the message if it
+    /// stays so.
     Later(Duration, Box<dyn Error + Send + Sync>),
     /// The name is taken by a live supervisor. Nothing is started.
     Taken {
@@ -86,11 +91,115 @@ pub enum Claim {
     Refused(Box<dyn Error + Send + Sync>),
 }
 
-/// Whether an observer is done with what it was told.
+/// Whether an observer is done with a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Nothing is left to do.
     Done,
     /// Call [`Observer::retry`] after this time. The monitor's end waits for it.
     Later(Duration),
+}
+
+/// One observer of a monitor.
+struct Entry {
+    observer: Box<dyn Observer>,
+    claimed: bool,
+    /// Set while the observer asks to be called again.
+    retry: Option<TimerId>,
+}
+
+/// The answer of all observers to a claim.
+pub(super) enum Claims {
+    Granted,
+    Later(Duration, Box<dyn std::error::Error + Send + Sync>),
+    Refused(StartError),
+}
+
+/// The observers of one monitor.
+#[derive(Default)]
+pub(super) struct Observers {
+    list: Vec<Entry>,
+}
+
+impl Observers {
+    pub(super) fn add(&mut self, observer: Box<dyn Observer>) {
+        self.list.push(Entry { observer, claimed: false, retry: None });
+    }
+
+    /// Asks each observer that has not granted the claim yet.
+    pub(super) fn claim(&mut self, starting: &Starting<'_>) -> Claims {
+        for entry in self.list.iter_mut().filter(|entry| !entry.claimed) {
+            match entry.observer.claim(starting) {
+                Claim::Granted => entry.claimed = true,
+                Claim::Later(after, reason) => return Claims::Later(after, reason),
+                Claim::Taken { supervisor } => {
+                    return Claims::Refused(taken(starting, supervisor));
+                }
+                Claim::Refused(error) => {
+                    return Claims::Refused(StartError::Claim(error.to_string()));
+                }
+            }
+        }
+        Claims::Granted
+    }
+
+    /// Asks each observer once, for a child that runs already or has run before: only a name that
+    /// is taken prevents it from being monitored.
+    pub(super) fn claim_once(&mut self, starting: &Starting<'_>) -> Claims {
+        for entry in &mut self.list {
+            entry.claimed = match entry.observer.claim(starting) {
+                Claim::Granted | Claim::Later(..) => true,
+                Claim::Taken { supervisor } => {
+                    return Claims::Refused(taken(starting, supervisor));
+                }
+                Claim::Refused(error) => {
+                    warn!(name = %starting.sandbox.name(), "this run will not be recorded: {error}");
+                    false
+                }
+            };
+        }
+        Claims::Granted
+    }
+
+    /// Calls the observers that have granted the claim.
+    pub(super) fn report(&mut self, transition: &Transition, timers: &mut Timers<'_, TimerKey>) {
+        for (index, entry) in self.list.iter_mut().enumerate() {
+            if entry.claimed {
+                let progress = entry.observer.transition(transition);
+                entry.wait(progress, index, timers);
+            }
+        }
+    }
+
+    /// Calls an observer again.
+    pub(super) fn retry(&mut self, index: usize, timers: &mut Timers<'_, TimerKey>) {
+        if let Some(entry) = self.list.get_mut(index) {
+            let progress = entry.observer.retry();
+            entry.wait(progress, index, timers);
+        }
+    }
+
+    /// Whether no observer asks to be called again.
+    pub(super) fn are_done(&self) -> bool {
+        self.list.iter().all(|entry| entry.retry.is_none())
+    }
+}
+
+impl Entry {
+    fn wait(&mut self, progress: Progress, index: usize, timers: &mut Timers<'_, TimerKey>) {
+        if let Some(retry) = self.retry.take() {
+            timers.cancel(retry);
+        }
+        if let Progress::Later(after) = progress {
+            self.retry = Some(timers.set(after, Timer::Observer(index).key()));
+        }
+    }
+}
+
+fn taken(starting: &Starting<'_>, supervisor: u32) -> StartError {
+    StartError::Taken {
+        config_file: starting.sandbox.config_file().to_string(),
+        name: starting.sandbox.name().to_string(),
+        supervisor,
+    }
 }

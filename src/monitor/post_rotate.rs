@@ -1,48 +1,53 @@
-//! The command that is run with each generation of a log once it has been rotated away: one at a
-//! time for all logs of a sandbox, beside it, and waited for by nobody.
+//! The command that is run for each generation of a log after a rotation: one at a time for all logs
+//! of a sandbox. Neither the child nor the end of the sandbox waits for it.
 //!
-//! Each log knows which of its generations wait, on disk too; here is who works on them.
+//! Each log knows, on disk too, which of its generations wait. This is the process that works on
+//! them.
 
 mod command;
 mod logs;
 
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::channels::Channels;
 use super::keys::{Cx, Source, Timer};
-use super::running::LOOK;
-use super::{Launch, Monitor};
-use crate::child::{Bystander, Child, Identity, Liveness, Reach};
+use crate::child::{Bystander, Child, Identity, Liveness};
 use crate::logfile::{LogFile, LogLock, Rotated};
+use crate::process::FileLimit;
 use crate::reactor::{Interest, SourceId};
-use command::{Commands, Left, Rest, Who};
+use command::{Commands, LeftCommand, Rest, Who};
 use logs::Logs;
 
-/// How long after a command could not be started the next try comes.
+/// How often the end of a process is polled if no descriptor reports it.
+const EXIT_POLL: Duration = Duration::from_millis(50);
+
+/// The delay after a command that could not be started.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What a monitor knows of the command.
+/// The command and the process that runs it.
 pub(super) struct PostRotate {
     commands: Commands,
     state: State,
-    /// Logs that no run has: between two of them.
+    /// The logs of the last run, between two runs.
     kept: Vec<LogFile>,
-    /// Which log has had its turn.
+    /// The index of the log whose generation was handed out last.
     turn: usize,
 }
 
-/// Who works.
+/// The process that works.
 enum State {
-    Nobody,
-    /// A command of ours.
-    Ours(Working),
-    /// What an earlier supervisor of this sandbox has left: waited for, so that there is one at a
-    /// time.
+    Idle,
+    /// A command of this monitor.
+    Working(Working),
+    /// A process that an earlier supervisor of this sandbox has left. The next generation waits for
+    /// it, so that one process works at a time.
     Earlier(Bystander, Option<SourceId>),
-    /// The last one could not be started, which has been told.
+    /// The last command could not be started, which has been reported.
     Refused,
 }
 
@@ -54,109 +59,110 @@ struct Working {
     generation: Rotated,
 }
 
+impl State {
+    /// The process that works.
+    fn who(&self) -> Option<Identity> {
+        match self {
+            Self::Working(working) => Identity::of(working.child.pid()),
+            Self::Earlier(earlier, _) => Some(earlier.identity().clone()),
+            Self::Idle | Self::Refused => None,
+        }
+    }
+
+    /// The generation of this log that a command of this monitor works on.
+    fn works_on(&self, log: &LogFile) -> Option<u64> {
+        match self {
+            Self::Working(working) => {
+                (working.log == log.path()).then_some(working.generation.number)
+            }
+            Self::Idle | Self::Earlier(..) | Self::Refused => None,
+        }
+    }
+}
+
 impl PostRotate {
-    /// Of this command, with the file limit of the sandbox's own.
-    pub(super) fn new(command: &OsStr, launch: &Launch) -> Box<Self> {
+    /// The rotate command, with the file limit that the sandbox's own command gets.
+    pub(super) fn new(command: &OsStr, file_limit: Option<FileLimit>) -> Box<Self> {
         Box::new(Self {
-            commands: Commands::new(command, launch),
-            state: State::Nobody,
+            commands: Commands::new(command, file_limit),
+            state: State::Idle,
             kept: Vec::new(),
             turn: 0,
         })
     }
 
-    /// The log of this name is about to be opened by a run: there is one writer a log. Its lock is
-    /// returned, to be kept until then.
+    /// Closes the log of this name, which a run is about to open: a log has one writer. Its lock is
+    /// returned, to be held until then.
     pub(super) fn close_log(&mut self, name: &str) -> Vec<LogLock> {
         let closed = self.kept.extract_if(.., |log| log.is_of(name));
         closed.filter_map(LogFile::into_lock).collect()
     }
-}
 
-impl State {
-    /// The process that works, whosever it is.
-    fn who(&self) -> Option<Identity> {
-        match self {
-            Self::Ours(working) => Identity::of(working.child.pid()),
-            Self::Earlier(earlier, _) => Some(earlier.identity().clone()),
-            Self::Nobody | Self::Refused => None,
-        }
+    /// Keeps the logs of a run that is over, whose generations may still wait.
+    pub(super) fn keep_logs(&mut self, logs: Vec<LogFile>) {
+        self.kept.extend(logs);
     }
 
-    /// The generation of this log that a command of ours works on.
-    fn works_on(&self, log: &LogFile) -> Option<u64> {
-        match self {
-            Self::Ours(working) => (working.log == log.path()).then_some(working.generation.number),
-            Self::Nobody | Self::Earlier(..) | Self::Refused => None,
-        }
-    }
-}
-
-impl Monitor {
-    /// Gives the next generation to the command, where one waits and nobody works.
-    pub(super) fn hand_on(&mut self, cx: &mut Cx<'_>) {
-        let Self { post_rotate: Some(rotating), channels, .. } = self else { return };
-        let PostRotate { commands, state, kept, turn } = &mut **rotating;
-        if !matches!(state, State::Nobody) {
+    /// Starts the command for the next generation, if one waits and no process works.
+    pub(super) fn start_next(&mut self, channels: &mut Channels, cx: &mut Cx<'_>) {
+        if !matches!(self.state, State::Idle) {
             return;
         }
-        let mut logs = Logs { channels, kept };
+        let mut logs = Logs { channels, kept: &mut self.kept };
         if let Some(earlier) = logs.earlier() {
-            let exit = earlier.exit_fd().and_then(|fd| {
-                cx.sources.register(&fd, Interest::READ, Source::PostRotate.key()).ok()
-            });
-            look_later_without(exit, cx);
-            *state = State::Earlier(earlier, exit);
+            let exit = watch(earlier.exit_fd(), cx);
+            self.state = State::Earlier(earlier, exit);
             return;
         }
-        let Some((log, generation)) = logs.hand_out(turn) else { return };
-        match commands.start(&generation) {
+        let Some((log, generation)) = logs.hand_out(&mut self.turn) else { return };
+        match self.commands.start(&generation) {
             Ok((child, gate)) => {
                 debug!(path = %generation.path.display(), pid = child.pid(), "working on it");
                 log.work_begins(generation.number, Who::is(&child));
                 gate.open();
-                let exit = child.exit_fd().and_then(|fd| {
-                    cx.sources.register(&fd, Interest::READ, Source::PostRotate.key()).ok()
-                });
-                look_later_without(exit, cx);
+                let exit = watch(child.exit_fd(), cx);
                 let log = log.path().to_owned();
-                *state = State::Ours(Working { child, exit, log, generation });
+                self.state = State::Working(Working { child, exit, log, generation });
             }
             Err(reason) => {
                 let path = generation.path.display();
                 warn!("can't start the rotate command for {path}: {reason}; trying again");
                 log.take_back();
-                *state = State::Refused;
+                self.state = State::Refused;
                 cx.timers.set(RETRY, Timer::PostRotate.key());
             }
         }
     }
 
-    /// Whoever works may have ended.
-    pub(super) fn look_at_rotation(&mut self, cx: &mut Cx<'_>) {
-        let Self { post_rotate: Some(rotating), channels, .. } = self else { return };
-        let PostRotate { commands, state, kept, .. } = &mut **rotating;
-        let exit = match state {
-            State::Nobody => return,
+    /// Polls the process that works, and starts the next one. `reap_descendants` is whether
+    /// processes that a command leaves behind become children of this one.
+    pub(super) fn poll(
+        &mut self,
+        channels: &mut Channels,
+        reap_descendants: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        let exit = match &mut self.state {
+            State::Idle => return,
             State::Refused => None,
-            State::Ours(working) => {
+            State::Working(working) => {
                 let Some(status) = command::reaped(&working.child) else {
-                    return not_yet(working.exit, cx);
+                    return poll_later(working.exit, cx);
                 };
                 let succeeded = command::report(status, &working.generation);
-                let mut logs = Logs { channels, kept };
+                let mut logs = Logs { channels, kept: &mut self.kept };
                 if let Some(log) = logs.find(&working.log) {
                     log.work_ends(working.generation.number, succeeded);
                 }
-                if self.reach != Reach::Group {
-                    commands.note_left_in(working.child.pid());
+                if reap_descendants {
+                    self.commands.note_left_in(working.child.pid());
                 }
                 working.exit
             }
-            // The logs are told when the next one is handed out.
+            // The logs learn of it when the next generation is handed out.
             State::Earlier(earlier, exit) => {
                 if !earlier.has_ended() {
-                    return not_yet(*exit, cx);
+                    return poll_later(*exit, cx);
                 }
                 *exit
             }
@@ -164,47 +170,32 @@ impl Monitor {
         if let Some(exit) = exit {
             cx.sources.deregister(exit);
         }
-        *state = State::Nobody;
-        self.hand_on(cx);
+        self.state = State::Idle;
+        self.start_next(channels, cx);
     }
 
-    /// Reaps what commands have left in the background and has come down to us.
-    pub(super) fn reap_left_of_rotations(&mut self) {
-        if let Some(rotating) = &mut self.post_rotate {
-            rotating.commands.reap_left();
-        }
+    /// Reaps processes that commands have left behind and that have become children of this one.
+    pub(super) fn reap_left(&mut self) {
+        self.commands.reap_left();
     }
 
-    /// A run is over and these logs with it. Rotate commands may need them still; where the command
-    /// is started again, they stay locked until the next run has opened them.
-    pub(super) fn keep_logs(&mut self, logs: impl IntoIterator<Item = LogFile>) {
-        match (&mut self.post_rotate, &mut self.again) {
-            (Some(rotating), _) => rotating.kept.extend(logs),
-            (None, Some(again)) => again.keep_locked(logs),
-            (None, None) => {}
-        }
-    }
-
-    /// All is over: whoever works goes on, and a shell of its own waits for that and takes over
-    /// those whose turn has not come.
-    pub(super) fn leave_rotations(&mut self, cx: &mut Cx<'_>) {
-        let Some(mut rotating) = self.post_rotate.take() else { return };
-        rotating.leave_rest(cx);
-        match rotating.state {
-            State::Ours(Working { child, exit, generation, .. }) => {
+    /// The sandbox has stopped: the process that works goes on, and a shell takes over the
+    /// generations that wait.
+    pub(super) fn leave(mut self, cx: &mut Cx<'_>) {
+        self.leave_rest(cx);
+        match self.state {
+            State::Working(Working { child, exit, generation, .. }) => {
                 if let Some(exit) = exit {
                     cx.sources.deregister(exit);
                 }
-                cx.sources.detach(Box::new(Left { child, generation: Some(generation) }));
+                cx.sources.detach(Box::new(LeftCommand { child, generation: Some(generation) }));
             }
             State::Earlier(_, Some(exit)) => cx.sources.deregister(exit),
-            State::Earlier(..) | State::Nobody | State::Refused => {}
+            State::Earlier(..) | State::Idle | State::Refused => {}
         }
     }
-}
 
-impl PostRotate {
-    /// Leaves to a shell what is not finished.
+    /// Leaves the generations that are not finished to a shell.
     fn leave_rest(&mut self, cx: &mut Cx<'_>) {
         let Self { commands, state, kept, .. } = self;
         let who = state.who();
@@ -222,7 +213,7 @@ impl PostRotate {
                     log.work_is_left(rest.first, rest.last, Who::is(&child));
                 }
                 gate.open();
-                cx.sources.detach(Box::new(Left { child, generation: None }));
+                cx.sources.detach(Box::new(LeftCommand { child, generation: None }));
             }
             Err(reason) => {
                 for (log, _) in &rests {
@@ -236,9 +227,9 @@ impl PostRotate {
     }
 }
 
-/// What is not finished of this log, while `at_work` works.
+/// The generations of this log that are not finished, while `at_work` works.
 fn rest_of(log: &mut LogFile, state: &State, at_work: Option<&Identity>) -> Option<Rest> {
-    // It stays with somebody else who has it and is not waited for.
+    // It stays with a process of another supervisor that still works on it.
     if let Some(who) = log.stranger_at_work()
         && let Ok(Who(stranger)) = who.parse()
         && at_work != Some(&stranger)
@@ -257,17 +248,20 @@ fn rest_of(log: &mut LogFile, state: &State, at_work: Option<&Identity>) -> Opti
     }
 }
 
-/// Without a descriptor that tells of the end, that is looked for.
-fn look_later_without(exit: Option<SourceId>, cx: &mut Cx<'_>) {
+/// Watches for the end of a process; without a descriptor that is polled.
+fn watch(exit: Option<BorrowedFd<'_>>, cx: &mut Cx<'_>) -> Option<SourceId> {
+    let key = Source::PostRotate.key();
+    let exit = exit.and_then(|fd| cx.sources.register(&fd, Interest::READ, key).ok());
     if exit.is_none() {
-        cx.timers.set(LOOK, Timer::PostRotate.key());
+        cx.timers.set(EXIT_POLL, Timer::PostRotate.key());
     }
+    exit
 }
 
-fn not_yet(exit: Option<SourceId>, cx: &mut Cx<'_>) {
-    // kqueue may tell of the end before waitpid(2) knows of it, and tells once.
+fn poll_later(exit: Option<SourceId>, cx: &mut Cx<'_>) {
+    // kqueue may report the end before waitpid(2) does, and reports it once.
     if let Some(exit) = exit {
         cx.sources.would_block(exit, Interest::READ);
     }
-    cx.timers.set(LOOK, Timer::PostRotate.key());
+    cx.timers.set(EXIT_POLL, Timer::PostRotate.key());
 }

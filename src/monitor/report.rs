@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::attach::SessionReport;
-use super::channel::Channel;
 use super::console_report::ConsoleReport;
 use super::name::Name;
 use super::transition::End;
-use super::{Identity, Monitor, State};
+use crate::child::Identity;
 
 /// Where a monitor is in the life of its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,48 +76,4 @@ pub struct Report {
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, once one has.
     pub end: Option<End>,
-}
-
-impl Monitor {
-    /// What is known of the sandbox now.
-    pub fn report(&self) -> Report {
-        let stdio = self.channels.stdio();
-        let (logged, dropped) = match &self.state {
-            State::Stopped(end) | State::Restarting(end, _) if stdio.is_none() => {
-                (end.bytes_logged, end.bytes_dropped)
-            }
-            _ => self.channels.bytes(),
-        };
-        Report {
-            name: self.sandbox.name.clone(),
-            config_file: self.sandbox.config_file.clone(),
-            phase: self.phase(),
-            supervisor: self.supervisor.clone(),
-            child: self.pid().and(self.child.as_ref().map(|(child, _)| child.clone())),
-            started_at: self.asked,
-            running_at: self.child.as_ref().map(|(_, at)| *at),
-            restarts: self.restarts,
-            tty: stdio.map(Channel::is_terminal),
-            log: self.sandbox.log_path(),
-            bytes_logged: logged,
-            bytes_dropped: dropped,
-            consoles: self.channels.consoles(),
-            sessions: self.channels.attachments(),
-            end: match &self.state {
-                State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
-                _ => None,
-            },
-        }
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        match self.state {
-            State::Starting { .. } | State::Moving => Phase::Starting,
-            State::Running(_) => Phase::Running,
-            State::Stopping(..) => Phase::Stopping,
-            State::Draining(_) => Phase::Draining,
-            State::Restarting(..) => Phase::Restarting,
-            State::Stopped(_) => Phase::Stopped,
-        }
-    }
 }

@@ -1,5 +1,6 @@
-//! Who serves others beside the monitor, on its loop and its thread: the control socket is one.
+//! Services of a monitor, such as its control socket: handlers on its loop that serve clients.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -9,19 +10,22 @@ use std::time::Duration;
 
 use super::attach::{Attach, AttachError, Attached, SessionId};
 use super::keys::{Cx, Source, Timer};
+use super::lifecycle::{Event, Lifecycle, StopRequest};
 use super::report::Report;
+use super::requests::RequestError;
+use super::sandbox::Sandbox;
 use super::transition::Transition;
-use super::{Monitor, RequestError};
 use crate::child::Signal;
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
 
-/// Serves others on the loop of one monitor, with sources and timers of its own.
+/// Serves clients on the loop of one monitor, with sources and timers of its own.
 ///
-/// Each call is made on the reactor's thread and must not wait. What it may do to the monitor and
-/// to the loop comes to it as a [`Desk`]. A service names its sources and timers by numbers of its
-/// own choice, its *keys*.
+/// Each call is made on the reactor's thread and must not block. The [`ServiceContext`] gives it
+/// access to the monitor and to the loop. A service identifies its sources and timers by numbers of
+/// its own choice, its *keys*.
 pub trait Service {
-    /// Where others find it, for the record: the path of a socket, say. Asked before the claim.
+    /// The address of the service for the record, such as the path of a socket. Asked before the
+    /// claim.
     fn address(&self) -> Option<&Path> {
         None
     }
@@ -30,35 +34,35 @@ pub trait Service {
     ///
     /// # Errors
     ///
-    /// Why nothing may be started without it; the run ends with
+    /// The reason that nothing may be started without the service; the run ends with
     /// [`StartError::Service`](super::StartError::Service).
-    fn open(&mut self, desk: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>>;
+    fn open(&mut self, cx: &mut ServiceContext<'_, '_>)
+    -> Result<(), Box<dyn Error + Send + Sync>>;
 
-    /// A source of this key is ready, as [`Handler::ready`](crate::reactor::Handler::ready) is
-    /// told.
-    fn ready(&mut self, key: u32, ready: Ready, desk: &mut Desk<'_, '_>);
+    /// A source of this key is ready; see [`Handler::ready`](crate::reactor::Handler::ready).
+    fn ready(&mut self, key: u32, ready: Ready, cx: &mut ServiceContext<'_, '_>);
 
     /// A timer of this key has expired.
-    fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>);
+    fn timer(&mut self, key: u32, cx: &mut ServiceContext<'_, '_>);
 
-    /// Told of each transition from [`open`](Self::open) on. After [`Transition::Stopped`] the
+    /// Called at each transition from [`open`](Self::open) on. After [`Transition::Stopped`] the
     /// service comes to its end: see [`is_done`](Self::is_done).
-    fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>);
+    fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>);
 
     /// Whether nothing is left to do. The monitor's own end waits for it, so after `Stopped` it
     /// must become true within a bounded time.
     fn is_done(&self) -> bool;
 }
 
-/// What a [`Service`] may do to its monitor and to the loop.
-pub struct Desk<'a, 'b> {
-    monitor: &'a mut Monitor,
+/// A service's access to its monitor and to the loop, during one call.
+pub struct ServiceContext<'a, 'b> {
+    lifecycle: &'a mut Lifecycle,
     cx: &'a mut Cx<'b>,
-    /// Which service is being called.
+    /// The index of the service that is called.
     service: usize,
 }
 
-impl Desk<'_, '_> {
+impl ServiceContext<'_, '_> {
     /// Watches `fd` under this key; see [`Sources::register`](crate::reactor::Sources::register).
     ///
     /// # Errors
@@ -82,7 +86,7 @@ impl Desk<'_, '_> {
         self.cx.sources.want(source, interest)
     }
 
-    /// Says that an operation on a source answered `WouldBlock`.
+    /// Reports that an operation on a source returned `WouldBlock`.
     pub fn would_block(&mut self, source: SourceId, interest: Interest) {
         self.cx.sources.would_block(source, interest);
     }
@@ -92,55 +96,61 @@ impl Desk<'_, '_> {
         self.cx.sources.turn()
     }
 
-    /// Forgets a source, before its descriptor is closed.
+    /// Removes a source, before its descriptor is closed.
     pub fn deregister(&mut self, source: SourceId) {
         self.cx.sources.deregister(source);
     }
 
-    /// Has [`Service::timer`] called once, after this time.
+    /// Calls [`Service::timer`] once, after this time.
     pub fn set_timer(&mut self, after: Duration, key: u32) -> TimerId {
         self.cx.timers.set(after, Timer::Service { service: self.service, key }.key())
     }
 
-    /// Takes a timer back.
+    /// Cancels a timer.
     pub fn cancel_timer(&mut self, timer: TimerId) {
         self.cx.timers.cancel(timer);
     }
 
-    /// The monitor.
-    pub fn monitor(&self) -> &Monitor {
-        self.monitor
+    /// The sandbox.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.lifecycle.parts.sandbox
+    }
+
+    /// The child's pid, from its start until it has been reaped.
+    pub fn pid(&self) -> Option<u32> {
+        self.lifecycle.pid()
     }
 
     /// What is known of the sandbox now.
     pub fn report(&self) -> Report {
-        self.monitor.report()
+        self.lifecycle.report()
     }
 
-    /// [`Monitor::stop`], killing after `timeout` instead of the sandbox's own, where one is given.
+    /// See [`Monitor::stop_within`](super::Monitor::stop_within).
     pub fn stop(&mut self, timeout: Option<Duration>) {
-        self.monitor.stop_within(timeout, self.cx);
+        let request = StopRequest::Within(timeout);
+        self.lifecycle.handle(Event::Stop(request), self.cx);
     }
 
-    /// [`Monitor::signal_child`].
+    /// See [`Monitor::signal_child`](super::Monitor::signal_child).
     ///
     /// # Errors
     ///
     /// There is no child to signal now.
     pub fn signal(&mut self, signal: Signal) -> Result<(), RequestError> {
-        self.monitor.signal_child(signal)
+        self.lifecycle.signal_child(signal)
     }
 
-    /// [`Monitor::reopen_log`].
+    /// See [`Monitor::reopen_log`](super::Monitor::reopen_log).
     ///
     /// # Errors
     ///
     /// There is no log now, or it can't be opened.
     pub fn reopen_log(&mut self) -> Result<(), RequestError> {
-        self.monitor.reopen_log()
+        self.lifecycle.reopen_log()
     }
 
-    /// [`Monitor::attach`].
+    /// See [`Monitor::attach`](super::Monitor::attach).
     ///
     /// # Errors
     ///
@@ -151,10 +161,10 @@ impl Desk<'_, '_> {
         request: &Attach,
         preamble: impl FnOnce(&Attached) -> Vec<u8>,
     ) -> Result<Attached, (AttachError, UnixStream)> {
-        self.monitor.attach(client, request, preamble, self.cx)
+        self.lifecycle.attach(client, request, preamble, self.cx)
     }
 
-    /// [`Monitor::resize`].
+    /// See [`Monitor::resize`](super::Monitor::resize).
     ///
     /// # Errors
     ///
@@ -165,62 +175,87 @@ impl Desk<'_, '_> {
         rows: u16,
         columns: u16,
     ) -> Result<(), RequestError> {
-        self.monitor.resize(session, rows, columns)
+        self.lifecycle.parts.channels.resize(session, rows, columns)
     }
 }
 
-impl Monitor {
-    /// Opens every service, in the order in which they were given.
-    pub(super) fn open_services(
+/// The services of one monitor.
+#[derive(Default)]
+pub(super) struct Services {
+    list: Vec<Box<dyn Service>>,
+    /// How many of them have been opened.
+    open: usize,
+}
+
+impl Services {
+    pub(super) fn add(&mut self, service: Box<dyn Service>) {
+        self.list.push(service);
+    }
+
+    /// The address that is recorded.
+    pub(super) fn address(&self) -> Option<&Path> {
+        self.list.iter().find_map(|service| service.address())
+    }
+
+    /// Opens every service that is not open yet, in the order in which they were added. They stay
+    /// open over all runs.
+    ///
+    /// # Errors
+    ///
+    /// The text of the service that can't be opened.
+    pub(super) fn open(
         &mut self,
+        lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        // Those of a command that is started again are open already.
-        for service in self.services_open..self.services.len() {
-            self.with_service(service, cx, |service, desk| service.open(desk)).unwrap_or(Ok(()))?;
-            self.services_open = service + 1;
+    ) -> Result<(), String> {
+        for (service, called) in self.list.iter_mut().enumerate().skip(self.open) {
+            let opened = called.open(&mut ServiceContext { lifecycle, cx, service });
+            opened.map_err(|error| error.to_string())?;
+            self.open = service + 1;
+            lifecycle.parts.for_services.get_or_insert_default();
         }
         Ok(())
     }
 
-    /// Calls one service. What happens meanwhile is told to all of them afterwards.
-    pub(super) fn with_service<R>(
+    /// A source of a service is ready.
+    pub(super) fn ready(
         &mut self,
-        service: usize,
+        (service, key): (usize, u32),
+        ready: Ready,
+        lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
-        call: impl FnOnce(&mut dyn Service, &mut Desk<'_, '_>) -> R,
-    ) -> Option<R> {
-        // Taken out, so that it and the monitor can be lent at once.
-        let mut called = self.services.get_mut(service)?.take()?;
-        let result = call(&mut *called, &mut Desk { monitor: self, cx, service });
-        if let Some(place) = self.services.get_mut(service) {
-            *place = Some(called);
+    ) {
+        if let Some(called) = self.list.get_mut(service) {
+            called.ready(key, ready, &mut ServiceContext { lifecycle, cx, service });
         }
-        self.tell_services(cx);
-        Some(result)
     }
 
-    /// Tells the services what they have not been told yet, unless one of them is being called:
-    /// then that is done when it returns.
-    pub(super) fn tell_services(&mut self, cx: &mut Cx<'_>) {
-        if self.services.iter().any(Option::is_none) {
-            return;
+    /// A timer of a service has expired.
+    pub(super) fn timer(
+        &mut self,
+        (service, key): (usize, u32),
+        lifecycle: &mut Lifecycle,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some(called) = self.list.get_mut(service) {
+            called.timer(key, &mut ServiceContext { lifecycle, cx, service });
         }
-        while let Some(transition) = self.untold.pop_front() {
-            for service in 0..self.services_open {
-                let Some(mut called) = self.services.get_mut(service).and_then(Option::take) else {
-                    continue;
-                };
-                called.transition(&transition, &mut Desk { monitor: self, cx, service });
-                if let Some(place) = self.services.get_mut(service) {
-                    *place = Some(called);
-                }
+    }
+
+    /// Reports to the open services the transitions that they have not received yet. None is called
+    /// while another one is: a transition that a service causes is reported afterwards.
+    pub(super) fn report(&mut self, lifecycle: &mut Lifecycle, cx: &mut Cx<'_>) {
+        while let Some(transition) =
+            lifecycle.parts.for_services.as_mut().and_then(VecDeque::pop_front)
+        {
+            for (service, called) in self.list.iter_mut().take(self.open).enumerate() {
+                called.transition(&transition, &mut ServiceContext { lifecycle, cx, service });
             }
         }
     }
 
-    pub(super) fn services_are_done(&self) -> bool {
-        let mut open = self.services.iter().take(self.services_open).flatten();
-        open.all(|service| service.is_done())
+    /// Whether no open service has anything left to do.
+    pub(super) fn are_done(&self) -> bool {
+        self.list.iter().take(self.open).all(|service| service.is_done())
     }
 }

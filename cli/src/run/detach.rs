@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde_json::Value;
-use vmon::monitor::{Desk, Sandbox, Service, Transition};
+use vmon::monitor::{Sandbox, Service, ServiceContext, Transition};
 use vmon::terminal::Messages;
 use vmon::{process, reactor};
 
@@ -148,15 +148,15 @@ struct Teller {
 }
 
 impl Service for Teller {
-    fn open(&mut self, _: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
 
-    fn ready(&mut self, _: u32, _: reactor::Ready, _: &mut Desk<'_, '_>) {}
+    fn ready(&mut self, _: u32, _: reactor::Ready, _: &mut ServiceContext<'_, '_>) {}
 
-    fn timer(&mut self, _: u32, _: &mut Desk<'_, '_>) {}
+    fn timer(&mut self, _: u32, _: &mut ServiceContext<'_, '_>) {}
 
-    fn transition(&mut self, transition: &Transition, _: &mut Desk<'_, '_>) {
+    fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         if let Transition::Running { child, .. } = transition {
             self.voice.ready(&self.sandbox, child.pid);
         }

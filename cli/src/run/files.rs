@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
-use vmon::monitor::{Desk, Service, Transition};
+use vmon::monitor::{Service, ServiceContext, Transition};
 use vmon::reactor::Ready;
 
 use crate::reason;
@@ -56,7 +56,7 @@ impl LifecycleFiles {
 /// Only transitions concern it.
 impl Service for LifecycleFiles {
     /// The name is ours now, and so are the files: what an earlier run has left says nothing.
-    fn open(&mut self, _: &mut Desk<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.remove_pid();
         if let Some(path) = &self.exit {
             remove(path, "exit file");
@@ -64,11 +64,11 @@ impl Service for LifecycleFiles {
         Ok(())
     }
 
-    fn ready(&mut self, _: u32, _: Ready, _: &mut Desk<'_, '_>) {}
+    fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
 
-    fn timer(&mut self, _: u32, _: &mut Desk<'_, '_>) {}
+    fn timer(&mut self, _: u32, _: &mut ServiceContext<'_, '_>) {}
 
-    fn transition(&mut self, transition: &Transition, _: &mut Desk<'_, '_>) {
+    fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         match transition {
             Transition::Running { child, .. } => self.write_pid(child.pid),
             // From here on the pid may become another's.

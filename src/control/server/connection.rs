@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::MAX_MESSAGE;
 use super::super::stream::{self, Took};
 use super::methods::Fault;
-use crate::monitor::{Desk, Phase};
+use crate::monitor::{Phase, ServiceContext};
 use crate::reactor::{Interest, SourceId, TimerId};
 
 /// How long one that has been told off has to read that.
@@ -110,7 +110,7 @@ impl Connection {
     }
 
     /// Takes the next part of what it sends.
-    pub(super) fn look(&mut self, desk: &mut Desk<'_, '_>) -> Look {
+    pub(super) fn look(&mut self, desk: &mut ServiceContext<'_, '_>) -> Look {
         match stream::take(&self.stream, &mut self.message) {
             Ok(Took::Whole) => {
                 self.forget_timer(desk);
@@ -136,7 +136,7 @@ impl Connection {
     }
 
     /// What a client that watches sends is of no use: it is told nothing more but events.
-    pub(super) fn discard(&mut self, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn discard(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         let fate = match self.look(desk) {
             Look::End => return self.end(desk),
             Look::Message(_) | Look::Part | Look::Nothing => Fate::Stays,
@@ -147,7 +147,7 @@ impl Connection {
     }
 
     /// The client sends no more; it may still read.
-    pub(super) fn end(&mut self, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn end(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         let waits = !self.is_flushed() || matches!(self.mode, Mode::Watching(_));
         if !waits || stream::is_hung_up(&self.stream) {
             return Fate::Gone;
@@ -159,14 +159,14 @@ impl Connection {
         self.want(desk)
     }
 
-    fn wait(&mut self, time: Duration, desk: &mut Desk<'_, '_>) {
+    fn wait(&mut self, time: Duration, desk: &mut ServiceContext<'_, '_>) {
         if self.timer.is_none() {
             self.timer = Some(desk.set_timer(time, self.timer_key));
         }
     }
 
     /// Sends a reply, or what it does not take at once when it does.
-    pub(super) fn send(&mut self, message: Vec<u8>, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn send(&mut self, message: Vec<u8>, desk: &mut ServiceContext<'_, '_>) -> Fate {
         if self.output.is_empty() {
             self.output = message;
         } else {
@@ -176,7 +176,11 @@ impl Connection {
     }
 
     /// Sends an event, if there is room.
-    pub(super) fn send_event(&mut self, message: Vec<u8>, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn send_event(
+        &mut self,
+        message: Vec<u8>,
+        desk: &mut ServiceContext<'_, '_>,
+    ) -> Fate {
         if self.output.len() + message.len() > MOST_WAITING {
             return Fate::Gone;
         }
@@ -184,14 +188,14 @@ impl Connection {
     }
 
     /// Tells what it has done wrong, as its last reply.
-    pub(super) fn tell_off(&mut self, fault: &Fault, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn tell_off(&mut self, fault: &Fault, desk: &mut ServiceContext<'_, '_>) -> Fate {
         self.message = Vec::new();
         self.leave(desk);
         self.send(fault.message(), desk)
     }
 
     /// It is closed once it has taken what waits, or has had its time.
-    pub(super) fn leave(&mut self, desk: &mut Desk<'_, '_>) {
+    pub(super) fn leave(&mut self, desk: &mut ServiceContext<'_, '_>) {
         self.mode = Mode::Leaving;
         self.message = Vec::new();
         self.forget_timer(desk);
@@ -199,7 +203,7 @@ impl Connection {
     }
 
     /// Writes what waits.
-    pub(super) fn flush(&mut self, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn flush(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         while let Some(rest @ [_, ..]) = self.output.get(self.written..) {
             match (&self.stream).write(rest) {
                 Ok(0) => return Fate::Gone,
@@ -226,7 +230,7 @@ impl Connection {
     }
 
     /// No further call is taken while a reply waits, so what waits is bounded.
-    fn want(&self, desk: &mut Desk<'_, '_>) -> Fate {
+    fn want(&self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         let interest = match (self.is_flushed(), self.ended || self.mode == Mode::Leaving) {
             (false, _) => Interest::WRITE,
             (true, false) => Interest::READ,
@@ -238,21 +242,21 @@ impl Connection {
         }
     }
 
-    fn forget_timer(&mut self, desk: &mut Desk<'_, '_>) {
+    fn forget_timer(&mut self, desk: &mut ServiceContext<'_, '_>) {
         if let Some(timer) = self.timer.take() {
             desk.cancel_timer(timer);
         }
     }
 
     /// Lets go of the loop; the stream is closed, or another's from here on.
-    pub(super) fn into_stream(mut self, desk: &mut Desk<'_, '_>) -> UnixStream {
+    pub(super) fn into_stream(mut self, desk: &mut ServiceContext<'_, '_>) -> UnixStream {
         self.forget_timer(desk);
         desk.deregister(self.source);
         self.stream
     }
 
     /// Its timer has expired.
-    pub(super) fn timer_expired(&mut self, desk: &mut Desk<'_, '_>) -> Fate {
+    pub(super) fn timer_expired(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         self.timer = None;
         if self.is_watching() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
             self.wait(self.timeout, desk);

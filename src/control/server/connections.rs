@@ -16,7 +16,7 @@ use super::super::value::int;
 use super::super::{MAX_MESSAGE, view};
 use super::connection::{Connection, Fate, Look, Mode};
 use super::methods::{self, Answer, Fault};
-use crate::monitor::{Attach, Desk, Phase, Transition};
+use crate::monitor::{Attach, Phase, ServiceContext, Transition};
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
 use crate::socket;
 
@@ -80,7 +80,7 @@ impl Connections {
     }
 
     /// Accepts some of those who wait.
-    pub(super) fn accept(&mut self, listener: &UnixListener, desk: &mut Desk<'_, '_>) {
+    pub(super) fn accept(&mut self, listener: &UnixListener, desk: &mut ServiceContext<'_, '_>) {
         for _ in 0..ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, desk),
@@ -94,7 +94,11 @@ impl Connections {
     }
 
     /// Accepts all who wait, for the last time.
-    pub(super) fn accept_all(&mut self, listener: &UnixListener, desk: &mut Desk<'_, '_>) {
+    pub(super) fn accept_all(
+        &mut self,
+        listener: &UnixListener,
+        desk: &mut ServiceContext<'_, '_>,
+    ) {
         for _ in 0..MOST {
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, desk),
@@ -108,20 +112,20 @@ impl Connections {
     }
 
     /// Without descriptors those who wait would be reported again and again.
-    fn pause(&mut self, error: &io::Error, desk: &mut Desk<'_, '_>) {
+    fn pause(&mut self, error: &io::Error, desk: &mut ServiceContext<'_, '_>) {
         warn!("no client is accepted for a while: {error}");
         let _ = desk.want(self.listener, Interest::NONE);
         self.paused = Some(desk.set_timer(PAUSE, 0));
     }
 
-    pub(super) fn accept_again(&mut self, desk: &mut Desk<'_, '_>) {
+    pub(super) fn accept_again(&mut self, desk: &mut ServiceContext<'_, '_>) {
         self.paused = None;
         if desk.want(self.listener, Interest::READ).is_err() {
             self.paused = Some(desk.set_timer(PAUSE, 0));
         }
     }
 
-    fn admit(&mut self, stream: UnixStream, desk: &mut Desk<'_, '_>) {
+    fn admit(&mut self, stream: UnixStream, desk: &mut ServiceContext<'_, '_>) {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -164,8 +168,8 @@ impl Connections {
     fn with(
         &mut self,
         slot: usize,
-        desk: &mut Desk<'_, '_>,
-        act: impl FnOnce(&mut Connection, &mut Desk<'_, '_>) -> Fate,
+        desk: &mut ServiceContext<'_, '_>,
+        act: impl FnOnce(&mut Connection, &mut ServiceContext<'_, '_>) -> Fate,
     ) {
         let Some(place) = self.slots.get_mut(slot) else { return };
         let Some(connection) = place else { return };
@@ -186,11 +190,11 @@ impl Connections {
         }
     }
 
-    pub(super) fn timer(&mut self, key: u32, desk: &mut Desk<'_, '_>) {
+    pub(super) fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
         self.with(slot_of(key), desk, Connection::timer_expired);
     }
 
-    pub(super) fn ready(&mut self, key: u32, ready: Ready, desk: &mut Desk<'_, '_>) {
+    pub(super) fn ready(&mut self, key: u32, ready: Ready, desk: &mut ServiceContext<'_, '_>) {
         let slot = slot_of(key);
         if ready.is_writable() {
             self.with(slot, desk, Connection::flush);
@@ -202,7 +206,7 @@ impl Connections {
 
     /// Serves a client while the turn of the loop has room, those first who have waited. Who has to
     /// wait stays ready, so the next turn comes at once.
-    fn serve_in_turn(&mut self, slot: usize, desk: &mut Desk<'_, '_>) {
+    fn serve_in_turn(&mut self, slot: usize, desk: &mut ServiceContext<'_, '_>) {
         if self.turn.number != desk.turn() {
             self.turn = Turn { number: desk.turn(), left: SERVED };
             while self.turn.left > 0
@@ -230,7 +234,7 @@ impl Connections {
     }
 
     /// Answers the next call that has come, or takes a part of it.
-    fn serve(&mut self, slot: usize, desk: &mut Desk<'_, '_>) {
+    fn serve(&mut self, slot: usize, desk: &mut ServiceContext<'_, '_>) {
         for _ in 0..LOOKS {
             let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
             if !connection.is_flushed() {
@@ -261,7 +265,7 @@ impl Connections {
     }
 
     /// Drops whoever makes us hold most while all of them make us hold too much.
-    fn bound(&mut self, desk: &mut Desk<'_, '_>) {
+    fn bound(&mut self, desk: &mut ServiceContext<'_, '_>) {
         let held: usize = self.slots.iter().flatten().map(Connection::held).sum();
         if held <= MOST_HELD {
             return;
@@ -278,7 +282,7 @@ impl Connections {
         }
     }
 
-    fn message(&mut self, slot: usize, message: &[u8], desk: &mut Desk<'_, '_>) {
+    fn message(&mut self, slot: usize, message: &[u8], desk: &mut ServiceContext<'_, '_>) {
         let call = match Call::read(message) {
             Ok(call) => call,
             Err(reason) => {
@@ -302,7 +306,7 @@ impl Connections {
     }
 
     /// Hands a connection over to the monitor; the reply goes first.
-    fn attach(&mut self, slot: usize, request: &Attach, desk: &mut Desk<'_, '_>) {
+    fn attach(&mut self, slot: usize, request: &Attach, desk: &mut ServiceContext<'_, '_>) {
         let attached = desk.report().sessions.len();
         if self.open + attached > MOST {
             let fault = too_many();
@@ -341,7 +345,11 @@ impl Connections {
     }
 
     /// Tells those who watch.
-    pub(super) fn transition(&mut self, transition: &Transition, desk: &mut Desk<'_, '_>) {
+    pub(super) fn transition(
+        &mut self,
+        transition: &Transition,
+        desk: &mut ServiceContext<'_, '_>,
+    ) {
         let is_watching =
             |slot: &Option<Connection>| slot.as_ref().is_some_and(|it| it.is_watching());
         if !self.slots.iter().any(is_watching) {
@@ -366,7 +374,7 @@ impl Connections {
     }
 
     /// All is over: calls that have come are answered, and who has taken all is gone.
-    pub(super) fn finish(&mut self, desk: &mut Desk<'_, '_>) {
+    pub(super) fn finish(&mut self, desk: &mut ServiceContext<'_, '_>) {
         for slot in 0..self.slots.len() {
             for _ in 0..LAST_CALLS {
                 self.serve(slot, desk);
@@ -383,7 +391,7 @@ impl Connections {
 }
 
 /// Replies with the state, and goes on with the transitions unless that was the last.
-fn watch(connection: &mut Connection, desk: &mut Desk<'_, '_>) -> Fate {
+fn watch(connection: &mut Connection, desk: &mut ServiceContext<'_, '_>) -> Fate {
     let report = desk.report();
     let last = report.phase == Phase::Stopped;
     if last {

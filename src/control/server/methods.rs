@@ -8,7 +8,9 @@ use super::super::call::{Call, Scalar};
 use super::super::view::{self, stream_of};
 use super::super::{INTERFACE_DESCRIPTION, value::int};
 use crate::child::Signal;
-use crate::monitor::{Attach, AttachError, AttachTo, Desk, Phase, RequestError, SessionId};
+use crate::monitor::{
+    Attach, AttachError, AttachTo, Phase, RequestError, ServiceContext, SessionId,
+};
 
 const SERVICE: &str = "org.varlink.service";
 const MONITOR: &str = "io.vmon.Monitor";
@@ -101,7 +103,7 @@ fn message(value: &Value) -> Vec<u8> {
 }
 
 /// Does what a call asks for, as far as that needs no connection.
-pub(super) fn answer(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+pub(super) fn answer(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
     let unknown = || {
         let method = echo(&call.method);
@@ -147,7 +149,7 @@ fn description(call: &Call) -> Result<Value, Fault> {
     }
 }
 
-fn monitor(method: &str, call: &Call, desk: &mut Desk<'_, '_>) -> Answered {
+fn monitor(method: &str, call: &Call, desk: &mut ServiceContext<'_, '_>) -> Answered {
     if call.upgrade && method != "Attach" {
         return Some(Err(Fault::parameter("upgrade")));
     }
@@ -172,7 +174,7 @@ fn done((): ()) -> Answer {
     Answer::Reply(json!({}))
 }
 
-fn signal(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+fn signal(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let parameters = Parameters::of(call, &["signal"])?;
     let name = parameters.text("signal")?.ok_or_else(|| Fault::parameter("signal"))?;
     let signal: Signal =
@@ -180,7 +182,7 @@ fn signal(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
     Ok(done(desk.signal(signal)?))
 }
 
-fn stop(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+fn stop(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let timeout = Parameters::of(call, &["timeout"])?.number("timeout")?;
     if desk.report().phase == Phase::Stopped {
         return Err(Fault::from(RequestError::NotRunning));
@@ -213,7 +215,7 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
     }
 }
 
-fn resize(call: &Call, desk: &mut Desk<'_, '_>) -> Result<Answer, Fault> {
+fn resize(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let parameters = Parameters::of(call, &["session", "rows", "columns"])?;
     let size = |name| match parameters.number::<u16>(name)? {
         Some(number @ 1..) => Ok(number),

@@ -9,7 +9,6 @@ use std::str::FromStr;
 
 use tracing::warn;
 
-use super::super::Launch;
 use crate::child::{self, Child, Command, ExitStatus, Gate, Identity};
 use crate::logfile::Rotated;
 use crate::process::FileLimit;
@@ -73,12 +72,8 @@ pub(super) struct Rest {
 }
 
 impl Commands {
-    /// Of this command, with the file limit of the sandbox's own.
-    pub(super) fn new(command: &OsStr, launch: &Launch) -> Self {
-        let file_limit = match launch {
-            Launch::Spawn(command) => command.former_file_limit(),
-            Launch::Adopt(..) => None,
-        };
+    /// This command, with the file limit that the sandbox's own command gets.
+    pub(super) fn new(command: &OsStr, file_limit: Option<FileLimit>) -> Self {
         Self { command: command.to_owned(), file_limit, groups: Vec::new() }
     }
 
@@ -154,13 +149,13 @@ pub(super) fn report(status: ExitStatus, generation: &Rotated) -> bool {
 
 /// A process that outlives its monitor.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct LeftCommand {
     pub(super) child: Child,
     /// What it works on, where it is one.
     pub(super) generation: Option<Rotated>,
 }
 
-impl Detached for Left {
+impl Detached for LeftCommand {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.child.exit_fd()
     }
@@ -223,9 +218,8 @@ mod tests {
         let mut command = OsString::from("cp /dev/null ");
         command.push(&made);
         command.push(" && : ");
-        let launch = Launch::Spawn(Command::new("true"));
         let generation = Rotated { number: 1, path: PathBuf::from("/x") };
-        let (child, gate) = Commands::new(&command, &launch).start(&generation).unwrap();
+        let (child, gate) = Commands::new(&command, None).start(&generation).unwrap();
         then(gate);
         let give_up = Instant::now() + Duration::from_secs(60);
         loop {

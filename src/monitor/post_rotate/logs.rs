@@ -1,16 +1,16 @@
-//! The logs whose generations are worked on: the child's own and its consoles', in turn.
+//! The logs whose generations are handed out in turn: those of the current run and of the last one.
 
 use std::path::Path;
 
-use super::super::channels::Channels;
 use super::command::Who;
 use crate::child::Bystander;
 use crate::logfile::{LogFile, Rotated};
+use crate::monitor::channels::Channels;
 
-/// All logs of one sandbox that are open, whoever has them.
+/// All open logs of one sandbox.
 pub(super) struct Logs<'a> {
     pub(super) channels: &'a mut Channels,
-    /// Those that no run has.
+    /// The logs of the last run.
     pub(super) kept: &'a mut Vec<LogFile>,
 }
 
@@ -19,13 +19,13 @@ impl Logs<'_> {
         self.channels.log_files().chain(self.kept.iter_mut())
     }
 
-    /// The one at this place.
+    /// The log at this path.
     pub(super) fn find(&mut self, path: &Path) -> Option<&mut LogFile> {
         self.iter().find(|log| log.path() == path)
     }
 
-    /// Somebody whom an earlier supervisor has left at work on one of them. What those had who are
-    /// gone waits again.
+    /// A process that an earlier supervisor has left at work on one of them. Generations of
+    /// processes that are gone wait again.
     pub(super) fn earlier(&mut self) -> Option<Bystander> {
         self.iter().find_map(|log| {
             let who = log.stranger_at_work()?;
@@ -37,8 +37,8 @@ impl Logs<'_> {
         })
     }
 
-    /// The next generation that waits, and its log: of each log one, in turn, so that one that is
-    /// rotated all the time keeps none of another's waiting.
+    /// The next generation that waits, and its log: one of each log in turn, so that a log that is
+    /// rotated all the time does not keep another log's waiting.
     pub(super) fn hand_out(&mut self, turn: &mut usize) -> Option<(&mut LogFile, Rotated)> {
         let count = self.iter().count();
         let (at, generation) = (1..=count).find_map(|step| {

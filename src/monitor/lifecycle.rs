@@ -1,0 +1,520 @@
+//! The lifecycle of a child: what each event does in each state.
+//!
+//! `STARTING → RUNNING → STOPPING → DRAINING → STOPPED`, and `RESTARTING` between two runs.
+//! [`Lifecycle::handle`] is the table of transitions; the states and what they do are in the files
+//! of this folder.
+
+mod cleanup;
+mod draining;
+mod launch;
+mod limits;
+mod process;
+
+#[cfg(feature = "consoles")]
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tracing::{debug, info};
+
+use super::attach::{Attach, AttachError, Attached, SessionId};
+use super::channel::Channel;
+use super::keys::{Cx, OutputId, Timer};
+#[cfg(feature = "consoles")]
+use super::logs::LogOpener;
+use super::logs::end_mark;
+#[cfg(feature = "consoles")]
+use super::name::Name;
+use super::observer::{Claims, Starting};
+use super::parts::Parts;
+use super::report::{Phase, Report};
+use super::requests::RequestError;
+use super::transition::{End, Outcome, StartError, Transition};
+use crate::child::{self, Identity, Reach, Signal};
+use crate::reactor::TimerId;
+use cleanup::Cleanup;
+use draining::Draining;
+pub(super) use launch::Launch;
+use limits::Limits;
+pub(super) use process::StopRequest;
+use process::{Cause, Exit, Process, Stage};
+
+/// How long observers may take to grant a claim.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The state of a child, and what all states share.
+pub(super) struct Lifecycle {
+    state: State,
+    pub(super) parts: Parts,
+}
+
+/// The state of a child.
+enum State {
+    /// `STARTING`.
+    Starting(Launch, Step),
+    /// `RUNNING` or `STOPPING`.
+    Alive(Process, Stage),
+    /// `DRAINING`.
+    Draining(Draining),
+    /// `RESTARTING`: the command is started again when the timer expires.
+    Restarting(End, TimerId),
+    /// `STOPPED`.
+    Stopped(End),
+}
+
+/// How far a start has come.
+enum Step {
+    /// The observers are asked for the claim, until `give_up`.
+    Claiming { give_up: Instant },
+    /// The claim is granted; the services are to be opened.
+    Claimed,
+}
+
+/// What happens to a child.
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    /// The observers are to be asked for the claim. The path is that of a service's socket.
+    Claim(Option<&'a Path>),
+    /// The services are open, or one of them can't be opened.
+    ServicesOpen(Result<(), String>),
+    /// The logs or consoles are not usable.
+    Unusable(StartError),
+    /// A stop is asked for.
+    Stop(StopRequest),
+    /// The maximum duration has passed.
+    MaxDuration,
+    /// The idle timeout has passed since its timer was set.
+    Idle,
+    /// The child may have ended.
+    Exit,
+    /// KILL is due.
+    Kill,
+    /// Input has been passed on.
+    Input,
+    /// Output has been read, or only logged or forwarded.
+    Output { read: bool },
+    /// A stop timeout's worth of draining has passed.
+    DrainLimit,
+    /// The quiet period of a drain has passed.
+    Quiet,
+    /// Processes that the child left behind are to be polled.
+    Leftovers,
+    /// A process below this one has ended.
+    OrphanEnded,
+    /// The command is to be started again.
+    Restart,
+}
+
+impl Lifecycle {
+    /// The lifecycle of a child that is to be launched.
+    pub(super) fn new(launch: Launch, parts: Parts) -> Self {
+        Self { state: State::starting(launch), parts }
+    }
+
+    /// Does what an event asks for in the current state.
+    pub(super) fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+        let Self { state, parts } = self;
+        match (state, event) {
+            // Only a subreaper gets orphans.
+            (_, Event::OrphanEnded) if parts.scope == Reach::Group => {}
+
+            // STARTING
+            (State::Starting(_, Step::Claiming { .. }), Event::Claim(socket)) => {
+                self.claim(socket, cx);
+            }
+            (State::Starting(launch, Step::Claimed), Event::ServicesOpen(Ok(()))) => {
+                match launch.start(parts, cx) {
+                    Ok(process) => self.run(process, cx),
+                    Err(error) => self.fail(error, cx),
+                }
+            }
+            (State::Starting(_, Step::Claimed), Event::ServicesOpen(Err(reason))) => {
+                self.fail(StartError::Service(reason), cx);
+            }
+            (State::Starting(..), Event::Unusable(error)) => self.fail(error, cx),
+            (State::Starting(..), Event::Stop(_)) => self.fail(StartError::Stopped, cx),
+
+            // RUNNING
+            (State::Alive(_, Stage::Running(_)), Event::Stop(request)) => {
+                self.stop(Cause::Request, request.within(), cx);
+            }
+            (State::Alive(_, Stage::Running(_)), Event::MaxDuration) => {
+                self.stop(Cause::MaxDuration, None, cx);
+            }
+            (State::Alive(_, Stage::Running(limits)), Event::Idle) => {
+                if limits.is_idle(!parts.channels.are_flushed(), cx) {
+                    self.stop(Cause::IdleTimeout, None, cx);
+                }
+            }
+            (
+                State::Alive(_, Stage::Running(limits)),
+                Event::Input | Event::Output { read: true },
+            ) => limits.note_activity(),
+
+            // STOPPING
+            (State::Alive(process, Stage::Stopping(stopping)), Event::Stop(request)) => {
+                stopping.ask_again(process, request, &parts.sandbox, cx);
+            }
+            (State::Alive(process, Stage::Stopping(stopping)), Event::Kill) => {
+                stopping.kill(process, "the stop timeout has passed", &parts.sandbox, cx);
+            }
+
+            // RUNNING and STOPPING
+            (State::Alive(process, stage), Event::Exit) => {
+                if let Some(exit) = process.try_reap(stage, parts, cx) {
+                    self.drain(exit, cx);
+                }
+            }
+
+            // DRAINING
+            (State::Draining(draining), Event::Stop(_)) => {
+                if draining.stop(&mut parts.channels, &parts.sandbox.name, cx) {
+                    self.output_moved(false, cx);
+                }
+            }
+            (State::Draining(draining), Event::Output { read }) => {
+                draining.renew_quiet(read, cx);
+                self.end_drain(cx);
+            }
+            (State::Draining(draining), Event::Quiet) => {
+                match draining.end_quiet(&mut parts.channels, cx) {
+                    Some(read) => self.output_moved(read, cx),
+                    None => self.end_drain(cx),
+                }
+            }
+            (State::Draining(draining), Event::DrainLimit) => {
+                draining.pass_limit("the stop timeout has passed", &parts.sandbox.name, cx);
+                self.end_drain(cx);
+            }
+            (State::Draining(draining), event @ (Event::Leftovers | Event::OrphanEnded)) => {
+                let early = matches!(event, Event::OrphanEnded);
+                if draining.poll_leftovers(early, &parts.sandbox.name, cx) {
+                    // Their last output may still be in the pipes.
+                    self.output_moved(true, cx);
+                }
+            }
+
+            // RESTARTING
+            (State::Restarting(..), Event::Restart) => self.restart(),
+            (State::Restarting(end, timer), Event::Stop(_)) => {
+                cx.timers.cancel(*timer);
+                let end = end.clone();
+                self.end(end, cx);
+            }
+
+            // Every other state: orphans of the current child are reaped as they end.
+            (_, Event::OrphanEnded) => {
+                if let Some((child, _)) = &parts.run.child {
+                    child::reap_orphans(child, parts.scope);
+                }
+            }
+            // A timer of an earlier state that expired in the turn of the transition, or a request
+            // that has no effect any more.
+            (
+                State::Starting(..)
+                | State::Alive(..)
+                | State::Draining(_)
+                | State::Restarting(..)
+                | State::Stopped(_),
+                _,
+            ) => {}
+        }
+    }
+
+    /// Asks the observers for the claim: `STARTING` goes on when all of them grant it.
+    fn claim(&mut self, socket: Option<&Path>, cx: &mut Cx<'_>) {
+        let State::Starting(launch, step @ Step::Claiming { .. }) = &mut self.state else { return };
+        let Step::Claiming { give_up } = *step else { return };
+        let Parts { sandbox, supervisor, run, observers, .. } = &mut self.parts;
+        let command = launch.command();
+        let starting = Starting {
+            sandbox,
+            command,
+            supervisor,
+            at: run.asked,
+            restarts: run.restarts,
+            socket,
+        };
+        // The record never keeps a child from running that runs already, or has run before.
+        let claims = match command.is_none() || run.restarts > 0 {
+            true => observers.claim_once(&starting),
+            false => observers.claim(&starting),
+        };
+        match claims {
+            Claims::Granted => *step = Step::Claimed,
+            Claims::Refused(error) => self.fail(error, cx),
+            Claims::Later(_, reason) if Instant::now() >= give_up => {
+                self.fail(StartError::Claim(reason.to_string()), cx);
+            }
+            Claims::Later(after, reason) => {
+                debug!(name = %sandbox.name, "the start waits: {reason}");
+                cx.timers.set(after, Timer::Claim.key());
+            }
+        }
+    }
+
+    /// `STARTING → RUNNING`.
+    fn run(&mut self, process: Process, cx: &mut Cx<'_>) {
+        let parts = &mut self.parts;
+        let pid = process.pid();
+        info!(name = %parts.sandbox.name, pid, "running");
+        // The child has not been reaped, so there is a process of this pid.
+        let child =
+            Identity::of(pid).unwrap_or_else(|| Identity { pid, ..parts.supervisor.clone() });
+        let at = Utc::now();
+        parts.run.child = Some((child.clone(), at));
+        if let Some(backoff) = &mut parts.backoff {
+            backoff.runs();
+        }
+        let limits = Limits::new(&parts.sandbox, cx);
+        self.state = State::Alive(process, Stage::Running(limits));
+        parts.channels.start(pid, cx);
+        // Generations of earlier runs may wait.
+        parts.hand_out_generation(cx);
+        parts.report(&Transition::Running { at, child }, cx);
+    }
+
+    /// `RUNNING → STOPPING`.
+    fn stop(&mut self, cause: Cause, within: Option<Duration>, cx: &mut Cx<'_>) {
+        let State::Alive(process, stage) = &mut self.state else { return };
+        let Stage::Running(limits) = stage else { return };
+        let stopping = process.stop(limits, cause, within, &self.parts.sandbox, cx);
+        *stage = Stage::Stopping(stopping);
+        self.parts.report(&Transition::Stopping { at: Utc::now() }, cx);
+    }
+
+    /// `RUNNING → DRAINING` and `STOPPING → DRAINING`.
+    fn drain(&mut self, (status, left): Exit, cx: &mut Cx<'_>) {
+        let State::Alive(process, stage) = &mut self.state else { return };
+        let parts = &mut self.parts;
+        info!(name = %parts.sandbox.name, pid = process.pid(), ?status, "ended; draining");
+        let reason = process.reason(stage, status);
+        let cgroup = process.release(stage, cx);
+        let signal = stage.final_signal(&parts.sandbox);
+        let cleanup = Cleanup::begin(left, cgroup, signal, parts, cx);
+        let asked = stage.stop_asked();
+        let draining = Draining::new(status, reason, asked, cleanup, &parts.sandbox, cx);
+        self.state = State::Draining(draining);
+        parts.channels.begin_drain(cx);
+        parts.report(&Transition::Draining { at: Utc::now(), status }, cx);
+        self.output_moved(true, cx);
+    }
+
+    /// `DRAINING → STOPPED` or `DRAINING → RESTARTING`, if the drain is over.
+    fn end_drain(&mut self, cx: &mut Cx<'_>) {
+        let State::Draining(draining) = &self.state else { return };
+        if !draining.is_over(&mut self.parts.channels, cx) {
+            return;
+        }
+        draining.release(cx);
+        if draining.was_stopped() {
+            self.parts.backoff = None;
+        }
+        let (status, reason) = (draining.status, draining.reason);
+        self.end_run(Outcome::Ended { status, reason }, cx);
+    }
+
+    /// `STARTING → STOPPED`, or `STARTING → RESTARTING` after an earlier run.
+    fn fail(&mut self, error: StartError, cx: &mut Cx<'_>) {
+        debug!(name = %self.parts.sandbox.name, "not started: {error}");
+        self.end_run(Outcome::NotStarted(error), cx);
+    }
+
+    /// This run is over.
+    fn end_run(&mut self, outcome: Outcome, cx: &mut Cx<'_>) {
+        let parts = &mut self.parts;
+        let (logs, (bytes_logged, bytes_dropped)) = parts.channels.close(end_mark(&outcome), cx);
+        // What its pipes have taken: the timers that would give it back have no channel any more.
+        cx.budget.give_back(usize::MAX);
+        parts.keep_logs(logs);
+        parts.hand_out_generation(cx);
+        let end = End { outcome, bytes_logged, bytes_dropped, consoles: parts.channels.consoles() };
+        let (policy, restarts) = (parts.sandbox.restart, parts.run.restarts);
+        let backoff = parts.backoff.as_mut();
+        match backoff.and_then(|backoff| backoff.delay_after(&end.outcome, policy, restarts)) {
+            Some(after) => self.wait_for_restart(end, after, cx),
+            None => self.end(end, cx),
+        }
+    }
+
+    /// `DRAINING → RESTARTING`.
+    fn wait_for_restart(&mut self, end: End, after: Duration, cx: &mut Cx<'_>) {
+        let parts = &mut self.parts;
+        info!(name = %parts.sandbox.name, reason = end.reason(), ?after, "starting again");
+        let timer = cx.timers.set(after, Timer::Restart.key());
+        self.state = State::Restarting(end.clone(), timer);
+        parts.report(&Transition::Restarting { at: Utc::now(), end, after }, cx);
+    }
+
+    /// `RESTARTING → STARTING`.
+    fn restart(&mut self) {
+        let Some(backoff) = &self.parts.backoff else { return };
+        let launch = Launch::Spawn(backoff.command().clone());
+        let run = &mut self.parts.run;
+        run.restarts = run.restarts.saturating_add(1);
+        run.asked = Utc::now();
+        run.child = None;
+        self.state = State::starting(launch);
+    }
+
+    /// `STOPPED`.
+    fn end(&mut self, end: End, cx: &mut Cx<'_>) {
+        let parts = &mut self.parts;
+        info!(name = %parts.sandbox.name, reason = end.reason(), "stopped");
+        parts.channels.finish_attachments(cx);
+        parts.backoff = None;
+        if let Some(post_rotate) = parts.post_rotate.take() {
+            post_rotate.leave(cx);
+        }
+        self.state = State::Stopped(end.clone());
+        parts.report(&Transition::Stopped { at: Utc::now(), end }, cx);
+    }
+
+    /// Output has been read, or only logged or forwarded: does what follows from it.
+    pub(super) fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
+        self.parts.hand_out_generation(cx);
+        // A write to a client may have shown that it has gone.
+        self.parts.channels.follow_sizes();
+        self.parts.channels.follow_logs(cx);
+        self.handle(Event::Output { read }, cx);
+    }
+
+    /// Reads an output.
+    pub(super) fn read_output(&mut self, output: OutputId, cx: &mut Cx<'_>) {
+        let read = self.parts.channels.read(output, cx);
+        self.output_moved(read, cx);
+    }
+
+    /// Sends input of a client.
+    pub(super) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
+        if self.process().is_some() && self.parts.channels.send(session, bytes, cx) {
+            self.handle(Event::Input, cx);
+        }
+    }
+
+    /// See [`Monitor::attach`](super::Monitor::attach).
+    pub(super) fn attach(
+        &mut self,
+        client: UnixStream,
+        request: &Attach,
+        preamble: impl FnOnce(&Attached) -> Vec<u8>,
+        cx: &mut Cx<'_>,
+    ) -> Result<Attached, (AttachError, UnixStream)> {
+        let (State::Alive(..) | State::Draining(_)) = self.state else {
+            return Err((AttachError::NotRunning, client));
+        };
+        let attached = self.parts.channels.attach(client, request, preamble, cx)?;
+        debug!(name = %self.parts.sandbox.name, session = attached.session.0, "attached");
+        Ok(attached)
+    }
+
+    /// See [`Monitor::add_console`](super::Monitor::add_console).
+    #[cfg(feature = "consoles")]
+    pub(super) fn add_console(
+        &mut self,
+        name: Name,
+        descriptor: OwnedFd,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), StartError> {
+        let child = self.pid();
+        let Parts { channels, given_consoles, sandbox, post_rotate, .. } = &mut self.parts;
+        let exists = channels.find(&name).is_some();
+        given_consoles.try_give(name, descriptor, sandbox, exists)?;
+        let Some(child) = child else { return Ok(()) };
+        let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+        for channel in given_consoles.open(sandbox, &mut logs)? {
+            channels.add_console(channel, child, cx);
+        }
+        Ok(())
+    }
+
+    /// See [`Monitor::signal_child`](super::Monitor::signal_child).
+    pub(super) fn signal_child(&self, signal: Signal) -> Result<(), RequestError> {
+        let process = self.process().ok_or(RequestError::NotRunning)?;
+        let sent = process.child.signal(signal);
+        sent.map_err(|error| RequestError::System(format!("can't send {signal}: {error}")))
+    }
+
+    /// See [`Monitor::reopen_log`](super::Monitor::reopen_log).
+    pub(super) fn reopen_log(&mut self) -> Result<(), RequestError> {
+        let channels = &mut self.parts.channels;
+        if channels.stdio().is_none() {
+            return Err(RequestError::NotRunning);
+        }
+        channels.reopen_logs().map_err(|error| RequestError::System(error.to_string()))
+    }
+
+    fn process(&self) -> Option<&Process> {
+        match &self.state {
+            State::Alive(process, _) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// The child's pid, from its start until it has been reaped.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process().map(Process::pid)
+    }
+
+    /// Whether the claim is granted and the services are to be opened.
+    pub(super) fn is_claimed(&self) -> bool {
+        matches!(self.state, State::Starting(_, Step::Claimed))
+    }
+
+    /// How it ended; `None` while it has not.
+    pub(super) fn end_of_all(&self) -> Option<&End> {
+        match &self.state {
+            State::Stopped(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// The state, without its data.
+    pub(super) fn phase(&self) -> Phase {
+        match self.state {
+            State::Starting(..) => Phase::Starting,
+            State::Alive(_, Stage::Running(_)) => Phase::Running,
+            State::Alive(_, Stage::Stopping(_)) => Phase::Stopping,
+            State::Draining(_) => Phase::Draining,
+            State::Restarting(..) => Phase::Restarting,
+            State::Stopped(_) => Phase::Stopped,
+        }
+    }
+
+    /// What is known of the sandbox now.
+    pub(super) fn report(&self) -> Report {
+        let Parts { sandbox, supervisor, run, channels, .. } = &self.parts;
+        let end = match &self.state {
+            State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
+            _ => None,
+        };
+        let bytes = end.as_ref().map(|end| (end.bytes_logged, end.bytes_dropped));
+        let (bytes_logged, bytes_dropped) = bytes.unwrap_or_else(|| channels.bytes());
+        Report {
+            name: sandbox.name.clone(),
+            config_file: sandbox.config_file.clone(),
+            phase: self.phase(),
+            supervisor: supervisor.clone(),
+            child: self.pid().and(run.child.as_ref().map(|(child, _)| child.clone())),
+            started_at: run.asked,
+            running_at: run.child.as_ref().map(|(_, at)| *at),
+            restarts: run.restarts,
+            tty: channels.stdio().map(Channel::is_terminal),
+            log: sandbox.log_path(),
+            bytes_logged,
+            bytes_dropped,
+            consoles: channels.consoles(),
+            sessions: channels.attachments(),
+            end,
+        }
+    }
+}
+
+impl State {
+    /// A start that is to be claimed.
+    fn starting(launch: Launch) -> Self {
+        Self::Starting(launch, Step::Claiming { give_up: Instant::now() + CLAIM_TIMEOUT })
+    }
+}

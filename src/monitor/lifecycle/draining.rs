@@ -1,0 +1,143 @@
+//! The drain: the rest of the output of a child that has ended.
+//!
+//! It ends when every output is at its end and no process is left, after a quiet period, or at the
+//! stop timeout.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::cleanup::Cleanup;
+use super::process::is_further_request;
+use crate::child::ExitStatus;
+use crate::monitor::channels::Channels;
+use crate::monitor::keys::{Cx, Timer};
+use crate::monitor::name::Name;
+use crate::monitor::sandbox::Sandbox;
+use crate::monitor::transition::Reason;
+use crate::reactor::TimerId;
+
+/// How long the outputs must be silent to count as ended although a process has them open.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// A drain, and what it ends with.
+pub(super) struct Draining {
+    pub(super) status: ExitStatus,
+    pub(super) reason: Reason,
+    /// Ends the quiet period.
+    quiet: Option<TimerId>,
+    limit: TimerId,
+    limit_passed: bool,
+    /// Processes that the child left behind and the drain waits for.
+    cleanup: Option<Cleanup>,
+    /// The last stop request before or during the drain.
+    stop_asked: Option<Instant>,
+}
+
+impl Draining {
+    pub(super) fn new(
+        status: ExitStatus,
+        reason: Reason,
+        stop_asked: Option<Instant>,
+        cleanup: Option<Cleanup>,
+        sandbox: &Sandbox,
+        cx: &mut Cx<'_>,
+    ) -> Self {
+        let limit = cx.timers.set(sandbox.stop_timeout, Timer::DrainLimit.key());
+        Self { status, reason, quiet: None, limit, limit_passed: false, cleanup, stop_asked }
+    }
+
+    /// Whether a stop was asked for before or during the drain.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.stop_asked.is_some()
+    }
+
+    /// Output has moved: each byte begins a new quiet period. So does an output that is read again
+    /// after it waited for its sinks.
+    pub(super) fn renew_quiet(&mut self, read: bool, cx: &mut Cx<'_>) {
+        if read || self.quiet.is_none() {
+            let renewed = cx.timers.set(QUIET, Timer::Quiet.key());
+            if let Some(quiet) = self.quiet.replace(renewed) {
+                cx.timers.cancel(quiet);
+            }
+        }
+    }
+
+    /// No byte has come for the quiet period. Returns whether output has moved all the same.
+    pub(super) fn end_quiet(&mut self, channels: &mut Channels, cx: &mut Cx<'_>) -> Option<bool> {
+        self.quiet = None;
+        // Timers are called before sources: bytes that came while this process did not run
+        // (suspended, or on a busy machine) are still to be read.
+        if channels.read_all(cx) {
+            return Some(true);
+        }
+        // An output that waits for its sinks is not quiet, and a process that is left may still
+        // write.
+        if channels.are_quiet() && self.cleanup.is_none() {
+            channels.end_complete(cx);
+            // A peer that has connected meanwhile gets a quiet period of its own.
+            if !channels.have_ended() {
+                return Some(false);
+            }
+        }
+        None
+    }
+
+    /// The stop timeout has passed.
+    pub(super) fn pass_limit(&mut self, why: &str, name: &Name, cx: &mut Cx<'_>) {
+        self.limit_passed = true;
+        if let Some(cleanup) = &mut self.cleanup {
+            cleanup.kill(why, name, cx);
+        }
+    }
+
+    /// A stop request during the drain. A reader that blocks gets no more, bytes of other processes
+    /// are taken no longer, and the rest of the child's own goes to the log, unless that can't be
+    /// written. Returns whether that has changed anything.
+    pub(super) fn stop(&mut self, channels: &mut Channels, name: &Name, cx: &mut Cx<'_>) -> bool {
+        if !is_further_request(self.stop_asked) {
+            return false;
+        }
+        self.stop_asked = Some(Instant::now());
+        if !channels.are_flushed() {
+            warn!(%name, "stopped while output was still waiting to be written");
+        }
+        channels.abandon(cx);
+        self.pass_limit("a stop was asked for", name, cx);
+        true
+    }
+
+    /// Polls the processes that are left; returns whether the last of them has gone. `early` is
+    /// whether the timer has not expired.
+    pub(super) fn poll_leftovers(&mut self, early: bool, name: &Name, cx: &mut Cx<'_>) -> bool {
+        let Some(cleanup) = &mut self.cleanup else { return false };
+        let gone = if early { cleanup.poll_early(name, cx) } else { cleanup.poll(name, cx) };
+        if gone {
+            self.cleanup = None;
+        }
+        gone
+    }
+
+    /// Whether everything has been read and has reached its sinks, and no process is left.
+    pub(super) fn is_over(&self, channels: &mut Channels, cx: &mut Cx<'_>) -> bool {
+        if self.limit_passed {
+            channels.stop_accepting();
+            channels.end_complete(cx);
+        }
+        if !channels.are_finished() || self.cleanup.is_some() {
+            return false;
+        }
+        let finished = channels.finish_logs();
+        if !finished {
+            channels.follow_logs(cx);
+        }
+        finished
+    }
+
+    /// Cancels the timers.
+    pub(super) fn release(&self, cx: &mut Cx<'_>) {
+        for timer in [Some(self.limit), self.quiet].into_iter().flatten() {
+            cx.timers.cancel(timer);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The start of a child: its channels first, then the child.
+
+use tracing::warn;
+
+use super::process::Process;
+use crate::child::lost::{RUN_VARIABLE, run_marker};
+use crate::child::{Cgroup, Child, ChildIo, Command, Stdio};
+use crate::logfile::LogFile;
+use crate::monitor::backoff::RestartBackoff;
+#[cfg(feature = "consoles")]
+use crate::monitor::console_channels;
+use crate::monitor::keys::Cx;
+use crate::monitor::logs::LogOpener;
+use crate::monitor::parts::Parts;
+use crate::monitor::post_rotate::PostRotate;
+use crate::monitor::sandbox::{OnLogError, Restart};
+use crate::monitor::stdio;
+use crate::monitor::transition::StartError;
+use crate::relay::Log;
+use crate::terminal::Terminal;
+
+/// The child that is to be monitored.
+pub(in crate::monitor) enum Launch {
+    /// A command to start.
+    Spawn(Command),
+    /// A child that the host has started, and its streams; taken when it is monitored.
+    Adopt(Option<(Child, ChildIo)>),
+}
+
+impl Launch {
+    /// The command, if the child is to be started.
+    pub(super) fn command(&self) -> Option<&Command> {
+        match self {
+            Self::Spawn(command) => Some(command),
+            Self::Adopt(_) => None,
+        }
+    }
+
+    /// Starts the child, or takes it over.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is running then that was not before. Channels that have been made are still there.
+    pub(super) fn start(
+        &mut self,
+        parts: &mut Parts,
+        cx: &mut Cx<'_>,
+    ) -> Result<Process, StartError> {
+        if let Some(command) = &parts.sandbox.rotate_command {
+            let file_limit = self.command().and_then(Command::former_file_limit);
+            parts.post_rotate.get_or_insert_with(|| PostRotate::new(command, file_limit));
+        }
+        match self {
+            Self::Spawn(command) => spawn(command, parts, cx),
+            Self::Adopt(child) => match child.take() {
+                Some((child, io)) => adopt(child, io, parts, cx),
+                None => Err(StartError::Stopped),
+            },
+        }
+    }
+}
+
+fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Process, StartError> {
+    if parts.sandbox.restart != Restart::No && parts.backoff.is_none() {
+        parts.backoff = Some(Box::new(RestartBackoff::new(command.clone())));
+    }
+    let marker = run_marker(&parts.supervisor, parts.run.asked);
+    let command = command.clone().env(RUN_VARIABLE, marker);
+    let terminal = open_consoles(command.wants_pty(), parts)?;
+    let log = open_own_log(parts)?;
+    #[cfg(feature = "consoles")]
+    let command = console_channels::fill_in(command, parts.channels.pty_paths());
+    let io = stdio::spawn_io(&parts.sandbox, command.wants_pty(), terminal.as_ref());
+    let (child_stdio, io) = Stdio::open(&command, io).map_err(StartError::Spawn)?;
+    // Before the child: output that can't be relayed is a reason not to start it.
+    open_stdio(io, log, terminal, parts, cx)?;
+    let cgroup = open_cgroup(parts)?;
+    let child = Child::spawn_on(&command, child_stdio, cgroup.as_ref()).map_err(|error| {
+        if let Some(cgroup) = &cgroup {
+            cgroup.remove();
+        }
+        StartError::Spawn(error)
+    })?;
+    Ok(Process::new(child, cgroup, cx))
+}
+
+fn adopt(
+    child: Child,
+    io: ChildIo,
+    parts: &mut Parts,
+    cx: &mut Cx<'_>,
+) -> Result<Process, StartError> {
+    let terminal = open_consoles(matches!(io, ChildIo::Tty { .. }), parts)?;
+    let log = open_own_log(parts)?;
+    open_stdio(io, log, terminal, parts, cx)?;
+    let cgroup = open_cgroup(parts)?;
+    if let Some(cgroup) = &cgroup {
+        child.join(cgroup).map_err(|error| {
+            cgroup.remove();
+            StartError::Cgroup(error.to_string())
+        })?;
+    }
+    Ok(Process::new(child, cgroup, cx))
+}
+
+/// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own stdio
+/// and not at a console.
+fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, StartError> {
+    let terminal = stdio::open_terminal(&parts.sandbox, pty);
+    #[cfg(feature = "consoles")]
+    let terminal = {
+        let (own, console) = match parts.sandbox.interactive {
+            Some(_) => (None, terminal),
+            None => (terminal, None),
+        };
+        let Parts { sandbox, given_consoles, post_rotate, channels, .. } = parts;
+        let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+        let prepared = console_channels::prepare(sandbox, given_consoles, console, &mut logs)?;
+        channels.begin(prepared.channels, prepared.host);
+        own
+    };
+    Ok(terminal)
+}
+
+fn open_own_log(parts: &mut Parts) -> Result<LogFile, StartError> {
+    let Parts { sandbox, post_rotate, .. } = parts;
+    let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+    let log = logs.open(sandbox.name.as_str())?;
+    // Reported once, however often the command is started again.
+    if parts.run.restarts == 0
+        && let Some((path, writers)) = log.foreign_writers()
+    {
+        warn!(
+            name = %sandbox.name,
+            "the log directory {} is not safe: {writers} can write into it and replace logs: \
+             {}choose another log directory",
+            path.display(),
+            writers.remedy()
+        );
+    }
+    Ok(log)
+}
+
+/// Relays the child's own stdio from now on. The channel is closed with the start if that fails
+/// later.
+fn open_stdio(
+    io: ChildIo,
+    log: LogFile,
+    terminal: Option<Terminal>,
+    parts: &mut Parts,
+    cx: &mut Cx<'_>,
+) -> Result<(), StartError> {
+    let log = Log::new(log, parts.sandbox.on_log_error == OnLogError::Drop);
+    let channel = stdio::channel(&parts.sandbox, log, io, terminal, &mut cx.sources);
+    let channel = channel.map_err(|error| StartError::Monitor(error.to_string()))?;
+    parts.channels.add_stdio(channel);
+    Ok(())
+}
+
+fn open_cgroup(parts: &Parts) -> Result<Option<Cgroup>, StartError> {
+    // Processes that an earlier run was allowed to leave behind are still in it.
+    let empty = !parts.sandbox.leave_descendants;
+    let opened = parts.sandbox.cgroup.as_deref().map(|path| Cgroup::open(path, empty));
+    opened.transpose().map_err(|error| StartError::Cgroup(error.to_string()))
+}

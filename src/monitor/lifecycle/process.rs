@@ -1,0 +1,276 @@
+//! A child that runs or is being stopped.
+
+use std::io;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::cleanup::RepeatedError;
+use super::limits::Limits;
+use crate::child::{Cgroup, Child, ExitStatus, Left, Parting, Signal};
+use crate::monitor::keys::{Cx, Source, Timer};
+use crate::monitor::parts::Parts;
+use crate::monitor::sandbox::Sandbox;
+use crate::monitor::transition::Reason;
+use crate::reactor::{Interest, SourceId, TimerId};
+
+/// A stop request that follows another one within this time is the same one, delivered twice: a
+/// signal to the process group and one to the process, for example.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// The stop timeout that stands for one beyond the clock's range.
+const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The time between two KILLs, if the first one has not ended the child.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the end of a process is polled if no descriptor reports it.
+const EXIT_POLL: Duration = Duration::from_millis(50);
+
+/// A live child.
+pub(super) struct Process {
+    pub(super) child: Child,
+    /// Reports its end, if the kernel and the poller have a descriptor for that.
+    exit: Option<SourceId>,
+    cgroup: Option<Cgroup>,
+}
+
+/// What a live child is about to do.
+pub(super) enum Stage {
+    Running(Limits),
+    Stopping(Stopping),
+}
+
+/// How far a stop has come.
+pub(super) struct Stopping {
+    cause: Cause,
+    /// The last request.
+    asked: Instant,
+    kill: TimerId,
+    kill_at: Instant,
+    /// Whether KILL has been sent, or tried.
+    killed: bool,
+    error: RepeatedError,
+}
+
+/// Why a child is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    Request,
+    MaxDuration,
+    IdleTimeout,
+}
+
+/// How a stop is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::monitor) enum StopRequest {
+    /// A repeated request kills at once.
+    Urgent,
+    /// A repeated request changes nothing.
+    Once,
+    /// Kills after this time, or after the sandbox's stop timeout. Of several such requests the
+    /// earliest time counts.
+    Within(Option<Duration>),
+}
+
+impl StopRequest {
+    /// The timeout that the request gives.
+    pub(super) fn within(self) -> Option<Duration> {
+        match self {
+            Self::Within(time) => time,
+            Self::Urgent | Self::Once => None,
+        }
+    }
+}
+
+/// Whether a further request is another one than the last one.
+pub(super) fn is_further_request(last: Option<Instant>) -> bool {
+    last.is_none_or(|asked| asked.elapsed() >= SAME_REQUEST)
+}
+
+/// The end of a child, and the processes that it left behind.
+pub(super) type Exit = (ExitStatus, Option<Left>);
+
+impl Process {
+    /// Watches for the end of a child that runs. If the poller has no room for it (epoll_ctl(2):
+    /// `ENOSPC`, `ENOMEM`), its end is polled.
+    pub(super) fn new(child: Child, cgroup: Option<Cgroup>, cx: &mut Cx<'_>) -> Self {
+        let key = Source::Exit.key();
+        let watched = child.exit_fd().map(|fd| cx.sources.register(&fd, Interest::READ, key));
+        if let Some(Err(error)) = &watched {
+            let (pid, every) = (child.pid(), EXIT_POLL.as_millis());
+            warn!(
+                pid,
+                "can't watch for the child's end, which is polled every {every} ms: {error}"
+            );
+        }
+        let exit = watched.and_then(Result::ok);
+        if exit.is_none() {
+            cx.timers.set(EXIT_POLL, Timer::Exit.key());
+        }
+        Self { child, exit, cgroup }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Begins a stop: the stop signal now, KILL after `within` or the sandbox's stop timeout.
+    pub(super) fn stop(
+        &self,
+        limits: &Limits,
+        cause: Cause,
+        within: Option<Duration>,
+        sandbox: &Sandbox,
+        cx: &mut Cx<'_>,
+    ) -> Stopping {
+        info!(name = %sandbox.name, pid = self.pid(), ?cause, "stopping");
+        limits.lift(cx);
+        send(&self.child, sandbox.stop_signal);
+        // A stopped process does not act on other signals.
+        send(&self.child, Signal::CONT);
+        let timeout = within.unwrap_or(sandbox.stop_timeout);
+        let asked = Instant::now();
+        Stopping {
+            cause,
+            asked,
+            kill: cx.timers.set(timeout, Timer::Kill.key()),
+            kill_at: asked.checked_add(timeout).unwrap_or(asked + FAR),
+            killed: false,
+            error: RepeatedError::default(),
+        }
+    }
+
+    /// Reaps the child if it has ended; else its end is polled again later.
+    pub(super) fn try_reap(&self, stage: &Stage, parts: &Parts, cx: &mut Cx<'_>) -> Option<Exit> {
+        match self.reap(stage, parts) {
+            Ok(Some(exit)) => return Some(exit),
+            Ok(None) => {}
+            Err(error) => {
+                warn!(pid = self.pid(), "can't wait for the child: {error}");
+                return Some((ExitStatus::Unknown, None));
+            }
+        }
+        // kqueue may report the end before waitpid(2) does, and reports it once.
+        if let Some(exit) = self.exit {
+            cx.sources.would_block(exit, Interest::READ);
+        }
+        cx.timers.set(EXIT_POLL, Timer::Exit.key());
+        None
+    }
+
+    fn reap(&self, stage: &Stage, parts: &Parts) -> io::Result<Option<Exit>> {
+        match &parts.run.child {
+            Some((identity, _)) if !parts.sandbox.leave_descendants => {
+                self.child.try_end(identity, parts.scope, stage.final_signal(&parts.sandbox))
+            }
+            _ => Ok(self.child.try_reap()?.map(|status| (status, None))),
+        }
+    }
+
+    /// The child has been reaped: releases what watched it, and returns its cgroup.
+    pub(super) fn release(&mut self, stage: &Stage, cx: &mut Cx<'_>) -> Option<Cgroup> {
+        match stage {
+            Stage::Running(limits) => limits.lift(cx),
+            Stage::Stopping(stopping) => cx.timers.cancel(stopping.kill),
+        }
+        if let Some(exit) = self.exit.take() {
+            cx.sources.deregister(exit);
+        }
+        self.cgroup.take()
+    }
+
+    /// Why the child has ended with this status.
+    pub(super) fn reason(&self, stage: &Stage, status: ExitStatus) -> Reason {
+        let out_of_memory = || self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
+        let killed = status == ExitStatus::Signal(Signal::KILL);
+        match (stage, status) {
+            (stage, _) if killed && !stage.is_killed() && out_of_memory() => Reason::OutOfMemory,
+            (Stage::Stopping(Stopping { cause: Cause::MaxDuration, .. }), _) => Reason::MaxDuration,
+            (Stage::Stopping(Stopping { cause: Cause::IdleTimeout, .. }), _) => Reason::IdleTimeout,
+            (Stage::Stopping(Stopping { killed: true, .. }), _) if killed => Reason::Killed,
+            (Stage::Stopping(_), _) => Reason::Stopped,
+            (Stage::Running(_), ExitStatus::Signal(_)) => Reason::Signalled,
+            (Stage::Running(_), ExitStatus::Code(_) | ExitStatus::Unknown) => Reason::Exited,
+        }
+    }
+}
+
+impl Stage {
+    fn is_killed(&self) -> bool {
+        matches!(self, Self::Stopping(Stopping { killed: true, .. }))
+    }
+
+    /// When a stop was last asked for.
+    pub(super) fn stop_asked(&self) -> Option<Instant> {
+        match self {
+            Self::Running(_) => None,
+            Self::Stopping(stopping) => Some(stopping.asked),
+        }
+    }
+
+    /// The signal for the processes that the child leaves behind.
+    pub(super) fn final_signal(&self, sandbox: &Sandbox) -> Parting {
+        let signal = if self.is_killed() { Signal::KILL } else { sandbox.stop_signal };
+        Parting { signal, group_has_had_it: matches!(self, Self::Stopping(_)) }
+    }
+}
+
+impl Stopping {
+    /// A further stop request.
+    pub(super) fn ask_again(
+        &mut self,
+        process: &Process,
+        request: StopRequest,
+        sandbox: &Sandbox,
+        cx: &mut Cx<'_>,
+    ) {
+        let urgent = request == StopRequest::Urgent && is_further_request(Some(self.asked));
+        let now = Instant::now();
+        // KILL may have failed, so each request after it repeats it.
+        if self.killed || urgent {
+            self.asked = now;
+            self.kill(process, "a second stop was asked for", sandbox, cx);
+        } else if let Some(time) = request.within()
+            && let Some(at) = now.checked_add(time).filter(|at| *at < self.kill_at)
+        {
+            cx.timers.cancel(self.kill);
+            self.kill = cx.timers.set(time, Timer::Kill.key());
+            self.kill_at = at;
+        }
+    }
+
+    /// Sends KILL, and sends it again until the child has ended.
+    pub(super) fn kill(
+        &mut self,
+        process: &Process,
+        why: &str,
+        sandbox: &Sandbox,
+        cx: &mut Cx<'_>,
+    ) {
+        let (name, pid) = (&sandbox.name, process.pid());
+        if !mem::replace(&mut self.killed, true) {
+            info!(%name, pid, "killing: {why}");
+        }
+        if let Err(error) = process.child.signal(Signal::KILL)
+            && error.raw_os_error() != Some(libc::ESRCH)
+            && let Some(error) = self.error.new_error(&error)
+        {
+            warn!(%name, pid, "can't send SIGKILL: {error}; trying again");
+        }
+        cx.timers.cancel(self.kill);
+        self.kill = cx.timers.set(KILL_AGAIN, Timer::Kill.key());
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    match child.signal(signal) {
+        Ok(()) => {}
+        // It has ended, which is about to be reported.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            debug!(pid = child.pid(), "{signal} not sent: {error}");
+        }
+        Err(error) => warn!(pid = child.pid(), "can't send {signal}: {error}"),
+    }
+}

@@ -1,0 +1,75 @@
+//! What all states of a lifecycle share: the sandbox, its channels and observers, and the facts of
+//! the current run.
+
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
+
+use super::backoff::RestartBackoff;
+use super::channels::Channels;
+#[cfg(feature = "consoles")]
+use super::console_channels::GivenConsoles;
+use super::keys::Cx;
+use super::observer::Observers;
+use super::post_rotate::PostRotate;
+use super::sandbox::Sandbox;
+use super::transition::Transition;
+use crate::child::{Identity, Reach};
+use crate::logfile::LogFile;
+
+/// Everything of a monitored sandbox but the state of its child.
+pub(super) struct Parts {
+    pub(super) sandbox: Sandbox,
+    /// This process.
+    pub(super) supervisor: Identity,
+    /// Which processes are ended with the child.
+    pub(super) scope: Reach,
+    pub(super) observers: Observers,
+    /// Transitions that the services have not received yet; `None` while no service is open.
+    pub(super) for_services: Option<VecDeque<Transition>>,
+    pub(super) run: Run,
+    /// Set while the command may be started again.
+    pub(super) backoff: Option<Box<RestartBackoff>>,
+    pub(super) channels: Channels,
+    #[cfg(feature = "consoles")]
+    pub(super) given_consoles: GivenConsoles,
+    /// Set if generations of the logs are handed to a command.
+    pub(super) post_rotate: Option<Box<PostRotate>>,
+}
+
+/// The current run.
+pub(super) struct Run {
+    /// When it was asked for.
+    pub(super) asked: DateTime<Utc>,
+    /// How often the command has been started again.
+    pub(super) restarts: u32,
+    /// The child, once it runs, and when that was seen.
+    pub(super) child: Option<(Identity, DateTime<Utc>)>,
+}
+
+impl Parts {
+    /// Reports a transition to the observers, and keeps it for the services.
+    pub(super) fn report(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
+        self.observers.report(transition, &mut cx.timers);
+        if let Some(pending) = &mut self.for_services {
+            pending.push_back(transition.clone());
+        }
+    }
+
+    /// Starts the rotate command for the next generation, if one waits.
+    pub(super) fn hand_out_generation(&mut self, cx: &mut Cx<'_>) {
+        if let Some(post_rotate) = &mut self.post_rotate {
+            post_rotate.start_next(&mut self.channels, cx);
+        }
+    }
+
+    /// Keeps the logs of a run that is over. Rotate commands may still need them; if the command
+    /// is started again, they stay locked until the next run has opened them.
+    pub(super) fn keep_logs(&mut self, logs: Vec<LogFile>) {
+        match (&mut self.post_rotate, &mut self.backoff) {
+            (Some(post_rotate), _) => post_rotate.keep_logs(logs),
+            (None, Some(backoff)) => backoff.keep_locked(logs),
+            (None, None) => {}
+        }
+    }
+}
