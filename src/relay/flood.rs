@@ -1,27 +1,28 @@
-//! When to read a source less often, and more at a time.
+//! When to read a source less often, and more bytes at a time.
 //!
-//! A child that writes a little very often costs a wake-up, a read and a write each time: a VMM
-//! writes each byte of a serial port by itself. When reads come at a high rate, the source is left
-//! alone for a millisecond or a few, so that one read takes many writes; it must hold enough not to
-//! fill up meanwhile. At the first pause, and when little comes, everything is read at once again.
+//! A child that writes a few bytes very often costs a wake-up, a read and a write each time: a VMM
+//! writes each byte of a serial port separately. When reads come at a high rate, the source is not
+//! read for one to four milliseconds, so that one read takes many writes. It must have the capacity
+//! for that. When nothing comes in a pause, or little, every byte is read at once again.
 //!
-//! This is the rule alone: it knows no descriptor and no timer, and is told the time.
+//! This file is the rule alone: it knows no descriptor and no timer, and gets the time as an
+//! argument.
 
 use std::time::{Duration, Instant};
 
-/// The first pause, and the longest. A poll's timeout counts whole milliseconds.
+/// The first and the longest pause. The timeout of a poll counts whole milliseconds.
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(4);
 
-/// Reads are weighed over this time.
+/// The window in which reads are weighed.
 const WINDOW: Duration = Duration::from_millis(4);
-/// A rate is not taken from less than this time.
+/// The shortest time that a rate is computed from.
 const SHORTEST: Duration = Duration::from_micros(250);
 
-/// The weight of a flood. A read weighs one, and up to [`FULL`] more as it found the pipe fuller:
-/// it takes 32 small reads within the window, or four of a full pipe.
+/// The weight of a flood. A read weighs one, and up to [`FULL`] more the fuller the pipe was: 32
+/// small reads within the window are a flood, or four reads of a full pipe.
 ///
-/// All tests are run with coalescing forced on and off, too: `--cfg vmon_coalesce="always"` and
+/// The tests also run with coalescing always on and always off: `--cfg vmon_coalesce="always"` and
 /// `"never"`.
 const FLOOD: usize = match () {
     () if cfg!(vmon_coalesce = "always") => 1,
@@ -30,31 +31,30 @@ const FLOOD: usize = match () {
 };
 const FULL: usize = 8;
 
-/// Fewer bytes than this, for each millisecond of a pause, are not worth a delay, unless it took
-/// more reads than [`FEW`] to get as many before.
+/// Fewer bytes than this for each millisecond of a pause do not justify a delay, unless it took
+/// more than [`FEW`] reads to get as many before.
 const TRICKLE: usize = if cfg!(vmon_coalesce = "always") { 0 } else { 256 };
 const FEW: usize = 4;
 
-/// A pause that brings less than this part of what the rate before it promised has made the writer
-/// wait: it is one that goes on only when it has been read, as one that answers requests does.
+/// A pause that brings less than this part of the predicted bytes has made the writer wait: it
+/// continues only when its output has been read, as a program that answers requests does.
 const KEPT: usize = if cfg!(vmon_coalesce = "always") { usize::MAX } else { 4 };
 
-/// How long no pause is tried after a broken promise, at first, and at most while it happens again
-/// each time. One that has kept a promise in this flood is none of those: what it has written was a
-/// part of the flood.
-const DOUBT: Duration = Duration::from_millis(20);
-const MOST_DOUBT: Duration = Duration::from_secs(3);
+/// How long no pause is tried after a wrong prediction, at first, and at most if that repeats. A
+/// pause after right predictions in the same flood does not count: then the flood has ended.
+const BACKOFF: Duration = Duration::from_millis(20);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3);
 
-/// The next part is waited for so long, and is one with a quarter of the weight.
+/// How long after a flood its next part is expected, which has to weigh a quarter only.
 const PART: Duration = Duration::from_millis(100);
 const KNOWN: usize = FLOOD / 4 * 3;
 
 /// What to do after a read that has left the pipe empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Advice {
-    /// Read when something comes.
+    /// Read when bytes arrive.
     Watch,
-    /// The same, and let the pipe grow: in a pause, more would come than it holds.
+    /// The same, and let the pipe grow: in a pause, more would arrive than it holds.
     Grow,
     /// Read again after this time, and not before.
     Pause(Duration),
@@ -62,21 +62,21 @@ pub(super) enum Advice {
 
 #[derive(Debug)]
 enum State {
-    /// Each arrival is read at once, and weighed.
+    /// Bytes are read as they arrive, and the reads are weighed.
     Watching { since: Instant, weight: usize },
-    /// What has come is read after each pause.
+    /// Bytes are read after each pause.
     Pausing(Pause),
 }
 
-/// A pause under way.
+/// A pause.
 #[derive(Debug, Clone, Copy)]
 struct Pause {
     length: Duration,
-    /// Bytes that it brings, by the rate before.
-    promised: usize,
-    /// Less a millisecond is not worth it.
+    /// The bytes that it brings at the rate before it.
+    predicted: usize,
+    /// The fewest bytes a millisecond that justify it.
     worth: usize,
-    /// How many before it, one after the other, have kept their promise.
+    /// The number of pauses before it, in a row, whose prediction was right.
     kept: u32,
 }
 
@@ -90,19 +90,19 @@ pub(super) struct Flood {
     reads: usize,
     /// No pause is tried before this instant.
     not_before: Instant,
-    /// How long that is put off when the next pause breaks its promise too.
-    doubt: Duration,
-    /// Until this instant the next part of a flood may come.
+    /// How long pauses are put off if the next prediction is wrong too.
+    backoff: Duration,
+    /// The next part of a flood is expected until this instant.
     parts_until: Instant,
 }
 
 impl Flood {
     pub(super) fn new(now: Instant) -> Self {
         let state = State::Watching { since: now, weight: 0 };
-        Self { state, bytes: 0, reads: 0, not_before: now, doubt: DOUBT, parts_until: now }
+        Self { state, bytes: 0, reads: 0, not_before: now, backoff: BACKOFF, parts_until: now }
     }
 
-    /// A read gave `count` bytes, and there may be more in the source.
+    /// A read returned `count` bytes, and there may be more in the source.
     pub(super) fn read(&mut self, count: usize, capacity: usize, now: Instant) {
         self.bytes = self.bytes.saturating_add(count);
         self.reads = self.reads.saturating_add(1);
@@ -125,38 +125,38 @@ impl Flood {
         }
     }
 
-    /// Nothing has come in a pause, or nothing is to be read for now: the flood is over.
+    /// Nothing has come in a pause, or the source is not to be read now: the flood is over.
     pub(super) fn over(&mut self, now: Instant) {
         self.watch(now);
     }
 
     fn flooded(&mut self, capacity: usize, since: Instant, now: Instant) -> Advice {
         let measured = now.saturating_duration_since(since).max(SHORTEST);
-        let promised = scale(self.bytes, FIRST, measured);
+        let predicted = scale(self.bytes, FIRST, measured);
         let few = self.bytes.saturating_mul(FEW) / self.reads.max(1);
-        if promised > capacity / 2 {
+        if predicted > capacity / 2 {
             self.watch(now);
             Advice::Grow
         } else if now < self.not_before {
             self.watch(now);
             Advice::Watch
         } else {
-            self.pause(Pause { length: FIRST, promised, worth: TRICKLE.min(few), kept: 0 })
+            self.pause(Pause { length: FIRST, predicted, worth: TRICKLE.min(few), kept: 0 })
         }
     }
 
     fn paused(&mut self, capacity: usize, was: Pause, now: Instant) -> Advice {
         let bytes = self.bytes;
-        if bytes < was.promised / KEPT {
+        if bytes < was.predicted / KEPT {
             if was.kept == 0 {
-                self.not_before = now + self.doubt;
-                self.doubt = MOST_DOUBT.min(self.doubt * 2);
+                self.not_before = now + self.backoff;
+                self.backoff = LONGEST_BACKOFF.min(self.backoff * 2);
             }
             self.watch(now);
             return Advice::Watch;
         }
-        self.doubt = DOUBT;
-        // It was about to fill up, and its writer to wait.
+        self.backoff = BACKOFF;
+        // The pipe was about to fill up, and its writer to block.
         let too_much = bytes > capacity / 2;
         if too_much && was.length == FIRST {
             self.watch(now);
@@ -171,8 +171,8 @@ impl Flood {
             bytes if bytes < capacity / 16 => LONGEST.min(was.length * 2),
             _ => was.length,
         };
-        let promised = scale(bytes, length, was.length);
-        self.pause(Pause { length, promised, kept: was.kept.saturating_add(1), ..was })
+        let predicted = scale(bytes, length, was.length);
+        self.pause(Pause { length, predicted, kept: was.kept.saturating_add(1), ..was })
     }
 
     fn watch(&mut self, now: Instant) {
@@ -191,7 +191,7 @@ impl Flood {
     }
 }
 
-/// What comes in `wanted`, when `bytes` came in `measured`.
+/// The bytes that come in `wanted`, if `bytes` came in `measured`.
 fn scale(bytes: usize, wanted: Duration, measured: Duration) -> usize {
     let scaled = bytes as u128 * wanted.as_nanos() / measured.as_nanos().max(1);
     usize::try_from(scaled).unwrap_or(usize::MAX)
@@ -203,7 +203,7 @@ mod tests {
 
     const CAPACITY: usize = 64 * 1024;
 
-    /// A pipe and a clock that moves only when told to.
+    /// A pipe, and a clock that the test moves.
     struct Clock {
         flood: Flood,
         now: Instant,
@@ -223,7 +223,7 @@ mod tests {
             self.flood.emptied(self.capacity, self.now)
         }
 
-        /// So many reads of this kind, and the last one's advice.
+        /// This many reads of this kind; returns the last advice.
         fn reads(&mut self, times: usize, after: u64, count: usize) -> Advice {
             (0..times).map(|_| self.read(after, count)).last().unwrap()
         }
@@ -265,7 +265,7 @@ mod tests {
         assert!(!clock.is_pausing());
     }
 
-    /// How many of so many answers were read only after a pause, by a child that writes each as
+    /// How many of `answers` answers were read only after a pause, if the child writes each one as
     /// soon as the one before it has been read.
     fn delayed(answers: usize, micros: u64, count: usize) -> usize {
         let mut clock = Clock::new();
@@ -298,7 +298,7 @@ mod tests {
         let mut clock = Clock::flooded();
         assert_eq!(clock.read(1_000, 100), Advice::Watch);
         let waited = (0..).take_while(|_| clock.read(20, 100) == Advice::Watch).count() as u64;
-        assert!((DOUBT.as_micros()..2 * DOUBT.as_micros()).contains(&u128::from(waited * 20)));
+        assert!((BACKOFF.as_micros()..2 * BACKOFF.as_micros()).contains(&u128::from(waited * 20)));
         assert_eq!(clock.read(1_000, 5_000), Advice::Pause(FIRST));
     }
 
@@ -313,7 +313,7 @@ mod tests {
                 } else {
                     clock.flood.over(clock.now);
                 }
-                // A gap is no part of the rate.
+                // A gap is not part of the rate.
                 clock.now += Duration::from_millis(20);
                 assert_eq!(clock.reads(7, 20, 100), Advice::Watch);
                 assert_eq!(clock.read(20, 100), Advice::Pause(FIRST));
@@ -384,7 +384,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(clock.read(4_000, 200), Advice::Pause(LONGEST));
         }
-        // Three reads a millisecond are not worth it.
+        // Three reads a millisecond do not justify a pause.
         assert_eq!(clock.read(4_000, 3 * 4), Advice::Watch);
     }
 

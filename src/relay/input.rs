@@ -1,4 +1,4 @@
-//! What the child reads: our stdin, and whatever else is sent to it.
+//! The child's input: the host's stdin, and input of attached clients.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -8,38 +8,39 @@ use nix::errno::Errno;
 use nix::unistd::isatty;
 use tracing::{debug, warn};
 
-use super::Kind;
+use super::kind::Kind;
 use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
-/// Bytes read at a time: what a pipe takes in one go may be less, and a terminal gives less.
+/// Bytes read at a time. A pipe may take less at once, and a terminal returns less.
 const CHUNK: usize = 16 * 1024;
 
-/// What an input has come to.
+/// What an operation on the input has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InputEvent {
-    /// There may be more.
+    /// The input is open.
     Open,
-    /// Our side has ended; all of it has been read.
+    /// The source is at its end, and all of it has been read.
     Ended,
-    /// The child's side takes no more.
+    /// The target takes no more.
     Refused,
 }
 
-/// Reads ours, writes the child's, and reads no further than that one takes.
+/// Reads a source and writes a target, and reads no further while the target does not take it.
 #[derive(Debug)]
 pub(crate) struct Input<R, S> {
-    /// `None` where there is none, and after its end.
+    /// `None` if there is none, and after its end.
     source: Option<(R, SourceId)>,
-    /// Whether the child's side stays open without a source.
+    /// Whether the target stays open without a source.
     lasting: bool,
     kind: Kind,
-    /// Whether it has been empty and not at its end: from there on an edge tells of the end, too.
-    /// One that lies before the opening of a FIFO is told by none (Linux: `fifo_open`).
+    /// Whether a read has found the source empty and not at its end: from then on an edge reports
+    /// the end too. No edge reports an end that precedes the opening of a FIFO (Linux:
+    /// `fifo_open`).
     seen_open: bool,
     target: File,
     target_name: S,
-    /// Bytes that the child has not taken, and how many of them it has.
+    /// Bytes that the target has not taken, and how many of them it has taken since.
     pending: Vec<u8>,
     sent: usize,
     waiting: Option<SourceId>,
@@ -47,7 +48,7 @@ pub(crate) struct Input<R, S> {
 }
 
 impl<R: Read + AsFd, S: Copy> Input<R, S> {
-    /// Writes to `target`, which must be non-blocking. One that is `lasting` stays open without a
+    /// Writes to `target`, which must be non-blocking. With `lasting` it stays open without a
     /// source.
     pub(crate) fn new(target: OwnedFd, target_name: S, lasting: bool) -> Self {
         Self {
@@ -81,40 +82,40 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         Ok(())
     }
 
-    /// Whether nothing more will be written: all that our side gave, its end included, has reached
-    /// the child.
+    /// Whether nothing more will be written: all bytes of the source, and its end, have reached the
+    /// target.
     pub(crate) fn is_finished(&self) -> bool {
         !self.lasting && self.source.is_none() && self.pending.is_empty()
     }
 
-    /// Whether what is read is a terminal.
+    /// Whether the source is a terminal.
     pub(crate) fn reads_terminal(&self) -> bool {
         self.kind == Kind::Terminal
     }
 
-    /// Whether the child has taken all that was sent to it.
+    /// Whether the target has taken all bytes.
     pub(crate) fn accepts(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// The last byte that went to the child.
+    /// The last byte that was sent to the target.
     pub(crate) fn last(&self) -> Option<u8> {
         self.last
     }
 
-    /// The descriptor that the child's input is written to.
+    /// The target.
     pub(crate) fn target(&self) -> &File {
         &self.target
     }
 
-    /// Nothing can be read for now, although the poller says so.
+    /// The source can't be read now, although the poller reports it as ready.
     pub(crate) fn not_ready(&self, sources: &mut Sources<'_, S>) {
         if let Some((_, id)) = self.source {
             sources.would_block(id, Interest::READ);
         }
     }
 
-    /// Reads what is there and passes it on. `raw` says that it is a terminal in raw mode.
+    /// Reads the source and passes the bytes on. `raw` is whether it is a terminal in raw mode.
     pub(crate) fn turn<T>(
         &mut self,
         raw: bool,
@@ -149,7 +150,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
-    /// Passes these bytes on, after all others.
+    /// Sends bytes to the target, after those that are pending.
     pub(crate) fn send(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) -> InputEvent {
         self.last = bytes.last().copied().or(self.last);
         if !self.pending.is_empty() {
@@ -166,7 +167,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
-    /// Goes on with what waits, once the child takes more.
+    /// Sends pending bytes, once the target takes more.
     pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) -> InputEvent {
         let rest = self.pending.get(self.sent..).unwrap_or_default();
         match write_some(&mut self.target, rest) {
@@ -190,14 +191,14 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
-    /// Reads our side no more.
+    /// Stops reading the source.
     pub(crate) fn end_source(&mut self, sources: &mut Sources<'_, S>) {
         if let Some((_, id)) = self.source.take() {
             sources.deregister(id);
         }
     }
 
-    /// Lets go of both sides. Dropping the input afterwards closes the child's.
+    /// Deregisters both sides. Dropping the input afterwards closes the target.
     pub(crate) fn close(&mut self, sources: &mut Sources<'_, S>) {
         self.end_source(sources);
         if let Some(waiting) = self.waiting.take() {
@@ -218,7 +219,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
 
     fn read_again(&mut self, sources: &mut Sources<'_, S>, interest: Interest) {
         if let Some((_, id)) = self.source {
-            // Reading alone never asks the kernel, so this can't fail.
+            // A change of the wish to read needs no system call, so this can't fail.
             let _ = sources.want(id, interest);
         }
     }
@@ -232,8 +233,8 @@ fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Linux: no process has the PTY's other side open. What is typed now is lost, but the
-            // child may open it again. Of anything but a terminal it is a fault.
+            // Linux: no process has the slave of the PTY open. The bytes are lost, but the child
+            // may open it again. For anything but a terminal, EIO is an error.
             Err(error) if error.raw_os_error() == Some(libc::EIO) && is_terminal(target) => {
                 return Ok(bytes.len());
             }
@@ -243,14 +244,14 @@ fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
     Ok(written)
 }
 
-/// Whether this is a terminal, also one that was hung up: that answers isatty(3) with `EIO`.
+/// Whether this is a terminal, also one that was hung up, for which isatty(3) fails with `EIO`.
 fn is_terminal(target: &File) -> bool {
     matches!(isatty(target), Ok(true) | Err(Errno::EIO))
 }
 
-/// A child that closes its input early is no fault.
+/// A child that closes its input early is not an error.
 fn refused(error: &io::Error) -> InputEvent {
-    // A terminal that takes nothing for now is no refusal.
+    // A terminal that takes nothing for now has not refused.
     if terminal::peer_has_gone(error, false) {
         debug!("the child reads no more");
     } else {

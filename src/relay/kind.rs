@@ -1,4 +1,4 @@
-//! What is read, and what a read that gives less than asked for says of it.
+//! The kinds of sources, and what a short read of each means.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,12 +9,12 @@ use nix::unistd::isatty;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Pipe,
-    /// A terminal in raw mode, as the master of a PTY always is. On Linux that answers `EIO` while
-    /// nobody has the other side open, which a live child may do again by `/dev/tty`.
+    /// A terminal in raw mode, such as the master of a PTY. On Linux a read of that fails with
+    /// `EIO` while no process has the slave open; a live child may open it again by `/dev/tty`.
     RawTerminal,
     /// A terminal that may be in any mode.
     Terminal,
-    /// A Unix socket for a stream of bytes.
+    /// A Unix stream socket.
     #[cfg_attr(not(feature = "consoles"), expect(dead_code, reason = "a console's only"))]
     Socket,
     /// Another socket, a file, another device.
@@ -22,7 +22,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What `fd` is, if it is not known to be a PTY's master.
+    /// The kind of `fd`, which is not the master of a PTY.
     ///
     /// # Errors
     ///
@@ -36,17 +36,17 @@ impl Kind {
         })
     }
 
-    /// Whether the reader of this, after a read of `count` of the `asked` bytes, can rely on an
-    /// edge for whatever it has not read.
+    /// Whether, after a read of `count` of the `asked` bytes, an edge reports all bytes that were
+    /// not read.
     ///
-    /// A pipe that gives less was empty (pipe(7)), unless its writer has made it one of packets
-    /// (pipe(2), `O_DIRECT`): those wait for the next one then, or for the child's end. A terminal
-    /// in raw mode on Linux gives all that its read buffer holds, 4,095 bytes at most; whatever
-    /// gets into that afterwards, the rest of a larger write included, is told (n_tty.c:
-    /// `n_tty_kick_worker`, `__receive_buf`). In canonical mode it gives a line and may hold the
-    /// next. A stream socket on Linux gives what there is too (epoll(7)), unless its writer sends
-    /// descriptors along with bytes: what it has sent after them waits as packets do. Another
-    /// socket may give one message of several.
+    /// A pipe that returns less was empty (pipe(7)), unless its writer has put it into packet mode
+    /// (pipe(2), `O_DIRECT`): further packets then wait for the next one, or for the child's end. A
+    /// terminal in raw mode on Linux returns all that its read buffer holds, 4,095 bytes at most;
+    /// bytes that enter the buffer afterwards, the rest of a larger write included, cause an edge
+    /// (n_tty.c: `n_tty_kick_worker`, `__receive_buf`). In canonical mode it returns one line and
+    /// may hold the next. A stream socket on Linux returns all bytes too (epoll(7)), unless its
+    /// writer sends descriptors along: bytes after those wait as packets do. Another socket may
+    /// return one message of several.
     pub(super) fn is_emptied_by(self, count: usize, asked: usize) -> bool {
         match self {
             Self::Pipe => count < asked,

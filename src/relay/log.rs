@@ -1,4 +1,4 @@
-//! The log as a sink: what happens when it can't be written.
+//! The log as a sink: what happens if it can't be written.
 
 use std::fmt::Display;
 use std::mem;
@@ -8,48 +8,48 @@ use std::time::{Duration, Instant};
 use nix::pty::Winsize;
 use tracing::{info, warn};
 
-use super::notice;
+use super::audience::notice;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 
-/// How long after a failure the log is tried again.
+/// The delay after a failure before the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
 
 /// Whether the log is being written.
 #[derive(Debug)]
 enum State {
     Writing,
-    /// The last write failed; the next is tried at this instant.
+    /// The last write failed; the next one is tried at this instant.
     Failing {
         again: Instant,
     },
 }
 
-/// Whether a run's end is in the log.
+/// Whether the end of a run is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// It has not ended.
     Open,
-    /// It has ended, and what the log holds back could not be written.
+    /// It has ended, and bytes that the log holds back could not be written.
     Waiting,
-    /// All is written, or given up.
+    /// Everything is written, or given up.
     Over,
 }
 
-/// A sandbox's log, shared by its streams.
+/// The log of a channel, shared by its outputs.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: LogFile,
-    /// Leave bytes out while the log can't be written, instead of waiting.
+    /// Whether bytes are left out while the log can't be written, instead of waiting.
     drop: bool,
     state: State,
     ending: Ending,
     logged: u64,
     dropped: u64,
-    /// Of those dropped, the ones that the log does not tell of yet.
+    /// Dropped bytes that the log does not report yet.
     unreported: u64,
-    /// What is left to be written of the line that tells of the others.
+    /// The rest of a line in the log that reports dropped bytes.
     notice: Vec<u8>,
-    /// The size of the child's terminal that the log knows.
+    /// The size of the child's terminal, as last noted in the log.
     size: Option<Winsize>,
 }
 
@@ -78,12 +78,12 @@ impl Log {
         self.file
     }
 
-    /// Bytes of the child's that are in the log.
+    /// Bytes of the child in the log.
     pub(crate) fn logged(&self) -> u64 {
         self.logged.saturating_sub(self.file.held_back())
     }
 
-    /// Bytes of the child's that the log lacks.
+    /// Bytes of the child that the log lacks.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped + self.file.held_back()
     }
@@ -93,9 +93,9 @@ impl Log {
         matches!(self.state, State::Failing { .. })
     }
 
-    /// Writes `bytes` of a stream, and says how many are done with: in the log, or left out for
-    /// good. The rest must be offered again, after [`RETRY`]. `spare` is for what the log's format
-    /// makes of them.
+    /// Writes `bytes` of an output; returns how many are dealt with: in the log, or dropped. The
+    /// rest must be offered again, after [`RETRY`]. `spare` is a buffer for the records of the
+    /// log's format.
     pub(crate) fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> usize {
         if let State::Failing { again } = self.state
             && Instant::now() < again
@@ -119,8 +119,8 @@ impl Log {
         }
     }
 
-    /// Writes what the log holds back, when nothing more comes. False where that is to be tried
-    /// again.
+    /// Writes bytes that the log holds back, when nothing more comes. Returns false if that is to
+    /// be tried again.
     pub(crate) fn finish(&mut self) -> bool {
         if self.ending == Ending::Over || !self.file.is_unfinished() {
             self.ending = Ending::Over;
@@ -147,13 +147,13 @@ impl Log {
         self.ending == Ending::Waiting
     }
 
-    /// Gives up what can't be written.
+    /// Gives up bytes that can't be written.
     pub(crate) fn close(&mut self) {
         self.report();
         self.ending = Ending::Over;
     }
 
-    /// Notes what happens before the bytes that come next.
+    /// Notes a mark before the bytes that come next.
     pub(crate) fn mark(&mut self, mark: Mark) {
         self.file.mark(mark);
     }
@@ -163,12 +163,12 @@ impl Log {
         self.file.deadline()
     }
 
-    /// Does what the log has to do by itself.
+    /// Does what is due.
     pub(crate) fn turn(&mut self) {
         self.file.turn();
     }
 
-    /// Where it is.
+    /// The path of the log.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
@@ -178,7 +178,7 @@ impl Log {
         self.file.reopen()
     }
 
-    /// The last bytes of the log, `most` at most; none where it can't be read.
+    /// The last bytes of the log, at most `most`; none if it can't be read.
     pub(crate) fn tail(&mut self, most: usize) -> Vec<u8> {
         self.file.tail(most).unwrap_or_else(|error| {
             warn!("{error}");
@@ -186,26 +186,26 @@ impl Log {
         })
     }
 
-    /// Tells the log of a size that is not the one it knows.
+    /// Notes a size of the child's terminal, unless it is the last one noted.
     pub(crate) fn note_size(&mut self, size: Winsize) {
         if self.size.replace(size).is_none_or(|known| known != size) {
             self.mark(Mark::Resize { columns: size.ws_col, rows: size.ws_row });
         }
     }
 
-    /// Whether the log still has to tell of bytes that it lacks.
+    /// Whether the log still has to report dropped bytes.
     pub(crate) fn has_unreported(&self) -> bool {
         self.unreported > 0 || !self.notice.is_empty()
     }
 
-    /// Tells of them, if it can be written by now.
+    /// Reports them in the log, if it can be written.
     pub(crate) fn report(&mut self) {
         if self.has_unreported() && self.report_unreported() {
             self.recovered();
         }
     }
 
-    /// Has the log tell of bytes that were left out before they came to it.
+    /// Reports bytes in the log that were left out before they came to it.
     pub(crate) fn report_dropped(&mut self, bytes: u64) {
         self.unreported += bytes;
         self.report();
@@ -225,10 +225,10 @@ impl Log {
         offered
     }
 
-    /// Whether the log is free for the child's bytes: the line about those left out comes first.
+    /// Reports dropped bytes in the log; returns whether bytes of the child may follow.
     ///
-    /// A line of which nothing could be written is counted anew at the next try: what is left out
-    /// meanwhile belongs before the bytes that follow the line, not behind them.
+    /// If nothing of the line could be written, the next attempt counts again: bytes that are
+    /// dropped meanwhile belong before the bytes that follow the line.
     fn report_unreported(&mut self) -> bool {
         while self.has_unreported() {
             let begun = !self.notice.is_empty();

@@ -1,4 +1,4 @@
-//! One stream of the child: read, logged, forwarded.
+//! One output of the child: read, logged, forwarded.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -6,51 +6,55 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use tracing::warn;
 
-use super::pace::Pace;
+use super::audience::{Audience, notice};
+use super::kind::Kind;
+use super::log::Log;
+use super::pace::{Pace, PaceTimers};
+use super::rate::Rate;
+use super::sink::Sink;
 use super::throttle::Throttle;
-use super::{Audience, Kind, Log, PaceTimers, Rate, Sink, notice};
 use crate::logfile::Stream;
 use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
-/// Bytes relayed in one turn where they are forwarded too: what the pipe behind our stdout takes in
-/// one go (pipe(7)), so that little has to be kept for it.
+/// The most bytes relayed in one turn if they are forwarded too: the capacity of the pipe behind
+/// the host's stdout (pipe(7)), so that few bytes have to be queued for it.
 const FORWARDED: usize = 64 * 1024;
 
-/// How far a stream has been read since the child's end.
+/// How far an output has been read since the child's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tail {
-    /// Bytes that were in the pipe when the child had ended, less those read since. `None` where
-    /// the kernel can't tell.
+    /// Bytes that were in the pipe when the child had ended, less those read since. `None` if the
+    /// kernel can't report them.
     left: Option<usize>,
-    /// Whether it has been seen empty since.
+    /// Whether the last read found it empty.
     empty: bool,
 }
 
-/// How the reads of one turn ended.
+/// Why the reads of one turn ended.
 #[derive(Debug)]
 enum Stopped {
-    /// There may be more.
+    /// The buffer is full; there may be more.
     Bounded,
-    /// The last read gave all there was.
+    /// The last read was short, so the source is empty.
     Short,
-    /// `WouldBlock`, or a child that has closed its terminal and has not ended.
+    /// `WouldBlock`, or a live child has closed its terminal.
     Empty,
-    /// It is over, with an error or without.
+    /// End of file, or an error.
     Ended(Option<io::Error>),
 }
 
-/// A stream of the child on its way to the log and to a sink.
+/// An output of the child on its way to the log and to a sink.
 #[derive(Debug)]
 pub(crate) struct Output<W, S, T> {
-    /// `None` at the end of the stream.
+    /// `None` at the end of the output.
     source: Option<(File, SourceId)>,
     kind: Kind,
-    /// What the log calls it.
+    /// The name of the output in the log.
     stream: Stream,
-    /// `None` for what is read as soon as something comes.
+    /// `None` if every byte is read as soon as it arrives.
     pace: Option<Pace<T>>,
-    /// `None` for what may be read as fast as it comes.
+    /// `None` if the rate is not limited.
     throttle: Option<Box<Throttle<T>>>,
     /// Bytes that were read and that the log has not taken.
     held: Vec<u8>,
@@ -59,7 +63,7 @@ pub(crate) struct Output<W, S, T> {
 }
 
 impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
-    /// An output without a source, as at its end.
+    /// An output without a source, as after its end.
     pub(crate) fn new(stream: Stream, sink: Option<Sink<W, S>>) -> Self {
         Self {
             source: None,
@@ -97,17 +101,18 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         Ok(())
     }
 
-    /// Reads no more than this rate allows, until the child has ended.
+    /// Limits the rate until the child has ended.
     pub(crate) fn limit(&mut self, rate: Rate, timers: PaceTimers<T>) {
         self.throttle = Some(Box::new(Throttle::new(rate, timers.pause)));
         self.pace = self.paced(timers);
         self.keep_size();
     }
 
-    /// How a flood of the source is read less often; `None` where it is not. A terminal is not, for
-    /// its echoes, nor a socket, which holds some 270 writes, however small: each counts for its
-    /// writer with all that the kernel keeps of it (socket(7), `SO_SNDBUF`). So it is full after a
-    /// pause, and one who doesn't wait for room loses bytes. It takes a rate, of which that is known.
+    /// How reads are delayed in a flood; `None` if they never are. A terminal is never paced,
+    /// because of its echoes. Nor is a socket: it holds about 270 writes of any size, since each
+    /// counts for its writer with all that the kernel keeps of it (socket(7), `SO_SNDBUF`). It
+    /// would be full after a pause, and a writer that does not wait for room would lose bytes. A
+    /// rate limit accepts that, so with one both are paced.
     fn paced(&self, timers: PaceTimers<T>) -> Option<Pace<T>> {
         let paced = match self.kind {
             Kind::Pipe => true,
@@ -129,28 +134,28 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.stream
     }
 
-    /// The descriptor that is read, until its end.
+    /// The descriptor that is read; `None` after its end.
     pub(crate) fn source(&self) -> Option<&File> {
         self.source.as_ref().map(|(source, _)| source)
     }
 
-    /// Whether the stream has ended.
+    /// Whether the output is at its end.
     pub(crate) fn has_ended(&self) -> bool {
         self.source.is_none()
     }
 
-    /// Whether all that was read is in the log and has been forwarded.
+    /// Whether all bytes that were read are in the log and have been forwarded.
     pub(crate) fn is_flushed(&self) -> bool {
         self.held.is_empty() && self.sink.as_ref().is_none_or(Sink::is_empty)
     }
 
-    /// Bytes beyond the rate that were left out, and bytes that the sink's reader never got.
+    /// Bytes beyond the rate that were left out, and bytes that the sink has left out.
     pub(crate) fn dropped(&self) -> u64 {
         let left_out = self.throttle.as_ref().map_or(0, |throttle| throttle.left_out());
         left_out + self.sink.as_ref().map_or(0, Sink::dropped)
     }
 
-    /// Reads what is there, up to a bound, and relays it. Says whether anything came.
+    /// Reads what is there, up to a bound, and relays it. Returns whether bytes came.
     pub(crate) fn turn(
         &mut self,
         log: &mut Log,
@@ -160,7 +165,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.end_gap(log, audience, cx);
         let Some(id) = self.source.as_ref().map(|(_, id)| *id) else { return false };
         if self.waits_for_sinks() {
-            // The edge is kept for when it is read again.
+            // The edge is kept until it is read again.
             self.end_pace(cx);
             if let Some(throttle) = &mut self.throttle {
                 throttle.wait_no_more(id, cx);
@@ -183,7 +188,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             self.relay(bytes, cx.spare, log, audience, &mut cx.sources);
         }
         match &stopped {
-            // The next turn goes on, also where an earlier one took the edge for used up.
+            // The next turn continues, even if an earlier one has consumed the edge.
             Stopped::Bounded => cx.sources.not_drained(id, Interest::READ),
             Stopped::Short => cx.sources.short_read(id),
             Stopped::Empty => cx.sources.would_block(id, Interest::READ),
@@ -197,14 +202,14 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             if let Some(throttle) = &mut self.throttle {
                 throttle.left_more();
             }
-            // Known already, most often: not to be called again for that.
+            // Sets the wait now, most often, instead of in one more call.
             self.allowed(id, cx);
         }
         self.pause_or_resume(&mut cx.sources);
         count > 0
     }
 
-    /// Reads into `scratch`, and says how much and why no more.
+    /// Reads into `scratch`; returns how many bytes, and why no more.
     fn gather(&mut self, scratch: &mut [u8]) -> (usize, Stopped) {
         let mut count = 0;
         while let (Some(free), Some((source, _))) =
@@ -215,8 +220,8 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
                 Ok(read @ 1..) => {
                     self.count_tail(read, false);
                     count += read;
-                    // Not trusted for the tail: a child may have its pipe give one packet at a
-                    // time (pipe(2): `O_DIRECT`).
+                    // A short read does not count in the tail: a child may have put its pipe into
+                    // packet mode (pipe(2): `O_DIRECT`), in which each read returns one packet.
                     if self.tail.is_none() && self.kind.is_emptied_by(read, asked) {
                         return (count, Stopped::Short);
                     }
@@ -226,15 +231,15 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
                     return (count, Stopped::Empty);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                end if self.is_let_go(&end) => return (count, Stopped::Empty),
+                end if self.is_closed_for_now(&end) => return (count, Stopped::Empty),
                 end => return (count, Stopped::Ended(end.err())),
             }
         }
         (count, Stopped::Bounded)
     }
 
-    /// How much may be read now, by the rate; for nothing, it waits until that is over. No rate
-    /// applies to the tail.
+    /// How many bytes may be read now, by the rate; for none, a wait begins. No rate applies to the
+    /// tail.
     fn allowed(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) -> usize {
         let Some(throttle) = self.throttle.as_mut().filter(|_| self.tail.is_none()) else {
             return usize::MAX;
@@ -251,7 +256,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         room
     }
 
-    /// Counts what was read; says how much of it is kept.
+    /// Counts bytes that were read; returns how many of them are kept.
     fn count_rate(&mut self, count: usize, cx: &mut Context<'_, S, T>) -> usize {
         match self.throttle.as_mut().filter(|_| self.tail.is_none()) {
             Some(throttle) => throttle.read(count, cx),
@@ -259,7 +264,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    /// Tells of bytes that were left out, once there are no more of them to be for a while.
+    /// Reports bytes that were left out, once no more are to be left out for a while.
     fn end_gap(
         &mut self,
         log: &mut Log,
@@ -271,14 +276,14 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         if over {
             throttle.lift(self.source.as_ref().map(|(_, id)| *id), cx);
         }
-        // What was read before them comes first.
+        // Bytes that were read before them come first.
         if self.held.is_empty() {
             let bytes = throttle.end_gap(over, cx);
-            self.tell_of(bytes, log, audience, &mut cx.sources);
+            self.report_gap(bytes, log, audience, &mut cx.sources);
         }
     }
 
-    fn tell_of(
+    fn report_gap(
         &mut self,
         bytes: u64,
         log: &mut Log,
@@ -296,7 +301,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         audience.offer(&line, sources);
     }
 
-    /// Has a flooded source read less often. The tail is read as fast as it comes.
+    /// Delays the reads of a flooded source. The tail is read as fast as it comes.
     fn keep_pace(&mut self, count: usize, empty: bool, cx: &mut Context<'_, S, T>) {
         if self.tail.is_some() {
             self.end_pace(cx);
@@ -311,7 +316,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    /// Gives a pipe its own size back, once no flood fills it any more.
+    /// Gives a pipe that has grown its size back, unless it is still flooded.
     pub(crate) fn trim(&mut self, cx: &mut Context<'_, S, T>) {
         let blocked = self.is_paused();
         if let Some(pace) = &mut self.pace {
@@ -319,7 +324,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    /// Offers the log again what it has not taken.
+    /// Offers the log again the bytes that it has not taken.
     pub(crate) fn retry_log(
         &mut self,
         log: &mut Log,
@@ -331,18 +336,18 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
         let held = std::mem::take(&mut self.held);
         self.relay(&held, &mut [], log, audience, sources);
-        // The drain waits for it, and its timer may have come too early.
+        // The drain waits for that, and its timer may have expired too early.
         if self.held.is_empty()
             && let Some(throttle) = &mut self.throttle
             && (self.tail.is_some() || throttle.gap_is_over())
         {
             let bytes = throttle.take_gap();
-            self.tell_of(bytes, log, audience, sources);
+            self.report_gap(bytes, log, audience, sources);
         }
         self.pause_or_resume(sources);
     }
 
-    /// Goes on forwarding once the sink's writer is ready.
+    /// Continues to forward once the sink's writer is ready.
     pub(crate) fn flush_sink(&mut self, sources: &mut Sources<'_, S>) {
         if let Some(sink) = &mut self.sink {
             sink.flush(sources);
@@ -350,23 +355,24 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.pause_or_resume(sources);
     }
 
-    /// From here on the end of the child's own bytes is looked for: there are `left` in the pipe.
+    /// The child has ended, with `left` of its bytes in the pipe: notes when all of them have been
+    /// read.
     pub(crate) fn begin_tail(&mut self, left: Option<usize>) {
         self.tail = Some(Tail { left, empty: false });
     }
 
-    /// Whether every byte that the child itself wrote has been read.
+    /// Whether every byte that the child itself has written has been read.
     pub(crate) fn has_tail(&self) -> bool {
         let read = |tail: Tail| tail.empty || tail.left == Some(0);
         self.has_ended() || self.tail.is_some_and(read)
     }
 
-    /// Whether the stream was empty when it was last read, and is being read.
+    /// Whether the last read found the output empty, and it is being read.
     pub(crate) fn is_quiet(&self) -> bool {
         self.has_ended() || (!self.is_paused() && self.tail.is_some_and(|tail| tail.empty))
     }
 
-    /// Reads no more. What has been read goes on its way.
+    /// Reads no more. Bytes that have been read continue on their way.
     pub(crate) fn end(&mut self, sources: &mut Sources<'_, S>) {
         if let Some((_, id)) = self.source.take() {
             sources.deregister(id);
@@ -378,7 +384,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         !self.held.is_empty()
     }
 
-    /// Forwards no more; what waits for the reader is counted as left out.
+    /// Forwards no more; bytes that wait for the sink are counted as left out.
     pub(crate) fn abandon_sink(&mut self, sources: &mut Sources<'_, S>) {
         if let Some(sink) = &mut self.sink {
             sink.abandon(sources);
@@ -386,9 +392,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.pause_or_resume(sources);
     }
 
-    /// Gives up on whatever still waits; it is counted as left out.
+    /// Gives up all bytes that wait; they are counted as left out.
     pub(crate) fn abandon(&mut self, log: &mut Log, sources: &mut Sources<'_, S>) {
-        // What is in a pipe is known; of a PTY, only what it may hold at most.
+        // The number of bytes in a pipe is known, that in a PTY is not.
         let unread = match (self.kind, self.has_tail()) {
             (Kind::Pipe | Kind::Socket | Kind::Other, false) => {
                 self.tail.and_then(|tail| tail.left)
@@ -406,7 +412,8 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
     }
 
-    /// To the log first; what is there goes on to the sink and the audience, and the rest is held.
+    /// Writes to the log first. What it has taken goes on to the sink and the audience; the rest is
+    /// held.
     fn relay(
         &mut self,
         bytes: &[u8],
@@ -427,16 +434,16 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         audience.offer(done, sources);
     }
 
-    /// Whether this is no end: the child has closed its terminal and has not ended.
+    /// Whether this is not the end of the output: a live child has closed its terminal.
     ///
-    /// To close the master now would hang up on it: SIGHUP instead of its own exit code, for a
-    /// child that closes its streams on the way out. And it may open `/dev/tty` again.
-    fn is_let_go(&self, end: &io::Result<usize>) -> bool {
-        let nobody_has_it = match end {
+    /// Closing the master now would hang it up: a child that closes its streams on exit would get
+    /// SIGHUP, and lose its exit code. It may also open `/dev/tty` again.
+    fn is_closed_for_now(&self, end: &io::Result<usize>) -> bool {
+        let no_process = match end {
             Ok(count) => *count == 0,
             Err(error) => error.raw_os_error() == Some(libc::EIO),
         };
-        nobody_has_it && self.kind == Kind::RawTerminal && self.tail.is_none()
+        no_process && self.kind == Kind::RawTerminal && self.tail.is_none()
     }
 
     /// Warns of an end that is a fault. On Linux a PTY master answers `EIO` when no process has the
@@ -461,7 +468,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     fn pause_or_resume(&mut self, sources: &mut Sources<'_, S>) {
         let interest = if self.is_paused() { Interest::NONE } else { Interest::READ };
         if let Some((_, id)) = self.source {
-            // Reading alone never asks the kernel, so this can't fail.
+            // A change of the wish to read needs no system call, so this can't fail.
             let _ = sources.want(id, interest);
         }
     }

@@ -1,26 +1,26 @@
-//! Reads a source at the pace that its flood asks for.
+//! Reads a flooded source at the pace that the rule of floods advises.
 //!
-//! Carries out what [`Flood`] advises: the source is muted for the length of a pause, a timer ends
-//! it, and a pipe grows while the flood lasts. A source at rest has neither timer nor more room
-//! than it came with.
+//! Carries out the advice of [`Flood`]: the source is disarmed for the length of a pause, a timer
+//! ends the pause, and a pipe grows while the flood lasts. A source at rest has no timer, and a
+//! pipe at rest its own size.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::Kind;
 use super::flood::{Advice, Flood};
+use super::kind::Kind;
 use super::pipe::Size;
 use crate::reactor::{Context, SourceId, TimerId};
 
-/// How often a pipe that has grown is looked at: one without a flood since goes back to its size.
+/// How often a pipe that has grown is checked: it gets its size back if there was no flood since.
 const TRIM: Duration = Duration::from_millis(100);
 
-/// How soon a source is read again that the kernel has no room to watch.
+/// The delay before a source is read that the poller has no room for.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// What the handler calls the timers of one source.
+/// The keys of a source's timers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PaceTimers<T> {
     /// Calls [`Output::turn`](super::Output::turn).
@@ -35,13 +35,13 @@ pub(super) struct Pace<T> {
     flood: Flood,
     size: Size,
     names: PaceTimers<T>,
-    /// Ends the pause under way.
+    /// Ends the pause.
     pause: Option<TimerId>,
     /// Set while the pipe has grown.
     trim: Option<TimerId>,
-    /// Whether it was flooded since that was set.
+    /// Whether there was a flood since that was set.
     flooded: bool,
-    /// Bytes read since it was last empty.
+    /// Bytes read since the source was last empty.
     unbroken: usize,
     /// Whether the pipe may grow.
     grows: bool,
@@ -61,13 +61,13 @@ impl<T: Copy> Pace<T> {
         }
     }
 
-    /// Leaves the pipe as large as it is: one that is not read as fast as it fills has no use for
-    /// what others lack then.
+    /// Keeps the pipe at its size: memory for pipes is scarce, and of no use for a source that is
+    /// read more slowly than it fills.
     pub(super) fn keep_size(&mut self) {
         self.grows = false;
     }
 
-    /// A read gave `count` bytes; `empty` is whether it left nothing in the source.
+    /// A read returned `count` bytes; `empty` is whether it left the source empty.
     pub(super) fn read<S: Copy>(
         &mut self,
         source: &File,
@@ -80,11 +80,11 @@ impl<T: Copy> Pace<T> {
         if count == 0 {
             self.unbroken = 0;
             self.over(id, cx);
-            return self.look_again(cx);
+            return self.check_later(cx);
         }
         self.flood.read(count, self.size.capacity(), now);
         self.unbroken += count;
-        // Of its own size it could not have held what was in it.
+        // At its own size the pipe could not have held these bytes.
         self.flooded |= self.unbroken > self.size.usual();
         if empty {
             self.unbroken = 0;
@@ -105,7 +105,7 @@ impl<T: Copy> Pace<T> {
                 self.read_after(pause, cx);
             }
         }
-        self.look_again(cx);
+        self.check_later(cx);
     }
 
     /// The source is not to be paced any more, or not for now.
@@ -114,8 +114,8 @@ impl<T: Copy> Pace<T> {
         self.watch(id, cx);
     }
 
-    /// The time to give back what the pipe took to grow, unless it is still flooded. One that holds
-    /// too much while it is not read (`blocked`) can't, and is looked at when it is read again.
+    /// Gives back what the pipe took to grow, unless it is still flooded. A pipe that holds too
+    /// much while it is not read (`blocked`) can't shrink; it is checked again when it is read.
     pub(super) fn trim<S: Copy>(
         &mut self,
         pipe: Option<&File>,
@@ -125,11 +125,11 @@ impl<T: Copy> Pace<T> {
         self.trim = None;
         let flooded = std::mem::take(&mut self.flooded) && pipe.is_some();
         if flooded || (!self.size.shrink(pipe, &mut cx.budget) && !blocked) {
-            self.look_again(cx);
+            self.check_later(cx);
         }
     }
 
-    /// Has the kernel tell of it again; where it has no room for that, the timer goes on.
+    /// Arms the source; if the poller has no room for it, the timer continues.
     fn watch<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         match cx.sources.arm(id) {
             Ok(()) => {
@@ -151,7 +151,7 @@ impl<T: Copy> Pace<T> {
         }
     }
 
-    fn look_again<S: Copy>(&mut self, cx: &mut Context<'_, S, T>) {
+    fn check_later<S: Copy>(&mut self, cx: &mut Context<'_, S, T>) {
         if self.trim.is_none() && self.size.has_grown() {
             self.trim = Some(cx.timers.set(TRIM, self.names.trim));
         }

@@ -1,6 +1,6 @@
-//! How much a pipe holds, and letting it hold more for a while.
+//! The capacity of a pipe, and how it grows for a while.
 //!
-//! Linux only (fcntl(2), `F_SETPIPE_SZ`); elsewhere a pipe is as large as it is.
+//! Linux only (fcntl(2), `F_SETPIPE_SZ`); elsewhere the capacity is fixed.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -9,25 +9,26 @@ use tracing::debug;
 
 use crate::reactor::Budget;
 
-/// What a pipe holds where the system does not tell (pipe(7)).
+/// The capacity of a pipe if the system does not report it (pipe(7)).
 const USUAL: usize = 64 * 1024;
 
-/// The most that an unprivileged process may ask for by default (`/proc/sys/fs/pipe-max-size`).
+/// The largest capacity that an unprivileged process gets by default
+/// (`/proc/sys/fs/pipe-max-size`).
 const LARGEST: usize = 1 << 20;
 
-/// How long nobody is asked for more after a refusal.
+/// How long no pipe is made larger after a refusal.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// What a pipe was given.
+/// A pipe that has grown.
 #[derive(Debug, Clone, Copy)]
 struct Grown {
-    /// Its own size.
+    /// Its own capacity.
     from: usize,
     /// What it took of the budget.
     taken: usize,
 }
 
-/// The size of one pipe. Others may set it too, whoever has an end of it: from then on it is theirs.
+/// The capacity of one pipe. A process with a descriptor of it may set it too; that value is kept.
 #[derive(Debug)]
 pub(super) struct Size {
     capacity: usize,
@@ -40,12 +41,12 @@ impl Size {
         Self { capacity: platform::capacity(pipe).unwrap_or(USUAL), grown: None, refused: None }
     }
 
-    /// Bytes that it holds, as far as is known.
+    /// The capacity in bytes, as far as it is known.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Bytes that it holds when it has not grown.
+    /// The capacity in bytes when it has not grown.
     pub(super) fn usual(&self) -> usize {
         self.grown.map_or(self.capacity, |grown| grown.from)
     }
@@ -54,14 +55,14 @@ impl Size {
         self.grown.is_some()
     }
 
-    /// Makes it four times as large, if the budget and the system let us.
+    /// Makes it four times as large, if the budget and the system allow it.
     pub(super) fn grow(&mut self, pipe: &impl AsFd, budget: &mut Budget<'_>, now: Instant) {
         let waits = |refused| now.saturating_duration_since(refused) < REFUSED;
         if self.capacity >= LARGEST || self.refused.is_some_and(waits) {
             return;
         }
         self.refused = None;
-        self.look(pipe, budget);
+        self.check(pipe, budget);
         let wanted = self.capacity.saturating_mul(4).min(LARGEST);
         let more = wanted.saturating_sub(self.capacity);
         if more == 0 {
@@ -87,11 +88,11 @@ impl Size {
         }
     }
 
-    /// Gives back what it took; says whether that is done. It is not while the pipe holds more
+    /// Gives back what it took; returns whether that is done. It is not while the pipe holds more
     /// than fits, counted in page slots (`EBUSY`).
     pub(super) fn shrink(&mut self, pipe: Option<&impl AsFd>, budget: &mut Budget<'_>) -> bool {
         if let Some(pipe) = pipe {
-            self.look(pipe, budget);
+            self.check(pipe, budget);
         }
         let Some(Grown { from, taken }) = self.grown else { return true };
         if let Some(pipe) = pipe {
@@ -105,8 +106,8 @@ impl Size {
         true
     }
 
-    /// Learns whether somebody else has set the size since.
-    fn look(&mut self, pipe: &impl AsFd, budget: &mut Budget<'_>) {
+    /// Checks whether another process has set the size since.
+    fn check(&mut self, pipe: &impl AsFd, budget: &mut Budget<'_>) {
         let Ok(found) = platform::capacity(pipe) else { return };
         if found != self.capacity {
             self.capacity = found;
@@ -128,7 +129,7 @@ mod platform {
         usize::try_from(fcntl(pipe, FcntlArg::F_GETPIPE_SZ)?).map_err(io::Error::other)
     }
 
-    /// The kernel rounds up to pages, and says what it made of it.
+    /// The kernel rounds up to pages; returns the resulting capacity.
     pub(super) fn resize(pipe: &impl AsFd, bytes: usize) -> io::Result<usize> {
         let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
         usize::try_from(fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes))?).map_err(io::Error::other)
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_grows_to_a_mebibyte_and_comes_back_and_so_does_the_allowance() {
+    fn a_pipe_grows_to_a_mebibyte_and_comes_back_and_so_does_the_budget() {
         let mut pipe = Fixture::new(2 << 20);
         let usual = pipe.size.capacity();
         for _ in 0..5 {
@@ -200,14 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_does_not_grow_beyond_the_allowance() {
+    fn a_pipe_does_not_grow_beyond_the_budget() {
         let mut pipe = Fixture::new(300 * 1024);
         for _ in 0..5 {
             pipe.grow();
         }
         assert_eq!(pipe.size.capacity(), 4 * USUAL);
         assert_eq!(pipe.taken, 3 * USUAL);
-        // When there is more to be had, it does, but is not asked all the time.
+        // With more budget it grows again, but not at once.
         pipe.left = 1 << 20;
         pipe.grow();
         assert_eq!(pipe.size.capacity(), 4 * USUAL);
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_whose_size_somebody_else_has_set_is_left_at_that() {
+    fn a_pipe_whose_size_another_process_has_set_keeps_it() {
         let mut pipe = Fixture::new(2 << 20);
         pipe.grow();
         let theirs = platform::resize(&pipe.writer, 8 * USUAL).unwrap();

@@ -1,35 +1,37 @@
-//! How much of a source is taken in a time, and what becomes of the rest.
+//! How many bytes of a source are taken in a time, and what happens to the rest.
 //!
-//! A bucket of tokens, one a byte, fills at the rate and holds the burst. What is read takes its
-//! tokens away; without any, nothing is read until there are enough for a read that is worth a
-//! wake-up. Or it is read all the same, faster by a factor, and what has no tokens is left out.
+//! A token bucket, one token a byte, fills at the rate and holds the burst. Bytes that are read
+//! take their tokens away. Without tokens nothing is read until there are enough for a read that
+//! justifies a wake-up; or, under `drop`, bytes are read faster by a factor, and those without
+//! tokens are left out.
 //!
-//! This is the rule alone: it knows no descriptor and no timer, and is told the time.
+//! This file is the rule alone: it knows no descriptor and no timer, and gets the time as an
+//! argument.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-/// A source that is to leave bytes out is read this many times as fast as it may log, and waits
-/// then: so that it can't take more than a part of the processor either.
+/// Under `drop` a source is read this many times as fast as the rate, and waits then, so that it
+/// can't take more than a part of the processor either.
 const EXCESS: u64 = 8;
 
-/// What a source that has waited is read for: so many bytes, where they come within these times.
+/// A source that has waited is read for this many bytes, or for those that come within these times.
 const WORTH: u64 = 4096;
 const SOON: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_millis(100);
 
 const NANOS: u128 = 1_000_000_000;
 
-/// What becomes of bytes beyond the rate.
+/// What happens to bytes beyond the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
-    /// They stay in the source until their time has come.
+    /// They stay in the source until the rate allows them.
     Block,
-    /// They are left out.
+    /// They are read and left out.
     Drop,
 }
 
-/// How much a source may give.
+/// The rate of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     /// Bytes a second.
@@ -39,32 +41,32 @@ pub(crate) struct Rate {
     pub(crate) over: Over,
 }
 
-/// Tokens that come back with time.
+/// A token bucket.
 #[derive(Debug)]
 struct Bucket {
     per_second: NonZeroU64,
     size: u64,
     tokens: u64,
-    /// The time that the tokens are of.
+    /// The time at which the number of tokens was computed.
     at: Instant,
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     fn new(per_second: NonZeroU64, burst: u64, now: Instant) -> Self {
         let size = burst.max(worth(per_second));
         Self { per_second, size, tokens: size, at: now }
     }
 
-    /// The tokens of now.
-    fn look(&mut self, now: Instant) -> u64 {
+    /// The tokens at this time.
+    fn refill(&mut self, now: Instant) -> u64 {
         let passed = now.saturating_duration_since(self.at).as_nanos();
         let rate = u128::from(self.per_second.get());
         let gained = passed.saturating_mul(rate) / NANOS;
         if gained >= u128::from(self.size - self.tokens) {
             (self.tokens, self.at) = (self.size, now.max(self.at));
         } else {
-            // Less than the size, which is a u64. What is left of a token's time counts on.
+            // Less than the size, which is a u64. The rest of a token's time is carried over.
             self.tokens += gained as u64;
             self.at += nanoseconds((gained * NANOS).div_ceil(rate));
         }
@@ -75,15 +77,15 @@ impl Bucket {
         self.tokens = self.tokens.saturating_sub(count);
     }
 
-    /// How long from `now` until there are so many, as many as it holds at most.
+    /// The time from `now` until there are `wanted` tokens, or as many as the bucket holds.
     fn time_until(&mut self, wanted: u64, now: Instant) -> Duration {
-        let lacking = wanted.min(self.size).saturating_sub(self.look(now));
+        let lacking = wanted.min(self.size).saturating_sub(self.refill(now));
         let time = (u128::from(lacking) * NANOS).div_ceil(self.per_second.get().into());
         nanoseconds(time).saturating_sub(now.saturating_duration_since(self.at))
     }
 }
 
-/// The bytes that a wake-up is worth at this rate.
+/// The number of bytes that justify a wake-up at this rate.
 fn worth(per_second: NonZeroU64) -> u64 {
     let within = |time: Duration| {
         let bytes = u128::from(per_second.get()) * time.as_nanos() / NANOS;
@@ -99,23 +101,23 @@ fn nanoseconds(count: u128) -> Duration {
 /// What is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Excess {
-    /// Nothing: it is not read.
+    /// Nothing: the source waits.
     Waits,
-    /// Nothing so far, but it will be.
+    /// Nothing at the moment.
     Kept,
-    /// So many bytes in a row.
+    /// This many bytes in a row.
     LeftOut(u64),
 }
 
 /// The rule for one source.
 #[derive(Debug)]
 pub(super) struct Limit {
-    /// What is kept.
+    /// Limits the bytes that are kept.
     kept: Bucket,
-    /// What is read, where that is more.
+    /// Limits the bytes that are read, if those are more.
     read: Option<Bucket>,
     excess: Excess,
-    /// Whether it waits until a read is worth a wake-up.
+    /// Whether the source waits until a read justifies a wake-up.
     waiting: bool,
 }
 
@@ -133,29 +135,29 @@ impl Limit {
         Self { kept, read, excess, waiting: false }
     }
 
-    /// How many bytes may be read now; for none, [`wait`](Self::wait) tells until when.
+    /// How many bytes may be read now; for none, [`wait`](Self::wait) returns how long.
     pub(super) fn room(&mut self, now: Instant) -> u64 {
         let waiting = self.waiting;
         let bucket = self.bucket();
-        let (tokens, worth) = (bucket.look(now), worth(bucket.per_second));
+        let (tokens, worth) = (bucket.refill(now), worth(bucket.per_second));
         let room = if waiting && tokens < worth { 0 } else { tokens };
         self.waiting = room == 0;
         room
     }
 
-    /// The source has more than was read: it is read on when that is worth a wake-up, and not for
-    /// the few bytes that have come meanwhile.
+    /// The source has more bytes: it is read again when that justifies a wake-up, and not for the
+    /// few tokens that have come meanwhile.
     pub(super) fn left_more(&mut self) {
         self.waiting = true;
     }
 
-    /// How long there is nothing to be read.
+    /// How long nothing may be read.
     pub(super) fn wait(&mut self, now: Instant) -> Duration {
         let bucket = self.bucket();
         bucket.time_until(worth(bucket.per_second), now)
     }
 
-    /// So many bytes were read; says how many of them, the first ones, are kept.
+    /// Counts bytes that were read; returns how many of them, the first ones, are kept.
     pub(super) fn read(&mut self, count: usize, now: Instant) -> usize {
         let all = count as u64;
         if let Some(read) = &mut self.read {
@@ -168,7 +170,7 @@ impl Limit {
                 0
             }
             Excess::Kept => {
-                let kept = all.min(self.kept.look(now));
+                let kept = all.min(self.kept.refill(now));
                 if kept < all {
                     self.excess = Excess::LeftOut(all - kept);
                 }
@@ -179,14 +181,14 @@ impl Limit {
         usize::try_from(kept).unwrap_or(count)
     }
 
-    /// How long bytes are left out from now on; `None` where they are not. That is until half of
-    /// the burst can be kept: not a few bytes in each of many gaps.
+    /// How long bytes are left out from now on; `None` if none are. That is until half of the burst
+    /// can be kept, so that a flood has few gaps.
     pub(super) fn gap(&mut self, now: Instant) -> Option<Duration> {
         let wanted = self.kept.size.div_ceil(2);
         matches!(self.excess, Excess::LeftOut(_)).then(|| self.kept.time_until(wanted, now))
     }
 
-    /// Leaves nothing out any more, for now; says how many bytes that were.
+    /// Ends a gap; returns how many bytes it has.
     pub(super) fn end_gap(&mut self) -> u64 {
         match self.excess {
             Excess::LeftOut(bytes) => {
@@ -197,7 +199,7 @@ impl Limit {
         }
     }
 
-    /// What reading is bounded by.
+    /// The bucket that limits reading.
     fn bucket(&mut self) -> &mut Bucket {
         self.read.as_mut().unwrap_or(&mut self.kept)
     }
@@ -210,7 +212,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const MS: Duration = Duration::from_millis(1);
 
-    /// A source that always has more, read as the rule allows, on a clock that moves only when told.
+    /// A source that always has more, read as the rule allows, and a clock that the test moves.
     struct Clock {
         limit: Limit,
         now: Instant,
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn no_part_of_a_tokens_time_is_lost_however_often_it_is_looked_at() {
+    fn no_part_of_a_tokens_time_is_lost_however_often_it_is_read() {
         let mut clock = Clock::new(1_000, 1_000, Over::Block);
         clock.limit.read(1_000, clock.now);
         for _ in 0..10_000 {
@@ -311,7 +313,7 @@ mod tests {
         let mut clock = Clock::new(MIB, MIB, Over::Block);
         clock.now += Duration::from_secs(100 * 365 * 86_400);
         assert_eq!(clock.limit.room(clock.now), MIB);
-        // Nor when a clock goes back.
+        // Nor if a clock goes back.
         let earlier = clock.now - Duration::from_secs(5);
         assert_eq!(clock.limit.room(earlier), MIB);
     }
@@ -333,8 +335,8 @@ mod tests {
     fn what_is_left_out_and_what_is_kept_is_all_that_was_read() {
         let mut clock = Clock::new(MIB, MIB, Over::Drop);
         clock.flood(Duration::from_secs(10));
-        let told: u64 = clock.gaps.iter().sum::<u64>() + clock.limit.end_gap();
-        assert_eq!(clock.kept + told, clock.read);
+        let left_out: u64 = clock.gaps.iter().sum::<u64>() + clock.limit.end_gap();
+        assert_eq!(clock.kept + left_out, clock.read);
         assert!(clock.kept.abs_diff(11 * MIB) <= MIB, "{}", clock.kept);
     }
 

@@ -1,4 +1,4 @@
-//! One of our own streams, or whoever else reads along: takes what it can without waiting.
+//! A non-blocking writer for one reader of an output: a stream of the host or an attached client.
 
 use std::io::{self, Write};
 use std::mem;
@@ -7,39 +7,39 @@ use std::os::fd::AsFd;
 use nix::unistd::isatty;
 use tracing::{debug, warn};
 
-use super::notice;
+use super::audience::notice;
 use crate::reactor::{Interest, SourceId, Sources};
 use crate::terminal;
 
-/// Bytes that wait for a slow reader under [`Overflow::Drop`] before more are left out.
+/// The most bytes that wait for a slow reader under [`Overflow::Drop`]; more are left out.
 pub(crate) const QUEUE: usize = 256 * 1024;
 
-/// Bytes that wait for one under [`Overflow::Block`] before the source is read no further. Enough
-/// that the source need not stand still while the reader takes what it has.
+/// Bytes that wait for a slow reader under [`Overflow::Block`] before the source is read no
+/// further. Enough that the source can be read again before the reader has taken all of them.
 const BLOCK: usize = 64 * 1024;
 
-/// What happens when a reader does not keep up.
+/// What happens if a reader does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overflow {
     /// The source is not read while the queue is full.
     Block,
-    /// What the queue can't hold is left out, and the reader is told.
+    /// Bytes beyond the queue are left out; the reader gets a line that says how many.
     Drop,
 }
 
-/// Where the bytes go.
+/// The writer of a sink.
 #[derive(Debug)]
 enum Writer<W> {
     Open(W),
-    /// The reader went away, and misses nothing; or nothing is to be forwarded any more.
+    /// The reader has closed its side, or nothing is to be forwarded any more. It misses nothing.
     Gone,
-    /// It can't be written any more (a full disk, say): what it lacks is counted.
+    /// Writes fail, on a full disk for example: the bytes are counted as left out.
     Failed,
 }
 
-/// Forwards bytes to a writer that is never waited for.
+/// Forwards bytes to a writer without blocking.
 ///
-/// The writer is watched only while bytes wait for it.
+/// The writer is registered only while bytes wait for it.
 #[derive(Debug)]
 pub(crate) struct Sink<W, S> {
     writer: Writer<W>,
@@ -51,10 +51,10 @@ pub(crate) struct Sink<W, S> {
     queue: Vec<u8>,
     /// How much of the queue has been written.
     sent: usize,
-    /// Where the line about missed bytes ends, in a queue that begins with one.
+    /// The end of the line about left-out bytes, if the queue begins with one.
     notice_end: usize,
     waiting: Option<SourceId>,
-    /// Bytes left out that the reader has not been told of.
+    /// Left-out bytes that have not been reported to the reader.
     missed: u64,
     dropped: u64,
 }
@@ -76,12 +76,12 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         }
     }
 
-    /// Changes how many bytes may wait under [`Overflow::Drop`]. What waits already stays.
+    /// Sets how many bytes may wait under [`Overflow::Drop`]. Bytes that wait already stay.
     pub(crate) fn set_room(&mut self, room: usize) {
         self.room = room;
     }
 
-    /// Whether the reader has gone away, or can't be written to any more.
+    /// Whether the reader has closed its side, or writes fail.
     pub(crate) fn is_gone(&self) -> bool {
         !matches!(self.writer, Writer::Open(_))
     }
@@ -91,17 +91,17 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         self.dropped
     }
 
-    /// Whether nothing waits for the reader.
+    /// Whether no bytes wait for the reader.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether the source may be read on.
+    /// Whether the source may be read.
     pub(crate) fn accepts(&self) -> bool {
         self.overflow == Overflow::Drop || self.queue.len() - self.sent < BLOCK
     }
 
-    /// Forwards `bytes`, as many as are taken at once; the rest waits or is left out.
+    /// Forwards `bytes`, as many as the writer takes now; the rest waits or is left out.
     pub(crate) fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) {
         let written = if self.is_empty() { self.write(bytes) } else { 0 };
         let rest = bytes.get(written..).unwrap_or_default();
@@ -115,7 +115,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         }
     }
 
-    /// Goes on with what waits, once the writer is ready.
+    /// Writes bytes that wait, once the writer is ready.
     pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) {
         loop {
             let queue = mem::take(&mut self.queue);
@@ -147,7 +147,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         }
     }
 
-    /// Takes nothing any more; what waits is counted as left out.
+    /// Takes nothing more; bytes that wait are counted as left out.
     pub(crate) fn abandon(&mut self, sources: &mut Sources<'_, S>) {
         if let Writer::Open(_) = mem::replace(&mut self.writer, Writer::Gone) {
             self.dropped += self.unsent();
@@ -155,7 +155,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         self.leave(sources);
     }
 
-    /// Bytes of the child's that wait.
+    /// Bytes of the child that wait.
     fn unsent(&self) -> u64 {
         (self.queue.len() - self.sent.max(self.notice_end)) as u64
     }
@@ -172,7 +172,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     fn enqueue(&mut self, rest: &[u8]) {
         let room = match self.overflow {
             Overflow::Block => rest.len(),
-            // Once something is missing, all of it is, up to the notice: no stray pieces.
+            // After the first left-out byte all are left out, up to the notice: no stray fragments.
             Overflow::Drop if self.missed > 0 => 0,
             Overflow::Drop => {
                 self.room.saturating_sub(self.queue.len() - self.sent).min(rest.len())
@@ -218,7 +218,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     }
 }
 
-/// A reader that goes away (`| head -1`, a closed terminal) is no fault; anything else is one.
+/// A reader that closes its side (`| head -1`, a closed terminal) is not an error.
 fn gone<W>(error: &io::Error, is_terminal: bool) -> Writer<W> {
     if terminal::peer_has_gone(error, is_terminal) {
         debug!("the reader of our output has gone away");

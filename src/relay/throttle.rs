@@ -1,8 +1,8 @@
-//! Reads a source no faster than it may be logged.
+//! Reads a source no faster than its rate allows.
 //!
-//! Carries out what [`Limit`] says: a source that has to wait is muted, so that what its writer
-//! does meanwhile wakes nobody, and a timer ends the wait; another one ends a gap when nothing
-//! more comes. A source that is silent has neither.
+//! Carries out the rule of [`Limit`]: a source that has to wait is disarmed, so that its writer
+//! causes no wake-ups, and a timer ends the wait. Another timer ends a gap if no more bytes come. A
+//! silent source has neither.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use tracing::debug;
 use super::rate::{Limit, Rate};
 use crate::reactor::{Context, SourceId, TimerId};
 
-/// A gap that ends so soon is over: timers and tokens are rounded.
+/// A gap that ends within this time is over: timers and tokens are rounded.
 const SLACK: Duration = Duration::from_millis(1);
 
-/// The shortest wait: for a source too that may be read but that the kernel has no room to watch.
+/// The shortest wait, also for a source that the poller has no room for.
 const SOONEST: Duration = Duration::from_millis(5);
 
 /// The limit of one source.
@@ -23,9 +23,9 @@ pub(super) struct Throttle<T> {
     limit: Limit,
     /// Calls [`Output::turn`](super::Output::turn).
     timer: T,
-    /// Ends the wait under way.
+    /// Ends the wait.
     wait: Option<TimerId>,
-    /// Ends the gap under way.
+    /// Ends the gap.
     gap: Option<TimerId>,
     left_out: u64,
 }
@@ -45,7 +45,7 @@ impl<T: Copy> Throttle<T> {
         self.wait.is_some()
     }
 
-    /// How many bytes may be read now; for none, it is to [`wait`](Self::wait).
+    /// How many bytes may be read now; for none, the caller calls [`wait`](Self::wait).
     pub(super) fn room<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) -> usize {
         let room = self.limit.room(Instant::now());
         if room > 0
@@ -61,12 +61,12 @@ impl<T: Copy> Throttle<T> {
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
-    /// The source has more than was read.
+    /// The source has more bytes than were read.
     pub(super) fn left_more(&mut self) {
         self.limit.left_more();
     }
 
-    /// Has the source left alone until it may be read again.
+    /// Stops reading the source until the rate allows it.
     pub(super) fn wait<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         let time = self.limit.wait(Instant::now()).max(SOONEST);
         cx.sources.disarm(id);
@@ -75,7 +75,7 @@ impl<T: Copy> Throttle<T> {
         }
     }
 
-    /// So many bytes were read; says how many of them, the first ones, are kept.
+    /// Counts bytes that were read; returns how many of them, the first ones, are kept.
     pub(super) fn read<S: Copy>(&mut self, count: usize, cx: &mut Context<'_, S, T>) -> usize {
         let now = Instant::now();
         let kept = self.limit.read(count, now);
@@ -88,7 +88,7 @@ impl<T: Copy> Throttle<T> {
         kept
     }
 
-    /// Ends the gap under way where it is time to, or in any case; says how many bytes it has.
+    /// Ends the gap if that is due, or `anyway`; returns how many bytes it has.
     pub(super) fn end_gap<S: Copy>(&mut self, anyway: bool, cx: &mut Context<'_, S, T>) -> u64 {
         let Some(timer) = self.gap else { return 0 };
         if !anyway && !self.gap_is_over() {
@@ -103,14 +103,14 @@ impl<T: Copy> Throttle<T> {
         self.limit.gap(Instant::now()).unwrap_or_default() <= SLACK
     }
 
-    /// The bytes of a gap that is at its end, whatever its timer does.
+    /// The bytes of a gap that is over; its timer has no effect any more.
     pub(super) fn take_gap(&mut self) -> u64 {
         self.gap = None;
         self.limit.end_gap()
     }
 
-    /// Something else keeps the source from being read, and says when that is over: a timer that
-    /// comes before would be the last one, and nothing would end the wait.
+    /// Something else keeps the source from being read, and resumes it later. The wait ends now:
+    /// its timer would expire while the source can't be read, and nothing would arm it afterwards.
     pub(super) fn wait_no_more<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         let Some(wait) = self.wait else { return };
         match cx.sources.arm(id) {
@@ -125,11 +125,11 @@ impl<T: Copy> Throttle<T> {
         }
     }
 
-    /// Waits no more, whatever the limit.
+    /// Ends the wait, whatever the limit.
     pub(super) fn lift<S: Copy>(&mut self, id: Option<SourceId>, cx: &mut Context<'_, S, T>) {
         if let Some(wait) = self.wait.take() {
             cx.timers.cancel(wait);
-            // A stream whose child has ended is read by the drain's own clock too.
+            // A source whose child has ended is read by the drain too.
             if let Some(id) = id
                 && let Err(error) = cx.sources.arm(id)
             {
