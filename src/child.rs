@@ -38,7 +38,7 @@ use nix::unistd::{Pid, getpgid};
 pub(crate) use cgroup::CgroupError;
 pub use command::Command;
 pub use identity::{Identity, Liveness};
-pub(crate) use left::{Left, Parting, Reach, reap_orphans};
+pub(crate) use left::{FinalSignal, KillScope, Orphans, reap_orphans};
 pub(crate) use platform::Cgroup;
 pub(crate) use pty::Pty;
 #[cfg(feature = "consoles")]
@@ -312,13 +312,13 @@ impl Child {
 
     /// Starts a command that does not belong to a sandbox and outlives this process. It has a
     /// process group of its own in our session, so that it is not taken for a leftover process of a
-    /// sandbox; a [`Gate`] as its input, the null device as its other two streams and no other
+    /// sandbox; a [`StartGate`] as its input, the null device as its other two streams and no other
     /// descriptor; the default action of every signal; and the lowest priority.
     ///
     /// # Errors
     ///
     /// As [`spawn`](Self::spawn).
-    pub(crate) fn spawn_in_background(command: Command) -> Result<(Self, Gate), SpawnError> {
+    pub(crate) fn spawn_in_background(command: Command) -> Result<(Self, StartGate), SpawnError> {
         let command = command.in_background();
         let spawn = || {
             let (reader, writer) = pipe()?;
@@ -326,7 +326,7 @@ impl Child {
             let fds = [reader.as_fd(), null.as_fd(), null.as_fd()];
             let stdio = ChildStdio { fds, terminal: false };
             let (pid, exit) = platform::spawn(&command, &stdio, None)?;
-            Ok((Self { pid, exit }, Gate { writer, _reader: reader }))
+            Ok((Self { pid, exit }, StartGate { writer, _reader: reader }))
         };
         spawn().map_err(|failure| command.spawn_error(&failure))
     }
@@ -417,13 +417,13 @@ impl Child {
 /// line does not come, because this process was killed before it could record the command, the
 /// command ends without doing anything.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct StartGate {
     writer: OwnedFd,
     /// While a reader exists, a write raises no SIGPIPE, also in a host that does not ignore it.
     _reader: OwnedFd,
 }
 
-impl Gate {
+impl StartGate {
     /// Starts the command. Never blocks, because the pipe is empty.
     pub(crate) fn open(self) {
         // A write to a pipe with room and a reader succeeds.
@@ -433,12 +433,12 @@ impl Gate {
 
 /// A process that this one does not reap, and whose end is awaited.
 #[derive(Debug)]
-pub(crate) struct Bystander {
+pub(crate) struct ForeignProcess {
     identity: Identity,
     exit: platform::ExitWatch,
 }
 
-impl Bystander {
+impl ForeignProcess {
     /// Starts to watch a process; `None` if it has ended or can't be watched.
     pub(crate) fn watch(identity: Identity) -> Option<Self> {
         let pid = i32::try_from(identity.pid).ok().filter(|pid| *pid > 0)?;

@@ -59,7 +59,7 @@ pub use sandbox::{
 pub use service::{Service, ServiceContext};
 pub use transition::{End, Outcome, Reason, StartError, Transition};
 
-use crate::child::{Child, ChildIo, Command, Reach, Signal};
+use crate::child::{Child, ChildIo, Command, KillScope, Signal};
 use crate::reactor::{Handler, HandlerId, Reactor, Ready};
 use crate::terminal;
 use channels::Channels;
@@ -104,7 +104,7 @@ impl Monitor {
             sandbox,
             observers: Observers::default(),
             services: Services::default(),
-            scope: Reach::Group,
+            scope: KillScope::Group,
             #[cfg(feature = "consoles")]
             given_consoles: GivenConsoles::default(),
         }
@@ -258,7 +258,7 @@ impl Monitor {
     fn poll_post_rotate(&mut self, cx: &mut Cx<'_>) {
         let Parts { post_rotate, channels, scope, .. } = &mut self.lifecycle.parts;
         if let Some(post_rotate) = post_rotate {
-            post_rotate.poll(channels, *scope != Reach::Group, cx);
+            post_rotate.poll(channels, *scope != KillScope::Group, cx);
         }
     }
 
@@ -274,7 +274,7 @@ pub struct Builder {
     sandbox: Sandbox,
     observers: Observers,
     services: Services,
-    scope: Reach,
+    scope: KillScope,
     #[cfg(feature = "consoles")]
     given_consoles: GivenConsoles,
 }
@@ -320,7 +320,7 @@ impl Builder {
     /// Linux only: elsewhere the child's process group is ended.
     #[must_use]
     pub fn answer_for_descendants(mut self) -> Self {
-        self.scope = Reach::of_subreaper();
+        self.scope = KillScope::of_subreaper();
         self
     }
 

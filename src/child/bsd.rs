@@ -23,7 +23,7 @@ use super::signal::restore_sigchld;
 use super::{ChildStdio, Command, SpawnFailure};
 
 pub(crate) use left::Cgroup;
-pub(super) use left::{Left, has_ended, has_no_child, reap_orphans};
+pub(super) use left::{Orphans, has_ended, has_no_child, reap_orphans};
 
 pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2

@@ -1,4 +1,4 @@
-//! The processes that outlive a child, and which of them the monitor signals and reaps.
+//! The processes that a child leaves behind when it ends, and which of them a monitor ends.
 
 use std::io;
 
@@ -6,73 +6,73 @@ use nix::unistd::getpgid;
 
 use super::{Child, ExitStatus, Identity, Signal, platform};
 
-/// Which processes a monitor signals and reaps after its child has ended.
+/// Which processes a monitor ends when its child has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum KillScope {
     /// The process group that the child led, if it led one.
     Group,
-    /// All descendants of this process, which is a subreaper and has no other children.
+    /// All processes below this one, which is a subreaper and has no other children.
     Below,
-    /// The child's session. This subreaper has other children too, and only the session
-    /// distinguishes the child's orphans from theirs.
+    /// The child's session: this subreaper has other children too, and nothing else distinguishes
+    /// their orphans from the child's.
     Session,
 }
 
-impl Reach {
-    /// For a monitor in a subreaper that starts no other children.
+impl KillScope {
+    /// That of a monitor whose child is the only one that this process, a subreaper, starts.
     pub(crate) fn of_subreaper() -> Self {
         if platform::has_no_child() { Self::Below } else { Self::Session }
     }
 }
 
-/// The signal that the leftover processes get at once, unless they have got it already.
+/// The signal that processes get at once when the child has left them behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parting {
+pub(crate) struct FinalSignal {
     pub(crate) signal: Signal,
-    /// The process group was already signalled together with the child.
-    pub(crate) group_has_had_it: bool,
+    /// Whether the process group was signalled together with the child.
+    pub(crate) group_signalled: bool,
 }
 
-/// The processes that an ended child has left behind.
+/// Processes that an ended child has left behind.
 #[derive(Debug)]
-pub(crate) struct Left(platform::Left);
+pub(crate) struct Orphans(platform::Orphans);
 
-impl Left {
-    /// Whether no process is left. Reaps those that have ended.
+impl Orphans {
+    /// Whether no process is left; those that have ended are reaped.
     ///
     /// # Errors
     ///
-    /// The process table can't be read now.
+    /// That can't be found out now.
     pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
         self.0.is_gone()
     }
 
-    /// Sends KILL to the processes that are left.
+    /// Sends KILL to all processes that are left.
     ///
     /// # Errors
     ///
-    /// The process table can't be read, or a process can't be signalled: the caller tries again.
+    /// The processes can't be found out, or one of them can't be signalled: the caller tries again.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.0.kill()
     }
 }
 
 impl Child {
-    /// As [`try_reap`](Self::try_reap), and sends `parting` to the processes of `reach`, followed
-    /// by CONT, because a stopped process could not act on it. Returns the processes that are left.
-    /// `identity` is that of the child.
+    /// As [`try_reap`](Self::try_reap), and returns the processes of `scope` that are left, after
+    /// they got `signal`, and CONT, since a stopped process does not act on other signals.
+    /// `identity` is the child's.
     pub(crate) fn try_end(
         &self,
         identity: &Identity,
-        reach: Reach,
-        parting: Parting,
-    ) -> io::Result<Option<(ExitStatus, Option<Left>)>> {
-        match reach {
-            Reach::Group => self.end_group(identity, parting),
-            Reach::Below | Reach::Session => {
+        scope: KillScope,
+        signal: FinalSignal,
+    ) -> io::Result<Option<(ExitStatus, Option<Orphans>)>> {
+        match scope {
+            KillScope::Group => self.end_group(identity, signal),
+            KillScope::Below | KillScope::Session => {
                 let Some(status) = self.try_reap()? else { return Ok(None) };
-                let left = platform::Left::below(identity, reach == Reach::Session);
-                Ok(Some((status, left.map(|left| Left(left.part(parting))))))
+                let left = platform::Orphans::below(identity, scope == KillScope::Session);
+                Ok(Some((status, left.map(|left| Orphans(left.send_final(signal))))))
             }
         }
     }
@@ -80,25 +80,26 @@ impl Child {
     fn end_group(
         &self,
         identity: &Identity,
-        parting: Parting,
-    ) -> io::Result<Option<(ExitStatus, Option<Left>)>> {
+        signal: FinalSignal,
+    ) -> io::Result<Option<(ExitStatus, Option<Orphans>)>> {
         let leads = getpgid(Some(self.pid)).is_ok_and(|group| group == self.pid);
-        if leads && !parting.group_has_had_it && platform::has_ended(self.pid)? {
-            // While the leader is a zombie, its group number can't be reused.
-            let _ = self.signal(parting.signal);
+        if leads && !signal.group_signalled && platform::has_ended(self.pid)? {
+            // While the child is a zombie, no other process group gets its number.
+            let _ = self.signal(signal.signal);
             let _ = self.signal(Signal::CONT);
         }
         let Some(status) = self.try_reap()? else { return Ok(None) };
-        let left = leads.then(|| platform::Left::group(identity)).flatten();
-        Ok(Some((status, left.map(Left))))
+        let left = leads.then(|| platform::Orphans::group(identity)).flatten();
+        Ok(Some((status, left.map(Orphans))))
     }
 }
 
-/// Reaps the ended processes that were reparented to this subreaper, except `child`, which its
-/// monitor reaps.
-pub(crate) fn reap_orphans(child: &Identity, reach: Reach) {
-    match reach {
-        Reach::Group => {}
-        Reach::Below | Reach::Session => platform::reap_orphans(child, reach == Reach::Session),
+/// Reaps orphans that have become children of this subreaper and have ended, but not `child`.
+pub(crate) fn reap_orphans(child: &Identity, scope: KillScope) {
+    match scope {
+        KillScope::Group => {}
+        KillScope::Below | KillScope::Session => {
+            platform::reap_orphans(child, scope == KillScope::Session)
+        }
     }
 }

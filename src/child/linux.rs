@@ -30,7 +30,7 @@ use super::lost::{Leftovers, RUN_VARIABLE};
 use super::{Identity, Liveness, Signal};
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
-pub(super) use left::{Left, has_ended, has_no_child, reap_orphans};
+pub(super) use left::{Orphans, has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
 use pidfd::PidFd;
 pub(super) use spawn::spawn;

@@ -1,15 +1,15 @@
-//! What a client asks for when it wants to be attached, and what it gets.
+//! Requests to attach a client, and their answers.
 
-/// Names an attached client among those of its monitor. Never names another one.
+/// Identifies an attached client of a monitor. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
 use super::name::Name;
 
-/// What a client gets.
+/// The stream that a client gets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachTo {
-    /// The child's stdout; of a child with a terminal, that.
+    /// The child's stdout, or its terminal if it has one.
     Stdout,
     /// The child's stderr.
     Stderr,
@@ -31,7 +31,7 @@ impl AttachTo {
     }
 }
 
-/// What a client asks for.
+/// A request to attach a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attach {
     /// The stream; `None` is the sandbox's interactive console, else the terminal of a child that
@@ -43,10 +43,10 @@ pub struct Attach {
     pub tail: u64,
 }
 
-/// What a client has got.
+/// The answer to a client that is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
-    /// Names it from here on.
+    /// Its identifier.
     pub session: SessionId,
     /// The stream.
     pub to: AttachTo,
@@ -67,7 +67,7 @@ pub enum AttachError {
     /// There is no console of that name.
     #[error("the sandbox has no console {0}")]
     NoSuchConsole(Name),
-    /// No descriptor or no place in the poller was to be had.
+    /// No descriptor or no room in the poller is available.
     #[error("no resources for another session: {0}")]
     System(#[from] std::io::Error),
 }
@@ -75,12 +75,12 @@ pub enum AttachError {
 /// One attached client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionReport {
-    /// Its name.
+    /// Its identifier.
     pub session: SessionId,
-    /// What it gets.
+    /// The stream that it gets.
     pub to: AttachTo,
     /// Whether its input is discarded.
     pub read_only: bool,
-    /// Bytes that it was too slow for.
+    /// Bytes that it missed because it did not keep up.
     pub missed: u64,
 }

@@ -1,6 +1,6 @@
-//! What a console is: its name, and how one gets to it.
+//! The description of a console: its name, and where it is.
 //!
-//! A description only: nothing here touches the disk or a descriptor.
+//! Only a description: nothing here touches the disk or a descriptor.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -10,17 +10,16 @@ use std::str::FromStr;
 
 use super::name::{Name, NameError};
 
-/// The name of a console that is given none.
+/// The name of a console without a name of its own.
 pub const DEFAULT_CONSOLE_NAME: &str = "console";
 
-/// The name that stands for the child's own streams where a console could be named, so that no
-/// console can have it.
+/// The name of the child's own streams where a console can be named. No console can have it.
 pub const STDIO: &str = "stdio";
 
-/// What else has a log beside a sandbox's own.
+/// The name of another log beside that of a sandbox.
 const SUPERVISOR: &str = "supervisor";
 
-/// Whether a console may have this name.
+/// Checks whether a console may have this name.
 ///
 /// # Errors
 ///
@@ -33,10 +32,10 @@ pub(super) fn check_name(name: &Name) -> Result<(), ConsoleError> {
     }
 }
 
-/// A console of a sandbox, beside the child's own streams: the serial port of a microVM, say.
+/// A console of a sandbox, beside the child's own streams, such as the serial port of a microVM.
 ///
-/// Each has a log of its own, `<log dir>/<config file>/<name>@<console>.log`. What is
-/// [attached](super::Monitor::attach) to it may write to it, except to a FIFO.
+/// Each has a log of its own, `<log dir>/<config file>/<name>@<console>.log`.
+/// [Attached](super::Monitor::attach) clients may write to it, except to a FIFO.
 ///
 /// ```
 /// use vmon::monitor::{Console, Sandbox};
@@ -55,7 +54,7 @@ pub struct Console {
     pub(crate) address: ConsoleAddress,
 }
 
-/// How one gets to a console.
+/// Where a console is, and how it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ConsoleAddress {
     Connect(PathBuf),
@@ -66,39 +65,39 @@ pub(crate) enum ConsoleAddress {
 }
 
 impl Console {
-    /// A stream socket that the child listens at. It is tried from the start of the child to its
-    /// end, at first every 50 ms, then less often, up to every 2 s.
+    /// A stream socket that the child listens at. Connecting is tried from the start of the child
+    /// to its end, at first every 50 ms, then less often, up to every 2 s.
     pub fn connect(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, address: ConsoleAddress::Connect(path.into()) }
     }
 
-    /// A stream socket that we listen at, from before the start of the child to its end; one
-    /// connection at a time is taken, others wait until it ends. It is for its owner alone (mode
-    /// 0600), is removed at the end, and replaces a socket that nobody serves, one that we were
-    /// killed over too, but nothing else.
+    /// A stream socket that this process listens at, from before the start of the child to its end.
+    /// One connection is served at a time; others wait in the listen queue. The socket is for its
+    /// owner alone (mode 0600) and is removed at the end. It replaces a stale socket, also one of a
+    /// vmon that was killed, but nothing else.
     pub fn listen(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, address: ConsoleAddress::Listen(path.into()) }
     }
 
-    /// A PTY that we make before the child is started, in raw mode, without echo. Its path takes
-    /// the place of each `{NAME}` in the command's arguments, NAME being the console's name.
+    /// A PTY that this process makes before the child is started, in raw mode, without echo. Its
+    /// path replaces each `{NAME}` in the command's arguments, NAME being the console's name.
     pub fn pty(name: Name) -> Self {
         Self { name, address: ConsoleAddress::Pty }
     }
 
     /// A PTY that the child makes, whose path, or a symbolic link to it, appears at `path`. It is
-    /// looked for as a socket is. One that nobody below the child has opened is never taken, so
-    /// far as the system tells: a link that has been left behind may lead to anybody's terminal.
+    /// tried as a socket is. A PTY that no process below the child has open is not used, as far as
+    /// the system reports that: a stale link may lead to a terminal of any other process.
     ///
-    /// What the child has written to a PTY and nobody has read is lost when the child closes it
-    /// (Linux: `tty_ldisc_hangup`).
+    /// Bytes that the child has written to a PTY and that have not been read are lost when the
+    /// child closes it (Linux: `tty_ldisc_hangup`).
     pub fn pty_at(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, address: ConsoleAddress::PtyAt(path.into()) }
     }
 
-    /// A FIFO that the child writes to. It is made where nothing is there, for its owner alone (mode
-    /// 0600), and then removed at the end; one that we were killed over stays, as one that was there
-    /// already does. One console alone can read it.
+    /// A FIFO that the child writes to. If none exists it is made, for its owner alone (mode 0600),
+    /// and removed at the end. A FIFO that existed before stays, and so does that of a vmon that
+    /// was killed. Only one console can read it at a time.
     pub fn fifo(name: Name, path: impl Into<PathBuf>) -> Self {
         Self { name, address: ConsoleAddress::Fifo(path.into()) }
     }
@@ -108,18 +107,18 @@ impl Console {
         &self.name
     }
 
-    /// How one gets to it: `unix`, `listen`, `pty` or `fifo`.
+    /// Its kind: `unix`, `listen`, `pty` or `fifo`.
     pub fn kind(&self) -> &'static str {
         self.address.word()
     }
 
-    /// The path of its socket, FIFO or PTY; `None` for a PTY that we make.
+    /// The path of its socket, FIFO or PTY; `None` for a PTY that this process makes.
     pub fn path(&self) -> Option<&Path> {
         self.address.path()
     }
 
-    /// Whether there can be a console of this name, and a socket of this path: whatever we could do
-    /// with a longer one, most programs can do nothing with it.
+    /// Checks the name, and the length of a socket's path: vmon can use a longer one, but most
+    /// programs can't.
     ///
     /// # Errors
     ///
@@ -139,7 +138,7 @@ impl Console {
         }
     }
 
-    /// At another path; a PTY that we make has none.
+    /// The same console at another path; a PTY that this process makes has none.
     #[must_use]
     pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
         match &mut self.address {
@@ -154,7 +153,7 @@ impl Console {
         self
     }
 
-    /// As it is parsed, with its name, byte for byte.
+    /// The text that it is parsed from, with its name, byte for byte.
     pub fn to_os_string(&self) -> OsString {
         let mut text = OsString::from(format!("{}={}", self.name, self.kind()));
         if let Some(path) = self.path() {
@@ -166,7 +165,7 @@ impl Console {
 }
 
 /// `[NAME=]unix:PATH`, `[NAME=]listen:PATH`, `[NAME=]pty`, `[NAME=]pty:PATH` or `[NAME=]fifo:PATH`;
-/// without a name it is [`DEFAULT_CONSOLE_NAME`]'s.
+/// without a name, [`DEFAULT_CONSOLE_NAME`] is its name.
 impl FromStr for Console {
     type Err = ConsoleError;
 
@@ -180,12 +179,12 @@ impl TryFrom<&OsStr> for Console {
     type Error = ConsoleError;
 
     fn try_from(text: &OsStr) -> Result<Self, ConsoleError> {
-        let told = || text.to_string_lossy().into_owned();
+        let shown = || text.to_string_lossy().into_owned();
         let (head, path) = match split(text.as_bytes(), b':') {
             Some((head, path)) => (head, Some(path)),
             None => (text.as_bytes(), None),
         };
-        // Behind the colon, a '=' is the path's own.
+        // After the colon, '=' is a part of the path.
         let (name, kind) = match split(head, b'=') {
             Some((name, kind)) => (String::from_utf8_lossy(name).into_owned(), kind),
             None => (DEFAULT_CONSOLE_NAME.to_owned(), head),
@@ -193,7 +192,7 @@ impl TryFrom<&OsStr> for Console {
         let name = Name::new(name)?;
         check_name(&name)?;
         let path = match path {
-            Some(b"") => return Err(ConsoleError::NoPath(told())),
+            Some(b"") => return Err(ConsoleError::NoPath(shown())),
             path => path.map(|path| PathBuf::from(OsStr::from_bytes(path))),
         };
         let address = match (kind, path) {
@@ -202,7 +201,7 @@ impl TryFrom<&OsStr> for Console {
             (b"pty", None) => ConsoleAddress::Pty,
             (b"pty", Some(path)) => ConsoleAddress::PtyAt(path),
             (b"fifo", Some(path)) => ConsoleAddress::Fifo(path),
-            _ => return Err(ConsoleError::Unknown(told())),
+            _ => return Err(ConsoleError::Unknown(shown())),
         };
         Ok(Self { name, address })
     }
@@ -213,7 +212,7 @@ fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((head, rest.get(1..).unwrap_or_default()))
 }
 
-/// As it is parsed, with its name.
+/// The text that it is parsed from, with its name.
 impl fmt::Display for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_os_string().to_string_lossy())
@@ -221,7 +220,7 @@ impl fmt::Display for Console {
 }
 
 impl ConsoleAddress {
-    /// The word for it on the command line.
+    /// Its word on the command line.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Connect(_) => "unix",
@@ -241,34 +240,34 @@ impl ConsoleAddress {
     }
 }
 
-/// Why there can't be such a console.
+/// Why a console can't be described or made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsoleError {
-    /// Its name could not be a part of a file name.
+    /// Its name can't be a part of a file name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Its name stands for something else.
+    /// Its name is reserved.
     #[error("a console can't be named {0:?}: that is {1}")]
     Reserved(&'static str, &'static str),
-    /// It is none of those that there are.
+    /// The text describes no console.
     #[error(
         "{0:?} is no console: give [NAME=]unix:PATH, [NAME=]listen:PATH, [NAME=]pty, [NAME=]pty:PATH or [NAME=]fifo:PATH"
     )]
     Unknown(String),
-    /// It has a colon and nothing behind it.
+    /// The text has nothing after its colon.
     #[error("{0:?} has no path behind its colon")]
     NoPath(String),
-    /// Two have the same name.
+    /// Two consoles have the same name.
     #[error("two consoles have the name {0:?}: give each one of its own, as in NAME=pty")]
     Duplicate(String),
     /// The sandbox has a console, and the library was built without the feature `consoles`.
     #[error("the console {0} can't be opened: this program was built without consoles")]
     NotBuilt(String),
-    /// There is none of that name.
+    /// No console has this name.
     #[error("there is no console {0:?}")]
     NoSuchConsole(String),
-    /// A socket at that path could not be reached by other programs.
+    /// Other programs can't connect to a socket with a path of this length.
     #[error(
         "the path of the console {name}, {}, is longer than a socket's may be, {limit} bytes: choose a shorter one",
         .path.display()
@@ -278,35 +277,35 @@ pub enum ConsoleError {
         name: String,
         /// Its path.
         path: PathBuf,
-        /// How long it may be.
+        /// The longest path in bytes.
         limit: usize,
     },
-    /// What is in its place is something else.
+    /// A file of another kind is in its place.
     #[error("the console {name}: {} is not {wanted}: remove it, or choose another path", .path.display())]
     WrongKind {
         /// The console.
         name: String,
         /// Its path.
         path: PathBuf,
-        /// What it should be.
+        /// What is expected there.
         wanted: &'static str,
     },
-    /// Somebody else listens at its path, or another console reads the FIFO that is there.
-    #[error("the console {name}: somebody uses {} already: choose another path", .path.display())]
+    /// Another process listens at its path, or another console reads the FIFO.
+    #[error("the console {name}: another process uses {}: choose another path", .path.display())]
     InUse {
         /// The console.
         name: String,
         /// Its path.
         path: PathBuf,
     },
-    /// The system has refused.
+    /// A system call failed.
     #[error("the console {name}: can't {what}: {reason}")]
     System {
         /// The console.
         name: String,
-        /// What was tried, and on what.
+        /// The operation, and its object.
         what: String,
-        /// The system's answer.
+        /// The system's message.
         reason: String,
     },
 }

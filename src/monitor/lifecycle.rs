@@ -32,7 +32,7 @@ use super::parts::Parts;
 use super::report::{Phase, Report};
 use super::requests::RequestError;
 use super::transition::{End, Outcome, StartError, Transition};
-use crate::child::{self, Identity, Reach, Signal};
+use crate::child::{self, Identity, KillScope, Signal};
 use crate::reactor::TimerId;
 use cleanup::Cleanup;
 use draining::Draining;
@@ -118,7 +118,7 @@ impl Lifecycle {
         let Self { state, parts } = self;
         match (state, event) {
             // Only a subreaper gets orphans.
-            (_, Event::OrphanEnded) if parts.scope == Reach::Group => {}
+            (_, Event::OrphanEnded) if parts.scope == KillScope::Group => {}
 
             // STARTING
             (State::Starting(_, Step::Claiming { .. }), Event::Claim(socket)) => {

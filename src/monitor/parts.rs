@@ -14,7 +14,7 @@ use super::observer::Observers;
 use super::post_rotate::PostRotate;
 use super::sandbox::Sandbox;
 use super::transition::Transition;
-use crate::child::{Identity, Reach};
+use crate::child::{Identity, KillScope};
 use crate::logfile::LogFile;
 
 /// Everything of a monitored sandbox but the state of its child.
@@ -23,7 +23,7 @@ pub(super) struct Parts {
     /// This process.
     pub(super) supervisor: Identity,
     /// Which processes are ended with the child.
-    pub(super) scope: Reach,
+    pub(super) scope: KillScope,
     pub(super) observers: Observers,
     /// Transitions that the services have not received yet; `None` while no service is open.
     pub(super) for_services: Option<VecDeque<Transition>>,

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::channels::Channels;
 use super::keys::{Cx, Source, Timer};
-use crate::child::{Bystander, Child, Identity, Liveness};
+use crate::child::{Child, ForeignProcess, Identity, Liveness};
 use crate::logfile::{LogFile, LogLock, Rotated};
 use crate::process::FileLimit;
 use crate::reactor::{Interest, SourceId};
@@ -46,7 +46,7 @@ enum State {
     Working(Working),
     /// A process that an earlier supervisor of this sandbox has left. The next generation waits for
     /// it, so that one process works at a time.
-    Earlier(Bystander, Option<SourceId>),
+    Earlier(ForeignProcess, Option<SourceId>),
     /// The last command could not be started, which has been reported.
     Refused,
 }

@@ -1,4 +1,4 @@
-//! What is known of a sandbox at one moment, for those who ask.
+//! The report of a sandbox at one moment.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::name::Name;
 use super::transition::End;
 use crate::child::Identity;
 
-/// Where a monitor is in the life of its child.
+/// The state of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Asked for, and not running yet.
@@ -23,12 +23,12 @@ pub enum Phase {
     Draining,
     /// It has ended, and will be started again.
     Restarting,
-    /// All is over.
+    /// It has ended, or was never started.
     Stopped,
 }
 
 impl Phase {
-    /// In the words of the record: `STARTING`, `RUNNING`, `STOPPING`, `DRAINING`, `RESTARTING` or
+    /// The word of the record: `STARTING`, `RUNNING`, `STOPPING`, `DRAINING`, `RESTARTING` or
     /// `STOPPED`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Phase {
     }
 }
 
-/// A sandbox as it is at one moment: [`Monitor::report`].
+/// A sandbox at one moment: [`Monitor::report`](super::Monitor::report).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
@@ -50,7 +50,7 @@ pub struct Report {
     pub name: Name,
     /// The namespace of its log and record.
     pub config_file: Name,
-    /// How far it is.
+    /// The state of its child.
     pub phase: Phase,
     /// This process.
     pub supervisor: Identity,
@@ -68,12 +68,12 @@ pub struct Report {
     pub log: PathBuf,
     /// Bytes of this run's output that are in the log.
     pub bytes_logged: u64,
-    /// Bytes that the log, or our own stdout and stderr, lack; those of consoles included.
+    /// Bytes that the log, or the host's stdout and stderr, lack; those of consoles included.
     pub bytes_dropped: u64,
     /// The consoles beside the child's own streams, in the order in which they were given.
     pub consoles: Vec<ConsoleReport>,
-    /// Those who are attached.
+    /// The attached clients.
     pub sessions: Vec<SessionReport>,
-    /// How the last run ended, once one has.
+    /// How the last run ended, if one has.
     pub end: Option<End>,
 }

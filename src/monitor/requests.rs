@@ -9,16 +9,16 @@ pub enum RequestError {
     /// There is no child, or it has ended.
     #[error("the sandbox is not running")]
     NotRunning,
-    /// Nobody is attached under that name.
+    /// No client is attached under that identifier.
     #[error("there is no session {}", .0.0)]
     NoSuchSession(SessionId),
-    /// The session may only look.
+    /// The session is read-only.
     #[error("session {} is read-only", .0.0)]
     ReadOnly(SessionId),
-    /// The child has pipes.
+    /// The child has no terminal.
     #[error("the sandbox has no terminal")]
     NoTerminal,
-    /// The system refused; the text says what.
+    /// A system call failed; the text says which.
     #[error("{0}")]
     System(String),
 }

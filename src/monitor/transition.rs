@@ -8,7 +8,7 @@ use super::console::ConsoleError;
 use super::console_report::ConsoleReport;
 use crate::child::{ExitStatus, Identity, Signal, SpawnError};
 use crate::logfile::LogError;
-/// A lifecycle transition, told after it has happened.
+/// A lifecycle transition, reported after it has happened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Transition {
@@ -19,7 +19,7 @@ pub enum Transition {
         /// Its pid and start time.
         child: Identity,
     },
-    /// A stop was asked for, and the stop signal sent.
+    /// A stop was asked for, and the stop signal has been sent.
     Stopping {
         /// When.
         at: DateTime<Utc>,
@@ -31,22 +31,22 @@ pub enum Transition {
         /// How it ended.
         status: ExitStatus,
     },
-    /// This run is over, the child reaped and its output in the log; after a while the command is
-    /// started again, as a run of its own, which begins with a [claim](Observer::claim). If a stop
-    /// comes first, [`Stopped`](Self::Stopped) follows with the same end.
+    /// This run is over, the child reaped and its output in the log. After a delay the command is
+    /// started again, as a run of its own that begins with a [claim](super::Observer::claim). If a
+    /// stop comes first, [`Stopped`](Self::Stopped) follows with the same end.
     Restarting {
         /// When this run was over.
         at: DateTime<Utc>,
-        /// How, and with how many bytes.
+        /// How it ended, and with how many bytes.
         end: End,
-        /// How long after `at` the next run begins.
+        /// The delay from `at` to the next run.
         after: Duration,
     },
-    /// Everything is over: the child reaped and its output in the log, or never started.
+    /// The sandbox has stopped: the child reaped and its output in the log, or never started.
     Stopped {
-        /// When.
+        /// When it stopped.
         at: DateTime<Utc>,
-        /// How, and with how many bytes.
+        /// How it ended, and with how many bytes.
         end: End,
     },
 }
@@ -58,7 +58,7 @@ pub struct End {
     pub outcome: Outcome,
     /// Bytes of the child's output that are in the log.
     pub bytes_logged: u64,
-    /// Bytes that some sink left out: a log under [`OnLogError::Drop`], or our own stdout and
+    /// Bytes that a sink left out: a log under [`OnLogError::Drop`], or the host's stdout and
     /// stderr under [`Forward::Drop`]; those of consoles included.
     ///
     /// [`OnLogError::Drop`]: super::OnLogError::Drop
@@ -87,17 +87,17 @@ pub enum Outcome {
 pub enum Reason {
     /// By itself, with an exit code.
     Exited,
-    /// By a signal that was not ours.
+    /// By a signal that vmon did not send.
     Signalled,
     /// After a stop request, within the stop timeout.
     Stopped,
-    /// By our KILL, after the stop timeout or a second stop request.
+    /// By KILL, after the stop timeout or a second stop request.
     Killed,
-    /// By a stop, because it has run for as long as it may.
+    /// By a stop after the maximum duration.
     MaxDuration,
-    /// By a stop, because there was neither output nor input for as long as that may be.
+    /// By a stop after the idle timeout: there was neither output nor input.
     IdleTimeout,
-    /// By the kernel, for want of memory in its cgroup.
+    /// By the kernel, because its cgroup ran out of memory.
     OutOfMemory,
 }
 
@@ -117,13 +117,13 @@ impl Reason {
     }
 }
 
-/// Why a child was not started, or one that was handed over is not monitored. Of a command
-/// nothing is left running; a child that was handed over is the host's again, its streams closed.
+/// Why a child was not started, or a child of the host's is not monitored. No process of a command
+/// is left running; a child of the host's is left to the host, its streams closed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StartError {
     /// A live supervisor has the name.
     #[error(
-        "{config_file}/{name} is already running under the supervisor with pid {supervisor}: stop that one, or choose another --name"
+        "{config_file}/{name} is already running under the supervisor with pid {supervisor}: stop that one, or choose another name"
     )]
     Taken {
         /// The namespace.
@@ -133,19 +133,19 @@ pub enum StartError {
         /// The pid of that supervisor.
         supervisor: u32,
     },
-    /// An observer refused, or could not answer in time.
+    /// An observer refused the claim, or did not grant it in time.
     #[error("can't record the start: {0}")]
     Claim(String),
     /// The log's directory or file is unusable; the text names it and the reason.
     #[error("{0}")]
     Log(String),
-    /// What is to be served beside it can't be: the control socket, say.
+    /// A service can't be opened: the control socket, for example.
     #[error("{0}")]
     Service(String),
-    /// There can't be such a console; the text names it and the way out.
+    /// A console can't be described or made; the text names it and what to do.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// The cgroup can't be the child's; the text names it and the way out.
+    /// The cgroup can't be used; the text names it and what to do.
     #[error("{0}")]
     Cgroup(String),
     /// The command could not be executed.
@@ -154,7 +154,7 @@ pub enum StartError {
     /// A stop was asked for before the child ran.
     #[error("stopped before it was started")]
     Stopped,
-    /// The monitor's own resources (descriptors, pollers) could not be had.
+    /// The monitor could not get descriptors or room in the poller.
     #[error("can't monitor the child: {0}")]
     Monitor(String),
 }
@@ -178,9 +178,9 @@ impl StartError {
 }
 
 impl End {
-    /// The exit code of a command that stands for the child's end: the child's own, 128+n for
-    /// signal n, 127 when the command was not found, 126 when it could not be executed, 125 for
-    /// anything else that kept it from running, or an exit status that nobody knows.
+    /// The exit code of a command that represents the child's end: the child's own, 128+n for
+    /// signal n, 127 if the command was not found, 126 if it could not be executed, 125 for
+    /// anything else that kept it from running, and for an unknown exit status.
     pub fn exit_code(&self) -> u8 {
         match &self.outcome {
             Outcome::Ended { status, .. } => status.exit_code(),
@@ -197,7 +197,7 @@ impl End {
         }
     }
 
-    /// The child's exit status, where it ran.
+    /// The child's exit status, if it ran.
     pub fn status(&self) -> Option<ExitStatus> {
         match self.outcome {
             Outcome::Ended { status, .. } => Some(status),

@@ -175,7 +175,7 @@ fn a_fifo_that_another_console_reads_is_left_to_it() {
     let mut first = Host::new(state, &idle(), |it| it.console(console.clone()), |it| it);
     first.until_open("serial", 1);
     let (error, _) = refused(State::new(), &[&console.to_string()]);
-    assert!(error.contains("somebody uses"), "{error}");
+    assert!(error.contains("another process uses"), "{error}");
     fs::write(&path, "all of it").unwrap();
     first.until("it is logged", |host| host.state.log("a@serial") == b"all of it");
     first.reactor.call(first.id, vmon::monitor::Monitor::stop).unwrap();
@@ -247,7 +247,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let console = format!("serial=listen:{}", path.display());
     let live = UnixListener::bind(&path).unwrap();
     let (error, state) = refused(state, &[&console]);
-    assert!(error.contains("somebody uses"), "{error}");
+    assert!(error.contains("another process uses"), "{error}");
     drop(live);
     // A process that another test is just starting has its copy until it becomes its program.
     eventually("nobody listens", || UnixStream::connect(&path).is_err());

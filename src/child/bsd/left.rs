@@ -9,17 +9,17 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use crate::child::left::Parting;
+use crate::child::left::FinalSignal;
 use crate::child::{CgroupError, Identity, Signal};
 
 /// The process group of a reaped child.
 #[derive(Debug)]
-pub(in crate::child) struct Left {
+pub(in crate::child) struct Orphans {
     group: Pid,
 }
 
-impl Left {
-    /// The group that the child led; `None` if no process is left in it.
+impl Orphans {
+    /// The group that the child led; `None` when nobody is left in it.
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let group = i32::try_from(child.pid).ok().filter(|pid| *pid > 1).map(Pid::from_raw)?;
         let mut left = Self { group };
@@ -33,10 +33,10 @@ impl Left {
     }
 
     /// Sends the final signal, and CONT.
-    pub(in crate::child) fn part(self, parting: Parting) -> Self {
-        if !parting.group_has_had_it {
-            // Errors are ignored: KILL follows, and its errors are reported.
-            let _ = self.send(parting.signal);
+    pub(in crate::child) fn send_final(self, signal: FinalSignal) -> Self {
+        if !signal.group_signalled {
+            // KILL follows where it does not arrive, and its errors are reported.
+            let _ = self.send(signal.signal);
             let _ = self.send(Signal::CONT);
         }
         self

@@ -9,23 +9,23 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getsid};
 
 use super::members::{Leader, Scope};
-use crate::child::left::Parting;
+use crate::child::left::FinalSignal;
 use crate::child::{Identity, Signal};
 use crate::process::table::Entry;
 
 /// The processes that are left of a reaped child.
 #[derive(Debug)]
-pub(in crate::child) struct Left {
+pub(in crate::child) struct Orphans {
     leader: Leader,
     scope: Scope,
     /// The processes of the last reading of the table.
     known: Vec<Entry>,
-    /// A signal to send after the next reading of the table, which was not read yet.
-    pending: Option<Parting>,
+    /// What is still to be sent to them: the table could not be read when it was due.
+    pending: Option<FinalSignal>,
 }
 
-impl Left {
-    /// The group that the child led; `None` if no process is left in it.
+impl Orphans {
+    /// The group that the child led; `None` when no process is left in it.
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let leader = Leader::of(child)?;
         // The table is read only if the processes do not end by themselves.
@@ -44,22 +44,22 @@ impl Left {
     }
 
     /// Sends the final signal, and CONT.
-    pub(in crate::child) fn part(mut self, parting: Parting) -> Self {
+    pub(in crate::child) fn send_final(mut self, signal: FinalSignal) -> Self {
         if self.known.is_empty() {
-            self.pending = Some(parting);
+            self.pending = Some(signal);
         } else {
-            self.send(parting);
+            self.send(signal);
         }
         self
     }
 
-    fn send(&self, parting: Parting) {
+    fn send(&self, signal: FinalSignal) {
         let group = self.leader.pid;
-        let mut members = self.known.clone();
-        members.retain(|member| !(parting.group_has_had_it && member.group == group));
-        // Errors are ignored: KILL follows, and its errors are reported.
-        let _ = self.scope.send(&members, parting.signal);
-        let _ = self.scope.send(&members, Signal::CONT);
+        let mut addressed = self.known.clone();
+        addressed.retain(|member| !(signal.group_signalled && member.group == group));
+        // KILL follows for those that it does not reach, and its errors are reported.
+        let _ = self.scope.send(&addressed, signal.signal);
+        let _ = self.scope.send(&addressed, Signal::CONT);
     }
 
     /// Whether no process is left.
@@ -96,8 +96,8 @@ impl Left {
 
     fn read_table(&mut self) -> io::Result<()> {
         self.known = self.scope.members()?;
-        if let Some(parting) = self.pending.take() {
-            self.send(parting);
+        if let Some(signal) = self.pending.take() {
+            self.send(signal);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::child::{Cgroup, Left, Parting, Reach, Signal};
+use crate::child::{Cgroup, FinalSignal, KillScope, Orphans, Signal};
 use crate::monitor::keys::{Cx, Timer};
 use crate::monitor::name::Name;
 use crate::monitor::parts::Parts;
@@ -22,7 +22,7 @@ const UNKILLABLE: Duration = Duration::from_secs(5);
 
 /// Processes that a child has left behind, and how far their end has come.
 pub(super) struct Cleanup {
-    left: Option<Left>,
+    left: Option<Orphans>,
     cgroup: Option<Cgroup>,
     killed: Option<Instant>,
     timer: TimerId,
@@ -54,9 +54,9 @@ impl Cleanup {
     /// What the drain has to wait for; `None` if no process is left. Processes in the cgroup get
     /// `signal` here; the others have got it already.
     pub(super) fn begin(
-        left: Option<Left>,
+        left: Option<Orphans>,
         cgroup: Option<Cgroup>,
-        signal: Parting,
+        signal: FinalSignal,
         parts: &Parts,
         cx: &mut Cx<'_>,
     ) -> Option<Self> {
@@ -85,7 +85,7 @@ impl Cleanup {
         if let Some(cgroup) = &cleanup.cgroup
             // Otherwise all processes below this one have got the signal, which is the whole
             // cgroup but for processes that others have moved there: those get KILL.
-            && (parts.scope == Reach::Group || cleanup.left.is_none())
+            && (parts.scope == KillScope::Group || cleanup.left.is_none())
         {
             // The process group has got the signal already.
             let group = parts.run.child.as_ref().and_then(|(child, _)| child.pid.try_into().ok());
@@ -151,7 +151,7 @@ impl Cleanup {
     }
 
     fn send_kill(&mut self) -> io::Result<()> {
-        let left = self.left.as_mut().map_or(Ok(()), Left::kill);
+        let left = self.left.as_mut().map_or(Ok(()), Orphans::kill);
         let cgroup =
             self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.signal(Signal::KILL, None));
         left.and(cgroup)

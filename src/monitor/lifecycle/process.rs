@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::cleanup::RepeatedError;
 use super::limits::Limits;
-use crate::child::{Cgroup, Child, ExitStatus, Left, Parting, Signal};
+use crate::child::{Cgroup, Child, ExitStatus, FinalSignal, Orphans, Signal};
 use crate::monitor::keys::{Cx, Source, Timer};
 use crate::monitor::parts::Parts;
 use crate::monitor::sandbox::Sandbox;
@@ -90,7 +90,7 @@ pub(super) fn is_further_request(last: Option<Instant>) -> bool {
 }
 
 /// The end of a child, and the processes that it left behind.
-pub(super) type Exit = (ExitStatus, Option<Left>);
+pub(super) type Exit = (ExitStatus, Option<Orphans>);
 
 impl Process {
     /// Watches for the end of a child that runs. If the poller has no room for it (epoll_ctl(2):
@@ -211,9 +211,9 @@ impl Stage {
     }
 
     /// The signal for the processes that the child leaves behind.
-    pub(super) fn final_signal(&self, sandbox: &Sandbox) -> Parting {
+    pub(super) fn final_signal(&self, sandbox: &Sandbox) -> FinalSignal {
         let signal = if self.is_killed() { Signal::KILL } else { sandbox.stop_signal };
-        Parting { signal, group_has_had_it: matches!(self, Self::Stopping(_)) }
+        FinalSignal { signal, group_signalled: matches!(self, Self::Stopping(_)) }
     }
 }
 

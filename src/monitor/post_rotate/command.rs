@@ -1,5 +1,5 @@
-//! The command itself: as what it is started, for one generation and, when a monitor ends, for all
-//! that are left.
+//! The rotate command: how it is started for one generation and, when a monitor ends, for all that
+//! are left.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -9,19 +9,20 @@ use std::str::FromStr;
 
 use tracing::warn;
 
-use crate::child::{self, Child, Command, ExitStatus, Gate, Identity};
+use crate::child::{self, Child, Command, ExitStatus, Identity, StartGate};
 use crate::logfile::Rotated;
 use crate::process::FileLimit;
 use crate::reactor::Detached;
 
-/// Waits at the [`Gate`], before anything else. Whoever has started it is gone where nothing comes.
+/// Waits at the [`StartGate`] before anything else. An end of file means that the supervisor has
+/// gone.
 const GATE: &str = "read -r _ && exec </dev/null || exit\n";
 
-/// What is not finished is left to this when the monitor ends: `$1` is the command, `$2` the pid of
-/// a process that works still, or nothing, and `$3` its start. For each log follow its path, the
-/// number of the first generation that is not finished, and those of the first and the last whose turn
-/// has not come. The note of what waits goes when they are done, unless another supervisor has taken
-/// that over.
+/// The script for the generations that are left when the monitor ends. `$1` is the command, `$2`
+/// the pid of a process that still works, or empty, and `$3` its start time. For each log follow
+/// its path, the number of the first generation that is not finished, and the first and the last
+/// number of those that have not been started. The note about them is removed when they are done,
+/// unless another supervisor has taken over.
 const LEFT_TO: &str = r#"
 command=$1 pid=$2 start=$3
 shift 3
@@ -53,20 +54,20 @@ while [ $# -gt 0 ]; do
 done
 "#;
 
-/// How it is started, and what of it is still there.
+/// The command, and processes that it has left behind.
 pub(super) struct Commands {
     command: OsString,
     file_limit: Option<FileLimit>,
-    /// Process groups of commands that have ended and left somebody in them, who comes down to us
-    /// where we are a subreaper.
+    /// Process groups of commands that have ended and left processes in them, which become children
+    /// of a subreaper.
     groups: Vec<u32>,
 }
 
-/// What of one log is left when the monitor ends.
+/// The generations of one log that are left when the monitor ends.
 pub(super) struct Rest {
-    /// Nobody has finished it.
+    /// The first that is not finished.
     pub(super) first: u64,
-    /// Those whose turn has not come; none where the last comes before the next.
+    /// The first and the last that have not been started; none if the last is before the first.
     pub(super) next: u64,
     pub(super) last: u64,
 }
@@ -77,20 +78,20 @@ impl Commands {
         Self { command: command.to_owned(), file_limit, groups: Vec::new() }
     }
 
-    /// For one generation.
-    pub(super) fn start(&mut self, generation: &Rotated) -> Result<(Child, Gate), String> {
+    /// Starts it for one generation.
+    pub(super) fn start(&mut self, generation: &Rotated) -> Result<(Child, StartGate), String> {
         let mut script = OsString::from(GATE);
         script.push(&self.command);
         script.push(" \"$@\"");
         self.spawn(vec!["-c".into(), script, "sh".into(), generation.path.clone().into()])
     }
 
-    /// For all that are left, by a shell that first waits for whoever works.
+    /// Starts it for all that are left, in a shell that first waits for the process that works.
     pub(super) fn start_for_rest<'a>(
         &mut self,
         at_work: Option<&Identity>,
         rests: impl Iterator<Item = (&'a Path, &'a Rest)>,
-    ) -> Result<(Child, Gate), String> {
+    ) -> Result<(Child, StartGate), String> {
         let script = [GATE, LEFT_TO].concat();
         let (pid, start) =
             at_work.map(|who| (who.pid.to_string(), who.start.to_string())).unwrap_or_default();
@@ -103,7 +104,7 @@ impl Commands {
         self.spawn(words)
     }
 
-    fn spawn(&mut self, words: Vec<OsString>) -> Result<(Child, Gate), String> {
+    fn spawn(&mut self, words: Vec<OsString>) -> Result<(Child, StartGate), String> {
         let mut command = Command::new("sh").args(words);
         if let Some(limit) = self.file_limit {
             command = command.file_limit(limit);
@@ -113,14 +114,15 @@ impl Commands {
         Ok(spawned)
     }
 
-    /// A command of this process group has ended. What it has left in there may come down to us.
+    /// A command of this process group has ended. Processes that it left behind may become children
+    /// of this one.
     pub(super) fn note_left_in(&mut self, group: u32) {
         if child::has_members(group) {
             self.groups.push(group);
         }
     }
 
-    /// Reaps what has.
+    /// Reaps those that have ended.
     pub(super) fn reap_left(&mut self) {
         self.groups.retain(|&group| {
             child::reap_group(group);
@@ -129,17 +131,17 @@ impl Commands {
     }
 }
 
-/// The status of one that has ended.
+/// The status of a command that has ended.
 pub(super) fn reaped(child: &Child) -> Option<ExitStatus> {
     child.try_reap().unwrap_or(Some(ExitStatus::Unknown))
 }
 
-/// Tells of a failure; says whether there was none.
+/// Reports a failure; returns whether there was none.
 pub(super) fn report(status: ExitStatus, generation: &Rotated) -> bool {
     let path = generation.path.display();
     match status {
         ExitStatus::Code(0) => return true,
-        // Somebody else has reaped it, or nobody had to.
+        // Another part of the program has reaped it.
         ExitStatus::Unknown => return true,
         ExitStatus::Code(code) => warn!("the rotate command failed for {path}: exit code {code}"),
         ExitStatus::Signal(signal) => warn!("the rotate command failed for {path}: {signal}"),
@@ -147,11 +149,11 @@ pub(super) fn report(status: ExitStatus, generation: &Rotated) -> bool {
     false
 }
 
-/// A process that outlives its monitor.
+/// A command that outlives its monitor.
 #[derive(Debug)]
 pub(super) struct LeftCommand {
     pub(super) child: Child,
-    /// What it works on, where it is one.
+    /// The generation that it works on, if it works on one.
     pub(super) generation: Option<Rotated>,
 }
 
@@ -169,11 +171,11 @@ impl Detached for LeftCommand {
     }
 }
 
-/// A process, as a log's note of who works has it.
+/// A process in the note of a log about the process that works.
 pub(super) struct Who(pub(super) Identity);
 
 impl Who {
-    /// The note of a child of ours.
+    /// The note about a child of this process.
     pub(super) fn is(child: &Child) -> String {
         Identity::of(child.pid()).map(|identity| Self(identity).to_string()).unwrap_or_default()
     }
@@ -212,8 +214,8 @@ mod tests {
 
     use super::*;
 
-    /// Starts a command that makes a file, and says how it ends.
-    fn run(directory: &Path, then: impl FnOnce(Gate)) -> ExitStatus {
+    /// Starts a command that makes a file; returns how it ends.
+    fn run(directory: &Path, then: impl FnOnce(StartGate)) -> ExitStatus {
         let made = directory.join("made");
         let mut command = OsString::from("cp /dev/null ");
         command.push(&made);
@@ -234,7 +236,7 @@ mod tests {
     #[test]
     fn a_command_begins_once_its_gate_is_open() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(run(directory.path(), Gate::open), ExitStatus::Code(0));
+        assert_eq!(run(directory.path(), StartGate::open), ExitStatus::Code(0));
         assert!(directory.path().join("made").exists());
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::command::Who;
-use crate::child::Bystander;
+use crate::child::ForeignProcess;
 use crate::logfile::{LogFile, Rotated};
 use crate::monitor::channels::Channels;
 
@@ -26,10 +26,10 @@ impl Logs<'_> {
 
     /// A process that an earlier supervisor has left at work on one of them. Generations of
     /// processes that are gone wait again.
-    pub(super) fn earlier(&mut self) -> Option<Bystander> {
+    pub(super) fn earlier(&mut self) -> Option<ForeignProcess> {
         self.iter().find_map(|log| {
             let who = log.stranger_at_work()?;
-            let earlier = who.parse::<Who>().ok().and_then(|who| Bystander::watch(who.0));
+            let earlier = who.parse::<Who>().ok().and_then(|who| ForeignProcess::watch(who.0));
             if earlier.is_none() {
                 log.work_was_lost();
             }
