@@ -183,7 +183,10 @@ fn what_the_options_do_is_the_same_after_a_restart() {
     let log = || fs::read_to_string(state.file("l/other/web.log")).unwrap_or_default();
     let lines = |what: &str| log().lines().filter(|line| line.contains(what)).count();
     eventually("the command runs", || lines("console /dev/pts/") == 1);
-    let again = Detached::start(&state, state.vmon().args(["restart", "other/web"]));
+    fs::create_dir(state.file("elsewhere")).unwrap();
+    let mut restart = state.vmon();
+    restart.args(["restart", "other/web"]).current_dir(state.file("elsewhere"));
+    let again = Detached::start(&state, &mut restart);
     eventually("the command runs again", || lines("console /dev/pts/") == 2);
     assert_eq!(lines("caught"), 1, "{}", log());
     assert_eq!(lines(&format!("{}/work", state.path().display())), 2, "{}", log());
