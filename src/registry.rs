@@ -11,7 +11,7 @@
 //! # Whose word counts
 //!
 //! A record is data that its owner can write. On the word of a record that another user owns, or
-//! could have written (the database, its directory or the spill directory is not our effective
+//! could have written (the database, its directory or the spool directory is not our effective
 //! user's, or is writable for others), nothing is ended, closed, taken in or removed
 //! ([`RegistryError::Foreign`], [`RegistryError::Exposed`]); it is only read. Root is no exception,
 //! and does not write to another user's database. What a lost run has left behind is ended only
@@ -56,7 +56,7 @@
 //!
 //! A transition that can't be written waits in the observer, merged with those that follow, and
 //! is tried again after 50 ms to 1 s. An end that can't be written within five seconds becomes a
-//! file in the [spill directory](Registry::spill_dir), which the next claim and the next command
+//! file in the [spool directory](Registry::spool_dir), which the next claim and the next command
 //! that reads take in. So does the end of a run that another one follows; that one's supervisor
 //! goes on trying all the same. Where not even the file can be written (the same disk is full or
 //! read-only) the end is lost, which is told as an error, and the run reconciles to
@@ -76,7 +76,7 @@ mod record;
 mod remove;
 mod schema;
 mod spec;
-mod spill;
+mod spool;
 mod sqlite;
 mod state_dir;
 mod store;
@@ -101,7 +101,7 @@ pub use read::{ConsoleBytes, Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
-use spill::{Found, PassedOver, Spilled};
+use spool::{Found, PassedOver, Spooled};
 use state_dir::StateDir;
 
 /// How long a command waits for somebody else's lock.
@@ -142,7 +142,7 @@ pub struct Registry {
 struct Paths {
     /// Absolute, its directory free of symbolic links.
     db: PathBuf,
-    spill: PathBuf,
+    spool: PathBuf,
     /// Recorded paths are relative to it.
     state: Arc<StateDir>,
 }
@@ -217,8 +217,8 @@ impl Registry {
     /// directory of its own an end belongs to the database whose path it has. What is there and
     /// can't be taken in is a warning.
     #[must_use]
-    pub fn spill_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        Arc::make_mut(&mut self.paths).spill = dir.into();
+    pub fn spool_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        Arc::make_mut(&mut self.paths).spool = dir.into();
         self
     }
 
@@ -248,9 +248,9 @@ impl Registry {
 
     /// Every run of every sandbox, oldest first, and after them the sandboxes of other programs.
     ///
-    /// For commands, not for a loop: takes in spilled ends first, and waits up to five seconds for
+    /// For commands, not for a loop: takes in spooled ends first, and waits up to five seconds for
     /// the lock where that or the reading needs one. A writer's lock on a database in WAL mode
-    /// does not keep this from reading. Spilled ends that can't be taken in are a warning.
+    /// does not keep this from reading. Spooled ends that can't be taken in are a warning.
     ///
     /// # Errors
     ///
@@ -272,7 +272,7 @@ impl Registry {
 
     fn read_runs(&self, which: Which) -> Result<Vec<Run>, RegistryError> {
         let Paths { db, state, .. } = &*self.paths;
-        self.take_in_spilled();
+        self.take_in_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
@@ -306,11 +306,11 @@ impl Registry {
         // SQLITE_OPEN_NOFOLLOW refuses a link anywhere in the path. Those that lead to the
         // directory are the user's own choice; one in the place of the file is not.
         let directory = fs::canonicalize(connection::parent(db))?;
-        let spill = directory.join("run");
+        let spool = directory.join("run");
         let db = directory.join(name);
         let state = Arc::new(StateDir::new(directory));
         Ok(Self {
-            paths: Arc::new(Paths { db, spill, state }),
+            paths: Arc::new(Paths { db, spool, state }),
             first: None,
             waited: Arc::default(),
             reported: Arc::default(),
@@ -357,13 +357,13 @@ impl Registry {
     /// [`RegistryError::Foreign`] and [`RegistryError::Exposed`] where another user could have
     /// written it; the places can't be looked at.
     pub fn check_trust(&self) -> Result<(), RegistryError> {
-        let Paths { db, spill, .. } = &*self.paths;
-        trust::check(db, spill).at(db)
+        let Paths { db, spool, .. } = &*self.paths;
+        trust::check(db, spool).at(db)
     }
 
     /// The ends in the spool directory. Each file there that is passed over is reported once.
-    fn spilled(&self) -> Vec<Spilled> {
-        let Found { ends, passed_over } = spill::read(&self.paths);
+    fn spooled(&self) -> Vec<Spooled> {
+        let Found { ends, passed_over } = spool::read(&self.paths);
         if let Ok(mut reported) = self.reported.try_lock() {
             for PassedOver { path, reason } in passed_over {
                 if reported.insert(path.clone()) {
@@ -376,18 +376,18 @@ impl Registry {
 
     /// Of a record that is not to be acted on nothing is taken in: [`reconcile`](Self::reconcile)
     /// says so.
-    fn take_in_spilled(&self) {
-        let spilled = self.spilled();
-        if spilled.is_empty() || self.check_trust().is_err() {
+    fn take_in_spooled(&self) {
+        let spooled = self.spooled();
+        if spooled.is_empty() || self.check_trust().is_err() {
             return;
         }
         let told = self.waited.load(Ordering::Relaxed);
-        match self.make_true(|tx| spill::take_in(tx, &spilled)) {
-            Ok(()) => spill::remove(&spilled),
+        match self.make_true(|tx| spool::take_in(tx, &spooled)) {
+            Ok(()) => spool::remove(&spooled),
             Err(_) if told => {}
             Err(error) => tracing::warn!(
-                count = spilled.len(), directory = %self.paths.spill.display(), %error,
-                "spilled ends can't be taken in yet",
+                count = spooled.len(), directory = %self.paths.spool.display(), %error,
+                "spooled ends can't be taken in yet",
             ),
         }
     }

@@ -91,7 +91,7 @@ pub enum RegistryError {
     Foreign {
         /// The database.
         path: PathBuf,
-        /// The database, its directory or the spill directory.
+        /// The database, its directory or the spool directory.
         place: PathBuf,
         /// The user that this belongs to.
         owner: u32,
@@ -103,7 +103,7 @@ pub enum RegistryError {
     Exposed {
         /// The database.
         path: PathBuf,
-        /// The database, its directory or the spill directory.
+        /// The database, its directory or the spool directory.
         place: PathBuf,
     },
     /// What a run whose supervisor was lost has left behind is still there.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::read::{Run, Status};
-use super::spill;
+use super::spool;
 use crate::child::Signal;
 use crate::child::lost::{
     Leftovers, check_parent, end_lost_session, end_marked, run_marker, signal_marked,
@@ -75,12 +75,12 @@ impl LostRun {
 
 /// Removes the files that the supervisor of a lost run, which has ended, was about to put into their
 /// places when it was killed: its control socket, and the end of a run.
-pub(super) fn sweep(run: &Run, spill: &Path) {
+pub(super) fn sweep(run: &Run, spool: &Path) {
     let Some(pid) = run.supervisor else { return };
     if let Some(directory) = run.socket.as_deref().and_then(Path::parent) {
         socket::sweep(directory, pid);
     }
-    spill::sweep(spill, pid);
+    spool::sweep(spool, pid);
 }
 
 impl Leftovers {

@@ -12,10 +12,10 @@ use super::lost::{LostRun, sweep};
 use super::read::Run;
 use super::record::{Follow, Record, timestamp};
 use super::store::{self, Stored};
-use super::{Registry, spill};
+use super::{Registry, spool};
 use crate::child::lost::Leftovers;
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
-use earlier::{Earlier, spill_record};
+use earlier::{Earlier, spool_record};
 
 /// How long a connection is kept for the next transition, where one is.
 const LINGER: Duration = Duration::from_millis(50);
@@ -24,7 +24,7 @@ const LONGEST_CLAIM_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 /// A delay up to this is no news.
 const UNTOLD_DELAY: Duration = Duration::from_secs(1);
-/// How long after the end it is tried to write it, before it is spilled.
+/// How long after the end it is tried to write it, before it is spooled.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Records the life of one sandbox; made by [`Registry::observer`].
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///   any other failure refuses.
 /// - Once claimed, no failure of the database reaches the child. A delay of more than a second
 ///   is told in one warning, and its end in one message. After the end it is tried for five
-///   seconds, then the record goes to the [spill directory](Registry::spill_dir).
+///   seconds, then the record goes to the [spool directory](Registry::spool_dir).
 /// - The claim of a child that runs already, handed over by a host, may be late too: then the
 ///   whole record is written at once. If the sandbox proves to be somebody else's, the record of
 ///   this run is given up with a warning.
@@ -76,7 +76,7 @@ enum State {
     Written(Box<Record>),
     /// The rows are behind the record, or not there yet.
     Behind(Box<Record>, Delay),
-    /// The run is over and written or spilled.
+    /// The run is over and written or spooled.
     Over { started_at: String },
 }
 
@@ -90,12 +90,12 @@ struct Delay {
     /// When the end was told, if it was.
     ended: Option<Instant>,
     /// Whether a file has the end of a run that another one follows.
-    spilled: bool,
+    spooled: bool,
 }
 
 impl Delay {
     fn begin() -> Self {
-        Self { since: Instant::now(), next: FIRST_DELAY, told: false, ended: None, spilled: false }
+        Self { since: Instant::now(), next: FIRST_DELAY, told: false, ended: None, spooled: false }
     }
 
     /// Warns once, of a delay that is more than supervisors getting into each other's way.
@@ -180,7 +180,7 @@ impl RegistryObserver {
         };
     }
 
-    /// What to do about rows that could not be written: wait, or spill an end that has waited.
+    /// What to do about rows that could not be written: wait, or spool an end that has waited.
     fn fall_behind(
         &mut self,
         record: Box<Record>,
@@ -190,7 +190,7 @@ impl RegistryObserver {
         let mut delay = delay.unwrap_or_else(Delay::begin);
         delay.tell(&self.registry, &record, error);
         let mut next = delay.step(LONGEST_DELAY);
-        self.earlier.spill_after(self.patience, &self.registry);
+        self.earlier.spool_after(self.patience, &self.registry);
         if record.ending().is_some() {
             let waited = delay.ended.get_or_insert_with(Instant::now).elapsed();
             match waited >= self.patience {
@@ -200,8 +200,8 @@ impl RegistryObserver {
                 }
                 // It stays ours to write: nobody else closes it while we live.
                 true => {
-                    delay.spilled =
-                        delay.spilled || spill_record(&self.registry, &record, Some(error));
+                    delay.spooled =
+                        delay.spooled || spool_record(&self.registry, &record, Some(error));
                 }
                 false => next = next.min(self.patience - waited),
             }
@@ -212,21 +212,21 @@ impl RegistryObserver {
 
     /// Leaves the end, and those before it, to the next command.
     fn give_up(&mut self, record: Box<Record>, error: &RegistryError) {
-        self.earlier.spill_after(Duration::ZERO, &self.registry);
+        self.earlier.spool_after(Duration::ZERO, &self.registry);
         self.earlier.clear();
-        spill_record(&self.registry, &record, Some(error));
+        spool_record(&self.registry, &record, Some(error));
         self.state = State::Over { started_at: record.started_at };
     }
 
     /// Keeps the end of the run before one that begins, for the transaction that adds that.
     fn keep_earlier(&mut self, state: State) {
-        let (record, spilled) = match state {
+        let (record, spooled) = match state {
             State::Written(record) => (record, false),
-            State::Behind(record, delay) => (record, delay.spilled),
+            State::Behind(record, delay) => (record, delay.spooled),
             State::Idle | State::Claiming(_) | State::Over { .. } => return,
         };
         if record.ending().is_some() {
-            self.earlier.push(record, spilled, &self.registry);
+            self.earlier.push(record, spooled, &self.registry);
         }
     }
 
@@ -280,7 +280,7 @@ impl RegistryObserver {
                     // Each turn clears one more at least, or returns.
                     for run in &runs {
                         end_leftovers(run, &open)?;
-                        sweep(run, &self.registry.paths.spill);
+                        sweep(run, &self.registry.paths.spool);
                     }
                     cleared.extend(runs.iter().filter_map(|run| run.id));
                     kept = Some(now);
@@ -292,7 +292,7 @@ impl RegistryObserver {
         }
     }
 
-    /// Makes the one transaction. A claim first takes in what was spilled: the last run of its
+    /// Makes the one transaction. A claim first takes in what was spooled: the last run of its
     /// sandbox may be there.
     fn store_once(
         &self,
@@ -301,19 +301,19 @@ impl RegistryObserver {
         cleared: &[i64],
     ) -> Result<(Stored, Kept), RegistryError> {
         let db = &self.registry.paths.db;
-        let spilled = match record.row {
-            None if self.registry.check_trust().is_ok() => self.registry.spilled(),
+        let spooled = match record.row {
+            None if self.registry.check_trust().is_ok() => self.registry.spooled(),
             _ => Vec::new(),
         };
         let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
-            spill::take_in(tx, &spilled)?;
+            spool::take_in(tx, &spooled)?;
             for ended in self.earlier.records() {
                 store::store(tx, ended, &[])?;
             }
             Ok(store::store(tx, record, cleared)?)
         })
         .at(db)?;
-        spill::remove(&spilled);
+        spool::remove(&spooled);
         Ok(stored)
     }
 }

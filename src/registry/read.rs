@@ -71,7 +71,7 @@ pub struct Run {
     pub spec: Option<Spec>,
     /// Whether only our effective user could have written this: the files of the database, as they
     /// were when they were read, are ours and not writable for others, and its directory and the
-    /// spill directory are ours. On the word of another record nothing is to be signalled, called or
+    /// spool directory are ours. On the word of another record nothing is to be signalled, called or
     /// removed.
     pub trusted: bool,
 }
@@ -125,7 +125,7 @@ SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r
     r.socket, s.config_last_modified
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
 
-/// One of each sandbox. An end that was spilled may have been added after a later run.
+/// One of each sandbox. An end that was spooled may have been added after a later run.
 const LATEST: &str = "
 WHERE r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
     ORDER BY state = 'STOPPED', started_at DESC, id DESC) AS place FROM vmon_runs) WHERE place = 1)";
@@ -166,7 +166,7 @@ pub(super) fn runs(
         Which::All => "",
         Which::Latest => LATEST,
     };
-    // An end that was spilled may have been added after a later run.
+    // An end that was spooled may have been added after a later run.
     let ours = format!("{OURS}{condition} ORDER BY r.started_at, r.id");
     let mut runs = collect(&transaction, &ours, |row| our_run(row, state))?;
     add_consoles(&transaction, &mut runs)?;

@@ -42,7 +42,7 @@ pub struct Lost {
 }
 
 impl Registry {
-    /// Makes the record true, and the processes with it: takes in spilled ends, ends what lost
+    /// Makes the record true, and the processes with it: takes in spooled ends, ends what lost
     /// runs have left behind, and closes them with the reason `supervisor-lost`. What the record
     /// knows of their end it keeps.
     ///
@@ -56,12 +56,12 @@ impl Registry {
     /// the record could have been written by another user: nothing is done then.
     pub fn reconcile(&self) -> Result<Vec<Lost>, RegistryError> {
         let db = &self.paths.db;
-        self.take_in_spilled();
+        self.take_in_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
         let dead = read::lost(&self.unfinished()?);
-        if !dead.is_empty() || !self.spilled().is_empty() {
+        if !dead.is_empty() || !self.spooled().is_empty() {
             self.check_trust()?;
         }
         if dead.is_empty() {
@@ -69,7 +69,7 @@ impl Registry {
         }
         // A supervisor that was found dead may have written the end after the rows were read: only
         // what is read now is its last word, be it in the database or in a file.
-        let ended = self.spilled();
+        let ended = self.spooled();
         let unfinished = |db: &Connection| read::unfinished(db, &self.paths.state);
         let mut open = connection::read_own(db, COMMAND_PATIENCE, unfinished).at(db)?;
         open.iter_mut().for_each(|run| run.trusted = true);
@@ -92,7 +92,7 @@ impl Registry {
         if gone.is_empty() {
             return Ok(());
         }
-        gone.iter().for_each(|run| sweep(run, &self.paths.spill));
+        gone.iter().for_each(|run| sweep(run, &self.paths.spool));
         self.make_true(|tx| Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?))
     }
 

@@ -48,7 +48,7 @@ impl Registry {
     ///
     /// In one transaction: no start of that name comes between. A run whose supervisor is gone
     /// counts as live until [`reconcile`](Registry::reconcile) has closed it. For commands: takes
-    /// in spilled ends first, and waits up to five seconds for the lock.
+    /// in spooled ends first, and waits up to five seconds for the lock.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl Registry {
         also: impl FnOnce(&[Run]) -> bool,
     ) -> Result<Removal, RegistryError> {
         let db = &self.paths.db;
-        self.take_in_spilled();
+        self.take_in_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Removal::Unknown);
         }
@@ -107,7 +107,7 @@ impl Registry {
         mut also: impl FnMut(&Pruned) -> bool,
     ) -> Result<Vec<Pruned>, RegistryError> {
         let db = &self.paths.db;
-        self.take_in_spilled();
+        self.take_in_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }

@@ -57,8 +57,8 @@ pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> R
     }
 }
 
-/// Stores an end that was spilled, perhaps before what the rows say now.
-pub(super) fn store_spilled(tx: &Transaction<'_>, record: &Record) -> Result<()> {
+/// Stores an end that was spooled, perhaps before what the rows say now.
+pub(super) fn store_spooled(tx: &Transaction<'_>, record: &Record) -> Result<()> {
     let found = find_run(tx, record)?;
     if record.is_over() {
         return store(tx, &Record { row: found, ..record.clone() }, &[]).map(drop);

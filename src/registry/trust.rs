@@ -2,7 +2,7 @@
 //! runs, take in ends, remove sandboxes and their logs.
 //!
 //! A record is data that its owner can write. So it is acted on only by its owner, where no other
-//! user could have written it: the database, its directory and the spill directory belong to our
+//! user could have written it: the database, its directory and the spool directory belong to our
 //! effective user, and no other user may write to them. Root is no exception: it would act with
 //! rights that the owner of the record does not have.
 
@@ -31,10 +31,10 @@ pub(super) enum Distrust {
 /// # Errors
 ///
 /// [`Fault::Distrust`], or the places can't be looked at.
-pub(super) fn check(db: &Path, spill: &Path) -> Result<(), Fault> {
+pub(super) fn check(db: &Path, spool: &Path) -> Result<(), Fault> {
     check_place(db)?;
     check_place(parent(db))?;
-    check_place(spill)
+    check_place(spool)
 }
 
 /// Whether root may write to a database of this owner. Not where it, or its directory, belongs to
@@ -110,12 +110,12 @@ mod tests {
     fn a_record_that_others_could_have_written_is_not_acted_on() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().canonicalize().unwrap();
-        let (db, spill) = (state.join("sandbox.db"), state.join("run"));
-        let check = || check(&db, &spill);
+        let (db, spool) = (state.join("sandbox.db"), state.join("run"));
+        let check = || check(&db, &spool);
         fs::write(&db, "").unwrap();
         check().unwrap();
-        fs::create_dir(&spill).unwrap();
-        for (path, private) in [(&db, 0o600), (&state, 0o700), (&spill, 0o700)] {
+        fs::create_dir(&spool).unwrap();
+        for (path, private) in [(&db, 0o600), (&state, 0o700), (&spool, 0o700)] {
             for open in [0o020, 0o002] {
                 fs::set_permissions(path, fs::Permissions::from_mode(private | open)).unwrap();
                 let refused = check().unwrap_err();

@@ -50,7 +50,7 @@ pub fn brief(runs: &[Value]) -> Vec<String> {
     runs
 }
 
-pub fn spilled(state: &State) -> Vec<PathBuf> {
+pub fn spooled(state: &State) -> Vec<PathBuf> {
     let entries = fs::read_dir(state.file("run")).into_iter().flatten();
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.to_str().unwrap().ends_with(".end.json")).collect()

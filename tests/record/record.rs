@@ -18,7 +18,7 @@ use nix::unistd::mkfifo;
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::common::held::{ENDS, Held, Reader, brief, lock, look, ps, spilled};
+use crate::common::held::{ENDS, Held, Reader, brief, lock, look, ps, spooled};
 use crate::common::{State, code, contains, eventually, one_line, own_test, seed, signal, wait};
 
 // A database that somebody else has locked.
@@ -161,7 +161,7 @@ fn a_locked_database_does_not_hold_up_its_neighbours() {
     drop(input);
     events.wait_for("<host done>");
     assert_eq!(code(wait(&mut host)), 0);
-    // Late ends may have been spilled where this took long.
+    // Late ends may have been spooled where this took long.
     ps(&state, &["--all"]);
     assert_eq!(
         look(&state, ENDS),
@@ -172,7 +172,7 @@ fn a_locked_database_does_not_hold_up_its_neighbours() {
             "session STOPPED STOPPED 0 - exited",
         ]
     );
-    assert!(spilled(&state).is_empty());
+    assert!(spooled(&state).is_empty());
 }
 
 #[test]
@@ -207,13 +207,13 @@ fn a_lock_that_is_released_in_time_only_delays_the_start() {
 }
 
 #[test]
-fn an_end_under_a_lock_is_spilled_and_taken_in_by_ps() {
+fn an_end_under_a_lock_is_spooled_and_taken_in_by_ps() {
     let state = State::new();
     let mut run = Held::running(&state, "x", &[], "exit 3");
     let held = lock(&state);
     assert_eq!(run.finish(), 3);
     assert_eq!(look(&state, ENDS), ["x RUNNING RUNNING - - -"]);
-    let files = spilled(&state);
+    let files = spooled(&state);
     assert_eq!(files.len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&files[0]), mode(&state.file("run"))), (0o600, 0o700));
@@ -222,7 +222,7 @@ fn an_end_under_a_lock_is_spilled_and_taken_in_by_ps() {
 
     assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
     assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED 3 - exited"]);
-    assert!(spilled(&state).is_empty());
+    assert!(spooled(&state).is_empty());
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_lock_during_the_run_delays_the_record_and_nothing_else() {
     drop(held);
     assert_eq!(run.finish(), 3);
     assert_eq!(look(&state, ENDS), ["x STOPPED STOPPED 3 - exited"]);
-    assert!(spilled(&state).is_empty());
+    assert!(spooled(&state).is_empty());
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn fifty_supervisors_at_once_leave_fifty_right_rows() {
         (0..50).map(|number| format!("vm-{number:02} STOPPED STOPPED {number} - exited")).collect();
     assert_eq!(look(&state, ENDS), expected);
     assert_eq!(look(&state, "SELECT count(*) || '' FROM sandboxes"), ["50"]);
-    assert!(spilled(&state).is_empty());
+    assert!(spooled(&state).is_empty());
 }
 
 /// What a database of the seed's has in its tables.

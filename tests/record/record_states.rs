@@ -1,5 +1,5 @@
 //! A database that is locked, full, read-only or replaced for seconds while a child runs, and
-//! across its end: what happened meanwhile arrives, or is spilled and taken in.
+//! across its end: what happened meanwhile arrives, or is spooled and taken in.
 
 #![cfg(target_os = "linux")]
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::common::held::{Held, Reader, brief, ps, spilled};
+use crate::common::held::{Held, Reader, brief, ps, spooled};
 use crate::common::tmpfs::Tmpfs;
 use crate::common::{self, State, code, each, eventually, signal, wait};
 
@@ -128,7 +128,7 @@ const TRIALS: [Trial; 2] = [what_is_late_arrives, what_can_not_wait_is_spooled];
 /// The state of a run whose database is on this disk.
 fn state_on(disk: &Path) -> State {
     let state = State::new();
-    // The spilled ends have a disk that is not full.
+    // The spooled ends have a disk that is not full.
     fs::create_dir(state.file("run")).unwrap();
     symlink(state.file("run"), disk.join("run")).unwrap();
     state
@@ -166,10 +166,10 @@ fn what_can_not_wait_is_spooled<'a>(disk: &Path, hold: &dyn Fn() -> Hold<'a>) {
     let held = hold();
     run.end("second");
     assert_eq!(code(wait(&mut run.held.vmon)), 3);
-    assert_eq!(spilled(&state).len(), 1);
+    assert_eq!(spooled(&state).len(), 1);
     drop(held);
     assert_eq!(run.ps(), ["second STOPPED 3 exited"]);
-    assert!(spilled(&state).is_empty());
+    assert!(spooled(&state).is_empty());
     assert!(state.log("second").starts_with(b"begun\n"));
 }
 

@@ -1,5 +1,5 @@
 //! The record against a database that can't be written: read-only, full, broken, replaced. The
-//! child never notices, and the end arrives or is spilled.
+//! child never notices, and the end arrives or is spooled.
 
 #![cfg(target_os = "linux")]
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::common::held::{ENDS, Held, brief, lock, look, ps, spilled};
+use crate::common::held::{ENDS, Held, brief, lock, look, ps, spooled};
 use crate::common::tmpfs::{Tmpfs, skip};
 use crate::common::{self, State, eventually, is_root, one_line, wait};
 
@@ -47,7 +47,7 @@ fn a_database_that_becomes_read_only_does_not_touch_the_child() {
     set_mode(0o400);
     assert_eq!(run.finish(), 3);
     assert_eq!(state.log("x"), b"begun\nover\n");
-    assert_eq!(spilled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    assert_eq!(spooled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
     set_mode(0o600);
     assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
 }
@@ -119,7 +119,7 @@ fn a_database_that_breaks_during_the_run_does_not_touch_the_child() {
     fs::write(state.db(), common::noise(20_000, 1)).unwrap();
     assert_eq!(run.finish(), 3);
     assert_eq!(state.log("x"), b"begun\nover\n");
-    assert_eq!(spilled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
+    assert_eq!(spooled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
     // Mended, it is told the end.
     fs::rename(&backup, state.db()).unwrap();
     assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
@@ -182,13 +182,13 @@ fn a_command_waits_for_a_locked_database_once() {
     let mut run = Held::running(&state, "web", &[], "");
     let locked = lock(&state);
     assert_eq!(run.finish(), 0);
-    assert_eq!(spilled(&state).len(), 1);
+    assert_eq!(spooled(&state).len(), 1);
     let began = Instant::now();
     let output = state.vmon().args(["ps", "--all"]).output().unwrap();
-    // Five seconds each for the spilled end, once more for it and for the lost run were fifteen.
+    // Five seconds each for the spooled end, once more for it and for the lost run were fifteen.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(0));
-    assert!(one_line(&output).contains("spilled ends can't be taken in yet"));
+    assert!(one_line(&output).contains("spooled ends can't be taken in yet"));
     drop(locked);
     assert_eq!(brief(&ps(&state, &["--all"])), ["web STOPPED 0 exited"]);
 }

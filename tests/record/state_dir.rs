@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::common::held::{Held, lock, spilled};
+use crate::common::held::{Held, lock, spooled};
 use crate::common::{CONFIG, Detached, State, eventually, is_alive, is_root};
 use serde_json::Value;
 
@@ -181,13 +181,13 @@ fn a_recorded_path_that_leads_out_of_the_state_directory_is_ignored_with_a_warni
 }
 
 /// A run that has exited with 7 in the state directory, and whose end is in a file.
-fn spooled() -> State {
+fn state_with_a_spooled_end() -> State {
     let state = State::new();
     let mut run = Held::running(&state, "web", &[], "exit 7");
     let held = lock(&state);
     assert_eq!(run.finish(), 7);
     drop(held);
-    assert_eq!(spilled(&state).len(), 1);
+    assert_eq!(spooled(&state).len(), 1);
     state
 }
 
@@ -205,7 +205,7 @@ fn assert_taken_in(state_dir: &Path) {
 
 #[test]
 fn a_spooled_end_is_taken_in_wherever_the_state_directory_is_by_then() {
-    let (state, other) = (spooled(), State::new());
+    let (state, other) = (state_with_a_spooled_end(), State::new());
     let at = |name: &str| other.path().join(name);
     for name in ["copied", "linked", "mounted"] {
         copy(state.path(), &at(name));

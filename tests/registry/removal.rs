@@ -180,7 +180,7 @@ fn the_latest_run_of_each_sandbox_is_the_one_that_goes_on_or_began_last() {
     let mut last = Life::of("db");
     last.at = Utc::now();
     last.granted(&mut observer);
-    // An end that was spilled, and taken in after a later run.
+    // An end that was spooled, and taken in after a later run.
     fixture
         .sqlite()
         .execute_batch(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::error::RegistryError;
 use super::super::record::Record;
-use super::super::{Paths, Registry, spill};
+use super::super::{Paths, Registry, spool};
 
 /// How many are kept. Each that has waited is in a file as well, so one more than these costs a
 /// file that is read later, not an end.
@@ -18,7 +18,7 @@ pub(super) struct Earlier(Vec<Ended>);
 struct Ended {
     record: Box<Record>,
     since: Instant,
-    spilled: bool,
+    spooled: bool,
 }
 
 impl Earlier {
@@ -26,20 +26,20 @@ impl Earlier {
         self.0.iter().map(|ended| &*ended.record)
     }
 
-    /// Adds the end of a run that another one follows; `spilled` if a file has it already.
-    pub(super) fn push(&mut self, record: Box<Record>, spilled: bool, registry: &Registry) {
+    /// Adds the end of a run that another one follows; `spooled` if a file has it already.
+    pub(super) fn push(&mut self, record: Box<Record>, spooled: bool, registry: &Registry) {
         let record = Box::new(record.finished());
-        self.0.push(Ended { record, since: Instant::now(), spilled });
+        self.0.push(Ended { record, since: Instant::now(), spooled });
         if self.0.len() > MOST {
             let mut oldest = self.0.remove(0);
-            oldest.spill(registry);
+            oldest.spool(registry);
         }
     }
 
-    /// Spills those that have waited for this long.
-    pub(super) fn spill_after(&mut self, patience: Duration, registry: &Registry) {
+    /// Spools those that have waited for this long.
+    pub(super) fn spool_after(&mut self, patience: Duration, registry: &Registry) {
         let waited = self.0.iter_mut().filter(|ended| ended.since.elapsed() >= patience);
-        waited.for_each(|ended| ended.spill(registry));
+        waited.for_each(|ended| ended.spool(registry));
     }
 
     /// They have been written, or are to be forgotten.
@@ -50,30 +50,30 @@ impl Earlier {
 }
 
 impl Ended {
-    fn spill(&mut self, registry: &Registry) {
-        self.spilled = self.spilled || spill_record(registry, &self.record, None);
+    fn spool(&mut self, registry: &Registry) {
+        self.spooled = self.spooled || spool_record(registry, &self.record, None);
     }
 }
 
 /// Writes a record to a file of its own, and tells so; whether that could be done.
-pub(super) fn spill_record(
+pub(super) fn spool_record(
     registry: &Registry,
     record: &Record,
     error: Option<&RegistryError>,
 ) -> bool {
-    let Paths { db, spill, .. } = &*registry.paths;
+    let Paths { db, spool, .. } = &*registry.paths;
     let error = error.map(tracing::field::display);
-    match spill::write(spill, db, record) {
+    match spool::write(spool, db, record) {
         Ok(path) => {
             tracing::warn!(
                 path = %path.display(), sandbox = %record.name, error,
-                "the end is spilled, for the next command that reads the registry",
+                "the end is spooled, for the next command that reads the registry",
             );
             true
         }
-        Err(spilling) => {
+        Err(spooling) => {
             tracing::error!(
-                directory = %spill.display(), sandbox = %record.name, error, %spilling,
+                directory = %spool.display(), sandbox = %record.name, error, %spooling,
                 "the end of a run can be written neither to the registry nor to a file",
             );
             false

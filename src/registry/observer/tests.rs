@@ -38,7 +38,7 @@ impl Fixture {
         lock
     }
 
-    fn spilled(&self) -> Vec<PathBuf> {
+    fn spooled(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir.path().join("run")).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
@@ -75,58 +75,58 @@ fn exited() -> Transition {
 }
 
 /// A run whose end is in a file and nowhere else.
-fn spill(fixture: &Fixture) {
+fn spool(fixture: &Fixture) {
     let mut observer = fixture.impatient();
     let granted = claim(&mut observer, Some(&Command::new("true")));
     assert!(matches!(granted, Claim::Granted), "{granted:?}");
     assert_eq!(observer.transition(&running()), Progress::Done);
     let _lock = fixture.locked();
     assert_eq!(observer.transition(&exited()), Progress::Done);
-    assert_eq!(fixture.spilled().len(), 1);
+    assert_eq!(fixture.spooled().len(), 1);
 }
 
 #[test]
-fn an_end_is_not_spilled_while_there_is_patience() {
+fn an_end_is_not_spooled_while_there_is_patience() {
     let fixture = Fixture::new();
     let mut observer = fixture.registry.observer();
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
     let _lock = fixture.locked();
     assert!(matches!(observer.transition(&exited()), Progress::Later(_)));
     assert!(matches!(observer.retry(), Progress::Later(_)));
-    assert_eq!(fixture.spilled().len(), 0);
+    assert_eq!(fixture.spooled().len(), 0);
 }
 
 #[test]
-fn a_spilled_end_is_private_and_taken_in_by_the_next_reader() {
+fn a_spooled_end_is_private_and_taken_in_by_the_next_reader() {
     let fixture = Fixture::new();
-    spill(&fixture);
+    spool(&fixture);
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&fixture.dir.path().join("run")), 0o700);
-    assert_eq!(mode(&fixture.spilled()[0]), 0o600);
+    assert_eq!(mode(&fixture.spooled()[0]), 0o600);
 
     let run = fixture.only_run();
     assert_eq!((run.state.as_str(), run.exit_code), ("STOPPED", Some(7)));
     assert_eq!((run.pid, run.bytes_logged), (Some(std::process::id()), Some(5)));
-    assert_eq!(fixture.spilled().len(), 0);
+    assert_eq!(fixture.spooled().len(), 0);
 }
 
 #[test]
-fn a_spilled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
+fn a_spooled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
     let fixture = Fixture::new();
-    spill(&fixture);
+    spool(&fixture);
     let next = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
     assert!(matches!(next, Claim::Granted), "{next:?}");
-    assert_eq!(fixture.spilled().len(), 0);
+    assert_eq!(fixture.spooled().len(), 0);
     let runs = fixture.registry.runs().unwrap();
     let states: Vec<_> = runs.iter().map(|run| (run.state.as_str(), run.exit_code)).collect();
     assert_eq!(states, [("STOPPED", Some(7)), ("STARTING", None)]);
 }
 
 #[test]
-fn a_spilled_end_that_is_taken_in_twice_is_one_run() {
+fn a_spooled_end_that_is_taken_in_twice_is_one_run() {
     let fixture = Fixture::new();
-    spill(&fixture);
-    let path = fixture.spilled().remove(0);
+    spool(&fixture);
+    let path = fixture.spooled().remove(0);
     let content = fs::read(&path).unwrap();
     let once = fixture.only_run();
     fs::write(&path, content).unwrap();
@@ -134,7 +134,7 @@ fn a_spilled_end_that_is_taken_in_twice_is_one_run() {
 }
 
 #[test]
-fn a_run_whose_claim_was_never_written_is_spilled_and_taken_in_whole() {
+fn a_run_whose_claim_was_never_written_is_spooled_and_taken_in_whole() {
     let fixture = Fixture::new();
     let mut observer = fixture.impatient();
     let lock = fixture.locked();
@@ -148,25 +148,25 @@ fn a_run_whose_claim_was_never_written_is_spilled_and_taken_in_whole() {
 }
 
 #[test]
-fn what_is_spilled_for_another_database_stays() {
+fn what_is_spooled_for_another_database_stays() {
     let fixture = Fixture::new();
-    spill(&fixture);
+    spool(&fixture);
     let other = Registry::open(fixture.dir.path().join("other.db")).unwrap();
     assert_eq!(other.runs().unwrap(), []);
-    assert_eq!(fixture.spilled().len(), 1);
+    assert_eq!(fixture.spooled().len(), 1);
 }
 
 #[test]
-fn rubbish_among_the_spilled_ends_does_no_harm() {
+fn rubbish_among_the_spooled_ends_does_no_harm() {
     let fixture = Fixture::new();
-    spill(&fixture);
+    spool(&fixture);
     let path = |name: &str| fixture.dir.path().join("run").join(name);
     fs::write(path("cut.end.json"), "{\"version\": 1, \"name\":").unwrap();
     fs::create_dir(path("dir.end.json")).unwrap();
     nix::unistd::mkfifo(&path("fifo.end.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     std::os::unix::fs::symlink("/dev/zero", path("link.end.json")).unwrap();
     assert_eq!(fixture.only_run().exit_code, Some(7));
-    assert_eq!(fixture.spilled().len(), 4);
+    assert_eq!(fixture.spooled().len(), 4);
 }
 
 #[test]
@@ -185,14 +185,14 @@ fn a_database_that_breaks_while_the_child_runs_delays_the_record_and_no_more() {
     assert!(matches!(observer.retry(), Progress::Later(_)));
     assert_eq!(observer.transition(&exited()), Progress::Done);
     assert!(fixture.registry.runs().is_err());
-    assert_eq!(fixture.spilled().len(), 1);
+    assert_eq!(fixture.spooled().len(), 1);
     // Moved away, as the message says.
     fs::remove_file(path("sandbox.db")).unwrap();
     assert_eq!(fixture.only_run().exit_code, Some(7));
 }
 
 #[test]
-fn an_end_that_can_not_even_be_spilled_ends_the_monitors_wait() {
+fn an_end_that_can_not_even_be_spooled_ends_the_monitors_wait() {
     let fixture = Fixture::new();
     fs::write(fixture.dir.path().join("run"), "not a directory").unwrap();
     let mut observer = fixture.impatient();

@@ -94,7 +94,7 @@ fn ends_that_wait_for_a_lock_are_written_in_order_with_the_run_that_goes_on() {
     expected.push(is("RUNNING", None));
     assert_eq!(states(&fixture), expected);
     assert!(is_taken(&fixture));
-    assert_eq!(fixture.spilled().len(), 0);
+    assert_eq!(fixture.spooled().len(), 0);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn ends_that_have_waited_are_in_files_and_none_is_lost_or_told_twice() {
         assert!(matches!(observer.transition(&running()), Progress::Later(_)));
     }
     // As if the supervisor were lost now, all of them are in files.
-    assert!(fixture.spilled().len() >= 20, "{:?}", fixture.spilled());
+    assert!(fixture.spooled().len() >= 20, "{:?}", fixture.spooled());
     drop(lock);
     assert_eq!(observer.retry(), Progress::Done);
     let mut expected: Vec<_> = (1..=20).map(|code| is("STOPPED", Some(code))).collect();
@@ -118,7 +118,7 @@ fn ends_that_have_waited_are_in_files_and_none_is_lost_or_told_twice() {
     // Those of files come in the order of the directory.
     found.sort_by_key(|(_, code)| code.unwrap_or(i32::MAX));
     assert_eq!(found, expected);
-    assert_eq!(fixture.spilled().len(), 0);
+    assert_eq!(fixture.spooled().len(), 0);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn an_end_in_a_file_does_not_free_the_name_while_its_supervisor_lives() {
     let mut observer = first(fixture.impatient());
     let lock = fixture.locked();
     assert!(matches!(observer.transition(&restarting(1)), Progress::Later(_)));
-    assert_eq!(fixture.spilled().len(), 1);
+    assert_eq!(fixture.spooled().len(), 1);
     drop(lock);
     // Another command takes it in before the supervisor has written it.
     assert_eq!(states(&fixture), [is("RESTARTING", Some(1))]);
@@ -142,13 +142,13 @@ fn an_end_that_is_taken_in_late_does_not_open_what_is_closed() {
     let mut observer = first(fixture.impatient());
     let lock = fixture.locked();
     assert!(matches!(observer.transition(&restarting(1)), Progress::Later(_)));
-    let path = fixture.spilled().remove(0);
+    let path = fixture.spooled().remove(0);
     let content = fs::read(&path).unwrap();
     drop(lock);
     assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
     fs::write(&path, content).unwrap();
     assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
-    assert_eq!(fixture.spilled().len(), 0);
+    assert_eq!(fixture.spooled().len(), 0);
 }
 
 #[test]

@@ -28,14 +28,14 @@ use crate::monitor::{Identity, codec};
 const VERSION: u64 = 1;
 const SUFFIX: &str = ".end.json";
 
-/// A spilled end.
+/// A spooled end.
 #[derive(Debug)]
-pub(super) struct Spilled {
+pub(super) struct Spooled {
     path: PathBuf,
     record: Record,
 }
 
-impl Spilled {
+impl Spooled {
     /// Whether it is this run's.
     pub(super) fn is_of(&self, run: &Run) -> bool {
         let Record { name, config_file, supervisor, started_at, .. } = &self.record;
@@ -49,7 +49,7 @@ impl Spilled {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The ends of this database.
-    pub(super) ends: Vec<Spilled>,
+    pub(super) ends: Vec<Spooled>,
     /// What has the name of an end and is not taken in; without ends of other databases.
     pub(super) passed_over: Vec<PassedOver>,
 }
@@ -85,13 +85,13 @@ pub(super) fn sweep(directory: &Path, pid: u32) {
 /// Reads the spool directory; nothing is found where that can't be done.
 pub(super) fn read(paths: &Paths) -> Found {
     let mut found = Found::default();
-    let entries = fs::read_dir(&paths.spill).into_iter().flatten();
+    let entries = fs::read_dir(&paths.spool).into_iter().flatten();
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         if !path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
             continue;
         }
         match read_one(&path, paths) {
-            Ok(Some(record)) => found.ends.push(Spilled { path, record }),
+            Ok(Some(record)) => found.ends.push(Spooled { path, record }),
             Ok(None) => {}
             Err(reason) => found.passed_over.push(PassedOver { path, reason }),
         }
@@ -126,7 +126,7 @@ fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
 /// linked to since: there only the file name of the database tells it from its neighbours.
 /// Elsewhere the whole path counts.
 fn is_for(database: &Path, paths: &Paths) -> Result<bool, String> {
-    let beside = paths.db.parent().filter(|parent| parent.join("run") == paths.spill);
+    let beside = paths.db.parent().filter(|parent| parent.join("run") == paths.spool);
     let other = match (beside, database.file_name()) {
         (Some(_), Some(name)) if is_name_of(&paths.db, name) => return Ok(true),
         (Some(beside), Some(name)) => beside.join(name),
@@ -150,20 +150,20 @@ fn is_name_of(db: &Path, name: &OsStr) -> bool {
     db.file_name().is_some_and(|own| own.to_string_lossy() == name.to_string_lossy())
 }
 
-/// Brings the rows up to the spilled records.
-pub(super) fn take_in(tx: &Transaction<'_>, spilled: &[Spilled]) -> Result<(), Fault> {
-    for Spilled { record, .. } in spilled {
-        store::store_spilled(tx, record)?;
+/// Brings the rows up to the spooled records.
+pub(super) fn take_in(tx: &Transaction<'_>, spooled: &[Spooled]) -> Result<(), Fault> {
+    for Spooled { record, .. } in spooled {
+        store::store_spooled(tx, record)?;
     }
     Ok(())
 }
 
 /// Removes the files of what was taken in and committed.
-pub(super) fn remove(spilled: &[Spilled]) {
-    for Spilled { path, .. } in spilled {
+pub(super) fn remove(spooled: &[Spooled]) {
+    for Spooled { path, .. } in spooled {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "a spilled end stays behind");
+                tracing::warn!(path = %path.display(), %error, "a spooled end stays behind");
             }
             _ => {}
         }
@@ -290,7 +290,7 @@ mod tests {
         std::os::unix::fs::symlink("a", base.join("link")).unwrap();
         let paths = Paths {
             db: base.join("a/sandbox.db"),
-            spill: base.join("spool"),
+            spool: base.join("spool"),
             state: Arc::new(StateDir::new(base.join("a"))),
         };
         for (database, expected) in [
