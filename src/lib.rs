@@ -67,6 +67,7 @@ mod relay;
 #[cfg(any(feature = "consoles", feature = "control", feature = "registry"))]
 mod socket;
 pub mod terminal;
+pub mod timestamp;
 pub mod usage;
 pub mod values;
 

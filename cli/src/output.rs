@@ -4,7 +4,7 @@
 
 use std::io::IsTerminal;
 
-use chrono::{DateTime, Local, SecondsFormat, Utc};
+use chrono::{DateTime, Local, Utc};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use vmon::child::Signal;
@@ -90,7 +90,7 @@ pub fn short(time: DateTime<Utc>) -> String {
 
 /// A time for programs: RFC 3339, UTC, to the microsecond.
 pub fn stamp(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+    vmon::timestamp::rfc3339(time)
 }
 
 /// The exit code, or the name of the signal.

@@ -6,7 +6,7 @@ use std::panic;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use chrono::{SecondsFormat, Utc};
+use chrono::Utc;
 use serde_json::{Value, json};
 use vmon::logfile::{Format, LogFile, LogOptions, Retention, Stream};
 use vmon::monitor::{Name, Sandbox};
@@ -103,7 +103,7 @@ impl Ear {
                     let opened = LogFile::open(&*log_dir, config_file.as_str(), name, LOG);
                     *log = opened.ok().map(Box::new);
                 }
-                let at = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+                let at = vmon::timestamp::rfc3339(Utc::now());
                 if let Some(log) = log {
                     // A full disk: the next line may fit.
                     let _ = log.write(Stream::Stderr, format!("{at} {line}").as_bytes());

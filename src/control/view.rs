@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::value::{Fields, Unreadable, int};
@@ -11,6 +11,7 @@ use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
     AttachTo, ConsoleReport, End, Outcome, Phase, Report, SessionId, SessionReport, Transition,
 };
+use crate::timestamp::rfc3339;
 
 /// A sandbox at one moment, as its supervisor describes it.
 #[derive(Debug, Clone)]
@@ -132,8 +133,8 @@ pub(super) fn status(report: &Report) -> Value {
         "state": report.phase.as_str(),
         "supervisor": process(&report.supervisor),
         "child": report.child.as_ref().map(process),
-        "started_at": time(report.started_at),
-        "running_at": report.running_at.map(time),
+        "started_at": rfc3339(report.started_at),
+        "running_at": report.running_at.map(rfc3339),
         "restarts": report.restarts,
         "tty": report.tty,
         "log": report.log.to_string_lossy(),
@@ -149,7 +150,7 @@ pub(super) fn status(report: &Report) -> Value {
 pub(super) fn state(report: &Report) -> Value {
     json!({
         "state": report.phase.as_str(),
-        "at": time(Utc::now()),
+        "at": rfc3339(Utc::now()),
         "child": report.child.as_ref().map(process),
         "end": report.end.as_ref().map(end),
         "restart_in": null,
@@ -177,7 +178,7 @@ pub(super) fn transition(transition: &Transition) -> (Value, Phase) {
     };
     let event = json!({
         "state": phase.as_str(),
-        "at": time(*at),
+        "at": rfc3339(*at),
         "child": child,
         "end": end,
         "restart_in": restart_in,
@@ -242,10 +243,6 @@ fn bare_end(status: ExitStatus) -> Value {
         "bytes_logged": null,
         "bytes_dropped": null,
     })
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 impl Status {

@@ -10,11 +10,12 @@ use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
 use super::lost::{LostRun, sweep};
 use super::read::Run;
-use super::record::{Follow, Record, timestamp};
+use super::record::{Follow, Record};
 use super::store::{self, Stored};
 use super::{Registry, spool};
 use crate::child::lost::Leftovers;
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
+use crate::timestamp::rfc3339;
 use earlier::{Earlier, spool_record};
 
 /// How long a connection is kept for the next transition, where one is.
@@ -338,7 +339,7 @@ impl Observer for RegistryObserver {
                 self.state = State::Written(record);
                 return Claim::Granted;
             }
-            State::Over { started_at } if started_at == timestamp(starting.at) => {
+            State::Over { started_at } if started_at == rfc3339(starting.at) => {
                 self.state = State::Over { started_at };
                 return Claim::Granted;
             }

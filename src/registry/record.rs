@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::read::ConsoleBytes;
@@ -14,6 +14,7 @@ use super::spec;
 use super::state_dir::StateDir;
 use crate::child::ExitStatus;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
+use crate::timestamp::rfc3339;
 
 /// The reason of a run whose supervisor ended before it could write the end.
 pub(super) const SUPERVISOR_LOST: &str = "supervisor-lost";
@@ -93,14 +94,14 @@ impl Record {
             row: None,
             name: sandbox.name.to_string(),
             config_file: sandbox.config_file.to_string(),
-            config_last_modified: timestamp(sandbox.config_last_modified),
+            config_last_modified: rfc3339(sandbox.config_last_modified),
             rootfs_paths: sandbox.rootfs.as_ref().map(Rootfs::to_string).unwrap_or_default(),
             state: Arc::clone(state),
             // As long as it is: it stays for the life of the run.
             spec: spec::record(starting, options, state).into_boxed_str().into(),
             socket: socket.map(|socket| state.record(socket)),
             supervisor: (*supervisor).clone(),
-            started_at: timestamp(*at),
+            started_at: rfc3339(*at),
             child: None,
             reaped: None,
             stage: Stage::Starting,
@@ -110,7 +111,7 @@ impl Record {
 
     /// Whether `starting` is the start of this very run.
     pub(super) fn is_of(&self, starting: &Starting<'_>) -> bool {
-        self.started_at == timestamp(starting.at)
+        self.started_at == rfc3339(starting.at)
             && self.name == starting.sandbox.name.as_str()
             && self.config_file == starting.sandbox.config_file.as_str()
     }
@@ -153,7 +154,7 @@ impl Record {
         match transition {
             Transition::Running { at, child } => {
                 let (pid, start) = (child.pid, child.start);
-                self.child = Some(Child { pid, start, running_at: timestamp(*at) });
+                self.child = Some(Child { pid, start, running_at: rfc3339(*at) });
                 self.stage = Stage::Running;
             }
             Transition::Stopping { .. } => self.stage = Stage::Stopping,
@@ -182,7 +183,7 @@ pub(super) enum Follow {
 impl Ending {
     fn new(at: DateTime<Utc>, end: &End) -> Self {
         Self {
-            at: timestamp(at),
+            at: rfc3339(at),
             exit_code: end.recorded_code(),
             signal: end.signal().map(|signal| signal.number()),
             reason: end.reason().to_owned(),
@@ -191,9 +192,4 @@ impl Ending {
             consoles: end.consoles.iter().map(ConsoleBytes::of).collect(),
         }
     }
-}
-
-/// RFC 3339, UTC, microseconds: sorts as text as it does as time.
-pub(super) fn timestamp(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

@@ -5,10 +5,10 @@ use rusqlite::{Result, Transaction, params};
 
 use super::error::{At, RegistryError};
 use super::read::{self, Run};
-use super::record::timestamp;
 use super::state_dir::StateDir;
 use super::store::{self, SandboxRow};
 use super::{COMMAND_PATIENCE, Registry, connection, metrics};
+use crate::timestamp::rfc3339;
 
 /// The runs of a sandbox that ended before a time.
 const ENDED: &str = "sandbox_id = ?1 AND state = 'STOPPED' AND coalesce(ended_at, started_at) < ?2";
@@ -174,7 +174,7 @@ fn prune(
             AND sandbox_id IN (SELECT sandbox_id FROM vmon_runs)",
         [metrics::timestamp(before)],
     )?;
-    let before = timestamp(before);
+    let before = rfc3339(before);
     let mut sandboxes = tx.prepare(
         "SELECT DISTINCT sandbox_id FROM vmon_runs WHERE state = 'STOPPED'
             AND coalesce(ended_at, started_at) < ?1 ORDER BY sandbox_id",

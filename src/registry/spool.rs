@@ -19,10 +19,11 @@ use serde_json::{Value, json};
 use super::connection::random;
 use super::error::Fault;
 use super::read::{ConsoleBytes, Run};
-use super::record::{Child, Ending, Record, Stage, timestamp};
+use super::record::{Child, Ending, Record, Stage};
 use super::state_dir::StateDir;
 use super::{Paths, store};
 use crate::monitor::{Identity, codec};
+use crate::timestamp::rfc3339;
 
 /// Of the file's content. A file of another version waits for a vmon that knows it.
 const VERSION: u64 = 1;
@@ -41,7 +42,7 @@ impl Spooled {
         let Record { name, config_file, supervisor, started_at, .. } = &self.record;
         (name, config_file) == (&run.name, &run.config_file)
             && run.supervisor_identity.as_ref() == Some(supervisor)
-            && run.started_at.is_some_and(|at| timestamp(at) == *started_at)
+            && run.started_at.is_some_and(|at| rfc3339(at) == *started_at)
     }
 }
 

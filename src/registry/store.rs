@@ -13,8 +13,9 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
 use super::read::{self, ConsoleBytes, Run};
-use super::record::{Record, SUPERVISOR_LOST, Stage, timestamp};
+use super::record::{Record, SUPERVISOR_LOST, Stage};
 use crate::monitor::{Identity, Liveness};
+use crate::timestamp::rfc3339;
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,7 +291,7 @@ fn close_run(tx: &Transaction<'_>, id: i64) -> Result<()> {
         "UPDATE vmon_runs SET state = 'STOPPED', reason = coalesce(reason, ?2),
             ended_at = coalesce(ended_at, ?3)
          WHERE id = ?1 AND state <> 'STOPPED'",
-        params![id, SUPERVISOR_LOST, timestamp(Utc::now())],
+        params![id, SUPERVISOR_LOST, rfc3339(Utc::now())],
     )?;
     Ok(())
 }
