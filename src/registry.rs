@@ -1,67 +1,66 @@
-//! The record of sandboxes and runs in an SQLite database, kept by an [`Observer`].
+//! The record of sandboxes and runs in an SQLite database, written by an [`Observer`].
 //!
-//! A [`Registry`] is a path, not a connection: each write opens the database, makes one
-//! transaction and closes it again, so an idle sandbox holds neither memory nor locks of SQLite.
-//! Only from a claim to the RUNNING (or the failure) that follows it at once, the connection is
-//! kept; [`Registry::open_for_start`] is for those who want fewer of them.
-//! Nothing on the loop waits: a database that is locked, full or broken delays the record, never
-//! the child. Nothing here starts or stops a sandbox; the only processes that are signalled are
-//! those that a [lost run](Lost) has left behind.
+//! A [`Registry`] is a path, not a connection. Each write opens the database, makes one transaction
+//! and closes it again, so an idle sandbox holds no memory and no locks of SQLite. Between a claim
+//! and the RUNNING (or failure) that follows at once, the connection stays open;
+//! [`Registry::open_for_start`] extends that to save connections. Nothing on the loop waits: a
+//! database that is locked, full or broken delays the record, never the child. The registry starts
+//! and stops no sandbox. It signals only processes that a [lost run](Lost) has left behind.
 //!
-//! # Whose word counts
+//! # Trust
 //!
-//! A record is data that its owner can write. On the word of a record that another user owns, or
-//! could have written (the database, its directory or the spool directory is not our effective
-//! user's, or is writable for others), nothing is ended, closed, taken in or removed
-//! ([`RegistryError::Foreign`], [`RegistryError::Exposed`]); it is only read. Root is no exception,
-//! and does not write to another user's database. What a lost run has left behind is ended only
-//! where the environment of a process proves that it is that run's. Of SQLite's files each is opened
-//! without waiting, queries are bounded, and no view or virtual table stands in for a table.
+//! A record is data that its owner can write. A record that another user owns or could have written
+//! is only read: the database, its directory or the spool directory belongs to another user, or is
+//! writable for others. No process is ended, no run closed and nothing removed because of such a
+//! record ([`RegistryError::Foreign`], [`RegistryError::Exposed`]). This includes root, which does
+//! not write to another user's database. The processes of a lost run are ended only where their
+//! environment proves that they belong to that run. SQLite's files are opened without blocking,
+//! queries are bounded, and a view or virtual table under the name of a table is refused.
 //!
-//! # Who holds what
 //!
-//! - A *name* is held by the row of a run that is not STOPPED, and by nothing else, as long as the
-//!   supervisor in that row lives: a claim adds the row, the end closes it. Between two runs of a
-//!   command that is started again it is the row of the one that ended, in RESTARTING, until the
-//!   claim of the next closes it in the transaction that adds its own. A program of the ecosystem
-//!   holds a name by a RUNNING row in `sandboxes` and its supervisor's pid.
-//! - The row of a run is written by its supervisor alone while that lives. Once it is dead
-//!   ([`Liveness::Dead`](crate::monitor::Liveness)), whoever comes first ends what is left and
-//!   closes it: [`Registry::reconcile`], or the next claim of that name. One that can't be judged,
-//!   as from another pid namespace, keeps its row.
-//! - The row in `sandboxes` belongs to the run, or the program, whose supervisor's pid it has.
-//! - SQLite's write lock is held for the time of one transaction; by
-//!   [`Registry::remove_with`] also while what belongs to the sandbox is removed.
+//! # Ownership
 //!
-//! # Who waits, who syncs, who checkpoints
+//! - A *name* is held by the row of a run that is not STOPPED, for as long as the supervisor in
+//!   that row lives. A claim adds the row, the end closes it. Between two runs of a command that is
+//!   restarted, the row of the ended run holds it, in state RESTARTING; the claim of the next run
+//!   closes that row in the transaction that adds its own. Other programs of the ecosystem hold a
+//!   name by a RUNNING row in `sandboxes` and the pid of their supervisor.
+//! - The row of a run is written only by its supervisor while that lives. Once the supervisor is
+//!   dead ([`Liveness::Dead`](crate::monitor::Liveness)), [`Registry::reconcile`] or the next claim
+//!   of the name ends the remaining processes and closes the row. A supervisor that can't be
+//!   checked, for example in another pid namespace, keeps its row.
+//! - The row in `sandboxes` belongs to the run, or the program, whose supervisor's pid it contains.
+//! - SQLite's write lock is held for one transaction. [`Registry::remove_with`] also holds it while
+//!   the sandbox's other files are removed.
 //!
-//! - [`Registry::open`] and the [`RegistryObserver`] never wait for a lock (busy timeout 0). What
-//!   they can't avoid is SQLite's own handful of short retries when it reads a write-ahead log
-//!   that is being reset. [`Registry::runs`] is for commands, not for a loop: it waits up to five
+//! # Locks, syncs and checkpoints
+//!
+//! - [`Registry::open`] and the [`RegistryObserver`] never wait for a lock (busy timeout 0).
+//!   SQLite's few short retries, when it reads a write-ahead log that is being reset, can't be
+//!   avoided. [`Registry::runs`] is for commands, not for an event loop: it waits up to five
 //!   seconds.
-//! - The database is in WAL mode with `synchronous=NORMAL`: a transition is written without
-//!   `fsync`. After a crash of vmon nothing is lost; after a power failure the last transitions
-//!   may be missing, and what is there is consistent.
+//! - The database is in WAL mode with `synchronous=NORMAL`: transitions are written without
+//!   `fsync`. A crash of vmon loses nothing. A power failure may lose the last transitions; the
+//!   database stays consistent.
 //! - SQLite's automatic checkpoints, at every thousandth page and on every close, are off.
 //!   [`Registry::open`] and [`Registry::runs`] checkpoint a log of more than 128 KiB, so that an
-//!   ordinary supervisor never has to. An observer does it only when its own transaction takes
-//!   the log past a further 256 KiB, which costs two syncs. The first transaction after anybody's
-//!   checkpoint syncs the header of the log that begins anew. These are the only ones on the
-//!   loop, and none of them waits for a reader or a writer.
-//!   Other programs checkpoint as they are set up to.
-//! - Until somebody checkpoints, `DB-wal` is a part of the database: copy or move the two
-//!   together, or use `VACUUM INTO`.
+//!   ordinary supervisor never has to. An observer checkpoints only when its own transaction takes
+//!   the log past a further 256 KiB, which costs two syncs. The first transaction after any
+//!   checkpoint syncs the header of the restarted log. These are the only syncs on the loop, and
+//!   none of them waits for a reader or a writer. Other programs checkpoint according to their own
+//!   settings.
+//! - Until the next checkpoint, `DB-wal` is part of the database: copy or move both files together,
+//!   or use `VACUUM INTO`.
 //!
-//! # When it can't be written
+//! # Write failures
 //!
-//! A transition that can't be written waits in the observer, merged with those that follow, and
-//! is tried again after 50 ms to 1 s. An end that can't be written within five seconds becomes a
-//! file in the [spool directory](Registry::spool_dir), which the next claim and the next command
-//! that reads take in. So does the end of a run that another one follows; that one's supervisor
-//! goes on trying all the same. Where not even the file can be written (the same disk is full or
-//! read-only) the end is lost, which is told as an error, and the run reconciles to
-//! `supervisor-lost`. A database that was removed or replaced while a child runs gets
-//! schema and rows anew at the next transition.
+//! A transition that can't be written stays in the observer, merged with those that follow, and is
+//! retried after 50 ms to 1 s. An end that can't be written within five seconds becomes a file in
+//! the [spool directory](Registry::spool_dir); the next claim, or the next command that reads,
+//! imports it. The same applies to the end of a run that another run follows; its supervisor also
+//! keeps retrying. If the file can't be written either (same disk full or read-only), the end is
+//! lost: an error is logged, and the run reconciles to `supervisor-lost`. If the database is
+//! removed or replaced while a child runs, the next transition recreates schema and rows.
 //!
 //! [`Observer`]: crate::monitor::Observer
 
@@ -96,29 +95,30 @@ use error::{At, Fault};
 pub use metrics::Sample;
 use nix::unistd::geteuid;
 pub use observer::RegistryObserver;
-use read::Which;
+use read::Selection;
 pub use read::{ConsoleBytes, Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
-use spool::{Found, PassedOver, Spooled};
+use spool::{Found, Skipped, Spooled};
 use state_dir::StateDir;
 
-/// How long a command waits for somebody else's lock.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+/// Busy timeout of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long for one that it has waited for in vain: as long as any transaction of ours takes.
-const SECOND_PATIENCE: Duration = Duration::from_millis(250);
+/// Busy timeout of a command after one that expired: as long as vmon's own transactions take at
+/// most.
+const REPEATED_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The record of sandboxes and runs. Cheap to clone; holds paths, and no connection unless it
-/// was [opened for a start](Registry::open_for_start).
+/// The record of sandboxes and runs. Cheap to clone; holds paths, and no connection unless it was
+/// [opened for a start](Registry::open_for_start).
 ///
 /// ```no_run
 /// use vmon::registry::Registry;
 ///
 /// # fn main() -> Result<(), vmon::registry::RegistryError> {
 /// let registry = Registry::open("/var/lib/host/sandbox.db")?;
-/// let observer = registry.observer(); // one a sandbox, for the monitor
+/// let observer = registry.observer(); // one per sandbox, for the monitor
 /// for run in registry.runs()? {
 ///     println!("{}/{}: {:?}", run.config_file, run.name, run.status);
 /// }
@@ -129,47 +129,46 @@ const SECOND_PATIENCE: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub struct Registry {
     paths: Arc<Paths>,
-    /// The connection that awaits the first claim, of a registry that keeps one.
+    /// The connection reserved for the first claim; `None` without [`Registry::open_for_start`].
     first: Option<Arc<Mutex<Option<Kept>>>>,
-    /// Whether the last attempt to make the record true waited for the lock in vain. The next ones
-    /// wait only a moment until one succeeds: a command makes several of them.
-    waited: Arc<AtomicBool>,
-    /// Files of the spool directory that a warning has named. No call waits for it.
+    /// Whether the last repair of the record timed out waiting for the lock. Later ones use
+    /// [`REPEATED_TIMEOUT`] until one succeeds, because a command makes several.
+    timed_out: Arc<AtomicBool>,
+    /// Files of the spool directory that a warning has named. Only accessed with `try_lock`.
     reported: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 #[derive(Debug, Clone)]
 struct Paths {
-    /// Absolute, its directory free of symbolic links.
+    /// Absolute; its directory contains no symbolic links.
     db: PathBuf,
     spool: PathBuf,
-    /// Recorded paths are relative to it.
+    /// Base of relative paths in the record.
     state: Arc<StateDir>,
 }
 
 impl Registry {
-    /// The registry in the database `db`, made when missing: its directories with mode 0700, the
-    /// file with 0600 (SQLite gives `DB-wal` and `DB-shm` the mode of the database).
+    /// Opens the registry in the database `db` and creates it if missing: directories with mode
+    /// 0700, the file with 0600 (SQLite gives `DB-wal` and `DB-shm` the mode of the database).
     ///
-    /// A database of the ecosystem is used as it is: vmon adds its own tables and creates the
-    /// others only where they are missing. Its mode is left alone.
+    /// In a database of another program of the ecosystem, vmon adds its own tables, and the others
+    /// only where they are missing. The mode of the file is not changed.
     ///
-    /// Never waits. A database that somebody else has locked is no error: what is left to do is
-    /// done at the next access.
+    /// Never waits. A locked database is not an error: the remaining setup is done at the next
+    /// access.
     ///
     /// # Errors
     ///
-    /// Any other reason why the database can't be written, with its path: not a regular file (a
-    /// symbolic link included), not a database, read-only, made by a newer vmon.
+    /// The database can't be written for any other reason, with its path: not a regular file (or a
+    /// symbolic link), not a database, read-only, created by a newer vmon.
     pub fn open(db: impl AsRef<Path>) -> Result<Self, RegistryError> {
         Self::open_kept(db.as_ref()).map(|(registry, _)| registry)
     }
 
-    /// As [`open`](Registry::open), for a program that starts one sandbox, and that at once: the
-    /// connection is kept, with its memory, descriptors and lock (others can't change the journal
-    /// mode), and the next claim uses it. Its
-    /// observers close theirs only when nothing has come for 50 ms, so that a run which is
-    /// shorter costs one connection.
+    /// Like [`open`](Registry::open), for a program that starts one sandbox at once. The connection
+    /// stays open, with its memory, descriptors and lock (other processes can't change the journal
+    /// mode), and the next claim uses it. Observers close it after 50 ms without a transition, so
+    /// that a shorter run costs one connection.
     ///
     /// # Errors
     ///
@@ -194,12 +193,11 @@ impl Registry {
         }
     }
 
-    /// The registry in the database `db`, for readers: `None` when there is no such file, and
-    /// nothing is created.
+    /// Opens an existing registry for reading; `None` if there is no such file. Creates nothing.
     ///
     /// # Errors
     ///
-    /// The path is not a regular file, or can't be looked at.
+    /// The path is not a regular file, or lstat(2) failed.
     pub fn open_existing(db: impl AsRef<Path>) -> Result<Option<Self>, RegistryError> {
         let given = db.as_ref();
         let registry = match Self::at(given) {
@@ -210,83 +208,85 @@ impl Registry {
         Ok(exists.then_some(registry))
     }
 
-    /// Where ends go that can't be written, instead of `run` beside the database. The directory is
-    /// made when it is needed, with mode 0700. All who use one database should agree on it.
+    /// The directory for ends that can't be written to the database, instead of `run` beside the
+    /// database. Created when needed, with mode 0700. All processes that use one database should
+    /// use the same one.
     ///
-    /// An end in `run` belongs to the database beside it, also after both were moved. In a
-    /// directory of its own an end belongs to the database whose path it has. What is there and
-    /// can't be taken in is a warning.
+    /// An end in `run` belongs to the database beside it, also after both were moved. In any other
+    /// directory, an end belongs to the database whose path it contains. A file that can't be
+    /// imported is reported in a warning.
     #[must_use]
     pub fn spool_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         Arc::make_mut(&mut self.paths).spool = dir.into();
         self
     }
 
-    /// The state directory, instead of the directory of the database: for a database that lies
-    /// elsewhere.
+    /// The state directory, if it is not the directory of the database.
     ///
-    /// Where a log directory ([`Sandbox::log_dir`](crate::monitor::Sandbox::log_dir)) or a control
-    /// socket lies in the state directory, its path is recorded relative to that, and
-    /// [`Run::spec`] and [`Run::socket`] have it resolved against the state directory of the
-    /// registry that reads it. So one that was moved or copied leads to its own files. Other paths
-    /// are recorded as they are.
+    /// The path of a log directory ([`Sandbox::log_dir`](crate::monitor::Sandbox::log_dir)) or
+    /// control socket within the state directory is recorded relative to it. [`Run::spec`] and
+    /// [`Run::socket`] resolve it against the state directory of the registry that reads it, so a
+    /// state directory that was moved or copied refers to its own files. Other paths are recorded
+    /// unchanged.
     #[must_use]
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         Arc::make_mut(&mut self.paths).state = Arc::new(StateDir::new(dir.into()));
         self
     }
 
-    /// The path of the database: absolute, its directory free of symbolic links.
+    /// The path of the database: absolute, its directory without symbolic links.
     pub fn path(&self) -> &Path {
         &self.paths.db
     }
 
-    /// An observer that records one sandbox.
+    /// Returns an observer that records one sandbox.
     pub fn observer(&self) -> RegistryObserver {
         RegistryObserver::new(self.clone())
     }
 
-    /// Every run of every sandbox, oldest first, and after them the sandboxes of other programs.
+    /// Returns every run of every sandbox, oldest first, then the sandboxes of other programs.
     ///
-    /// For commands, not for a loop: takes in spooled ends first, and waits up to five seconds for
-    /// the lock where that or the reading needs one. A writer's lock on a database in WAL mode
-    /// does not keep this from reading. Spooled ends that can't be taken in are a warning.
+    /// For commands, not for an event loop: imports spooled ends first, and waits up to five
+    /// seconds for the lock where that or the reading needs one. A writer's lock on a database in
+    /// WAL mode does not block readers. Spooled ends that can't be imported are reported in a
+    /// warning.
     ///
     /// # Errors
     ///
-    /// The database can't be read. One that we may not write can be, as long as `DB-wal` and
+    /// The database can't be read. A database that we may not write can be read if `DB-wal` and
     /// `DB-shm` are readable or `DB-wal` does not exist.
     pub fn runs(&self) -> Result<Vec<Run>, RegistryError> {
-        self.read_runs(Which::All)
+        self.read_runs(Selection::All)
     }
 
-    /// As [`runs`](Registry::runs), and of each sandbox only the latest: the one that goes on, or
-    /// the last that began. The sandbox of another program that took it over is that program's.
+    /// Like [`runs`](Registry::runs), but only the latest run of each sandbox: the one in progress,
+    /// or the one that began last. A sandbox that another program has taken over is listed as that
+    /// program's.
     ///
     /// # Errors
     ///
     /// As [`runs`](Registry::runs).
     pub fn latest(&self) -> Result<Vec<Run>, RegistryError> {
-        self.read_runs(Which::Latest)
+        self.read_runs(Selection::Latest)
     }
 
-    fn read_runs(&self, which: Which) -> Result<Vec<Run>, RegistryError> {
+    fn read_runs(&self, selection: Selection) -> Result<Vec<Run>, RegistryError> {
         let Paths { db, state, .. } = &*self.paths;
-        self.take_in_spooled();
+        self.import_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
         let read = || {
-            let read = connection::read(db, COMMAND_PATIENCE, |db| read::runs(db, which, state));
+            let read = connection::read(db, COMMAND_TIMEOUT, |db| read::runs(db, selection, state));
             let (mut runs, distrust) = read.at(db)?;
-            let theirs = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
-            let trusted = distrust.is_none() && !theirs;
+            let foreign = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
+            let trusted = distrust.is_none() && !foreign;
             runs.iter_mut().for_each(|run| run.trusted = trusted);
             Ok(runs)
         };
         let mut runs = read()?;
-        // A supervisor may have written the end after the rows were read and before it was found
-        // dead. What is read after that is its last word.
+        // A supervisor may have written its end between the reading of the rows and the check that
+        // it is dead. Rows that are read after the check are final.
         let mut dead = read::lost(&runs);
         while !dead.is_empty() {
             runs = read()?;
@@ -300,11 +300,11 @@ impl Registry {
         Ok(runs)
     }
 
-    /// The registry's paths for `db` as it was given. Its directory must exist.
+    /// The paths of the registry in `db`. The directory of `db` must exist.
     fn at(db: &Path) -> Result<Self, Fault> {
         let name = db.file_name().ok_or(Fault::NotAFile("a directory"))?;
-        // SQLITE_OPEN_NOFOLLOW refuses a link anywhere in the path. Those that lead to the
-        // directory are the user's own choice; one in the place of the file is not.
+        // SQLITE_OPEN_NOFOLLOW refuses a symbolic link anywhere in the path. Links in the directory
+        // part are the user's choice and are resolved here; a link in place of the file is refused.
         let directory = fs::canonicalize(connection::parent(db))?;
         let spool = directory.join("run");
         let db = directory.join(name);
@@ -312,12 +312,12 @@ impl Registry {
         Ok(Self {
             paths: Arc::new(Paths { db, spool, state }),
             first: None,
-            waited: Arc::default(),
+            timed_out: Arc::default(),
             reported: Arc::default(),
         })
     }
 
-    /// Sets up the schema where it is missing; takes no write lock where it is there.
+    /// Creates the schema where it is missing; otherwise takes no write lock.
     fn prepare(&self) -> Result<Kept, RegistryError> {
         let db = &self.paths.db;
         let mut kept = Kept::open(db, Duration::ZERO).at(db)?;
@@ -329,18 +329,18 @@ impl Registry {
         Ok(kept)
     }
 
-    /// Whether a connection is kept for a moment after each transition.
-    fn lingers(&self) -> bool {
+    /// Whether connections stay open for a moment after each transition.
+    fn keeps_connection(&self) -> bool {
         self.first.is_some()
     }
 
-    /// The connection for a claim, where one awaits it. Never waits: nobody holds the lock longer
-    /// than it takes to look, and a claim can do without.
+    /// Takes the connection reserved for a claim. Never waits: the mutex is held only for a moment,
+    /// and a claim works without.
     fn take_first(&self) -> Option<Kept> {
         self.first.as_ref()?.try_lock().ok()?.take()
     }
 
-    /// Puts back the connection of a claim that was not granted, for the next one.
+    /// Returns the connection of a claim that was not granted, for the next claim.
     fn give_back_first(&self, kept: Kept) {
         if let Some(first) = &self.first
             && let Ok(mut first) = first.try_lock()
@@ -349,61 +349,61 @@ impl Registry {
         }
     }
 
-    /// Whether this process may act on what the record says: only our effective user could have
-    /// written it. Ask this before a command from the record is executed.
+    /// Checks that only our effective user could have written the record. Call this before a command
+    /// from the record is executed.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Foreign`] and [`RegistryError::Exposed`] where another user could have
-    /// written it; the places can't be looked at.
+    /// [`RegistryError::Foreign`] or [`RegistryError::Exposed`] if another user could have written it;
+    /// [`RegistryError::System`] if lstat(2) failed.
     pub fn check_trust(&self) -> Result<(), RegistryError> {
         let Paths { db, spool, .. } = &*self.paths;
         trust::check(db, spool).at(db)
     }
 
-    /// The ends in the spool directory. Each file there that is passed over is reported once.
+    /// Reads the ends in the spool directory. Each skipped file is reported once.
     fn spooled(&self) -> Vec<Spooled> {
-        let Found { ends, passed_over } = spool::read(&self.paths);
+        let Found { ends, skipped } = spool::read(&self.paths);
         if let Ok(mut reported) = self.reported.try_lock() {
-            for PassedOver { path, reason } in passed_over {
+            for Skipped { path, reason } in skipped {
                 if reported.insert(path.clone()) {
-                    tracing::warn!("can't take in the spooled end {}: {reason}", path.display());
+                    tracing::warn!("can't import the spooled end {}: {reason}", path.display());
                 }
             }
         }
         ends
     }
 
-    /// Of a record that is not to be acted on nothing is taken in: [`reconcile`](Self::reconcile)
-    /// says so.
-    fn take_in_spooled(&self) {
+    /// Imports spooled ends, unless the record is not trusted; [`reconcile`](Self::reconcile)
+    /// returns that error.
+    fn import_spooled(&self) {
         let spooled = self.spooled();
         if spooled.is_empty() || self.check_trust().is_err() {
             return;
         }
-        let told = self.waited.load(Ordering::Relaxed);
-        match self.make_true(|tx| spool::take_in(tx, &spooled)) {
+        let timed_out = self.timed_out.load(Ordering::Relaxed);
+        match self.repair(|tx| spool::import(tx, &spooled)) {
             Ok(()) => spool::remove(&spooled),
-            Err(_) if told => {}
+            Err(_) if timed_out => {}
             Err(error) => tracing::warn!(
                 count = spooled.len(), directory = %self.paths.spool.display(), %error,
-                "spooled ends can't be taken in yet",
+                "spooled ends can't be imported yet",
             ),
         }
     }
 
-    /// Makes a transaction that brings the record up to what is true, and waits for the lock unless
-    /// that was in vain before.
-    fn make_true(
+    /// Runs a transaction that repairs the record. The busy timeout is short if the last one
+    /// expired.
+    fn repair(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<(), Fault>,
     ) -> Result<(), RegistryError> {
         let db = &self.paths.db;
-        let waited = self.waited.load(Ordering::Relaxed);
-        let patience = if waited { SECOND_PATIENCE } else { COMMAND_PATIENCE };
-        let done = connection::write_own(db, patience, work).at(db);
-        let in_vain = matches!(&done, Err(RegistryError::Locked { .. }));
-        self.waited.store(in_vain, Ordering::Relaxed);
+        let timed_out = self.timed_out.load(Ordering::Relaxed);
+        let timeout = if timed_out { REPEATED_TIMEOUT } else { COMMAND_TIMEOUT };
+        let done = connection::write_own(db, timeout, work).at(db);
+        let timed_out = matches!(&done, Err(RegistryError::Locked { .. }));
+        self.timed_out.store(timed_out, Ordering::Relaxed);
         done
     }
 }

@@ -1,8 +1,7 @@
-//! Connections of one transaction, or of the few that make a start, and the files they need.
+//! Connections for one transaction, or for the few that make a start, and the files they need.
 //!
-//! The database file is never opened here except by SQLite: closing any descriptor of a file
-//! drops all of the process's POSIX locks on it (fcntl(2)), those of a connection that a host
-//! holds included.
+//! Only SQLite opens the database file: closing any descriptor of a file drops all POSIX locks that
+//! the process holds on it (fcntl(2)), including those of a host's own connection.
 
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io;
@@ -20,26 +19,26 @@ use super::error::Fault;
 use super::trust::{self, Distrust};
 use super::{schema, sqlite};
 
-/// A write-ahead log of this size is checkpointed by a command.
+/// A command checkpoints a write-ahead log that is larger than this.
 const COMMAND_CHECKPOINT: u64 = 128 << 10;
-/// A transaction that takes the log past a multiple of this checkpoints it. Each connection that
-/// is alone reads the whole log again (wal.html, "recovery"), so it can't grow at will.
+/// A transaction that takes the log past a multiple of this checkpoints it. Every connection that
+/// finds itself alone reads the whole log again (wal.html, "recovery"), so the log must stay small.
 const LOOP_CHECKPOINT: u64 = 256 << 10;
 
-/// How many steps of SQLite's virtual machine come between two looks at how many there have been.
+/// Steps of SQLite's virtual machine between two calls of the progress handler.
 const STEPS: i32 = 10_000;
-/// How many a connection may take on a loop: a fraction of a second. A view or a trigger that
-/// another program has put into the database could go on for ever.
+/// Step limit of a connection on an event loop: a fraction of a second. A view or trigger that
+/// another program has put into the database could run for ever.
 const LOOP_STEPS: u64 = 20_000_000;
-/// The same in a command that writes: seconds. To prune a million runs takes less.
+/// Step limit of a command that writes: seconds. Pruning a million runs takes less.
 const WRITE_STEPS: u64 = 200_000_000;
-/// The same in a command that reads, which runs no trigger: ten million runs on record take less.
+/// Step limit of a command that reads, which runs no trigger. Ten million runs on record take less.
 const READ_STEPS: u64 = 2_000_000_000;
-/// The longest value that is read or written. A command line, which execve(2) bounds, is the longest
-/// that vmon writes; a longer one would decide how much memory its reader takes.
+/// Size limit of one value, so that the database does not decide how much memory its reader takes.
+/// The longest value that vmon writes is a command line, which execve(2) bounds.
 const LONGEST_VALUE: i32 = 16 << 20;
 
-/// Whether there is a regular file in the database's place; an error for anything else.
+/// Whether the database exists as a regular file; an error for any other file type.
 pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
     match metadata(db)?.as_ref().map(kind) {
         None => Ok(false),
@@ -50,7 +49,7 @@ pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
 
 const REGULAR: &str = "a regular file";
 
-/// `None` where there is nothing under this path.
+/// The metadata of the file at a path; `None` if there is none.
 fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -68,8 +67,7 @@ fn kind(found: &Metadata) -> &'static str {
     }
 }
 
-/// SQLite opens what lies beside the database. What it would refuse there (see [`sqlite`]) is named
-/// here.
+/// Names any file beside the database that SQLite would fail to open (see [`sqlite`]).
 fn check_companions(db: &Path) -> Result<(), Fault> {
     let us = geteuid().as_raw();
     let is_private = |found: Metadata| found.uid() == us && !trust::is_shared(found.mode());
@@ -88,20 +86,21 @@ fn check_companions(db: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The directory of `db`, which is the working directory for a bare file name.
+/// The directory of `db`; `.` for a bare file name.
 pub(super) fn parent(db: &Path) -> &Path {
     db.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes the directory of `db`, and those above it.
+/// Creates the directory of `db` and its parents.
 pub(super) fn make_directory(db: &Path) -> Result<(), Fault> {
     Ok(DirBuilder::new().recursive(true).mode(0o700).create(parent(db))?)
 }
 
-/// Makes an empty database with mode 0600, unless there is one by now.
+/// Creates an empty database with mode 0600, unless there is one.
 ///
-/// SQLite would make it with the umask's mode. Made under another name and linked, because a
-/// descriptor of the file itself must not be closed while another thread may have locked it.
+/// SQLite would create it with the umask's mode. The file is created under a temporary name and
+/// linked, because no descriptor of the database itself may be closed: another thread may have
+/// locked it.
 pub(super) fn make_file(db: &Path) -> Result<(), Fault> {
     let mut temporary = db.as_os_str().to_owned();
     temporary.push(format!(".{}-{:x}", std::process::id(), random()));
@@ -120,41 +119,42 @@ pub(super) fn make_file(db: &Path) -> Result<(), Fault> {
     }
 }
 
-/// link(2) on FAT and the like.
+/// link(2) on FAT and similar file systems.
 fn has_no_links(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::EPERM)
 }
 
-/// A number that no other call gets.
+/// A random number for unique file names and delays.
 pub(super) fn random() -> u64 {
     use std::hash::BuildHasher;
     std::collections::hash_map::RandomState::new().hash_one(0_u8)
 }
 
-/// A connection that is kept from one transaction to the next, while both belong to one start.
+/// A connection that stays open from one transaction of a start to the next.
 #[derive(Debug)]
 pub(super) struct Kept {
     connection: Connection,
     files: Files,
-    /// Whether another user could have written one of the files that SQLite has opened.
+    /// The first file SQLite has opened that another user could have written.
     distrust: Option<Distrust>,
 }
 
-/// What tells a file from another, and from itself after somebody else has changed it.
+/// Identifies a file and detects that another program has changed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
-    /// Device and inode, which nothing else can get while the connection has the file open.
+    /// Device and inode. No other file can get them while the connection has the file open.
     id: (u64, u64),
     len: u64,
 }
 
-/// The files of a database, as a connection left them. One that is used after somebody has removed
-/// or truncated them, or has copied a backup over them, writes where nobody reads, takes what it
-/// remembers for what is there, or dies of SIGBUS in a mapping that has no file behind it.
+/// The files of a database after the last use of a connection. If another program has removed,
+/// truncated or overwritten them, the open connection would write to an unlinked file, use stale
+/// cached pages, or get SIGBUS in a mapping without a file behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Files {
     database: Option<Stamp>,
-    /// Seconds and nanoseconds. Only that of the database: the others change by their use.
+    /// Seconds and nanoseconds. Only of the database: use of the connection changes the others'
+    /// times.
     modified: Option<(i64, i64)>,
     companions: [Option<Stamp>; 2],
 }
@@ -181,7 +181,7 @@ impl Files {
         log.map_or(0, |log| log.len)
     }
 
-    /// Learns what a use of the connection has made of them, unless the database is another one.
+    /// Updates the stamps after a use of the connection, unless the database was replaced.
     fn follow(&mut self, db: &Path) {
         let now = Self::of(db);
         if now.database.map(|stamp| stamp.id) == self.database.map(|stamp| stamp.id) {
@@ -191,12 +191,12 @@ impl Files {
 }
 
 impl Kept {
-    /// Opens `db` for writing; makes it anew if it has gone.
-    pub(super) fn open(db: &Path, patience: Duration) -> Result<Self, Fault> {
-        // Before the file is opened: one that takes its place meanwhile is told from it then.
+    /// Opens `db` for writing; creates it again if it was removed.
+    pub(super) fn open(db: &Path, timeout: Duration) -> Result<Self, Fault> {
+        // Taken before the file is opened, so that a replacement in between is detected.
         check_companions(db)?;
         let mut files = Files::of(db);
-        let (connection, distrust) = open(db, patience)?;
+        let (connection, distrust) = open(db, timeout)?;
         files.follow(db);
         Ok(Self { connection, files, distrust })
     }
@@ -208,13 +208,13 @@ impl Kept {
         is_current
     }
 
-    /// Fails where another user could have written what is open here, whatever is in its place by
-    /// now.
+    /// Fails if another user could have written one of the open files, even if their paths name
+    /// other files by now.
     pub(super) fn check_trust(&self) -> Result<(), Fault> {
         trust::check_file(self.distrust.clone())
     }
 
-    /// Checkpoints a log that has grown, for those who are on no loop.
+    /// Checkpoints a log that has grown, for callers outside an event loop.
     pub(super) fn checkpoint_large(&mut self, db: &Path) {
         if self.files.log_size() > COMMAND_CHECKPOINT {
             let _ = sqlite::with(db, false, |_| checkpoint(&self.connection));
@@ -222,25 +222,25 @@ impl Kept {
         }
     }
 
-    /// Whether the files in the database's place are those that are open here, as they were left.
+    /// Whether the paths still name the files that are open, unchanged since the last use.
     fn is_of(&self, db: &Path) -> bool {
         self.files.database.is_some() && self.files == Files::of(db)
     }
 }
 
-/// The file that SQLite has beside the database.
+/// The path of a file that SQLite keeps beside the database.
 fn companion(db: &Path, suffix: &str) -> PathBuf {
     let mut path = db.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-/// Opens `db` for writing, set up for one transaction; makes it anew if it has gone.
-fn open(db: &Path, patience: Duration) -> Result<(Connection, Option<Distrust>), Fault> {
+/// Opens `db` for writing, set up for one transaction; creates it again if it was removed.
+fn open(db: &Path, timeout: Duration) -> Result<(Connection, Option<Distrust>), Fault> {
     let open = || {
-        let (opened, distrust) = sqlite::with(db, waits(patience), |owner| {
+        let (opened, distrust) = sqlite::with(db, waits(timeout), |owner| {
             trust::check_root(db, owner)?;
-            set_up(connect(db, OpenFlags::SQLITE_OPEN_READ_WRITE, patience)?)
+            set_up(connect(db, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout)?)
         })?;
         Ok((opened?, distrust))
     };
@@ -256,103 +256,102 @@ fn open(db: &Path, patience: Duration) -> Result<(Connection, Option<Distrust>),
     }
 }
 
-fn waits(patience: Duration) -> bool {
-    !patience.is_zero()
+fn waits(timeout: Duration) -> bool {
+    !timeout.is_zero()
 }
 
 fn set_up(connection: Connection) -> Result<Connection, Fault> {
     if connection.is_readonly("main")? {
         return Err(Fault::ReadOnly);
     }
-    // Without a checkpoint of its own at the thousandth page: that one would sync on the loop.
+    // An automatic checkpoint at the thousandth page would sync on the loop.
     connection.execute_batch(
         "PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL",
     )?;
     let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if mode != "wal" {
-        // Where the file system has no shared memory the mode stays as it is, which works too.
+        // On a file system without shared memory the mode stays as it is, which works too.
         connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
     }
     Ok(connection)
 }
 
-/// Only within [`sqlite::with`].
-fn connect(db: &Path, access: OpenFlags, patience: Duration) -> Result<Connection, Fault> {
+/// Call only within [`sqlite::with`].
+fn connect(db: &Path, access: OpenFlags, timeout: Duration) -> Result<Connection, Fault> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let mut connection = Connection::open_with_flags_and_vfs(db, flags, sqlite::vfs())?;
-    // rusqlite has set five seconds.
-    connection.busy_timeout(patience)?;
+    // rusqlite sets five seconds.
+    connection.busy_timeout(timeout)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
-    let mut left = match waits(patience) {
+    let mut steps_left = match waits(timeout) {
         false => LOOP_STEPS,
         true if access.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) => WRITE_STEPS,
         true => READ_STEPS,
     };
-    let is_enough = move || {
-        left = left.saturating_sub(STEPS.unsigned_abs().into());
-        left == 0
+    let limit_reached = move || {
+        steps_left = steps_left.saturating_sub(STEPS.unsigned_abs().into());
+        steps_left == 0
     };
-    connection.progress_handler(STEPS, Some(is_enough))?;
+    connection.progress_handler(STEPS, Some(limit_reached))?;
     Ok(connection)
 }
 
-/// Makes one immediate transaction on a database with our schema, and closes it.
+/// Runs one immediate transaction on a database with our schema, and closes the connection.
 pub(super) fn write<T>(
     db: &Path,
-    patience: Duration,
+    timeout: Duration,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    write_kept(db, patience, None, work).map(|(value, _)| value)
+    write_kept(db, timeout, None, work).map(|(value, _)| value)
 }
 
-/// As [`write`], for what is done on the word of the record: fails where another user could have
-/// written it.
+/// Like [`write`], but fails if another user could have written the record.
 pub(super) fn write_own<T>(
     db: &Path,
-    patience: Duration,
+    timeout: Duration,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let mut kept = Kept::open(db, patience)?;
-    // The first transaction opens what opening did not.
+    let mut kept = Kept::open(db, timeout)?;
+    // Opens the files that opening the connection did not.
     kept.is_current(db)?;
     kept.check_trust()?;
-    write_on(db, patience, kept, work).map(|(value, _)| value)
+    write_on(db, timeout, kept, work).map(|(value, _)| value)
 }
 
-/// Makes one immediate transaction on the connection that was kept, if `db` is still its file,
-/// else on a new one. A connection on which it failed is closed.
+/// Runs one immediate transaction on the kept connection if `db` still names its files, else on a
+/// new one. After a failure the connection is closed.
 pub(super) fn write_kept<T>(
     db: &Path,
-    patience: Duration,
+    timeout: Duration,
     kept: Option<Kept>,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<(T, Kept), Fault> {
     let kept = match kept.filter(|kept| kept.is_of(db)) {
         Some(kept) => kept,
-        None => Kept::open(db, patience)?,
+        None => Kept::open(db, timeout)?,
     };
-    write_on(db, patience, kept, work)
+    write_on(db, timeout, kept, work)
 }
 
 fn write_on<T>(
     db: &Path,
-    patience: Duration,
+    timeout: Duration,
     mut kept: Kept,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<(T, Kept), Fault> {
     let before = kept.files.log_size();
     let Kept { connection, files, .. } = &mut kept;
-    let (value, distrust) = sqlite::with(db, waits(patience), |_| {
+    let (value, distrust) = sqlite::with(db, waits(timeout), |_| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         schema::check_tables(&transaction)?;
         schema::ensure(&transaction)?;
         let value = work(&transaction)?;
         transaction.commit()?;
         files.follow(db);
-        // Only past a further multiple: a reader that keeps the log from being reset would otherwise
-        // make every transaction sync in vain.
+        // Only past a further multiple: while a reader keeps the log from being reset, every
+        // transaction would sync without effect.
         if files.log_size() / LOOP_CHECKPOINT > before / LOOP_CHECKPOINT {
             checkpoint(connection);
             files.follow(db);
@@ -363,27 +362,27 @@ fn write_on<T>(
     Ok((value?, kept))
 }
 
-/// Reads `db`, also where we may not write it, and closes it; with what is read comes whether
-/// another user could have written it.
+/// Reads `db`, even if it is not writable, and closes the connection. Returns also whether another
+/// user could have written one of the files.
 pub(super) fn read<T>(
     db: &Path,
-    patience: Duration,
+    timeout: Duration,
     work: impl Fn(&Connection) -> Result<T, Fault>,
 ) -> Result<(T, Option<Distrust>), Fault> {
     check_companions(db)?;
-    let (read, distrust) = sqlite::with(db, waits(patience), |_| {
+    let (read, distrust) = sqlite::with(db, waits(timeout), |_| {
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
         let work = |connection: Connection| {
             schema::check_columns(&connection)?;
             work(&connection)
         };
-        match connect(db, read_only, patience).and_then(work) {
+        match connect(db, read_only, timeout).and_then(work) {
             Err(fault) if needs_shared_memory(&fault) && wal_size(db) == 0 => {
-                // A WAL database needs its -shm file even to be read, and here it can't be made.
-                // With no log, the file alone is the whole database (uri.html, "immutable").
+                // A WAL database needs its -shm file even for reading, and it can't be created
+                // here. Without a log, the database file alone is complete (uri.html, "immutable").
                 let uri = immutable_uri(db);
                 let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
-                connect(&uri, flags, patience).and_then(work)
+                connect(&uri, flags, timeout).and_then(work)
             }
             result => result,
         }
@@ -391,14 +390,13 @@ pub(super) fn read<T>(
     Ok((read?, distrust))
 }
 
-/// As [`read`], for what is done on the word of the record: fails where another user could have
-/// written it.
+/// Like [`read`], but fails if another user could have written the record.
 pub(super) fn read_own<T>(
     db: &Path,
-    patience: Duration,
+    timeout: Duration,
     work: impl Fn(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let (value, distrust) = read(db, patience, work)?;
+    let (value, distrust) = read(db, timeout, work)?;
     trust::check_file(distrust)?;
     Ok(value)
 }
@@ -421,7 +419,7 @@ fn immutable_uri(db: &Path) -> PathBuf {
     uri.into()
 }
 
-/// Checkpoints a log that has grown, for those who are on no loop.
+/// Checkpoints a log that has grown, for callers outside an event loop.
 pub(super) fn checkpoint_large(db: &Path) {
     if wal_size(db) > COMMAND_CHECKPOINT
         && let Ok(mut kept) = Kept::open(db, Duration::ZERO)
@@ -430,22 +428,22 @@ pub(super) fn checkpoint_large(db: &Path) {
     }
 }
 
-/// Moves the log into the database and empties it, as far as that goes without waiting.
+/// Moves the log into the database and truncates it, as far as possible without waiting.
 ///
-/// Not `PASSIVE`, which leaves the log as it is: how much of it has been moved is known to the
-/// shared memory alone, and that starts anew with the next connection that finds itself alone. The
-/// log would be moved again at every write, and never end. Without a busy handler `TRUNCATE` waits
-/// no more than `PASSIVE` does, and does as much where a reader or a writer is in the way.
+/// Not `PASSIVE`, which does not truncate: only the shared memory records how much of the log was
+/// moved, and the next connection that finds itself alone resets that, so the log would be moved
+/// again at every write and grow without end. Without a busy handler `TRUNCATE` waits no longer
+/// than `PASSIVE`, and does as much when a reader or writer is active.
 fn checkpoint(connection: &Connection) {
-    let patient = connection.busy_timeout(Duration::ZERO);
-    let done = patient
+    let done = connection
+        .busy_timeout(Duration::ZERO)
         .and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     if let Err(error) = done {
-        tracing::debug!(%error, "the registry's log stays for a later checkpoint");
+        tracing::debug!(%error, "the write-ahead log of the registry was not checkpointed");
     }
 }
 
-/// The size of the write-ahead log; 0 when there is none.
+/// The size of the write-ahead log; 0 if there is none.
 fn wal_size(db: &Path) -> u64 {
     fs::metadata(companion(db, "-wal")).map_or(0, |metadata| metadata.len())
 }

@@ -1,5 +1,6 @@
-//! What can be wrong with a registry, in words for its user.
+//! Errors of the registry.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -7,46 +8,49 @@ use rusqlite::ErrorCode;
 
 use super::trust::Distrust;
 
-/// Why the registry can't be used; each says which one and what to do.
+/// An error of SQLite or of a system call: a `rusqlite::Error`, an [`io::Error`] or a text.
+type Source = Box<dyn Error + Send + Sync>;
+
+/// Why the registry can't be used. Each message names the database and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// The path is taken by something that vmon does not write to.
+    /// The path is not a regular file.
     #[error(
         "the registry's file {path} is {kind}, not a regular file: move it away, or choose another database"
     )]
     NotAFile {
-        /// The database, or a file that SQLite has beside it.
+        /// The database, or one of the files that SQLite keeps beside it.
         path: PathBuf,
-        /// What it is.
+        /// The file type found.
         kind: &'static str,
     },
-    /// The file holds something else.
+    /// The file is not an SQLite database.
     #[error("the registry {path} is not an SQLite database: move it away, or choose another one")]
     NotADatabase {
         /// The database.
         path: PathBuf,
     },
-    /// SQLite found its structure damaged.
+    /// SQLite reports corruption.
     #[error(
-        "the registry {path} is damaged ({reason}): move it and its -wal file away, or mend it with sqlite3's .recover"
+        "the registry {path} is damaged ({source}): move it and its -wal file away, or repair it with sqlite3's .recover"
     )]
     Corrupt {
         /// The database.
         path: PathBuf,
-        /// SQLite's words.
-        reason: String,
+        /// The reason.
+        source: Source,
     },
-    /// A later vmon has changed its schema.
+    /// A newer vmon has changed the schema.
     #[error(
         "the registry {path} was made by a newer vmon (schema version {found}, this one knows {known}): update vmon, or choose another database"
     )]
     Newer {
         /// The database.
         path: PathBuf,
-        /// The version it has.
+        /// The version found.
         found: String,
-        /// The version of this vmon.
+        /// The newest version that this vmon supports.
         known: u32,
     },
     /// Another program has it locked.
@@ -57,15 +61,15 @@ pub enum RegistryError {
         /// The database.
         path: PathBuf,
     },
-    /// It can be read only.
+    /// The database is read-only.
     #[error(
-        "the registry {path} can't be written ({reason}): make the file and its directory writable, or choose another database"
+        "the registry {path} can't be written ({source}): make the file and its directory writable, or choose another database"
     )]
     ReadOnly {
         /// The database.
         path: PathBuf,
-        /// SQLite's words.
-        reason: String,
+        /// The reason.
+        source: Source,
     },
     /// The disk or the quota is full.
     #[error("no space is left for the registry {path}: free some on its file system")]
@@ -73,32 +77,32 @@ pub enum RegistryError {
         /// The database.
         path: PathBuf,
     },
-    /// A file or directory could not be made, opened or read.
-    #[error("can't use the registry {path}: {reason}; check its directory and permissions")]
+    /// A system call on the database, its files or its directory failed.
+    #[error("can't use the registry {path}: {source}; check its directory and permissions")]
     System {
         /// The database.
         path: PathBuf,
-        /// The system's reason.
-        reason: String,
-        /// Whether it may be over by itself.
+        /// The reason, as reported by the system or SQLite.
+        source: Source,
+        /// Whether a retry may succeed.
         passing: bool,
     },
-    /// The record could have been written by another user, so nothing is ended, closed, taken in or
-    /// removed on its word.
+    /// Another user owns the record or its directory, so it is only read: no process is ended, no
+    /// run closed and nothing removed.
     #[error(
-        "{place} belongs to uid {owner}, so the record {path} is only read: nothing of it is ended, closed or removed; run this as that user"
+        "{place} belongs to uid {owner}, so the record {path} is only read, and nothing is ended, closed or removed; run this as that user"
     )]
     Foreign {
         /// The database.
         path: PathBuf,
         /// The database, its directory or the spool directory.
         place: PathBuf,
-        /// The user that this belongs to.
+        /// Its uid.
         owner: u32,
     },
-    /// The same, because other users may write to its place.
+    /// Like [`Foreign`](Self::Foreign), because other users may write to one of these places.
     #[error(
-        "other users can write to {place}, so the record {path} is only read: nothing of it is ended, closed or removed; 'chmod go-w {place}' first"
+        "other users can write to {place}, so the record {path} is only read, and nothing is ended, closed or removed; run 'chmod go-w {place}'"
     )]
     Exposed {
         /// The database.
@@ -106,31 +110,31 @@ pub enum RegistryError {
         /// The database, its directory or the spool directory.
         place: PathBuf,
     },
-    /// What a run whose supervisor was lost has left behind is still there.
+    /// Processes of a run whose supervisor was lost still exist.
     #[error(
-        "the last run of {config_file}/{name} has left something behind: {reason}; try again, or end it yourself"
+        "processes of the last run of {config_file}/{name} still exist: {reason}; try again, or end them"
     )]
     Leftovers {
         /// The namespace.
         config_file: String,
         /// The sandbox.
         name: String,
-        /// What is there, or why it can't be ended.
+        /// Which processes exist, or why they can't be ended.
         reason: String,
     },
-    /// Anything else that SQLite says: its tables are not those that vmon knows.
-    #[error("can't use the registry {path}: {reason}; choose another database if it is not vmon's")]
+    /// Any other error of SQLite, or tables with an unexpected schema.
+    #[error("can't use the registry {path}: {source}; choose another database if it is not vmon's")]
     Sqlite {
         /// The database.
         path: PathBuf,
-        /// SQLite's words.
-        reason: String,
+        /// The reason.
+        source: Source,
     },
 }
 
 impl RegistryError {
-    /// Whether trying again may help without anybody mending the database: a lock, a full disk,
-    /// an input/output error.
+    /// Whether a retry may succeed without a repair of the database: a lock, a full disk, an
+    /// input/output error.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Locked { .. } | Self::Full { .. } | Self::Leftovers { .. } => true,
@@ -147,21 +151,21 @@ impl RegistryError {
     }
 }
 
-/// A failure that does not know its database yet.
+/// A failure, before the path of the database is added.
 #[derive(Debug)]
 pub(super) enum Fault {
     Io(io::Error),
     Sqlite(rusqlite::Error),
     NotAFile(&'static str),
-    /// A file that SQLite has beside the database, and what it is.
+    /// A file that SQLite keeps beside the database, and its type.
     Companion(PathBuf, &'static str),
     /// This file beside a database of ours belongs to another user.
     Planted(PathBuf, u32),
     ReadOnly,
     Distrust(Distrust),
-    /// This table is something else.
+    /// A table's name belongs to something else.
     NotATable(String),
-    /// This table has a generated column.
+    /// A table has a generated column.
     Generated(String),
     Newer {
         found: String,
@@ -190,7 +194,7 @@ impl Fault {
     }
 }
 
-/// Names the database that a [`Fault`] is about.
+/// Adds the path of the database to a [`Fault`].
 pub(super) trait At<T> {
     fn at(self, db: &Path) -> Result<T, RegistryError>;
 }
@@ -207,35 +211,34 @@ fn name(path: PathBuf, fault: Fault) -> RegistryError {
         Fault::Companion(path, kind) => RegistryError::NotAFile { path, kind },
         Fault::Planted(file, owner) => {
             let reason = format!("{} belongs to uid {owner}", file.display());
-            RegistryError::System { path, reason, passing: false }
+            RegistryError::System { path, source: reason.into(), passing: false }
         }
         Fault::Distrust(Distrust::Owner(place, owner)) => {
             RegistryError::Foreign { path, place, owner }
         }
         Fault::Distrust(Distrust::Writable(place)) => RegistryError::Exposed { path, place },
         Fault::NotATable(name) => {
-            RegistryError::Sqlite { path, reason: format!("its {name} is no table") }
+            RegistryError::Sqlite { path, source: format!("{name} is not a table").into() }
         }
         Fault::Generated(name) => {
-            let reason = format!("its {name} has a generated column");
-            RegistryError::Sqlite { path, reason }
+            let source = format!("the table {name} has a generated column").into();
+            RegistryError::Sqlite { path, source }
         }
         Fault::ReadOnly => {
-            RegistryError::ReadOnly { path, reason: "it is read-only for us".to_owned() }
+            RegistryError::ReadOnly { path, source: "this process may not write it".into() }
         }
         Fault::Newer { found, known } => RegistryError::Newer { path, found, known },
         Fault::Io(error) => match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 RegistryError::Full { path }
             }
-            _ => RegistryError::System { path, reason: error.to_string(), passing: false },
+            _ => RegistryError::System { path, source: error.into(), passing: false },
         },
-        Fault::Sqlite(error) => name_sqlite(path, &error),
+        Fault::Sqlite(error) => name_sqlite(path, error),
     }
 }
 
-fn name_sqlite(path: PathBuf, error: &rusqlite::Error) -> RegistryError {
-    let reason = error.to_string();
+fn name_sqlite(path: PathBuf, error: rusqlite::Error) -> RegistryError {
     match error.sqlite_error_code() {
         Some(
             ErrorCode::DatabaseBusy
@@ -243,22 +246,23 @@ fn name_sqlite(path: PathBuf, error: &rusqlite::Error) -> RegistryError {
             | ErrorCode::FileLockingProtocolFailed,
         ) => RegistryError::Locked { path },
         Some(ErrorCode::NotADatabase) => RegistryError::NotADatabase { path },
-        Some(ErrorCode::DatabaseCorrupt) => RegistryError::Corrupt { path, reason },
+        Some(ErrorCode::DatabaseCorrupt) => RegistryError::Corrupt { path, source: error.into() },
         Some(ErrorCode::OperationInterrupted) => {
-            let reason = "a query took more steps than any of vmon's does".to_owned();
-            RegistryError::Sqlite { path, reason }
+            RegistryError::Sqlite { path, source: "a query exceeded the step limit".into() }
         }
         Some(ErrorCode::DiskFull) => RegistryError::Full { path },
-        // The file was replaced under this one transaction; the next opens what is there now.
-        Some(ErrorCode::ReadOnly) if was_moved(error) => {
-            RegistryError::System { path, reason, passing: true }
+        // The file was replaced during this transaction; the next transaction opens the new one.
+        Some(ErrorCode::ReadOnly) if was_moved(&error) => {
+            RegistryError::System { path, source: error.into(), passing: true }
         }
-        Some(ErrorCode::ReadOnly) => RegistryError::ReadOnly { path, reason },
-        Some(ErrorCode::SystemIoFailure) => RegistryError::System { path, reason, passing: true },
+        Some(ErrorCode::ReadOnly) => RegistryError::ReadOnly { path, source: error.into() },
+        Some(ErrorCode::SystemIoFailure) => {
+            RegistryError::System { path, source: error.into(), passing: true }
+        }
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            RegistryError::System { path, reason, passing: false }
+            RegistryError::System { path, source: error.into(), passing: false }
         }
-        _ => RegistryError::Sqlite { path, reason },
+        _ => RegistryError::Sqlite { path, source: error.into() },
     }
 }
 

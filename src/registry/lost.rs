@@ -1,5 +1,5 @@
-//! What a lost run has left behind: where its processes are, by what the record says, and the marker
-//! that proves that they are its own.
+//! The remaining processes of a lost run: where the record places them, and the marker in their
+//! environment that proves that they belong to the run.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,32 +13,32 @@ use crate::child::lost::{
 use crate::monitor::Identity;
 use crate::socket;
 
-/// Where the processes of a lost run are.
+/// Where the processes of a lost run may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LostRun {
-    /// What the environment of its command began with; `None` for a child that was handed over:
-    /// nothing proves what is that one's.
+    /// The marker at the start of the environment of the run's command; `None` for a child that a
+    /// host has handed over, for which no proof exists.
     marker: Option<String>,
-    /// The child; `None` where the supervisor was lost before it could record it.
+    /// The child; `None` if the supervisor was lost before it recorded the child.
     child: Option<Identity>,
     cgroup: Option<PathBuf>,
 }
 
 impl LostRun {
-    /// Of `run`, which is lost; `open` are all that stand open on record. `None` where no process
-    /// of it can be here.
+    /// From `run`, which is lost, and `open`, all unfinished runs on record. `None` if no process
+    /// of it can exist here.
     pub(super) fn of(run: &Run, open: &[Run]) -> Option<Self> {
         let supervisor = run.supervisor_identity.as_ref()?;
-        // The supervisor was of our boot and namespace if its child can be anything here.
+        // Its processes can exist here only if the supervisor had our boot id and pid namespace.
         let here = Identity::current();
-        let same = supervisor.boot_id == here.boot_id
+        let is_here = supervisor.boot_id == here.boot_id
             && supervisor.pid_namespace == here.pid_namespace
             && !here.boot_id.is_empty();
         let spec = run.spec.as_ref();
-        // It had ended before the supervisor was lost, and what it left was to go on.
-        let kept =
+        // The child had ended, and its descendants were configured to survive.
+        let leaves_descendants =
             run.ended_at.is_some() && spec.is_some_and(|spec| spec.sandbox.leave_descendants);
-        if !same || kept {
+        if !is_here || leaves_descendants {
             return None;
         }
         let cgroup = spec.and_then(|spec| spec.sandbox.cgroup.clone());
@@ -46,13 +46,13 @@ impl LostRun {
         Some(Self { marker: marker(run), child: run.child.clone(), cgroup })
     }
 
-    /// Kills what is left. Never waits.
+    /// Kills the remaining processes. Never waits.
     ///
     /// # Errors
     ///
-    /// It can't be found out what is left, or a process of it can't be signalled.
+    /// The remaining processes can't be determined, or one of them can't be signalled.
     pub(super) fn end(&self) -> io::Result<Leftovers> {
-        // No process has pid 0, nor its session: only the cgroup counts.
+        // No process has pid 0 and no session has id 0: only the cgroup is searched.
         let none = Identity { pid: 0, start: 0, ..Identity::current() };
         let child = self.child.as_ref().unwrap_or(&none);
         let found = end_lost_session(child, self.marker.as_deref(), self.cgroup.as_deref());
@@ -65,16 +65,16 @@ impl LostRun {
             (found, _) => found,
         };
         match found {
-            // Where sessions can't be looked through, a child that has no supervisor any more is
-            // its user's.
+            // Where the system can't list a session, a child without a supervisor is left to the
+            // user.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Leftovers::Nothing),
             found => found,
         }
     }
 }
 
-/// Removes the files that the supervisor of a lost run, which has ended, was about to put into their
-/// places when it was killed: its control socket, and the end of a run.
+/// Removes the temporary files of the supervisor of a lost run, which has ended: those of its
+/// control socket and of its spooled ends.
 pub(super) fn sweep(run: &Run, spool: &Path) {
     let Some(pid) = run.supervisor else { return };
     if let Some(directory) = run.socket.as_deref().and_then(Path::parent) {
@@ -84,7 +84,7 @@ pub(super) fn sweep(run: &Run, spool: &Path) {
 }
 
 impl Leftovers {
-    /// Why a run that has left something behind stays open on record.
+    /// Why a run with remaining processes stays open on record.
     pub(super) fn reason(self) -> Option<String> {
         match self {
             Self::Nothing => None,
@@ -92,30 +92,30 @@ impl Leftovers {
                 Some(format!("{count} processes were sent SIGKILL and have not ended yet"))
             }
             Self::Unproven(pid) => Some(format!(
-                "pid {pid} on record as its command still runs, and its environment does not prove that it is this run's"
+                "pid {pid} is on record as its command and still runs, but its environment does not prove that it belongs to this run"
             )),
         }
     }
 }
 
 impl Run {
-    /// Sends `signal` to the child itself, for a command that finds no supervisor at the control
-    /// socket. The record alone does not decide which process that reaches: it must be
-    /// [trusted](Self::trusted), the environment of the process must have begun with the marker of
-    /// this run, and on Linux the signal goes through a pidfd.
+    /// Sends `signal` to the child directly, for a command that finds no supervisor at the control
+    /// socket. The record must be [trusted](Self::trusted), the environment of the process must
+    /// begin with the marker of this run, and on Linux the signal goes through a pidfd.
     ///
     /// # Errors
     ///
-    /// `ESRCH` where the child has ended, [`PermissionDenied`](io::ErrorKind::PermissionDenied)
-    /// where nothing proves that the process is this run's, or another user could have written the
-    /// record, [`Unsupported`](io::ErrorKind::Unsupported) where the system can't tell; kill(2)'s.
+    /// `ESRCH` if the child has ended. [`PermissionDenied`](io::ErrorKind::PermissionDenied) if
+    /// nothing proves that the process is this run's, or another user could have written the
+    /// record. [`Unsupported`](io::ErrorKind::Unsupported) if the system can't read the
+    /// environment. Else the error of kill(2).
     pub fn signal_child(&self, signal: Signal) -> io::Result<()> {
         let (child, marker) = self.proof()?;
         signal_marked(child, &marker, signal)
     }
 
-    /// As [`signal_child`](Self::signal_child), to the supervisor: the process on record as such
-    /// must be the parent of the child, whose environment proves that it is this run's.
+    /// Sends `signal` to the supervisor. The recorded supervisor must be the parent of the child,
+    /// whose environment proves that it is this run's.
     ///
     /// # Errors
     ///
@@ -134,16 +134,16 @@ impl Run {
     }
 }
 
-/// What the environment of a run's command began with, where vmon has started it.
+/// The marker at the start of the environment of a run's command, if vmon has started it.
 fn marker(run: &Run) -> Option<String> {
     let handed_over = run.child.is_some() && run.spec.as_ref()?.command.is_none();
     let (supervisor, at) = run.supervisor_identity.as_ref().zip(run.started_at)?;
     (!handed_over).then(|| run_marker(supervisor, at))
 }
 
-/// Whether a run that goes on has this cgroup, one above it or one below it.
+/// Whether a live run uses this cgroup, an ancestor or a descendant of it.
 fn is_used(cgroup: &Path, open: &[Run]) -> bool {
     let live = open.iter().filter(|run| run.status == Status::Running);
-    let mut theirs = live.filter_map(|run| run.spec.as_ref()?.sandbox.cgroup.as_deref());
-    theirs.any(|other| other.starts_with(cgroup) || cgroup.starts_with(other))
+    let mut cgroups = live.filter_map(|run| run.spec.as_ref()?.sandbox.cgroup.as_deref());
+    cgroups.any(|other| other.starts_with(cgroup) || cgroup.starts_with(other))
 }

@@ -1,4 +1,4 @@
-//! The ecosystem's `sandbox_metrics`: what a sandbox used at one moment.
+//! The ecosystem's table `sandbox_metrics`: resource usage of a sandbox at one moment.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use rusqlite::{Connection, Result, Row, params};
 
 use super::error::{At, Fault, RegistryError};
 use super::store::{signed, unsigned};
-use super::{COMMAND_PATIENCE, Registry, connection, schema};
+use super::{COMMAND_TIMEOUT, Registry, connection, schema};
 
-/// What a sandbox used at one moment, as a row of `sandbox_metrics` has it.
+/// Resource usage of a sandbox at one moment: a row of `sandbox_metrics`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// When. The record has it in milliseconds.
+    /// Time of the sample, recorded in milliseconds.
     pub at: DateTime<Utc>,
-    /// Of one CPU, in percent: 250 is two and a half.
+    /// CPU usage in percent of one CPU: 250 is two and a half CPUs.
     pub cpu_usage_percent: Option<f64>,
     /// Bytes of memory.
     pub memory_usage_bytes: Option<u64>,
@@ -23,15 +23,15 @@ pub struct Sample {
 }
 
 impl Registry {
-    /// Adds a sample for a sandbox; `false` when the record has no such sandbox.
+    /// Adds a sample for a sandbox; `false` if the record has no such sandbox.
     ///
-    /// May be called on a loop: never waits. A sample that can't be written now is best left out,
-    /// or tried again with the next one.
+    /// Never waits, so it may be called on an event loop. A sample that can't be written now can be
+    /// dropped, or retried with the next one.
     ///
     /// # Errors
     ///
-    /// The database can't be written now: [`RegistryError::is_passing`] tells whether that may be
-    /// over by itself.
+    /// The database can't be written now; [`RegistryError::is_passing`] returns whether a retry may
+    /// succeed.
     pub fn add_metrics(
         &self,
         config_file: &str,
@@ -62,10 +62,10 @@ impl Registry {
         added.at(db)
     }
 
-    /// The latest sample of each sandbox that has one, by its row in `sandboxes`
+    /// Returns the latest sample of each sandbox that has one, with its row in `sandboxes`
     /// ([`Run::sandbox_id`](super::Run::sandbox_id)).
     ///
-    /// For commands: waits up to five seconds where it can't read.
+    /// For commands: waits up to five seconds for the lock.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Registry {
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
-        let (samples, _) = connection::read(db, COMMAND_PATIENCE, latest).at(db)?;
+        let (samples, _) = connection::read(db, COMMAND_TIMEOUT, latest).at(db)?;
         Ok(samples)
     }
 }
@@ -84,7 +84,7 @@ fn latest(connection: &Connection) -> Result<Vec<(i64, Sample)>, Fault> {
     if !schema::has_table(connection, "sandbox_metrics")? {
         return Ok(Vec::new());
     }
-    // The newest row, which is not the newest time where clocks were set back.
+    // The newest row, which after a clock step is not the newest time.
     let sql = "SELECT sandbox_id, timestamp, cpu_usage_percent, memory_usage_bytes,
         disk_usage_bytes FROM sandbox_metrics
         WHERE id IN (SELECT max(id) FROM sandbox_metrics GROUP BY sandbox_id) ORDER BY sandbox_id";
@@ -93,7 +93,7 @@ fn latest(connection: &Connection) -> Result<Vec<(i64, Sample)>, Fault> {
     Ok(samples.into_iter().flatten().collect())
 }
 
-/// `None` for a time that can't be read.
+/// `None` if the time can't be parsed.
 fn sample(row: &Row<'_>) -> Result<Option<(i64, Sample)>> {
     let Some(at) = row.get_ref(1)?.as_str_or_null()?.and_then(time) else { return Ok(None) };
     let bytes = |column| row.get::<_, Option<i64>>(column).map(|bytes| bytes.map(unsigned));
@@ -106,12 +106,12 @@ fn sample(row: &Row<'_>) -> Result<Option<(i64, Sample)>> {
     Ok(Some((row.get(0)?, sample)))
 }
 
-/// As `CURRENT_TIMESTAMP`, the column's default, with milliseconds.
+/// The format of `CURRENT_TIMESTAMP`, the column's default, with milliseconds.
 pub(super) fn timestamp(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
 
-/// Other programs write RFC 3339 there.
+/// Other programs write RFC 3339.
 fn time(text: &str) -> Option<DateTime<Utc>> {
     let plain = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f");
     plain

@@ -1,4 +1,4 @@
-//! The [`Observer`] that keeps the record of one sandbox.
+//! The [`Observer`] that records one sandbox.
 
 mod earlier;
 
@@ -18,102 +18,107 @@ use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
 use crate::timestamp::rfc3339;
 use earlier::{Earlier, spool_record};
 
-/// How long a connection is kept for the next transition, where one is.
-const LINGER: Duration = Duration::from_millis(50);
+/// How long an open connection waits for the next transition, where connections are kept.
+const KEEP_CONNECTION: Duration = Duration::from_millis(50);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_CLAIM_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
-/// A delay up to this is no news.
-const UNTOLD_DELAY: Duration = Duration::from_secs(1);
-/// How long after the end it is tried to write it, before it is spooled.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A shorter delay of the record is not reported.
+const UNREPORTED_DELAY: Duration = Duration::from_secs(1);
+/// How long after the end of a run writing it is retried before it is spooled.
+const SPOOL_AFTER: Duration = Duration::from_secs(5);
 
-/// Records the life of one sandbox; made by [`Registry::observer`].
+/// Records the runs of one sandbox; created by [`Registry::observer`].
 ///
-/// No call waits for a lock, and between two calls it holds no connection, with two exceptions.
-/// The connection of a claim that was granted is kept for the transition that follows at once, and
-/// closed with it; by one of a registry that was [opened for a start](Registry::open_for_start),
-/// only when nothing else has come for 50 ms. An open connection keeps others from changing the
-/// database's journal mode, and from nothing else.
+/// No call waits for a lock, and between two calls no connection is open, with two exceptions. The
+/// connection of a granted claim stays open for the transition that follows at once and is closed
+/// with it. A registry that was [opened for a start](Registry::open_for_start) closes it after 50
+/// ms without a transition. The only effect of an open connection on other programs is that they
+/// can't change the journal mode of the database.
 ///
-/// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may
-///   live for all that can be told from here (another pid namespace), or is RUNNING under another
-///   program whose supervisor's pid exists. What a dead supervisor left open is closed with the
-///   reason `supervisor-lost`, once what is left of its child's session or cgroup has been killed
-///   and is gone. Until then, as while the database is locked or full, the claim is asked again;
-///   any other failure refuses.
-/// - Once claimed, no failure of the database reaches the child. A delay of more than a second
-///   is told in one warning, and its end in one message. After the end it is tried for five
-///   seconds, then the record goes to the [spool directory](Registry::spool_dir).
-/// - The claim of a child that runs already, handed over by a host, may be late too: then the
-///   whole record is written at once. If the sandbox proves to be somebody else's, the record of
-///   this run is given up with a warning.
-/// - The claim of a command that is started again closes the run before it and adds its own in one
-///   transaction: the name is never free in between. Where that can't be written it is late, and
-///   the end of the earlier run waits with it, for five seconds, and then in a file as well.
-/// - `Draining` is written when the end has not followed within 50 ms: a supervisor that is lost
+/// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may live
+///   in another pid namespace, or is RUNNING under another program whose supervisor's pid exists.
+///   Runs that a dead supervisor left open are closed with the reason `supervisor-lost`, once the
+///   remaining processes of their session or cgroup have been killed and have ended. Until then,
+///   and while the database is locked or full, the claim is retried; any other failure refuses it.
+/// - After the claim, no failure of the database affects the child. A delay of more than a second
+///   is reported in one warning, and its end in one message. After the end of the run, writing is
+///   retried for five seconds, then the record goes to the [spool directory](Registry::spool_dir).
+/// - The claim of a child that is already running, handed over by a host, may be late too: then the
+///   whole record is written at once. If another supervisor has the name, this run is not recorded,
+///   with a warning.
+/// - The claim of a restarted command closes the previous run and adds its own in one transaction:
+///   the name is never free in between. While that can't be written, the end of the previous run is
+///   retried with it, and goes to a file after five seconds as well.
+/// - `Draining` is written if the end has not followed within 50 ms: a supervisor that is lost
 ///   while it drains for longer leaves a run with its exit code.
 #[derive(Debug)]
 pub struct RegistryObserver {
     registry: Registry,
-    /// For the spec of its runs.
+    /// Stored in the spec of its runs.
     options: Value,
     state: State,
-    /// What is still to be written of runs before this one.
+    /// Ends of earlier runs that are not written yet.
     earlier: Earlier,
-    /// The connection of a claim until the transition that follows it; of a registry that was
-    /// opened for a start, that of any transition for a moment.
+    /// The connection of a claim until the next transition; with `open_for_start`, that of any
+    /// transition for a moment.
     kept: Option<Kept>,
-    patience: Duration,
+    spool_after: Duration,
 }
 
 #[derive(Debug)]
 enum State {
-    /// No run, or one that is not ours to record.
+    /// No run, or a run that is not recorded.
     Idle,
-    /// Nothing is written and nothing started: there is nothing to record yet.
+    /// A claim is being retried; nothing is started.
     Claiming(Delay),
-    /// The rows say what the record says.
+    /// The rows match the record.
     Written(Box<Record>),
-    /// The rows are behind the record, or not there yet.
-    Behind(Box<Record>, Delay),
-    /// The run is over and written or spooled.
+    /// The rows are older than the record, or missing.
+    Pending(Box<Record>, Delay),
+    /// The run is over, and written or spooled.
     Over { started_at: String },
 }
 
-/// How long to wait before the next attempt, and for how long it has been tried.
+/// The back-off of retries.
 #[derive(Debug, Clone, Copy)]
 struct Delay {
     since: Instant,
     next: Duration,
-    /// Whether the delay has been told.
-    told: bool,
-    /// When the end was told, if it was.
+    /// Whether a warning has reported the delay.
+    reported: bool,
+    /// When the end of the run was first observed.
     ended: Option<Instant>,
-    /// Whether a file has the end of a run that another one follows.
+    /// Whether the end, which another run follows, is in a file.
     spooled: bool,
 }
 
 impl Delay {
     fn begin() -> Self {
-        Self { since: Instant::now(), next: FIRST_DELAY, told: false, ended: None, spooled: false }
+        Self {
+            since: Instant::now(),
+            next: FIRST_DELAY,
+            reported: false,
+            ended: None,
+            spooled: false,
+        }
     }
 
-    /// Warns once, of a delay that is more than supervisors getting into each other's way.
-    fn tell(&mut self, registry: &Registry, record: &Record, error: &RegistryError) {
-        let worth_it = !error.is_passing() || self.since.elapsed() >= UNTOLD_DELAY;
-        if worth_it && !std::mem::replace(&mut self.told, true) {
+    /// Logs one warning, for a delay that is longer than contention between supervisors explains.
+    fn report(&mut self, registry: &Registry, record: &Record, error: &RegistryError) {
+        let is_reportable = !error.is_passing() || self.since.elapsed() >= UNREPORTED_DELAY;
+        if is_reportable && !std::mem::replace(&mut self.reported, true) {
             tracing::warn!(
                 registry = %registry.path().display(), sandbox = %record.name, %error,
-                "the record is late; the sandbox goes on",
+                "the record is late; the sandbox keeps running",
             );
         }
     }
 
-    /// The time to wait now; the next one is twice as long.
+    /// Returns the time to wait now and doubles the next one.
     ///
-    /// Spread over the upper half of it: fifty supervisors that failed at the same time would
-    /// otherwise fail together again.
+    /// Random within the upper half: otherwise fifty supervisors that failed at the same time would
+    /// all retry at the same time.
     fn step(&mut self, longest: Duration) -> Duration {
         let delay = self.next;
         self.next = (delay * 2).min(longest);
@@ -126,49 +131,54 @@ impl RegistryObserver {
     pub(super) fn new(registry: Registry) -> Self {
         let options = Value::Null;
         let (state, earlier) = (State::Idle, Earlier::default());
-        Self { registry, options, state, earlier, kept: None, patience: PATIENCE }
+        Self { registry, options, state, earlier, kept: None, spool_after: SPOOL_AFTER }
     }
 
-    /// What the starting program wants to find in
-    /// [`Spec::options`](crate::monitor::codec::Spec::options) of the runs: whatever of its own it needs to start the same again. Never values of the
-    /// environment, which holds secrets.
+    /// Sets [`Spec::options`](crate::monitor::codec::Spec::options) of the runs: data of the starting program, for
+    /// example what it needs to restart the sandbox. Must not contain values of the environment,
+    /// which holds secrets.
     #[must_use]
     pub fn options(mut self, options: Value) -> Self {
         self.options = options;
         self
     }
 
+    fn new_record(&self, starting: &Starting<'_>) -> Box<Record> {
+        Box::new(Record::new(starting, &self.options, &self.registry.paths.state))
+    }
+
     fn take_state(&mut self) -> State {
         std::mem::replace(&mut self.state, State::Idle)
     }
 
-    /// Tries once to bring the rows up to `record`; with a `delay` when they were behind already.
-    fn bring_up(&mut self, record: Box<Record>, delay: Option<Delay>) -> Progress {
+    /// Tries once to write `record`; `delay` is the back-off of earlier attempts.
+    fn update(&mut self, record: Box<Record>, delay: Option<Delay>) -> Progress {
         let kept = self.kept.take();
         match self.store(&record, kept) {
-            Ok((Fate::Row(row), kept)) => {
-                self.kept = Some(kept).filter(|_| self.registry.lingers() && !record.is_over());
+            Ok((Written::Row(row), kept)) => {
+                self.kept =
+                    Some(kept).filter(|_| self.registry.keeps_connection() && !record.is_over());
                 self.written(record, row, delay);
-                self.linger()
+                self.keep_connection()
             }
-            Ok((Fate::Taken { supervisor }, _)) => {
+            Ok((Written::Taken { supervisor }, _)) => {
                 tracing::warn!(
                     sandbox = %record.name, config = %record.config_file, supervisor,
-                    "another supervisor has this name: this run is left out of the registry",
+                    "another supervisor has this name; this run is not recorded",
                 );
                 Progress::Done
             }
-            Err(error) => self.fall_behind(record, delay, &error),
+            Err(error) => self.retry_later(record, delay, &error),
         }
     }
 
-    /// Keeps a connection that is open for a moment, in which the next transition may come.
-    fn linger(&self) -> Progress {
-        self.kept.as_ref().map_or(Progress::Done, |_| Progress::Later(LINGER))
+    /// Keeps an open connection for a moment, in which the next transition may come.
+    fn keep_connection(&self) -> Progress {
+        self.kept.as_ref().map_or(Progress::Done, |_| Progress::Later(KEEP_CONNECTION))
     }
 
     fn written(&mut self, mut record: Box<Record>, row: i64, delay: Option<Delay>) {
-        if delay.is_some_and(|delay| delay.told) {
+        if delay.is_some_and(|delay| delay.reported) {
             tracing::info!(
                 registry = %self.registry.path().display(), sandbox = %record.name,
                 "the record is up to date again",
@@ -181,37 +191,37 @@ impl RegistryObserver {
         };
     }
 
-    /// What to do about rows that could not be written: wait, or spool an end that has waited.
-    fn fall_behind(
+    /// Schedules a retry, or spools an end that has waited long enough.
+    fn retry_later(
         &mut self,
         record: Box<Record>,
         delay: Option<Delay>,
         error: &RegistryError,
     ) -> Progress {
         let mut delay = delay.unwrap_or_else(Delay::begin);
-        delay.tell(&self.registry, &record, error);
+        delay.report(&self.registry, &record, error);
         let mut next = delay.step(LONGEST_DELAY);
-        self.earlier.spool_after(self.patience, &self.registry);
+        self.earlier.spool_after(self.spool_after, &self.registry);
         if record.ending().is_some() {
             let waited = delay.ended.get_or_insert_with(Instant::now).elapsed();
-            match waited >= self.patience {
+            match waited >= self.spool_after {
                 true if record.is_over() => {
                     self.give_up(record, error);
                     return Progress::Done;
                 }
-                // It stays ours to write: nobody else closes it while we live.
+                // Retries go on: only this supervisor closes the run while it lives.
                 true => {
                     delay.spooled =
                         delay.spooled || spool_record(&self.registry, &record, Some(error));
                 }
-                false => next = next.min(self.patience - waited),
+                false => next = next.min(self.spool_after - waited),
             }
         }
-        self.state = State::Behind(record, delay);
+        self.state = State::Pending(record, delay);
         Progress::Later(next)
     }
 
-    /// Leaves the end, and those before it, to the next command.
+    /// Spools the end and those before it, for the next command.
     fn give_up(&mut self, record: Box<Record>, error: &RegistryError) {
         self.earlier.spool_after(Duration::ZERO, &self.registry);
         self.earlier.clear();
@@ -219,11 +229,11 @@ impl RegistryObserver {
         self.state = State::Over { started_at: record.started_at };
     }
 
-    /// Keeps the end of the run before one that begins, for the transaction that adds that.
+    /// Keeps the end of the previous run for the transaction that adds the next run.
     fn keep_earlier(&mut self, state: State) {
         let (record, spooled) = match state {
             State::Written(record) => (record, false),
-            State::Behind(record, delay) => (record, delay.spooled),
+            State::Pending(record, delay) => (record, delay.spooled),
             State::Idle | State::Claiming(_) | State::Over { .. } => return,
         };
         if record.ending().is_some() {
@@ -231,7 +241,7 @@ impl RegistryObserver {
         }
     }
 
-    /// What a claim that could not be written answers.
+    /// The result of a claim that could not be written.
     fn claim_later(
         &mut self,
         starting: &Starting<'_>,
@@ -239,46 +249,46 @@ impl RegistryObserver {
         mut delay: Delay,
         error: RegistryError,
     ) -> Claim {
-        let runs = runs_anyhow(starting);
+        let runs = runs_regardless(starting);
         if !runs && !error.is_passing() {
             return Claim::Refused(error.into());
         }
         let next = delay.step(LONGEST_CLAIM_DELAY);
-        self.state = if runs { State::Behind(record, delay) } else { State::Claiming(delay) };
+        self.state = if runs { State::Pending(record, delay) } else { State::Claiming(delay) };
         Claim::Later(next, error.into())
     }
 }
 
-/// Whether the child runs whatever a claim says, so that its record is kept whatever is wrong: one
-/// that was handed over runs already, and one that is started again has the name.
-fn runs_anyhow(starting: &Starting<'_>) -> bool {
+/// Whether the child runs whatever the result of the claim, so that a failed claim is retried: a
+/// child that was handed over is already running, and a restarted command has the name.
+fn runs_regardless(starting: &Starting<'_>) -> bool {
     starting.command.is_none() || starting.restarts > 0
 }
 
-/// What became of a record, once nothing stood in its way any more.
-enum Fate {
+/// The result of a write to the database.
+enum Written {
     Row(i64),
     Taken { supervisor: u32 },
 }
 
 impl RegistryObserver {
-    /// Brings the rows up to `record`, after what is left of lost runs in its place has been ended.
-    /// On success nothing of earlier runs waits any more.
+    /// Writes `record`, after the remaining processes of lost runs of the sandbox have been ended.
+    /// On success the ends of earlier runs are written too.
     fn store(
         &mut self,
         record: &Record,
         mut kept: Option<Kept>,
-    ) -> Result<(Fate, Kept), RegistryError> {
+    ) -> Result<(Written, Kept), RegistryError> {
         let mut cleared = Vec::new();
         loop {
             let (stored, now) = self.store_once(record, kept, &cleared)?;
-            let fate = match stored {
-                Stored::Row(row) => Fate::Row(row),
-                Stored::Taken { supervisor } => Fate::Taken { supervisor },
+            let written = match stored {
+                Stored::Row(row) => Written::Row(row),
+                Stored::Taken { supervisor } => Written::Taken { supervisor },
                 Stored::Lost { runs, open } => {
                     self.registry.check_trust()?;
                     now.check_trust().at(&self.registry.paths.db)?;
-                    // Each turn clears one more at least, or returns.
+                    // Each iteration clears at least one more run, or returns.
                     for run in &runs {
                         end_leftovers(run, &open)?;
                         sweep(run, &self.registry.paths.spool);
@@ -289,12 +299,12 @@ impl RegistryObserver {
                 }
             };
             self.earlier.clear();
-            return Ok((fate, now));
+            return Ok((written, now));
         }
     }
 
-    /// Makes the one transaction. A claim first takes in what was spooled: the last run of its
-    /// sandbox may be there.
+    /// Runs one transaction. A claim first imports spooled ends: the last run of its sandbox may be
+    /// there.
     fn store_once(
         &self,
         record: &Record,
@@ -307,7 +317,7 @@ impl RegistryObserver {
             _ => Vec::new(),
         };
         let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
-            spool::take_in(tx, &spooled)?;
+            spool::import(tx, &spooled)?;
             for ended in self.earlier.records() {
                 store::store(tx, ended, &[])?;
             }
@@ -319,7 +329,7 @@ impl RegistryObserver {
     }
 }
 
-/// Kills what a lost run has left behind; an error as long as there is any.
+/// Kills the remaining processes of a lost run; an error while any exist.
 fn end_leftovers(run: &Run, open: &[Run]) -> Result<(), RegistryError> {
     let Some(lost_run) = LostRun::of(run, open) else { return Ok(()) };
     let reason = match lost_run.end().map(Leftovers::reason) {
@@ -343,32 +353,29 @@ impl Observer for RegistryObserver {
                 self.state = State::Over { started_at };
                 return Claim::Granted;
             }
-            State::Behind(record, delay) if record.is_of(starting) => (record, Some(delay)),
+            State::Pending(record, delay) if record.is_of(starting) => (record, Some(delay)),
             state if starting.restarts > 0 => {
                 self.keep_earlier(state);
-                (Box::new(Record::new(starting, &self.options, &self.registry.paths.state)), None)
+                (self.new_record(starting), None)
             }
-            State::Claiming(delay) => (
-                Box::new(Record::new(starting, &self.options, &self.registry.paths.state)),
-                Some(delay),
-            ),
-            _ => (Box::new(Record::new(starting, &self.options, &self.registry.paths.state)), None),
+            State::Claiming(delay) => (self.new_record(starting), Some(delay)),
+            _ => (self.new_record(starting), None),
         };
         let kept = self.kept.take().or_else(|| self.registry.take_first());
         match self.store(&record, kept) {
-            Ok((Fate::Row(row), kept)) => {
+            Ok((Written::Row(row), kept)) => {
                 self.kept = Some(kept);
                 self.written(record, row, delay);
                 Claim::Granted
             }
-            Ok((Fate::Taken { supervisor }, kept)) => {
+            Ok((Written::Taken { supervisor }, kept)) => {
                 self.registry.give_back_first(kept);
                 Claim::Taken { supervisor }
             }
             Err(error) => {
                 let mut delay = delay.unwrap_or_else(Delay::begin);
-                if runs_anyhow(starting) {
-                    delay.tell(&self.registry, &record, &error);
+                if runs_regardless(starting) {
+                    delay.report(&self.registry, &record, &error);
                 }
                 self.claim_later(starting, record, delay, error)
             }
@@ -378,26 +385,26 @@ impl Observer for RegistryObserver {
     fn transition(&mut self, transition: &Transition) -> Progress {
         let (mut record, delay) = match self.take_state() {
             State::Written(record) => (record, None),
-            State::Behind(record, delay) => (record, Some(delay)),
-            // Refused, taken by another or given up: there is no record to follow.
+            State::Pending(record, delay) => (record, Some(delay)),
+            // Refused, taken by another supervisor, or given up: there is no record.
             state @ (State::Idle | State::Claiming(_) | State::Over { .. }) => {
                 self.state = state;
                 return Progress::Done;
             }
         };
         if record.apply(transition) == Follow::Later && delay.is_none() {
-            self.state = State::Behind(record, Delay::begin());
+            self.state = State::Pending(record, Delay::begin());
             return Progress::Later(FIRST_DELAY);
         }
-        self.bring_up(record, delay)
+        self.update(record, delay)
     }
 
     fn retry(&mut self) -> Progress {
         match self.take_state() {
-            State::Behind(record, delay) => self.bring_up(record, Some(delay)),
+            State::Pending(record, delay) => self.update(record, Some(delay)),
             state => {
                 self.state = state;
-                // Nothing has come for a moment.
+                // No transition has come for a moment.
                 self.kept = None;
                 Progress::Done
             }

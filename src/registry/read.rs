@@ -1,4 +1,4 @@
-//! Reading the record back: every run, with the status that is true now.
+//! Reads runs from the record, with their current status.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -16,7 +16,7 @@ use super::store::{RUNNING, foreign_supervisor, supervisor, unsigned};
 use crate::monitor::codec::Spec;
 use crate::monitor::{ConsoleReport, Identity, Liveness};
 
-/// One run of a sandbox, or a sandbox that another program runs or ran.
+/// A run of a sandbox, or a sandbox of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Run {
@@ -28,29 +28,28 @@ pub struct Run {
     pub name: String,
     /// The namespace of its log and record.
     pub config_file: String,
-    /// What the record says: STARTING, RUNNING, STOPPING, RESTARTING or STOPPED.
+    /// The state on record: STARTING, RUNNING, STOPPING, RESTARTING or STOPPED.
     pub state: String,
-    /// What is true now.
+    /// The current status.
     pub status: Status,
-    /// The child's pid, once it ran. Whether it still is that child's, [`Run::status`] says.
+    /// The child's pid, once it ran. The process exists only while [`Run::status`] is `Running`.
     pub pid: Option<u32>,
-    /// The child, once it ran, as it can be told from any other process; `None` for another
-    /// program's.
+    /// The child's identity, once it ran; `None` for another program's sandbox.
     pub child: Option<Identity>,
     /// The supervisor's pid.
     pub supervisor: Option<u32>,
-    /// The supervisor; `None` for another program's.
+    /// The supervisor's identity; `None` for another program's sandbox.
     pub supervisor_identity: Option<Identity>,
-    /// The supervisor's control socket, where it has one; absolute.
+    /// The absolute path of the supervisor's control socket, if it has one.
     pub socket: Option<PathBuf>,
-    /// When the start was asked for.
+    /// Time of the request to start.
     pub started_at: Option<DateTime<Utc>>,
-    /// When the child ran.
+    /// Time at which the child ran.
     pub running_at: Option<DateTime<Utc>>,
-    /// When the run was over; `None` as well where nobody could tell.
+    /// Time of the end of the run; `None` also if unknown.
     pub ended_at: Option<DateTime<Utc>>,
-    /// The child's exit code, or 125 to 127 for one that could not be started. While a run goes
-    /// on, that of a child which has ended and whose output is still read.
+    /// The child's exit code, or 125 to 127 for a child that could not be started. During a run,
+    /// that of a child that has exited while its output is still being read.
     pub exit_code: Option<i32>,
     /// The signal that ended the child.
     pub signal: Option<i32>,
@@ -59,32 +58,31 @@ pub struct Run {
     pub reason: Option<String>,
     /// Bytes of the child's output that are in the log.
     pub bytes_logged: Option<u64>,
-    /// Bytes that some sink left out.
+    /// Bytes that a log or another output dropped.
     pub bytes_dropped: Option<u64>,
-    /// What came from each of its consoles, where it had any and their bytes are on record: from its
-    /// end on.
+    /// Byte counts of its consoles, from the end of the run on.
     pub consoles: Vec<ConsoleBytes>,
-    /// `native:PATH`, `overlayfs:PATH:PATH…`, or empty. That of the sandbox's latest run.
+    /// `native:PATH`, `overlayfs:PATH:PATH…`, or empty; that of the sandbox's latest run.
     pub rootfs_paths: String,
-    /// The sandbox, its command and its options; `None` for another program's sandbox, where the
-    /// column holds something else, and where no sandbox can have the name.
+    /// The sandbox, its command and its options; `None` for another program's sandbox, or if the column
+    /// can't be parsed or the name is invalid.
     pub spec: Option<Spec>,
-    /// Whether only our effective user could have written this: the files of the database, as they
-    /// were when they were read, are ours and not writable for others, and its directory and the
-    /// spool directory are ours. On the word of another record nothing is to be signalled, called or
-    /// removed.
+    /// Whether only our effective user could have written this record: it owns the database files
+    /// that were read, their directory and the spool directory, and they are not writable for
+    /// others. No process may be signalled, no socket called and no file removed because of any
+    /// other record.
     pub trusted: bool,
 }
 
-/// What has come from a console in one run.
+/// Byte counts of a console in one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsoleBytes {
     /// The console's name.
     pub name: String,
-    /// Bytes that are in its log.
+    /// Bytes in its log.
     pub bytes_logged: u64,
-    /// Bytes that some sink left out.
+    /// Bytes that a log or another output dropped.
     pub bytes_dropped: u64,
 }
 
@@ -97,24 +95,24 @@ impl ConsoleBytes {
 }
 
 impl Run {
-    /// Whether the record says that it goes on.
+    /// Whether the run is unfinished on record.
     pub(super) fn is_open(&self) -> bool {
         self.state != "STOPPED"
     }
 
-    /// The log that this run has written to; `None` for another program's.
+    /// The path of the log of this run; `None` for another program's sandbox.
     pub fn log_path(&self) -> Option<PathBuf> {
         Some(self.spec.as_ref()?.sandbox.log_path())
     }
 }
 
-/// Whether a run goes on, as its supervisor's life tells.
+/// Whether a run is in progress, judged by its supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It has not ended, and its supervisor lives (or can't be judged from here, as in another
+    /// The run has not ended, and its supervisor lives, or can't be checked (for example in another
     /// pid namespace).
     Running,
-    /// It has ended, or its supervisor has.
+    /// The run has ended, or its supervisor is dead.
     Stopped,
 }
 
@@ -125,7 +123,7 @@ SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r
     r.socket, s.config_last_modified
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
 
-/// One of each sandbox. An end that was spooled may have been added after a later run.
+/// One run per sandbox. A spooled end may have been added after a later run.
 const LATEST: &str = "
 WHERE r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
     ORDER BY state = 'STOPPED', started_at DESC, id DESC) AS place FROM vmon_runs) WHERE place = 1)";
@@ -133,28 +131,28 @@ WHERE r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbo
 const SANDBOXES: &str = "
 SELECT id, name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths FROM sandboxes s";
 
-/// Those that we never ran, and those that another program runs now.
+/// Sandboxes without a run of vmon, and those that another program runs now.
 const NOT_OURS: &str = "
 WHERE id NOT IN (SELECT sandbox_id FROM vmon_runs)
     OR (status = 'RUNNING' AND NOT EXISTS
         (SELECT 1 FROM vmon_runs r WHERE r.sandbox_id = s.id AND r.state <> 'STOPPED'
             AND r.supervisor_pid = s.supervisor_pid))";
 
-/// Which runs are asked for.
+/// Which runs to read.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Which {
+pub(super) enum Selection {
     All,
-    /// The latest of each sandbox.
+    /// The latest run of each sandbox.
     Latest,
 }
 
-/// Runs, oldest first, and then the sandboxes that other programs have.
+/// Returns runs, oldest first, then the sandboxes of other programs.
 pub(super) fn runs(
     connection: &Connection,
-    which: Which,
+    selection: Selection,
     state: &StateDir,
 ) -> Result<Vec<Run>, Fault> {
-    // Both queries are to see the same state.
+    // Both queries must read the same snapshot.
     let transaction = connection.unchecked_transaction()?;
     if !schema::has_table(&transaction, "sandboxes")? {
         return Ok(Vec::new());
@@ -162,16 +160,16 @@ pub(super) fn runs(
     if !schema::is_current(&transaction)? {
         return Ok(collect(&transaction, SANDBOXES, foreign_run)?);
     }
-    let condition = match which {
-        Which::All => "",
-        Which::Latest => LATEST,
+    let condition = match selection {
+        Selection::All => "",
+        Selection::Latest => LATEST,
     };
-    // An end that was spooled may have been added after a later run.
+    // A spooled end may have been added after a later run.
     let ours = format!("{OURS}{condition} ORDER BY r.started_at, r.id");
     let mut runs = collect(&transaction, &ours, |row| our_run(row, state))?;
     add_consoles(&transaction, &mut runs)?;
     let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;
-    if matches!(which, Which::Latest) {
+    if matches!(selection, Selection::Latest) {
         runs.retain(|run| foreign.iter().all(|other| other.sandbox_id != run.sandbox_id));
     }
     runs.extend(foreign);
@@ -199,13 +197,13 @@ fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> 
     Ok(())
 }
 
-/// Those that the record has as open, while their supervisors were found dead.
+/// Ids of unfinished runs whose supervisors are dead.
 pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
     let lost = runs.iter().filter(|run| run.is_open() && run.status == Status::Stopped);
     lost.filter_map(|run| run.id).collect()
 }
 
-/// The runs of one sandbox of ours, oldest first, from a database that is trusted.
+/// The runs of one sandbox, oldest first, from a trusted database.
 pub(super) fn runs_of(connection: &Connection, sandbox: i64, state: &StateDir) -> Result<Vec<Run>> {
     let sql = format!("{OURS} WHERE r.sandbox_id = ?1 ORDER BY r.id");
     let mut statement = connection.prepare(&sql)?;
@@ -213,7 +211,7 @@ pub(super) fn runs_of(connection: &Connection, sandbox: i64, state: &StateDir) -
     runs.map(|run| run.map(|run| Run { trusted: true, ..run })).collect()
 }
 
-/// Those that have not ended, oldest first; none where there is no schema of ours.
+/// The unfinished runs, oldest first; none without our schema.
 pub(super) fn unfinished(connection: &Connection, state: &StateDir) -> Result<Vec<Run>, Fault> {
     if !schema::has_table(connection, "sandboxes")? || !schema::is_current(connection)? {
         return Ok(Vec::new());
@@ -221,7 +219,7 @@ pub(super) fn unfinished(connection: &Connection, state: &StateDir) -> Result<Ve
     Ok(open_runs(connection, state)?)
 }
 
-/// Those that have not ended, oldest first.
+/// The unfinished runs, oldest first, from a database with our schema.
 pub(super) fn open_runs(connection: &Connection, state: &StateDir) -> Result<Vec<Run>> {
     let sql = format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id");
     collect(connection, &sql, |row| our_run(row, state))
@@ -334,13 +332,13 @@ fn socket(recorded: &Path, state: &StateDir) -> Option<PathBuf> {
     socket
 }
 
-/// A path, which is a BLOB where it is not UTF-8.
+/// A path, which is stored as a BLOB if it is not UTF-8.
 fn path(row: &Row<'_>, column: &str) -> Result<Option<PathBuf>> {
     let bytes = row.get_ref(column)?.as_bytes_or_null()?;
     Ok(bytes.map(|bytes| OsString::from_vec(bytes.to_vec()).into()))
 }
 
-/// A pid that a process could have: a sandbox that never ran has 0.
+/// A possible pid: a sandbox that never ran has 0.
 fn pid(number: i64) -> Option<u32> {
     u32::try_from(number).ok().filter(|&pid| pid > 0)
 }

@@ -1,14 +1,14 @@
-//! Making the record true: runs whose supervisor is gone, and what is left of them.
+//! Repairs the record: closes runs whose supervisor is dead, and ends their remaining processes.
 //!
-//! A run that has not ended and whose supervisor is dead (its pid free or another's since, or the
-//! machine booted since) is *lost*. What is left of its child's session or cgroup is ended first,
-//! and then the run is closed, so that a record which says STOPPED is true. What can't be judged
-//! from here, as a supervisor in another pid namespace, is left alone, and so is everything on the
-//! word of a record that another user could have written.
+//! An unfinished run whose supervisor is dead (its pid is free or reused, or the machine was
+//! rebooted) is *lost*. The remaining processes of its child's session or cgroup are ended first,
+//! then the run is closed, so that a record of STOPPED is true. A supervisor that can't be checked,
+//! for example in another pid namespace, is left alone. Nothing is done because of a record that
+//! another user could have written.
 //!
-//! Any number of commands may do this at once, while sandboxes start and stop: a run is closed in
-//! a transaction that looks again whether it is the same and still open, and a dead supervisor
-//! never comes back.
+//! Any number of commands may do this at once, while sandboxes start and stop: the transaction that
+//! closes a run checks again that it is the same run and unfinished, and a dead supervisor never
+//! returns.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,44 +19,43 @@ use super::connection;
 use super::error::{At, RegistryError};
 use super::lost::{LostRun, sweep};
 use super::read::{self, Run};
-use super::{COMMAND_PATIENCE, Registry, store};
+use super::{COMMAND_TIMEOUT, Registry, store};
 use crate::child::lost::Leftovers;
 use crate::monitor::Liveness;
 
-/// How long what has been killed may take to be gone, before the run is left open.
-const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is looked for meanwhile.
-const LOOK: Duration = Duration::from_millis(5);
+/// How long killed processes may take to end before the run is left open.
+const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Poll interval while they end.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A run whose supervisor was gone: what [`Registry::reconcile`] has found.
+/// A run whose supervisor was dead, as [`Registry::reconcile`] found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// The run as the record had it.
+    /// The run as it was on record.
     pub run: Run,
-    /// How many processes it had left that were ended.
+    /// Number of remaining processes that were killed.
     pub ended: usize,
-    /// Why something of it is still there. Then the run stays open on record, and its name is
-    /// not free.
+    /// Why processes of it still exist. Then the run stays open on record and holds its name.
     pub remains: Option<String>,
 }
 
 impl Registry {
-    /// Makes the record true, and the processes with it: takes in spooled ends, ends what lost
-    /// runs have left behind, and closes them with the reason `supervisor-lost`. What the record
-    /// knows of their end it keeps.
+    /// Repairs the record: imports spooled ends, ends the remaining processes of lost runs, and
+    /// closes these runs with the reason `supervisor-lost`. Facts of their end that are on record
+    /// are kept.
     ///
-    /// For commands, not for a loop: waits up to five seconds for the database, and as long for
-    /// what it kills. Where nothing is to be done it only reads.
+    /// For commands, not for an event loop: waits up to five seconds for the database, and as long
+    /// for killed processes to end. If there is nothing to do, it only reads.
     ///
     /// # Errors
     ///
-    /// The database can't be read, or something is to be written and it can't be.
-    /// [`RegistryError::Foreign`] and [`RegistryError::Exposed`], where something is to be done and
-    /// the record could have been written by another user: nothing is done then.
+    /// The database can't be read, or can't be written although a change is needed.
+    /// [`RegistryError::Foreign`] and [`RegistryError::Exposed`] if a change is needed and another
+    /// user could have written the record: then nothing is done.
     pub fn reconcile(&self) -> Result<Vec<Lost>, RegistryError> {
         let db = &self.paths.db;
-        self.take_in_spooled();
+        self.import_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
@@ -67,11 +66,11 @@ impl Registry {
         if dead.is_empty() {
             return Ok(Vec::new());
         }
-        // A supervisor that was found dead may have written the end after the rows were read: only
-        // what is read now is its last word, be it in the database or in a file.
+        // A supervisor that was found dead may have written the end after the rows were read. What
+        // is read now, from the database or a file, is final.
         let ended = self.spooled();
         let unfinished = |db: &Connection| read::unfinished(db, &self.paths.state);
-        let mut open = connection::read_own(db, COMMAND_PATIENCE, unfinished).at(db)?;
+        let mut open = connection::read_own(db, COMMAND_TIMEOUT, unfinished).at(db)?;
         open.iter_mut().for_each(|run| run.trusted = true);
         let is_lost = |run: &&Run| {
             run.id.is_some_and(|id| dead.contains(&id))
@@ -79,13 +78,13 @@ impl Registry {
                 && !ended.iter().any(|end| end.is_of(run))
         };
         let lost = open.iter().filter(is_lost);
-        let give_up = Instant::now() + LEFTOVER_PATIENCE;
-        let lost: Vec<Lost> = lost.map(|run| end_leftovers(run, &open, give_up)).collect();
+        let deadline = Instant::now() + LEFTOVER_TIMEOUT;
+        let lost: Vec<Lost> = lost.map(|run| end_leftovers(run, &open, deadline)).collect();
         self.close(&lost)?;
         Ok(lost)
     }
 
-    /// Closes those of which nothing is left.
+    /// Closes the runs without remaining processes.
     fn close(&self, lost: &[Lost]) -> Result<(), RegistryError> {
         let gone: Vec<&Run> =
             lost.iter().filter(|lost| lost.remains.is_none()).map(|lost| &lost.run).collect();
@@ -93,13 +92,13 @@ impl Registry {
             return Ok(());
         }
         gone.iter().for_each(|run| sweep(run, &self.paths.spool));
-        self.make_true(|tx| Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?))
+        self.repair(|tx| Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?))
     }
 
     fn unfinished(&self) -> Result<Vec<Run>, RegistryError> {
         let db = &self.paths.db;
         let unfinished = |db: &Connection| read::unfinished(db, &self.paths.state);
-        let (open, _) = connection::read(db, COMMAND_PATIENCE, unfinished).at(db)?;
+        let (open, _) = connection::read(db, COMMAND_TIMEOUT, unfinished).at(db)?;
         Ok(open)
     }
 }
@@ -109,16 +108,16 @@ fn is_lost(run: &Run) -> bool {
     supervisor.is_some_and(|supervisor| supervisor.liveness() == Liveness::Dead)
 }
 
-/// Ends what the run has left behind, and waits until it is gone.
-fn end_leftovers(run: &Run, open: &[Run], give_up: Instant) -> Lost {
+/// Kills the remaining processes of a run and waits until they have ended.
+fn end_leftovers(run: &Run, open: &[Run], deadline: Instant) -> Lost {
     let mut lost = Lost { run: run.clone(), ended: 0, remains: None };
     let Some(lost_run) = LostRun::of(run, open) else { return lost };
     loop {
         match lost_run.end() {
             Ok(Leftovers::Nothing) => return lost,
-            Ok(Leftovers::Killed(count)) if Instant::now() < give_up => {
+            Ok(Leftovers::Killed(count)) if Instant::now() < deadline => {
                 lost.ended = lost.ended.max(count);
-                thread::park_timeout(LOOK);
+                thread::park_timeout(POLL_INTERVAL);
             }
             Ok(left) => {
                 lost.remains = left.reason();

@@ -1,4 +1,4 @@
-//! Taking sandboxes out of the record, their runs and metrics with them.
+//! Removes sandboxes from the record, with their runs and metrics.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Result, Transaction, params};
@@ -7,29 +7,29 @@ use super::error::{At, RegistryError};
 use super::read::{self, Run};
 use super::state_dir::StateDir;
 use super::store::{self, SandboxRow};
-use super::{COMMAND_PATIENCE, Registry, connection, metrics};
+use super::{COMMAND_TIMEOUT, Registry, connection, metrics};
 use crate::timestamp::rfc3339;
 
 /// The runs of a sandbox that ended before a time.
 const ENDED: &str = "sandbox_id = ?1 AND state = 'STOPPED' AND coalesce(ended_at, started_at) < ?2";
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// The sandbox is out of the record; these were its runs, oldest first.
+    /// The sandbox was removed from the record, with these runs, oldest first.
     Removed(Vec<Run>),
     /// The record has no such sandbox.
     Unknown,
-    /// It has not stopped, as far as the record knows: nothing was changed.
+    /// The sandbox has not stopped, according to the record: nothing was changed.
     Live {
         /// The pid of its supervisor.
         supervisor: u32,
     },
-    /// What belongs to it could not be removed: nothing was changed.
+    /// The callback returned false: nothing was changed.
     Kept,
 }
 
-/// What [`Registry::prune`] has taken out of one sandbox's record.
+/// The runs of one sandbox that [`Registry::prune`] has removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pruned {
@@ -39,32 +39,32 @@ pub struct Pruned {
     pub config_file: String,
     /// The runs, oldest first.
     pub runs: Vec<Run>,
-    /// Whether nothing is left of the sandbox in the record.
+    /// Whether the whole sandbox was removed from the record.
     pub whole: bool,
 }
 
 impl Registry {
     /// Removes a sandbox that has stopped, with all its runs and metrics.
     ///
-    /// In one transaction: no start of that name comes between. A run whose supervisor is gone
-    /// counts as live until [`reconcile`](Registry::reconcile) has closed it. For commands: takes
-    /// in spooled ends first, and waits up to five seconds for the lock.
+    /// One transaction: the sandbox can't be started in between. A run whose supervisor is dead
+    /// counts as live until [`reconcile`](Registry::reconcile) has closed it. For commands: imports
+    /// spooled ends first, and waits up to five seconds for the lock.
     ///
     /// # Errors
     ///
-    /// The database can't be written, or the record could have been written by another user
+    /// The database can't be written, or another user could have written the record
     /// ([`RegistryError::Foreign`], [`RegistryError::Exposed`]).
     pub fn remove(&self, config_file: &str, name: &str) -> Result<Removal, RegistryError> {
         self.remove_with(config_file, name, |_| true)
     }
 
-    /// As [`remove`](Registry::remove), and calls `also` with the runs while the name is still held:
-    /// no start of that name comes before it returns. For what belongs to the sandbox beside the
-    /// record: its log. Where `also` returns false, the sandbox stays on record: [`Removal::Kept`].
+    /// Like [`remove`](Registry::remove), and calls `also` with the runs before they are removed,
+    /// to remove files of the sandbox such as its log. The sandbox can't be started before `also`
+    /// returns. If `also` returns false, the sandbox stays on record: [`Removal::Kept`].
     ///
     /// # Errors
     ///
-    /// The database can't be written. Where the last step of that fails, `also` has been called.
+    /// The database can't be written. `also` has been called already if only the commit fails.
     pub fn remove_with(
         &self,
         config_file: &str,
@@ -72,21 +72,21 @@ impl Registry {
         also: impl FnOnce(&[Run]) -> bool,
     ) -> Result<Removal, RegistryError> {
         let db = &self.paths.db;
-        self.take_in_spooled();
+        self.import_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Removal::Unknown);
         }
         self.check_trust()?;
-        let removed = connection::write_own(db, COMMAND_PATIENCE, |tx| {
+        let removed = connection::write_own(db, COMMAND_TIMEOUT, |tx| {
             Ok(remove(tx, config_file, name, &self.paths.state, also)?)
         });
         removed.at(db)
     }
 
-    /// Removes the runs that ended before `before`, the metrics from before it, and the stopped
-    /// sandboxes that are left without a run. The sandboxes of other programs stay as they are.
+    /// Removes the runs that ended before `before`, older metrics, and stopped sandboxes without a
+    /// remaining run. Sandboxes of other programs are not changed.
     ///
-    /// For commands, as [`remove`](Registry::remove).
+    /// For commands, like [`remove`](Registry::remove).
     ///
     /// # Errors
     ///
@@ -95,8 +95,9 @@ impl Registry {
         self.prune_with(before, |_| true)
     }
 
-    /// As [`prune`](Registry::prune), and calls `also` with what is to go of each sandbox while its
-    /// name is still held. Where that returns false, all of it stays on record.
+    /// Like [`prune`](Registry::prune), and calls `also` with the runs of each sandbox before they
+    /// are removed, while the sandbox can't be started. If `also` returns false, they all stay on
+    /// record.
     ///
     /// # Errors
     ///
@@ -107,12 +108,12 @@ impl Registry {
         mut also: impl FnMut(&Pruned) -> bool,
     ) -> Result<Vec<Pruned>, RegistryError> {
         let db = &self.paths.db;
-        self.take_in_spooled();
+        self.import_spooled();
         if !connection::exists(db).at(db)? {
             return Ok(Vec::new());
         }
         self.check_trust()?;
-        let pruned = connection::write_own(db, COMMAND_PATIENCE, |tx| {
+        let pruned = connection::write_own(db, COMMAND_TIMEOUT, |tx| {
             Ok(prune(tx, before, &self.paths.state, &mut also)?)
         });
         pruned.at(db)
@@ -146,7 +147,7 @@ fn remove(
     Ok(Removal::Removed(runs))
 }
 
-/// The supervisor of a sandbox that is not known to have stopped.
+/// The supervisor of a sandbox that has not stopped.
 fn holder(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
     if let Some(open) = store::unfinished_runs(tx, row.id)?.first() {
         return Ok(Some(open.supervisor.pid));
@@ -155,7 +156,7 @@ fn holder(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
     Ok(foreign.then(|| store::foreign_supervisor(row.supervisor_pid)).flatten())
 }
 
-/// The runs go with it (`ON DELETE CASCADE`); the ecosystem's table has no such reference.
+/// Runs would also be deleted by `ON DELETE CASCADE`; the ecosystem's table has no such reference.
 fn delete_sandbox(tx: &Transaction<'_>, sandbox: i64) -> Result<()> {
     tx.execute("DELETE FROM sandbox_metrics WHERE sandbox_id = ?1", [sandbox])?;
     tx.execute("DELETE FROM vmon_runs WHERE sandbox_id = ?1", [sandbox])?;
@@ -192,7 +193,7 @@ fn prune(
     Ok(pruned)
 }
 
-/// What is to go of a sandbox.
+/// The runs of a sandbox that ended before a time.
 fn ended_runs(
     tx: &Transaction<'_>,
     sandbox: i64,

@@ -1,6 +1,6 @@
-//! The tables, and which version of them a database has.
+//! The tables and their version.
 //!
-//! The ecosystem's tables are created when missing and never changed; ours are versioned.
+//! The ecosystem's tables are created if missing and never changed; ours are versioned.
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
@@ -9,7 +9,7 @@ use super::error::Fault;
 /// The version of the `vmon_` tables that this vmon reads and writes.
 pub(super) const VERSION: u32 = 1;
 
-/// Columns and types as microsandbox 0.2 has them, so that either reads the other's database.
+/// Columns and types of microsandbox 0.2, so that both programs read each other's databases.
 const ECOSYSTEM: &str = "
 CREATE TABLE IF NOT EXISTS sandboxes (
     id INTEGER PRIMARY KEY,
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS sandbox_metrics (
 );
 ";
 
-/// The index holds unfinished runs only, which are all that a claim looks for.
+/// The index contains unfinished runs only: a claim looks for nothing else.
 const OURS: &str = "
 CREATE TABLE vmon_meta (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE vmon_runs (
@@ -71,8 +71,8 @@ CREATE TABLE vmon_runs (
 CREATE INDEX vmon_runs_unfinished ON vmon_runs(sandbox_id) WHERE state <> 'STOPPED';
 ";
 
-/// Creates what is missing. Cheap where nothing is: a database may be replaced at any time, so
-/// every transaction asks.
+/// Creates missing tables. Called in every transaction, because a database may be replaced at any
+/// time; cheap if nothing is missing.
 pub(super) fn ensure(transaction: &Transaction<'_>) -> Result<(), Fault> {
     if is_current(transaction)? {
         return Ok(());
@@ -85,11 +85,11 @@ pub(super) fn ensure(transaction: &Transaction<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether the database has our tables in our version.
+/// Whether the database has our tables in the current version.
 ///
 /// # Errors
 ///
-/// [`Fault::Newer`] for a version that this vmon does not know; there is no older one yet.
+/// [`Fault::Newer`] for an unknown version; no older version exists yet.
 pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
     if !has_table(connection, "vmon_meta")? {
         return Ok(false);
@@ -102,17 +102,17 @@ pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
     }
 }
 
-/// Anything but a table under the name of one (a view, a virtual table) may run code of its maker's
-/// at each access.
+/// A view or virtual table under the name of a table could run another program's code at each
+/// access.
 ///
-/// SQLite keeps `CREATE TABLE` as it begins a table's text; the other columns of the row can be
-/// written at will (`PRAGMA writable_schema`).
+/// SQLite stores a table's text starting with `CREATE TABLE`; the other columns of the row can be
+/// changed at will (`PRAGMA writable_schema`).
 const NO_TABLES: &str = "
 SELECT name FROM sqlite_master
 WHERE type IN ('table', 'view') AND sql NOT LIKE 'CREATE TABLE%' AND lower(name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
 
-/// A generated column is computed at each access, and may be of any size.
+/// A generated column is computed at each access and may have any size.
 const GENERATED: &str = "
 SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
 WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
@@ -120,7 +120,7 @@ WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
 
 /// # Errors
 ///
-/// [`Fault::NotATable`] where one of the tables is something else.
+/// [`Fault::NotATable`] if one of the names is not a table.
 pub(super) fn check_tables(connection: &Connection) -> Result<(), Fault> {
     match connection.query_row(NO_TABLES, [], |row| row.get(0)).optional()? {
         Some(name) => Err(Fault::NotATable(name)),
@@ -128,7 +128,7 @@ pub(super) fn check_tables(connection: &Connection) -> Result<(), Fault> {
     }
 }
 
-/// As [`check_tables`], and refuses generated columns: for readers, who read what others have
+/// Like [`check_tables`], and refuses generated columns: for readers of data that others have
 /// written.
 pub(super) fn check_columns(connection: &Connection) -> Result<(), Fault> {
     check_tables(connection)?;

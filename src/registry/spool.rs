@@ -1,8 +1,8 @@
-//! Ends that could not be written to the database, as files beside it.
+//! Ends of runs that could not be written to the database, as files beside it.
 //!
-//! `<config>@<name>.<unique>.end.json` holds a whole [`Record`], so that it can be taken in also
-//! where the database never heard of the run. Taking in is idempotent: a crash between the commit
-//! and the removal of the file costs nothing.
+//! `<config>@<name>.<unique>.end.json` contains a whole [`Record`], so that it can be imported even
+//! if the database has no row of the run. Import is idempotent: a crash between the commit and the
+//! removal of the file has no effect.
 
 mod file;
 
@@ -25,11 +25,11 @@ use super::{Paths, store};
 use crate::monitor::{Identity, codec};
 use crate::timestamp::rfc3339;
 
-/// Of the file's content. A file of another version waits for a vmon that knows it.
+/// Version of the file's content. A file of another version is left for a vmon that supports it.
 const VERSION: u64 = 1;
 const SUFFIX: &str = ".end.json";
 
-/// A spooled end.
+/// An end in the spool directory.
 #[derive(Debug)]
 pub(super) struct Spooled {
     path: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct Spooled {
 }
 
 impl Spooled {
-    /// Whether it is this run's.
+    /// Whether it is the end of this run.
     pub(super) fn is_of(&self, run: &Run) -> bool {
         let Record { name, config_file, supervisor, started_at, .. } = &self.record;
         (name, config_file) == (&run.name, &run.config_file)
@@ -46,23 +46,23 @@ impl Spooled {
     }
 }
 
-/// What is in the spool directory.
+/// The content of the spool directory.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// The ends of this database.
+    /// The ends for this database.
     pub(super) ends: Vec<Spooled>,
-    /// What has the name of an end and is not taken in; without ends of other databases.
-    pub(super) passed_over: Vec<PassedOver>,
+    /// Files with the name of an end that can't be imported; without ends for other databases.
+    pub(super) skipped: Vec<Skipped>,
 }
 
-/// A file that is not taken in.
+/// A file that can't be imported.
 #[derive(Debug)]
-pub(super) struct PassedOver {
+pub(super) struct Skipped {
     pub(super) path: PathBuf,
     pub(super) reason: String,
 }
 
-/// Writes `record` to a file of its own in `directory`. Not synced: this is called on the loop.
+/// Writes `record` to a file of its own in `directory`. Not synced, because this runs on the loop.
 pub(super) fn write(directory: &Path, db: &Path, record: &Record) -> io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let path = directory.join(format!("{}{SUFFIX}", file_name(record)));
@@ -70,20 +70,19 @@ pub(super) fn write(directory: &Path, db: &Path, record: &Record) -> io::Result<
     Ok(path)
 }
 
-/// Names are ASCII and have no `@`; each is cut so that the whole stays below NAME_MAX.
+/// Names are ASCII without `@`; each is truncated so that the file name stays below NAME_MAX.
 fn file_name(record: &Record) -> String {
     let Record { config_file, name, supervisor, .. } = record;
     let unique = random();
     format!("{config_file:.64}@{name:.64}.{}-{}-{unique:x}", supervisor.pid, supervisor.start)
 }
 
-/// Removes the temporary files in `directory` that the supervisor with this pid, which has ended, has
-/// left.
+/// Removes the temporary files in `directory` of the supervisor with this pid, which has ended.
 pub(super) fn sweep(directory: &Path, pid: u32) {
     file::sweep(directory, pid);
 }
 
-/// Reads the spool directory; nothing is found where that can't be done.
+/// Reads the spool directory; empty if it can't be read.
 pub(super) fn read(paths: &Paths) -> Found {
     let mut found = Found::default();
     let entries = fs::read_dir(&paths.spool).into_iter().flatten();
@@ -94,16 +93,16 @@ pub(super) fn read(paths: &Paths) -> Found {
         match read_one(&path, paths) {
             Ok(Some(record)) => found.ends.push(Spooled { path, record }),
             Ok(None) => {}
-            Err(reason) => found.passed_over.push(PassedOver { path, reason }),
+            Err(reason) => found.skipped.push(Skipped { path, reason }),
         }
     }
     found
 }
 
-/// The record in a file; `None` where that is another database's, or gone by now.
+/// The record in a file; `None` if it is for another database, or the file was removed.
 fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
     let content = match file::read(path) {
-        // Another process has taken it in.
+        // Another process has imported it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         content => content.map_err(|error| error.to_string())?,
     };
@@ -114,18 +113,20 @@ fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
         return Ok(None);
     }
     if let Some(version) = value["version"].as_u64().filter(|&version| version != VERSION) {
-        return Err(format!("it has version {version}, which another vmon reads"));
+        return Err(format!("its version {version} is not supported by this vmon"));
     }
     let record = from_json(&value, &paths.state);
-    record.map(Some).ok_or_else(|| "it is not a spooled end, or cut short; remove it".to_owned())
+    record
+        .map(Some)
+        .ok_or_else(|| "it is not a spooled end, or it is truncated; remove it".to_owned())
 }
 
-/// Whether an end is for our database by what its file says; an error where that database does not
-/// exist.
+/// Whether an end is for our database, according to its content; an error if the named database
+/// does not exist.
 ///
-/// An end in the directory beside the database belongs to it, wherever both were moved, mounted or
-/// linked to since: there only the file name of the database tells it from its neighbours.
-/// Elsewhere the whole path counts.
+/// In the directory beside the database only the file name of the database counts, because the
+/// whole state directory may have been moved, mounted or linked elsewhere. In any other directory
+/// the whole path counts.
 fn is_for(database: &Path, paths: &Paths) -> Result<bool, String> {
     let beside = paths.db.parent().filter(|parent| parent.join("run") == paths.spool);
     let other = match (beside, database.file_name()) {
@@ -146,25 +147,25 @@ fn is_for(database: &Path, paths: &Paths) -> Result<bool, String> {
     }
 }
 
-/// The file has the name without bytes that are not UTF-8.
+/// The file contains the name with U+FFFD in place of bytes that are not UTF-8.
 fn is_name_of(db: &Path, name: &OsStr) -> bool {
     db.file_name().is_some_and(|own| own.to_string_lossy() == name.to_string_lossy())
 }
 
-/// Brings the rows up to the spooled records.
-pub(super) fn take_in(tx: &Transaction<'_>, spooled: &[Spooled]) -> Result<(), Fault> {
+/// Updates the rows from the spooled records.
+pub(super) fn import(tx: &Transaction<'_>, spooled: &[Spooled]) -> Result<(), Fault> {
     for Spooled { record, .. } in spooled {
         store::store_spooled(tx, record)?;
     }
     Ok(())
 }
 
-/// Removes the files of what was taken in and committed.
+/// Removes the files of ends that were imported and committed.
 pub(super) fn remove(spooled: &[Spooled]) {
     for Spooled { path, .. } in spooled {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "a spooled end stays behind");
+                tracing::warn!(path = %path.display(), %error, "can't remove an imported end");
             }
             _ => {}
         }
@@ -194,7 +195,7 @@ fn to_json(db: &Path, record: &Record) -> Value {
             "start": child.start,
             "running_at": child.running_at,
         })),
-        // Another run of the same supervisor was to follow.
+        // Whether another run of the same supervisor follows.
         "restarting": !record.is_over(),
         "end": record.ending().map(|end| json!({
             "at": end.at,
@@ -280,8 +281,8 @@ fn number<T: TryFrom<i64>>(value: &Value) -> Option<T> {
 mod tests {
     use super::*;
 
-    /// In a directory of its own, an end belongs to the database whose path it has, by whatever links
-    /// that leads there.
+    /// In a directory that is not beside the database, an end belongs to the database whose path it
+    /// names, with any symbolic links in that path.
     #[test]
     fn the_whole_path_of_the_database_counts_away_from_it() {
         let scratch = tempfile::tempdir().unwrap();

@@ -1,31 +1,29 @@
-//! How SQLite reaches the files of a registry: it never waits at an open(2), and it touches nothing
-//! but the database and the files that belong to it.
+//! SQLite's access to the files of a registry: SQLite never blocks in open(2), and touches only the
+//! database and the files that belong to it.
 //!
-//! A database lies where its owner wants it, and what lies beside it decides what SQLite does: a
-//! FIFO in the place of `-journal` blocks open(2) for good, and a rollback journal may name any file
-//! as its super-journal, which SQLite then removes (fileformat2.html, "the rollback journal"). A
-//! check before SQLite opens the file can be outrun, so these rules are kept at the system call:
-//! [`with`] names the database that the calling thread is about to use, and for as long as its work
-//! takes
+//! What lies beside a database decides what SQLite does: a FIFO in place of `-journal` blocks
+//! open(2) for ever, and a rollback journal may name any file as its super-journal, which SQLite
+//! then removes (fileformat2.html, "the rollback journal"). A check before SQLite opens the file is
+//! subject to a race, so the rules below are applied in the system calls. [`with`] names the
+//! database that the calling thread is about to use; while its work runs
 //!
-//! - open(2) gets `O_NONBLOCK`, which means nothing to a regular file, and what is neither a regular
-//!   file nor a directory is refused;
-//! - the database must belong to the user that it was found to belong to, and a journal to us;
-//! - so must `-wal` and `-shm`, where the database is ours and no other user may write to it: what
-//!   another user has put there would become part of it;
-//! - root opens nothing of another user's database that this user does not own, and makes nothing;
-//! - fchown(2), by which SQLite as root gives `-wal`, `-shm` and `-journal` to the owner and group of
-//!   what the database's path names at that moment, changes no owner, and of another user's files
-//!   nothing: the path may name another file by then;
-//! - unlink(2) is left out but for the database's own `-journal`, `-wal` and `-shm`. A super-journal
-//!   stays where it is, which harms no database; to refuse it would fail the rollback that is done;
-//! - a temporary file of SQLite's own, which O_EXCL makes, is opened and removed as SQLite likes;
-//! - SQLite's own waiting, up to ten seconds where a lock of `-shm` fails, returns at once unless the
-//!   caller waits anyway.
+//! - open(2) gets `O_NONBLOCK`, which has no effect on regular files, and anything but a regular
+//!   file or directory is refused;
+//! - the database must belong to the user found by [`with`], and a journal to us;
+//! - `-wal` and `-shm` of a database that is ours and not writable for others must belong to us:
+//!   content that another user has put there would become part of the database;
+//! - as root, files beside another user's database must belong to that user, and none is created;
+//! - fchown(2), by which SQLite as root gives `-wal`, `-shm` and `-journal` to the owner and group
+//!   of the file that the database's path names at that moment, changes no owner, and nothing on
+//!   another user's files: the path may name another file by then;
+//! - unlink(2) does nothing except for the database's own `-journal`, `-wal` and `-shm`. A
+//!   remaining super-journal harms no database; an error would fail the completed rollback;
+//! - SQLite's own temporary files, created with O_EXCL, are opened and removed without restriction;
+//! - SQLite's sleeps, up to ten seconds when a lock of `-shm` fails, return at once unless the
+//!   caller may wait.
 //!
-//! The system calls of SQLite are one table for the whole process. Those of a host's own databases
-//! go through to what was there before: the rules are the calling thread's, and for the time of
-//! [`with`] alone.
+//! SQLite has one table of system calls for the process. Calls for a host's own databases go to the
+//! previous functions: the rules apply to the calling thread only, and only during [`with`].
 
 #![allow(unsafe_code)] // callbacks that SQLite calls, for which rusqlite has no wrapper
 
@@ -47,34 +45,34 @@ use rusqlite::ffi;
 
 use super::trust::{self, Distrust};
 
-/// The files that SQLite has beside a database.
+/// Suffixes of the files that SQLite keeps beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
-/// Which database the thread is about to use, and how.
+/// The database that the thread is about to use, and how.
 struct Access {
-    /// Absolute, free of symbolic links: as SQLite names it.
+    /// Absolute and without symbolic links, as SQLite names it.
     db: PathBuf,
-    /// The user that the database belongs to.
+    /// The owner of the database.
     owner: u32,
     /// Whether other users may write to the database.
     shared: bool,
     waits: bool,
-    /// The temporary files that SQLite has made, and not removed yet.
+    /// Temporary files that SQLite has created and not removed yet.
     temporary: Vec<PathBuf>,
-    /// The first file that was opened and that another user could have written.
+    /// The first opened file that another user could have written.
     distrust: Option<Distrust>,
 }
 
 thread_local! {
-    /// SQLite's callbacks get nothing of ours passed.
+    /// SQLite passes no argument of ours to the callbacks.
     static ACCESS: RefCell<Option<Access>> = const { RefCell::new(None) };
 }
 
-/// What SQLite had before.
-struct Former {
+/// The functions that SQLite used before.
+struct Previous {
     open: OpenCall,
     unlink: UnlinkCall,
-    /// `None` where SQLite was built without it.
+    /// `None` if SQLite was built without it.
     chown: Option<ChownCall>,
     sleep: Option<SleepCall>,
 }
@@ -85,54 +83,54 @@ type ChownCall = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
 type SleepCall = unsafe extern "C" fn(*mut ffi::sqlite3_vfs, c_int) -> c_int;
 type PlainCall = unsafe extern "C" fn();
 
-static FORMER: OnceLock<Former> = OnceLock::new();
+static PREVIOUS: OnceLock<Previous> = OnceLock::new();
 
-/// The name of the VFS (vfs.html) through which a registry is opened.
+/// The name of the VFS (vfs.html) through which registries are opened.
 const NAME: &CStr = c"vmon";
 
-/// Does `work`, in which the calling thread uses the database `db` and no other, with the rules of
-/// this module; it gets the user that the database belongs to. `waits`: it may wait for others, as
-/// a command does and a loop does not.
+/// Runs `work`, in which the calling thread uses the database `db` and no other, under the rules of
+/// this module. `work` gets the owner of the database. `waits`: SQLite may sleep, as in a command
+/// but not on a loop.
 ///
-/// With what the work gives comes whether another user could have written a file that SQLite has
-/// opened for it. That is asked of the open file, not of its path, so it can't be outrun.
+/// Returns also whether another user could have written a file that SQLite has opened. This is
+/// checked on the open file, not its path, so it can't be raced.
 ///
 /// # Errors
 ///
-/// The database can't be looked at.
+/// lstat(2) of the database failed.
 pub(super) fn with<T>(
     db: &Path,
     waits: bool,
     work: impl FnOnce(u32) -> T,
 ) -> io::Result<(T, Option<Distrust>)> {
     let (owner, shared, distrust) = match fs::symlink_metadata(db) {
-        // Also by its path: SQLite may have a descriptor of the database left from an earlier use.
+        // Checked by path as well: SQLite may reuse a descriptor from an earlier use.
         Ok(found) => {
             let distrust = trust::of_file(db, found.uid(), found.mode());
             (found.uid(), trust::is_shared(found.mode()), distrust)
         }
-        // SQLite says so itself.
+        // SQLite reports the missing file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => (geteuid().as_raw(), false, None),
         Err(error) => return Err(error),
     };
-    /// Puts back what was there before, also when a panic comes through.
-    struct Back(Option<Access>);
-    impl Drop for Back {
+    /// Restores the previous state, also on a panic.
+    struct Restore(Option<Access>);
+    impl Drop for Restore {
         fn drop(&mut self) {
-            let former = self.0.take();
-            ACCESS.with_borrow_mut(|access| *access = former);
+            let previous = self.0.take();
+            ACCESS.with_borrow_mut(|access| *access = previous);
         }
     }
     let db = db.to_owned();
     let access = Access { db, owner, shared, waits, temporary: Vec::new(), distrust };
-    let _back = Back(ACCESS.replace(Some(access)));
+    let _restore = Restore(ACCESS.replace(Some(access)));
     let done = work(owner);
     let distrust = ACCESS.with_borrow_mut(|access| access.as_mut()?.distrust.take());
     Ok((done, distrust))
 }
 
-/// The name of the VFS that keeps these rules. Made when it is first asked for; where SQLite was
-/// built without the means for it, the ordinary one.
+/// The name of the VFS that applies these rules, registered on the first call; "unix" if SQLite was
+/// built without replaceable system calls.
 pub(super) fn vfs() -> &'static CStr {
     static NAMED: OnceLock<&CStr> = OnceLock::new();
     NAMED.get_or_init(|| install().map_or(c"unix", |()| NAME))
@@ -142,17 +140,18 @@ fn install() -> Option<()> {
     const OPEN: &CStr = c"open";
     const UNLINK: &CStr = c"unlink";
     const CHOWN: &CStr = c"fchown";
-    // SAFETY: takes a NUL-terminated name, and gives a VFS that stays registered, or null.
+    // SAFETY: the argument is a NUL-terminated name; the result is null or a VFS that stays
+    // registered.
     let unix = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
-    // SAFETY: a VFS that is registered is a live sqlite3_vfs.
+    // SAFETY: a registered VFS is a valid sqlite3_vfs.
     let found = unsafe { unix.as_ref() }?;
     let (get, set) = (found.xGetSystemCall?, found.xSetSystemCall?);
-    // SAFETY: both take the VFS and a NUL-terminated name (vfs.html); the pointer is null or one to
-    // the function that SQLite uses now.
+    // SAFETY: both take the VFS and a NUL-terminated name (vfs.html); the result is null or a
+    // pointer to the function that SQLite uses now.
     let (open, unlink) = unsafe { (get(unix, OPEN.as_ptr())?, get(unix, UNLINK.as_ptr())?) };
     // SAFETY: as above.
     let chown = unsafe { get(unix, CHOWN.as_ptr()) };
-    let former = Former {
+    let previous = Previous {
         // SAFETY: under this name SQLite has an `int(*)(const char*, int, int)`, os_unix.c.
         open: unsafe { mem::transmute::<PlainCall, OpenCall>(open) },
         // SAFETY: under this name SQLite has an `int(*)(const char*)`, os_unix.c.
@@ -161,9 +160,9 @@ fn install() -> Option<()> {
         chown: chown.map(|chown| unsafe { mem::transmute::<PlainCall, ChownCall>(chown) }),
         sleep: found.xSleep,
     };
-    FORMER.set(former).ok()?;
-    // The VFS "unix" keeps what its methods need in the structure itself, as its own variants
-    // ("unix-excl", "unix-none") show, which differ from it in a field or two.
+    PREVIOUS.set(previous).ok()?;
+    // The VFS "unix" keeps the data of its methods in the structure itself: its variants
+    // ("unix-excl", "unix-none") differ from it only in a field or two.
     let ours = ffi::sqlite3_vfs {
         pNext: std::ptr::null_mut(),
         zName: NAME.as_ptr(),
@@ -171,12 +170,12 @@ fn install() -> Option<()> {
         ..*found
     };
     let ours = Box::leak(Box::new(ours));
-    // SAFETY: the structure and its name live for ever, and it is not the default.
+    // SAFETY: the structure and its name are never freed, and the VFS is not made the default.
     if unsafe { ffi::sqlite3_vfs_register(ours, 0) } != ffi::SQLITE_OK {
         return None;
     }
-    // SAFETY: the same types go back in that came out. A thread that uses SQLite meanwhile calls the
-    // former function or ours, which does the same for it.
+    // SAFETY: each function has the type of the function that it replaces. A thread that uses
+    // SQLite meanwhile calls the previous function or ours, which forwards to it.
     unsafe {
         set(unix, OPEN.as_ptr(), Some(mem::transmute::<OpenCall, PlainCall>(open_call)));
         set(unix, UNLINK.as_ptr(), Some(mem::transmute::<UnlinkCall, PlainCall>(unlink_call)));
@@ -188,7 +187,7 @@ fn install() -> Option<()> {
 }
 
 unsafe extern "C" fn open_call(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
-    let Some(former) = FORMER.get() else { return refused(Errno::ENOSYS) };
+    let Some(previous) = PREVIOUS.get() else { return fail_with(Errno::ENOSYS) };
     let is_temporary = flags & libc::O_EXCL != 0;
     let foreign = on_access(|access| is_foreign_to_root(access.owner) && !is_temporary);
     let flags = match foreign {
@@ -196,18 +195,18 @@ unsafe extern "C" fn open_call(path: *const c_char, flags: c_int, mode: c_int) -
         Some(foreign) if foreign => (flags | libc::O_NONBLOCK) & !libc::O_CREAT,
         Some(_) => flags | libc::O_NONBLOCK,
     };
-    // SAFETY: SQLite's own arguments, but for flags that take no further argument.
-    let descriptor = unsafe { (former.open)(path, flags, mode) };
+    // SAFETY: SQLite's own arguments; the changed flags take no further argument.
+    let descriptor = unsafe { (previous.open)(path, flags, mode) };
     if foreign.is_none() || descriptor < 0 {
         return descriptor;
     }
-    // SAFETY: SQLite gives a NUL-terminated path.
+    // SAFETY: SQLite passes a NUL-terminated path.
     let path = unsafe { path_of(path) };
-    // SAFETY: open(2) has just given it, and it is closed below only where nobody else gets it.
+    // SAFETY: open(2) has just returned it, and it is closed below only if SQLite does not get it.
     let opened = unsafe { BorrowedFd::borrow_raw(descriptor) };
     let check = |access: &mut Access| match is_temporary {
         true => {
-            // One of O_TMPFILE has no name.
+            // A file of O_TMPFILE has no name.
             access.temporary.extend((flags & libc::O_CREAT != 0).then(|| path.to_owned()));
             Ok(())
         }
@@ -216,39 +215,39 @@ unsafe extern "C" fn open_call(path: *const c_char, flags: c_int, mode: c_int) -
     match on_access_mut(check).unwrap_or(Ok(())) {
         Ok(()) => descriptor,
         Err(errno) => {
-            // SAFETY: as above; SQLite never hears of it.
+            // SAFETY: as above; SQLite does not get the descriptor.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
-            refused(errno)
+            fail_with(errno)
         }
     }
 }
 
 unsafe extern "C" fn unlink_call(path: *const c_char) -> c_int {
-    let Some(former) = FORMER.get() else { return refused(Errno::ENOSYS) };
-    // SAFETY: SQLite gives a NUL-terminated path.
+    let Some(previous) = PREVIOUS.get() else { return fail_with(Errno::ENOSYS) };
+    // SAFETY: SQLite passes a NUL-terminated path.
     let name = unsafe { path_of(path) };
     match on_access_mut(|access| access.may_remove(name)) {
         Some(false) => 0,
         // SAFETY: SQLite's own argument.
-        _ => unsafe { (former.unlink)(path) },
+        _ => unsafe { (previous.unlink)(path) },
     }
 }
 
 unsafe extern "C" fn chown_call(file: c_int, user: libc::uid_t, group: libc::gid_t) -> c_int {
     // SQLite ignores the result.
-    let Some(chown) = FORMER.get().and_then(|former| former.chown) else { return 0 };
+    let Some(chown) = PREVIOUS.get().and_then(|previous| previous.chown) else { return 0 };
     let user = match on_access(|access| access.owner) {
         None => user,
-        // For readers by the group.
+        // The group may be needed by its readers.
         Some(owner) if owner == geteuid().as_raw() && owner == user => libc::uid_t::MAX,
         Some(_) => return 0,
     };
-    // SAFETY: SQLite's own arguments, but for the user that stays as it is (chown(2)).
+    // SAFETY: SQLite's own arguments; a user of -1 changes no owner (chown(2)).
     unsafe { chown(file, user, group) }
 }
 
 unsafe extern "C" fn sleep_call(vfs: *mut ffi::sqlite3_vfs, microseconds: c_int) -> c_int {
-    match FORMER.get().and_then(|former| former.sleep) {
+    match PREVIOUS.get().and_then(|previous| previous.sleep) {
         Some(sleep) if on_access(|access| access.waits).unwrap_or(true) => {
             // SAFETY: SQLite's own arguments; the method of "unix" does not use the first.
             unsafe { sleep(vfs, microseconds) }
@@ -259,31 +258,31 @@ unsafe extern "C" fn sleep_call(vfs: *mut ffi::sqlite3_vfs, microseconds: c_int)
 
 /// # Safety
 ///
-/// The path is NUL-terminated, and lives as long as what is made of it is used.
+/// The path is NUL-terminated and outlives the result.
 unsafe fn path_of<'a>(path: *const c_char) -> &'a Path {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()))
 }
 
-fn refused(errno: Errno) -> c_int {
+fn fail_with(errno: Errno) -> c_int {
     errno.set();
     -1
 }
 
-/// What follows for the calling thread; `None` where it does not use a registry now.
-fn on_access<T>(ask: impl FnOnce(&Access) -> T) -> Option<T> {
-    // Not while a thread ends, when its variables have gone: nothing of ours runs there.
-    let asked = ACCESS.try_with(|access| access.try_borrow().ok()?.as_ref().map(ask));
-    asked.ok().flatten()
+/// Calls `ask` with the calling thread's access; `None` if it does not use a registry now.
+fn on_access<T>(f: impl FnOnce(&Access) -> T) -> Option<T> {
+    // Fails while the thread ends, after its variables were dropped; no code of ours runs then.
+    let result = ACCESS.try_with(|access| access.try_borrow().ok()?.as_ref().map(f));
+    result.ok().flatten()
 }
 
-/// As [`on_access`], to note something.
-fn on_access_mut<T>(note: impl FnOnce(&mut Access) -> T) -> Option<T> {
-    let noted = ACCESS.try_with(|access| access.try_borrow_mut().ok()?.as_mut().map(note));
-    noted.ok().flatten()
+/// Like [`on_access`], with write access.
+fn on_access_mut<T>(f: impl FnOnce(&mut Access) -> T) -> Option<T> {
+    let result = ACCESS.try_with(|access| access.try_borrow_mut().ok()?.as_mut().map(f));
+    result.ok().flatten()
 }
 
-/// Whether this is root, with a database of another user.
+/// Whether this process is root and the database belongs to another user.
 pub(super) fn is_foreign_to_root(owner: u32) -> bool {
     owner != 0 && geteuid().is_root()
 }
@@ -295,31 +294,31 @@ impl Access {
             || self.companion(path).is_some()
     }
 
-    /// Which of the database's companions has this path.
+    /// The suffix of the companion file with this path.
     fn companion(&self, path: &Path) -> Option<&'static str> {
         let (path, db) = (path.as_os_str().as_bytes(), self.db.as_os_str().as_bytes());
         let suffix = path.strip_prefix(db)?;
         COMPANIONS.into_iter().find(|companion| companion.as_bytes() == suffix)
     }
 
-    /// Whether SQLite may have what was opened at this path; notes whether others could have
+    /// Whether SQLite may use the file opened at this path; records whether others could have
     /// written it.
     fn check(&mut self, path: &Path, opened: BorrowedFd<'_>) -> Result<(), Errno> {
         let stat = fstat(opened)?;
         match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
             SFlag::S_IFREG => {}
-            // To sync a directory; and what SQLite fills the standard streams' numbers with.
+            // Directories are opened for fsync(2), /dev/null to occupy descriptors 0 to 2.
             SFlag::S_IFDIR => return Ok(()),
             SFlag::S_IFCHR if path == Path::new("/dev/null") => return Ok(()),
             _ => return Err(Errno::ENXIO),
         }
-        let us = geteuid().as_raw();
+        let own_uid = geteuid().as_raw();
         let belongs = if path == self.db || is_foreign_to_root(self.owner) {
             stat.st_uid == self.owner
         } else if let Some(companion) = self.companion(path)
-            && (companion == "-journal" || (self.owner == us && !self.shared))
+            && (companion == "-journal" || (self.owner == own_uid && !self.shared))
         {
-            stat.st_uid == us || stat.st_uid == 0
+            stat.st_uid == own_uid || stat.st_uid == 0
         } else {
             true
         };
@@ -358,7 +357,7 @@ mod tests {
         Ok(connection)
     }
 
-    fn words(path: &Path) -> CString {
+    fn c_string(path: &Path) -> CString {
         CString::new(path.as_os_str().as_bytes()).unwrap()
     }
 
@@ -366,7 +365,7 @@ mod tests {
     fn a_fifo_in_the_place_of_any_file_of_a_database_is_an_error() {
         for companion in COMPANIONS {
             let (_directory, db) = scratch();
-            // An empty one has no journal to read.
+            // An empty database has no journal to read.
             Connection::open(&db).unwrap().execute_batch("CREATE TABLE u (x)").unwrap();
             let path = PathBuf::from(format!("{}{companion}", db.display()));
             mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -389,7 +388,7 @@ mod tests {
         assert_eq!(vfs(), NAME);
         let unlink = |path: &Path| {
             // SAFETY: a NUL-terminated path.
-            unsafe { unlink_call(words(path).as_ptr()) }
+            unsafe { unlink_call(c_string(path).as_ptr()) }
         };
         let other = directory.path().canonicalize().unwrap().join("another-journal");
         let own = PathBuf::from(format!("{}-journal", db.display()));
@@ -400,7 +399,7 @@ mod tests {
             let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
             // SAFETY: a NUL-terminated path; the descriptor is this test's own.
             drop(unsafe {
-                OwnedFd::from_raw_fd(open_call(words(&temporary).as_ptr(), flags, 0o600))
+                OwnedFd::from_raw_fd(open_call(c_string(&temporary).as_ptr(), flags, 0o600))
             });
             assert!(temporary.exists());
             for path in [&other, &db, &own, &temporary] {
@@ -410,7 +409,7 @@ mod tests {
         })
         .unwrap();
         assert!(other.exists() && db.exists() && !own.exists());
-        // Elsewhere in this process SQLite removes what it likes.
+        // Outside [`with`], SQLite removes any file.
         assert_eq!(unlink(&other), 0);
     }
 
@@ -420,44 +419,44 @@ mod tests {
         assert_eq!(vfs(), NAME);
         let file = fs::File::open(&db).unwrap();
         let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
-        let us = geteuid().as_raw();
+        let own_uid = geteuid().as_raw();
         // SAFETY: a live descriptor and two numbers.
         let give = |user| unsafe { chown_call(descriptor, user, u32::MAX) };
-        assert_eq!(with(&db, false, |_| give(us + 1)).unwrap().0, 0);
-        assert_eq!(file.metadata().unwrap().uid(), us);
-        // A host's own database is the host's affair.
-        assert_eq!(give(us + 1), if geteuid().is_root() { 0 } else { -1 });
+        assert_eq!(with(&db, false, |_| give(own_uid + 1)).unwrap().0, 0);
+        assert_eq!(file.metadata().unwrap().uid(), own_uid);
+        // A host's own databases are not restricted.
+        assert_eq!(give(own_uid + 1), if geteuid().is_root() { 0 } else { -1 });
     }
 
     #[test]
-    fn a_file_of_another_user_than_it_has_to_be_of_is_refused() {
+    fn a_file_of_a_wrong_owner_is_refused() {
         let (_directory, db) = scratch();
-        let us = geteuid().as_raw();
+        let own_uid = geteuid().as_raw();
         let file = fs::File::open(&db).unwrap();
         let opened = std::os::fd::AsFd::as_fd(&file);
         let access = |owner| {
             let db = db.clone();
             Access { db, owner, shared: false, waits: false, temporary: Vec::new(), distrust: None }
         };
-        assert_eq!(access(us).check(&db, opened), Ok(()));
-        assert_eq!(access(us + 1).check(&db, opened), Err(Errno::EPERM));
+        assert_eq!(access(own_uid).check(&db, opened), Ok(()));
+        assert_eq!(access(own_uid + 1).check(&db, opened), Err(Errno::EPERM));
         if !geteuid().is_root() {
             return;
         }
-        std::os::unix::fs::fchown(&file, Some(us + 1), None).unwrap();
+        std::os::unix::fs::fchown(&file, Some(own_uid + 1), None).unwrap();
         for companion in COMPANIONS {
             let path = PathBuf::from(format!("{}{companion}", db.display()));
-            assert_eq!(access(us).check(&path, opened), Err(Errno::EPERM));
+            assert_eq!(access(own_uid).check(&path, opened), Err(Errno::EPERM));
         }
-        // Of a group that shares a database, each makes them.
-        let mut shared = Access { shared: true, ..access(us) };
+        // Any member of a group that shares a database may create them.
+        let mut shared = Access { shared: true, ..access(own_uid) };
         let path = PathBuf::from(format!("{}-wal", db.display()));
         assert_eq!(shared.check(&path, opened), Ok(()));
         assert!(shared.distrust.is_some());
     }
 
     #[test]
-    fn sqlite_waits_only_for_a_caller_who_waits() {
+    fn sqlite_sleeps_only_for_a_caller_that_may_wait() {
         let (_directory, db) = scratch();
         assert_eq!(vfs(), NAME);
         // SAFETY: the method of "unix" uses nothing of the VFS.

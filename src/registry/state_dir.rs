@@ -1,10 +1,10 @@
-//! The state directory of a record. A path that lies in it is recorded relative to it, so that a
-//! state directory that was moved or copied leads to its own files.
+//! The state directory of a record. A path within it is recorded relative to it, so that a state
+//! directory that was moved or copied refers to its own files.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// The state directory in use: absolute, as it was given.
+/// The absolute path of the state directory, as it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StateDir(PathBuf);
 
@@ -13,10 +13,11 @@ impl StateDir {
         Self(std::path::absolute(&path).unwrap_or(path))
     }
 
-    /// `path` as it is recorded: relative where it lies in the state directory, else absolute.
+    /// `path` in the form in which it is recorded: relative within the state directory, else
+    /// absolute.
     ///
-    /// A symbolic link in the state directory counts as what lies there. Only a path that does not
-    /// begin as the state directory does costs system calls.
+    /// A symbolic link within the state directory is recorded by its own path, not its target. Only
+    /// a path without the state directory as a prefix costs system calls.
     pub(super) fn record(&self, path: &Path) -> PathBuf {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let below = below(&path, &self.0).or_else(|| {
@@ -26,30 +27,30 @@ impl StateDir {
         below.unwrap_or(path)
     }
 
-    /// The absolute path of what is recorded as `path`; `None` for one that [`record`](Self::record)
-    /// does not write, which might lead out of the state directory.
+    /// The absolute path of the recorded `path`; `None` for a path that [`record`](Self::record)
+    /// does not write and that could lead out of the state directory.
     pub(super) fn resolve(&self, path: &Path) -> Option<PathBuf> {
         if path.is_absolute() {
             return Some(path.to_owned());
         }
-        let is_ours = !path.as_os_str().is_empty() && !climbs(path);
-        // Without the `.` of the state directory itself.
-        is_ours.then(|| self.0.join(path).components().collect())
+        let stays_inside = !path.as_os_str().is_empty() && !has_parent_component(path);
+        // Removes the `.` of the state directory itself.
+        stays_inside.then(|| self.0.join(path).components().collect())
     }
 }
 
-/// What is left of `path` below `directory`; `.` for `directory` itself.
+/// The part of `path` below `directory`; `.` for `directory` itself.
 fn below(path: &Path, directory: &Path) -> Option<PathBuf> {
-    let rest = path.strip_prefix(directory).ok().filter(|rest| !climbs(rest))?;
+    let rest = path.strip_prefix(directory).ok().filter(|rest| !has_parent_component(rest))?;
     let is_itself = rest.as_os_str().is_empty();
     Some(if is_itself { PathBuf::from(".") } else { rest.to_owned() })
 }
 
-fn climbs(path: &Path) -> bool {
+fn has_parent_component(path: &Path) -> bool {
     path.components().any(|part| part == Component::ParentDir)
 }
 
-/// `path` without symbolic links; what does not exist yet stays as it is.
+/// `path` without symbolic links; components that do not exist yet are kept.
 fn canonical(path: &Path) -> Option<PathBuf> {
     path.ancestors().find_map(|above| {
         let rest = path.strip_prefix(above).ok()?;

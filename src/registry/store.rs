@@ -1,6 +1,6 @@
-//! Rows of `sandboxes` and `vmon_runs`: the claim rule, and bringing them up to a [`Record`].
+//! Rows of `sandboxes` and `vmon_runs`: claims a sandbox, and updates the rows from a [`Record`].
 //!
-//! Everything here happens inside one immediate transaction that somebody else opened.
+//! All functions run within one immediate transaction that the caller has opened.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,25 +17,25 @@ use super::record::{Record, SUPERVISOR_LOST, Stage};
 use crate::monitor::{Identity, Liveness};
 use crate::timestamp::rfc3339;
 
-/// What became of a record.
+/// The result of storing a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// The rows say what it says; its row in `vmon_runs`.
+    /// The rows match the record; the id of its row in `vmon_runs`.
     Row(i64),
-    /// Nothing was changed: the sandbox is somebody else's, who lives.
+    /// Nothing was changed: a live supervisor has the sandbox.
     Taken { supervisor: u32 },
-    /// Nothing was changed: these runs of the sandbox have lost their supervisor, and what they
-    /// may have left behind is to be ended first. With all that stand open.
+    /// Nothing was changed: the supervisors of these runs of the sandbox are dead, and their
+    /// remaining processes must be ended first. `open` are all unfinished runs on record.
     Lost { runs: Vec<Run>, open: Vec<Run> },
 }
 
-/// The status of a sandbox whose child runs, in the ecosystem's words.
+/// The ecosystem's status of a sandbox with a running child.
 pub(super) const RUNNING: &str = "RUNNING";
-/// The status of any other.
+/// The status of any other sandbox.
 const STOPPED: &str = "STOPPED";
 
-/// Brings the rows of `record` up to it; claims the sandbox for one that has no row yet, over lost
-/// runs only if nothing is left of them: those in `cleared`.
+/// Updates the rows from `record`. A record without a row claims the sandbox first. Lost runs of
+/// the sandbox prevent that, except those in `cleared`, which have no remaining processes.
 pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Stored> {
     if let Some(row) = record.row
         && update_run(tx, record, row)?
@@ -48,7 +48,7 @@ pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> R
     if record.row.is_none() && !record.follows && record.ending().is_none() {
         return claim(tx, record, cleared);
     }
-    // In a database that was removed or replaced, or one that has the run already.
+    // The database was replaced, or already contains the run.
     match find_run(tx, record)? {
         Some(row) => {
             update_run(tx, record, row)?;
@@ -58,7 +58,7 @@ pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> R
     }
 }
 
-/// Stores an end that was spooled, perhaps before what the rows say now.
+/// Stores a spooled end, which may be older than the rows.
 pub(super) fn store_spooled(tx: &Transaction<'_>, record: &Record) -> Result<()> {
     let found = find_run(tx, record)?;
     if record.is_over() {
@@ -71,10 +71,17 @@ pub(super) fn store_spooled(tx: &Transaction<'_>, record: &Record) -> Result<()>
     if ended {
         return Ok(());
     }
-    // Where nobody is left to start it again, or that has been done, this run is simply over.
+    // If the supervisor is dead or has started the next run already, this run is over.
     let over = record.supervisor.liveness() == Liveness::Dead || is_followed(tx, record)?;
     let record = if over { record.clone().finished() } else { record.clone() };
     store(tx, &Record { row: found, ..record }, &[]).map(drop)
+}
+
+/// Parameters 1 to 6 of a query for runs of the record's supervisor and sandbox: the time of the start,
+/// the supervisor's pid, start time and boot id, and the name and namespace of the sandbox.
+fn run_key(record: &Record) -> (&str, u32, i64, &str, &str, &str) {
+    let Record { started_at, supervisor, name, config_file, .. } = record;
+    (started_at, supervisor.pid, signed(supervisor.start), &supervisor.boot_id, name, config_file)
 }
 
 fn has_ended(tx: &Transaction<'_>, row: i64) -> Result<bool> {
@@ -82,50 +89,31 @@ fn has_ended(tx: &Transaction<'_>, row: i64) -> Result<bool> {
     tx.query_row(sql, [row], |row| row.get(0))
 }
 
-/// Whether the rows have a later run of the same supervisor.
+/// Whether a later run of the same supervisor is on record.
 fn is_followed(tx: &Transaction<'_>, record: &Record) -> Result<bool> {
-    let supervisor = &record.supervisor;
     tx.query_row(
         "SELECT EXISTS (SELECT 1 FROM vmon_runs WHERE started_at > ?1 AND supervisor_pid = ?2
             AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
             (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6))",
-        params![
-            record.started_at,
-            supervisor.pid,
-            signed(supervisor.start),
-            supervisor.boot_id,
-            record.name,
-            record.config_file,
-        ],
+        run_key(record),
         |row| row.get(0),
     )
 }
 
-/// The state is named twice for the sake of the index of the unfinished runs.
+/// The condition on the state is repeated so that SQLite uses the index of unfinished runs.
 const CLOSE_RESTARTING: &str = "
 UPDATE vmon_runs SET state = 'STOPPED'
 WHERE state <> 'STOPPED' AND state = 'RESTARTING' AND started_at < ?1 AND supervisor_pid = ?2
     AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
     (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)";
 
-/// Closes the run that has waited for this one: it keeps the end that it has.
+/// Closes the run that this one follows, and keeps its end.
 fn close_restarting(tx: &Transaction<'_>, record: &Record) -> Result<()> {
-    let supervisor = &record.supervisor;
-    tx.execute(
-        CLOSE_RESTARTING,
-        params![
-            record.started_at,
-            supervisor.pid,
-            signed(supervisor.start),
-            supervisor.boot_id,
-            record.name,
-            record.config_file,
-        ],
-    )?;
+    tx.execute(CLOSE_RESTARTING, run_key(record))?;
     Ok(())
 }
 
-/// One row of `sandboxes`.
+/// A row of `sandboxes`.
 pub(super) struct SandboxRow {
     pub(super) id: i64,
     pub(super) name: String,
@@ -134,26 +122,27 @@ pub(super) struct SandboxRow {
     pub(super) supervisor_pid: i64,
 }
 
-/// One run that stands open.
+/// An unfinished run.
 pub(super) struct OpenRun {
     id: i64,
     pub(super) supervisor: Identity,
 }
 
-/// Takes the sandbox for `record` unless somebody else who lives has it, and adds the run's row.
+/// Takes the sandbox for `record`, unless another live supervisor has it, and adds the row of the
+/// run.
 ///
-/// A run that has ended claims nothing where anything stands open. It is added all the same: it
-/// did happen.
+/// A run that has ended does not claim a sandbox with an unfinished run, but its row is added
+/// anyway.
 fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Stored> {
     let rows = sandbox_rows(tx, &record.config_file, &record.name)?;
     let mut lost = Vec::new();
     for row in &rows {
         let open = unfinished_runs(tx, row.id)?;
-        let occupant = occupant(row, &open);
-        if record.ending().is_some() && (occupant.is_some() || !open.is_empty()) {
+        let holder = holder(row, &open);
+        if record.ending().is_some() && (holder.is_some() || !open.is_empty()) {
             return Ok(Stored::Row(insert_run(tx, &record.clone().finished(), row.id)?));
         }
-        if let Some(supervisor) = occupant {
+        if let Some(supervisor) = holder {
             return Ok(Stored::Taken { supervisor });
         }
         if open.iter().any(|open| !cleared.contains(&open.id)) {
@@ -167,13 +156,13 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
     for row in &rows {
         close_all(tx, row)?;
     }
-    // Programs that update and then insert may have left a second row; the first one stays ours.
+    // A program that updates and then inserts may have left a second row; we use the first.
     let sandbox = match rows.first() {
         Some(row) => take_sandbox(tx, record, row.id)?,
         None => insert_sandbox(tx, record)?,
     };
     let run = insert_run(tx, record, sandbox)?;
-    settle_sandbox(tx, record, sandbox)?;
+    update_sandbox(tx, record, sandbox)?;
     Ok(Stored::Row(run))
 }
 
@@ -204,13 +193,13 @@ fn read_sandbox(row: &Row<'_>) -> Result<SandboxRow> {
 }
 
 /// The pid of the live supervisor that has this sandbox.
-fn occupant(row: &SandboxRow, unfinished: &[OpenRun]) -> Option<u32> {
-    // What can't be told, as from another pid namespace, is not judged dead.
+fn holder(row: &SandboxRow, unfinished: &[OpenRun]) -> Option<u32> {
+    // A supervisor that can't be checked, for example in another pid namespace, counts as live.
     let lives = |open: &&OpenRun| open.supervisor.liveness() != Liveness::Dead;
     if let Some(open) = unfinished.iter().find(lives) {
         return Some(open.supervisor.pid);
     }
-    // A run that was lost may stand open while another program has the sandbox since.
+    // A lost run may still be unfinished although another program has taken the sandbox since.
     let ours = unfinished.iter().any(|lost| i64::from(lost.supervisor.pid) == row.supervisor_pid);
     if row.status == RUNNING && !ours {
         return foreign_supervisor(row.supervisor_pid);
@@ -222,14 +211,14 @@ const UNFINISHED_RUNS: &str = "
 SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
 WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC";
 
-/// The runs of a sandbox that have not ended, newest first.
+/// The unfinished runs of a sandbox, newest first.
 pub(super) fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<OpenRun>> {
     let mut statement = tx.prepare(UNFINISHED_RUNS)?;
     let open = |row: &Row<'_>| Ok(OpenRun { id: row.get("id")?, supervisor: supervisor(row)? });
     statement.query_map([sandbox], open)?.collect()
 }
 
-/// The supervisor of a run, from a row that names its columns.
+/// The supervisor's identity, from a row with named columns.
 pub(super) fn supervisor(row: &Row<'_>) -> Result<Identity> {
     Ok(Identity {
         pid: row.get("supervisor_pid")?,
@@ -239,19 +228,19 @@ pub(super) fn supervisor(row: &Row<'_>) -> Result<Identity> {
     })
 }
 
-/// The pid of another program's supervisor, if a process has it.
+/// The pid of another program's supervisor, if the process exists.
 ///
-/// Our own pid is no other program: a container starts its processes with the same few pids each
-/// time, and a row of the last time would never come free.
+/// Our own pid does not count: a container starts its processes with the same few pids each time,
+/// so a row of an earlier start would never be released.
 pub(super) fn foreign_supervisor(pid: i64) -> Option<u32> {
     let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
-    // Signal 0 is none: kill(2) only looks. EPERM is a process that we may not signal.
+    // Signal 0 only checks for existence (kill(2)). EPERM means that the process exists.
     let exists = kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
     let pid = pid.unsigned_abs();
     (exists && pid != std::process::id()).then_some(pid)
 }
 
-/// Closes what a dead supervisor left open, before its sandbox is taken.
+/// Closes the unfinished runs of a dead supervisor before the sandbox is taken.
 fn close_all(tx: &Transaction<'_>, row: &SandboxRow) -> Result<()> {
     for OpenRun { id, .. } in unfinished_runs(tx, row.id)? {
         close_run(tx, id)?;
@@ -265,8 +254,8 @@ fn close_all(tx: &Transaction<'_>, row: &SandboxRow) -> Result<()> {
     Ok(())
 }
 
-/// Closes a run that has lost its supervisor, unless that has been done meanwhile or the number is
-/// another run's now, and its sandbox's row, if that is still this run's.
+/// Closes a lost run, unless that was done meanwhile or the id belongs to another run now. Also
+/// updates the row of the sandbox if it still belongs to this run.
 pub(super) fn close_lost(tx: &Transaction<'_>, run: &Run) -> Result<()> {
     let open = unfinished_runs(tx, run.sandbox_id)?;
     let same = |open: &&OpenRun| {
@@ -284,8 +273,8 @@ pub(super) fn close_lost(tx: &Transaction<'_>, run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// What is known of its end stays: that of a run which waited to be started again, or the exit
-/// code of a child whose output was still being read.
+/// Facts of the end that are on record are kept: those of a run that was to be restarted, or the
+/// exit code of a child whose output was still being read.
 fn close_run(tx: &Transaction<'_>, id: i64) -> Result<()> {
     tx.execute(
         "UPDATE vmon_runs SET state = 'STOPPED', reason = coalesce(reason, ?2),
@@ -356,30 +345,22 @@ fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64
     Ok(row)
 }
 
-/// The row of this run, whatever its number.
+/// The row of this run, found by its supervisor and start time.
 fn find_run(tx: &Transaction<'_>, record: &Record) -> Result<Option<i64>> {
-    let supervisor = &record.supervisor;
     tx.query_row(
         "SELECT id FROM vmon_runs WHERE started_at = ?1 AND supervisor_pid = ?2
             AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
             (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)",
-        params![
-            record.started_at,
-            supervisor.pid,
-            signed(supervisor.start),
-            supervisor.boot_id,
-            record.name,
-            record.config_file,
-        ],
+        run_key(record),
         |row| row.get(0),
     )
     .optional()
 }
 
-/// Brings the run's row and its sandbox's up to the record; `false` when `row` is not this run's.
+/// Updates the rows of the run and its sandbox; `false` if `row` is not this run's.
 fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
     let (supervisor, child, ending) = (&record.supervisor, &record.child, record.ending());
-    // In a database that was replaced meanwhile the number may be another run's.
+    // After a replacement of the database the id may belong to another run.
     let sandbox = tx
         .query_row(
             "UPDATE vmon_runs SET state = :state, pid = :pid, pid_start = :pid_start,
@@ -414,7 +395,7 @@ fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
         )
         .optional()?;
     if let Some(sandbox) = sandbox {
-        settle_sandbox(tx, record, sandbox)?;
+        update_sandbox(tx, record, sandbox)?;
         let consoles = ending.map(|ending| ending.consoles.as_slice()).unwrap_or_default();
         if !consoles.is_empty() {
             add_consoles(tx, row, consoles)?;
@@ -423,7 +404,7 @@ fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
     Ok(sandbox.is_some())
 }
 
-/// Their table is there only where a run had any: an earlier vmon knows nothing of it.
+/// The table exists only once a run had consoles: earlier versions of vmon do not know it.
 fn add_consoles(tx: &Transaction<'_>, run: i64, consoles: &[ConsoleBytes]) -> Result<()> {
     tx.execute_batch(
         "CREATE TABLE IF NOT EXISTS vmon_consoles (
@@ -445,14 +426,14 @@ fn add_consoles(tx: &Transaction<'_>, run: i64, consoles: &[ConsoleBytes]) -> Re
     Ok(())
 }
 
-/// SQLite takes the index of the unfinished runs only for a condition that repeats the index's own.
-const SETTLE_ENDED: &str = "
+/// SQLite uses the index of unfinished runs only for a condition that repeats the index's own.
+const UPDATE_ENDED: &str = "
 UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
 WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS (SELECT 1 FROM vmon_runs
     WHERE sandbox_id = ?1 AND state <> 'STOPPED' AND state <> 'RESTARTING')";
 
-/// Gives the sandbox the status that follows from the record, as long as the sandbox is its own.
-fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<()> {
+/// Updates the status of the sandbox from the record, if the sandbox still belongs to it.
+fn update_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<()> {
     match (&record.stage, &record.child) {
         (Stage::Running | Stage::Stopping, Some(child)) => tx.execute(
             "UPDATE sandboxes SET status = ?2, supervisor_pid = ?3, microvm_pid = ?4,
@@ -460,16 +441,16 @@ fn settle_sandbox(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result
              WHERE id = ?1 AND (status <> ?2 OR supervisor_pid <> ?3 OR microvm_pid <> ?4)",
             params![sandbox, RUNNING, record.supervisor.pid, child.pid],
         ),
-        // An end may come late, when another run or another program has the sandbox.
+        // A late end may come after another run or another program has taken the sandbox.
         (Stage::Restarting(_) | Stage::Stopped(_), _) => {
-            tx.execute(SETTLE_ENDED, params![sandbox, STOPPED, record.supervisor.pid])
+            tx.execute(UPDATE_ENDED, params![sandbox, STOPPED, record.supervisor.pid])
         }
         (Stage::Starting | Stage::Running | Stage::Stopping, _) => Ok(0),
     }?;
     Ok(())
 }
 
-/// A path as text, or as a BLOB where it is not UTF-8.
+/// A path as text, or as a BLOB if it is not UTF-8.
 fn path(path: &Path) -> ToSqlOutput<'_> {
     let bytes = path.as_os_str().as_bytes();
     ToSqlOutput::Borrowed(match str::from_utf8(bytes) {
@@ -483,7 +464,7 @@ pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A count that [`signed`] wrote.
+/// Reverses [`signed`].
 pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -495,13 +476,13 @@ mod tests {
     use super::*;
     use crate::registry::schema;
 
-    /// The record grows with every run, and a transition may not take longer for it.
+    /// The record grows with every run; the time of a transition must not.
     #[test]
-    fn a_transition_looks_through_no_run_that_has_ended() {
+    fn a_transition_reads_no_row_of_a_run_that_has_ended() {
         let mut connection = Connection::open_in_memory().unwrap();
         let tx = connection.transaction().unwrap();
         schema::ensure(&tx).unwrap();
-        for sql in [UNFINISHED_RUNS, SETTLE_ENDED, CLOSE_RESTARTING] {
+        for sql in [UNFINISHED_RUNS, UPDATE_ENDED, CLOSE_RESTARTING] {
             let mut plan = tx.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let mut rows = plan.raw_query();
             let mut steps = Vec::new();

@@ -1,10 +1,10 @@
-//! Whether this process may act on the word of a record: end what a lost run has left behind, close
-//! runs, take in ends, remove sandboxes and their logs.
+//! Whether this process may act on a record: end the remaining processes of a lost run, close runs,
+//! import ends, remove sandboxes and their logs.
 //!
-//! A record is data that its owner can write. So it is acted on only by its owner, where no other
-//! user could have written it: the database, its directory and the spool directory belong to our
-//! effective user, and no other user may write to them. Root is no exception: it would act with
-//! rights that the owner of the record does not have.
+//! Only the owner of a record may, and only if no other user could have written it: the database,
+//! its directory and the spool directory belong to our effective user, and are not writable for
+//! others. Root is no exception: it would act with rights that the owner of the record does not
+//! have.
 
 use std::fs;
 use std::io;
@@ -16,29 +16,29 @@ use nix::unistd::geteuid;
 use super::connection::parent;
 use super::error::Fault;
 
-/// The bits of a file's mode by which its group, or any user, may write to it.
+/// Mode bits that let the group or any user write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Why a place is not trusted.
+/// Why a path is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Distrust {
-    /// This path belongs to another user.
+    /// The path belongs to another user.
     Owner(PathBuf, u32),
-    /// Other users may write to this path.
+    /// Other users may write to the path.
     Writable(PathBuf),
 }
 
 /// # Errors
 ///
-/// [`Fault::Distrust`], or the places can't be looked at.
+/// [`Fault::Distrust`], or lstat(2) failed.
 pub(super) fn check(db: &Path, spool: &Path) -> Result<(), Fault> {
     check_place(db)?;
     check_place(parent(db))?;
     check_place(spool)
 }
 
-/// Whether root may write to a database of this owner. Not where it, or its directory, belongs to
-/// another user: that user could exchange the files while root writes to them.
+/// Whether root may write to a database of this owner: not if the database or its directory belongs
+/// to another user, who could replace the files while root writes to them.
 ///
 /// # Errors
 ///
@@ -48,19 +48,19 @@ pub(super) fn check_root(db: &Path, owner: u32) -> Result<(), Fault> {
         return Ok(());
     }
     let directory = parent(db);
-    let holder = match fs::symlink_metadata(directory) {
-        // To be made.
+    let directory_owner = match fs::symlink_metadata(directory) {
+        // A directory that was removed is created again by this process.
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         metadata => metadata?.uid(),
     };
-    let places = [(db, owner), (directory, holder)];
+    let places = [(db, owner), (directory, directory_owner)];
     match places.into_iter().find(|(_, owner)| *owner != 0) {
         Some((place, owner)) => Err(Fault::Distrust(Distrust::Owner(place.to_owned(), owner))),
         None => Ok(()),
     }
 }
 
-/// Of a place that is not there nothing can come.
+/// A path that does not exist is trusted.
 fn check_place(path: &Path) -> Result<(), Fault> {
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -69,7 +69,7 @@ fn check_place(path: &Path) -> Result<(), Fault> {
     if !metadata.is_symlink() {
         return check_file(of_file(path, metadata.uid(), metadata.mode()));
     }
-    // A symbolic link has no mode of its own (symlink(7)): its owner has chosen where it leads.
+    // A symbolic link has no mode of its own (symlink(7)); its owner has chosen the target.
     check_file(of_file(path, metadata.uid(), 0))?;
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -80,7 +80,7 @@ fn check_place(path: &Path) -> Result<(), Fault> {
     }
 }
 
-/// Whether another user could have written the file that was found at this path.
+/// Whether another user could have written the file at this path.
 pub(super) fn of_file(path: &Path, owner: u32, mode: u32) -> Option<Distrust> {
     if owner != geteuid().as_raw() {
         return Some(Distrust::Owner(path.to_owned(), owner));
@@ -95,7 +95,7 @@ pub(super) fn is_shared(mode: u32) -> bool {
 
 /// # Errors
 ///
-/// [`Fault::Distrust`] where there is any.
+/// [`Fault::Distrust`] if the file is not trusted.
 pub(super) fn check_file(distrust: Option<Distrust>) -> Result<(), Fault> {
     distrust.map_or(Ok(()), |distrust| Err(Fault::Distrust(distrust)))
 }
@@ -122,7 +122,7 @@ mod tests {
                 let expected = Distrust::Writable(path.clone());
                 assert!(matches!(refused, Fault::Distrust(it) if it == expected));
             }
-            // That others may read it is nothing to us.
+            // Read permission of others has no effect.
             fs::set_permissions(path, fs::Permissions::from_mode(private | 0o055)).unwrap();
             check().unwrap();
         }

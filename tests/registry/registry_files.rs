@@ -1,7 +1,9 @@
 //! The registry's files: who may read them, what they are when they are no database, and what
 //! becomes of the record when somebody replaces them.
 
+use std::error::Error;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -57,6 +59,15 @@ fn what_is_no_database_is_a_clear_error_and_stays_as_it_is() {
     assert!(!path("elsewhere").exists());
 
     assert!(matches!(error("text/sandbox.db"), RegistryError::System { .. }));
+}
+
+#[test]
+fn an_error_of_the_system_keeps_its_number() {
+    let fixture = Fixture::new();
+    fs::write(fixture.dir.path().join("text"), "").unwrap();
+    let error = Registry::open(fixture.dir.path().join("text/sandbox.db")).unwrap_err();
+    let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!(source.raw_os_error(), Some(nix::errno::Errno::EEXIST as i32));
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn a_virtual_table_is_known_by_its_text_whatever_its_row_says() {
         UPDATE sqlite_master SET sql = 'CREATE VIRTUAL TABLE sandbox_metrics USING some(x)'
             WHERE name = 'sandbox_metrics'",
     );
-    assert!(said.contains("its sandbox_metrics is no table"), "{said}");
+    assert!(said.contains("sandbox_metrics is not a table"), "{said}");
 }
 
 #[test]

@@ -380,7 +380,7 @@ fn a_view_in_the_place_of_a_table_is_refused_and_a_query_without_end_is_ended() 
             assert_eq!(output.status.code(), Some(125), "{output:?}");
             let said = common::one_line(&output);
             assert!(
-                said.to_lowercase().contains(&format!("its {} is no table", name.to_lowercase()))
+                said.to_lowercase().contains(&format!("{} is not a table", name.to_lowercase()))
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Ends of earlier runs of a command that has been started again, as long as they are not written.
+//! Ends of earlier runs of a restarted command that are not in the database yet.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use super::super::error::RegistryError;
 use super::super::record::Record;
 use super::super::{Paths, Registry, spool};
 
-/// How many are kept. Each that has waited is in a file as well, so one more than these costs a
-/// file that is read later, not an end.
-const MOST: usize = 16;
+/// Limit of ends in memory. Each end that has waited is in a file as well, so an end beyond this
+/// limit costs a file that is read later, but is not lost.
+const MAX_ENDS: usize = 16;
 
-/// They go into the transaction that brings up the present run, in their order and before it.
+/// Written in order, in the transaction that updates the current run, before that run.
 #[derive(Debug, Default)]
 pub(super) struct Earlier(Vec<Ended>);
 
@@ -26,25 +26,25 @@ impl Earlier {
         self.0.iter().map(|ended| &*ended.record)
     }
 
-    /// Adds the end of a run that another one follows; `spooled` if a file has it already.
+    /// Adds the end of a run that another one follows; `spooled` if it is in a file already.
     pub(super) fn push(&mut self, record: Box<Record>, spooled: bool, registry: &Registry) {
         let record = Box::new(record.finished());
         self.0.push(Ended { record, since: Instant::now(), spooled });
-        if self.0.len() > MOST {
+        if self.0.len() > MAX_ENDS {
             let mut oldest = self.0.remove(0);
             oldest.spool(registry);
         }
     }
 
-    /// Spools those that have waited for this long.
-    pub(super) fn spool_after(&mut self, patience: Duration, registry: &Registry) {
-        let waited = self.0.iter_mut().filter(|ended| ended.since.elapsed() >= patience);
+    /// Spools the ends that have waited for `timeout`.
+    pub(super) fn spool_after(&mut self, timeout: Duration, registry: &Registry) {
+        let waited = self.0.iter_mut().filter(|ended| ended.since.elapsed() >= timeout);
         waited.for_each(|ended| ended.spool(registry));
     }
 
-    /// They have been written, or are to be forgotten.
+    /// Drops all ends, after they were written or spooled.
     pub(super) fn clear(&mut self) {
-        // Without what it has grown to.
+        // Also releases the memory.
         self.0 = Vec::new();
     }
 }
@@ -55,7 +55,7 @@ impl Ended {
     }
 }
 
-/// Writes a record to a file of its own, and tells so; whether that could be done.
+/// Writes a record to a file of its own and logs that. Returns whether it was written.
 pub(super) fn spool_record(
     registry: &Registry,
     record: &Record,
@@ -67,14 +67,14 @@ pub(super) fn spool_record(
         Ok(path) => {
             tracing::warn!(
                 path = %path.display(), sandbox = %record.name, error,
-                "the end is spooled, for the next command that reads the registry",
+                "the end of the run is in the spool directory until the next command reads the registry",
             );
             true
         }
-        Err(spooling) => {
+        Err(write_error) => {
             tracing::error!(
-                directory = %spool.display(), sandbox = %record.name, error, %spooling,
-                "the end of a run can be written neither to the registry nor to a file",
+                directory = %spool.display(), sandbox = %record.name, error, %write_error,
+                "the end of the run is lost: it can't be written to the registry or the spool directory",
             );
             false
         }

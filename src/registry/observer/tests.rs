@@ -29,7 +29,7 @@ impl Fixture {
 
     /// An observer that gives up at the first failure after the end.
     fn impatient(&self) -> RegistryObserver {
-        RegistryObserver { patience: Duration::ZERO, ..self.registry.observer() }
+        RegistryObserver { spool_after: Duration::ZERO, ..self.registry.observer() }
     }
 
     fn locked(&self) -> Connection {
@@ -234,7 +234,7 @@ fn a_registry_opened_for_a_start_keeps_its_connection_until_nothing_has_come_for
     assert_eq!(descriptors(&fixture), 1);
     let mut observer = fixture.registry.observer();
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
-    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    assert_eq!(observer.transition(&running()), Progress::Later(KEEP_CONNECTION));
     assert_eq!(descriptors(&fixture), 1);
     assert_eq!(observer.retry(), Progress::Done);
     assert_eq!(descriptors(&fixture), 0);
@@ -262,7 +262,7 @@ fn a_database_that_is_removed_while_its_connection_is_kept_gets_the_record_anew(
     fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
     let mut observer = fixture.registry.observer();
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
-    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    assert_eq!(observer.transition(&running()), Progress::Later(KEEP_CONNECTION));
     for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
         fs::remove_file(fixture.dir.path().join(name)).unwrap();
     }
@@ -276,7 +276,7 @@ fn a_kept_connection_does_not_write_to_a_log_that_was_removed() {
     fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
     let mut observer = fixture.registry.observer();
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
-    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    assert_eq!(observer.transition(&running()), Progress::Later(KEEP_CONNECTION));
     for name in ["sandbox.db-wal", "sandbox.db-shm"] {
         fs::remove_file(fixture.dir.path().join(name)).unwrap();
     }
@@ -289,7 +289,7 @@ fn started(fixture: &mut Fixture) -> RegistryObserver {
     fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
     let mut observer = fixture.registry.observer();
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
-    assert_eq!(observer.transition(&running()), Progress::Later(LINGER));
+    assert_eq!(observer.transition(&running()), Progress::Later(KEEP_CONNECTION));
     observer
 }
 

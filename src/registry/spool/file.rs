@@ -1,5 +1,5 @@
-//! The files of the spool directory: written whole or not at all, and read without trust in what
-//! has their name.
+//! Files of the spool directory: written completely or not at all, and read without trust in their
+//! content or type.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,23 +11,23 @@ use nix::unistd::geteuid;
 
 use super::super::connection::random;
 
-/// What the name of a temporary file begins with; the pid of its writer follows.
+/// Prefix of the name of a temporary file; the writer's pid follows.
 const TEMPORARY: &str = ".spill-";
 
-/// Far above any command line that exec takes in practice; nothing larger is read into memory.
+/// Size limit for reading, far above the size of a record with the longest usual command line.
 const MAX_SIZE: u64 = 4 << 20;
 
-/// Makes the file `path` of `directory` with this content, with mode 0600. Not synced.
+/// Creates the file `path` in `directory` with this content and mode 0600. Not synced.
 pub(super) fn write(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if unnamed::write(directory, path, content).is_ok() {
         return Ok(());
     }
-    // Its reason counts where both ways fail.
+    // If both ways fail, this error is returned.
     write_named(directory, path, content)
 }
 
-/// A process that is killed meanwhile leaves the temporary file: see [`sweep`].
+/// If the process is killed meanwhile, the temporary file remains: see [`sweep`].
 fn write_named(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let name = format!("{TEMPORARY}{}-{:x}", std::process::id(), random());
     let temporary = directory.join(name);
@@ -39,8 +39,8 @@ fn write_named(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> 
     written
 }
 
-/// Linux makes a file without a name (open(2), `O_TMPFILE`) and gives it one when it is whole, so
-/// that a process that is killed meanwhile leaves nothing.
+/// On Linux, writes a file without a name (open(2), `O_TMPFILE`) and links it once it is complete,
+/// so that a process that is killed meanwhile leaves no file.
 #[cfg(target_os = "linux")]
 mod unnamed {
     use std::fs::OpenOptions;
@@ -52,28 +52,28 @@ mod unnamed {
     use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
     use nix::unistd::linkat;
 
-    /// An error also where the file system has no such files, or /proc is not mounted.
+    /// Fails also if the file system does not support this, or /proc is not mounted.
     pub(super) fn write(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
         let mut file = options.open(directory)?;
         file.write_all(content)?;
-        // AT_EMPTY_PATH would take CAP_DAC_READ_SEARCH.
+        // AT_EMPTY_PATH requires CAP_DAC_READ_SEARCH.
         let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
         linkat(AT_FDCWD, descriptor.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?;
         Ok(())
     }
 }
 
-/// Removes the temporary files that a supervisor has left which was killed while it wrote: regular
-/// files of our user only. That there are none is the rule.
+/// Removes the temporary files of a supervisor that was killed while it wrote: regular files of our
+/// user only. Usually there are none.
 pub(super) fn sweep(directory: &Path, pid: u32) {
     let prefix = format!("{TEMPORARY}{pid}-");
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if !entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
             continue;
         }
-        // That of the entry itself, not of what a symbolic link leads to.
+        // Metadata of the entry itself, not of a symbolic link's target.
         let ours = entry.metadata().is_ok_and(|it| it.is_file() && it.uid() == geteuid().as_raw());
         if ours && let Err(error) = fs::remove_file(entry.path()) {
             tracing::debug!(path = %entry.path().display(), %error, "can't remove a temporary file");
@@ -81,10 +81,10 @@ pub(super) fn sweep(directory: &Path, pid: u32) {
     }
 }
 
-/// The content of a regular file of our user.
+/// Reads a regular file of our user.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Before it is opened: to open a device does something by itself. And after, for what was put
-    // there in between; O_NONBLOCK, for a FIFO would stop us.
+    // Checked before opening, because opening a device can have an effect, and after, because the
+    // file may have been replaced in between. O_NONBLOCK: opening a FIFO would block.
     require_regular(&fs::symlink_metadata(path)?)?;
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file: File = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(names(scratch.path()), ["a", "b"]);
     }
 
-    /// What a kill(2) at any moment leaves: the directory never has a temporary file.
+    /// A SIGKILL at any moment leaves no temporary file, because the directory never contains one.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_spooled_end_has_no_other_name_before_its_own() {
