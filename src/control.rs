@@ -1,9 +1,9 @@
-//! The control socket of a monitored child: varlink over a Unix stream socket, interface
-//! `io.vmon.Monitor`, as [`INTERFACE_DESCRIPTION`] describes it.
+//! The control socket of a monitored child: the varlink interface `io.vmon.Monitor` on a Unix
+//! stream socket, described in [`INTERFACE_DESCRIPTION`].
 //!
-//! A [`Server`] is a [`Service`](crate::monitor::Service) of a monitor: it lives on the reactor's
-//! thread, and while nobody is connected it costs one descriptor. A [`Client`] is for programs
-//! that may wait: it starts no thread, and gives up on a supervisor that does not answer.
+//! A [`Server`] is a [`Service`](crate::monitor::Service) of a monitor: it runs on the reactor's
+//! thread, and without a client it costs one descriptor. A [`Client`] is for programs that may
+//! block: it starts no thread, and every call has a timeout.
 //!
 //! ```
 //! use vmon::child::Command;
@@ -42,8 +42,8 @@ pub use place::runtime_directory;
 pub use server::{DEFAULT_CLIENT_TIMEOUT, Server};
 pub use view::{Console, Ended, Event, Status};
 
-/// The interface that a [`Server`] serves and a [`Client`] speaks, in varlink's own language.
+/// The interface of [`Server`] and [`Client`], in varlink's interface definition language.
 pub const INTERFACE_DESCRIPTION: &str = include_str!("../docs/io.vmon.Monitor.varlink");
 
-/// The longest message, in bytes, its closing NUL included.
+/// The maximum size of a message in bytes, including the NUL at its end.
 pub const MAX_MESSAGE: usize = 1 << 20;

@@ -1,11 +1,11 @@
-//! A varlink call, read without building more of it than the methods here can use: whatever a
-//! message of a mebibyte holds, what is kept of it is small.
+//! A varlink call. The parser keeps only what the methods can use, so that a large message does not
+//! become a larger value.
 
 use std::fmt;
 
 use serde_core::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// No method takes so many parameters.
+/// Limit of parameters, more than any method has.
 const MOST_PARAMETERS: usize = 16;
 
 /// One call.
@@ -18,7 +18,7 @@ pub(super) struct Call {
     pub(super) upgrade: bool,
 }
 
-/// A parameter; no method takes one that is an array or an object.
+/// A parameter. No method has one that is an array or an object.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Scalar {
     Null,
@@ -29,10 +29,10 @@ pub(super) enum Scalar {
 }
 
 impl Call {
-    /// Reads a message, its NUL taken off. The error says what is wrong with it.
+    /// Parses a message without its NUL. The error says what is wrong.
     pub(super) fn read(message: &[u8]) -> Result<Self, String> {
         let call: Self = serde_json::from_slice(message).map_err(|error| error.to_string())?;
-        if call.method.is_empty() { Err("it names no method".to_owned()) } else { Ok(call) }
+        if call.method.is_empty() { Err("the method is missing".to_owned()) } else { Ok(call) }
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_call_is_refused_with_a_reason() {
+    fn an_invalid_call_is_refused_with_a_reason() {
         let deep = format!(r#"{{"method":"a.b","x":{}"#, "[".repeat(500_000));
         let many = r#""k":0,"#.repeat(20);
         let many = format!(r#"{{"method":"a.b","parameters":{{{many}"l":0}}}}"#);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn null_parameters_and_flags_are_as_none() {
+    fn null_parameters_and_flags_count_as_missing() {
         let call = Call::read(br#"{"method":"a.B","parameters":null,"more":null}"#).unwrap();
         assert!(call.parameters.is_empty() && !call.more);
     }

@@ -1,4 +1,4 @@
-//! The client's end of a control connection, for programs that may wait.
+//! The client of a control socket, for programs that may block.
 
 mod error;
 mod watch;
@@ -18,21 +18,21 @@ pub use error::ClientError;
 pub use watch::Watch;
 
 use super::MAX_MESSAGE;
-use super::stream::{self, Took};
+use super::stream::{self, Received};
 use super::value::{Fields, Unreadable, int};
 use super::view::{Status, console_of, read_stream};
 use crate::child::Signal;
 use crate::monitor::{Attach, AttachTo, Attached, SessionId};
 use crate::socket;
 
-/// How long a supervisor has to answer, unless told otherwise.
+/// The default timeout of a call.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the control socket of one sandbox.
 ///
-/// Each call waits for its answer, for [`DEFAULT_TIMEOUT`] or as long as
-/// [`timeout`](Self::timeout) says: a supervisor that hangs, or is stopped, is no reason to hang.
-/// After any error but [`ClientError::Call`] the connection is of no more use.
+/// Each call blocks for at most [`DEFAULT_TIMEOUT`] or [`timeout`](Self::timeout), so that a
+/// supervisor that hangs or is stopped does not block the client. After any error but
+/// [`ClientError::Call`] the connection can't be used any more.
 ///
 /// ```no_run
 /// use vmon::control::Client;
@@ -51,16 +51,17 @@ pub struct Client {
     stream: UnixStream,
     path: PathBuf,
     timeout: Duration,
-    /// What has come of the next message.
+    /// The received part of the next message.
     unfinished: Vec<u8>,
 }
 
 impl Client {
-    /// Connects to the socket at `path`, which may be of any length where the system can reach it.
+    /// Connects to the socket at `path`, of any length that the system can reach.
     ///
     /// # Errors
     ///
-    /// [`ClientError::NotServed`] where no supervisor serves it; the others as they say.
+    /// [`ClientError::NotServed`] if no supervisor listens on it, and other variants of
+    /// [`ClientError`].
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path = path.as_ref();
         let stream = socket::dial(path, Some(DEFAULT_TIMEOUT))
@@ -71,7 +72,7 @@ impl Client {
             timeout: DEFAULT_TIMEOUT,
             unfinished: Vec::new(),
         };
-        // In a directory that others can write to, anybody may serve a socket of that name.
+        // In a directory that others can write to, any user may listen on a socket of that name.
         let owner = socket::peer_uid(&client.stream).map_err(|error| client.io(error))?;
         let us = geteuid();
         if owner != 0 && owner != us.as_raw() && !us.is_root() {
@@ -81,14 +82,14 @@ impl Client {
         Ok(client)
     }
 
-    /// How long a supervisor has to answer each call.
+    /// Sets the timeout of each call.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// What the sandbox is and does now.
+    /// Returns the current status of the sandbox.
     ///
     /// # Errors
     ///
@@ -105,23 +106,23 @@ impl Client {
     ///
     /// [`ClientError::Call`] with `NotRunning`, and as all calls.
     pub fn signal(&mut self, signal: Signal) -> Result<(), ClientError> {
-        // By number: both ends are on one system.
+        // By number: client and server run on the same system.
         self.call("Signal", json!({ "signal": signal.number().to_string() })).map(drop)
     }
 
-    /// Has the child stopped, and killed after `timeout` or the sandbox's own. Returns once that
-    /// has been asked for; [`watch`](Self::watch) tells the end.
+    /// Asks the supervisor to stop the child, and to kill it after `timeout` or the sandbox's own
+    /// stop timeout. Returns before the child has stopped; [`watch`](Self::watch) reports the end.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Call`] with `NotRunning` once it is over, and as all calls.
+    /// [`ClientError::Call`] with `NotRunning` after the end, and as all calls.
     pub fn stop(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.call("Stop", json!({ "timeout": timeout.map(|time| int(milliseconds(time))) }))
             .map(drop)
     }
 
-    /// Has the log closed and opened by its name.
+    /// Asks the supervisor to close the log and open it again by its name.
     ///
     /// # Errors
     ///
@@ -130,7 +131,7 @@ impl Client {
         self.call("ReopenLog", json!({})).map(drop)
     }
 
-    /// Gives the child's terminal the size of a session's.
+    /// Sets the size of a session's terminal, and with it that of the child's terminal.
     ///
     /// # Errors
     ///
@@ -145,8 +146,8 @@ impl Client {
         self.call("Resize", size).map(drop)
     }
 
-    /// Attaches: from here on the connection carries the child's output, and what is written to
-    /// it is the child's input. It is a blocking one.
+    /// Attaches to a stream of the child. The returned blocking socket carries the child's output;
+    /// what is written to it becomes the child's input.
     ///
     /// # Errors
     ///
@@ -157,12 +158,12 @@ impl Client {
             "read_only": request.read_only,
             "tail": int(request.tail),
         });
-        // An earlier vmon's supervisor turns down what it does not know.
+        // The supervisor of an earlier vmon refuses unknown parameters.
         if let Some(console) = request.to.as_ref().and_then(console_of) {
             parameters["console"] = console.into();
         }
-        let give_up = self.send("Attach", parameters, "upgrade")?;
-        let reply = self.reply(Some(give_up))?.parameters;
+        let deadline = self.send("Attach", parameters, "upgrade")?;
+        let reply = self.reply(Some(deadline))?.parameters;
         let attached = read_attached(&reply).map_err(|error| self.unreadable("Attach", &error))?;
         let stream = &self.stream;
         let blocking = stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(None));
@@ -170,22 +171,22 @@ impl Client {
         Ok((attached, self.stream))
     }
 
-    /// Follows the sandbox to its end.
+    /// Follows the transitions of the sandbox until its end.
     ///
     /// # Errors
     ///
     /// As all calls.
     pub fn watch(mut self) -> Result<Watch, ClientError> {
-        let give_up = self.send("Watch", json!({}), "more")?;
-        Watch::begin(self, give_up)
+        let deadline = self.send("Watch", json!({}), "more")?;
+        Watch::begin(self, deadline)
     }
 
     fn call(&mut self, method: &'static str, parameters: Value) -> Result<Value, ClientError> {
-        let give_up = self.send(method, parameters, "")?;
-        Ok(self.reply(Some(give_up))?.parameters)
+        let deadline = self.send(method, parameters, "")?;
+        Ok(self.reply(Some(deadline))?.parameters)
     }
 
-    /// Sends a call, and says until when its answer is to be there.
+    /// Sends a call and returns the deadline of its reply.
     fn send(
         &mut self,
         method: &str,
@@ -200,38 +201,38 @@ impl Client {
         }
         let mut message = Value::Object(call).to_string().into_bytes();
         message.push(0);
-        let give_up = later(self.timeout);
+        let deadline = later(self.timeout);
         let mut rest = message.as_slice();
         while !rest.is_empty() {
             match (&self.stream).write(rest) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(PollFlags::POLLOUT, Some(give_up))?;
+                    self.wait(PollFlags::POLLOUT, Some(deadline))?;
                 }
-                // A server that wants no calls of ours has said so before it closed.
+                // A server that refuses the connection has sent an error before it closed it.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                 Err(error) => return Err(self.io(error)),
             }
         }
-        Ok(give_up)
+        Ok(deadline)
     }
 
     /// Waits for the next reply.
-    fn reply(&mut self, give_up: Option<Instant>) -> Result<Reply, ClientError> {
+    fn reply(&mut self, deadline: Option<Instant>) -> Result<Reply, ClientError> {
         loop {
             match stream::take(&self.stream, &mut self.unfinished) {
-                Ok(Took::Whole) => {
+                Ok(Received::Whole) => {
                     let message = std::mem::take(&mut self.unfinished);
                     return Reply::read(message.strip_suffix(&[0]).unwrap_or(&message), &self.path);
                 }
-                Ok(Took::Part) if self.unfinished.len() > MAX_MESSAGE => {
+                Ok(Received::Part) if self.unfinished.len() > MAX_MESSAGE => {
                     return Err(self.protocol("a reply is too long"));
                 }
-                Ok(Took::Part) => {}
-                Ok(Took::End) => return Err(ClientError::Closed(self.path.clone())),
+                Ok(Received::Part) => {}
+                Ok(Received::End) => return Err(ClientError::Closed(self.path.clone())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(PollFlags::POLLIN, give_up)?;
+                    self.wait(PollFlags::POLLIN, deadline)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     return Err(ClientError::Closed(self.path.clone()));
@@ -241,10 +242,10 @@ impl Client {
         }
     }
 
-    fn wait(&self, event: PollFlags, give_up: Option<Instant>) -> Result<(), ClientError> {
-        let timeout = match give_up.map(|at| at.saturating_duration_since(Instant::now())) {
+    fn wait(&self, event: PollFlags, deadline: Option<Instant>) -> Result<(), ClientError> {
+        let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
             Some(Duration::ZERO) => return Err(ClientError::Timeout(self.path.clone())),
-            // Rounded up, so as not to look before the time has come.
+            // Rounded up, so that poll(2) does not return before the deadline.
             Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
@@ -263,11 +264,11 @@ impl Client {
     }
 
     fn unreadable(&self, method: &str, error: &Unreadable) -> ClientError {
-        self.protocol(format!("the reply to {method} has no proper {}", error.0))
+        self.protocol(format!("the reply to {method} has a missing or invalid {}", error.0))
     }
 }
 
-/// What a server has answered.
+/// A reply of the server.
 struct Reply {
     parameters: Value,
     /// Whether another reply to the same call follows.
@@ -278,7 +279,7 @@ impl Reply {
     fn read(message: &[u8], path: &Path) -> Result<Self, ClientError> {
         let no_reply = || ClientError::Protocol {
             path: path.to_owned(),
-            what: "what came is no varlink reply".to_owned(),
+            what: "the response is not a varlink reply".to_owned(),
         };
         let message: Value = serde_json::from_slice(message).map_err(|_| no_reply())?;
         let Value::Object(mut reply) = message else { return Err(no_reply()) };
@@ -307,7 +308,7 @@ fn read_attached(reply: &Value) -> Result<Attached, Unreadable> {
     })
 }
 
-/// The moment after this time; one that no clock can name is a century off.
+/// `time` from now; a century from now if that is not representable.
 fn later(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400))

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// The system takes no socket path of that length.
+    /// The path exceeds the system's limit for sockets.
     #[error(
         "the path of the control socket {} is too long for this system, at most {limit} bytes: choose a shorter runtime directory",
         .path.display()
@@ -15,38 +15,38 @@ pub enum ControlError {
     PathTooLong {
         /// The socket.
         path: PathBuf,
-        /// How long it may be.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// Somebody serves it.
+    /// A live supervisor listens on it.
     #[error("the control socket {} is in use by a live supervisor: stop that one, or choose another name", .0.display())]
     InUse(PathBuf),
-    /// What is there is no socket of ours.
+    /// The path is not of the expected type.
     #[error("{} is not {wanted}: move it away", .path.display())]
     WrongKind {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it should be.
+        /// The expected type.
         wanted: &'static str,
     },
-    /// A directory that another user could put a socket into.
+    /// Another user could put a socket into the directory.
     #[error("can't use the directory {}: {who} can write into it: {remedy}choose another runtime directory", .path.display())]
     Writable {
         /// The directory.
         path: PathBuf,
-        /// Who can write into it.
+        /// The users that can write to it.
         who: String,
-        /// What else to do about it.
+        /// How to correct it.
         remedy: &'static str,
     },
-    /// The system has refused.
+    /// A system call failed.
     #[error("can't {what} {}: {source}; make it usable, or choose another runtime directory", .path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         what: &'static str,
-        /// On what.
+        /// Its path.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Where a control socket lies.
+//! The path and the directory of a control socket.
 //!
 //! Below the runtime directory no symbolic link is followed.
 
@@ -18,20 +18,21 @@ use super::ControlError;
 use crate::access::{DIRECTORY, Writers};
 use crate::socket::{self, Bound, PlaceError};
 
-/// The place of one socket.
+/// The path of one control socket.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// `<runtime dir>/<config file>/<name>.sock`, and nothing beside it: a host has a thousand.
+pub(super) struct SocketPath {
+    /// `<runtime dir>/<config file>/<name>.sock`. Directory and name are derived from it: a host
+    /// may have a thousand sockets.
     path: PathBuf,
 }
 
-impl Place {
+impl SocketPath {
     pub(super) fn new(
         runtime_dir: &Path,
         config_file: &str,
         name: &str,
     ) -> Result<Self, ControlError> {
-        // Absolute, because a host may change its working directory before the start.
+        // Absolute, because a host may change its working directory.
         let runtime_dir = std::path::absolute(runtime_dir)
             .map_err(|error| ControlError::io("find the runtime directory", runtime_dir, error))?;
         let path = runtime_dir.join(config_file).join(format!("{name}.sock"));
@@ -47,12 +48,12 @@ impl Place {
         &self.path
     }
 
-    /// Its directory, `<runtime dir>/<config file>`.
+    /// The directory `<runtime dir>/<config file>`.
     fn parent(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    /// Listens there.
+    /// Listens on the socket.
     pub(super) fn bind(&self) -> Result<Bound, ControlError> {
         Bound::at(&self.path, &self.directory()?).map_err(|error| match error {
             PlaceError::InUse => ControlError::InUse(self.path.clone()),
@@ -63,20 +64,21 @@ impl Place {
         })
     }
 
-    /// Opens the socket's directory from the top, and makes what is missing.
+    /// Opens the socket's directory and creates missing directories.
     fn directory(&self) -> Result<OwnedFd, ControlError> {
         let path = self.parent();
         open_directory(path.parent().unwrap_or(path), path.file_name().unwrap_or_default())
     }
 }
 
-/// Opens `<runtime dir>/<config file>`, where control sockets are, from the top; makes what is
-/// missing, for this user alone. What is there keeps its mode.
+/// Opens the directory of control sockets, `<runtime dir>/<config file>`. Missing directories are
+/// created with mode 0700; the mode of existing ones is not changed.
 ///
 /// # Errors
 ///
-/// [`ControlError::Writable`] where another user could put files there or replace ours, and
-/// [`ControlError::WrongKind`] where it is no directory: a symbolic link is not followed.
+/// [`ControlError::Writable`] if another user could create or replace files in it,
+/// [`ControlError::WrongKind`] if it is not a directory (symbolic links are not followed),
+/// [`ControlError::Io`] if a system call failed.
 pub fn runtime_directory(runtime_dir: &Path, config_file: &str) -> Result<OwnedFd, ControlError> {
     if !is_component(config_file) {
         let path = runtime_dir.join(config_file);
@@ -85,7 +87,7 @@ pub fn runtime_directory(runtime_dir: &Path, config_file: &str) -> Result<OwnedF
     open_directory(runtime_dir, OsStr::new(config_file))
 }
 
-/// Whether this names something in a directory, and nothing elsewhere.
+/// Whether this is a single path component.
 fn is_component(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains('/')
 }
@@ -106,10 +108,10 @@ fn open_directory(runtime_dir: &Path, config_file: &OsStr) -> Result<OwnedFd, Co
     let flags = DIRECTORY | OFlag::O_NOFOLLOW;
     match openat(&parent, config_file, flags, Mode::empty()) {
         Ok(directory) => {
-            guard(&directory, &path, is_new)?;
+            check_writers(&directory, &path, is_new)?;
             Ok(directory)
         }
-        // A symbolic link is ENOTDIR, ELOOP or EMLINK, as the system likes.
+        // A symbolic link is ENOTDIR, ELOOP or EMLINK, depending on the system.
         Err(Errno::ENOTDIR | Errno::ELOOP | Errno::EMLINK) => {
             Err(ControlError::WrongKind { path, wanted: "a directory" })
         }
@@ -117,16 +119,17 @@ fn open_directory(runtime_dir: &Path, config_file: &OsStr) -> Result<OwnedFd, Co
     }
 }
 
-/// Refuses a directory in which another user could replace our socket. Of one that we have just
-/// made the umask may have left too little, or a default ACL too much (umask(2), acl(5)).
-fn guard(directory: &OwnedFd, path: &Path, is_new: bool) -> Result<(), ControlError> {
-    let look = || fstat(directory).map_err(|error| ControlError::io("look at", path, error));
-    let mut stat = look()?;
+/// Refuses a directory in which another user could replace the socket. The mode of a directory just
+/// created may be wrong because of the umask or a default ACL (umask(2), acl(5)); it is corrected.
+fn check_writers(directory: &OwnedFd, path: &Path, is_new: bool) -> Result<(), ControlError> {
+    let stat_directory =
+        || fstat(directory).map_err(|error| ControlError::io("look at", path, error));
+    let mut stat = stat_directory()?;
     let is_private = Mode::from_bits_truncate(stat.st_mode) == Mode::S_IRWXU;
     if is_new && !is_private && stat.st_uid == geteuid().as_raw() {
         fchmod(directory, Mode::S_IRWXU)
             .map_err(|error| ControlError::io("set the mode of", path, error))?;
-        stat = look()?;
+        stat = stat_directory()?;
     }
     match Writers::of(&stat) {
         None => Ok(()),

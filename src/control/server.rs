@@ -1,7 +1,7 @@
-//! The server's end: a service of one monitor.
+//! The server of a control socket: a service of one monitor.
 //!
-//! While nobody is connected it has one descriptor, no buffer and no timer. A client has a buffer
-//! only for a message that it has not sent to its end, and for a reply that it has not taken.
+//! Without a client it has one descriptor, no buffer and no timer. A client has a buffer only for
+//! an incomplete message and for a reply that it has not read.
 
 mod connection;
 mod connections;
@@ -13,13 +13,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::ControlError;
-use super::place::Place;
+use super::place::SocketPath;
 use crate::monitor::{Sandbox, Service, ServiceContext, Transition};
 use crate::reactor::{Interest, Ready, SourceId};
 use crate::socket::Bound;
 use connections::{Connections, FIRST_KEY};
 
-/// The listener's source and timer.
+/// Key of the listener's source and timer.
 const LISTENER: u32 = 0;
 
 /// How long a client may take for a message or a reply, unless
@@ -28,11 +28,11 @@ pub const DEFAULT_CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves the control socket of one sandbox, `<runtime dir>/<config file>/<name>.sock`.
 ///
-/// The socket is there from before the child is started until its end has been told; both it and
-/// its directories admit nobody but their owner. A stale one is replaced, a live one is not: then
-/// nothing is started.
+/// The socket exists from before the start of the child until its end has been reported. The socket
+/// and its directory have modes 0600 and 0700. A stale socket is replaced; if another server
+/// listens on it, the start fails.
 pub struct Server {
-    place: Place,
+    place: SocketPath,
     client_timeout: Duration,
     stage: Stage,
 }
@@ -44,20 +44,20 @@ enum Stage {
         source: SourceId,
         clients: Connections,
     },
-    /// All is over; some have yet to take their last reply.
-    Leaving(Connections),
+    /// The monitor has ended; some clients have yet to read their last reply.
+    Closing(Connections),
     Done,
 }
 
 impl Server {
-    /// A server for this sandbox, to be given to its monitor. Touches nothing.
+    /// Creates a server for this sandbox. Changes nothing on disk.
     ///
     /// # Errors
     ///
-    /// [`ControlError::PathTooLong`], where the system has such a limit.
+    /// [`ControlError::PathTooLong`] if the path exceeds the system's limit.
     pub fn new(runtime_dir: &Path, sandbox: &Sandbox) -> Result<Self, ControlError> {
         let config_file = sandbox.config_file().as_str();
-        let place = Place::new(runtime_dir, config_file, sandbox.name().as_str())?;
+        let place = SocketPath::new(runtime_dir, config_file, sandbox.name().as_str())?;
         Ok(Self { place, client_timeout: DEFAULT_CLIENT_TIMEOUT, stage: Stage::New })
     }
 
@@ -76,20 +76,21 @@ impl Server {
 
     fn clients(&mut self) -> Option<&mut Connections> {
         match &mut self.stage {
-            Stage::Open { clients, .. } | Stage::Leaving(clients) => Some(clients),
+            Stage::Open { clients, .. } | Stage::Closing(clients) => Some(clients),
             Stage::New | Stage::Done => None,
         }
     }
 
-    fn settle(&mut self) {
-        if let Stage::Leaving(clients) = &self.stage
+    fn finish_if_empty(&mut self) {
+        if let Stage::Closing(clients) = &self.stage
             && clients.is_empty()
         {
             self.stage = Stage::Done;
         }
     }
 
-    /// The socket goes first, so that nobody comes any more; those who have come are answered.
+    /// Removes the socket first, so that no further client connects; connected clients get their
+    /// replies.
     fn finish(&mut self, desk: &mut ServiceContext<'_, '_>) {
         let stage = std::mem::replace(&mut self.stage, Stage::Done);
         let Stage::Open { bound, source, mut clients } = stage else { return };
@@ -98,8 +99,8 @@ impl Server {
         desk.deregister(source);
         drop(bound);
         clients.finish(desk);
-        self.stage = Stage::Leaving(clients);
-        self.settle();
+        self.stage = Stage::Closing(clients);
+        self.finish_if_empty();
     }
 }
 
@@ -132,7 +133,7 @@ impl Service for Server {
                 }
             }
         }
-        self.settle();
+        self.finish_if_empty();
     }
 
     fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
@@ -144,7 +145,7 @@ impl Service for Server {
                 }
             }
         }
-        self.settle();
+        self.finish_if_empty();
     }
 
     fn transition(&mut self, transition: &Transition, desk: &mut ServiceContext<'_, '_>) {

@@ -1,12 +1,12 @@
-//! Reading what a server replies: JSON objects with fields of known types.
+//! Parses replies of a server: JSON objects with fields of known types.
 
 use serde_json::{Map, Value};
 
-/// The name of what is missing from a reply or of another type.
+/// The name of a field that is missing or has a wrong type.
 #[derive(Debug)]
 pub(super) struct Unreadable(pub(super) &'static str);
 
-/// The fields of an object; one that is null is as one that is missing.
+/// The fields of an object; null counts as missing.
 pub(super) struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
@@ -53,7 +53,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// As varlink's int, which has 64 bits and a sign.
+/// A varlink int, which is a signed 64-bit integer.
 pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

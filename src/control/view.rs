@@ -1,4 +1,4 @@
-//! A sandbox as it is seen through its control socket, and how that travels.
+//! Status and events of a sandbox, and their encoding in the control interface.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::monitor::{
 };
 use crate::timestamp::rfc3339;
 
-/// A sandbox at one moment, as its supervisor describes it.
+/// The status of a sandbox at one moment, from its supervisor.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Status {
@@ -21,35 +21,35 @@ pub struct Status {
     pub name: String,
     /// The namespace of its log and record.
     pub config_file: String,
-    /// How far it is.
+    /// Its phase.
     pub phase: Phase,
     /// The process that serves the socket.
     pub supervisor: Identity,
-    /// The child, from its start until it has been reaped.
+    /// The child, until it has been reaped.
     pub child: Option<Identity>,
-    /// When this run was asked for.
+    /// Time of the request to start this run.
     pub started_at: DateTime<Utc>,
-    /// When the child of this run was seen to run.
+    /// Time at which the child of this run ran.
     pub running_at: Option<DateTime<Utc>>,
-    /// How often the command has been started again.
+    /// Number of restarts of the command.
     pub restarts: u32,
-    /// Whether the child has a terminal; `None` while it has no streams.
+    /// Whether the child has a terminal; `None` without streams.
     pub tty: Option<bool>,
-    /// The log; U+FFFD stands for what is not UTF-8 in its path.
+    /// The path of the log, with U+FFFD in place of bytes that are not UTF-8.
     pub log: PathBuf,
-    /// Bytes of this run's output that are in the log.
+    /// Bytes of this run's output in the log.
     pub bytes_logged: u64,
-    /// Bytes that the log, or the supervisor's own stdout and stderr, lack.
+    /// Bytes that the log, or the supervisor's stdout and stderr, dropped.
     pub bytes_dropped: u64,
-    /// The consoles beside the child's own streams, in the order in which they were given.
+    /// The consoles beside the child's stdio, in the order of their definition.
     pub consoles: Vec<Console>,
-    /// Those who are attached.
+    /// The attached clients.
     pub sessions: Vec<SessionReport>,
-    /// How the last run ended, while none is going on.
+    /// How the last run ended, if no run is in progress.
     pub end: Option<Ended>,
 }
 
-/// A console of a sandbox at one moment: see [`ConsoleReport`].
+/// The status of a console at one moment: see [`ConsoleReport`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Console {
@@ -57,17 +57,17 @@ pub struct Console {
     pub name: String,
     /// `unix`, `listen`, `pty`, `fifo` or `descriptor`.
     pub kind: String,
-    /// The path of its socket, FIFO or PTY; U+FFFD stands for what is not UTF-8.
+    /// The path of its socket, FIFO or PTY, with U+FFFD in place of bytes that are not UTF-8.
     pub path: Option<PathBuf>,
     /// `waiting`, `listening`, `open` or `gone`.
     pub state: String,
-    /// Its log, likewise.
+    /// The path of its log, likewise.
     pub log: PathBuf,
-    /// Bytes of this run that are in its log.
+    /// Bytes of this run in its log.
     pub bytes_logged: u64,
-    /// Bytes of this run that its log, or the supervisor's own stdout, lacks.
+    /// Bytes of this run that its log, or the supervisor's stdout, dropped.
     pub bytes_dropped: u64,
-    /// How often it has been opened in this run.
+    /// Number of times it was opened in this run.
     pub opened: u32,
 }
 
@@ -75,22 +75,23 @@ pub struct Console {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ended {
-    /// The record's word for why: see [`End::reason`]. `None` while the output is still being read.
+    /// The reason, as in the record: see [`End::reason`]. `None` while the output is still being
+    /// read.
     pub reason: Option<String>,
-    /// The exit code, of a child that exited or could not be started.
+    /// The exit code, if the child exited or could not be started.
     pub exit_code: Option<i32>,
-    /// The signal, of a child that was ended by one.
+    /// The signal that ended the child.
     pub signal: Option<Signal>,
-    /// Why it could not be started.
+    /// Why the child could not be started.
     pub message: Option<String>,
-    /// Bytes of output that are in the log, once all is read.
+    /// Bytes of output in the log, once all is read.
     pub bytes_logged: Option<u64>,
-    /// Bytes that some sink left out.
+    /// Bytes that a log or another output dropped.
     pub bytes_dropped: Option<u64>,
 }
 
 impl Ended {
-    /// The exit code of a command that stands for the child's end, as [`End::exit_code`].
+    /// The exit code of a command that reports the child's end, as [`End::exit_code`].
     pub fn code(&self) -> u8 {
         let code = match (self.exit_code, self.signal) {
             (Some(code), _) => Some(code),
@@ -101,24 +102,24 @@ impl Ended {
     }
 }
 
-/// A transition of a sandbox, or the state that a [`Watch`](super::Watch) begins with.
+/// A transition of a sandbox, or its state at the start of a [`Watch`](super::Watch).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Event {
     /// The new state.
     pub phase: Phase,
-    /// When; of the first event of a watch, the moment of the answer.
+    /// Time of the transition; for the first event of a watch, time of the reply.
     pub at: DateTime<Utc>,
     /// The child, with [`Phase::Running`].
     pub child: Option<Identity>,
     /// With [`Phase::Draining`], [`Phase::Restarting`] and [`Phase::Stopped`].
     pub end: Option<Ended>,
-    /// How long after `at` the next run begins, with [`Phase::Restarting`].
+    /// Delay after `at` until the next run, with [`Phase::Restarting`].
     pub restart_in: Option<Duration>,
 }
 
 impl Event {
-    /// Whether none follows.
+    /// Whether no event follows.
     pub fn is_final(&self) -> bool {
         self.phase == Phase::Stopped
     }
@@ -157,7 +158,7 @@ pub(super) fn state(report: &Report) -> Value {
     })
 }
 
-/// A further reply of `Watch`, and the state that it tells.
+/// A further reply of `Watch`, and its state.
 pub(super) fn transition(transition: &Transition) -> (Value, Phase) {
     let none = Value::Null;
     let (phase, at, child, end, restart_in) = match transition {
@@ -263,7 +264,7 @@ impl Status {
             bytes_logged: fields.number("bytes_logged")?,
             bytes_dropped: fields.number("bytes_dropped")?,
             consoles: match fields.get("consoles") {
-                // An earlier vmon's has none.
+                // Missing in replies of an earlier vmon.
                 None => Vec::new(),
                 Some(_) => {
                     let consoles = fields.list("consoles")?.iter().map(read_console);
@@ -353,13 +354,13 @@ fn read_console(value: &Value) -> Result<Console, Unreadable> {
     })
 }
 
-/// The stream that `stream` and `console` name together.
+/// The stream named by `stream` and `console`.
 pub(super) fn read_stream(fields: &Fields<'_>) -> Result<AttachTo, Unreadable> {
     let console = fields.get("console").map(|_| fields.text("console")).transpose()?;
     stream_of(fields.text("stream")?, console).ok_or(Unreadable("stream"))
 }
 
-/// The stream of this name; a console has one of its own.
+/// The stream of this name; a console needs the console's name as well.
 pub(super) fn stream_of(name: &str, console: Option<&str>) -> Option<AttachTo> {
     match (name, console) {
         ("console", Some(console)) => console.parse().ok().map(AttachTo::Console),
@@ -370,7 +371,7 @@ pub(super) fn stream_of(name: &str, console: Option<&str>) -> Option<AttachTo> {
     }
 }
 
-/// The name of the console that a stream is, where it is one.
+/// The name of the console, if the stream is one.
 pub(super) fn console_of(stream: &AttachTo) -> Option<&str> {
     match stream {
         AttachTo::Console(name) => Some(name.as_str()),

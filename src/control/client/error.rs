@@ -1,37 +1,37 @@
-//! What a client may run into.
+//! Errors of the client.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a call had no success.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// There is no such socket, or nobody listens to it any more: the supervisor is gone.
+    /// The socket does not exist, or no process listens on it: the supervisor has ended.
     #[error("no supervisor serves {}", .0.display())]
     NotServed(PathBuf),
-    /// The supervisor has closed the connection: it has come to its end, or was killed.
+    /// The supervisor has closed the connection: it has ended or was killed.
     #[error("the supervisor at {} has closed the connection", .0.display())]
     Closed(PathBuf),
-    /// The supervisor, or the socket's permissions, admit its own user and root only.
+    /// The supervisor, or the mode of the socket, admits only its own user and root.
     #[error("the supervisor at {} serves its own user and root only", .path.display())]
     Refused {
         /// The socket.
         path: PathBuf,
     },
-    /// What listens there is neither ours nor root's. Nothing was sent.
-    #[error("{} is served by the user {owner}, who is not trusted", .path.display())]
+    /// Another user's process listens on the socket. Nothing was sent.
+    #[error("{} is served by uid {owner}, which is neither yours nor root's", .path.display())]
     Stranger {
         /// The socket.
         path: PathBuf,
-        /// Who serves it, by uid.
+        /// The uid of that process.
         owner: u32,
     },
-    /// The supervisor did not answer in time; what was asked for may be done still.
+    /// The supervisor did not reply in time. The request may still be carried out.
     #[error("the supervisor at {} does not answer: it may be suspended", .0.display())]
     Timeout(PathBuf),
-    /// The supervisor has answered with a named error.
-    #[error("the supervisor at {} says {name} {parameters}", .path.display())]
+    /// The supervisor returned a varlink error.
+    #[error("the supervisor at {} returned the error {name} {parameters}", .path.display())]
     Call {
         /// The socket.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum ClientError {
         /// Its parameters, a JSON object.
         parameters: String,
     },
-    /// What came is not what the interface promises.
+    /// The reply does not conform to the interface.
     #[error("{}: {what}", .path.display())]
     Protocol {
         /// The socket.
@@ -48,12 +48,12 @@ pub enum ClientError {
         /// What is wrong with it.
         what: String,
     },
-    /// The system's error.
-    #[error("can't speak to the supervisor at {}: {source}", .path.display())]
+    /// A system call failed.
+    #[error("can't communicate with the supervisor at {}: {source}", .path.display())]
     Io {
         /// The socket.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -71,8 +71,7 @@ impl ClientError {
         }
     }
 
-    /// The name of the error that the supervisor has answered with, without its interface:
-    /// `NotRunning`, say.
+    /// The name of the returned error without its interface, for example `NotRunning`.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Call { name, .. } => name.rsplit('.').next(),
@@ -80,7 +79,7 @@ impl ClientError {
         }
     }
 
-    /// Whether the supervisor is not there (any more), so that the record knows more than it.
+    /// Whether the supervisor has ended, so that only the record describes the sandbox.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::NotServed(_) | Self::Closed(_))
     }

@@ -1,4 +1,4 @@
-//! Following a sandbox to its end.
+//! Follows the transitions of a sandbox until its end.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use crate::control::view::Event;
 
 /// The state of a sandbox and each of its transitions, up to `STOPPED`; see [`Client::watch`].
 ///
-/// As an iterator it waits for each event, however long that takes, and ends after the final one
-/// or an error. Who must not wait uses [`next_within`](Self::next_within), or polls the descriptor
-/// once the first event, which is there at once, has been taken.
+/// As an iterator it blocks until the next event and ends after the final event or an error.
+/// Without blocking: take the first event, which is available at once, then poll the descriptor, or
+/// call [`next_within`](Self::next_within).
 #[derive(Debug)]
 pub struct Watch {
     client: Client,
@@ -22,29 +22,29 @@ pub struct Watch {
 
 #[derive(Debug)]
 enum State {
-    /// This event is to be told next, and whether another one may follow.
-    Told(Box<Event>, bool),
+    /// The next event to return, and whether another one may follow.
+    Pending(Box<Event>, bool),
     Waiting,
     Over,
 }
 
 impl Watch {
-    pub(super) fn begin(mut client: Client, give_up: Instant) -> Result<Self, ClientError> {
-        let (event, continues) = read(&mut client, Some(give_up))?;
-        Ok(Self { client, state: State::Told(Box::new(event), continues) })
+    pub(super) fn begin(mut client: Client, deadline: Instant) -> Result<Self, ClientError> {
+        let (event, continues) = read(&mut client, Some(deadline))?;
+        Ok(Self { client, state: State::Pending(Box::new(event), continues) })
     }
 
-    /// The next event; `None` after the final one. Waits for that long at most, or for as long as
-    /// it takes.
+    /// Returns the next event, or `None` after the final one. Blocks for at most `timeout`; `None`
+    /// means without limit.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Timeout`] when nothing has happened: it may be asked again. Any other error
-    /// is the last that is heard.
+    /// [`ClientError::Timeout`] if there was no event; the call can be repeated. After any other
+    /// error the watch has ended.
     pub fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<Event>, ClientError> {
         let (event, continues) = match std::mem::replace(&mut self.state, State::Over) {
             State::Over => return Ok(None),
-            State::Told(event, continues) => (*event, continues),
+            State::Pending(event, continues) => (*event, continues),
             State::Waiting => match read(&mut self.client, timeout.map(later)) {
                 Ok(read) => read,
                 Err(error) => {
@@ -62,8 +62,8 @@ impl Watch {
     }
 }
 
-fn read(client: &mut Client, give_up: Option<Instant>) -> Result<(Event, bool), ClientError> {
-    let reply = client.reply(give_up)?;
+fn read(client: &mut Client, deadline: Option<Instant>) -> Result<(Event, bool), ClientError> {
+    let reply = client.reply(deadline)?;
     match event(&reply.parameters) {
         Ok(event) => Ok((event, reply.continues)),
         Err(error) => Err(client.unreadable("Watch", &error)),

@@ -1,33 +1,33 @@
-//! One client: the message it is sending, the replies that it has yet to take.
+//! One client: its incomplete message and its unread replies.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::super::MAX_MESSAGE;
-use super::super::stream::{self, Took};
+use super::super::stream::{self, Received};
 use super::methods::Fault;
 use crate::monitor::{Phase, ServiceContext};
 use crate::reactor::{Interest, SourceId, TimerId};
 
-/// How long one that has been told off has to read that.
-pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a client may take to read its last reply.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What may wait for one that watches.
-const MOST_WAITING: usize = 64 * 1024;
+/// Limit of unread bytes of a client that watches.
+const MAX_UNREAD: usize = 64 * 1024;
 
-/// What a connection is for.
+/// What a connection is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Each call has its reply.
     Calls,
-    /// Its last call is a `Watch` that has been told this.
+    /// Its last call is a `Watch`, and this phase was sent last.
     Watching(Phase),
-    /// It is closed once it has taken its replies.
-    Leaving,
+    /// It is closed once the client has read its replies.
+    Closing,
 }
 
-/// What became of a connection.
+/// The result of an operation on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Stays,
@@ -35,12 +35,12 @@ pub(super) enum Fate {
     Gone,
 }
 
-/// What one look at a connection has brought.
+/// The result of one read from a connection.
 #[derive(Debug)]
-pub(super) enum Look {
+pub(super) enum Input {
     /// A message, without its NUL.
     Message(Vec<u8>),
-    /// A part of one.
+    /// A part of a message.
     Part,
     /// Nothing for now.
     Nothing,
@@ -54,15 +54,15 @@ pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) source: SourceId,
     pub(super) mode: Mode,
-    /// It is among those whose turn comes before that of others.
+    /// It is in the queue of clients that are served first in the next turn.
     pub(super) waits: bool,
     /// The client sends no more.
     ended: bool,
     message: Vec<u8>,
     output: Vec<u8>,
     written: usize,
-    /// For the rest of its message, or until it has taken a reply, or to look whether one that
-    /// watches and sends no more is there still: never two of them.
+    /// Runs while the rest of a message is expected, while a reply is unread, and as a liveness
+    /// check of a client that watches and sends no more; only one of these at a time.
     timer: Option<TimerId>,
     timer_key: u32,
     /// The limit for the rest of a message, and for the taking of a reply.
@@ -91,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Bytes of memory that it makes us hold.
+    /// Bytes of memory used for this client.
     pub(super) fn held(&self) -> usize {
         self.message.capacity() + self.output.capacity()
     }
@@ -104,30 +104,30 @@ impl Connection {
         matches!(self.mode, Mode::Watching(_))
     }
 
-    /// Whether it is sending a message.
+    /// Whether a message is incomplete.
     pub(super) fn is_unfinished(&self) -> bool {
         !self.message.is_empty()
     }
 
-    /// Takes the next part of what it sends.
-    pub(super) fn look(&mut self, desk: &mut ServiceContext<'_, '_>) -> Look {
+    /// Reads the next part of a message.
+    pub(super) fn read(&mut self, desk: &mut ServiceContext<'_, '_>) -> Input {
         match stream::take(&self.stream, &mut self.message) {
-            Ok(Took::Whole) => {
+            Ok(Received::Whole) => {
                 self.forget_timer(desk);
                 let mut message = std::mem::take(&mut self.message);
                 message.pop();
-                Look::Message(message)
+                Input::Message(message)
             }
-            Ok(Took::Part) => {
+            Ok(Received::Part) => {
                 self.wait(self.timeout, desk);
-                Look::Part
+                Input::Part
             }
-            Ok(Took::End) => Look::End,
+            Ok(Received::End) => Input::End,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 desk.would_block(self.source, Interest::READ);
-                Look::Nothing
+                Input::Nothing
             }
-            Err(_) => Look::End,
+            Err(_) => Input::End,
         }
     }
 
@@ -135,18 +135,18 @@ impl Connection {
         self.message.len() >= MAX_MESSAGE
     }
 
-    /// What a client that watches sends is of no use: it is told nothing more but events.
+    /// Discards input of a client that watches.
     pub(super) fn discard(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
-        let fate = match self.look(desk) {
-            Look::End => return self.end(desk),
-            Look::Message(_) | Look::Part | Look::Nothing => Fate::Stays,
+        let fate = match self.read(desk) {
+            Input::End => return self.end(desk),
+            Input::Message(_) | Input::Part | Input::Nothing => Fate::Stays,
         };
         self.message = Vec::new();
         self.forget_timer(desk);
         fate
     }
 
-    /// The client sends no more; it may still read.
+    /// The client has shut down its sending side; it may still read.
     pub(super) fn end(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         let waits = !self.is_flushed() || matches!(self.mode, Mode::Watching(_));
         if !waits || stream::is_hung_up(&self.stream) {
@@ -165,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// Sends a reply, or what it does not take at once when it does.
+    /// Sends a reply; the rest is sent when the socket is writable.
     pub(super) fn send(&mut self, message: Vec<u8>, desk: &mut ServiceContext<'_, '_>) -> Fate {
         if self.output.is_empty() {
             self.output = message;
@@ -175,34 +175,34 @@ impl Connection {
         self.flush(desk)
     }
 
-    /// Sends an event, if there is room.
+    /// Sends an event; closes the connection if the limit of unread bytes is exceeded.
     pub(super) fn send_event(
         &mut self,
         message: Vec<u8>,
         desk: &mut ServiceContext<'_, '_>,
     ) -> Fate {
-        if self.output.len() + message.len() > MOST_WAITING {
+        if self.output.len() + message.len() > MAX_UNREAD {
             return Fate::Gone;
         }
         self.send(message, desk)
     }
 
-    /// Tells what it has done wrong, as its last reply.
-    pub(super) fn tell_off(&mut self, fault: &Fault, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    /// Sends an error as the last reply.
+    pub(super) fn close_with(&mut self, fault: &Fault, desk: &mut ServiceContext<'_, '_>) -> Fate {
         self.message = Vec::new();
-        self.leave(desk);
+        self.close(desk);
         self.send(fault.message(), desk)
     }
 
-    /// It is closed once it has taken what waits, or has had its time.
-    pub(super) fn leave(&mut self, desk: &mut ServiceContext<'_, '_>) {
-        self.mode = Mode::Leaving;
+    /// Closes the connection once its output is read, or after [`CLOSE_TIMEOUT`].
+    pub(super) fn close(&mut self, desk: &mut ServiceContext<'_, '_>) {
+        self.mode = Mode::Closing;
         self.message = Vec::new();
         self.forget_timer(desk);
-        self.wait(FAREWELL, desk);
+        self.wait(CLOSE_TIMEOUT, desk);
     }
 
-    /// Writes what waits.
+    /// Writes pending output.
     pub(super) fn flush(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
         while let Some(rest @ [_, ..]) = self.output.get(self.written..) {
             match (&self.stream).write(rest) {
@@ -219,7 +219,7 @@ impl Connection {
         }
         self.output = Vec::new();
         self.written = 0;
-        if self.mode == Mode::Leaving || (self.ended && self.mode == Mode::Calls) {
+        if self.mode == Mode::Closing || (self.ended && self.mode == Mode::Calls) {
             return Fate::Gone;
         }
         self.forget_timer(desk);
@@ -229,9 +229,9 @@ impl Connection {
         self.want(desk)
     }
 
-    /// No further call is taken while a reply waits, so what waits is bounded.
+    /// No further call is read while a reply is unread, which bounds the output.
     fn want(&self, desk: &mut ServiceContext<'_, '_>) -> Fate {
-        let interest = match (self.is_flushed(), self.ended || self.mode == Mode::Leaving) {
+        let interest = match (self.is_flushed(), self.ended || self.mode == Mode::Closing) {
             (false, _) => Interest::WRITE,
             (true, false) => Interest::READ,
             (true, true) => Interest::NONE,
@@ -248,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// Lets go of the loop; the stream is closed, or another's from here on.
+    /// Removes the connection from the loop and returns its socket.
     pub(super) fn into_stream(mut self, desk: &mut ServiceContext<'_, '_>) -> UnixStream {
         self.forget_timer(desk);
         desk.deregister(self.source);
@@ -262,11 +262,11 @@ impl Connection {
             self.wait(self.timeout, desk);
             return Fate::Stays;
         }
-        if self.mode == Mode::Leaving || !self.is_unfinished() {
+        if self.mode == Mode::Closing || !self.is_unfinished() {
             return Fate::Gone;
         }
         let limit = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         let fault = Fault::new("MessageTimeout", serde_json::json!({ "limit": limit }));
-        self.tell_off(&fault, desk)
+        self.close_with(&fault, desk)
     }
 }

@@ -1,4 +1,4 @@
-//! The clients of one server: who may be one, whose turn it is, who has gone too far.
+//! The clients of one server: access control, fairness and limits.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::super::call::Call;
 use super::super::value::int;
 use super::super::{MAX_MESSAGE, view};
-use super::connection::{Connection, Fate, Look, Mode};
+use super::connection::{Connection, Fate, Input, Mode};
 use super::methods::{self, Answer, Fault};
 use crate::monitor::{Attach, Phase, ServiceContext, Transition};
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
@@ -23,30 +23,29 @@ use crate::socket;
 /// The key of the client in the first slot, for its source and its timer.
 pub(super) const FIRST_KEY: u32 = 1;
 
-/// Clients at a time, those who are attached included.
-const MOST: usize = 1024;
+/// Limit of clients, including attached ones.
+const MAX_CLIENTS: usize = 1024;
 
-/// What all of them may make us hold.
-const MOST_HELD: usize = 4 << 20;
+/// Limit of memory for all clients.
+const MAX_MEMORY: usize = 4 << 20;
 
-/// Descriptors that are not for clients: the log needs some for its next file, the record for its
-/// next entry, and the child for its next run.
-const SPARE: rlim_t = 24;
+/// Descriptors reserved for the log's next file, the record and the next start of the child.
+const RESERVED_DESCRIPTORS: rlim_t = 24;
 
-/// Clients accepted in a turn.
-const ACCEPTS: usize = 64;
+/// Limit of clients accepted in one turn of the loop.
+const MAX_ACCEPTS: usize = 64;
 
-/// Clients that are served in a turn of the loop. The child and those who are attached have theirs
-/// in between, however many calls have come.
-const SERVED: usize = 16;
+/// Limit of clients served in one turn of the loop, so that the child and attached clients are
+/// served in between.
+const MAX_SERVED: usize = 16;
 
-/// Looks at one client in a turn, each at no more than a page, and at one message at most.
-const LOOKS: usize = 16;
+/// Limit of reads from one client in a turn, each of at most 4096 bytes.
+const MAX_READS: usize = 16;
 
-/// Calls of one client that are answered when all is over.
-const LAST_CALLS: usize = 4;
+/// Limit of calls of one client that are answered at the end.
+const MAX_LAST_CALLS: usize = 4;
 
-/// How long nobody is accepted when there are no descriptors left.
+/// Pause of accept(2) when no descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The clients of one server.
@@ -58,11 +57,11 @@ pub(super) struct Connections {
     open: usize,
     paused: Option<TimerId>,
     turn: Turn,
-    /// The slots of those for whom a turn had no room, the one that has waited longest first.
+    /// Slots of clients that did not fit into a turn, oldest first.
     waiting: VecDeque<usize>,
 }
 
-/// What is left of one turn of the loop.
+/// The remaining capacity of one turn of the loop.
 #[derive(Debug, Default)]
 struct Turn {
     number: u64,
@@ -79,9 +78,9 @@ impl Connections {
         self.open == 0
     }
 
-    /// Accepts some of those who wait.
+    /// Accepts pending connections, up to a limit.
     pub(super) fn accept(&mut self, listener: &UnixListener, desk: &mut ServiceContext<'_, '_>) {
-        for _ in 0..ACCEPTS {
+        for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, desk),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -93,13 +92,13 @@ impl Connections {
         }
     }
 
-    /// Accepts all who wait, for the last time.
+    /// Accepts all pending connections, for the last time.
     pub(super) fn accept_all(
         &mut self,
         listener: &UnixListener,
         desk: &mut ServiceContext<'_, '_>,
     ) {
-        for _ in 0..MOST {
+        for _ in 0..MAX_CLIENTS {
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, desk),
                 Err(error) if is_passing(&error) => {}
@@ -111,9 +110,9 @@ impl Connections {
         }
     }
 
-    /// Without descriptors those who wait would be reported again and again.
+    /// Without free descriptors the listener would be reported readable in every turn.
     fn pause(&mut self, error: &io::Error, desk: &mut ServiceContext<'_, '_>) {
-        warn!("no client is accepted for a while: {error}");
+        warn!("can't accept clients for now: {error}");
         let _ = desk.want(self.listener, Interest::NONE);
         self.paused = Some(desk.set_timer(PAUSE, 0));
     }
@@ -134,23 +133,23 @@ impl Connections {
             Ok(uid) if uid == us || uid == 0 => {}
             peer => {
                 debug!("a client is refused: {peer:?}");
-                return turn_away(&stream, &Fault::new("PermissionDenied", json!({})));
+                return refuse(&stream, &Fault::new("PermissionDenied", json!({})));
             }
         }
-        if self.open >= MOST {
-            return turn_away(&stream, &too_many());
+        if self.open >= MAX_CLIENTS {
+            return refuse(&stream, &too_many());
         }
-        if is_of_the_last(&stream) {
-            return turn_away(&stream, &no_descriptors());
+        if is_reserved(&stream) {
+            return refuse(&stream, &no_descriptors());
         }
         let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
-        // Far fewer than 2^32.
+        // At most [`MAX_CLIENTS`].
         let key = slot as u32 + FIRST_KEY;
         let source = match desk.register(&stream, Interest::READ, key) {
             Ok(source) => source,
             Err(error) => {
                 let fault = Fault::new("Failed", json!({ "message": error.to_string() }));
-                return turn_away(&stream, &fault);
+                return refuse(&stream, &fault);
             }
         };
         self.open += 1;
@@ -164,7 +163,7 @@ impl Connections {
         }
     }
 
-    /// Calls `act` with the connection in a slot, and closes it if that is its fate.
+    /// Calls `act` with the connection in a slot and closes it if `act` returns [`Fate::Gone`].
     fn with(
         &mut self,
         slot: usize,
@@ -181,7 +180,7 @@ impl Connections {
         }
     }
 
-    /// A connection has left its slot. With the last one the memory goes.
+    /// A slot has become free. After the last one the memory is released.
     fn left(&mut self) {
         self.open -= 1;
         if self.open == 0 {
@@ -204,15 +203,15 @@ impl Connections {
         }
     }
 
-    /// Serves a client while the turn of the loop has room, those first who have waited. Who has to
-    /// wait stays ready, so the next turn comes at once.
+    /// Serves a client within the capacity of the turn, clients from earlier turns first. A client
+    /// that must wait stays ready, so the next turn follows at once.
     fn serve_in_turn(&mut self, slot: usize, desk: &mut ServiceContext<'_, '_>) {
         if self.turn.number != desk.turn() {
-            self.turn = Turn { number: desk.turn(), left: SERVED };
+            self.turn = Turn { number: desk.turn(), left: MAX_SERVED };
             while self.turn.left > 0
                 && let Some(slot) = self.waiting.pop_front()
             {
-                // Another may have the slot by now, which is as well.
+                // Another client may have the slot by now, which does no harm.
                 if let Some(Some(waiting)) = self.slots.get_mut(slot) {
                     waiting.waits = false;
                     self.turn.left -= 1;
@@ -233,50 +232,50 @@ impl Connections {
         self.serve(slot, desk);
     }
 
-    /// Answers the next call that has come, or takes a part of it.
+    /// Reads and answers the next call.
     fn serve(&mut self, slot: usize, desk: &mut ServiceContext<'_, '_>) {
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_READS {
             let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
             if !connection.is_flushed() {
                 return;
             }
             match connection.mode {
-                Mode::Leaving => return,
+                Mode::Closing => return,
                 Mode::Watching(_) => return self.with(slot, desk, Connection::discard),
                 Mode::Calls => {}
             }
-            match connection.look(desk) {
-                Look::Message(message) if message.len() < MAX_MESSAGE => {
+            match connection.read(desk) {
+                Input::Message(message) if message.len() < MAX_MESSAGE => {
                     return self.message(slot, &message, desk);
                 }
-                Look::Part if !connection.is_too_long() => {
-                    if connection.held() > MOST_HELD / MOST {
+                Input::Part if !connection.is_too_long() => {
+                    if connection.held() > MAX_MEMORY / MAX_CLIENTS {
                         self.bound(desk);
                     }
                 }
-                Look::Message(_) | Look::Part => {
+                Input::Message(_) | Input::Part => {
                     let fault = Fault::new("MessageTooLong", json!({ "limit": MAX_MESSAGE }));
-                    self.with(slot, desk, |it, desk| it.tell_off(&fault, desk));
+                    self.with(slot, desk, |it, desk| it.close_with(&fault, desk));
                 }
-                Look::Nothing => return,
-                Look::End => return self.with(slot, desk, Connection::end),
+                Input::Nothing => return,
+                Input::End => return self.with(slot, desk, Connection::end),
             }
         }
     }
 
-    /// Drops whoever makes us hold most while all of them make us hold too much.
+    /// Closes the client with the most memory while all clients together exceed the limit.
     fn bound(&mut self, desk: &mut ServiceContext<'_, '_>) {
         let held: usize = self.slots.iter().flatten().map(Connection::held).sum();
-        if held <= MOST_HELD {
+        if held <= MAX_MEMORY {
             return;
         }
         let sizes = self.slots.iter().enumerate();
         let largest = sizes.max_by_key(|(_, slot)| slot.as_ref().map_or(0, Connection::held));
         if let Some((slot, _)) = largest {
-            let fault = Fault::new("TooMuchUnfinished", json!({ "limit": MOST_HELD }));
+            let fault = Fault::new("TooMuchUnfinished", json!({ "limit": MAX_MEMORY }));
             self.with(slot, desk, |it, desk| match it.mode {
-                Mode::Calls if it.is_unfinished() => it.tell_off(&fault, desk),
-                // What it does not take of our replies is too much already.
+                Mode::Calls if it.is_unfinished() => it.close_with(&fault, desk),
+                // Its unread replies alone exceed the limit.
                 _ => Fate::Gone,
             });
         }
@@ -287,12 +286,12 @@ impl Connections {
             Ok(call) => call,
             Err(reason) => {
                 let fault = Fault::new("InvalidMessage", json!({ "message": reason }));
-                return self.with(slot, desk, |it, desk| it.tell_off(&fault, desk));
+                return self.with(slot, desk, |it, desk| it.close_with(&fault, desk));
             }
         };
         let answer = methods::answer(&call, desk);
         if call.oneway {
-            // Nothing can follow where nothing may be said, so Watch and Attach are nothing.
+            // A oneway call has no reply, so Watch and Attach have no effect.
             return;
         }
         match answer {
@@ -305,16 +304,16 @@ impl Connections {
         }
     }
 
-    /// Hands a connection over to the monitor; the reply goes first.
+    /// Turns a connection into a session of the monitor, after the reply.
     fn attach(&mut self, slot: usize, request: &Attach, desk: &mut ServiceContext<'_, '_>) {
         let attached = desk.report().sessions.len();
-        if self.open + attached > MOST {
+        if self.open + attached > MAX_CLIENTS {
             let fault = too_many();
-            return self.with(slot, desk, |it, desk| it.tell_off(&fault, desk));
+            return self.with(slot, desk, |it, desk| it.close_with(&fault, desk));
         }
         let Some(connection) = self.slots.get(slot).and_then(Option::as_ref) else { return };
-        // A session takes a second one.
-        if connection.stream.try_clone().map_or(true, |second| is_of_the_last(&second)) {
+        // A session needs a second descriptor.
+        if connection.stream.try_clone().map_or(true, |second| is_reserved(&second)) {
             let message = no_descriptors().message();
             return self.with(slot, desk, |it, desk| it.send(message, desk));
         }
@@ -344,7 +343,7 @@ impl Connections {
         }
     }
 
-    /// Tells those who watch.
+    /// Sends the transition to clients that watch.
     pub(super) fn transition(
         &mut self,
         transition: &Transition,
@@ -360,9 +359,9 @@ impl Connections {
         let message = methods::reply(json!({ "event": event }), !last);
         for slot in 0..self.slots.len() {
             self.with(slot, desk, |it, desk| match it.mode {
-                Mode::Watching(told) if told != phase => {
+                Mode::Watching(reported) if reported != phase => {
                     if last {
-                        it.leave(desk);
+                        it.close(desk);
                     } else {
                         it.mode = Mode::Watching(phase);
                     }
@@ -373,29 +372,29 @@ impl Connections {
         }
     }
 
-    /// All is over: calls that have come are answered, and who has taken all is gone.
+    /// The monitor has ended: answers received calls and closes clients without unread output.
     pub(super) fn finish(&mut self, desk: &mut ServiceContext<'_, '_>) {
         for slot in 0..self.slots.len() {
-            for _ in 0..LAST_CALLS {
+            for _ in 0..MAX_LAST_CALLS {
                 self.serve(slot, desk);
             }
             self.with(slot, desk, |it, desk| {
                 if it.is_flushed() {
                     return Fate::Gone;
                 }
-                it.leave(desk);
+                it.close(desk);
                 Fate::Stays
             });
         }
     }
 }
 
-/// Replies with the state, and goes on with the transitions unless that was the last.
+/// Replies with the state; transitions follow unless it is final.
 fn watch(connection: &mut Connection, desk: &mut ServiceContext<'_, '_>) -> Fate {
     let report = desk.report();
     let last = report.phase == Phase::Stopped;
     if last {
-        connection.leave(desk);
+        connection.close(desk);
     } else {
         connection.mode = Mode::Watching(report.phase);
     }
@@ -404,22 +403,23 @@ fn watch(connection: &mut Connection, desk: &mut ServiceContext<'_, '_>) -> Fate
 }
 
 fn too_many() -> Fault {
-    Fault::new("TooManyConnections", json!({ "limit": MOST }))
+    Fault::new("TooManyConnections", json!({ "limit": MAX_CLIENTS }))
 }
 
 fn no_descriptors() -> Fault {
     Fault::new("Failed", json!({ "message": "no descriptors are left for more clients" }))
 }
 
-/// Whether this descriptor is among the last that the process may have. The kernel gives the lowest
-/// that is free (open(2)), so those below it are in use.
-fn is_of_the_last(descriptor: &impl AsRawFd) -> bool {
+/// Whether this descriptor is among the last available ones. The kernel assigns the lowest free
+/// number (open(2)), so all lower ones are in use.
+fn is_reserved(descriptor: &impl AsRawFd) -> bool {
     let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return false };
-    rlim_t::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number + SPARE >= limit)
+    rlim_t::try_from(descriptor.as_raw_fd())
+        .is_ok_and(|number| number + RESERVED_DESCRIPTORS >= limit)
 }
 
-/// Says why, to a client that has taken nothing yet, and closes.
-fn turn_away(mut stream: &UnixStream, fault: &Fault) {
+/// Sends an error to a client that has not been admitted.
+fn refuse(mut stream: &UnixStream, fault: &Fault) {
     let _ = stream.write(&fault.message());
 }
 

@@ -1,4 +1,4 @@
-//! The methods: what a call asks for, done or turned down.
+//! The methods of the interfaces.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::monitor::{
 const SERVICE: &str = "org.varlink.service";
 const MONITOR: &str = "io.vmon.Monitor";
 
-/// How much of a name that nobody knows is told back.
-const ECHO: usize = 256;
+/// Length limit of an unknown name in an error reply.
+const MAX_ECHO: usize = 256;
 
-/// The interface that every varlink service has.
+/// The interface of every varlink service.
 const SERVICE_DESCRIPTION: &str = include_str!("org.varlink.service.varlink");
 
-/// What becomes of a call.
+/// The result of a call.
 pub(super) enum Answer {
-    /// It is done.
+    /// The reply.
     Reply(Value),
-    /// The state, then transitions.
+    /// The state and all following transitions.
     Watch,
     /// The connection becomes a session.
     Attach(Attach),
@@ -65,7 +65,7 @@ impl Fault {
         }
     }
 
-    /// As a message.
+    /// Encodes it as a message.
     pub(super) fn message(&self) -> Vec<u8> {
         let error = format!("{}.{}", self.interface, self.name);
         message(&json!({ "error": error, "parameters": self.parameters }))
@@ -88,7 +88,7 @@ impl From<RequestError> for Fault {
     }
 }
 
-/// A reply as a message.
+/// Encodes a reply as a message.
 pub(super) fn reply(parameters: Value, continues: bool) -> Vec<u8> {
     match continues {
         true => message(&json!({ "parameters": parameters, "continues": true })),
@@ -102,7 +102,7 @@ fn message(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// Does what a call asks for, as far as that needs no connection.
+/// Executes a call, as far as that needs no connection.
 pub(super) fn answer(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
     let unknown = || {
@@ -196,7 +196,7 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
     let console = parameters.text("console")?;
     let to = match (parameters.text("stream")?, console) {
         (None, None) => None,
-        // Whose name is none is nobody's.
+        // An invalid name belongs to no console.
         (None | Some("console"), Some(name)) => Some(AttachTo::Console(
             name.parse()
                 .map_err(|_| Fault::new("NoSuchConsole", json!({ "console": echo(name) })))?,
@@ -226,11 +226,11 @@ fn resize(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Faul
     Ok(done(()))
 }
 
-/// The parameters of a call; one that is null is as one that is missing.
+/// The parameters of a call; null counts as missing.
 struct Parameters<'a>(&'a [(String, Scalar)]);
 
 impl<'a> Parameters<'a> {
-    /// Turns down a parameter that the method does not know.
+    /// Refuses a parameter that the method does not have.
     fn of(call: &'a Call, known: &[&str]) -> Result<Self, Fault> {
         match call.parameters.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             Some((name, _)) => Err(Fault::parameter(name)),
@@ -270,7 +270,7 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A name to tell back, which may be as long as a message.
+/// A name for an error reply, truncated because it may be as long as a message.
 fn echo(name: &str) -> String {
-    name.chars().take(ECHO).collect()
+    name.chars().take(MAX_ECHO).collect()
 }
