@@ -386,7 +386,7 @@ fn a_run_whose_end_waits_in_a_file_is_not_lost() {
     let lock = fixture.locked();
     told(&mut observer, &exited(3));
     supervisor.kill();
-    // The file can't be taken in while somebody has the lock, nor is the run closed without it.
+    // While the database is locked, the file is not imported, and the run is not closed without it.
     assert_eq!(registry.reconcile().unwrap(), []);
     drop(lock);
     assert_eq!(end(&only(&registry)), ("STOPPED", Some(3), Some("exited")));

@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::common::held::{ENDS, Held, Reader, brief, lock, look, ps, spooled};
 use crate::common::{State, code, contains, eventually, one_line, own_test, seed, signal, wait};
 
-// A database that somebody else has locked.
+// A database that another process has locked.
 
 /// Not a test by itself: the host of the next one, which runs it in a process of its own.
 #[test]

@@ -20,7 +20,7 @@ use crate::common::{self, State, code, each, eventually, signal, wait};
 /// How long a state is held: several of an observer's attempts.
 const SECONDS: Duration = Duration::from_secs(2);
 
-/// What somebody does to the database; undone when it is dropped.
+/// A state of the database that is undone when this is dropped.
 enum Hold<'a> {
     Locked(Connection),
     Full(PathBuf),

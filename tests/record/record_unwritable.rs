@@ -188,7 +188,7 @@ fn a_command_waits_for_a_locked_database_once() {
     // Five seconds each for the spooled end, once more for it and for the lost run were fifteen.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(0));
-    assert!(one_line(&output).contains("spooled ends can't be taken in yet"));
+    assert!(one_line(&output).contains("spooled ends can't be imported yet"));
     drop(locked);
     assert_eq!(brief(&ps(&state, &["--all"])), ["web STOPPED 0 exited"]);
 }

@@ -230,7 +230,7 @@ fn a_spooled_end_is_taken_in_wherever_the_state_directory_is_by_then() {
 }
 
 #[test]
-fn an_end_that_is_passed_over_is_reported_once_and_one_of_a_neighbour_is_not() {
+fn a_skipped_end_is_reported_once_and_an_end_of_another_database_is_not() {
     let state = State::new();
     state.ran("web", &[], "exit 7");
     fs::create_dir_all(state.file("run")).unwrap();
@@ -241,13 +241,13 @@ fn an_end_that_is_passed_over_is_reported_once_and_one_of_a_neighbour_is_not() {
     fs::write(state.file("other.db"), "").unwrap();
     end("neighbours", 1, "/old/place/other.db");
     end("newer", 2, "/old/place/sandbox.db");
-    end("nobodys", 1, "/old/place/gone.db");
+    end("orphan", 1, "/old/place/gone.db");
     end("cut", 1, "/old/place/sandbox.db");
     symlink(state.db(), state.file("run/link.end.json")).unwrap();
     let mut expected = vec![
         ("newer", "version 2"),
-        ("nobodys", "gone.db, which does not exist"),
-        ("cut", "cut short"),
+        ("orphan", "gone.db, which does not exist"),
+        ("cut", "truncated"),
         ("link", "not a regular file"),
     ];
     if is_root() {
@@ -263,6 +263,6 @@ fn an_end_that_is_passed_over_is_reported_once_and_one_of_a_neighbour_is_not() {
     for (name, why) in expected {
         let path = state.file("run").join(format!("{name}.end.json"));
         let line = said.lines().find(|line| line.contains(path.to_str().unwrap())).unwrap();
-        assert!(line.starts_with("vmon: warn: can't take in") && line.contains(why), "{line}");
+        assert!(line.starts_with("vmon: warn: can't import") && line.contains(why), "{line}");
     }
 }

@@ -1,5 +1,5 @@
-//! The registry's files: who may read them, what they are when they are no database, and what
-//! becomes of the record when somebody replaces them.
+//! Files of the registry: their modes, errors for files that are not a database, and replacement
+//! of the database during a run.
 
 use std::error::Error;
 use std::fs;
@@ -38,7 +38,7 @@ fn a_reader_creates_nothing() {
 }
 
 #[test]
-fn what_is_no_database_is_a_clear_error_and_stays_as_it_is() {
+fn a_file_that_is_not_a_database_is_an_error_and_is_not_changed() {
     let fixture = Fixture::new();
     let path = |name: &str| fixture.dir.path().join(name);
     let error = |name: &str| {
@@ -71,7 +71,7 @@ fn an_error_of_the_system_keeps_its_number() {
 }
 
 #[test]
-fn a_directory_that_is_a_link_is_followed() {
+fn a_symbolic_link_to_the_directory_is_followed() {
     let fixture = Fixture::new();
     let (real, link) = (fixture.dir.path().join("state"), fixture.dir.path().join("link"));
     fs::create_dir(&real).unwrap();
@@ -98,7 +98,7 @@ fn a_newer_schema_is_a_clear_error_and_refuses_a_claim() {
 }
 
 #[test]
-fn a_database_removed_or_replaced_while_a_child_runs_is_made_right() {
+fn a_database_removed_or_replaced_while_a_child_runs_is_recreated() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let mut observer = registry.observer();
@@ -153,7 +153,7 @@ fn the_log_is_checkpointed_before_it_grows_without_end() {
 }
 
 #[test]
-fn a_log_that_outlives_a_crash_is_a_part_of_the_database() {
+fn a_write_ahead_log_left_by_a_crash_is_part_of_the_database() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     Life::of("web").granted(&mut registry.observer());
@@ -162,7 +162,7 @@ fn a_log_that_outlives_a_crash_is_a_part_of_the_database() {
 }
 
 #[test]
-fn a_database_that_can_not_be_written_is_read_as_far_as_that_goes() {
+fn a_read_only_database_is_readable_without_a_write_ahead_log() {
     let fixture = Fixture::new();
     Life::of("web").granted(&mut fixture.registry().observer());
     // The last connection of another program takes the log and the shared memory with it.

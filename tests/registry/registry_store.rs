@@ -16,7 +16,7 @@ use vmon::monitor::{
 use vmon::registry::{Registry, Status};
 
 #[test]
-fn each_transition_leaves_the_right_rows() {
+fn each_transition_updates_the_rows() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let mut life = Life::of("web");
@@ -100,7 +100,7 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
 }
 
 #[test]
-fn a_run_that_could_not_start_is_recorded_as_such() {
+fn a_run_that_could_not_start_is_recorded_as_start_failed() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let mut observer = registry.observer();
@@ -157,7 +157,7 @@ fn the_name_of_a_live_supervisor_is_taken_and_a_dead_ones_is_taken_over() {
 }
 
 #[test]
-fn a_supervisor_of_another_pid_namespace_is_never_judged_dead() {
+fn a_supervisor_of_another_pid_namespace_is_never_considered_dead() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let elsewhere = Identity { pid: 2, pid_namespace: Some(1), ..Identity::current() };
@@ -202,7 +202,7 @@ fn a_locked_database_delays_claim_and_transitions_without_waiting() {
 }
 
 #[test]
-fn a_late_claim_of_a_handed_over_child_is_written_with_what_came_since() {
+fn a_late_claim_of_a_handed_over_child_is_written_with_later_transitions() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let life = Life::of("vm").handed_over();
@@ -221,7 +221,7 @@ fn a_late_claim_of_a_handed_over_child_is_written_with_what_came_since() {
 }
 
 #[test]
-fn a_late_claim_whose_name_went_to_another_is_given_up() {
+fn a_late_claim_of_a_name_that_is_taken_is_abandoned() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let mut observer = registry.observer();
@@ -238,7 +238,7 @@ fn a_late_claim_whose_name_went_to_another_is_given_up() {
 }
 
 #[test]
-fn a_claim_that_was_never_granted_leaves_nothing() {
+fn a_claim_that_was_never_granted_leaves_no_row() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let mut observer = registry.observer();
@@ -252,7 +252,7 @@ fn a_claim_that_was_never_granted_leaves_nothing() {
 }
 
 #[test]
-fn opening_never_waits_and_a_later_access_makes_the_schema() {
+fn opening_never_waits_and_a_later_access_creates_the_schema() {
     let fixture = Fixture::new();
     fixture.seed("");
     let lock = fixture.locked();
@@ -314,7 +314,7 @@ fn a_database_of_the_seed_is_read_and_kept() {
 }
 
 #[test]
-fn of_fifty_claims_of_one_name_exactly_one_is_granted() {
+fn exactly_one_of_fifty_claims_of_one_name_is_granted() {
     let fixture = Fixture::new();
     let barrier = Barrier::new(50);
     let granted = thread::scope(|scope| {
@@ -341,7 +341,7 @@ fn of_fifty_claims_of_one_name_exactly_one_is_granted() {
 }
 
 #[test]
-fn fifty_lives_at_once_leave_fifty_right_rows() {
+fn fifty_concurrent_runs_leave_fifty_correct_rows() {
     let fixture = Fixture::new();
     let barrier = Barrier::new(50);
     thread::scope(|scope| {
@@ -384,7 +384,7 @@ fn one_life_in_a_process_of_its_own() {
 }
 
 #[test]
-fn fifty_processes_at_once_leave_fifty_right_rows_and_one_has_the_name_all_want() {
+fn fifty_concurrent_processes_leave_correct_rows_and_one_gets_the_contested_name() {
     let fixture = Fixture::new();
     let mut processes: Vec<_> = (0..50)
         .map(|_| {

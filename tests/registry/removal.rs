@@ -1,4 +1,4 @@
-//! Taking sandboxes out of the record, and what they used at a moment.
+//! Removal of sandboxes from the record, and metrics.
 
 use crate::common::lives::*;
 use chrono::Utc;
@@ -25,7 +25,7 @@ fn life(registry: &Registry, name: &str) {
 }
 
 #[test]
-fn a_stopped_sandbox_goes_with_its_runs_and_metrics_and_no_other() {
+fn only_a_stopped_sandbox_is_removed_with_its_runs_and_metrics() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     for name in ["web", "web", "db"] {
@@ -70,7 +70,7 @@ fn a_live_sandbox_is_not_removed() {
 }
 
 #[test]
-fn the_name_is_held_until_what_belongs_to_it_is_gone_too() {
+fn the_name_is_held_until_the_callback_of_a_removal_returns() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     life(&registry, "web");
@@ -84,7 +84,7 @@ fn the_name_is_held_until_what_belongs_to_it_is_gone_too() {
 }
 
 #[test]
-fn a_sandbox_stays_whole_where_what_belongs_to_it_can_not_go() {
+fn a_sandbox_stays_on_record_if_the_callback_fails() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     for name in ["web", "web", "db"] {
@@ -117,7 +117,7 @@ fn a_live_program_of_the_ecosystem_keeps_its_sandbox() {
 }
 
 #[test]
-fn pruning_takes_what_ended_before_and_the_sandboxes_that_are_left_empty() {
+fn pruning_removes_older_runs_and_sandboxes_without_runs() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     // All end at one time; the later one of `web` is moved beyond it.
@@ -170,7 +170,7 @@ fn a_sample_never_waits_for_a_lock() {
 }
 
 #[test]
-fn the_latest_run_of_each_sandbox_is_the_one_that_goes_on_or_began_last() {
+fn the_latest_run_of_a_sandbox_is_the_one_in_progress_or_the_last_started() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     for name in ["web", "db", "web"] {
@@ -196,7 +196,7 @@ fn the_latest_run_of_each_sandbox_is_the_one_that_goes_on_or_began_last() {
 }
 
 #[test]
-fn a_run_is_read_back_with_its_socket_its_identities_and_what_was_asked_for() {
+fn a_run_is_read_back_with_its_socket_identities_and_options() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let mut life = Life::of("web");

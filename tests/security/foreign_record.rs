@@ -153,7 +153,7 @@ fn a_record_does_not_decide_how_much_memory_its_reader_takes() {
     assert!(said.contains("too big"), "{said}");
     let generated = "ALTER TABLE vmon_runs ADD COLUMN more TEXT AS (hex(zeroblob(300000000)))";
     let said = ps_of(generated);
-    assert!(said.contains("its vmon_runs has a generated column"), "{said}");
+    assert!(said.contains("vmon_runs has a generated column"), "{said}");
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_rollback_succeeds_and_removes_no_file_that_its_journal_names() {
 }
 
 #[test]
-fn what_another_user_has_put_beside_the_database_does_not_become_part_of_it() {
+fn files_of_another_user_beside_the_database_are_not_read_as_part_of_it() {
     if !is_root() {
         eprintln!("SKIPPED: only root can be two users");
         return;

@@ -337,7 +337,7 @@ fn a_record_in_a_place_that_others_can_write_to_is_only_read() {
 }
 
 #[test]
-fn a_cgroup_on_record_in_which_no_process_is_the_runs_is_left_alone() {
+fn a_recorded_cgroup_without_a_process_of_the_run_is_not_killed() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mut roots = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
     let root = roots.find_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
@@ -364,7 +364,7 @@ fn a_cgroup_on_record_in_which_no_process_is_the_runs_is_left_alone() {
 }
 
 #[test]
-fn a_view_in_the_place_of_a_table_is_refused_and_a_query_without_end_is_ended() {
+fn a_view_in_place_of_a_table_is_refused_and_an_endless_query_is_interrupted() {
     let endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)";
     for name in ["vmon_runs", "VMON_RUNS", "sandboxes", "vmon_meta"] {
         let state = State::new();
@@ -396,11 +396,11 @@ fn a_view_in_the_place_of_a_table_is_refused_and_a_query_without_end_is_ended() 
     let output = state.run("other", &[], "true").output().unwrap();
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let said = common::one_line(&output);
-    assert!(said.contains("more steps"), "{said}");
+    assert!(said.contains("step limit"), "{said}");
 }
 
 #[test]
-fn a_fifo_beside_the_database_hangs_no_command() {
+fn a_fifo_beside_the_database_blocks_no_command() {
     for companion in ["-journal", "-wal", "-shm", ""] {
         let state = State::new();
         state.ran("web", &[], "true");
@@ -440,7 +440,7 @@ fn a_fifo_beside_the_database_keeps_no_stop_from_a_command_that_runs() {
 }
 
 #[test]
-fn what_a_killed_supervisor_had_not_put_into_its_place_goes_with_its_run() {
+fn temporary_files_of_a_killed_supervisor_are_removed_with_its_run() {
     let claim = |state: &State| drop(state.run("web", &[], "true").output().unwrap());
     let command = |state: &State| drop(state.vmon().arg("ps").output().unwrap());
     for close in [claim, command] as [fn(&State); 2] {
