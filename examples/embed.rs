@@ -1,4 +1,4 @@
-//! A host in fifteen lines: one sandbox, its log, its record, and how it ended.
+//! A minimal host: runs one sandbox with a log and a record, and prints how it ended.
 //!
 //! `cargo run --example embed -- sh -c 'echo hello; exit 7'`
 

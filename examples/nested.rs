@@ -1,11 +1,11 @@
-//! A host with a loop of its own: the reactor is one descriptor in it, beside the host's others.
+//! A host with its own event loop, in which the reactor is one descriptor among others.
 //!
-//! It spawns its children itself, as a libkrun host forks its own, and hands them over; it takes
-//! the transitions by an observer of its own. No registry: `--no-default-features` builds it.
+//! The host spawns its children itself, as a libkrun host does, hands them over, and receives the
+//! transitions in an observer. It needs no registry and builds with `--no-default-features`.
 //!
 //! `cargo run --no-default-features --example nested`
 //!
-//! (mio's poll(2) back end has no descriptor that could be nested: there it only says so.)
+//! mio's poll(2) back end has no descriptor that can be nested: there the example prints a message.
 
 #![cfg_attr(mio_unsupported_force_poll_poll, allow(unused))]
 
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Milliseconds until then, rounded up: a poll that ends too early would only be repeated.
+/// Milliseconds until the deadline, rounded up so that poll(2) does not return early.
 fn until(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now());

@@ -298,7 +298,7 @@ fn truncate(path: &std::path::Path) {
 }
 
 #[test]
-fn a_kept_connection_survives_a_log_and_an_index_that_somebody_truncates() {
+fn a_kept_connection_survives_truncation_of_its_log_and_index() {
     for suffix in ["-wal", "-shm"] {
         let mut fixture = Fixture::new();
         let mut observer = started(&mut fixture);
