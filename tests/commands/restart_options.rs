@@ -111,6 +111,8 @@ fn every_option_of_run_survives_a_restart() {
     }
     let _default = Detached::start(&state, &mut state.run("default", &["-d"], "exec sleep 100"));
     let (default, _) = recorded(&state, "default");
+    // Each runs until all have been compared: a killed supervisor makes later commands warn.
+    let mut running = Vec::new();
     for (option, arguments, kept) in OPTIONS {
         let name = option.trim_start_matches('-').to_owned() + &option.len().to_string();
         let directory = state.file(&name);
@@ -139,6 +141,7 @@ fn every_option_of_run_survives_a_restart() {
         let again = Detached::start(&state, state.vmon().args(["restart", &name]));
         assert_ne!(again.pid, first.pid, "{option}");
         assert_eq!(recorded(&state, &name), before, "{option}");
+        running.push(again);
     }
 }
 
