@@ -88,9 +88,7 @@ impl Leftovers {
     pub(super) fn reason(self) -> Option<String> {
         match self {
             Self::Nothing => None,
-            Self::Killed(count) => {
-                Some(format!("{count} processes were sent SIGKILL and have not ended yet"))
-            }
+            Self::Killed(count) => Some(format!("{count} processes have not ended yet")),
             Self::Unproven(pid) => Some(format!(
                 "pid {pid} is on record as its command and still runs, but its environment does not prove that it belongs to this run"
             )),

@@ -312,10 +312,7 @@ impl RegistryObserver {
         cleared: &[i64],
     ) -> Result<(Stored, Kept), RegistryError> {
         let db = &self.registry.paths.db;
-        let spooled = match record.row {
-            None if self.registry.check_trust().is_ok() => self.registry.spooled(),
-            _ => Vec::new(),
-        };
+        let spooled = if record.row.is_none() { self.registry.spooled() } else { Vec::new() };
         let stored = connection::write_kept(db, Duration::ZERO, kept, |tx| {
             spool::import(tx, &spooled)?;
             for ended in self.earlier.records() {

@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::unistd::geteuid;
 use rusqlite::ffi;
 
@@ -282,6 +282,12 @@ fn on_access_mut<T>(f: impl FnOnce(&mut Access) -> T) -> Option<T> {
     result.ok().flatten()
 }
 
+/// The mode of a file, which has 16 bits on some systems.
+#[allow(clippy::useless_conversion)]
+fn mode_of(stat: &FileStat) -> u32 {
+    stat.st_mode.into()
+}
+
 /// Whether this process is root and the database belongs to another user.
 pub(super) fn is_foreign_to_root(owner: u32) -> bool {
     owner != 0 && geteuid().is_root()
@@ -326,7 +332,7 @@ impl Access {
             return Err(Errno::EPERM);
         }
         if self.distrust.is_none() {
-            self.distrust = trust::of_file(path, stat.st_uid, stat.st_mode);
+            self.distrust = trust::of_file(path, stat.st_uid, mode_of(&stat));
         }
         Ok(())
     }
