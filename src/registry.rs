@@ -64,6 +64,7 @@
 //!
 //! [`Observer`]: crate::monitor::Observer
 
+mod columns;
 mod connection;
 mod error;
 mod lost;
@@ -89,6 +90,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use columns::ConsoleBytes;
 use connection::Kept;
 pub use error::RegistryError;
 use error::{At, Fault};
@@ -96,7 +98,7 @@ pub use metrics::Sample;
 use nix::unistd::geteuid;
 pub use observer::RegistryObserver;
 use read::Selection;
-pub use read::{ConsoleBytes, Run, Status};
+pub use read::{Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
@@ -305,7 +307,7 @@ impl Registry {
         let name = db.file_name().ok_or(Fault::NotAFile("a directory"))?;
         // SQLITE_OPEN_NOFOLLOW refuses a symbolic link anywhere in the path. Links in the directory
         // part are the user's choice and are resolved here; a link in place of the file is refused.
-        let directory = fs::canonicalize(connection::parent(db))?;
+        let directory = fs::canonicalize(trust::parent(db))?;
         let spool = directory.join("run");
         let db = directory.join(name);
         let state = Arc::new(StateDir::new(directory));

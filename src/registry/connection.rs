@@ -15,8 +15,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::error::Fault;
-use super::trust::{self, Distrust};
+use super::error::{Distrust, Fault};
+use super::trust;
 use super::{schema, sqlite};
 
 /// A command checkpoints a write-ahead log that is larger than this.
@@ -86,14 +86,9 @@ fn check_companions(db: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The directory of `db`; `.` for a bare file name.
-pub(super) fn parent(db: &Path) -> &Path {
-    db.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Creates the directory of `db` and its parents.
 pub(super) fn make_directory(db: &Path) -> Result<(), Fault> {
-    Ok(DirBuilder::new().recursive(true).mode(0o700).create(parent(db))?)
+    Ok(DirBuilder::new().recursive(true).mode(0o700).create(trust::parent(db))?)
 }
 
 /// Creates an empty database with mode 0600, unless there is one.

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use super::trust::Distrust;
-
 /// An error of SQLite or of a system call: a `rusqlite::Error`, an [`io::Error`] or a text.
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -149,6 +147,15 @@ impl RegistryError {
             | Self::Sqlite { .. } => false,
         }
     }
+}
+
+/// Why a path is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Distrust {
+    /// The path belongs to another user.
+    Owner(PathBuf, u32),
+    /// Other users may write to the path.
+    Writable(PathBuf),
 }
 
 /// A failure, before the path of the database is added.

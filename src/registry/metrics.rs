@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use rusqlite::{Connection, Result, Row, params};
 
+use super::columns::{signed, unsigned};
 use super::error::{At, Fault, RegistryError};
-use super::store::{signed, unsigned};
 use super::{COMMAND_TIMEOUT, Registry, connection, schema};
 
 /// Resource usage of a sandbox at one moment: a row of `sandbox_metrics`.

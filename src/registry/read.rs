@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Result, Row};
 
+use super::columns::{
+    ConsoleBytes, RUNNING, SUPERVISOR_LOST, foreign_supervisor, supervisor, unsigned,
+};
 use super::error::Fault;
-use super::record::SUPERVISOR_LOST;
 use super::schema;
 use super::spec;
 use super::state_dir::StateDir;
-use super::store::{RUNNING, foreign_supervisor, supervisor, unsigned};
 use crate::monitor::codec::Spec;
-use crate::monitor::{ConsoleReport, Identity, Liveness};
+use crate::monitor::{Identity, Liveness};
 
 /// A run of a sandbox, or a sandbox of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,26 +73,6 @@ pub struct Run {
     /// others. No process may be signalled, no socket called and no file removed because of any
     /// other record.
     pub trusted: bool,
-}
-
-/// Byte counts of a console in one run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConsoleBytes {
-    /// The console's name.
-    pub name: String,
-    /// Bytes in its log.
-    pub bytes_logged: u64,
-    /// Bytes that a log or another output dropped.
-    pub bytes_dropped: u64,
-}
-
-impl ConsoleBytes {
-    pub(super) fn of(report: &ConsoleReport) -> Self {
-        let ConsoleReport { name, bytes_logged, bytes_dropped, .. } = report;
-        let (bytes_logged, bytes_dropped) = (*bytes_logged, *bytes_dropped);
-        Self { name: name.to_string(), bytes_logged, bytes_dropped }
-    }
 }
 
 impl Run {

@@ -9,15 +9,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::read::ConsoleBytes;
+use super::columns::ConsoleBytes;
 use super::spec;
 use super::state_dir::StateDir;
 use crate::child::ExitStatus;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
 use crate::timestamp::rfc3339;
-
-/// The reason of a run whose supervisor ended before it could write the end.
-pub(super) const SUPERVISOR_LOST: &str = "supervisor-lost";
 
 /// One run.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Result, Transaction, params};
 
+use super::columns::{RUNNING, foreign_supervisor};
 use super::error::{At, RegistryError};
 use super::read::{self, Run};
 use super::state_dir::StateDir;
@@ -152,8 +153,8 @@ fn holder(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
     if let Some(open) = store::unfinished_runs(tx, row.id)?.first() {
         return Ok(Some(open.supervisor.pid));
     }
-    let foreign = row.status == store::RUNNING;
-    Ok(foreign.then(|| store::foreign_supervisor(row.supervisor_pid)).flatten())
+    let foreign = row.status == RUNNING;
+    Ok(foreign.then(|| foreign_supervisor(row.supervisor_pid)).flatten())
 }
 
 /// Runs would also be deleted by `ON DELETE CASCADE`; the ecosystem's table has no such reference.

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use rusqlite::Transaction;
 use serde_json::{Value, json};
 
+use super::columns::ConsoleBytes;
 use super::connection::random;
 use super::error::Fault;
-use super::read::{ConsoleBytes, Run};
+use super::read::Run;
 use super::record::{Child, Ending, Record, Stage};
 use super::state_dir::StateDir;
 use super::{Paths, store};

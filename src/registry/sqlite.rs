@@ -43,7 +43,8 @@ use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::unistd::geteuid;
 use rusqlite::ffi;
 
-use super::trust::{self, Distrust};
+use super::error::Distrust;
+use super::trust;
 
 /// Suffixes of the files that SQLite keeps beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];

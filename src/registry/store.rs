@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use chrono::Utc;
-use nix::errno::Errno;
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
-use super::read::{self, ConsoleBytes, Run};
-use super::record::{Record, SUPERVISOR_LOST, Stage};
+use super::columns::{
+    ConsoleBytes, RUNNING, SUPERVISOR_LOST, foreign_supervisor, signed, supervisor,
+};
+use super::read::{self, Run};
+use super::record::{Record, Stage};
 use crate::monitor::{Identity, Liveness};
 use crate::timestamp::rfc3339;
 
@@ -29,8 +29,6 @@ pub(super) enum Stored {
     Lost { runs: Vec<Run>, open: Vec<Run> },
 }
 
-/// The ecosystem's status of a sandbox with a running child.
-pub(super) const RUNNING: &str = "RUNNING";
 /// The status of any other sandbox.
 const STOPPED: &str = "STOPPED";
 
@@ -216,28 +214,6 @@ pub(super) fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<
     let mut statement = tx.prepare(UNFINISHED_RUNS)?;
     let open = |row: &Row<'_>| Ok(OpenRun { id: row.get("id")?, supervisor: supervisor(row)? });
     statement.query_map([sandbox], open)?.collect()
-}
-
-/// The supervisor's identity, from a row with named columns.
-pub(super) fn supervisor(row: &Row<'_>) -> Result<Identity> {
-    Ok(Identity {
-        pid: row.get("supervisor_pid")?,
-        start: unsigned(row.get("supervisor_start")?),
-        boot_id: row.get("boot_id")?,
-        pid_namespace: row.get::<_, Option<i64>>("pid_namespace")?.map(unsigned),
-    })
-}
-
-/// The pid of another program's supervisor, if the process exists.
-///
-/// Our own pid does not count: a container starts its processes with the same few pids each time,
-/// so a row of an earlier start would never be released.
-pub(super) fn foreign_supervisor(pid: i64) -> Option<u32> {
-    let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0)?;
-    // Signal 0 only checks for existence (kill(2)). EPERM means that the process exists.
-    let exists = kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
-    let pid = pid.unsigned_abs();
-    (exists && pid != std::process::id()).then_some(pid)
 }
 
 /// Closes the unfinished runs of a dead supervisor before the sandbox is taken.
@@ -457,16 +433,6 @@ fn path(path: &Path) -> ToSqlOutput<'_> {
         Ok(text) => text.into(),
         Err(_) => ValueRef::Blob(bytes),
     })
-}
-
-/// SQLite's integers are signed; inodes, start times and byte counts stay below 2^63.
-pub(super) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Reverses [`signed`].
-pub(super) fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -9,23 +9,18 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::geteuid;
 
-use super::connection::parent;
-use super::error::Fault;
+use super::error::{Distrust, Fault};
 
 /// Mode bits that let the group or any user write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Why a path is not trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Distrust {
-    /// The path belongs to another user.
-    Owner(PathBuf, u32),
-    /// Other users may write to the path.
-    Writable(PathBuf),
+/// The directory of `db`: the working directory for a bare file name.
+pub(super) fn parent(db: &Path) -> &Path {
+    db.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// # Errors
