@@ -19,6 +19,7 @@ pub(crate) enum Leftovers {
     Killed(usize),
     /// The process with the recorded identity of the child is alive, and nothing proves that it
     /// belongs to this run. It was not signalled.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     Unproven(u32),
 }
 
