@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use crate::common::{self, Detached, State, code, wait};
+use crate::common::{self, Detached, State, code, copy_program, wait};
 use nix::sys::signal::Signal;
 
 #[track_caller]
@@ -153,7 +153,7 @@ fn a_sandbox_that_could_not_be_started_again_is_not_stopped() {
 fn a_missing_command_is_reported() {
     let state = State::new();
     let program = state.file("program");
-    fs::copy("/bin/true", &program).unwrap();
+    copy_program("/bin/true", &program);
     let mut run: Command = state.vmon();
     run.args(["run", "--name", "web", "--"]).arg(&program);
     wait(&mut run.spawn().unwrap());

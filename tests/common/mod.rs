@@ -394,6 +394,20 @@ pub fn run_host(
     assert!(said.contains("1 passed"), "{said}");
 }
 
+/// Makes a program, or a file that is almost one. Not written by this process: a child that another
+/// test is about to start would have it open for writing too, and execve(2) refuses it then.
+pub fn write_program(path: &Path, text: &str, mode: u32) {
+    let write = r#"printf %s "$2" >"$1" && chmod "$3" "$1""#;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", write, "sh"]).arg(path).args([text, &format!("{mode:o}")]);
+    assert!(shell.status().unwrap().success(), "{}", path.display());
+}
+
+/// A copy of a program, for the same reason not by this process.
+pub fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success(), "{}", to.display());
+}
+
 /// The bytes of all files in a directory.
 pub fn directory_size(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).unwrap();

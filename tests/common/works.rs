@@ -1,11 +1,10 @@
 //! A rotate command that a test sees and holds.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::common::{State, eventually};
+use crate::common::{State, eventually, write_program};
 
 /// Works on its argument as gzip does, and lets the test see and hold it: it goes on when `hold` is
 /// gone, as with the test's directory, and tells of another one that works at the same time.
@@ -35,8 +34,7 @@ impl Works {
     pub fn new() -> Self {
         let state = State::new();
         let script = state.file("work");
-        fs::write(&script, WORK).unwrap();
-        fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+        write_program(&script, WORK, 0o700);
         let command = script.to_str().unwrap().to_owned();
         Self { state, command }
     }

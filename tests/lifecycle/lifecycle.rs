@@ -20,6 +20,7 @@ use nix::unistd::{Pid, mkfifo};
 
 use crate::common::{
     PATIENCE, State, Terminal, code, contains, eventually, is_alive, one_line, signal, wait,
+    write_program,
 };
 
 /// A `vmon run` under way, with its stdout on a pipe.
@@ -203,8 +204,7 @@ fn a_command_that_can_not_be_executed_is_126() {
     fs::write(&plain, "no program").unwrap();
     fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).unwrap();
     let orphan = state.file("orphan");
-    fs::write(&orphan, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&orphan, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&orphan, "#!/no/such/interpreter\n", 0o755);
     for program in [&plain, &orphan, state.path()] as [&Path; 3] {
         let output = state.vmon().args(["run", "--name", "x", "--"]).arg(program).output().unwrap();
         assert_eq!(output.status.code(), Some(126), "{program:?}");

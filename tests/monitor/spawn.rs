@@ -8,7 +8,6 @@
 #![allow(unsafe_code)] // handlers, masks and descriptors of a host
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio};
@@ -18,7 +17,7 @@ use vmon::child::Command;
 use vmon::monitor::{End, Monitor, Outcome, Sandbox};
 use vmon::reactor::Reactor;
 
-use crate::common::{self, State};
+use crate::common::{self, State, write_program};
 
 type Loop = Reactor<Monitor>;
 
@@ -42,18 +41,13 @@ fn code_and_output(command: Command) -> (u8, String) {
     (end.exit_code(), String::from_utf8(state.log("x")).unwrap().replace('\r', ""))
 }
 
-fn script(path: &Path, text: &str, mode: u32) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
 // The search for the program.
 
 #[test]
 fn a_path_with_a_slash_is_one_in_the_childs_directory() {
     let state = State::new();
     fs::create_dir(state.file("bin")).unwrap();
-    script(&state.file("bin/prog"), "#!/bin/sh\necho $0 $1\n", 0o755);
+    write_program(&state.file("bin/prog"), "#!/bin/sh\necho $0 $1\n", 0o755);
     let command = Command::new("bin/prog").args(["arg"]);
     let found = code_and_output(command.clone().current_dir(state.path()));
     assert_eq!(found, (0, "bin/prog arg\n".to_owned()));
@@ -65,7 +59,7 @@ fn a_name_is_looked_for_in_the_childs_path() {
     let state = State::new();
     for directory in ["a", "b"] {
         fs::create_dir(state.file(directory)).unwrap();
-        script(
+        write_program(
             &state.file(&format!("{directory}/prog")),
             &format!("#!/bin/sh\necho {directory}"),
             0o755,
@@ -87,7 +81,7 @@ fn a_name_is_looked_for_in_the_childs_path() {
 #[test]
 fn an_empty_element_of_the_path_is_the_childs_directory() {
     let state = State::new();
-    script(&state.file("prog"), "#!/bin/sh\necho here", 0o755);
+    write_program(&state.file("prog"), "#!/bin/sh\necho here", 0o755);
     for path in ["", ":/bin", "/bin:", "/bin::/usr/bin"] {
         let command = Command::new("prog").env("PATH", path).current_dir(state.path());
         assert_eq!(code_and_output(command), (0, "here\n".to_owned()), "{path:?}");
@@ -106,7 +100,7 @@ fn a_file_that_can_not_be_executed_hides_none_that_can() {
     let state = State::new();
     for (directory, mode) in [("a", 0o644), ("b", 0o755)] {
         fs::create_dir(state.file(directory)).unwrap();
-        script(&state.file(&format!("{directory}/prog")), "#!/bin/sh\nexit 3", mode);
+        write_program(&state.file(&format!("{directory}/prog")), "#!/bin/sh\nexit 3", mode);
     }
     let at = |directory: &str| state.file(directory).to_str().unwrap().to_owned();
     let path = |path: String| code_and_output(Command::new("prog").env("PATH", path)).0;
@@ -117,7 +111,7 @@ fn a_file_that_can_not_be_executed_hides_none_that_can() {
 #[test]
 fn a_script_without_an_interpreter_is_run_by_sh() {
     let state = State::new();
-    script(&state.file("prog"), "echo \"$0\" \"$#\" \"$2\"\n", 0o755);
+    write_program(&state.file("prog"), "echo \"$0\" \"$#\" \"$2\"\n", 0o755);
     let expected = format!("{} 2 b c\n", state.file("prog").display());
     let by_path = Command::new(state.file("prog")).args(["a", "b c"]);
     assert_eq!(code_and_output(by_path), (0, expected.clone()));
@@ -130,8 +124,8 @@ fn a_script_without_an_interpreter_is_run_by_sh() {
 #[test]
 fn what_keeps_a_program_from_running_is_told() {
     let state = State::new();
-    script(&state.file("orphan"), "#!/no/such/interpreter\n", 0o755);
-    script(&state.file("plain"), "", 0o644);
+    write_program(&state.file("orphan"), "#!/no/such/interpreter\n", 0o755);
+    write_program(&state.file("plain"), "", 0o644);
     let orphan = state.file("orphan");
     let plain = state.file("plain");
     let no_directory = Command::new("true").current_dir("/no/such/directory");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{self, Detached, Process, State, eventually, is_alive, is_root};
+use crate::common::{self, Detached, Process, State, copy_program, eventually, is_alive, is_root};
 use nix::sys::signal::Signal;
 use vmon::monitor::Identity;
 use vmon::registry::{Registry, RegistryError};
@@ -63,9 +63,7 @@ fn root_of_a_user_namespace_reads_a_record_of_a_user_that_it_can_not_become() {
         }
     }
     let program = state.file("vmon");
-    // By another process, as no child of this one may have it open for writing.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vmon")).arg(&program).status();
-    assert!(copied.unwrap().success());
+    copy_program(env!("CARGO_BIN_EXE_vmon"), &program);
     mode(&program, 0o755);
     let namespace = || {
         let mut command = Command::new("setpriv");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::common::{
-    self, Detached, Process, State, code, each, eventually, is_alive, is_root, wait,
+    self, Detached, Process, State, code, copy_program, each, eventually, is_alive, is_root, wait,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -36,11 +36,7 @@ impl Theirs {
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(theirs.scratch.path(), open.clone()).unwrap();
         // The checkout may lie where only root can go.
-        // Not by this process: a program can't be executed while a file is open for writing, which
-        // a child that another test is about to start has inherited.
-        let mut copy = Command::new("cp");
-        copy.arg(env!("CARGO_BIN_EXE_vmon")).arg(theirs.program());
-        assert!(copy.status().unwrap().success());
+        copy_program(env!("CARGO_BIN_EXE_vmon"), &theirs.program());
         fs::set_permissions(theirs.program(), open).unwrap();
         fs::create_dir(theirs.state()).unwrap();
         chown(theirs.state(), Some(OTHER), Some(OTHER)).unwrap();
