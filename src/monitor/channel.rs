@@ -6,6 +6,7 @@
 
 pub(super) mod backend;
 mod host_terminal;
+mod rate;
 
 use std::fs::File;
 use std::io;
@@ -21,12 +22,13 @@ use super::attachments::Attachments;
 use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources, Timer, TimerKey};
 use super::name::Name;
-use super::sandbox::{LogRate, OverRate, Sandbox};
+use super::sandbox::Sandbox;
 use crate::child;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
-use crate::relay::{Input, InputEvent, Log, Output, Over, PaceTimers, Rate, Sink};
-use crate::terminal::{Handle, Terminal};
+use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Sink};
+use crate::terminal::Handle;
 use backend::{Backend, Opened};
+pub(super) use host_terminal::HostStdio;
 use host_terminal::HostTerminal;
 
 /// One channel of a sandbox, during one run.
@@ -38,14 +40,6 @@ pub(super) struct Channel {
     input: Option<Input<Handle, SourceKey>>,
     host: HostTerminal,
     backend: Backend,
-}
-
-/// The host's stdio, where a channel has a part of it.
-#[derive(Debug, Default)]
-pub(super) struct HostStdio {
-    pub(super) terminal: Option<Terminal>,
-    /// Whether the channel reads the host's stdin.
-    pub(super) takes_stdin: bool,
 }
 
 impl Channel {
@@ -521,14 +515,4 @@ impl Channel {
 fn timers(channel: ChannelId, stream: Stream) -> PaceTimers<TimerKey> {
     let id = OutputId { channel, stream };
     PaceTimers { pause: Timer::ReadOutput(id).key(), trim: Timer::TrimPipe(id).key() }
-}
-
-impl From<LogRate> for Rate {
-    fn from(LogRate { per_second, burst, over }: LogRate) -> Self {
-        let over = match over {
-            OverRate::Block => Over::Block,
-            OverRate::Drop => Over::Drop,
-        };
-        Self { per_second, burst, over }
-    }
 }

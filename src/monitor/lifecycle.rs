@@ -20,7 +20,6 @@ use chrono::Utc;
 use tracing::{debug, info};
 
 use super::attach::{Attach, AttachError, Attached, SessionId};
-use super::channel::Channel;
 use super::keys::{Cx, OutputId, Timer};
 #[cfg(feature = "consoles")]
 use super::logs::LogOpener;
@@ -485,30 +484,11 @@ impl Lifecycle {
 
     /// What is known of the sandbox now.
     pub(super) fn report(&self) -> Report {
-        let Parts { sandbox, supervisor, run, channels, .. } = &self.parts;
         let end = match &self.state {
-            State::Stopped(end) | State::Restarting(end, _) => Some(end.clone()),
+            State::Stopped(end) | State::Restarting(end, _) => Some(end),
             _ => None,
         };
-        let bytes = end.as_ref().map(|end| (end.bytes_logged, end.bytes_dropped));
-        let (bytes_logged, bytes_dropped) = bytes.unwrap_or_else(|| channels.bytes());
-        Report {
-            name: sandbox.name.clone(),
-            config_file: sandbox.config_file.clone(),
-            phase: self.phase(),
-            supervisor: supervisor.clone(),
-            child: self.pid().and(run.child.as_ref().map(|(child, _)| child.clone())),
-            started_at: run.asked,
-            running_at: run.child.as_ref().map(|(_, at)| *at),
-            restarts: run.restarts,
-            tty: channels.stdio().map(Channel::is_terminal),
-            log: sandbox.log_path(),
-            bytes_logged,
-            bytes_dropped,
-            consoles: channels.consoles(),
-            sessions: channels.attachments(),
-            end,
-        }
+        Report::new(&self.parts, self.phase(), end)
     }
 }
 

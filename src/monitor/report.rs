@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::attach::SessionReport;
+use super::channel::Channel;
 use super::console_report::ConsoleReport;
 use super::name::Name;
+use super::parts::Parts;
 use super::transition::End;
 use crate::child::Identity;
 
@@ -76,4 +78,32 @@ pub struct Report {
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, if one has.
     pub end: Option<End>,
+}
+
+impl Report {
+    /// The report of a child in this state; `end` is that of the last run.
+    pub(super) fn new(parts: &Parts, phase: Phase, end: Option<&End>) -> Self {
+        let Parts { sandbox, supervisor, run, channels, .. } = parts;
+        let is_alive = matches!(phase, Phase::Running | Phase::Stopping);
+        let child = run.child.as_ref().filter(|_| is_alive).map(|(child, _)| child.clone());
+        let bytes = end.map(|end| (end.bytes_logged, end.bytes_dropped));
+        let (bytes_logged, bytes_dropped) = bytes.unwrap_or_else(|| channels.bytes());
+        Self {
+            name: sandbox.name.clone(),
+            config_file: sandbox.config_file.clone(),
+            phase,
+            supervisor: supervisor.clone(),
+            child,
+            started_at: run.asked,
+            running_at: run.child.as_ref().map(|(_, at)| *at),
+            restarts: run.restarts,
+            tty: channels.stdio().map(Channel::is_terminal),
+            log: sandbox.log_path(),
+            bytes_logged,
+            bytes_dropped,
+            consoles: channels.consoles(),
+            sessions: channels.attachments(),
+            end: end.cloned(),
+        }
+    }
 }
