@@ -40,6 +40,9 @@ pub(super) fn check_name(name: &Name) -> Result<(), ConsoleError> {
 /// ```
 /// use vmon::monitor::{Console, Sandbox};
 ///
+/// # #[cfg(not(feature = "consoles"))]
+/// # fn main() {}
+/// # #[cfg(feature = "consoles")]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
 ///     .console("serial=unix:/run/host/web-serial.sock".parse()?)

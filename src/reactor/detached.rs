@@ -14,7 +14,7 @@ use super::rearm;
 pub(super) const DETACHED: Token = Token(usize::MAX - 2);
 
 /// Work that outlives its handler.
-pub(crate) trait Detached: Debug {
+pub(crate) trait Detached: Debug + Send {
     /// Readable when [`poll`](Self::poll) has something to do. Work without a descriptor is polled
     /// together with other work only.
     fn fd(&self) -> Option<BorrowedFd<'_>>;

@@ -37,7 +37,7 @@ pub(in crate::monitor) struct Opened {
 }
 
 /// Opens and closes a channel whose other side comes and goes.
-pub(in crate::monitor) trait Peer: Debug {
+pub(in crate::monitor) trait Peer: Debug + Send {
     /// The name of the channel.
     fn name(&self) -> &Name;
 
