@@ -60,6 +60,7 @@ mod share;
 mod sources;
 mod timers;
 
+use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::Arc;
@@ -105,7 +106,8 @@ impl Waker {
 }
 
 struct Slot<H> {
-    generation: u32,
+    /// The number of the handler, or of the last one.
+    number: u32,
     handler: Option<H>,
     /// Whether the handler was done when it was last called.
     done: bool,
@@ -174,20 +176,16 @@ impl<H: Handler> Reactor<H> {
     pub fn add(&mut self, handler: H) -> HandlerId {
         // A reactor holds far fewer handlers than 2^32: each has descriptors of its own.
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.handlers.push(Slot { generation: 0, handler: None, done: true, taken: 0 });
+            self.handlers.push(Slot { number: 0, handler: None, done: true, taken: 0 });
             self.handlers.len() as u32 - 1
         });
-        let generation = match self.handlers.get_mut(slot as usize) {
-            Some(entry) => {
-                entry.generation = entry.generation.wrapping_add(1);
-                entry.handler = Some(handler);
-                entry.done = false;
-                self.live += 1;
-                entry.generation
-            }
-            None => 0,
-        };
-        let id = HandlerId { slot, generation };
+        let id = HandlerId::next(slot);
+        if let Some(entry) = self.handlers.get_mut(slot as usize) {
+            entry.number = id.number;
+            entry.handler = Some(handler);
+            entry.done = false;
+            self.live += 1;
+        }
         self.call(id, |handler, cx| handler.start(cx));
         id
     }
@@ -210,7 +208,14 @@ impl<H: Handler> Reactor<H> {
     /// A handler.
     pub fn get(&self, id: HandlerId) -> Option<&H> {
         let slot = self.handlers.get(id.slot as usize)?;
-        if slot.generation == id.generation { slot.handler.as_ref() } else { None }
+        if slot.number == id.number { slot.handler.as_ref() } else { None }
+    }
+
+    /// The handlers that have not been removed, in no particular order.
+    pub fn handlers(&self) -> impl Iterator<Item = (HandlerId, &H)> {
+        self.handlers.iter().zip(0..).filter_map(|(entry, slot)| {
+            Some((HandlerId { slot, number: entry.number }, entry.handler.as_ref()?))
+        })
     }
 
     /// Calls `f` with a handler and its context; `None` when the handler has been removed.
@@ -220,7 +225,7 @@ impl<H: Handler> Reactor<H> {
         f: impl FnOnce(&mut H, &mut Context<'_, H::Source, H::Timer>) -> R,
     ) -> Option<R> {
         let slot = self.handlers.get_mut(id.slot as usize)?;
-        if slot.generation != id.generation {
+        if slot.number != id.number {
             return None;
         }
         let handler = slot.handler.as_mut()?;
@@ -371,7 +376,7 @@ impl<H: Handler> Reactor<H> {
 
     fn slot(&mut self, id: HandlerId) -> Option<&mut Slot<H>> {
         let slot = self.handlers.get_mut(id.slot as usize)?;
-        (slot.generation == id.generation).then_some(slot)
+        (slot.number == id.number).then_some(slot)
     }
 
     fn take_signals(&mut self) {
@@ -389,8 +394,8 @@ impl<H: Handler> Reactor<H> {
     }
 
     fn id_at(&self, slot: usize) -> Option<HandlerId> {
-        let generation = self.handlers.get(slot)?.generation;
-        Some(HandlerId { slot: slot as u32, generation })
+        let number = self.handlers.get(slot)?.number;
+        Some(HandlerId { slot: slot as u32, number })
     }
 
     fn fire_timers(&mut self, now: Instant) {
@@ -422,6 +427,24 @@ fn can_be_watched(signal: i32) -> bool {
     /// The signal numbers that signal-hook supports.
     const ROOM: std::ops::Range<i32> = 1..128;
     ROOM.contains(&signal) && !signal_hook::consts::FORBIDDEN.contains(&signal)
+}
+
+impl<H: Handler> fmt::Debug for Reactor<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let handlers = self.handlers().count();
+        f.debug_struct("Reactor")
+            .field("handlers", &handlers)
+            .field("live", &self.live)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(not(mio_unsupported_force_poll_poll))]
+impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
+    /// As [`as_fd`](std::os::fd::AsFd::as_fd).
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.poll.registry().as_raw_fd()
+    }
 }
 
 #[cfg(not(mio_unsupported_force_poll_poll))]

@@ -1,8 +1,22 @@
-//! The identifier of a handler on its reactor.
+//! The identifier of a handler.
 
-/// Identifies a handler on its reactor. Never reused, also after the handler has been removed.
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Identifies a handler. Unique among the handlers of all reactors of the process, also after the
+/// handler has been removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandlerId {
     pub(super) slot: u32,
-    pub(super) generation: u32,
+    /// The number of the handler in this process.
+    pub(super) number: u32,
+}
+
+impl HandlerId {
+    /// The identifier of the next handler, in this slot of its reactor.
+    pub(super) fn next(slot: u32) -> Self {
+        /// Zero is the number of a slot that no handler has used.
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        // Only uniqueness matters. After 2^32 handlers numbers repeat, but not in one slot at once.
+        Self { slot, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
 }

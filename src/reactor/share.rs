@@ -49,8 +49,8 @@ impl Share {
 mod tests {
     use super::*;
 
-    const ONE: HandlerId = HandlerId { slot: 1, generation: 1 };
-    const OTHER: HandlerId = HandlerId { slot: 2, generation: 1 };
+    const ONE: HandlerId = HandlerId { slot: 1, number: 1 };
+    const OTHER: HandlerId = HandlerId { slot: 2, number: 2 };
 
     #[test]
     fn a_handler_alone_gets_the_whole_buffer_and_several_get_a_part_each() {

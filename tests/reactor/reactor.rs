@@ -890,3 +890,37 @@ mod nested {
         run(&mut outer);
     }
 }
+
+#[test]
+fn an_id_of_one_reactor_never_names_a_handler_of_another() {
+    let (mut one, mut other) = (Reactor::new().unwrap(), Reactor::new().unwrap());
+    let first = one.add(Probe::default());
+    let second = other.add(Probe::default());
+    assert_ne!(first, second);
+    assert!(one.get(second).is_none() && other.get(first).is_none());
+    assert!(other.call(first, |_, _| ()).is_none());
+    assert!(other.remove(first).is_none());
+    assert!(other.get(second).is_some());
+}
+
+#[test]
+fn a_reactor_lists_the_handlers_that_have_not_been_removed() {
+    let mut reactor = Reactor::new().unwrap();
+    let ids: Vec<HandlerId> = (0..3).map(|_| reactor.add(Probe::default())).collect();
+    reactor.remove(ids[1]).unwrap();
+    let listed: Vec<HandlerId> = reactor.handlers().map(|(id, _)| id).collect();
+    assert_eq!(listed, [ids[0], ids[2]]);
+    let again = reactor.add(Probe::default());
+    assert_eq!(reactor.handlers().count(), 3);
+    assert!(!ids.contains(&again));
+    assert_eq!(format!("{reactor:?}"), "Reactor { handlers: 3, live: 3, .. }");
+}
+
+#[cfg(not(mio_unsupported_force_poll_poll))]
+#[test]
+fn the_descriptor_of_a_reactor_is_the_same_raw_and_borrowed() {
+    use std::os::fd::AsRawFd;
+
+    let reactor = Reactor::<Probe>::new().unwrap();
+    assert_eq!(reactor.as_raw_fd(), reactor.as_fd().as_raw_fd());
+}
