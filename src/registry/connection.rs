@@ -340,7 +340,6 @@ fn write_on<T>(
     let Kept { connection, files, .. } = &mut kept;
     let (value, distrust) = sqlite::with(db, waits(timeout), |_| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        schema::check_tables(&transaction)?;
         schema::ensure(&transaction)?;
         let value = work(&transaction)?;
         transaction.commit()?;

@@ -89,9 +89,9 @@ pub(super) fn ensure(transaction: &Transaction<'_>) -> Result<(), Fault> {
 ///
 /// # Errors
 ///
-/// [`Fault::Newer`] for an unknown version; no older version exists yet.
+/// As [`check_tables`]; [`Fault::Newer`] for an unknown version; no older version exists yet.
 pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
-    if !has_table(connection, "vmon_meta")? {
+    if !check_tables(connection)?.iter().any(|name| name == "vmon_meta") {
         return Ok(false);
     }
     let sql = "SELECT value FROM vmon_meta WHERE key = 'schema_version'";
@@ -107,9 +107,9 @@ pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
 ///
 /// SQLite stores a table's text starting with `CREATE TABLE`; the other columns of the row can be
 /// changed at will (`PRAGMA writable_schema`).
-const NO_TABLES: &str = "
-SELECT name FROM sqlite_master
-WHERE type IN ('table', 'view') AND sql NOT LIKE 'CREATE TABLE%' AND lower(name) IN
+const TABLES: &str = "
+SELECT name, sql LIKE 'CREATE TABLE%' FROM sqlite_master
+WHERE type IN ('table', 'view') AND lower(name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
 
 /// A generated column is computed at each access and may have any size.
@@ -118,14 +118,19 @@ SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
 WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
 
+/// The names of the tables that exist.
+///
 /// # Errors
 ///
 /// [`Fault::NotATable`] if one of the names is not a table.
-pub(super) fn check_tables(connection: &Connection) -> Result<(), Fault> {
-    match connection.query_row(NO_TABLES, [], |row| row.get(0)).optional()? {
-        Some(name) => Err(Fault::NotATable(name)),
-        None => Ok(()),
-    }
+fn check_tables(connection: &Connection) -> Result<Vec<String>, Fault> {
+    let mut statement = connection.prepare(TABLES)?;
+    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let table = |found: rusqlite::Result<(String, bool)>| match found? {
+        (name, true) => Ok(name),
+        (name, false) => Err(Fault::NotATable(name)),
+    };
+    found.map(table).collect()
 }
 
 /// Like [`check_tables`], and refuses generated columns: for readers of data that others have
