@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use crate::common::{
     self, Detached, Process, State, code, copy_program, each, eventually, is_alive, is_root, wait,
 };
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -411,6 +412,41 @@ fn a_fifo_beside_the_database_blocks_no_command() {
             assert!(said.contains(&named), "{said}");
         }
     }
+}
+
+#[test]
+fn a_lock_of_shared_memory_that_fails_puts_no_event_loop_to_sleep() {
+    if !common::has("strace") {
+        eprintln!("SKIPPED: needs strace");
+        return;
+    }
+    let state = State::new();
+    state.ran("web", &[], "true");
+    // An open connection keeps the file.
+    let reader = rusqlite::Connection::open(state.db()).unwrap();
+    reader.query_row("SELECT count(*) FROM vmon_runs", [], |_| Ok(())).unwrap();
+    // SQLite's locks of readers: bytes 123 to 127 of the file (walformat.html).
+    let shm =
+        fs::File::options().read(true).write(true).open(state.file("sandbox.db-shm")).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 123,
+        l_len: 5,
+        l_pid: 0,
+    };
+    fcntl(&shm, FcntlArg::F_SETLK(&lock)).unwrap();
+    let trace = state.file("trace");
+    let run = state.run("other", &[], "true");
+    let mut strace = Command::new("strace");
+    strace.arg("-o").arg(&trace).args(["-e", "trace=nanosleep,clock_nanosleep,fcntl"]);
+    strace.arg(run.get_program()).args(run.get_args()).env("VMON_STATE_DIR", state.path());
+    let output = strace.output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(common::contains(&output.stderr, b"locked"), "{output:?}");
+    let trace = fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("F_SETLK"), "{trace}");
+    assert!(!trace.contains("sleep"), "{trace}");
 }
 
 #[test]
