@@ -89,13 +89,13 @@ pub enum Failure {
     #[error("can't write to stdout: {0}")]
     Output(&'static str),
     #[error("{name} runs, with pid {pid}, but can't write to stdout: {reason}")]
-    Untold { name: String, pid: u64, reason: &'static str },
+    Unreported { name: String, pid: u64, reason: &'static str },
 }
 
 impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Output(_) | Self::Untold { .. } => NOT_ALL_DONE,
+            Self::Output(_) | Self::Unreported { .. } => NOT_ALL_DONE,
             Self::NotStarted { code, .. } | Self::Detached { code, .. } => *code,
             _ => OWN_FAILURE,
         }

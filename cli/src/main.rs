@@ -60,8 +60,6 @@ pub use failure::OWN_FAILURE;
 use failure::{Failure, NOT_ALL_DONE, reason, signalled};
 use run::detach;
 use run::handover::{self, HandoverError};
-// The former names.
-use {report as tell, trim as settle};
 
 /// Run a microVM or another command under a monitor, which writes its output to a rotating log and
 /// to the terminal, and its lifecycle to a record.

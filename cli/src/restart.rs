@@ -1,4 +1,4 @@
-//! `vmon restart`: a sandbox stopped, and started again as the record says it was started.
+//! `vmon restart`: stops sandboxes, and starts them again with the command and options on record.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,29 +9,30 @@ use vmon::registry::{Registry, Run};
 use vmon::terminal::Messages;
 
 use super::name::NameChoice;
-use super::restarting::Restarting;
+use super::restarting::RestartLock;
 use super::run::detach::{self, Started};
 use super::run::options::Options;
 use super::run::plan::{Plan, limited};
-use super::select::{Names, Record, Recorded, Tally};
+use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::{Places, SharedArgs, check_directory};
 use super::{Failure, live, notify, owner, reason, stop};
 
 /// Stop sandboxes if they run, and start them again in the background
 ///
-/// The command, its directory and all options are those on record. The environment is never
-/// recorded: it is the one of this 'vmon restart', also where --env had changed it. What had a
-/// terminal gets one of its own, for 'vmon attach'. Prints NAME PID of each, as 'vmon run -d' does.
+/// The command, its working directory and all options are read from the record. The environment is
+/// never recorded: the command gets that of this 'vmon restart', without the changes of --env. A
+/// command that was started on a terminal gets a new PTY, for 'vmon attach'. Prints NAME and PID of
+/// each, as 'vmon run -d' does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   vmon restart web              stop it, and start it again
-  vmon restart web --timeout 2  killed when it has not stopped after two seconds")]
+  vmon restart web --timeout 2  send KILL if it has not stopped after two seconds")]
 pub struct RestartArgs {
     #[command(flatten)]
     names: Names,
 
-    /// How long after the stop signal the command is killed [default: as the sandbox was started]
+    /// Time between the stop signal and KILL [default: --stop-timeout of the start]
     #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
 
@@ -39,23 +40,27 @@ pub struct RestartArgs {
     pub shared: SharedArgs,
 }
 
-/// Why a sandbox can't be started from its record. Nothing has been stopped then.
+/// Why a sandbox can't be started from its record. It has not been stopped.
 #[derive(Debug, thiserror::Error)]
 enum RestartError {
-    #[error("another program runs it, and the record has no command: restart it there")]
+    #[error("another program runs it, and the record has no command: restart it with that program")]
     NoSpec,
-    #[error("its host has started the command itself, and the record has none: restart it there")]
+    #[error(
+        "its host program started the command itself, so it is not on record: restart it with that program"
+    )]
     NoCommand,
-    #[error("an earlier vmon recorded it, and not every byte: start it anew with 'vmon run'")]
+    #[error(
+        "an earlier vmon recorded it without some bytes of its command: start it with 'vmon run'"
+    )]
     NotExact,
-    #[error("the options on record are not of 'vmon run': start it anew with 'vmon run'")]
+    #[error("the options on record are not those of 'vmon run': start it with 'vmon run'")]
     NotOurs,
     #[error(
-        "the record is of another user (uid {0}), whose command is not to run as ours: restart it as that user"
+        "the record belongs to another user (uid {0}), whose commands are not run: restart it as that user"
     )]
-    Stranger(u32),
+    ForeignRecord(u32),
     #[error(
-        "another user could have written its record, whose command is not to run as ours: see that no other user can write to the database and its directory"
+        "another user could have written its record, so its command is not run: make the database and its directory writable for their owner only"
     )]
     Exposed,
     #[error("can't use its working directory {path}: {reason}", path = .0.display(), reason = .1)]
@@ -64,66 +69,67 @@ enum RestartError {
     Failure(#[from] Failure),
 }
 
-/// Stops those that can be started again, all at once, and starts each.
+/// Stops all sandboxes that can be started again, at the same time, then starts each.
 pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
     let places = args.shared.places()?;
-    let mut tally = Tally::new(messages);
-    // The owner of the record chooses the command: root in particular is not to run it.
+    let mut outcome = Outcome::new(messages);
+    // The owner of the record chooses the command, so another user, root above all, must not run it.
     if let Some(owner) = owner::foreign(&places.db.path) {
         for name in &args.names.names {
-            tally.failed(&format!("can't restart {name}: {}", RestartError::Stranger(owner)));
+            outcome
+                .failed(&format!("can't restart {name}: {}", RestartError::ForeignRecord(owner)));
         }
-        return Ok(tally.code());
+        return Ok(outcome.code());
     }
     let record = Record::read(&args.shared)?;
     let trust = record.registry().map_or(Ok(()), Registry::check_trust);
     let mut plans: Vec<(&Recorded, Plan)> = Vec::new();
-    let mut told = Vec::new();
-    for sandbox in record.select(&args.names.names, &mut tally) {
+    let mut locks = Vec::new();
+    for sandbox in record.select(&args.names.names, &mut outcome) {
         if let Err(error) = &trust {
-            tally.failed(&format!("can't restart {sandbox}: {error}"));
+            outcome.failed(&format!("can't restart {sandbox}: {error}"));
             continue;
         }
         match sandbox.latest().ok_or(RestartError::NoSpec).and_then(|run| plan(run, &places)) {
             Ok(plan) => {
                 plans.push((sandbox, plan));
-                told.push(Restarting::tell(&places, sandbox));
+                locks.push(RestartLock::acquire(&places, sandbox));
             }
-            Err(error) => tally.failed(&format!("can't restart {sandbox}: {error}")),
+            Err(error) => outcome.failed(&format!("can't restart {sandbox}: {error}")),
         }
     }
     let sandboxes: Vec<&Recorded> = plans.iter().map(|(sandbox, _)| *sandbox).collect();
-    let stopped = stop::stop_all(&record, &sandboxes, args.timeout, &mut tally);
-    for ((sandbox, plan), _told) in plans.into_iter().zip(told) {
+    let stopped = stop::stop_all(&record, &sandboxes, args.timeout, &mut outcome);
+    for ((sandbox, plan), _lock) in plans.into_iter().zip(locks) {
         if stopped.iter().any(|other| std::ptr::eq(*other, sandbox)) {
-            start(sandbox, &plan, messages, &mut tally);
+            start(sandbox, &plan, messages, &mut outcome);
         }
     }
-    Ok(tally.code())
+    Ok(outcome.code())
 }
 
-fn start(sandbox: &Recorded, plan: &Plan, messages: &Messages, tally: &mut Tally<'_>) {
-    // It writes the exit file and runs the command of --on-exit after the end.
+fn start(sandbox: &Recorded, plan: &Plan, messages: &Messages, outcome: &mut Outcome<'_>) {
+    // The last supervisor writes the exit file and runs the --on-exit command after the end.
     let last = sandbox.latest().filter(|run| live::is_commands(run));
     if let Some(Err(error)) = last.map(live::supervisor_gone) {
-        tally.failed(&format!("can't restart {sandbox}: {error}"));
+        outcome.failed(&format!("can't restart {sandbox}: {error}"));
         return;
     }
     match detach::start(plan, messages) {
-        // The others have been stopped, and are to be started whether anybody reads this or not.
+        // A failed write to stdout must not keep the other sandboxes from being started.
         Ok(Started::Running { name, pid }) => {
-            if let Err(failure) = detach::tell_start(&name, pid) {
-                tally.failed(&failure.to_string());
+            if let Err(failure) = detach::print_start(&name, pid) {
+                outcome.failed(&failure.to_string());
             }
         }
         Ok(Started::Failed { why, .. }) => {
-            tally.failed(&format!("can't restart {sandbox}: {why}"));
+            outcome.failed(&format!("can't restart {sandbox}: {why}"));
         }
-        Err(failure) => tally.failed(&format!("can't restart {sandbox}: {failure}")),
+        Err(failure) => outcome.failed(&format!("can't restart {sandbox}: {failure}")),
     }
 }
 
-/// The plan that starts the same again, in the background.
+/// Makes the plan of a detached start from the record of a run.
 fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     let spec = run.spec.as_ref().ok_or(RestartError::NoSpec)?;
     let command = spec.command.clone().ok_or(RestartError::NoCommand)?;
@@ -140,8 +146,8 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     }
     let mut sandbox = spec.sandbox.clone();
     sandbox.forward = Forward::Off;
-    // Our own stdin is gone with the terminal or shell where it was started. Attached clients take
-    // the place of a terminal; a pipe without a writer would never end.
+    // The stdin of the first start is not available. The input of attached clients replaces a
+    // terminal. It can't replace a pipe: without a client, the command would never read end of file.
     sandbox.input = match (sandbox.input, command.wants_pty()) {
         (Input::Attached, _) | (Input::Forward, true) => Input::Attached,
         (Input::Forward, false) | (Input::Null, _) => Input::Null,

@@ -1,7 +1,8 @@
-//! The word that a sandbox is being stopped only to be started again, for those who follow it.
+//! Shows `vmon logs -f` and other followers that a sandbox is stopped only to be started again.
 //!
-//! It is a lock on a file beside the control socket, `run/CONFIG/.NAME.restart`, that is removed when
-//! the restart is over. Its holder's end gives the lock back, however that comes.
+//! `vmon restart` holds a lock (flock(2)) on a file beside the control socket,
+//! `run/CONFIG/.NAME.restart`, and removes the file when the restart is complete. The kernel releases
+//! the lock when the process ends, in whatever way.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -22,23 +23,23 @@ use super::shared::Places;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// How often the lock is tried, a millisecond apart.
+/// Number of attempts to get the lock, a millisecond apart.
 const TRIES: u32 = 20;
 
-/// A restart under way. It is over when this is dropped.
+/// The lock of a restart in progress. Dropping it ends the restart.
 #[derive(Debug)]
-pub struct Restarting {
+pub struct RestartLock {
     directory: OwnedFd,
     name: String,
     /// Closing it releases the lock. An explicit unlock can fail (flock(2) on NFS and FUSE).
     _lock: File,
 }
 
-impl Restarting {
-    /// Tells of it. No restart fails because that can't be done.
-    pub fn tell(places: &Places, sandbox: &Recorded) -> Option<Self> {
-        let told = Self::lock(places, sandbox);
-        told.inspect_err(|error| debug!("can't tell followers of the restart: {error}")).ok()
+impl RestartLock {
+    /// Locks the file. Without the lock the restart continues, and followers see a stop.
+    pub fn acquire(places: &Places, sandbox: &Recorded) -> Option<Self> {
+        let lock = Self::lock(places, sandbox);
+        lock.inspect_err(|error| debug!("can't lock the file of the restart: {error}")).ok()
     }
 
     fn lock(places: &Places, sandbox: &Recorded) -> io::Result<Self> {
@@ -47,13 +48,14 @@ impl Restarting {
         let name = file_name(&sandbox.name).ok_or(Errno::EINVAL)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let lock = held(File::from(file))?;
+        let lock = lock_shared(File::from(file))?;
         Ok(Self { directory, name, _lock: lock })
     }
 }
 
-/// Shared with others that restart it. Who follows it tries the lock, and has it for a moment.
-fn held(file: File) -> io::Result<File> {
+/// Several restarts share the lock. A follower that checks it holds it for a moment, so the lock is
+/// tried more than once.
+fn lock_shared(file: File) -> io::Result<File> {
     for _ in 1..TRIES {
         match file.try_lock_shared() {
             Ok(()) => return Ok(file),
@@ -66,13 +68,13 @@ fn held(file: File) -> io::Result<File> {
     Ok(file)
 }
 
-impl Drop for Restarting {
+impl Drop for RestartLock {
     fn drop(&mut self) {
         let _ = unlinkat(&self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
     }
 }
 
-/// The lock of a restart of this sandbox that is under way; `None` where there is none.
+/// The lock file of a restart of this sandbox in progress; `None` if there is none.
 pub fn of(places: &Places, config_file: &str, name: &str) -> Option<File> {
     let parent = open(&runtime_dir(places), DIRECTORY, Mode::empty()).ok()?;
     let config_file = is_component(config_file).then_some(config_file)?;
@@ -83,7 +85,7 @@ pub fn of(places: &Places, config_file: &str, name: &str) -> Option<File> {
     is_held(File::from(file))
 }
 
-/// The lock, if somebody holds it, and has not taken its name away for being done.
+/// Returns the file if a process holds its lock and has not removed it yet.
 pub fn is_held(file: File) -> Option<File> {
     if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
         return None;
@@ -98,7 +100,7 @@ fn runtime_dir(places: &Places) -> PathBuf {
     places.db.path.parent().unwrap_or(Path::new("/")).join("run")
 }
 
-/// `None` for a name that would lead out of the directory: the record may be another user's.
+/// `None` if the name is not a single path component. The record may be another user's.
 fn file_name(name: &str) -> Option<String> {
     is_component(name).then(|| format!(".{name}.restart"))
 }
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_of_a_record_leads_out_of_the_runtime_directory() {
+    fn a_name_on_record_can_not_leave_the_runtime_directory() {
         let scratch = tempfile::tempdir().unwrap();
         let run = scratch.path().join("run");
         for name in ["..", ".", "", "../other", "a/b", "/tmp"] {

@@ -1,7 +1,8 @@
-//! `vmon run`: one command under a monitor, from its claim of a name to its exit code.
+//! `vmon run`: one command under a monitor, from the claim of its name to its exit code.
 //!
-//! Arguments become a [`Plan`](plan::Plan), which is checked before anything is made on disk. In the foreground it
-//! is carried out here, in the background by a supervisor that is handed the plan.
+//! The arguments become a [`Plan`](plan::Plan), which is checked before anything is created on
+//! disk. This process executes the plan of a foreground run. A detached run passes its plan to a
+//! supervisor process.
 
 mod args;
 pub mod detach;
@@ -13,14 +14,14 @@ pub mod plan;
 
 use vmon::terminal::Messages;
 
-use super::{Failure, tell};
+use super::{Failure, report};
 pub use args::RunArgs;
 
-/// Runs the command to its end; the exit code is the command's. With --detach it returns once the
+/// Runs the command until it ends, and returns its exit code. With --detach, returns as soon as the
 /// command runs.
 pub fn run(args: RunArgs, messages: &Messages) -> Result<u8, Failure> {
-    tell::install(messages, args.shared.log_level);
+    report::install(messages, args.shared.log_level);
     let detach = args.detach;
     let plan = args.into_plan()?;
-    if detach { detach::launch(&plan, messages) } else { plan.raise_file_limit().carry_out(None) }
+    if detach { detach::launch(&plan, messages) } else { plan.raise_file_limit().execute(None) }
 }

@@ -11,7 +11,7 @@ use vmon::reactor::{Ready, TimerId};
 use vmon::registry::{Registry, Sample};
 use vmon::usage;
 
-use super::settle::Activity;
+use super::trim::Activity;
 
 /// Timer key.
 const NEXT: u32 = 0;

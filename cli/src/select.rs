@@ -82,9 +82,6 @@ pub struct Outcome<'a> {
     code: u8,
 }
 
-// The former name.
-pub use self::Outcome as Tally;
-
 impl FromStr for Selector {
     type Err = Infallible;
 

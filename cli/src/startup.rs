@@ -1,19 +1,19 @@
-//! What the process does before it reads its command line: memory, signals, panics.
+//! Process setup before the command line is parsed: heap, signals, panic hooks.
 
 use crate::OWN_FAILURE;
 
-// GCC's unwinder, with which a backtrace walks the stack, out of its archive: to load the shared
-// library takes 0.1 ms of each start, and memory for as long as the command runs. It comes before
-// std's gcc_s, which then is not needed; a static executable has it from std.
+// Links GCC's unwinder, which backtraces use, statically. Loading the shared library would take
+// 0.1 ms of each start, and memory while the process runs. The archive precedes std's gcc_s on the
+// linker's command line, so gcc_s is not needed. A static executable gets the unwinder from std.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static")))]
-#[allow(unsafe_code)] // declares nothing
+#[allow(unsafe_code)] // an empty extern block, for its link attribute
 #[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
 unsafe extern "C" {}
 
-/// Prepares the process. To be called first, and once.
-#[allow(unsafe_code)] // for the one call that must come before all others
+/// Prepares the process. Must be called once, before anything else.
+#[allow(unsafe_code)] // settle_heap must precede all other calls
 pub fn prepare() {
-    // SAFETY: this is the only thread, and the command starts no other one.
+    // SAFETY: the process has one thread, and the command never starts another one.
     unsafe { vmon::process::settle_heap() };
     vmon::child::restore_sigchld();
     vmon::child::unblock_signals();
@@ -21,13 +21,13 @@ pub fn prepare() {
     vmon::terminal::install_panic_hook();
 }
 
-/// Has a panic end the command as any failure of its own does, once the hooks that are set later
-/// have done their part. Unwinding would do no more for the child or the record: both are left as
-/// they are, and the next command that reads the record finds that the supervisor is gone.
+/// Installs a panic hook that exits with [`OWN_FAILURE`]. Hooks that are installed later run first.
+/// Unwinding would not help the child or the record: both stay as they are, and the next command
+/// that reads the record detects that the supervisor is gone.
 fn exit_on_panic() {
-    let tell = std::panic::take_hook();
+    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
+        report(panic);
         std::process::exit(OWN_FAILURE.into());
     }));
 }
@@ -36,7 +36,7 @@ fn exit_on_panic() {
 mod tests {
     use std::process::Command;
 
-    /// Not a test: the program that the next one runs.
+    /// Not a test: the program of the next test.
     #[test]
     #[ignore = "a program that another test runs"]
     fn panics() {
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_and_exits_with_125() {
+    fn a_panic_is_reported_and_exits_with_125() {
         let mut program = Command::new(std::env::current_exe().unwrap());
         program.args(["--exact", "startup::tests::panics", "--ignored", "--nocapture"]);
         let output = program.output().unwrap();

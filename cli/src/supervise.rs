@@ -1,5 +1,5 @@
-//! What a detached supervisor says: to the one who has started it until the command runs, then to
-//! a rotating log of its own.
+//! Messages of a detached supervisor: to the process that started it until the command runs, then
+//! to a rotating log of its own.
 
 use std::io::Write;
 use std::panic;
@@ -12,9 +12,9 @@ use vmon::logfile::{Format, LogFile, LogOptions, Retention, Stream};
 use vmon::monitor::{Name, Sandbox};
 use vmon::terminal::Messages;
 
-use super::tell::{Listener, failure_line};
+use super::report::{Listener, failure_line};
 
-/// How much of it is kept: it says little.
+/// Options of the supervisor's log. It gets few messages, so that a small limit suffices.
 pub const LOG: LogOptions = LogOptions {
     retention: Retention {
         max_size: 1 << 20,
@@ -27,32 +27,30 @@ pub const LOG: LogOptions = LogOptions {
     index: false,
 };
 
-/// Speaks for the supervisor. Clones are one voice: what is said in the library goes where it
-/// goes.
+/// The destination of a supervisor's messages. Clones share it.
 #[derive(Clone)]
-pub struct Voice(Arc<Mutex<Ear>>);
+pub struct SupervisorLog(Arc<Mutex<Destination>>);
 
-/// Who listens.
-enum Ear {
-    /// The process that waits for the start, through a pipe.
+enum Destination {
+    /// A pipe to the process that waits for the start.
     Starter(Messages),
-    /// The log, which is made when there is something to say.
+    /// The log file, created at the first message.
     Log { log_dir: PathBuf, config_file: Name, name: String, log: Option<Box<LogFile>> },
 }
 
-impl Voice {
-    /// Speaks to the one who waits for the start.
+impl SupervisorLog {
+    /// Writes to the process that waits for the start.
     pub fn new(starter: Messages) -> Self {
-        Self(Arc::new(Mutex::new(Ear::Starter(starter))))
+        Self(Arc::new(Mutex::new(Destination::Starter(starter))))
     }
 
-    /// Tells that the command runs, and speaks to the log from here on.
+    /// Reports that the command runs. Later messages go to the log file.
     pub fn ready(&self, sandbox: &Sandbox, pid: u32) {
         let name = sandbox.name();
-        self.with(|ear| {
-            if let Ear::Starter(starter) = ear {
-                word(starter, &json!({ "running": name.as_str(), "pid": pid }));
-                *ear = Ear::Log {
+        self.with(|destination| {
+            if let Destination::Starter(starter) = destination {
+                send(starter, &json!({ "running": name.as_str(), "pid": pid }));
+                *destination = Destination::Log {
                     log_dir: sandbox.log_dir().to_owned(),
                     config_file: sandbox.config_file().clone(),
                     name: format!("{name}@supervisor"),
@@ -62,42 +60,43 @@ impl Voice {
         });
     }
 
-    /// Tells why the command was not started, or what went wrong with it later.
+    /// Reports why the command was not started, or what failed later.
     pub fn failed(&self, why: &str, code: u8) {
-        self.with(|ear| match ear {
-            Ear::Starter(starter) => word(starter, &json!({ "failed": why, "code": code })),
-            ear => ear.line(&failure_line(why)),
+        self.with(|destination| match destination {
+            Destination::Starter(starter) => send(starter, &json!({ "failed": why, "code": code })),
+            Destination::Log { .. } => destination.line(&failure_line(why)),
         });
     }
 
-    /// Has a panic told too: stderr is nobody's.
-    pub fn take_panics(&self) {
-        let voice = self.clone();
+    /// Installs a panic hook that writes the panic here, since stderr is the null device.
+    pub fn install_panic_hook(&self) {
+        let log = self.clone();
         let next = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            voice.line(&failure_line(&panic.to_string()));
+            log.line(&failure_line(&panic.to_string()));
             next(panic);
         }));
     }
 
-    /// What is said while something is being said, as by the log itself, is left out.
-    fn with(&self, speak: impl FnOnce(&mut Ear)) {
-        if let Ok(mut ear) = self.0.try_lock() {
-            speak(&mut ear);
+    /// Drops a message that is caused by the writing of another one, such as a warning of the log
+    /// file.
+    fn with(&self, write: impl FnOnce(&mut Destination)) {
+        if let Ok(mut destination) = self.0.try_lock() {
+            write(&mut destination);
         }
     }
 }
 
-impl Listener for Voice {
+impl Listener for SupervisorLog {
     fn line(&self, line: &str) {
-        self.with(|ear| ear.line(line));
+        self.with(|destination| destination.line(line));
     }
 }
 
-impl Ear {
+impl Destination {
     fn line(&mut self, line: &str) {
         match self {
-            Self::Starter(starter) => word(starter, &json!({ "said": line })),
+            Self::Starter(starter) => send(starter, &json!({ "said": line })),
             Self::Log { log_dir, config_file, name, log } => {
                 if log.is_none() {
                     let opened = LogFile::open(&*log_dir, config_file.as_str(), name, LOG);
@@ -105,7 +104,7 @@ impl Ear {
                 }
                 let at = vmon::timestamp::rfc3339(Utc::now());
                 if let Some(log) = log {
-                    // A full disk: the next line may fit.
+                    // The disk may be full; the next line is tried again.
                     let _ = log.write(Stream::Stderr, format!("{at} {line}").as_bytes());
                 }
             }
@@ -113,8 +112,8 @@ impl Ear {
     }
 }
 
-/// One line of JSON; `vmon run --detach` reads them.
-fn word(starter: &mut Messages, word: &Value) {
+/// Sends one line of JSON. `vmon run --detach` reads them.
+fn send(starter: &mut Messages, message: &Value) {
     // Every write of `Messages` succeeds.
-    let _ = starter.write_all(format!("{word}\n").as_bytes());
+    let _ = starter.write_all(format!("{message}\n").as_bytes());
 }

@@ -1,11 +1,9 @@
-//! A run in the background: the supervisor is this program again, in a session of its own, and
-//! reports through a pipe that the command runs, or why it does not.
+//! Detached runs. The supervisor is a second process of this program, in a session of its own.
 //!
-//! Its plan comes through a pipe that is its stdin ([`handover`]).
-//!
-//! The pipe is the supervisor's stdout until then. It takes lines of JSON: what the supervisor
-//! says meanwhile, and at last either who runs or what failed. From there on the supervisor holds
-//! no descriptor of ours, and what it says goes to `NAME@supervisor.log`.
+//! It reads its plan from its stdin, a pipe ([`handover`]). Its stdout is a second pipe, to which it
+//! writes lines of JSON: messages, and finally the name and pid of the running command, or the
+//! failure. It then closes the pipe, keeps no inherited descriptor open, and writes its messages to
+//! `NAME@supervisor.log` ([`supervise`](crate::supervise)).
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -24,62 +22,63 @@ use vmon::{process, reactor};
 use super::handover;
 use super::plan::Plan;
 use crate::name::NameChoice;
-use crate::supervise::Voice;
-use crate::tell::{self, Listener};
+use crate::report::{self, Listener};
+use crate::supervise::SupervisorLog;
 use crate::{Failure, reason};
 
-/// A line of the pipe; `Voice` writes them.
-enum Word {
-    Said(String),
-    Outcome(Started),
+/// One line from the supervisor, written by [`SupervisorLog`].
+enum Report {
+    Message(String),
+    Start(Started),
 }
 
-/// Starts a supervisor that carries out the plan; returns when the command runs.
+/// Starts a supervisor for the plan, returns when the command runs, and prints its name and pid.
 pub fn launch(plan: &Plan, messages: &Messages) -> Result<u8, Failure> {
     match start(plan, messages)? {
-        Started::Running { name, pid } => tell_start(&name, pid).map(|()| 0),
+        Started::Running { name, pid } => print_start(&name, pid).map(|()| 0),
         Started::Failed { why, code } => Err(Failure::Detached { why, code }),
     }
 }
 
-/// Prints who runs. It does so whether that can be printed or not.
-pub fn tell_start(name: &str, pid: u64) -> Result<(), Failure> {
-    tell::stdout(format!("{name} {pid}\n").as_bytes()).map_err(|error| Failure::Untold {
+/// Prints the name and pid of a command that runs. On an error it keeps running.
+pub fn print_start(name: &str, pid: u64) -> Result<(), Failure> {
+    report::stdout(format!("{name} {pid}\n").as_bytes()).map_err(|error| Failure::Unreported {
         name: name.to_owned(),
         pid,
         reason: reason(&error),
     })
 }
 
-/// What has come of a start.
+/// The result of a start.
 pub enum Started {
     Running { name: String, pid: u64 },
     Failed { why: String, code: u8 },
 }
 
-/// As [`launch`], and says nothing of the outcome.
+/// As [`launch`], without printing the result.
 pub fn start(plan: &Plan, messages: &Messages) -> Result<Started, Failure> {
-    // A pipe of a caller's that stayed open in the supervisor would keep its reader waiting.
+    // A pipe of the caller that stayed open in the supervisor would withhold end of file from its
+    // reader.
     process::keep_descriptors_from_programs().map_err(Failure::Supervisor)?;
     let (reader, writer) = io::pipe().map_err(Failure::Supervisor)?;
-    let mut command = Command::new(ourselves().map_err(Failure::Supervisor)?);
+    let mut command = Command::new(own_program().map_err(Failure::Supervisor)?);
     let (stdin, hand_over) = io::pipe().map_err(Failure::Supervisor)?;
     command.arg0(std::env::args_os().next().unwrap_or_else(|| "vmon".into()));
     let given = match &plan.name {
         NameChoice::Given(name) => Some(name.as_str()),
         NameChoice::FromProgram(_) => None,
     };
-    command.args(handover::visible(given));
+    command.args(handover::public_args(given));
     command.stdin(stdin).stdout(writer).stderr(Stdio::null());
     let mut supervisor = command.spawn().map_err(Failure::Supervisor)?;
-    // It holds the supervisor's ends of the pipes.
+    // `Command` holds the supervisor's ends of the pipes.
     drop(command);
     handover::send(plan, hand_over).map_err(Failure::Supervisor)?;
     for line in BufReader::new(reader).lines() {
         let line = line.map_err(Failure::Supervisor)?;
-        match Word::read(&line) {
-            Some(Word::Said(line)) => messages.line(&line),
-            Some(Word::Outcome(started)) => return Ok(started),
+        match Report::read(&line) {
+            Some(Report::Message(line)) => messages.line(&line),
+            Some(Report::Start(started)) => return Ok(started),
             None => break,
         }
     }
@@ -87,13 +86,14 @@ pub fn start(plan: &Plan, messages: &Messages) -> Result<Started, Failure> {
     Err(Failure::SupervisorDied(status))
 }
 
-/// This program: by its name where that still leads to it, so that lists of processes show it.
-fn ourselves() -> io::Result<PathBuf> {
+/// The path of this program, or `/proc/self/exe` if another file is at that path by now. The path is
+/// preferred because lists of processes show it.
+fn own_program() -> io::Result<PathBuf> {
     let running = Path::new("/proc/self/exe");
     let named = std::env::current_exe();
     let is_same = |named: &Path| match (fs::metadata(named), fs::metadata(running)) {
         (Ok(named), Ok(running)) => (named.dev(), named.ino()) == (running.dev(), running.ino()),
-        // Elsewhere there is no other way.
+        // Without /proc there is no other path.
         (_, Err(_)) => true,
         (Err(_), _) => false,
     };
@@ -104,14 +104,15 @@ fn ourselves() -> io::Result<PathBuf> {
     }
 }
 
-/// Reports to the process that waits for the start why there is none.
+/// Reports to the process that waits for the start why it failed.
 pub fn refuse(why: &str, code: u8) {
-    Voice::new(Messages::stdout()).failed(why, code);
+    SupervisorLog::new(Messages::stdout()).failed(why, code);
 }
 
-/// Carries out the plan as the detached supervisor.
+/// Executes the plan as the detached supervisor.
 pub fn supervise(plan: Plan) -> Result<u8, Failure> {
-    // A private description, or a shared one that is asked before each write: never ours to change.
+    // Uses a private open file description, or polls a shared one before each write. O_NONBLOCK is
+    // never set on the inherited one.
     let starter = Messages::stdout();
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(Failure::Supervisor)?;
@@ -119,35 +120,35 @@ pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     drop(null);
     // setsid fails for the leader of a process group.
     detached.and(setsid()).map_err(|errno| Failure::Supervisor(errno.into()))?;
-    let voice = Voice::new(starter);
-    tell::install_on(voice.clone(), plan.options.log_level);
-    voice.take_panics();
-    let ready = Ready(voice.clone());
-    let done = plan.raise_file_limit().carry_out(Some(&ready));
+    let log = SupervisorLog::new(starter);
+    report::install_on(log.clone(), plan.options.log_level);
+    log.install_panic_hook();
+    let ready = Ready(log.clone());
+    let done = plan.raise_file_limit().execute(Some(&ready));
     if let Err(failure) = &done {
-        voice.failed(&failure.to_string(), failure.exit_code());
+        log.failed(&failure.to_string(), failure.exit_code());
     }
     done.or_else(|failure| Ok(failure.exit_code()))
 }
 
-/// Tells the one who waits for it that the command runs.
-pub struct Ready(Voice);
+/// Reports to the process that waits for the start that the command runs.
+pub struct Ready(SupervisorLog);
 
 impl Ready {
-    /// For the start of this sandbox. To be given to the monitor last: who is told that the command
-    /// runs finds it on record, its PID file written and its socket served.
+    /// A service for the start of this sandbox. It must be the monitor's last service: the record,
+    /// the PID file and the control socket must exist when the start is reported.
     pub fn service(&self, sandbox: &Sandbox) -> impl Service + use<> {
-        Teller { voice: self.0.clone(), sandbox: sandbox.clone() }
+        ReadyService { log: self.0.clone(), sandbox: sandbox.clone() }
     }
 }
 
-/// Only transitions concern it.
-struct Teller {
-    voice: Voice,
+/// Uses transitions only; it has no sources and no timers.
+struct ReadyService {
+    log: SupervisorLog,
     sandbox: Sandbox,
 }
 
-impl Service for Teller {
+impl Service for ReadyService {
     fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
@@ -158,7 +159,7 @@ impl Service for Teller {
 
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         if let Transition::Running { child, .. } = transition {
-            self.voice.ready(&self.sandbox, child.pid);
+            self.log.ready(&self.sandbox, child.pid);
         }
     }
 
@@ -167,18 +168,18 @@ impl Service for Teller {
     }
 }
 
-impl Word {
-    /// `None` for what is no line of a supervisor's.
+impl Report {
+    /// `None` if the line is not a supervisor's.
     fn read(line: &str) -> Option<Self> {
-        let word: Value = serde_json::from_str(line).ok()?;
-        if let Some(said) = word.get("said") {
-            return Some(Self::Said(said.as_str()?.to_owned()));
+        let report: Value = serde_json::from_str(line).ok()?;
+        if let Some(message) = report.get("said") {
+            return Some(Self::Message(message.as_str()?.to_owned()));
         }
-        if let Some(why) = word.get("failed") {
-            let code = u8::try_from(word.get("code")?.as_u64()?).ok()?;
-            return Some(Self::Outcome(Started::Failed { why: why.as_str()?.to_owned(), code }));
+        if let Some(why) = report.get("failed") {
+            let code = u8::try_from(report.get("code")?.as_u64()?).ok()?;
+            return Some(Self::Start(Started::Failed { why: why.as_str()?.to_owned(), code }));
         }
-        let name = word.get("running")?.as_str()?.to_owned();
-        Some(Self::Outcome(Started::Running { name, pid: word.get("pid")?.as_u64()? }))
+        let name = report.get("running")?.as_str()?.to_owned();
+        Some(Self::Start(Started::Running { name, pid: report.get("pid")?.as_u64()? }))
     }
 }

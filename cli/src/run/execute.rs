@@ -1,4 +1,5 @@
-//! Runs what a plan describes: the directories, the record, the monitor, and what follows the end.
+//! Executes a plan: creates the directories, opens the record, runs the monitor, and then writes the
+//! exit file and runs the --on-exit command.
 
 use std::path::Path;
 
@@ -14,23 +15,23 @@ use super::detach::Ready;
 use super::plan::Plan;
 use crate::notify::Notifier;
 use crate::sample::Sampler;
-use crate::settle::{self, Activity, Noted};
 use crate::shared::{NewDirectories, Place};
+use crate::trim::{self, Activity, Noted};
 use crate::{Failure, hooks, reason};
 
 impl Plan {
-    /// Takes all descriptors that we may have, and leaves the command the limit it would have had.
+    /// Raises the soft limit of open files to the hard limit. The command keeps the former limit.
     pub fn raise_file_limit(mut self) -> Self {
         match process::raise_file_limit() {
             Ok(former) => self.command = self.command.file_limit(former),
-            // One command needs few.
+            // One command needs few descriptors, so this is no failure.
             Err(error) => debug!("the file limit stays as it is: {error}"),
         }
         self
     }
 
-    /// Runs the command to its end, and does what is to follow that.
-    pub fn carry_out(&self, ready: Option<&Ready>) -> Result<u8, Failure> {
+    /// Runs the command until it ends, then writes the exit file and runs the --on-exit command.
+    pub fn execute(&self, ready: Option<&Ready>) -> Result<u8, Failure> {
         let mut name = self.name.first().clone();
         let end = self.supervise(&mut name, ready).and_then(|end| match &end.outcome {
             Outcome::NotStarted(error) => {
@@ -43,24 +44,24 @@ impl Plan {
     }
 
     fn supervise(&self, name: &mut Name, ready: Option<&Ready>) -> Result<End, Failure> {
-        // Daemons of the command's come down to us, to be ended with it. What is to be left alone is
-        // better off with init.
+        // Orphaned descendants of the command are reparented to this process, which ends them with
+        // the command. With --leave-descendants init should reap them.
         if !self.sandbox.leave_descendants
             && let Err(error) = process::become_subreaper()
         {
             debug!("only the command's process group will be ended with it: {error}");
         }
         let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
-        // Before anything is written: XFSZ would end us there, TERM in the middle of it.
+        // Before the first write, during which SIGXFSZ or SIGTERM would terminate this process.
         reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
         let registry = self.open()?;
         self.supervise_named(name, &mut reactor, &registry, ready)
     }
 
-    /// Makes the directories and opens the record; on an error nothing of it is left.
+    /// Creates the directories and opens the record. On an error the new directories are removed.
     #[inline(never)] // as `spawn`
     fn open(&self) -> Result<Registry, Failure> {
-        // A path that no socket can have is told before anything is made.
+        // Reports a path that is too long for a socket before anything is created.
         Server::new(&self.runtime_dir(), &self.sandbox)?;
         let mut made = NewDirectories::default();
         let opened = self.open_into(&mut made);
@@ -92,8 +93,8 @@ impl Plan {
         Ok(Registry::open_for_start(&db.path)?.state_dir(&self.places.state_dir))
     }
 
-    /// Runs the command under the first name that is free, and leaves that in `name`. Only the
-    /// claim of a name tells whether it is, so each is tried until one is granted.
+    /// Runs the command under the first free name, and stores that in `name`. Only a claim shows
+    /// whether a name is free, so names are claimed in turn until one is granted.
     fn supervise_named(
         &self,
         name: &mut Name,
@@ -124,12 +125,12 @@ impl Plan {
     ) -> Result<End, Failure> {
         let activity = Activity::default();
         let id = self.spawn(name, reactor, (registry, &activity), ready)?;
-        settle::run(reactor, &activity, !self.sandbox.leave_descendants).map_err(Failure::Loop)?;
-        // Dropped before anything is told: the terminal is back by then.
+        trim::run(reactor, &activity, !self.sandbox.leave_descendants).map_err(Failure::Loop)?;
+        // Dropping the monitor restores the terminal, before anything is printed.
         reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
     }
 
-    #[inline(never)] // or its frame stays while the command runs
+    #[inline(never)] // keeps its frame off the stack while the command runs
     fn spawn(
         &self,
         name: &Name,
@@ -164,8 +165,8 @@ impl Plan {
         Ok(monitor.spawn(reactor, self.command.clone()))
     }
 
-    /// The exit file and the command of --on-exit. A name that is another's has files of its own
-    /// at their places: nothing follows then.
+    /// Writes the exit file and runs the --on-exit command. Does neither if another run has the
+    /// name: the files may be that run's.
     #[inline(never)] // as `spawn`
     fn follow(&self, name: &Name, end: &Result<End, Failure>) {
         if let Err(Failure::NotStarted { error: StartError::Taken { .. }, .. }) = end {

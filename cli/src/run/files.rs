@@ -1,5 +1,5 @@
-//! The files by which others follow a run: the PID file while the command runs, the exit file
-//! when all is over.
+//! Files by which other programs follow a run: the PID file, while the command runs, and the exit
+//! file, after the end of the run.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -15,10 +15,10 @@ use vmon::reactor::Ready;
 
 use crate::reason;
 
-/// How much of a file's name that of the file which is to replace it has, in bytes.
+/// The number of bytes of a file's name that the name of its temporary file starts with.
 const LONGEST: usize = 200;
 
-/// Their paths, absolute in a checked plan.
+/// The paths of the files; absolute in a checked plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LifecycleFiles {
     pub pid: Option<PathBuf>,
@@ -53,9 +53,9 @@ impl LifecycleFiles {
     }
 }
 
-/// Only transitions concern it.
+/// Uses transitions only; it has no sources and no timers.
 impl Service for LifecycleFiles {
-    /// The name is ours now, and so are the files: what an earlier run has left says nothing.
+    /// Removes the files of an earlier run. The name has been claimed, so no live run uses them.
     fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.remove_pid();
         if let Some(path) = &self.exit {
@@ -71,7 +71,7 @@ impl Service for LifecycleFiles {
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         match transition {
             Transition::Running { child, .. } => self.write_pid(child.pid),
-            // From here on the pid may become another's.
+            // The child has been reaped, so its pid can be reused.
             Transition::Draining { .. } => self.remove_pid(),
             _ => {}
         }
@@ -91,21 +91,21 @@ fn remove(path: &Path, what: &str) {
     }
 }
 
-/// Puts a file with this text at `path` in one step: whoever looks sees the former one or all of
-/// this.
+/// Replaces the file at `path` atomically (rename(2)): a reader sees the previous contents or all of
+/// the new ones.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().as_bytes();
-    // With what is added it must stay below NAME_MAX.
+    // The name with its suffix must not exceed NAME_MAX.
     name = name.get(..LONGEST).unwrap_or(name);
     let mut name = OsStr::from_bytes(name).to_owned();
     name.push(format!(".{}.new", std::process::id()));
-    let new = path.with_file_name(name);
-    // A left-over of a process that had this pid.
-    let _ = fs::remove_file(&new);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
+    let temporary = path.with_file_name(name);
+    // Left by an earlier process with the same pid.
+    let _ = fs::remove_file(&temporary);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&new);
+        let _ = fs::remove_file(&temporary);
     }
     written
 }

@@ -1,10 +1,12 @@
-//! How the supervisor of a run in the background gets its plan: through a pipe, which is its stdin.
+//! Passes the plan of a detached run to its supervisor, through a pipe that is the supervisor's
+//! stdin.
 //!
-//! The arguments of a process are public (proc(5), `cmdline`), for as long as it runs. A supervisor
-//! runs as long as its sandbox, and its plan contains values of `--env`.
+//! Every user can read the arguments of a process while it runs (proc(5), `cmdline`). A supervisor
+//! runs as long as its sandbox, and its plan contains the values of `--env`.
 //!
-//! The pipe carries a mark, the length of the encoded plan in eight bytes, lowest first, and the
-//! plan. A sender that is killed on the way therefore starts nothing.
+//! The pipe carries a magic number, the length of the encoded plan (eight bytes, little-endian), and
+//! the plan. The length makes an incomplete plan detectable: nothing is started if the sender is
+//! killed while it writes.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,44 +18,44 @@ use vmon::terminal;
 
 use super::plan::Plan;
 
-/// What the supervisor is started with, in this order.
+/// The first arguments of a supervisor, in this order.
 const VISIBLE: [&str; 3] = ["run", "--detach", "--supervisor"];
 
-/// Of this form of the plan: a supervisor of another version refuses it.
-const MARK: &[u8; 8] = b"vmon\0\0\0\x02";
+/// Magic number of this version of the format. A supervisor of another version rejects it.
+const MAGIC: &[u8; 8] = b"vmon\0\0\0\x02";
 
-/// Longer than any plan: it comes from a list of arguments (execve(2), `ARG_MAX`).
-const MOST: u64 = 1 << 30;
+/// More than the length of any plan, which is limited by `ARG_MAX` (execve(2)).
+const MAX_LENGTH: u64 = 1 << 30;
 
-/// Why a process can't be a supervisor.
+/// Why a process can't become a supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     #[error(
-        "'--supervisor' is for vmon itself, and no 'vmon run --detach' has started this process: leave it out"
+        "'--supervisor' is internal, and 'vmon run --detach' did not start this process: leave it out"
     )]
     ByHand,
     #[error("can't read the plan of the detached run from stdin: {0}")]
     Read(io::Error),
     #[error("the plan of the detached run is incomplete: start it again")]
     Incomplete,
-    #[error("the plan of the detached run can't be read: start it again")]
+    #[error("the plan of the detached run is invalid: start it again")]
     Unknown,
 }
 
-/// The arguments that every user can read: lists of processes show the sandbox by its name, where the
-/// user has given one.
-pub fn visible(name: Option<&str>) -> impl Iterator<Item = &str> {
+/// The arguments of a supervisor, which every user can read. They contain the name of the sandbox if
+/// the user has given one, so that lists of processes show it.
+pub fn public_args(name: Option<&str>) -> impl Iterator<Item = &str> {
     let name = name.into_iter().flat_map(|name| ["--name", name]);
     VISIBLE.into_iter().chain(name)
 }
 
-/// Whether this process has been started with those.
+/// Whether these are the arguments of a supervisor.
 pub fn is_supervisor(args: &[OsString]) -> bool {
     args.get(1..=VISIBLE.len()).is_some_and(|args| args == VISIBLE)
 }
 
-/// Hands over a plan. A supervisor that has ended already takes none; its exit status says more
-/// about that.
+/// Sends the plan. A supervisor that has already ended is not an error here: its exit status is
+/// reported instead.
 pub fn send(plan: &Plan, mut pipe: PipeWriter) -> io::Result<()> {
     match pipe.write_all(&framed(&plan.encode())) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -63,14 +65,14 @@ pub fn send(plan: &Plan, mut pipe: PipeWriter) -> io::Result<()> {
 
 fn framed(plan: &[u8]) -> Vec<u8> {
     let length = (plan.len() as u64).to_le_bytes();
-    [&MARK[..], &length, plan].concat()
+    [&MAGIC[..], &length, plan].concat()
 }
 
-/// The plan that was handed over to this process.
+/// Reads the plan from stdin.
 pub fn receive() -> Result<Plan, HandoverError> {
     let stdin = terminal::stdin();
     let kind = fstat(stdin).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
-    // A terminal would be waited for.
+    // A read from a terminal would block until the user types.
     if kind != Ok(SFlag::S_IFIFO) {
         return Err(HandoverError::ByHand);
     }
@@ -79,14 +81,14 @@ pub fn receive() -> Result<Plan, HandoverError> {
 }
 
 fn read(mut pipe: impl Read) -> Result<Vec<u8>, HandoverError> {
-    let (mut mark, mut length) = ([0; MARK.len()], [0; size_of::<u64>()]);
-    pipe.read_exact(&mut mark).map_err(|_| HandoverError::ByHand)?;
-    if mark != *MARK {
+    let (mut magic, mut length) = ([0; MAGIC.len()], [0; size_of::<u64>()]);
+    pipe.read_exact(&mut magic).map_err(|_| HandoverError::ByHand)?;
+    if magic != *MAGIC {
         return Err(HandoverError::ByHand);
     }
     pipe.read_exact(&mut length).map_err(|_| HandoverError::Incomplete)?;
     let length = u64::from_le_bytes(length);
-    if length > MOST {
+    if length > MAX_LENGTH {
         return Err(HandoverError::ByHand);
     }
     let mut bytes = Vec::new();
@@ -99,21 +101,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_arrives_and_what_is_cut_starts_nothing() {
+    fn every_byte_arrives_and_a_truncated_plan_is_rejected() {
         let plan = b"\0{ a plan }\xff\0";
         let bytes = framed(plan);
         assert_eq!(read(&bytes[..]).unwrap(), plan);
         for cut in 0..bytes.len() {
             assert!(read(&bytes[..cut]).is_err(), "{cut}");
         }
-        assert!(matches!(read(&b"some other input of a user's"[..]), Err(HandoverError::ByHand)));
+        assert!(matches!(read(&b"some other input from a user"[..]), Err(HandoverError::ByHand)));
     }
 
     #[test]
-    fn a_supervisor_is_known_by_its_public_arguments() {
+    fn a_supervisor_is_recognised_by_its_public_arguments() {
         let args = |name| {
             let program = OsString::from("vmon");
-            std::iter::once(program).chain(visible(name).map(OsString::from)).collect::<Vec<_>>()
+            std::iter::once(program)
+                .chain(public_args(name).map(OsString::from))
+                .collect::<Vec<_>>()
         };
         assert_eq!(args(Some("web")), ["vmon", "run", "--detach", "--supervisor", "--name", "web"]);
         assert!(is_supervisor(&args(Some("web"))) && is_supervisor(&args(None)));

@@ -1,5 +1,5 @@
-//! The options of `vmon run` that the library does not know. The record keeps them beside the
-//! sandbox, and `vmon restart` reads them there.
+//! The options of `vmon run` that are not part of `Sandbox`. The record stores them beside the
+//! sandbox, and `vmon restart` reads them from it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use vmon::monitor::codec;
 
 use super::files::LifecycleFiles;
 use crate::args;
-use crate::tell::LogLevel;
+use crate::report::LogLevel;
 
-/// The options, with their defaults where none was given.
+/// The options, with the defaults of those that were not given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
-    /// `None` for the default of the state directory in use, also after that was moved.
+    /// `None` for the default, `run` in the state directory in use, wherever that was moved to.
     pub runtime_dir: Option<PathBuf>,
     pub files: LifecycleFiles,
     pub on_exit: Option<OsString>,
@@ -25,7 +25,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// An object of the options that were given: the name without dashes, and the value as a word.
+    /// A JSON object of the options that were given: the name without leading dashes, and the value
+    /// as [`codec::word`] writes it.
     pub fn to_json(&self) -> Value {
         let Self { runtime_dir, files, on_exit, metrics_interval, log_level } = self;
         let LifecycleFiles { pid, exit } = files;
@@ -44,8 +45,8 @@ impl Options {
         Value::Object(given.collect::<Map<_, _>>())
     }
 
-    /// Reads what [`to_json`](Self::to_json) has written, and `null`, where a host has recorded
-    /// nothing; `None` for anything else that a host has recorded.
+    /// Reads the output of [`to_json`](Self::to_json), and `null`, which a host without options
+    /// records. `None` for other options of a host.
     pub fn from_json(recorded: &Value) -> Option<Self> {
         let mut options = Self::default();
         if recorded.is_null() {

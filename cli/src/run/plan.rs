@@ -1,7 +1,8 @@
-//! A start: what is run and how, checked before anything is made on disk, and its encoded form.
+//! A plan describes one start. It is checked before anything is created on disk, and has an encoded
+//! form.
 //!
-//! `vmon run` makes it from its arguments, `vmon restart` from the record. The supervisor of a run
-//! in the background reads the encoded form, which never fails a check.
+//! `vmon run` makes the plan from its arguments, `vmon restart` from the record. The supervisor of a
+//! detached run reads the encoded form, which has been checked already.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,20 +22,21 @@ use crate::name::NameChoice;
 use crate::shared::{Places, absolute, check_directory};
 use crate::{Failure, reason};
 
-/// What is run and how, and where its state lies.
+/// The sandbox, its command and options, and the paths of its state.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
     pub places: Places,
     pub name: NameChoice,
-    /// Under the first name of `name`.
+    /// Has the first name of `name`.
     pub sandbox: Sandbox,
     pub command: Command,
     pub options: Options,
 }
 
 impl Plan {
-    /// With absolute paths, since another process reads the record from another directory. What is
-    /// wrong or contradictory is an error. Of the disk only the places of files are looked at.
+    /// Checks the plan and makes its paths absolute, since other processes read the record in other
+    /// directories. Invalid and contradictory options are errors. Only the directories of the PID
+    /// file and the exit file are checked on disk.
     pub fn checked(mut self) -> Result<Self, Failure> {
         let Self { places, sandbox, options, .. } = &mut self;
         check_retention(&sandbox.log.retention, sandbox.command_after_rotation().is_some())?;
@@ -84,7 +86,7 @@ impl Plan {
         self.options.runtime_dir.clone().unwrap_or_else(|| self.places.runtime_dir())
     }
 
-    /// The form that [`decode`](Self::decode) reads. The command's environment is in it.
+    /// Encodes the plan for [`decode`](Self::decode), with the changes of the command's environment.
     pub fn encode(&self) -> Vec<u8> {
         let Self { places: Places { state_dir, db }, name, sandbox, command, options } = self;
         let spec = Spec::new(sandbox.clone(), Some(command.clone()), options.to_json());
@@ -109,7 +111,7 @@ impl Plan {
         plan.to_string().into_bytes()
     }
 
-    /// Reads what [`encode`](Self::encode) has written; `None` for anything else.
+    /// Reads the output of [`encode`](Self::encode); `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let plan: Value = serde_json::from_slice(bytes).ok()?;
         let word = |key: &str| codec::read_word(&plan[key]);
@@ -169,7 +171,7 @@ fn check_consoles(consoles: &[Console], interactive: Option<&Name>) -> Result<()
     }
 }
 
-/// A file that is replaced by a new one: in a directory that we can write into.
+/// Makes the path absolute, and checks that the file can be replaced: its directory is writable.
 fn check_file(
     file: &mut Option<PathBuf>,
     what: &'static str,
@@ -182,15 +184,15 @@ fn check_file(
     let (Some(parent), Some(_), false) = (path.parent(), path.file_name(), path.is_dir()) else {
         return Err(failed(path, "it names a directory, not a file"));
     };
-    // A device or a FIFO must not be replaced.
+    // A rename would replace a device or a FIFO by a regular file.
     if path.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(failed(path, "it is no regular file, and would be replaced by one"));
+        return Err(failed(path, "it is not a regular file, and would be replaced by one"));
     }
     let flags = AccessFlags::W_OK | AccessFlags::X_OK;
     check_directory(parent, flags).map_err(|error| failed(parent, reason(&error)))
 }
 
-/// At most what clocks can add to the current time.
+/// The time, limited to what every system's clock can add to the current time.
 pub fn limited(time: Duration) -> Duration {
     time.min(vmon::values::MAX_TIME)
 }

@@ -1,4 +1,4 @@
-//! Every option of `vmon run` is part of the plan that a supervisor is handed.
+//! Every option of `vmon run` is part of the plan that the supervisor receives.
 
 use clap::{Args, FromArgMatches};
 
@@ -14,7 +14,7 @@ fn plan(options: &[&str]) -> Plan {
     RunArgs::from_arg_matches(&matches).unwrap().into_plan().unwrap()
 }
 
-/// Options that change the plan, by clap's id of the one that each list is about.
+/// Options that change the plan: clap's id of the tested option, and the arguments.
 const OPTIONS: [(&str, &[&str]); 43] = [
     ("always_tty", &["-t"]),
     ("cgroup", &["--cgroup", "/sys/fs/cgroup/x"]),
@@ -61,12 +61,12 @@ const OPTIONS: [(&str, &[&str]); 43] = [
     ("detach", &["--detach"]),
 ];
 
-/// The arguments that are not options, and the option of the default.
+/// The arguments that are not options, and the option that selects the default.
 const OTHERS: [&str; 2] = ["command", "no_tty"];
 
 #[test]
 fn every_option_is_in_the_plan_that_is_handed_over() {
-    // Without -T the default depends on whether our streams are a terminal.
+    // Without -T the default depends on whether this test's stdin and stdout are a terminal.
     let default = plan(&["-T"]);
     for (id, options) in OPTIONS {
         let plan = plan(options);
@@ -77,7 +77,7 @@ fn every_option_is_in_the_plan_that_is_handed_over() {
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
         let known = OTHERS.contains(&id) || OPTIONS.iter().any(|(known, _)| *known == id);
-        assert!(known, "the option {id} has no line in this test");
+        assert!(known, "the option {id} is missing in OPTIONS");
     }
 }
 
