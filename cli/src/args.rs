@@ -1,4 +1,5 @@
-//! The values of options that only the command has: dates, moments, environment variables, layers.
+//! Values of options that only the command has: dates, points in time, environment variables,
+//! overlayfs layers.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +13,7 @@ use vmon::logfile::Timestamp;
 use vmon::monitor::{Name, NameError, STDIO};
 use vmon::values::{split_unit, time};
 
-/// A value that can't be read, and what one looks like.
+/// An invalid value. The message shows a valid one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     #[error(transparent)]
@@ -25,21 +26,21 @@ pub enum ValueError {
     Moment,
     #[error("no such local time: the clocks were put forward")]
     SkippedMoment,
-    #[error("no variable is named: give KEY=VALUE, or KEY to pass on our own value")]
+    #[error("no variable name: give KEY=VALUE, or KEY to pass on the value of vmon's environment")]
     NoKey,
     #[error("a path of a layer can't contain ':', which separates the layers in the record")]
     Colon,
     #[error("a path must not be empty")]
     NoPath,
-    #[error("a time of 0 would be over at once: give a longer one, or leave the option out")]
+    #[error("the time must be longer than 0: give a longer one, or leave the option out")]
     NoTime,
     #[error("not a speed: give a number from 0.1 to 1000, such as 2 or 0.5")]
     Speed,
-    #[error("there is no command in it")]
+    #[error("the command is empty: give a command, or leave the option out")]
     NoCommand,
 }
 
-/// The child's own streams, or a console beside them.
+/// The child's stdio, or one of its consoles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConsoleChoice {
     Stdio,
@@ -47,7 +48,7 @@ pub enum ConsoleChoice {
 }
 
 impl ConsoleChoice {
-    /// The console's.
+    /// The name of the console; `None` for the child's stdio.
     pub fn name(&self) -> Option<&Name> {
         match self {
             Self::Stdio => None,
@@ -70,7 +71,7 @@ pub fn positive_time(text: &str) -> Result<Duration, ValueError> {
     if time.is_zero() { Err(ValueError::NoTime) } else { Ok(time) }
 }
 
-/// One of `words`, which help texts and errors list.
+/// Accepts one of `words`, which help texts and error messages list.
 pub fn one_of<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err = vmon::values::ValueError> + Clone + Send + Sync + 'static,
@@ -83,21 +84,21 @@ pub fn switch() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
 }
 
-/// How many times as fast as it was.
+/// A factor of the original speed.
 pub fn speed(text: &str) -> Result<f64, ValueError> {
     let number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let speed = text.parse().ok().filter(|speed| number && (0.1..=1000.0).contains(speed));
     speed.ok_or(ValueError::Speed)
 }
 
-/// A date and time as in RFC 3339, to the microsecond.
+/// A date and time in RFC 3339 format, truncated to microseconds.
 pub fn date(text: &str) -> Result<DateTime<Utc>, ValueError> {
     let date = DateTime::parse_from_rfc3339(text).map_err(ValueError::Date)?;
     Ok(date.with_timezone(&Utc).trunc_subsecs(6))
 }
 
-/// A moment: a date and time as in RFC 3339, local where it has no zone; a date, which is its
-/// beginning; or how long ago, as numbers with d, h, m, s or ms.
+/// A point in time: a date and time in RFC 3339 format, in the local zone if it has none; a date,
+/// which means its first moment; or an age, as numbers with d, h, m, s or ms.
 pub fn moment(text: &str) -> Result<Timestamp, ValueError> {
     if let Some(ago) = ago(text) {
         let then = SystemTime::now().checked_sub(ago);
@@ -111,12 +112,12 @@ pub fn moment(text: &str) -> Result<Timestamp, ValueError> {
     let mut local = forms.iter().filter_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
     let date = || NaiveDate::parse_from_str(text, "%Y-%m-%d").map(NaiveDateTime::from).ok();
     let local = local.next().or_else(date).ok_or(ValueError::Moment)?;
-    // One that was there twice, when clocks were put back, is the first.
+    // A local time that occurs twice, because clocks are set back, means its first occurrence.
     let moment = Local.from_local_datetime(&local).earliest().ok_or(ValueError::SkippedMoment)?;
     Ok(SystemTime::from(moment).into())
 }
 
-/// The sum of numbers with their units, each but the first less than the one before.
+/// The sum of numbers with units, in descending order of the units.
 fn ago(text: &str) -> Option<Duration> {
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let mut units = units.iter();
@@ -133,14 +134,14 @@ fn ago(text: &str) -> Option<Duration> {
     Some(ago)
 }
 
-/// A variable for the command; without a value it gets ours.
+/// A variable of the command's environment. Without a value it gets the value of vmon's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvArg {
     pub key: OsString,
     pub value: Option<OsString>,
 }
 
-/// `KEY=VALUE` or `KEY`, whatever bytes they are.
+/// `KEY=VALUE` or `KEY`, of any bytes.
 pub fn env(text: OsString) -> Result<EnvArg, ValueError> {
     let bytes = text.as_bytes();
     let (key, value) = match bytes.iter().position(|byte| *byte == b'=') {
@@ -163,7 +164,8 @@ pub fn layer(text: OsString) -> Result<PathBuf, ValueError> {
     }
 }
 
-/// A command for `sh -c`, whatever bytes it is: but without one, what is added to it would be run.
+/// A command for `sh -c`, of any bytes. An empty one is rejected: the shell would execute the path
+/// that is appended to it.
 pub fn shell_command(text: OsString) -> Result<OsString, ValueError> {
     match text.as_bytes().trim_ascii().is_empty() {
         true => Err(ValueError::NoCommand),
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused() {
+    fn an_invalid_moment_is_rejected() {
         for text in [
             "",
             "now",

@@ -1,4 +1,4 @@
-//! The arguments of `vmon run`, and the description that they make.
+//! The arguments of `vmon run`, and their conversion to a [`Plan`].
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -25,9 +25,9 @@ use crate::name::NameChoice;
 use crate::shared::{SharedArgs, check_directory};
 use crate::{Failure, notify, reason};
 
-/// Run a command under a monitor until it ends, and exit as it did
+/// Run a command under a monitor until it ends, and exit with its exit code
 ///
-/// The output goes to STATE/log/CONFIG/NAME.log first, then to our stdout and stderr.
+/// The output is written to STATE/log/CONFIG/NAME.log first, then to stdout and stderr.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "vmon run [OPTIONS] [--] COMMAND [ARG]...",
@@ -35,22 +35,22 @@ use crate::{Failure, notify, reason};
                   TIME is whole seconds or a number with ms, s, m or h.\n\
                   NAME is letters, digits, '_', '.', '+' and '-' after a letter or digit, at most 128 bytes.\n\n\
                   Examples:\n  \
-                  vmon run -- make -j4                        at this terminal, and to a log\n  \
+                  vmon run -- make -j4                        on this terminal, with a log\n  \
                   vmon run -d --name web -- ./server          in the background\n  \
-                  vmon run -d --restart on-failure:5 -- ./db  and again when it fails\n  \
-                  vmon run --log-format cri -- ./worker       with a log for a log shipper\n  \
-                  vmon run -d --log-total-size 64MiB --log-rate 1MiB/s -- ./vm  with bounds\n  \
+                  vmon run -d --restart on-failure:5 -- ./db  restarted when it fails\n  \
+                  vmon run --log-format cri -- ./worker       with a log that log shippers read\n  \
+                  vmon run -d --log-total-size 64MiB --log-rate 1MiB/s -- ./vm  with limits\n  \
                   vmon run --console pty -- qemu-system-x86_64 ... -serial {console}\n  \
-                  \u{20}                                           at a VM's serial port\n  \
+                  \u{20}                                           on a VM's serial port\n  \
                   vmon run --log-total-size 1G --log-rotate-command 'zstd -q --rm' -- ./db
-                                              with all of its log that fits into a gigabyte"
+                                              with at most 1 GiB of log, compressed"
 )]
 pub struct RunArgs {
-    /// The command to run, and its arguments: everything from its name on is the command's
+    /// The command to run, and its arguments. Options after COMMAND are the command's
     #[arg(value_name = "COMMAND", required = true, num_args = 1.., trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 
-    /// Go on in the background: return when the command runs, with its name and pid
+    /// Run in the background: print NAME and PID as soon as the command runs, and exit
     #[arg(short, long)]
     pub(super) detach: bool,
 
@@ -71,7 +71,8 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Record")]
 pub(super) struct RecordArgs {
-    /// The sandbox's name [default: the command's base name, with -2, -3 … while that one runs]
+    /// The sandbox's name [default: the command's base name, with -2, -3 … while a sandbox of that
+    /// name runs]
     #[arg(long, value_name = "NAME", alias = "sandbox-name")]
     pub(super) name: Option<Name>,
 
@@ -79,17 +80,17 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "NAME", default_value = DEFAULT_CONFIG_FILE)]
     pub(super) config_file: Name,
 
-    /// When the config file was modified, in RFC 3339 [default: the time of the file of that name
-    /// in the current directory, else now]
+    /// Modification time of the config file, in RFC 3339 format [default: that of the file CONFIG in
+    /// the current directory, else now]
     #[arg(long, value_name = "TIME", value_parser = args::date)]
     config_last_modified: Option<DateTime<Utc>>,
 
-    /// The directory that is the root file system; recorded, not mounted
+    /// Root file system, a directory; recorded, not mounted
     #[arg(long, value_name = "PATH")]
     native_rootfs: Option<PathBuf>,
 
-    /// The overlayfs layers of the root file system, lowest first, in one option or several;
-    /// recorded, not mounted. '--' ends them
+    /// Overlayfs layers of the root file system, lowest first; recorded, not mounted. May be repeated;
+    /// '--' ends the paths
     #[arg(
         long,
         value_name = "PATH",
@@ -99,7 +100,7 @@ pub(super) struct RecordArgs {
     )]
     overlayfs_layer: Vec<PathBuf>,
 
-    /// Where the control sockets lie, as DIR/CONFIG/NAME.sock [default: $VMON_RUNTIME_DIR, else
+    /// The directory of the control sockets, DIR/CONFIG/NAME.sock [default: $VMON_RUNTIME_DIR, else
     /// STATE/run]
     #[arg(long, value_name = "DIR", help_heading = "Places")]
     pub(super) runtime_dir: Option<PathBuf>,
@@ -108,40 +109,40 @@ pub(super) struct RecordArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Log")]
 pub(super) struct LogArgs {
-    /// Where the logs lie, as DIR/CONFIG/NAME.log [default: STATE/log]
+    /// The directory of the logs, DIR/CONFIG/NAME.log [default: STATE/log]
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
 
-    /// The output as it is, as lines of the Kubernetes container runtime interface, or as lines of
-    /// Docker's json-file driver
+    /// Format of the log: the unchanged output, lines of the Kubernetes container runtime interface,
+    /// or lines of Docker's json-file driver
     #[arg(long, value_name = "FORMAT", default_value_t, value_parser = one_of::<Format>(Format::WORDS))]
     log_format: Format,
 
-    /// The size at which the log is rotated; 0 never rotates it [default: 10MiB, and at most an
-    /// eighth of --log-total-size]
+    /// Rotate the log at this size; 0 disables rotation [default: 10MiB, and at most an eighth of
+    /// --log-total-size]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     log_max_size: Option<u64>,
 
-    /// How many older generations are kept beside the current log; 0 keeps none [default: 1; with
-    /// --log-total-size as many as that allows]
+    /// Number of older generations to keep; 0 keeps none [default: 1; with --log-total-size as many
+    /// as that allows]
     #[arg(long, value_name = "N")]
     log_max_files: Option<u32>,
 
-    /// Remove a generation whose last byte is older than this, at the next rotation or start
+    /// Remove generations whose last byte is older than this, at the next rotation or start
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     log_max_age: Option<Duration>,
 
-    /// Rotate the log so long after its first byte, also when nothing more comes
+    /// Rotate the log this long after its first byte, also without further output
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     log_rotate_every: Option<Duration>,
 
-    /// The most that the log, its older generations and all their indexes may take together; the
-    /// oldest generations go
+    /// Maximum total size of the log, its older generations and their indexes; the oldest generations
+    /// are removed
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     log_total_size: Option<u64>,
 
-    /// Run this with 'sh -c' for each generation, a console's too, when it has been rotated away, its
-    /// path added as the last argument, one at a time and at low priority: 'gzip', or
+    /// Run this with 'sh -c' after each rotation, a console's too, with the path of the rotated
+    /// generation as the last argument; one at a time, at low priority. Examples: 'gzip',
     /// 'zstd -q --rm'
     #[arg(
         long,
@@ -150,8 +151,8 @@ pub(super) struct LogArgs {
     )]
     pub(super) log_rotate_command: Option<OsString>,
 
-    /// Keep a time index beside the log: when each byte came, from which stream, and where runs
-    /// begin and end
+    /// Keep a time index beside the log: the time and stream of each byte, and where runs begin and
+    /// end
     #[arg(
         long,
         value_name = "SWITCH",
@@ -161,18 +162,18 @@ pub(super) struct LogArgs {
     )]
     log_index: bool,
 
-    /// How fast each of the command's streams may fill the log, and how much may come at once after
-    /// a pause [default: without limit; for a rate alone what comes in a second, at least 64KiB]
+    /// Rate limit of the log for each of the command's streams, and the burst that is allowed after a
+    /// pause [default: no limit; for the burst the bytes of one second, at least 64KiB]
     #[arg(long, value_name = "SIZE/s[,burst=SIZE]")]
     log_rate: Option<LogRate>,
 
-    /// With output beyond --log-rate: block the command until its time has come, or drop it, with a
-    /// line in its place that says how much that was [default: block]
+    /// Output that exceeds --log-rate: block the command until the rate allows it, or drop the output
+    /// and write the number of dropped bytes in its place [default: block]
     #[arg(long, value_name = "POLICY", value_parser = one_of::<OverRate>(OverRate::WORDS))]
     over_rate: Option<OverRate>,
 
-    /// While the log can't be written: stop reading the output and lose nothing, or go on and
-    /// count what the log lacks
+    /// While the log can't be written: pause reading the output, so that nothing is lost, or continue
+    /// and count the bytes that are missing in the log
     #[arg(
         long,
         value_name = "POLICY",
@@ -189,7 +190,7 @@ pub(super) struct StreamArgs {
     #[arg(long)]
     no_forward: bool,
 
-    /// Forward the output: the default
+    /// Forward the output (the default)
     #[arg(
         long,
         value_name = "BOOL",
@@ -200,8 +201,8 @@ pub(super) struct StreamArgs {
     )]
     forward_output: Option<bool>,
 
-    /// When our stdout or terminal does not keep up: block the command and lose nothing, or drop
-    /// what does not fit and say how much that is
+    /// While stdout or the terminal is too slow: block the command, so that nothing is lost, or drop
+    /// output and write the number of dropped bytes in its place
     #[arg(
         long,
         value_name = "POLICY",
@@ -210,8 +211,7 @@ pub(super) struct StreamArgs {
     )]
     forward_overflow: Forward,
 
-    /// Whether the command gets a terminal of its own; auto: when our stdin and stdout are
-    /// terminals
+    /// Whether the command gets a PTY; auto: if stdin and stdout are terminals
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = TtyArg::Auto)]
     tty: TtyArg,
 
@@ -223,14 +223,15 @@ pub(super) struct StreamArgs {
     #[arg(short = 'T', id = "no_tty", conflicts_with = "tty")]
     never_tty: bool,
 
-    /// What the command reads: our stdin, or nothing. With --detach, 'forward' is what those who
-    /// attach send [default: forward; with --detach and without a terminal null]
+    /// Input of the command: stdin, or nothing. With --detach, 'forward' is the input of attached
+    /// clients [default: forward; with --detach and without a PTY null]
     #[arg(long, value_name = "SOURCE", value_parser = one_of::<Input>(&["forward", "null"]))]
     stdin: Option<Input>,
 
-    /// A console beside the command's own streams, with a log NAME@CONSOLE.log: a socket that the
-    /// command listens at, or we; a PTY whose path takes the place of {CONSOLE} in the command's
-    /// arguments, or one that the command makes; a FIFO. May be repeated
+    /// A console in addition to the command's stdio, with the log NAME@CONSOLE.log: a socket on which
+    /// the command listens (unix) or vmon does (listen), a PTY whose path replaces {CONSOLE} in the
+    /// command's arguments (pty) or one that the command creates (pty:PATH), or a FIFO. May be
+    /// repeated
     #[arg(
         long = "console",
         value_name = "[CONSOLE=]unix:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
@@ -238,9 +239,9 @@ pub(super) struct StreamArgs {
     )]
     consoles: Vec<Console>,
 
-    /// Where our terminal, or our stdin and stdout, are: stdio for the command's own streams, or a
-    /// console, with what the command itself prints in the log alone [default: stdio, or the
-    /// console if there is exactly one]
+    /// Connect the terminal, or stdin and stdout, to the command's stdio or to a console. With a
+    /// console, the command's own output goes to the log only [default: stdio, or the console if there
+    /// is exactly one]
     #[arg(long, value_name = "stdio|CONSOLE")]
     interactive: Option<ConsoleChoice>,
 }
@@ -248,7 +249,7 @@ pub(super) struct StreamArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Command")]
 pub(super) struct ChildArgs {
-    /// A variable of the command's environment; KEY alone passes on our own value. May be repeated
+    /// A variable of the command's environment; KEY alone passes on vmon's own value. May be repeated
     #[arg(
         long,
         value_name = "KEY[=VALUE]",
@@ -256,15 +257,15 @@ pub(super) struct ChildArgs {
     )]
     env: Vec<EnvArg>,
 
-    /// The command's working directory [default: ours]
+    /// The command's working directory [default: the current directory]
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
 
-    /// The signal that asks the command to stop, by name or number
+    /// The stop signal, by name or number
     #[arg(long, value_name = "SIG", default_value = "TERM")]
     pub(super) stop_signal: Signal,
 
-    /// How long after that signal the command is killed
+    /// Time between the stop signal and KILL
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     pub(super) stop_timeout: Duration,
 }
@@ -272,7 +273,7 @@ pub(super) struct ChildArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Lifecycle")]
 pub(super) struct LifecycleArgs {
-    /// Start the command again when it has ended: no, on-failure[:N] (N times at most), always
+    /// Restart the command when it ends: no, on-failure[:N] (at most N times), always
     #[arg(long, value_name = "WHEN", default_value_t)]
     restart: Restart,
 
@@ -280,16 +281,16 @@ pub(super) struct LifecycleArgs {
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) max_duration: Option<Duration>,
 
-    /// Stop the command when there was neither output nor input for this time
+    /// Stop the command after this time without output and input
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) idle_timeout: Option<Duration>,
 
-    /// The directory of a cgroup (v2) for the command and all that comes of it; made when missing
+    /// Directory of a cgroup (v2) for the command and its descendants; created if missing
     #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Option<PathBuf>,
 
-    /// Leave alone what the command has left behind when it ends; otherwise that gets the stop
-    /// signal, and KILL after the stop timeout
+    /// Do not signal processes that outlive the command; without this option they get the stop signal,
+    /// and KILL after the stop timeout
     #[arg(long)]
     pub(super) leave_descendants: bool,
 
@@ -297,16 +298,16 @@ pub(super) struct LifecycleArgs {
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
 
-    /// Write the exit code to this file when all is over
+    /// Write the exit code to this file after the end of the run
     #[arg(long, value_name = "FILE")]
     exit_file: Option<PathBuf>,
 
-    /// Run this with 'sh -c' when all is over; $VMON_NAME, $VMON_REASON and $VMON_EXIT_CODE tell
-    /// how it ended
+    /// Run this with 'sh -c' after the end of the run, which $VMON_NAME, $VMON_REASON and
+    /// $VMON_EXIT_CODE describe
     #[arg(long, value_name = "CMD")]
     pub(super) on_exit: Option<OsString>,
 
-    /// How often the command's CPU time and memory are put on record [default: never]
+    /// Interval at which the command's CPU time and memory are recorded [default: never]
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) metrics_interval: Option<Duration>,
 }
@@ -319,12 +320,12 @@ pub(super) enum TtyArg {
 }
 
 impl RunArgs {
-    /// What these options describe, checked.
+    /// Makes the plan that these options describe, and checks it.
     pub(super) fn into_plan(self) -> Result<Plan, Failure> {
         let Self { command, detach, shared, record, log, streams, child, lifecycle } = self;
         let places = shared.places()?;
         let mut words = command.into_iter();
-        // clap has seen to it that there is one.
+        // clap requires at least one word.
         let program = words.next().unwrap_or_default();
         let name = match &record.name {
             Some(given) => NameChoice::Given(given.clone()),
@@ -372,7 +373,8 @@ impl RunArgs {
 }
 
 impl RecordArgs {
-    /// Given, or the time of the config file, or now: to the microsecond, as the record has it.
+    /// The given time, else that of the config file, else now; truncated to microseconds, as in the
+    /// record.
     fn modified(&self) -> DateTime<Utc> {
         let of_file = || std::fs::metadata(self.config_file.as_str()).ok()?.modified().ok();
         self.config_last_modified
@@ -393,7 +395,7 @@ impl StreamArgs {
         }
     }
 
-    /// A detached run has no terminal, so there `auto` is never.
+    /// `auto` is `never` for a detached run, which has no terminal.
     fn wants_pty(&self, detached: bool) -> bool {
         let tty = match (self.always_tty, self.never_tty) {
             (true, _) => TtyArg::Always,
@@ -410,7 +412,7 @@ impl StreamArgs {
         }
     }
 
-    /// The console that our terminal is at.
+    /// The console that the terminal is connected to.
     fn interactive(&self) -> Option<&Name> {
         match (&self.interactive, self.consoles.as_slice()) {
             (Some(choice), _) => choice.name(),
@@ -424,7 +426,8 @@ impl StreamArgs {
             (Some(Input::Null), _) => Input::Null,
             (_, false) => Input::Forward,
             (Some(_), true) => Input::Attached,
-            // A terminal is for input; a pipe without a writer would never end.
+            // A PTY gets the input of attached clients. A pipe does not: without a client, the command
+            // would never read end of file.
             (None, true) if self.wants_pty(true) => Input::Attached,
             (None, true) => Input::Null,
         }
@@ -440,12 +443,12 @@ impl LogArgs {
         }
     }
 
-    /// With defaults for what was not given.
+    /// The retention, with defaults for the options that were not given.
     fn retention(&self) -> Retention {
         let defaults = Retention::default();
         let total = self.log_total_size;
         let max_size = total.map_or(defaults.max_size, |total| defaults.max_size.min(total / 8));
-        // A total alone keeps as many generations as it holds.
+        // With a total size alone, only that limits the number of generations.
         let max_files = total.map_or(defaults.max_files, |_| u32::MAX);
         Retention {
             max_size: self.log_max_size.unwrap_or(max_size),
