@@ -1,21 +1,21 @@
-//! The text of option values: words, sizes and times. Command lines, records and messages use the
-//! same text.
+//! The text form of option values: keywords, sizes and times. Command lines, records and messages
+//! share it.
 
 use std::time::Duration;
 
-/// The longest time that [`time`] reads: what clocks can add to the current time on every system.
+/// The longest time that [`time`] accepts. Every system's clock can add it to the current time.
 pub const MAX_TIME: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// The text is not a value of this kind. The message says which values there are.
+/// An invalid value. The message describes the valid ones.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValueError {
-    /// None of the words of an enumeration.
+    /// Not a keyword of the enumeration.
     #[error("{text:?} is not one of {}", .words.join(", "))]
     Word {
         /// The text.
         text: String,
-        /// The words.
+        /// The valid keywords.
         words: &'static [&'static str],
     },
     /// Not a size.
@@ -36,11 +36,11 @@ pub enum ValueError {
     TimeTooLong,
     /// Not a [`LogRate`](crate::monitor::LogRate).
     #[error(
-        "not a rate: give a size a second, such as 1MiB/s, and after a comma what may come at once, such as 1MiB/s,burst=4MiB"
+        "not a rate: give a size a second, such as 1MiB/s, and after a comma the burst, such as 1MiB/s,burst=4MiB"
     )]
     Rate,
     /// A rate of 0 bytes a second.
-    #[error("a rate of 0 would let nothing through: give a higher one, or leave the option out")]
+    #[error("the rate must be higher than 0: give a higher one, or leave the option out")]
     NoRate,
     /// Not a [`Restart`](crate::monitor::Restart).
     #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
@@ -70,7 +70,7 @@ pub fn size(text: &str) -> Result<u64, ValueError> {
         "g" | "gib" => 1 << 30,
         _ => return Err(ValueError::Size),
     };
-    // It is digits only, so it can't be parsed only where it is too large.
+    // `split_unit` returns digits only, so parsing fails only for a number that is too large.
     let number: u64 = number.parse().map_err(|_| ValueError::SizeTooLarge)?;
     number.checked_mul(factor).ok_or(ValueError::SizeTooLarge)
 }
@@ -100,22 +100,22 @@ pub fn time(text: &str) -> Result<Duration, ValueError> {
     time.filter(|time| *time <= MAX_TIME).ok_or(ValueError::TimeTooLong)
 }
 
-/// The digits at the start of `text`, at least one, and the rest.
+/// Splits `text` after its leading digits; `None` if it has none.
 pub fn split_unit(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end)?;
     (!number.is_empty()).then_some((number, unit))
 }
 
-/// Gives an enumeration one word for each variant: `WORDS`, `word`, [`Display`](std::fmt::Display)
-/// and [`FromStr`](std::str::FromStr).
+/// Defines a keyword for each variant of an enumeration: `WORDS`, `word`,
+/// [`Display`](std::fmt::Display) and [`FromStr`](std::str::FromStr).
 macro_rules! words {
     ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $type {
-            /// The words of all variants.
+            /// The keywords of all variants.
             pub const WORDS: &'static [&'static str] = &[$($word),+];
 
-            /// The word of this variant, as options and records have it.
+            /// The keyword of this variant in options and records.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn an_invalid_size_is_rejected() {
         for text in ["", "MiB", "-1", "+1", "1.5MiB", "1 MiB", "1MB", "1TiB", "1MiB ", "0x10", "１"]
         {
             assert_eq!(size(text), Err(ValueError::Size), "{text:?}");
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_seconds_unless_they_say_otherwise() {
+    fn a_time_without_a_unit_is_in_seconds() {
         for (text, milliseconds) in [
             ("0", 0),
             ("10", 10_000),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn an_invalid_time_is_rejected() {
         for text in ["", "s", "-1s", "1.5s", "1 s", "1d", "10S", "1min"] {
             assert_eq!(time(text), Err(ValueError::Time), "{text:?}");
         }

@@ -1,19 +1,19 @@
-//! The JSON form of a sandbox and its command: the column `spec` of a record, and what a start in
-//! the background is handed.
+//! The JSON form of a sandbox and its command: the column `spec` of the record, and a part of the
+//! plan that a detached supervisor receives.
 //!
 //! A JSON object, written by [`Spec::to_json`] and read by [`Spec::from_json`]:
 //!
 //! - A word or a path is a string; one that is not UTF-8 is `{"bytes": [104, 255, …]}`, so that a
 //!   command can be started again with the same bytes.
-//! - A console is a word as `--console` takes it, with its name.
-//! - Durations are seconds. What is absent or `null` was not given.
-//! - `options` is what the program that started the run has added.
-//! - `log_dir` is a path. In a record it is relative to the state directory where it lies in that.
-//! - `version` is 3. In version 2 a relative `log_dir` is relative to the working directory. Without
-//!   a version, an earlier vmon wrote it, which also replaced bytes that are not UTF-8 with U+FFFD.
+//! - A console is a word in the syntax of `--console`, with its name.
+//! - Durations are seconds. A value that is absent or `null` was not given.
+//! - `options` is set by the program that started the run.
+//! - `log_dir` is a path. In the record it is relative to the state directory if it is inside that.
+//! - `version` is 3. In version 2 a relative `log_dir` is relative to the working directory. The
+//!   first version has no number; its writer also replaced bytes that are not UTF-8 with U+FFFD.
 //!
-//! The name, the config file and its time are columns of their own. The environment is never
-//! written: it holds secrets.
+//! The name, the config file and its modification time are columns of their own. The environment is
+//! never written, because it can contain secrets.
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU64;
@@ -30,7 +30,7 @@ use crate::child::Command;
 
 const VERSION: u64 = 3;
 
-/// A sandbox, its command, and what the program that started it has added.
+/// A sandbox, its command, and the options of the program that started it.
 ///
 /// ```
 /// use vmon::monitor::codec::Spec;
@@ -49,13 +49,14 @@ const VERSION: u64 = 3;
 pub struct Spec {
     /// The sandbox. Its `log_dir` is absolute in a `Run` of the registry.
     pub sandbox: Sandbox,
-    /// The command, without changes of its environment; `None` for a child that a host started
-    /// itself and handed over, which can't be started from here. Its directory is absolute in a
-    /// record, and `None` where it was not known.
+    /// The command, without changes of its environment; `None` for a child that the host started
+    /// itself, which can't be started again from the record. Its directory is absolute in the record,
+    /// and `None` if it was not known.
     pub command: Option<Command>,
-    /// What the program that started the run has added; `Null` where it added nothing.
+    /// The options of the program that started the run; `Null` without any.
     pub options: Value,
-    /// Whether every byte is as it was given. An earlier vmon did not keep bytes that are not UTF-8.
+    /// Whether no byte was replaced. The first version of the format replaced bytes that are not
+    /// UTF-8.
     pub exact: bool,
 }
 
@@ -65,9 +66,9 @@ impl Spec {
         Self { sandbox, command, options, exact: true }
     }
 
-    /// Writes the form above. The path of `log_dir` is written as it is.
+    /// Returns the JSON form. The path of `log_dir` is not changed.
     pub fn to_json(&self) -> Value {
-        // Without `..`: a field that is missing here does not compile.
+        // No `..`, so that a new field that is missing here does not compile.
         let Self { sandbox, command, options, exact: _ } = self;
         let Sandbox {
             name: _,
@@ -131,7 +132,7 @@ impl Spec {
             "stdin": input.word(),
             "consoles": consoles.iter().map(|it| word(&it.to_os_string())).collect::<Value>(),
             "interactive": interactive.as_ref().map(Name::as_str),
-            // A real-time signal is its number.
+            // A real-time signal is written as its number.
             "stop_signal": stop_signal.to_string().trim_start_matches("signal "),
             "stop_timeout_seconds": stop_timeout.as_secs_f64(),
             "restart": restart.to_string(),
@@ -143,9 +144,9 @@ impl Spec {
         })
     }
 
-    /// Reads what [`to_json`](Self::to_json) or an earlier vmon has written, as the description of
-    /// this sandbox; `None` for anything that is not a JSON object. Its config file counts as
-    /// modified now.
+    /// Reads the output of [`to_json`](Self::to_json), of this or an earlier version, for the sandbox
+    /// of this name. `None` if the value is not a JSON object. The modification time of the config
+    /// file is set to now.
     pub fn from_json(value: &Value, name: Name, config_file: Name) -> Option<Self> {
         value.is_object().then_some(())?;
         let default = Retention::default();
@@ -187,7 +188,7 @@ impl Spec {
             consoles: consoles.iter().filter_map(|word| word.as_os_str().try_into().ok()).collect(),
             interactive: read(&value["interactive"]),
         };
-        // Bytes that an earlier vmon replaced can't be told from U+FFFD itself.
+        // In the first version, a replaced byte looks the same as U+FFFD itself.
         let exact = value["version"].is_u64() || !value.to_string().contains('\u{fffd}');
         Some(Self {
             sandbox,
@@ -198,7 +199,7 @@ impl Spec {
     }
 }
 
-/// A word or a path: a string, or `{"bytes": […]}` where it is not UTF-8.
+/// Encodes a word or a path: a string, or `{"bytes": […]}` if it is not UTF-8.
 pub fn word(word: &OsStr) -> Value {
     match word.to_str() {
         Some(text) => text.into(),
@@ -206,7 +207,7 @@ pub fn word(word: &OsStr) -> Value {
     }
 }
 
-/// Reads what [`word`] has written; `None` for anything else.
+/// Reads the output of [`word()`]; `None` for anything else.
 pub fn read_word(value: &Value) -> Option<OsString> {
     if let Some(text) = value.as_str() {
         return Some(text.into());
@@ -220,7 +221,7 @@ fn read_words(value: &Value) -> Option<Vec<OsString>> {
     value.as_array()?.iter().map(read_word).collect()
 }
 
-/// A path, or `null`.
+/// Encodes a path, or `null`.
 pub(crate) fn path(path: Option<&Path>) -> Value {
     path.map_or(Value::Null, |path| word(path.as_os_str()))
 }
@@ -254,7 +255,7 @@ fn write_rootfs(rootfs: &Rootfs) -> Value {
 }
 
 fn read_rootfs(value: &Value) -> Option<Rootfs> {
-    // An earlier vmon wrote the text of `rootfs_paths`.
+    // The first version has the text of `rootfs_paths`.
     if value.is_string() {
         return read(value);
     }

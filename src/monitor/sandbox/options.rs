@@ -1,4 +1,4 @@
-//! The values of a sandbox's options, and the text of each.
+//! The values of a sandbox's options, and their text forms.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -9,8 +9,8 @@ use crate::values::{ValueError, size, words};
 
 /// The root file system of a sandbox. It is recorded and never mounted.
 ///
-/// Its text is that of the column `rootfs_paths`, `native:PATH` or `overlayfs:PATH:PATH…`. Bytes
-/// that are not UTF-8 are replaced in it, and a layer with a colon is read back as two.
+/// The text form is that of the column `rootfs_paths`, `native:PATH` or `overlayfs:PATH:PATH…`. It
+/// replaces bytes that are not UTF-8, and a layer with a colon is read back as two layers.
 ///
 /// ```
 /// use vmon::monitor::Rootfs;
@@ -52,30 +52,31 @@ impl FromStr for Rootfs {
     }
 }
 
-/// Where the child's output goes beside the log.
+/// Whether the child's output is forwarded, in addition to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Forward {
     /// To the log only.
     #[default]
     Off,
-    /// To our stdout and stderr. While those are full, the child is not read: it blocks on its full
-    /// pipe, and nothing is lost.
+    /// To this process's stdout and stderr. While those are full, the child is not read: it blocks on
+    /// its full pipe, and nothing is lost.
     Block,
-    /// To our stdout and stderr. What those do not take in time is dropped and counted, and a line
-    /// in its place says how much that was. The child and its log go on.
+    /// To this process's stdout and stderr. Output that those do not accept in time is dropped and
+    /// counted, and a line in its place states the number of bytes. The child and its log are not
+    /// affected.
     Drop,
 }
 
 words!(Forward { Off = "off", Block = "block", Drop = "drop" });
 
-/// What the child reads as its input.
+/// The child's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Input {
-    /// Nothing: the null device, or an input of a handed-over child that is closed at once. A child
-    /// on a PTY still reads what attached clients type.
+    /// None: the null device, or for a child that a host has started an input that is closed at once.
+    /// A child on a PTY still reads the input of attached clients.
     #[default]
     Null,
-    /// Our own stdin, up to its end. At most one sandbox of a process should have it.
+    /// This process's stdin, up to end of file. At most one sandbox of a process should use it.
     Forward,
     /// The input of attached clients: a pipe that stays open while no client is attached.
     Attached,
@@ -89,7 +90,7 @@ pub enum OnLogError {
     /// Stop reading the child, and retry until the write succeeds. Nothing is lost.
     #[default]
     Pause,
-    /// Go on, and count the bytes that are missing in the log.
+    /// Continue, and count the bytes that are missing in the log.
     Drop,
 }
 
@@ -100,7 +101,7 @@ words!(OnLogError { Pause = "pause", Drop = "drop" });
 /// Each of the child's streams has a bucket of its own, full at the start of each run. After the
 /// child's end, the rest of its pipes is read at any rate.
 ///
-/// Its text is `SIZE/s[,burst=SIZE][,over=POLICY]`.
+/// The text form is `SIZE/s[,burst=SIZE][,over=POLICY]`.
 ///
 /// ```
 /// use std::num::NonZeroU64;
@@ -115,16 +116,17 @@ words!(OnLogError { Pause = "pause", Drop = "drop" });
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogRate {
-    /// Bytes a second.
+    /// Bytes per second.
     pub per_second: NonZeroU64,
-    /// The most bytes at once, after a pause. Less than what comes within 10 ms at this rate (or
-    /// the lesser of 4 KiB and what comes within 100 ms) counts as that.
+    /// The size of the bucket: the most bytes at once, after a pause. The minimum is the larger
+    /// of two numbers: the bytes of 10 ms at this rate, and the lesser of 4 KiB and the bytes of
+    /// 100 ms. A smaller value means the minimum.
     pub burst: u64,
-    /// What happens to more.
+    /// What happens to output that exceeds the rate.
     pub over: OverRate,
 }
 
-/// What happens to output beyond its [`LogRate`].
+/// What happens to output that exceeds its [`LogRate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OverRate {
     /// It is read later, when the rate allows it: the child blocks on its full pipe.
@@ -142,7 +144,8 @@ impl LogRate {
     /// The smallest burst that [`new`](Self::new) gives.
     const BURST: u64 = 64 << 10;
 
-    /// This many bytes a second, with a burst of one second's bytes, at least 64 KiB. More waits.
+    /// A rate in bytes per second, with a burst of one second's bytes, at least 64 KiB, and
+    /// [`OverRate::Block`].
     pub fn new(per_second: NonZeroU64) -> Self {
         let burst = per_second.get().max(Self::BURST);
         Self { per_second, burst, over: OverRate::Block }
@@ -175,20 +178,20 @@ impl FromStr for LogRate {
     }
 }
 
-/// Whether a command that has ended is started again. It never is after a stop.
+/// Whether a command is restarted when it ends. After a stop it never is.
 ///
-/// The first restart comes after 100 ms, each further one after twice as long, up to 30 s. After a
-/// run of ten seconds, the next delay is 100 ms again.
+/// The delay before the first restart is 100 ms. It doubles with each further restart, up to 30 s,
+/// and is reset to 100 ms by a run of at least ten seconds.
 ///
-/// Its text is `no`, `on-failure`, `on-failure:N` or `always`.
+/// The text form is `no`, `on-failure`, `on-failure:N` or `always`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Restart {
-    /// No.
+    /// Never.
     #[default]
     No,
-    /// When it ended with an exit code other than 0, or by a signal.
+    /// After an exit code other than 0, or a signal.
     OnFailure {
-        /// The most restarts in all; `None` is without limit.
+        /// The maximum total number of restarts; `None` means no limit.
         max: Option<u32>,
     },
     /// After every end.
@@ -210,7 +213,7 @@ impl FromStr for Restart {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        // u32's own parser takes a sign.
+        // The parser of u32 accepts a sign.
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         match (text, text.strip_prefix("on-failure:")) {
             ("no", _) => Ok(Self::No),
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_word_is_read_as_the_value_it_was_written_for() {
+    fn every_keyword_is_parsed_to_its_value() {
         macro_rules! all {
             ($($type:ty),+) => {$(
                 for word in <$type>::WORDS {

@@ -1,4 +1,4 @@
-//! What is written is read back, and so is what earlier versions wrote.
+//! Round trips of the JSON form, and the forms of earlier versions.
 
 use serde_json::Map;
 
@@ -7,7 +7,7 @@ use crate::logfile::Format;
 use crate::monitor::Console;
 use crate::monitor::{Forward, Input, OnLogError, OverRate, Restart};
 
-/// A description in which no field has its default.
+/// A spec in which no field has its default.
 fn everything() -> Spec {
     let odd = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     let mut sandbox = Sandbox::new("web", "config", "/log").unwrap();
@@ -43,7 +43,7 @@ fn everything() -> Spec {
     Spec::new(sandbox, Some(command.pty(true)), json!({ "pid_file": "/run/web.pid" }))
 }
 
-/// Reads it as the description of the same sandbox.
+/// Reads the value for the sandbox of `of`.
 fn read_back(value: &Value, of: &Spec) -> Spec {
     let Sandbox { name, config_file, config_last_modified, .. } = of.sandbox.clone();
     let mut spec = Spec::from_json(value, name, config_file).unwrap();
@@ -52,7 +52,7 @@ fn read_back(value: &Value, of: &Spec) -> Spec {
 }
 
 #[test]
-fn what_is_written_is_read_as_it_was() {
+fn a_spec_survives_a_round_trip() {
     let spec = everything();
     assert_eq!(read_back(&spec.to_json(), &spec), spec);
     let text = spec.to_json().to_string();
@@ -106,7 +106,7 @@ fn a_replacement_character_that_was_given_is_exact() {
 }
 
 #[test]
-fn a_spec_of_an_earlier_vmon_is_read_and_tells_whether_it_is_exact() {
+fn a_spec_of_an_earlier_version_is_read_and_marked_if_it_is_not_exact() {
     let old = |word: &str| {
         let value = json!({
             "command": ["echo", word], "directory": "/tmp", "tty": false,
@@ -128,7 +128,7 @@ fn a_spec_of_an_earlier_vmon_is_read_and_tells_whether_it_is_exact() {
 }
 
 #[test]
-fn a_real_time_signal_and_a_timeout_without_end_are_read_as_they_were() {
+fn a_real_time_signal_and_an_unlimited_timeout_survive_a_round_trip() {
     let mut spec = everything();
     spec.sandbox.stop_signal = "SIGRTMIN+3".parse().unwrap_or(Signal::HUP);
     spec.sandbox.stop_timeout = Duration::MAX;
@@ -138,7 +138,7 @@ fn a_real_time_signal_and_a_timeout_without_end_are_read_as_they_were() {
 }
 
 #[test]
-fn a_child_that_was_handed_over_has_no_command() {
+fn the_child_of_a_host_has_no_command() {
     let spec = Spec { command: None, ..everything() };
     assert_eq!(read_back(&spec.to_json(), &spec), spec);
 }
