@@ -19,7 +19,7 @@ pub(in crate::child) struct Orphans {
 }
 
 impl Orphans {
-    /// The group that the child led; `None` when nobody is left in it.
+    /// The group that the child led; `None` if it has no process left.
     pub(in crate::child) fn group(child: &Identity) -> Option<Self> {
         let group = i32::try_from(child.pid).ok().filter(|pid| *pid > 1).map(Pid::from_raw)?;
         let mut left = Self { group };
