@@ -122,8 +122,12 @@ impl Channel {
             self.log.mark(Mark::Reopen);
         }
         let result = self.open(opened, &mut cx.sources);
-        if result.is_err() {
-            self.outputs.iter_mut().for_each(|output| output.end(&mut cx.sources));
+        match result {
+            // A terminal of a session is in raw mode before the peer's first byte.
+            Ok(()) => {
+                self.host.enter();
+            }
+            Err(_) => self.outputs.iter_mut().for_each(|output| output.end(&mut cx.sources)),
         }
         let Some(peer) = self.backend.peer() else { return };
         peer.connected(result, cx);

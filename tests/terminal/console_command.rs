@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -65,6 +65,33 @@ fn the_only_console_has_the_terminal_in_raw_mode_while_it_is_open() {
     assert_eq!(String::from_utf8_lossy(&terminal.seen), "login: got one\n");
     assert_eq!(state.log("vm@serial"), terminal.seen);
     assert!(contains(&state.log("vm"), b"the vmm ends"));
+}
+
+#[test]
+fn a_silent_console_has_the_terminal_in_raw_mode_each_time_it_is_opened() {
+    let state = State::new();
+    let (serial, path) = console(&state, "listen");
+    let mut command = state.vmon();
+    command.args(["run", "--name", "vm", "--console", &serial, "--", "sleep", "1000"]);
+    let mut terminal = Terminal::spawn(&mut command);
+    let modes = terminal.modes();
+    for key in ["a", "b"] {
+        let mut peer = None;
+        eventually("it listens", || {
+            peer = UnixStream::connect(&path).ok();
+            peer.is_some()
+        });
+        let mut peer = peer.unwrap();
+        eventually("it is raw", || terminal.modes() != modes);
+        terminal.send(key);
+        let mut received = [0];
+        peer.read_exact(&mut received).unwrap();
+        assert_eq!(received, key.as_bytes());
+        drop(peer);
+        eventually("it is as before", || terminal.modes() == modes);
+    }
+    printed(state.vmon().args(["stop", "vm"]));
+    terminal.finish();
 }
 
 #[test]
