@@ -47,11 +47,20 @@ impl Channels {
         self.list.insert(0, channel);
     }
 
-    /// Adds a console while the child of this pid runs.
+    /// Adds consoles while the child of this pid runs; `host` is as in [`begin`](Self::begin).
     #[cfg(feature = "consoles")]
-    pub(super) fn add_console(&mut self, mut channel: Channel, child: u32, cx: &mut Cx<'_>) {
-        channel.start(child, cx);
-        self.list.push(channel);
+    pub(super) fn add_consoles(
+        &mut self,
+        consoles: Vec<Channel>,
+        host: Option<ChannelId>,
+        child: u32,
+        cx: &mut Cx<'_>,
+    ) {
+        self.host = host.or(self.host);
+        for mut channel in consoles {
+            channel.start(child, cx);
+            self.list.push(channel);
+        }
     }
 
     /// The channel of the child's own stdio.

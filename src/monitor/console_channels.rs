@@ -35,7 +35,7 @@ pub(super) struct GivenConsoles {
     count: u16,
 }
 
-/// The consoles of one run, before the child is started.
+/// The channels of consoles that are not started yet.
 #[derive(Default)]
 pub(super) struct PreparedConsoles {
     pub(super) channels: Vec<Channel>,
@@ -192,7 +192,7 @@ impl GivenConsoles {
         &mut self,
         sandbox: &Sandbox,
         logs: &mut LogOpener<'_>,
-    ) -> Result<Vec<Channel>, StartError> {
+    ) -> Result<PreparedConsoles, StartError> {
         let mut prepared = PreparedConsoles::default();
         for (name, descriptor) in self.list.drain(..) {
             let id = next_id(sandbox.consoles.len(), self.count);
@@ -200,7 +200,7 @@ impl GivenConsoles {
             let backend = ConsoleBackend::Given(Some(descriptor));
             prepared.add(id, &name, backend, sandbox, &mut None, logs)?;
         }
-        Ok(prepared.channels)
+        Ok(prepared)
     }
 }
 

@@ -423,9 +423,8 @@ impl Lifecycle {
         given_consoles.try_give(name, descriptor, sandbox, exists)?;
         let Some(child) = child else { return Ok(()) };
         let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
-        for channel in given_consoles.open(sandbox, &mut logs)? {
-            channels.add_console(channel, child, cx);
-        }
+        let prepared = given_consoles.open(sandbox, &mut logs)?;
+        channels.add_consoles(prepared.channels, prepared.host, child, cx);
         Ok(())
     }
 

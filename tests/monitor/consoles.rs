@@ -10,9 +10,10 @@ use std::path::Path;
 
 use crate::common::host::Host;
 use crate::common::{self, State, assert_same, contains, eventually, vmm};
+use vmon::child::Signal;
 use vmon::logfile::read::{Entry, LogReader};
 use vmon::logfile::{Mark, Retention};
-use vmon::monitor::{ConsoleState, Outcome, Phase, Reason, Sandbox, StartError};
+use vmon::monitor::{AttachTo, ConsoleState, Input, Outcome, Phase, Reason, Sandbox, StartError};
 
 #[test]
 #[ignore = "a process of its own that other tests start"]
@@ -406,4 +407,28 @@ fn consoles_are_made_anew_when_the_child_is_started_again() {
     host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
     let (_, state) = host.end();
     assert_eq!(state.log("a@serial"), b"login: got one\nlogin: got two\n");
+}
+
+#[test]
+fn the_interactive_console_can_be_given_again_after_a_restart() {
+    let state = State::new();
+    let command = ["sleep", "1000"].map(str::to_owned);
+    let (first, _peer) = UnixStream::pair().unwrap();
+    let name = || "serial".parse().unwrap();
+    let describe = |sandbox: Sandbox| {
+        sandbox.interactive(name()).input(Input::Null).restart(vmon::monitor::Restart::Always)
+    };
+    let mut host = Host::new(state, &command, describe, |it| it.console(name(), first));
+    host.until_open("serial", 1);
+    host.reactor.call(host.id, |it, _| it.signal_child(Signal::TERM)).unwrap().unwrap();
+    host.until("the second run", |host| {
+        let report = host.monitor().report();
+        report.restarts > 0 && report.phase == Phase::Running
+    });
+    let (second, _peer) = UnixStream::pair().unwrap();
+    host.reactor.call(host.id, |it, cx| it.add_console(name(), second, cx)).unwrap().unwrap();
+    let (_client, attached) = host.try_attach(None, 0).unwrap();
+    assert_eq!(attached.to, AttachTo::Console(name()));
+    host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
+    host.end();
 }
