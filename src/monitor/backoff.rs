@@ -1,5 +1,6 @@
 //! Whether a command that has ended is started again, and when.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::sandbox::Restart;
@@ -10,7 +11,7 @@ use crate::logfile::{LogFile, LogLock};
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// After a run of this length the next delay is the first one backoff.
+/// After a run of this length the next delay is the first one again.
 const GOOD_RUN: Duration = Duration::from_secs(10);
 
 /// A command that may be started again, and the delay until then.
@@ -19,8 +20,9 @@ pub(super) struct RestartBackoff {
     delay: Duration,
     /// When the child was last seen to run.
     since: Option<Instant>,
-    /// The locks of the logs, between two runs.
-    locks: Vec<LogLock>,
+    /// The locks of the logs by their paths, between two runs: one for each log, however many
+    /// starts have failed since.
+    locks: Vec<(PathBuf, LogLock)>,
 }
 
 impl RestartBackoff {
@@ -37,7 +39,13 @@ impl RestartBackoff {
 
     /// Closes these logs and keeps their locks.
     pub(super) fn keep_locked(&mut self, logs: impl IntoIterator<Item = LogFile>) {
-        self.locks.extend(logs.into_iter().filter_map(LogFile::into_lock));
+        for log in logs {
+            let path = log.path().to_owned();
+            if let Some(lock) = log.into_lock() {
+                self.locks.retain(|(locked, _)| *locked != path);
+                self.locks.push((path, lock));
+            }
+        }
     }
 
     /// The command.

@@ -130,6 +130,26 @@ fn a_command_that_was_never_started_is_not_tried_again() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn starts_that_fail_again_and_again_keep_one_descriptor_on_the_log() {
+    let directory = State::new();
+    let gone = directory.file("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let command = Command::new("sh").args(["-c", "rmdir \"$PWD\"; exit 1"]).current_dir(&gone);
+    let mut host = Host::new(command, |sandbox| sandbox.restart(Restart::Always));
+    host.until("three starts have failed", |host| {
+        let report = host.monitor().report();
+        report.restarts >= 3 && report.phase == Phase::Restarting
+    });
+    let log = host.monitor().report().log;
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    assert_eq!(open.filter(|path| *path == log).count(), 1);
+    host.stop();
+    host.end();
+}
+
+#[test]
 fn a_stop_ends_the_restarts_while_it_runs_and_between_two_runs() {
     let mut host = Host::sh("exec sleep 1000", |sandbox| sandbox.restart(Restart::Always));
     host.until("it runs", |host| host.monitor().pid().is_some());
