@@ -25,7 +25,8 @@ pub(super) struct Parts {
     /// Which processes are ended with the child.
     pub(super) scope: KillScope,
     pub(super) observers: Observers,
-    /// Transitions that the services have not received yet; `None` while no service is open.
+    /// Transitions that the services have not received yet; `None` before the first one
+    /// is opened.
     pub(super) for_services: Option<VecDeque<Transition>>,
     pub(super) run: Run,
     /// Set while the command may be started again.

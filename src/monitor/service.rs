@@ -208,11 +208,14 @@ impl Services {
         lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
     ) -> Result<(), String> {
+        if !self.list.is_empty() {
+            // Before the first one is opened, which may ask for a stop already.
+            lifecycle.parts.for_services.get_or_insert_default();
+        }
         for (service, called) in self.list.iter_mut().enumerate().skip(self.open) {
             let opened = called.open(&mut ServiceContext { lifecycle, cx, service });
             opened.map_err(|error| error.to_string())?;
             self.open = service + 1;
-            lifecycle.parts.for_services.get_or_insert_default();
         }
         Ok(())
     }

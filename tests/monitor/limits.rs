@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::{self, PATIENCE, State, contains};
 use vmon::child::{Command, Signal};
-use vmon::monitor::{End, Input, Monitor, Phase, Reason, Restart, Sandbox, Transition};
-use vmon::reactor::{Handler, HandlerId, Reactor};
+use vmon::monitor::{
+    Builder, End, Input, Monitor, Outcome, Phase, Reason, Restart, Sandbox, Service,
+    ServiceContext, StartError, Transition,
+};
+use vmon::reactor::{Handler, HandlerId, Reactor, Ready};
 
 /// The transitions of a run, as words.
 type Notes = Rc<RefCell<Vec<String>>>;
@@ -21,6 +24,14 @@ struct Host {
 
 impl Host {
     fn new(command: Command, describe: impl FnOnce(Sandbox) -> Sandbox) -> Self {
+        Self::built(command, describe, |builder| builder)
+    }
+
+    fn built(
+        command: Command,
+        describe: impl FnOnce(Sandbox) -> Sandbox,
+        build: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let state = State::new();
         let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
         let mut reactor = Reactor::new().unwrap();
@@ -36,7 +47,8 @@ impl Host {
                 _ => return,
             });
         };
-        let id = Monitor::builder(describe(sandbox)).observer(note).spawn(&mut reactor, command);
+        let builder = Monitor::builder(describe(sandbox)).observer(note);
+        let id = build(builder).spawn(&mut reactor, command);
         Self { state, reactor, id, notes }
     }
 
@@ -147,6 +159,35 @@ fn starts_that_fail_again_and_again_keep_one_descriptor_on_the_log() {
     assert_eq!(open.filter(|path| *path == log).count(), 1);
     host.stop();
     host.end();
+}
+
+#[test]
+fn a_service_that_asks_for_a_stop_as_it_is_opened_is_told_of_the_end() {
+    struct Stopping {
+        done: bool,
+    }
+    impl Service for Stopping {
+        fn open(
+            &mut self,
+            cx: &mut ServiceContext<'_, '_>,
+        ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            cx.stop(None);
+            Ok(())
+        }
+        fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
+        fn timer(&mut self, _: u32, _: &mut ServiceContext<'_, '_>) {}
+        fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
+            self.done |= matches!(transition, Transition::Stopped { .. });
+        }
+        fn is_done(&self) -> bool {
+            self.done
+        }
+    }
+    let service = Stopping { done: false };
+    let mut host =
+        Host::built(Command::new("true"), |sandbox| sandbox, |builder| builder.service(service));
+    assert!(matches!(host.end().outcome, Outcome::NotStarted(StartError::Stopped)));
+    assert_eq!(host.told(), ["stopped 125"]);
 }
 
 #[test]
