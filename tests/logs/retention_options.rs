@@ -104,9 +104,9 @@ fn combinations_that_can_not_hold_are_usage_errors() {
         (&["--log-max-size", "0", "--log-total-size", "1MiB"], "--log-max-size 0 never rotates"),
         (&["--log-total-size", "1000"], "--log-total-size is too small"),
         (&["--log-max-files", "0", "--log-rotate-command", "gzip"], "--log-max-files 0 keeps no"),
-        (&["--log-rotate-command", " "], "no command in it"),
-        (&["--log-max-age", "0"], "a time of 0"),
-        (&["--log-rotate-every", "0s"], "a time of 0"),
+        (&["--log-rotate-command", " "], "the command is empty"),
+        (&["--log-max-age", "0"], "longer than 0"),
+        (&["--log-rotate-every", "0s"], "longer than 0"),
     ] {
         let output = state.run("web", options, "true").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
