@@ -75,7 +75,7 @@ impl Detached {
 
 impl Drop for Detached {
     fn drop(&mut self) {
-        // Not reused so soon: a zombie at most, where nobody reaps it.
+        // The pid is not reused so soon: at most it is a zombie that has not been reaped.
         if is_alive(self.supervisor) {
             self.signal(Signal::SIGKILL);
         }

@@ -96,7 +96,7 @@ mod loops {
         reactor.call(id, |_, cx| cx.sources.deregister(source));
         let (reader, mut writer) = io::pipe().unwrap();
         reactor.call(id, |collect, cx| collect.watch(reader, cx));
-        // The old id is nobody's now, and its successor is not muted.
+        // The old id names no source now, and its successor is not disarmed.
         reactor.call(id, |_, cx| cx.sources.disarm(source));
         writer.write_all(b"bytes").unwrap();
         reactor.poll_once(None).unwrap();

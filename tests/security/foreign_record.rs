@@ -173,7 +173,7 @@ fn root_reads_a_long_record_of_another_user() {
     let state = State::new();
     state.ran("web", &[], "true");
     let db = rusqlite::Connection::open(state.db()).unwrap();
-    // So many that SQLite sorts them in a temporary file.
+    // Enough that SQLite sorts them in a temporary file.
     let columns = "sandbox_id, state, boot_id, supervisor_pid, supervisor_start, started_at, spec";
     db.execute_batch(&format!(
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 10000)
