@@ -17,12 +17,12 @@ mod error;
 mod file_end;
 pub mod format;
 mod generations;
-mod handing;
 mod index;
 mod indexing;
 mod lock;
 pub mod names;
 mod options;
+mod post_rotate_queue;
 #[cfg(feature = "reader")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reader")))]
 pub mod read;
@@ -46,12 +46,12 @@ pub use entry::{End, Mark, Stream, Timestamp};
 pub use error::{LogError, WriteError};
 use format::Encoder;
 use generations::Generations;
-use handing::Handing;
-pub(crate) use handing::Rotated;
 use indexing::Indexing;
 pub(crate) use lock::LogLock;
 use options::Limits;
 pub use options::{Format, LogOptions, Retention};
+use post_rotate_queue::PostRotateQueue;
+pub(crate) use post_rotate_queue::Rotated;
 
 /// The shortest time between two checks of the log's path.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ pub struct LogFile {
     /// Whether unfinished lines of an earlier run are to be ended before the first write.
     left_open: bool,
     /// The queue of the post-rotate command, if there is one.
-    handing: Option<Box<Handing>>,
+    queue: Option<Box<PostRotateQueue>>,
     /// When the log is rotated by age. `None` while it is empty.
     rotate_at: Option<Instant>,
     /// The last check of the path. `None` has the next write check it.
@@ -161,12 +161,12 @@ impl LogFile {
         config_file: &str,
         name: &str,
         options: LogOptions,
-        handing_out: bool,
+        with_queue: bool,
     ) -> Result<Self, LogError> {
         let place = Place::new(log_dir, config_file, name)?;
         let directory = place.directory()?;
         let indexed = options.index && options.format == Format::Raw;
-        let limits = options.retention.limits(handing_out, options.format, indexed);
+        let limits = options.retention.limits(with_queue, options.format, indexed);
         let mut log = Self {
             options,
             limits,
@@ -176,7 +176,8 @@ impl LogFile {
             generations: Generations::new(limits.generations.is_some()),
             encoder: Encoder::for_files_of(options.format, limits.max_size),
             left_open: false,
-            handing: handing_out.then(|| Box::new(Handing::read(&directory, place.log_name()))),
+            queue: with_queue
+                .then(|| Box::new(PostRotateQueue::read(&directory, place.log_name()))),
             rotate_at: None,
             checked: Some(Instant::now()),
             bytes_written: 0,

@@ -431,7 +431,7 @@ impl Handler for Monitor {
             Timer::LogTurn => {
                 self.channels().log_turn();
                 // It may have rotated a log.
-                self.lifecycle.parts.hand_out_generation(cx);
+                self.lifecycle.parts.start_post_rotate(cx);
             }
             Timer::Exit => self.lifecycle.handle(Event::Exit, cx),
             Timer::Kill => self.lifecycle.handle(Event::Kill, cx),

@@ -16,7 +16,7 @@ use std::io;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 pub use descriptors::keep_descriptors_from_programs;
-pub use memory::{settle_heap, trim_heap, trim_stack};
+pub use memory::{fix_heap_threshold, trim_heap, trim_stack};
 pub use reaper::become_subreaper;
 
 /// A limit of open files: the soft `RLIMIT_NOFILE` of getrlimit(2).

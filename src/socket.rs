@@ -40,7 +40,7 @@ pub(crate) fn dial(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStr
         Some(time) => socket.set_write_timeout(Some(time.max(Duration::from_micros(1))))?,
         None => socket.set_nonblocking(true)?,
     }
-    platform::reach(path, |address| connect_to(&socket, address))?;
+    platform::with_address(path, |address| connect_to(&socket, address))?;
     Ok(socket)
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn try_dial(path: &Path) -> io::Result<UnixStream> {
     if path.as_os_str().len() <= ADDRESS_LIMIT {
         connect_to(&socket, path)?;
     } else {
-        platform::reach(path, |address| connect_to(&socket, address))?;
+        platform::with_address(path, |address| connect_to(&socket, address))?;
     }
     Ok(socket)
 }

@@ -212,7 +212,7 @@ impl<'a> Endings<'a> {
             let ended = self.ended(sandbox);
             if ended.is_none() {
                 let lost = registry.reconcile()?.into_iter().find(|lost| sandbox.is_of(&lost.run));
-                if let Some(remains) = lost.and_then(|lost| lost.remains) {
+                if let Some(remains) = lost.and_then(|lost| lost.leftovers) {
                     return Err(LiveError::LeftBehind(remains));
                 }
                 self.latest = registry.latest()?;

@@ -227,7 +227,7 @@ impl Record {
 }
 
 fn warn_of_leftovers(lost: &Lost) {
-    if let Some(remains) = &lost.remains {
+    if let Some(remains) = &lost.leftovers {
         let Run { config_file, name, .. } = &lost.run;
         warn!(
             "the supervisor of {config_file}/{name} is gone, but left something behind: {remains}"

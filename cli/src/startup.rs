@@ -11,10 +11,10 @@ use crate::OWN_FAILURE;
 unsafe extern "C" {}
 
 /// Prepares the process. Must be called once, before anything else.
-#[allow(unsafe_code)] // settle_heap must precede all other calls
+#[allow(unsafe_code)] // fix_heap_threshold must precede all other calls
 pub fn prepare() {
     // SAFETY: the process has one thread, and the command never starts another one.
-    unsafe { vmon::process::settle_heap() };
+    unsafe { vmon::process::fix_heap_threshold() };
     vmon::child::restore_sigchld();
     vmon::child::unblock_signals();
     exit_on_panic();

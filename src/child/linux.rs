@@ -103,9 +103,9 @@ pub(super) fn end_lost_session(
     cgroup: Option<&Path>,
 ) -> io::Result<Leftovers> {
     let mark = |pid: i32| marker.map_or(Ok(Mark::Other), |marker| mark(pid, marker));
-    let is_ours = |pid: i32| mark(pid).is_ok_and(|mark| mark == Mark::Ours);
+    let has_mark = |pid: i32| mark(pid).is_ok_and(|mark| mark == Mark::Run);
     let in_cgroup = match cgroup {
-        Some(cgroup) => cgroup::kill_cgroup(cgroup, is_ours)?,
+        Some(cgroup) => cgroup::kill_cgroup(cgroup, has_mark)?,
         None => false,
     };
     let killed = |count: usize| match count + usize::from(in_cgroup) {
@@ -122,7 +122,7 @@ pub(super) fn end_lost_session(
         proof = proof.max(mark(member.pid)?);
     }
     match proof {
-        Mark::Ours => {
+        Mark::Run => {
             lost.send(&found, Signal::KILL)?;
             Ok(killed(found.len()))
         }
@@ -140,9 +140,9 @@ pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
     let us = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let (mut count, mut outcome) = (0, Ok(()));
     for process in Entry::all()?.into_iter().filter(|process| process.pid != us) {
-        if mark(process.pid, marker)? == Mark::Ours {
-            let is_ours = || mark(process.pid, marker).is_ok_and(|mark| mark == Mark::Ours);
-            outcome = outcome.and(pidfd::send_to(process.pid, Signal::KILL, is_ours));
+        if mark(process.pid, marker)? == Mark::Run {
+            let has_mark = || mark(process.pid, marker).is_ok_and(|mark| mark == Mark::Run);
+            outcome = outcome.and(pidfd::send_to(process.pid, Signal::KILL, has_mark));
             count += 1;
         }
     }
@@ -174,7 +174,7 @@ fn check_marked(child: &Identity, marker: &str) -> io::Result<()> {
         Liveness::Unknown => return Err(io::ErrorKind::Unsupported.into()),
     }
     match mark(i32::try_from(child.pid).map_err(io::Error::other)?, marker)? {
-        Mark::Ours => Ok(()),
+        Mark::Run => Ok(()),
         Mark::None | Mark::Other => Err(io::ErrorKind::PermissionDenied.into()),
     }
 }
@@ -187,7 +187,7 @@ enum Mark {
     /// Unknown: the process has no environment now, because it is in execve(2) or about to exit.
     None,
     /// Yes.
-    Ours,
+    Run,
 }
 
 /// Compares the marker in the environment of a process.
@@ -202,7 +202,7 @@ fn mark(pid: i32, marker: &str) -> io::Result<Mark> {
             true => Ok(Mark::Other),
             false => Ok(Mark::None),
         },
-        Ok(environment) if run_of(&environment) == Some(marker.as_bytes()) => Ok(Mark::Ours),
+        Ok(environment) if run_of(&environment) == Some(marker.as_bytes()) => Ok(Mark::Run),
         Ok(_) => Ok(Mark::Other),
         Err(error) => match error.raw_os_error() {
             // It has ended, belongs to another user, or is not dumpable (PR_SET_DUMPABLE,

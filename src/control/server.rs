@@ -91,14 +91,14 @@ impl Server {
 
     /// Removes the socket first, so that no further client connects; connected clients get their
     /// replies.
-    fn finish(&mut self, desk: &mut ServiceContext<'_, '_>) {
+    fn finish(&mut self, cx: &mut ServiceContext<'_, '_>) {
         let stage = std::mem::replace(&mut self.stage, Stage::Done);
         let Stage::Open { bound, source, mut clients } = stage else { return };
         bound.leave();
-        clients.accept_all(&bound.listener, desk);
-        desk.deregister(source);
+        clients.accept_all(&bound.listener, cx);
+        cx.deregister(source);
         drop(bound);
-        clients.finish(desk);
+        clients.finish(cx);
         self.stage = Stage::Closing(clients);
         self.finish_if_empty();
     }
@@ -111,49 +111,49 @@ impl Service for Server {
 
     fn open(
         &mut self,
-        desk: &mut ServiceContext<'_, '_>,
+        cx: &mut ServiceContext<'_, '_>,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let bound = self.place.bind()?;
         let cannot = |error| ControlError::io("serve", self.place.path(), error);
         bound.listener.set_nonblocking(true).map_err(cannot)?;
-        let source = desk.register(&bound.listener, Interest::READ, LISTENER).map_err(cannot)?;
+        let source = cx.register(&bound.listener, Interest::READ, LISTENER).map_err(cannot)?;
         self.stage =
             Stage::Open { bound, source, clients: Connections::new(source, self.client_timeout) };
         Ok(())
     }
 
-    fn ready(&mut self, key: u32, ready: Ready, desk: &mut ServiceContext<'_, '_>) {
+    fn ready(&mut self, key: u32, ready: Ready, cx: &mut ServiceContext<'_, '_>) {
         match &mut self.stage {
             Stage::Open { bound, clients, .. } if key == LISTENER => {
-                clients.accept(&bound.listener, desk);
+                clients.accept(&bound.listener, cx);
             }
             _ => {
                 if let Some(clients) = self.clients() {
-                    clients.ready(key, ready, desk);
+                    clients.ready(key, ready, cx);
                 }
             }
         }
         self.finish_if_empty();
     }
 
-    fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
+    fn timer(&mut self, key: u32, cx: &mut ServiceContext<'_, '_>) {
         match &mut self.stage {
-            Stage::Open { clients, .. } if key < FIRST_KEY => clients.accept_again(desk),
+            Stage::Open { clients, .. } if key < FIRST_KEY => clients.accept_again(cx),
             _ => {
                 if let Some(clients) = self.clients() {
-                    clients.timer(key, desk);
+                    clients.timer(key, cx);
                 }
             }
         }
         self.finish_if_empty();
     }
 
-    fn transition(&mut self, transition: &Transition, desk: &mut ServiceContext<'_, '_>) {
+    fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>) {
         if let Some(clients) = self.clients() {
-            clients.transition(transition, desk);
+            clients.transition(transition, cx);
         }
         if let Transition::Stopped { .. } = transition {
-            self.finish(desk);
+            self.finish(cx);
         }
     }
 

@@ -39,7 +39,7 @@ use super::LogError;
 use super::directory::Place;
 use super::entry::{Mark, Stream, Timestamp};
 use super::options::Format;
-use files::{Files, Look};
+use files::{AtLogName, Files};
 use numbers::Numbers;
 pub use position::Position;
 use segment::{Bounds, Role, Segment};
@@ -149,7 +149,7 @@ pub enum Hold {
     Parts,
     /// Also the bytes of a raw log that are not in its index yet. They are indexed within 200 ms,
     /// or when the log is rotated.
-    Untold,
+    Pending,
 }
 
 /// A reader of a log, from the oldest generation on.
@@ -420,14 +420,14 @@ impl LogReader {
                 self.next = segment.number;
                 self.segment = None;
             }
-            Role::Current => match self.files.look(segment)? {
-                Look::Same(size) if size >= segment.offset() => return Ok(false),
-                Look::Same(_) => {
+            Role::Current => match self.files.check_log_name(segment)? {
+                AtLogName::Same(size) if size >= segment.offset() => return Ok(false),
+                AtLogName::Same(_) => {
                     let path = segment.path.clone();
                     self.files.warnings.push(Warning::Truncated { path });
                     segment.restart();
                 }
-                Look::Other(size) => match self.files.became(segment)? {
+                AtLogName::Other(size) => match self.files.became(segment)? {
                     // Bytes that were written between the last read and the rename remain.
                     Some(number) => {
                         segment.role = Role::Generation;

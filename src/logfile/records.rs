@@ -25,7 +25,7 @@ const END: usize = 256 << 10;
 enum Put {
     Done,
     /// Nothing is written, and the log was rotated or reopened: try again.
-    Again,
+    Retry,
     /// The buffer is too small for the first record.
     TooLarge,
 }
@@ -78,10 +78,10 @@ impl LogFile {
         taken: &mut usize,
         make: impl Fn(&mut Encoder, &mut [u8]) -> (usize, usize),
     ) -> Result<Put, LogError> {
-        let Some(current) = &mut self.current else { return self.reopen().map(|()| Put::Again) };
+        let Some(current) = &mut self.current else { return self.reopen().map(|()| Put::Retry) };
         // A torn record that can't be cut off must be the last one of its file.
         if current.cut_torn().is_err() {
-            return self.rotate().map(|()| Put::Again);
+            return self.rotate().map(|()| Put::Retry);
         }
         let room = room(current, self.limits.most(&self.index));
         let before = self.encoder;
@@ -92,7 +92,7 @@ impl LogFile {
             if fitting < room {
                 return Ok(Put::TooLarge);
             }
-            return self.rotate().map(|()| Put::Again);
+            return self.rotate().map(|()| Put::Retry);
         }
         let (whole, outcome) = current.append_records(place.get(..size).unwrap_or_default());
         if whole < size {

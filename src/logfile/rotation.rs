@@ -37,10 +37,10 @@ impl LogFile {
     pub(super) fn retire(&mut self, directory: &Directory) -> Result<(), LogError> {
         let log_name = self.place.log_name();
         self.generations.survey(directory, log_name)?;
-        if let Some(handing) = &mut self.handing
+        if let Some(queue) = &mut self.queue
             && self.options.retention.max_files > 0
         {
-            handing.expect(self.generations.next(), directory, log_name);
+            queue.expect(self.generations.next(), directory, log_name);
         }
         if let Some(current) = &self.current {
             self.index.flush(directory, log_name, current);
@@ -99,8 +99,7 @@ impl LogFile {
         let retention = &self.options.retention;
         // A post-rotate command of an earlier run works on an unknown generation, which it may keep
         // open after it is removed.
-        let is_inherited =
-            self.handing.as_ref().is_some_and(|handing| handing.inherited().is_some());
+        let is_inherited = self.queue.as_ref().is_some_and(|queue| queue.inherited().is_some());
         let reserved = if is_inherited { self.limits.together.unwrap_or(0) } else { 0 };
         Keep {
             max_files: retention.max_files,

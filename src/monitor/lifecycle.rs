@@ -271,7 +271,7 @@ impl Lifecycle {
         self.state = State::Alive(process, Stage::Running(limits));
         parts.channels.start(pid, cx);
         // Generations of earlier runs may wait.
-        parts.hand_out_generation(cx);
+        parts.start_post_rotate(cx);
         parts.report(&Transition::Running { at, child }, cx);
     }
 
@@ -328,7 +328,7 @@ impl Lifecycle {
         // What its pipes have taken: the timers that would give it back have no channel any more.
         cx.budget.give_back(usize::MAX);
         parts.keep_logs(logs);
-        parts.hand_out_generation(cx);
+        parts.start_post_rotate(cx);
         let end = End { outcome, bytes_logged, bytes_dropped, consoles: parts.channels.consoles() };
         let (policy, restarts) = (parts.sandbox.restart, parts.run.restarts);
         let backoff = parts.backoff.as_mut();
@@ -373,7 +373,7 @@ impl Lifecycle {
 
     /// Output has been read, or only logged or forwarded: does what follows from it.
     pub(super) fn output_moved(&mut self, read: bool, cx: &mut Cx<'_>) {
-        self.parts.hand_out_generation(cx);
+        self.parts.start_post_rotate(cx);
         // A write to a client may have shown that it has gone.
         self.parts.channels.follow_sizes();
         self.parts.channels.follow_logs(cx);

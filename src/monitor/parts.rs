@@ -58,7 +58,7 @@ impl Parts {
     }
 
     /// Starts the rotate command for the next generation, if one waits.
-    pub(super) fn hand_out_generation(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn start_post_rotate(&mut self, cx: &mut Cx<'_>) {
         if let Some(post_rotate) = &mut self.post_rotate {
             post_rotate.start_next(&mut self.channels, cx);
         }

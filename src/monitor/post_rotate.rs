@@ -35,7 +35,7 @@ pub(super) struct PostRotate {
     state: State,
     /// The logs of the last run, between two runs.
     kept: Vec<LogFile>,
-    /// The index of the log whose generation was handed out last.
+    /// The index of the log whose generation was processed last.
     turn: usize,
 }
 
@@ -114,7 +114,7 @@ impl PostRotate {
             self.state = State::Earlier(earlier, exit);
             return;
         }
-        let Some((log, generation)) = logs.hand_out(&mut self.turn) else { return };
+        let Some((log, generation)) = logs.next_rotated(&mut self.turn) else { return };
         match self.commands.start(&generation) {
             Ok((child, gate)) => {
                 debug!(path = %generation.path.display(), pid = child.pid(), "working on it");
@@ -159,7 +159,7 @@ impl PostRotate {
                 }
                 working.exit
             }
-            // The logs learn of it when the next generation is handed out.
+            // The logs learn of it when the command is started for the next generation.
             State::Earlier(earlier, exit) => {
                 if !earlier.has_ended() {
                     return poll_later(*exit, cx);
@@ -230,10 +230,10 @@ impl PostRotate {
 /// The generations of this log that are not finished, while `at_work` works.
 fn rest_of(log: &mut LogFile, state: &State, at_work: Option<&Identity>) -> Option<Rest> {
     // It stays with a process of another supervisor that still works on it.
-    if let Some(who) = log.stranger_at_work()
-        && let Ok(Who(stranger)) = who.parse()
-        && at_work != Some(&stranger)
-        && stranger.liveness() == Liveness::Alive
+    if let Some(who) = log.earlier_command()
+        && let Ok(Who(earlier)) = who.parse()
+        && at_work != Some(&earlier)
+        && earlier.liveness() == Liveness::Alive
     {
         return None;
     }

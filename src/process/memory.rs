@@ -13,7 +13,7 @@
 ///
 /// No other thread exists yet: mallopt(3) is MT-Unsafe.
 #[allow(unsafe_code)]
-pub unsafe fn settle_heap() {
+pub unsafe fn fix_heap_threshold() {
     allocator::fix_thresholds();
 }
 
@@ -101,7 +101,7 @@ mod allocator {
 
     pub(super) fn fix_thresholds() {
         // SAFETY: mallopt takes two integers and sets parameters of the allocator. The caller of
-        // `settle_heap` ensures that no other thread exists.
+        // `fix_heap_threshold` ensures that no other thread exists.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) };
     }
 

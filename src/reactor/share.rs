@@ -9,7 +9,7 @@ use super::handler_id::HandlerId;
 ///
 /// Large enough that glibc maps it (mallopt(3), `M_MMAP_THRESHOLD`): pages that nothing was read
 /// into are never touched, and all pages go back to the system when it is freed. That holds for the
-/// first such block of a process, and for all of them after `process::settle_heap`.
+/// first such block of a process, and for all of them after `process::fix_heap_threshold`.
 pub(super) const WHOLE: usize = 512 * 1024;
 
 /// The size in bytes of the second buffer, for data that a handler makes of the bytes.

@@ -37,7 +37,7 @@ pub struct Lost {
     /// Number of remaining processes that were killed.
     pub ended: usize,
     /// Why processes of it still exist. Then the run stays open on record and holds its name.
-    pub remains: Option<String>,
+    pub leftovers: Option<String>,
 }
 
 impl Registry {
@@ -85,7 +85,7 @@ impl Registry {
     /// Closes the runs without remaining processes.
     fn close(&self, lost: &[Lost]) -> Result<(), RegistryError> {
         let gone: Vec<&Run> =
-            lost.iter().filter(|lost| lost.remains.is_none()).map(|lost| &lost.run).collect();
+            lost.iter().filter(|lost| lost.leftovers.is_none()).map(|lost| &lost.run).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -108,7 +108,7 @@ fn is_lost(run: &Run) -> bool {
 
 /// Kills the remaining processes of a run and waits until they have ended.
 fn end_leftovers(run: &Run, open: &[Run], deadline: Instant) -> Lost {
-    let mut lost = Lost { run: run.clone(), ended: 0, remains: None };
+    let mut lost = Lost { run: run.clone(), ended: 0, leftovers: None };
     let Some(lost_run) = LostRun::of(run, open) else { return lost };
     loop {
         match lost_run.end() {
@@ -118,11 +118,11 @@ fn end_leftovers(run: &Run, open: &[Run], deadline: Instant) -> Lost {
                 thread::park_timeout(POLL_INTERVAL);
             }
             Ok(left) => {
-                lost.remains = left.reason();
+                lost.leftovers = left.reason();
                 return lost;
             }
             Err(error) => {
-                lost.remains = Some(error.to_string());
+                lost.leftovers = Some(error.to_string());
                 return lost;
             }
         }

@@ -27,7 +27,10 @@ pub(crate) fn path_limit() -> Option<usize> {
 }
 
 /// Calls `connect` with an address of the socket at `path`.
-pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn with_address(
+    path: &Path,
+    connect: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     connect(path)
 }
 

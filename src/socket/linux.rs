@@ -24,7 +24,10 @@ pub(crate) fn path_limit() -> Option<usize> {
 }
 
 /// Calls `connect` with an address of the socket at `path`.
-pub(super) fn reach(path: &Path, connect: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn with_address(
+    path: &Path,
+    connect: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let socket = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     match connect(&of_descriptor(socket.as_raw_fd())) {
         // /proc is not mounted.

@@ -136,12 +136,12 @@ impl Place<'_> {
     /// Removes a stale socket, under a lock. Without the lock, another process that has checked the
     /// same stale socket would remove the live one that replaces it.
     fn clear(&self) -> Result<(), PlaceError> {
-        if let Found::Live = self.look()? {
+        if let Found::Live = self.check()? {
             return Err(PlaceError::InUse);
         }
         let name = format!(".{}.lock", self.name().display());
         let _lock = self.lock(&name)?;
-        let cleared = match self.look()? {
+        let cleared = match self.check()? {
             Found::Live => Err(PlaceError::InUse),
             Found::Nothing => Ok(()),
             Found::Stale => remove(self.directory, self.name())
@@ -176,7 +176,7 @@ impl Place<'_> {
         }
     }
 
-    fn look(&self) -> Result<Found, PlaceError> {
+    fn check(&self) -> Result<Found, PlaceError> {
         match fstatat(self.directory, self.name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) if kind(&stat) == SFlag::S_IFSOCK => {}
             Ok(_) => return Err(PlaceError::NoSocket),

@@ -54,7 +54,7 @@ impl Recording {
     }
 
     /// Bytes that the index says nothing of.
-    pub fn untold(mut self, bytes: impl AsRef<[u8]>) -> Self {
+    pub fn pending(mut self, bytes: impl AsRef<[u8]>) -> Self {
         self.log.extend(bytes.as_ref());
         self
     }

@@ -340,7 +340,7 @@ fn bytes_that_the_index_does_not_tell_of_wait_if_asked() {
     made.raw("", &chunks[..2]);
     made.write("", &joined(&chunks));
     let mut reader = open(made.log_dir());
-    reader.hold(Hold::Untold);
+    reader.hold(Hold::Pending);
     assert_eq!(read_all(&mut reader), expected(&chunks[..2], b""));
     made.write(".idx", &index(&chunks));
     assert_eq!(read_all(&mut reader), expected(&chunks[2..], b""));

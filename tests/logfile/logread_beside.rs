@@ -123,7 +123,7 @@ fn a_raw_log_is_reproduced_beside_its_writer() {
 
 #[test]
 fn a_raw_log_is_reproduced_with_its_times() {
-    assert_reproduces(Format::Raw, Hold::Untold);
+    assert_reproduces(Format::Raw, Hold::Pending);
 }
 
 #[test]

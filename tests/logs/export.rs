@@ -142,7 +142,7 @@ fn json_and_cri_contain_the_whole_log_as_records() {
         .bytes(Kind::Stdout, text)
         .pause(1500)
         .bytes(Kind::Stderr, "three\n")
-        .untold("unknown")
+        .pending("unknown")
         .write(&state);
     let json = String::from_utf8(exported(&state, &["web", "--to", "json"])).unwrap();
     let records: Vec<Value> =

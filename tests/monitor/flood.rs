@@ -54,7 +54,7 @@ mod loops {
     }
 
     #[test]
-    fn a_muted_source_wakes_nobody_and_is_told_of_when_it_is_unmuted() {
+    fn a_disarmed_source_calls_no_handler_and_is_reported_when_it_is_armed() {
         let (reader, mut writer) = io::pipe().unwrap();
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Collect::default());
@@ -72,7 +72,7 @@ mod loops {
     }
 
     #[test]
-    fn the_end_of_a_muted_source_is_told_when_it_is_unmuted() {
+    fn the_end_of_a_disarmed_source_is_reported_when_it_is_armed() {
         let (reader, writer) = io::pipe().unwrap();
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Collect::default());
@@ -87,7 +87,7 @@ mod loops {
     }
 
     #[test]
-    fn a_source_that_is_muted_can_be_deregistered_and_its_slot_used_again() {
+    fn a_source_that_is_disarmed_can_be_deregistered_and_its_slot_used_again() {
         let (reader, _writer) = io::pipe().unwrap();
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Collect::default());

@@ -64,7 +64,7 @@ fn a_lost_supervisor_is_recorded_as_such_and_its_childs_session_ended() {
     let lost = registry(&state).reconcile().unwrap();
     assert_eq!(session(pid), [0_u32; 0]);
     assert_eq!(names(&lost), ["web"]);
-    assert!(lost[0].ended >= 3 && lost[0].remains.is_none(), "{lost:?}");
+    assert!(lost[0].ended >= 3 && lost[0].leftovers.is_none(), "{lost:?}");
     assert_eq!(state.run_column("web", "state").unwrap(), "STOPPED");
     assert_eq!(state.run_column("web", "reason").unwrap(), "supervisor-lost");
     assert!(state.run_column("web", "ended_at").is_some());
@@ -210,8 +210,8 @@ fn a_process_that_nothing_but_the_record_calls_the_child_lives_on_and_keeps_the_
     host.kill();
     let lost = fixture.registry().reconcile().unwrap();
     assert_eq!((names(&lost), lost[0].ended), (vec!["web"], 0));
-    let remains = lost[0].remains.as_deref().unwrap();
-    assert!(remains.contains(&format!("pid {}", child.0.id())), "{remains}");
+    let leftovers = lost[0].leftovers.as_deref().unwrap();
+    assert!(leftovers.contains(&format!("pid {}", child.0.id())), "{leftovers}");
     assert!(is_alive(child.0.id()));
     assert_eq!(only(&fixture.registry()).state, "RUNNING");
     // Nor does a claim of the name.
@@ -223,7 +223,7 @@ fn a_process_that_nothing_but_the_record_calls_the_child_lives_on_and_keeps_the_
     }
     assert!(is_alive(child.0.id()));
     child.kill();
-    assert!(fixture.registry().reconcile().unwrap()[0].remains.is_none());
+    assert!(fixture.registry().reconcile().unwrap()[0].leftovers.is_none());
     next.granted(&mut observer);
 }
 

@@ -168,7 +168,7 @@ fn a_reader_that_stops_in_a_flood_costs_no_wake_ups_and_keeps_nothing_afterwards
 
 #[test]
 fn a_poller_that_is_full_for_a_while_delays_a_flood_and_loses_nothing_of_it() {
-    // Every second call fails, from when everything is set up: mute and unmute are among them.
+    // Every second call fails, from when everything is set up: disarming and arming are among them.
     let inject = "inject=epoll_ctl:error=ENOSPC:when=12+2";
     let strace = ["--seccomp-bpf", "-f", "-qq", "-o", "/dev/null", "-e", inject];
     let probe = Command::new("strace").args(strace).arg("true").status();

@@ -197,7 +197,7 @@ impl<'a> LogView<'a> {
         let needs_streams = args.stream.is_some() || style == Style::Terminal { tint: true };
         let needs_times = args.timestamps || args.until.is_some() || self.one_run.is_some();
         if (needs_streams || needs_times) && self.source.has_late_times() {
-            Hold::Untold
+            Hold::Pending
         } else if args.follow {
             Hold::Parts
         } else {
@@ -321,7 +321,7 @@ impl<'a> LogView<'a> {
         let index = index_of(log);
         let mut targets = vec![Target::Directory(log.parent().unwrap_or(log)), Target::Named(log)];
         targets.extend(self.reader.file().map(Target::Open));
-        if hold == Hold::Untold {
+        if hold == Hold::Pending {
             targets.push(Target::Named(&index));
         }
         self.watching.watch(&targets)
@@ -329,7 +329,7 @@ impl<'a> LogView<'a> {
 
     /// Waits until there may be more to read.
     fn wait(&mut self, life: &Life, hold: Hold, output: &Output) -> Next {
-        let late = self.late.filter(|_| hold == Hold::Untold);
+        let late = self.late.filter(|_| hold == Hold::Pending);
         let until = self.args.until.map(|until| with_timeout(until).since(Timestamp::now()));
         let times = [
             late.map(|since| INDEX_TIMEOUT.saturating_sub(since.elapsed())),

@@ -110,21 +110,21 @@ impl Connection {
     }
 
     /// Reads the next part of a message.
-    pub(super) fn read(&mut self, desk: &mut ServiceContext<'_, '_>) -> Input {
+    pub(super) fn read(&mut self, cx: &mut ServiceContext<'_, '_>) -> Input {
         match stream::take(&self.stream, &mut self.message) {
             Ok(Received::Whole) => {
-                self.forget_timer(desk);
+                self.forget_timer(cx);
                 let mut message = std::mem::take(&mut self.message);
                 message.pop();
                 Input::Message(message)
             }
             Ok(Received::Part) => {
-                self.wait(self.timeout, desk);
+                self.wait(self.timeout, cx);
                 Input::Part
             }
             Ok(Received::End) => Input::End,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                desk.would_block(self.source, Interest::READ);
+                cx.would_block(self.source, Interest::READ);
                 Input::Nothing
             }
             Err(_) => Input::End,
@@ -136,83 +136,79 @@ impl Connection {
     }
 
     /// Discards input of a client that watches.
-    pub(super) fn discard(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
-        let fate = match self.read(desk) {
-            Input::End => return self.end(desk),
+    pub(super) fn discard(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
+        let fate = match self.read(cx) {
+            Input::End => return self.end(cx),
             Input::Message(_) | Input::Part | Input::Nothing => Fate::Stays,
         };
         self.message = Vec::new();
-        self.forget_timer(desk);
+        self.forget_timer(cx);
         fate
     }
 
     /// The client has shut down its sending side; it may still read.
-    pub(super) fn end(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn end(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
         let waits = !self.is_flushed() || matches!(self.mode, Mode::Watching(_));
         if !waits || stream::is_hung_up(&self.stream) {
             return Fate::Gone;
         }
         self.ended = true;
         if self.is_flushed() {
-            self.wait(self.timeout, desk);
+            self.wait(self.timeout, cx);
         }
-        self.want(desk)
+        self.want(cx)
     }
 
-    fn wait(&mut self, time: Duration, desk: &mut ServiceContext<'_, '_>) {
+    fn wait(&mut self, time: Duration, cx: &mut ServiceContext<'_, '_>) {
         if self.timer.is_none() {
-            self.timer = Some(desk.set_timer(time, self.timer_key));
+            self.timer = Some(cx.set_timer(time, self.timer_key));
         }
     }
 
     /// Sends a reply; the rest is sent when the socket is writable.
-    pub(super) fn send(&mut self, message: Vec<u8>, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn send(&mut self, message: Vec<u8>, cx: &mut ServiceContext<'_, '_>) -> Fate {
         if self.output.is_empty() {
             self.output = message;
         } else {
             self.output.extend_from_slice(&message);
         }
-        self.flush(desk)
+        self.flush(cx)
     }
 
     /// Sends an event; closes the connection if the limit of unread bytes is exceeded.
-    pub(super) fn send_event(
-        &mut self,
-        message: Vec<u8>,
-        desk: &mut ServiceContext<'_, '_>,
-    ) -> Fate {
+    pub(super) fn send_event(&mut self, message: Vec<u8>, cx: &mut ServiceContext<'_, '_>) -> Fate {
         if self.output.len() + message.len() > MAX_UNREAD {
             return Fate::Gone;
         }
-        self.send(message, desk)
+        self.send(message, cx)
     }
 
     /// Sends an error as the last reply.
-    pub(super) fn close_with(&mut self, fault: &Fault, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn close_with(&mut self, fault: &Fault, cx: &mut ServiceContext<'_, '_>) -> Fate {
         self.message = Vec::new();
-        self.close(desk);
-        self.send(fault.message(), desk)
+        self.close(cx);
+        self.send(fault.message(), cx)
     }
 
     /// Closes the connection once its output is read, or after [`CLOSE_TIMEOUT`].
-    pub(super) fn close(&mut self, desk: &mut ServiceContext<'_, '_>) {
+    pub(super) fn close(&mut self, cx: &mut ServiceContext<'_, '_>) {
         self.mode = Mode::Closing;
         self.message = Vec::new();
-        self.forget_timer(desk);
-        self.wait(CLOSE_TIMEOUT, desk);
+        self.forget_timer(cx);
+        self.wait(CLOSE_TIMEOUT, cx);
     }
 
     /// Writes pending output.
-    pub(super) fn flush(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn flush(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
         while let Some(rest @ [_, ..]) = self.output.get(self.written..) {
             match (&self.stream).write(rest) {
                 Ok(0) => return Fate::Gone,
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    desk.would_block(self.source, Interest::WRITE);
-                    self.wait(self.timeout, desk);
-                    return self.want(desk);
+                    cx.would_block(self.source, Interest::WRITE);
+                    self.wait(self.timeout, cx);
+                    return self.want(cx);
                 }
                 Err(_) => return Fate::Gone,
             }
@@ -222,44 +218,44 @@ impl Connection {
         if self.mode == Mode::Closing || (self.ended && self.mode == Mode::Calls) {
             return Fate::Gone;
         }
-        self.forget_timer(desk);
+        self.forget_timer(cx);
         if self.ended {
-            self.wait(self.timeout, desk);
+            self.wait(self.timeout, cx);
         }
-        self.want(desk)
+        self.want(cx)
     }
 
     /// No further call is read while a reply is unread, which bounds the output.
-    fn want(&self, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    fn want(&self, cx: &mut ServiceContext<'_, '_>) -> Fate {
         let interest = match (self.is_flushed(), self.ended || self.mode == Mode::Closing) {
             (false, _) => Interest::WRITE,
             (true, false) => Interest::READ,
             (true, true) => Interest::NONE,
         };
-        match desk.want(self.source, interest) {
+        match cx.want(self.source, interest) {
             Ok(()) => Fate::Stays,
             Err(_) => Fate::Gone,
         }
     }
 
-    fn forget_timer(&mut self, desk: &mut ServiceContext<'_, '_>) {
+    fn forget_timer(&mut self, cx: &mut ServiceContext<'_, '_>) {
         if let Some(timer) = self.timer.take() {
-            desk.cancel_timer(timer);
+            cx.cancel_timer(timer);
         }
     }
 
     /// Removes the connection from the loop and returns its socket.
-    pub(super) fn into_stream(mut self, desk: &mut ServiceContext<'_, '_>) -> UnixStream {
-        self.forget_timer(desk);
-        desk.deregister(self.source);
+    pub(super) fn into_stream(mut self, cx: &mut ServiceContext<'_, '_>) -> UnixStream {
+        self.forget_timer(cx);
+        cx.deregister(self.source);
         self.stream
     }
 
     /// Its timer has expired.
-    pub(super) fn timer_expired(&mut self, desk: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn timer_expired(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
         self.timer = None;
         if self.is_watching() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
-            self.wait(self.timeout, desk);
+            self.wait(self.timeout, cx);
             return Fate::Stays;
         }
         if self.mode == Mode::Closing || !self.is_unfinished() {
@@ -267,6 +263,6 @@ impl Connection {
         }
         let limit = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         let fault = Fault::new("MessageTimeout", serde_json::json!({ "limit": limit }));
-        self.close_with(&fault, desk)
+        self.close_with(&fault, cx)
     }
 }

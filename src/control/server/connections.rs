@@ -79,52 +79,48 @@ impl Connections {
     }
 
     /// Accepts pending connections, up to a limit.
-    pub(super) fn accept(&mut self, listener: &UnixListener, desk: &mut ServiceContext<'_, '_>) {
+    pub(super) fn accept(&mut self, listener: &UnixListener, cx: &mut ServiceContext<'_, '_>) {
         for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
-                Ok((stream, _)) => self.admit(stream, desk),
+                Ok((stream, _)) => self.admit(stream, cx),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return desk.would_block(self.listener, Interest::READ);
+                    return cx.would_block(self.listener, Interest::READ);
                 }
                 Err(error) if is_passing(&error) => {}
-                Err(error) => return self.pause(&error, desk),
+                Err(error) => return self.pause(&error, cx),
             }
         }
     }
 
     /// Accepts all pending connections, for the last time.
-    pub(super) fn accept_all(
-        &mut self,
-        listener: &UnixListener,
-        desk: &mut ServiceContext<'_, '_>,
-    ) {
+    pub(super) fn accept_all(&mut self, listener: &UnixListener, cx: &mut ServiceContext<'_, '_>) {
         for _ in 0..MAX_CLIENTS {
             match listener.accept() {
-                Ok((stream, _)) => self.admit(stream, desk),
+                Ok((stream, _)) => self.admit(stream, cx),
                 Err(error) if is_passing(&error) => {}
                 Err(_) => break,
             }
         }
         if let Some(timer) = self.paused.take() {
-            desk.cancel_timer(timer);
+            cx.cancel_timer(timer);
         }
     }
 
     /// Without free descriptors the listener would be reported readable in every turn.
-    fn pause(&mut self, error: &io::Error, desk: &mut ServiceContext<'_, '_>) {
+    fn pause(&mut self, error: &io::Error, cx: &mut ServiceContext<'_, '_>) {
         warn!("can't accept clients for now: {error}");
-        let _ = desk.want(self.listener, Interest::NONE);
-        self.paused = Some(desk.set_timer(PAUSE, 0));
+        let _ = cx.want(self.listener, Interest::NONE);
+        self.paused = Some(cx.set_timer(PAUSE, 0));
     }
 
-    pub(super) fn accept_again(&mut self, desk: &mut ServiceContext<'_, '_>) {
+    pub(super) fn accept_again(&mut self, cx: &mut ServiceContext<'_, '_>) {
         self.paused = None;
-        if desk.want(self.listener, Interest::READ).is_err() {
-            self.paused = Some(desk.set_timer(PAUSE, 0));
+        if cx.want(self.listener, Interest::READ).is_err() {
+            self.paused = Some(cx.set_timer(PAUSE, 0));
         }
     }
 
-    fn admit(&mut self, stream: UnixStream, desk: &mut ServiceContext<'_, '_>) {
+    fn admit(&mut self, stream: UnixStream, cx: &mut ServiceContext<'_, '_>) {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -145,7 +141,7 @@ impl Connections {
         let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         // At most [`MAX_CLIENTS`].
         let key = slot as u32 + FIRST_KEY;
-        let source = match desk.register(&stream, Interest::READ, key) {
+        let source = match cx.register(&stream, Interest::READ, key) {
             Ok(source) => source,
             Err(error) => {
                 let fault = Fault::new("Failed", json!({ "message": error.to_string() }));
@@ -167,15 +163,15 @@ impl Connections {
     fn with(
         &mut self,
         slot: usize,
-        desk: &mut ServiceContext<'_, '_>,
+        cx: &mut ServiceContext<'_, '_>,
         act: impl FnOnce(&mut Connection, &mut ServiceContext<'_, '_>) -> Fate,
     ) {
         let Some(place) = self.slots.get_mut(slot) else { return };
         let Some(connection) = place else { return };
-        if act(connection, desk) == Fate::Gone
+        if act(connection, cx) == Fate::Gone
             && let Some(connection) = place.take()
         {
-            drop(connection.into_stream(desk));
+            drop(connection.into_stream(cx));
             self.left();
         }
     }
@@ -189,25 +185,25 @@ impl Connections {
         }
     }
 
-    pub(super) fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
-        self.with(slot_of(key), desk, Connection::timer_expired);
+    pub(super) fn timer(&mut self, key: u32, cx: &mut ServiceContext<'_, '_>) {
+        self.with(slot_of(key), cx, Connection::timer_expired);
     }
 
-    pub(super) fn ready(&mut self, key: u32, ready: Ready, desk: &mut ServiceContext<'_, '_>) {
+    pub(super) fn ready(&mut self, key: u32, ready: Ready, cx: &mut ServiceContext<'_, '_>) {
         let slot = slot_of(key);
         if ready.is_writable() {
-            self.with(slot, desk, Connection::flush);
+            self.with(slot, cx, Connection::flush);
         }
         if ready.is_readable() {
-            self.serve_in_turn(slot, desk);
+            self.serve_in_turn(slot, cx);
         }
     }
 
     /// Serves a client within the capacity of the turn, clients from earlier turns first. A client
     /// that must wait stays ready, so the next turn follows at once.
-    fn serve_in_turn(&mut self, slot: usize, desk: &mut ServiceContext<'_, '_>) {
-        if self.turn.number != desk.turn() {
-            self.turn = Turn { number: desk.turn(), left: MAX_SERVED };
+    fn serve_in_turn(&mut self, slot: usize, cx: &mut ServiceContext<'_, '_>) {
+        if self.turn.number != cx.turn() {
+            self.turn = Turn { number: cx.turn(), left: MAX_SERVED };
             while self.turn.left > 0
                 && let Some(slot) = self.waiting.pop_front()
             {
@@ -215,7 +211,7 @@ impl Connections {
                 if let Some(Some(waiting)) = self.slots.get_mut(slot) {
                     waiting.waits = false;
                     self.turn.left -= 1;
-                    self.serve(slot, desk);
+                    self.serve(slot, cx);
                 }
             }
         }
@@ -229,11 +225,11 @@ impl Connections {
             return;
         }
         self.turn.left -= 1;
-        self.serve(slot, desk);
+        self.serve(slot, cx);
     }
 
     /// Reads and answers the next call.
-    fn serve(&mut self, slot: usize, desk: &mut ServiceContext<'_, '_>) {
+    fn serve(&mut self, slot: usize, cx: &mut ServiceContext<'_, '_>) {
         for _ in 0..MAX_READS {
             let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
             if !connection.is_flushed() {
@@ -241,30 +237,30 @@ impl Connections {
             }
             match connection.mode {
                 Mode::Closing => return,
-                Mode::Watching(_) => return self.with(slot, desk, Connection::discard),
+                Mode::Watching(_) => return self.with(slot, cx, Connection::discard),
                 Mode::Calls => {}
             }
-            match connection.read(desk) {
+            match connection.read(cx) {
                 Input::Message(message) if message.len() < MAX_MESSAGE => {
-                    return self.message(slot, &message, desk);
+                    return self.message(slot, &message, cx);
                 }
                 Input::Part if !connection.is_too_long() => {
                     if connection.held() > MAX_MEMORY / MAX_CLIENTS {
-                        self.bound(desk);
+                        self.bound(cx);
                     }
                 }
                 Input::Message(_) | Input::Part => {
                     let fault = Fault::new("MessageTooLong", json!({ "limit": MAX_MESSAGE }));
-                    self.with(slot, desk, |it, desk| it.close_with(&fault, desk));
+                    self.with(slot, cx, |it, cx| it.close_with(&fault, cx));
                 }
                 Input::Nothing => return,
-                Input::End => return self.with(slot, desk, Connection::end),
+                Input::End => return self.with(slot, cx, Connection::end),
             }
         }
     }
 
     /// Closes the client with the most memory while all clients together exceed the limit.
-    fn bound(&mut self, desk: &mut ServiceContext<'_, '_>) {
+    fn bound(&mut self, cx: &mut ServiceContext<'_, '_>) {
         let held: usize = self.slots.iter().flatten().map(Connection::held).sum();
         if held <= MAX_MEMORY {
             return;
@@ -273,53 +269,53 @@ impl Connections {
         let largest = sizes.max_by_key(|(_, slot)| slot.as_ref().map_or(0, Connection::held));
         if let Some((slot, _)) = largest {
             let fault = Fault::new("TooMuchUnfinished", json!({ "limit": MAX_MEMORY }));
-            self.with(slot, desk, |it, desk| match it.mode {
-                Mode::Calls if it.is_unfinished() => it.close_with(&fault, desk),
+            self.with(slot, cx, |it, cx| match it.mode {
+                Mode::Calls if it.is_unfinished() => it.close_with(&fault, cx),
                 // Its unread replies alone exceed the limit.
                 _ => Fate::Gone,
             });
         }
     }
 
-    fn message(&mut self, slot: usize, message: &[u8], desk: &mut ServiceContext<'_, '_>) {
+    fn message(&mut self, slot: usize, message: &[u8], cx: &mut ServiceContext<'_, '_>) {
         let call = match Call::read(message) {
             Ok(call) => call,
             Err(reason) => {
                 let fault = Fault::new("InvalidMessage", json!({ "message": reason }));
-                return self.with(slot, desk, |it, desk| it.close_with(&fault, desk));
+                return self.with(slot, cx, |it, cx| it.close_with(&fault, cx));
             }
         };
-        let answer = methods::answer(&call, desk);
+        let answer = methods::answer(&call, cx);
         if call.oneway {
             // A oneway call has no reply, so Watch and Attach have no effect.
             return;
         }
         match answer {
             Ok(Answer::Reply(parameters)) => {
-                self.with(slot, desk, |it, desk| it.send(methods::reply(parameters, false), desk))
+                self.with(slot, cx, |it, cx| it.send(methods::reply(parameters, false), cx))
             }
-            Ok(Answer::Watch) => self.with(slot, desk, watch),
-            Ok(Answer::Attach(request)) => self.attach(slot, &request, desk),
-            Err(fault) => self.with(slot, desk, |it, desk| it.send(fault.message(), desk)),
+            Ok(Answer::Watch) => self.with(slot, cx, watch),
+            Ok(Answer::Attach(request)) => self.attach(slot, &request, cx),
+            Err(fault) => self.with(slot, cx, |it, cx| it.send(fault.message(), cx)),
         }
     }
 
     /// Turns a connection into a session of the monitor, after the reply.
-    fn attach(&mut self, slot: usize, request: &Attach, desk: &mut ServiceContext<'_, '_>) {
-        let attached = desk.report().sessions.len();
+    fn attach(&mut self, slot: usize, request: &Attach, cx: &mut ServiceContext<'_, '_>) {
+        let attached = cx.report().sessions.len();
         if self.open + attached > MAX_CLIENTS {
             let fault = too_many();
-            return self.with(slot, desk, |it, desk| it.close_with(&fault, desk));
+            return self.with(slot, cx, |it, cx| it.close_with(&fault, cx));
         }
         let Some(connection) = self.slots.get(slot).and_then(Option::as_ref) else { return };
         // A session needs a second descriptor.
         if connection.stream.try_clone().map_or(true, |second| is_reserved(&second)) {
             let message = no_descriptors().message();
-            return self.with(slot, desk, |it, desk| it.send(message, desk));
+            return self.with(slot, cx, |it, cx| it.send(message, cx));
         }
         let Some(connection) = self.slots.get_mut(slot).and_then(Option::take) else { return };
-        let stream = connection.into_stream(desk);
-        let attached = desk.attach(stream, request, |attached| {
+        let stream = connection.into_stream(cx);
+        let attached = cx.attach(stream, request, |attached| {
             let reply = json!({
                 "session": int(attached.session.0),
                 "stream": attached.to.as_str(),
@@ -333,22 +329,18 @@ impl Connections {
             Err(refused) => refused,
         };
         let key = slot as u32 + FIRST_KEY;
-        match desk.register(&stream, Interest::READ, key) {
+        match cx.register(&stream, Interest::READ, key) {
             Ok(source) => {
                 self.put(slot, Connection::new(stream, source, key, self.timeout));
                 let message = Fault::of_attach(error).message();
-                self.with(slot, desk, |it, desk| it.send(message, desk));
+                self.with(slot, cx, |it, cx| it.send(message, cx));
             }
             Err(_) => self.left(),
         }
     }
 
     /// Sends the transition to clients that watch.
-    pub(super) fn transition(
-        &mut self,
-        transition: &Transition,
-        desk: &mut ServiceContext<'_, '_>,
-    ) {
+    pub(super) fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>) {
         let is_watching =
             |slot: &Option<Connection>| slot.as_ref().is_some_and(|it| it.is_watching());
         if !self.slots.iter().any(is_watching) {
@@ -358,14 +350,14 @@ impl Connections {
         let last = phase == Phase::Stopped;
         let message = methods::reply(json!({ "event": event }), !last);
         for slot in 0..self.slots.len() {
-            self.with(slot, desk, |it, desk| match it.mode {
+            self.with(slot, cx, |it, cx| match it.mode {
                 Mode::Watching(reported) if reported != phase => {
                     if last {
-                        it.close(desk);
+                        it.close(cx);
                     } else {
                         it.mode = Mode::Watching(phase);
                     }
-                    it.send_event(message.clone(), desk)
+                    it.send_event(message.clone(), cx)
                 }
                 _ => Fate::Stays,
             });
@@ -373,16 +365,16 @@ impl Connections {
     }
 
     /// The monitor has ended: answers received calls and closes clients without unread output.
-    pub(super) fn finish(&mut self, desk: &mut ServiceContext<'_, '_>) {
+    pub(super) fn finish(&mut self, cx: &mut ServiceContext<'_, '_>) {
         for slot in 0..self.slots.len() {
             for _ in 0..MAX_LAST_CALLS {
-                self.serve(slot, desk);
+                self.serve(slot, cx);
             }
-            self.with(slot, desk, |it, desk| {
+            self.with(slot, cx, |it, cx| {
                 if it.is_flushed() {
                     return Fate::Gone;
                 }
-                it.close(desk);
+                it.close(cx);
                 Fate::Stays
             });
         }
@@ -390,16 +382,16 @@ impl Connections {
 }
 
 /// Replies with the state; transitions follow unless it is final.
-fn watch(connection: &mut Connection, desk: &mut ServiceContext<'_, '_>) -> Fate {
-    let report = desk.report();
+fn watch(connection: &mut Connection, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    let report = cx.report();
     let last = report.phase == Phase::Stopped;
     if last {
-        connection.close(desk);
+        connection.close(cx);
     } else {
         connection.mode = Mode::Watching(report.phase);
     }
     let event = json!({ "event": view::state(&report) });
-    connection.send(methods::reply(event, !last), desk)
+    connection.send(methods::reply(event, !last), cx)
 }
 
 fn too_many() -> Fault {

@@ -103,7 +103,7 @@ fn message(value: &Value) -> Vec<u8> {
 }
 
 /// Executes a call, as far as that needs no connection.
-pub(super) fn answer(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
+pub(super) fn answer(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
     let unknown = || {
         let method = echo(&call.method);
@@ -111,7 +111,7 @@ pub(super) fn answer(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<A
     };
     match interface {
         SERVICE => service(method, call).unwrap_or_else(|| Err(unknown())),
-        MONITOR => monitor(method, call, desk).unwrap_or_else(|| Err(unknown())),
+        MONITOR => monitor(method, call, cx).unwrap_or_else(|| Err(unknown())),
         _ => {
             let interface = echo(interface);
             Err(Fault::standard("InterfaceNotFound", json!({ "interface": interface })))
@@ -149,18 +149,18 @@ fn description(call: &Call) -> Result<Value, Fault> {
     }
 }
 
-fn monitor(method: &str, call: &Call, desk: &mut ServiceContext<'_, '_>) -> Answered {
+fn monitor(method: &str, call: &Call, cx: &mut ServiceContext<'_, '_>) -> Answered {
     if call.upgrade && method != "Attach" {
         return Some(Err(Fault::parameter("upgrade")));
     }
     let answered = match method {
         "GetStatus" => Parameters::of(call, &[])
-            .map(|_| Answer::Reply(json!({ "status": view::status(&desk.report()) }))),
-        "Signal" => signal(call, desk),
-        "Stop" => stop(call, desk),
-        "ReopenLog" => Parameters::of(call, &[]).and_then(|_| Ok(done(desk.reopen_log()?))),
+            .map(|_| Answer::Reply(json!({ "status": view::status(&cx.report()) }))),
+        "Signal" => signal(call, cx),
+        "Stop" => stop(call, cx),
+        "ReopenLog" => Parameters::of(call, &[]).and_then(|_| Ok(done(cx.reopen_log()?))),
         "Attach" => attach(call),
-        "Resize" => resize(call, desk),
+        "Resize" => resize(call, cx),
         "Watch" => Parameters::of(call, &[]).and_then(|_| match call.more {
             true => Ok(Answer::Watch),
             false => Err(Fault::standard("ExpectedMore", json!({}))),
@@ -174,20 +174,20 @@ fn done((): ()) -> Answer {
     Answer::Reply(json!({}))
 }
 
-fn signal(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
+fn signal(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let parameters = Parameters::of(call, &["signal"])?;
     let name = parameters.text("signal")?.ok_or_else(|| Fault::parameter("signal"))?;
     let signal: Signal =
         name.parse().map_err(|_| Fault::new("InvalidSignal", json!({ "signal": echo(name) })))?;
-    Ok(done(desk.signal(signal)?))
+    Ok(done(cx.signal(signal)?))
 }
 
-fn stop(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
+fn stop(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let timeout = Parameters::of(call, &["timeout"])?.number("timeout")?;
-    if desk.report().phase == Phase::Stopped {
+    if cx.report().phase == Phase::Stopped {
         return Err(Fault::from(RequestError::NotRunning));
     }
-    desk.stop(timeout.map(Duration::from_millis));
+    cx.stop(timeout.map(Duration::from_millis));
     Ok(done(()))
 }
 
@@ -215,14 +215,14 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
     }
 }
 
-fn resize(call: &Call, desk: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
+fn resize(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let parameters = Parameters::of(call, &["session", "rows", "columns"])?;
     let size = |name| match parameters.number::<u16>(name)? {
         Some(number @ 1..) => Ok(number),
         _ => Err(Fault::parameter(name)),
     };
     let session = parameters.number("session")?.ok_or_else(|| Fault::parameter("session"))?;
-    desk.resize(SessionId(session), size("rows")?, size("columns")?)?;
+    cx.resize(SessionId(session), size("rows")?, size("columns")?)?;
     Ok(done(()))
 }
 

@@ -18,7 +18,7 @@ use super::{ReadError, Warning};
 
 /// The file at the current log's path.
 #[derive(Debug)]
-pub(super) enum Look {
+pub(super) enum AtLogName {
     /// The file that is being read, with its size.
     Same(u64),
     /// Another file, with its size, or none, with size 0.
@@ -181,12 +181,14 @@ impl Files {
         Ok(there)
     }
 
-    pub(super) fn look(&self, segment: &Segment) -> Result<Look, ReadError> {
-        let Some(directory) = self.place.existing()? else { return Ok(Look::Other(0)) };
+    pub(super) fn check_log_name(&self, segment: &Segment) -> Result<AtLogName, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(AtLogName::Other(0)) };
         Ok(match directory.stat(self.place.log_name())? {
-            Some(stat) if Identity::of(&stat) == segment.identity => Look::Same(size_of(&stat)),
-            Some(stat) => Look::Other(size_of(&stat)),
-            None => Look::Other(0),
+            Some(stat) if Identity::of(&stat) == segment.identity => {
+                AtLogName::Same(size_of(&stat))
+            }
+            Some(stat) => AtLogName::Other(size_of(&stat)),
+            None => AtLogName::Other(0),
         })
     }
 

@@ -180,7 +180,7 @@ impl Segment {
                 let (time, stream, most) = match raw.next(self.offset)? {
                     Next::Mark { time, mark } => return Ok(Some(Found::Mark { time, mark })),
                     Next::Bytes { time, stream, most } => (time, stream, most.min(left)),
-                    Next::Unindexed if grows && bounds.hold >= Hold::Untold => return Ok(None),
+                    Next::Unindexed if grows && bounds.hold >= Hold::Pending => return Ok(None),
                     Next::Unindexed => (None, None, left),
                 };
                 let some = most > 0 && !self.content.at(self.offset, most)?.is_empty();

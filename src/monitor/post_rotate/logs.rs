@@ -1,4 +1,4 @@
-//! The logs whose generations are handed out in turn: those of the current run and of the last one.
+//! The logs whose generations are processed in turn: those of the current run and of the last one.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ impl Logs<'_> {
     /// processes that are gone wait again.
     pub(super) fn earlier(&mut self) -> Option<ForeignProcess> {
         self.iter().find_map(|log| {
-            let who = log.stranger_at_work()?;
+            let who = log.earlier_command()?;
             let earlier = who.parse::<Who>().ok().and_then(|who| ForeignProcess::watch(who.0));
             if earlier.is_none() {
                 log.work_was_lost();
@@ -39,11 +39,11 @@ impl Logs<'_> {
 
     /// The next generation that waits, and its log: one of each log in turn, so that a log that is
     /// rotated all the time does not keep another log's waiting.
-    pub(super) fn hand_out(&mut self, turn: &mut usize) -> Option<(&mut LogFile, Rotated)> {
+    pub(super) fn next_rotated(&mut self, turn: &mut usize) -> Option<(&mut LogFile, Rotated)> {
         let count = self.iter().count();
         let (at, generation) = (1..=count).find_map(|step| {
             let at = turn.wrapping_add(step) % count;
-            Some((at, self.iter().nth(at)?.hand_out()?))
+            Some((at, self.iter().nth(at)?.next_rotated()?))
         })?;
         *turn = at;
         Some((self.iter().nth(at)?, generation))

@@ -86,7 +86,7 @@ fn spool(fixture: &Fixture) {
 }
 
 #[test]
-fn an_end_is_not_spooled_while_there_is_patience() {
+fn an_end_is_not_spooled_before_the_timeout() {
     let fixture = Fixture::new();
     let mut observer = fixture.registry.observer();
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));

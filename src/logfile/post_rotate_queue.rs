@@ -26,7 +26,7 @@ pub(crate) struct Rotated {
 
 /// The queue, and the command that runs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Handing {
+pub(super) struct PostRotateQueue {
     /// The number of the first generation in the queue; `None` if the queue is empty.
     next: Option<u64>,
     at_work: Option<AtWork>,
@@ -38,10 +38,10 @@ pub(super) struct AtWork {
     last: u64,
     process: String,
     /// Whether this process started the command. Otherwise it was read from the queue file.
-    ours: bool,
+    started_here: bool,
 }
 
-impl Handing {
+impl PostRotateQueue {
     /// Reads the queue that an earlier run has left.
     pub(super) fn read(directory: &Directory, log: &str) -> Self {
         match directory.read(&names::queue(log), LONGEST) {
@@ -56,7 +56,7 @@ impl Handing {
 
     /// A command of an earlier run. The generation that it works on is not known.
     pub(super) fn inherited(&self) -> Option<&AtWork> {
-        self.at_work.as_ref().filter(|at_work| !at_work.ours)
+        self.at_work.as_ref().filter(|at_work| !at_work.started_here)
     }
 
     /// Decodes a queue file. A damaged one queues every generation: processing one twice is better
@@ -69,7 +69,7 @@ impl Handing {
         match (number(), number()) {
             (Some(first), Some(last)) => {
                 let process = words.next().unwrap_or_default().to_owned();
-                let at_work = Some(AtWork { first, last, process, ours: false });
+                let at_work = Some(AtWork { first, last, process, started_here: false });
                 Self { next: last.checked_add(1), at_work }
             }
             (first, _) => Self { next: Some(first.unwrap_or(0)), at_work: None },
@@ -114,7 +114,7 @@ impl Handing {
 
 impl LogFile {
     /// As [`open`](Self::open), with a queue for the post-rotate command.
-    pub(crate) fn open_handing_out(
+    pub(crate) fn open_with_queue(
         log_dir: &Path,
         config_file: &str,
         name: &str,
@@ -124,31 +124,31 @@ impl LogFile {
     }
 
     /// The process of a command of an earlier run, as the queue file has it.
-    pub(crate) fn stranger_at_work(&self) -> Option<&str> {
-        Some(&self.handing.as_ref()?.inherited()?.process)
+    pub(crate) fn earlier_command(&self) -> Option<&str> {
+        Some(&self.queue.as_ref()?.inherited()?.process)
     }
 
     /// The first generation in the queue, unless a command runs. Removed and compressed ones are
     /// skipped.
-    pub(crate) fn hand_out(&mut self) -> Option<Rotated> {
-        let handing = self.handing.as_ref()?;
-        let next = handing.next?;
-        if handing.at_work.is_some() {
+    pub(crate) fn next_rotated(&mut self) -> Option<Rotated> {
+        let queue = self.queue.as_ref()?;
+        let next = queue.next?;
+        if queue.at_work.is_some() {
             return None;
         }
         let directory = self.place.existing().ok()??;
         let log = self.place.log_name();
         self.generations.survey(&directory, log).ok()?;
         let found = self.generations.plain_from(&directory, log, next);
-        let handing = self.handing.as_mut()?;
+        let queue = self.queue.as_mut()?;
         let Some(number) = found else {
-            handing.next = None;
-            handing.save(&directory, log);
+            queue.next = None;
+            queue.save(&directory, log);
             return None;
         };
         // A command may have started before a crash and before the queue file recorded it.
         self.generations.remove_compressed(&directory, log, number);
-        handing.next = Some(number);
+        queue.next = Some(number);
         // Measured before the command creates a file beside it.
         self.generations.work_begins(&directory, log, number);
         let path = directory.path().join(names::generation(log, number));
@@ -171,19 +171,19 @@ impl LogFile {
     }
 
     fn work(&mut self, first: u64, last: u64, process: String) {
-        let Some(handing) = &mut self.handing else { return };
-        handing.at_work = Some(AtWork { first, last, process, ours: true });
-        handing.next = last.checked_add(1);
+        let Some(queue) = &mut self.queue else { return };
+        queue.at_work = Some(AtWork { first, last, process, started_here: true });
+        queue.next = last.checked_add(1);
         if let Ok(Some(directory)) = self.place.existing() {
-            handing.save(&directory, self.place.log_name());
+            queue.save(&directory, self.place.log_name());
         }
     }
 
     /// The command for this generation has ended. If it failed and the generation still exists, its
     /// partial output is removed.
     pub(crate) fn work_ends(&mut self, number: u64, succeeded: bool) {
-        let Some(handing) = &mut self.handing else { return };
-        handing.at_work = None;
+        let Some(queue) = &mut self.queue else { return };
+        queue.at_work = None;
         let Ok(Some(directory)) = self.place.existing() else { return };
         let log = self.place.log_name();
         if !succeeded {
@@ -198,9 +198,9 @@ impl LogFile {
 
     /// The command ended with an unknown status: its unfinished generations are queued again.
     pub(crate) fn work_was_lost(&mut self) {
-        let Some(handing) = &mut self.handing else { return };
-        if let Some(AtWork { first, .. }) = handing.at_work.take() {
-            handing.next = Some(first);
+        let Some(queue) = &mut self.queue else { return };
+        if let Some(AtWork { first, .. }) = queue.at_work.take() {
+            queue.next = Some(first);
         }
         // The command may have compressed some of them.
         self.generations.forget();
@@ -212,11 +212,11 @@ impl LogFile {
     /// The first and the last generation in the queue after the running command. With `at_work`,
     /// those above that number; with a command of an earlier run, also those passed to it.
     pub(crate) fn waiting(&mut self, at_work: Option<u64>) -> Option<(u64, u64)> {
-        let handing = self.handing.as_ref()?;
-        let next = match (at_work, handing.inherited()) {
+        let queue = self.queue.as_ref()?;
+        let next = match (at_work, queue.inherited()) {
             (Some(number), _) => number.checked_add(1)?,
             (None, Some(inherited)) => inherited.first,
-            (None, None) => handing.next?,
+            (None, None) => queue.next?,
         };
         let directory = self.place.existing().ok()??;
         let log = self.place.log_name();
@@ -226,13 +226,13 @@ impl LogFile {
     }
 
     fn update(&mut self, directory: &Directory) {
-        let Some(handing) = &mut self.handing else { return };
+        let Some(queue) = &mut self.queue else { return };
         let log = self.place.log_name();
         // The queue is kept if the directory can't be read.
         if self.generations.survey(directory, log).is_ok() {
-            handing.next = handing.next.filter(|&next| self.generations.next() > next);
+            queue.next = queue.next.filter(|&next| self.generations.next() > next);
         }
-        handing.save(directory, log);
+        queue.save(directory, log);
     }
 }
 
@@ -247,27 +247,27 @@ mod tests {
             first,
             last,
             process: process.to_owned(),
-            ours: false,
+            started_here: false,
         };
-        for (handing, note) in [
-            (Handing { next: Some(7), at_work: None }, Some("7\n")),
-            (Handing::default(), None),
+        for (queue, note) in [
+            (PostRotateQueue { next: Some(7), at_work: None }, Some("7\n")),
+            (PostRotateQueue::default(), None),
             (
-                Handing { next: Some(10), at_work: Some(at_work(8, 9, "1 2 x")) },
+                PostRotateQueue { next: Some(10), at_work: Some(at_work(8, 9, "1 2 x")) },
                 Some("8 9 1 2 x\n"),
             ),
         ] {
-            assert_eq!(handing.encode().as_deref(), note);
+            assert_eq!(queue.encode().as_deref(), note);
             if let Some(note) = note {
-                assert_eq!(Handing::parse(note.as_bytes()), handing);
+                assert_eq!(PostRotateQueue::parse(note.as_bytes()), queue);
             }
         }
     }
 
     #[test]
     fn only_the_first_line_of_a_queue_file_counts() {
-        let handing = Handing::parse(b"10\n9 2 5 4026531836 x\n");
-        assert_eq!(handing, Handing { next: Some(10), at_work: None });
+        let queue = PostRotateQueue::parse(b"10\n9 2 5 4026531836 x\n");
+        assert_eq!(queue, PostRotateQueue { next: Some(10), at_work: None });
     }
 
     #[test]
@@ -275,23 +275,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let retention = Retention { max_size: 10, max_files: 9, ..Retention::default() };
         let options = LogOptions { retention, ..LogOptions::default() };
-        let open = || LogFile::open_handing_out(directory.path(), "c", "x", options).unwrap();
+        let open = || LogFile::open_with_queue(directory.path(), "c", "x", options).unwrap();
         let mut log = open();
         log.write(Stream::Stdout, b"0123456789\n0123456789\n01234").unwrap();
-        let first = log.hand_out().unwrap();
+        let first = log.next_rotated().unwrap();
         log.work_begins(first.number, "1 2 3 x".to_owned());
         drop(log);
         let mut log = open();
-        assert_eq!(log.stranger_at_work(), Some("1 2 3 x"));
+        assert_eq!(log.earlier_command(), Some("1 2 3 x"));
         log.work_was_lost();
         assert!(directory.path().join("c/x.log.todo").exists());
-        assert_eq!(log.hand_out().map(|rotated| rotated.number), Some(first.number));
+        assert_eq!(log.next_rotated().map(|rotated| rotated.number), Some(first.number));
     }
 
     #[test]
     fn a_damaged_queue_file_queues_every_generation() {
         for note in ["", "\n", "x", "\u{0}\u{0}", "-1"] {
-            assert_eq!(Handing::parse(note.as_bytes()).next, Some(0), "{note:?}");
+            assert_eq!(PostRotateQueue::parse(note.as_bytes()).next, Some(0), "{note:?}");
         }
     }
 }
