@@ -1,5 +1,10 @@
 //! Writing the formats that consist of records. The file holds whole records of one format only,
 //! also after a failed write.
+//!
+//! The records of a chunk are encoded in one buffer and written by one write(2) for each full
+//! buffer. Copying a line of 100 bytes costs half of what two more parts of a vectored write cost.
+//! The reactor passes the end of its scratch buffer for that: new pages for each chunk would cost
+//! more than everything else.
 
 use std::fs::File;
 

@@ -1,7 +1,7 @@
 //! The channels of consoles: checked and made before the child is started.
 //!
-//! Nothing here blocks: a peer that is not there yet is tried again on a timer, and an open console
-//! has no timer.
+//! Nothing here blocks: a peer that is not there yet is tried again on a timer. An open console has
+//! two or three descriptors and no timer.
 
 mod backend;
 mod link;
