@@ -7,6 +7,9 @@
 //! Every child that a tool supervises here is this very program in a hidden mode (`@flood`,
 //! `@idle` …, see [`modes`]), so all tools run the same child.
 
+// A failure of the benchmark is a panic.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
+
 mod bench;
 mod machine;
 mod modes;

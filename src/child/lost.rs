@@ -90,7 +90,8 @@ pub(crate) fn check_parent(parent: &Identity, child: &Identity, marker: &str) ->
     platform::check_parent(parent, child, marker)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::time::{Duration, Instant};
 

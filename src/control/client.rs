@@ -158,9 +158,10 @@ impl Client {
             "read_only": request.read_only,
             "tail": int(request.tail),
         });
+        let console = request.to.as_ref().and_then(console_of);
         // The supervisor of an earlier vmon refuses unknown parameters.
-        if let Some(console) = request.to.as_ref().and_then(console_of) {
-            parameters["console"] = console.into();
+        if let (Some(console), Value::Object(parameters)) = (console, &mut parameters) {
+            parameters.insert("console".to_owned(), console.into());
         }
         let deadline = self.send("Attach", parameters, "upgrade")?;
         let reply = self.reply(Some(deadline))?.parameters;

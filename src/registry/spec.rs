@@ -36,7 +36,8 @@ pub(super) fn read(text: &str, name: &str, config_file: &str, state: &StateDir) 
     let value: Value = serde_json::from_str(text).ok()?;
     let (name, config_file) = (Name::new(name).ok()?, Name::new(config_file).ok()?);
     let mut spec = Spec::from_json(&value, name, config_file)?;
-    if value["version"].as_u64().is_none_or(|version| version < RELATIVE_TO_STATE) {
+    let version = value.get("version").and_then(Value::as_u64);
+    if version.is_none_or(|version| version < RELATIVE_TO_STATE) {
         return Some(spec);
     }
     let Some(log_dir) = state.resolve(&spec.sandbox.log_dir) else {

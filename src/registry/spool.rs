@@ -108,12 +108,14 @@ fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
         content => content.map_err(|error| error.to_string())?,
     };
     let value: Value = serde_json::from_slice(&content).unwrap_or(Value::Null);
-    if let Some(database) = value["database"].as_str()
+    if let Some(database) = value.get("database").and_then(Value::as_str)
         && !is_for(Path::new(database), paths)?
     {
         return Ok(None);
     }
-    if let Some(version) = value["version"].as_u64().filter(|&version| version != VERSION) {
+    if let Some(version) =
+        value.get("version").and_then(Value::as_u64).filter(|&version| version != VERSION)
+    {
         return Err(format!("its version {version} is not supported by this vmon"));
     }
     let record = from_json(&value, &paths.state);

@@ -197,7 +197,8 @@ fn scale(bytes: usize, wanted: Duration, measured: Duration) -> usize {
     usize::try_from(scaled).unwrap_or(usize::MAX)
 }
 
-#[cfg(all(test, not(any(vmon_coalesce = "always", vmon_coalesce = "never"))))]
+#[cfg(test)]
+#[cfg(not(any(vmon_coalesce = "always", vmon_coalesce = "never")))]
 mod tests {
     use super::*;
 

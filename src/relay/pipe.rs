@@ -150,7 +150,8 @@ mod platform {
     }
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(test)]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod tests {
     use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 

@@ -1,5 +1,7 @@
 //! The commands that show, follow and change sandboxes.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! How a run starts, is stopped and ends, in the foreground and detached.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! Many sandboxes or clients at once, and a supervisor that is killed at any moment.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! Logs on real files: written, rotated, kept, and read back.
 
+#![cfg(test)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! The log of a run: its options, its generations, and the commands that read it.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

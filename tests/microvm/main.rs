@@ -1,5 +1,7 @@
 //! A real microVM under `vmon run`.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! The library in a host: children, channels, clients, services and observers.
 
+#![cfg(test)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,3 +1,5 @@
 //! The reactor alone, through its public interface.
 
+#![cfg(test)]
+
 mod reactor;

@@ -1,5 +1,7 @@
 //! The record of the command's runs, whatever happens to it.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

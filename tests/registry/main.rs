@@ -1,5 +1,7 @@
 //! The record of sandboxes and runs, in a real SQLite.
 
+#![cfg(test)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

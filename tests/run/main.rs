@@ -1,5 +1,7 @@
 //! `vmon run`: what goes through a child's streams, what it inherits, and what a run costs.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! What another user can't do, and what belongs to one user only.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

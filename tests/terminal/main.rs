@@ -1,5 +1,7 @@
 //! Terminals: the child's PTY, the outer terminal, job control, and consoles on the command line.
 
+#![cfg(test)]
+
 #[path = "../common/command.rs"]
 mod common;
 

@@ -114,24 +114,26 @@ impl Plan {
     /// Reads the output of [`encode`](Self::encode); `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let plan: Value = serde_json::from_slice(bytes).ok()?;
-        let word = |key: &str| codec::read_word(&plan[key]);
+        let word = |key: &str| codec::read_word(plan.get(key)?);
+        let text = |key: &str| plan.get(key)?.as_str();
         let (state_dir, db) = (PathBuf::from(word("state_dir")?), PathBuf::from(word("db")?));
-        let name: Name = plan["name"].as_str()?.parse().ok()?;
-        let config_file = plan["config_file"].as_str()?.parse().ok()?;
-        let spec = Spec::from_json(&plan["spec"], name.clone(), config_file)?;
+        let name: Name = text("name")?.parse().ok()?;
+        let config_file = text("config_file")?.parse().ok()?;
+        let spec = Spec::from_json(plan.get("spec")?, name.clone(), config_file)?;
         let options = Options::from_json(&spec.options)?;
         let mut sandbox = spec.sandbox;
-        let modified = DateTime::parse_from_rfc3339(plan["config_last_modified"].as_str()?);
+        let modified = DateTime::parse_from_rfc3339(text("config_last_modified")?);
         sandbox.config_last_modified = modified.ok()?.with_timezone(&Utc);
         let mut command = spec.command?;
-        for variable in plan["env"].as_array()? {
-            let key = codec::read_word(&variable[0])?;
-            command = match codec::read_word(&variable[1]) {
+        for variable in plan.get("env")?.as_array()? {
+            let [key, value] = variable.as_array()?.as_slice() else { return None };
+            let key = codec::read_word(key)?;
+            command = match codec::read_word(value) {
                 Some(value) => command.env(key, value),
                 None => command.env_remove(key),
             };
         }
-        let name = match plan["name_is_given"].as_bool()? {
+        let name = match plan.get("name_is_given")?.as_bool()? {
             true => NameChoice::Given(name),
             false => NameChoice::FromProgram(name),
         };
