@@ -377,6 +377,12 @@ impl Builder {
     }
 }
 
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("sandbox", &self.sandbox).finish_non_exhaustive()
+    }
+}
+
 impl Handler for Monitor {
     type Source = SourceKey;
     type Timer = TimerKey;

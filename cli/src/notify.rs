@@ -13,7 +13,6 @@ use std::time::Duration;
 use tracing::warn;
 use vmon::child::Command;
 use vmon::monitor::{Service, ServiceContext, Transition};
-use vmon::reactor::Ready;
 
 use super::reason;
 
@@ -115,8 +114,6 @@ impl Service for Notifier {
         Ok(())
     }
 
-    fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
-
     fn timer(&mut self, key: u32, desk: &mut ServiceContext<'_, '_>) {
         if key == RESEND {
             if let Some(lines) = self.unsent.take() {
@@ -143,10 +140,6 @@ impl Service for Notifier {
             _ => return,
         };
         self.notify(lines, desk);
-    }
-
-    fn is_done(&self) -> bool {
-        true
     }
 }
 

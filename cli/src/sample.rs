@@ -1,13 +1,12 @@
 //! Periodic samples of the command's resource usage in the record, for --metrics-interval.
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tracing::{debug, warn};
 use vmon::monitor::{Identity, Sandbox, Service, ServiceContext, Transition};
-use vmon::reactor::{Ready, TimerId};
+use vmon::reactor::TimerId;
 use vmon::registry::{Registry, Sample};
 use vmon::usage;
 
@@ -98,12 +97,6 @@ impl Sampler {
 }
 
 impl Service for Sampler {
-    fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
-
-    fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
-
     fn timer(&mut self, _: u32, desk: &mut ServiceContext<'_, '_>) {
         if let Some(mut running) = self.running.take() {
             self.sample(&mut running);
@@ -124,9 +117,5 @@ impl Service for Sampler {
             Transition::Stopping { .. } => {}
             _ => self.stop(desk),
         }
-    }
-
-    fn is_done(&self) -> bool {
-        true
     }
 }

@@ -1,10 +1,10 @@
 //! The event loop of a supervisor. When idle, it returns the memory that its work took to the
 //! system, and sleeps in the kernel.
 
-use std::cell::Cell;
 use std::io;
 use std::mem;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::raise;
@@ -24,15 +24,15 @@ const SCRATCH_DELAY: Duration = Duration::from_secs(2);
 
 /// Records whether the record was written since the last check.
 #[derive(Debug, Clone, Default)]
-pub struct Activity(Rc<Cell<bool>>);
+pub struct Activity(Arc<AtomicBool>);
 
 impl Activity {
     pub fn note(&self) {
-        self.0.set(true);
+        self.0.store(true, Ordering::Relaxed);
     }
 
     fn take(&self) -> bool {
-        self.0.take()
+        self.0.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::reactor::{TimerId, Timers};
 
 /// Receives the transitions of one sandbox, as the SQLite registry does.
 ///
-/// An observer is called on the reactor's thread and must not block: with [`Progress::Later`] it asks
+/// An observer is called on the thread that runs the reactor and must not block: with [`Progress::Later`] it asks
 /// to be called again for what it can't do now. Each transition is reported once, in order; the
 /// monitor never repeats one.
 ///
@@ -27,7 +27,7 @@ use crate::reactor::{TimerId, Timers};
 /// let mut log = |transition: &Transition| println!("{transition:?}");
 /// let _observer: &mut dyn Observer = &mut log;
 /// ```
-pub trait Observer {
+pub trait Observer: Send {
     /// Called before anything is started; every observer must grant the claim.
     ///
     /// After [`Claim::Later`] it is called again, for five seconds at most. A child that a host
@@ -47,7 +47,7 @@ pub trait Observer {
     }
 }
 
-impl<F: FnMut(&Transition)> Observer for F {
+impl<F: FnMut(&Transition) + Send> Observer for F {
     fn transition(&mut self, transition: &Transition) -> Progress {
         self(transition);
         Progress::Done

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -23,7 +24,7 @@ use crate::reactor::{Interest, Ready, SourceId, TimerId};
 /// Each call is made on the reactor's thread and must not block. The [`ServiceContext`] gives it
 /// access to the monitor and to the loop. A service identifies its sources and timers by numbers of
 /// its own choice, its *keys*.
-pub trait Service {
+pub trait Service: Send {
     /// The address of the service for the record, such as the path of a socket. Asked before the
     /// claim.
     fn address(&self) -> Option<&Path> {
@@ -36,22 +37,35 @@ pub trait Service {
     ///
     /// The reason that nothing may be started without the service; the run ends with
     /// [`StartError::Service`](super::StartError::Service).
-    fn open(&mut self, cx: &mut ServiceContext<'_, '_>)
-    -> Result<(), Box<dyn Error + Send + Sync>>;
+    fn open(
+        &mut self,
+        cx: &mut ServiceContext<'_, '_>,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let _ = cx;
+        Ok(())
+    }
 
     /// A source of this key is ready; see [`Handler::ready`](crate::reactor::Handler::ready).
-    fn ready(&mut self, key: u32, ready: Ready, cx: &mut ServiceContext<'_, '_>);
+    fn ready(&mut self, key: u32, ready: Ready, cx: &mut ServiceContext<'_, '_>) {
+        let _ = (key, ready, cx);
+    }
 
     /// A timer of this key has expired.
-    fn timer(&mut self, key: u32, cx: &mut ServiceContext<'_, '_>);
+    fn timer(&mut self, key: u32, cx: &mut ServiceContext<'_, '_>) {
+        let _ = (key, cx);
+    }
 
     /// Called at each transition from [`open`](Self::open) on. After [`Transition::Stopped`] the
     /// service comes to its end: see [`is_done`](Self::is_done).
-    fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>);
+    fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>) {
+        let _ = (transition, cx);
+    }
 
     /// Whether nothing is left to do. The monitor's own end waits for it, so after `Stopped` it
     /// must become true within a bounded time.
-    fn is_done(&self) -> bool;
+    fn is_done(&self) -> bool {
+        true
+    }
 }
 
 /// A service's access to its monitor and to the loop, during one call.
@@ -176,6 +190,15 @@ impl ServiceContext<'_, '_> {
         columns: u16,
     ) -> Result<(), RequestError> {
         self.lifecycle.parts.channels.resize(session, rows, columns)
+    }
+}
+
+impl fmt::Debug for ServiceContext<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceContext")
+            .field("sandbox", &self.sandbox().name)
+            .field("service", &self.service)
+            .finish_non_exhaustive()
     }
 }
 

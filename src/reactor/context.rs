@@ -1,5 +1,7 @@
 //! What a handler may do to the loop.
 
+use std::fmt;
+
 use super::budget::Budget;
 use super::sources::Sources;
 use super::timers::Timers;
@@ -22,4 +24,10 @@ pub struct Context<'a, S, T> {
     pub scratch: &'a mut [u8],
     /// A second one, for data made of the bytes in the first: 192 KiB.
     pub(crate) spare: &'a mut [u8],
+}
+
+impl<S, T> fmt::Debug for Context<'_, S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("scratch", &self.scratch.len()).finish_non_exhaustive()
+    }
 }

@@ -7,13 +7,12 @@
 #![allow(unsafe_code)] // a host that ignores SIGCHLD
 #![allow(clippy::zombie_processes)] // vmon reaps what is handed over
 
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child as StdChild, Command as StdCommand, Stdio};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::turning::{Loop, turn_until};
@@ -70,17 +69,17 @@ fn not_started(end: End) -> StartError {
 
 /// An observer that notes the transitions, and answers claims as it is told.
 #[derive(Clone, Default)]
-struct Notes(Rc<RefCell<Vec<&'static str>>>);
+struct Notes(Arc<Mutex<Vec<&'static str>>>);
 
 impl Notes {
     fn told(&self) -> Vec<&'static str> {
-        self.0.borrow().clone()
+        self.0.lock().unwrap().clone()
     }
 }
 
 impl Observer for Notes {
     fn transition(&mut self, transition: &Transition) -> Progress {
-        self.0.borrow_mut().push(match transition {
+        self.0.lock().unwrap().push(match transition {
             Transition::Running { .. } => "Running",
             Transition::Stopping { .. } => "Stopping",
             Transition::Draining { .. } => "Draining",
@@ -94,7 +93,7 @@ impl Observer for Notes {
 /// An observer that answers claims with a closure.
 struct Claims<F>(F, Notes);
 
-impl<F: FnMut() -> Claim> Observer for Claims<F> {
+impl<F: FnMut() -> Claim + Send> Observer for Claims<F> {
     fn claim(&mut self, _: &Starting<'_>) -> Claim {
         (self.0)()
     }
@@ -117,6 +116,17 @@ fn piped(child: &mut StdChild) -> ChildIo {
         stdout: child.stdout.take().map(OwnedFd::from),
         stderr: child.stderr.take().map(OwnedFd::from),
     }
+}
+
+/// Fails to compile if a host can't build a monitor, or run its loop, on another thread.
+#[test]
+fn a_host_may_move_builders_monitors_and_reactors_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<vmon::monitor::Builder>();
+    is_send::<Monitor>();
+    is_send::<Loop>();
+    is_send::<Box<dyn Observer>>();
+    is_send::<Box<dyn vmon::monitor::Service>>();
 }
 
 const NO_IO: ChildIo = ChildIo::Piped { stdin: None, stdout: None, stderr: None };
@@ -680,36 +690,36 @@ mod observers {
     fn several_observers_are_each_told_everything_once_and_in_order() {
         let state = State::new();
         let (first, second) = (Notes::default(), Notes::default());
-        let closure = Rc::new(Cell::new(0));
+        let closure = Arc::new(Mutex::new(0));
         let count = closure.clone();
         let mut reactor = Reactor::new().unwrap();
         let id = Monitor::builder(sandbox(&state, "web"))
             .observer(first.clone())
             .observer(second.clone())
-            .observer(move |_: &Transition| count.set(count.get() + 1))
+            .observer(move |_: &Transition| *count.lock().unwrap() += 1)
             .spawn(&mut reactor, sh("echo x"));
         end_of(&mut reactor, id);
         assert_eq!(first.told(), ["Running", "Draining", "Stopped"]);
         assert_eq!(second.told(), first.told());
-        assert_eq!(closure.get(), 3);
+        assert_eq!(*closure.lock().unwrap(), 3);
     }
 
     #[test]
     fn the_end_is_told_when_the_child_is_reaped_and_its_output_logged() {
         let state = State::new();
         let path = state.log_path("web");
-        let seen = Rc::new(RefCell::new(None));
-        let pid = Rc::new(Cell::new(0));
+        let seen = Arc::new(Mutex::new(None));
+        let pid = Arc::new(Mutex::new(0));
         let (seen_there, pid_there) = (seen.clone(), pid.clone());
         let observer = move |transition: &Transition| match transition {
-            Transition::Running { child, .. } => pid_there.set(child.pid),
+            Transition::Running { child, .. } => *pid_there.lock().unwrap() = child.pid,
             Transition::Draining { status, .. } => {
                 assert_eq!(*status, ExitStatus::Code(2));
-                assert!(is_reaped(pid_there.get()));
+                assert!(is_reaped(*pid_there.lock().unwrap()));
             }
             Transition::Stopped { end, .. } => {
                 let logged = fs::metadata(&path).unwrap().len();
-                *seen_there.borrow_mut() = Some((logged, end.bytes_logged));
+                *seen_there.lock().unwrap() = Some((logged, end.bytes_logged));
             }
             _ => {}
         };
@@ -718,7 +728,7 @@ mod observers {
             .observer(observer)
             .spawn(&mut reactor, sh("head -c 1000000 /dev/zero; exit 2"));
         end_of(&mut reactor, id);
-        assert_eq!(*seen.borrow(), Some((1_000_000, 1_000_000)));
+        assert_eq!(*seen.lock().unwrap(), Some((1_000_000, 1_000_000)));
     }
 
     #[test]
@@ -747,20 +757,20 @@ mod observers {
     fn an_observer_that_needs_time_delays_the_start_and_is_asked_until_it_grants() {
         let state = State::new();
         let notes = Notes::default();
-        let asked = Rc::new(Cell::new(0));
+        let asked = Arc::new(Mutex::new(0));
         let asking = asked.clone();
         let later = move || {
-            asking.set(asking.get() + 1);
-            match asking.get() {
+            *asking.lock().unwrap() += 1;
+            match *asking.lock().unwrap() {
                 1..=3 => Claim::Later(Duration::from_millis(10), "busy".into()),
                 _ => Claim::Granted,
             }
         };
-        let first = Rc::new(Cell::new(0));
+        let first = Arc::new(Mutex::new(0));
         let counting = first.clone();
         let mut reactor = Reactor::new().unwrap();
         let count = move || {
-            counting.set(counting.get() + 1);
+            *counting.lock().unwrap() += 1;
             Claim::Granted
         };
         let id = Monitor::builder(sandbox(&state, "web"))
@@ -769,7 +779,7 @@ mod observers {
             .spawn(&mut reactor, sh("exit 4"));
         assert!(reactor.get(id).unwrap().pid().is_none());
         assert_eq!(end_of(&mut reactor, id).exit_code(), 4);
-        assert_eq!((asked.get(), first.get()), (4, 1));
+        assert_eq!((*asked.lock().unwrap(), *first.lock().unwrap()), (4, 1));
         assert_eq!(notes.told(), ["Running", "Draining", "Stopped"]);
     }
 
@@ -800,9 +810,9 @@ mod observers {
         let state = State::new();
         let marker = state.file("started");
         let notes = Notes::default();
-        let grants = Rc::new(Cell::new(false));
+        let grants = Arc::new(Mutex::new(false));
         let granting = grants.clone();
-        let claim = move || match granting.get() {
+        let claim = move || match *granting.lock().unwrap() {
             false => Claim::Later(Duration::from_millis(1), "busy".into()),
             true => Claim::Granted,
         };
@@ -811,7 +821,7 @@ mod observers {
             .observer(Claims(claim, notes.clone()))
             .spawn(&mut reactor, Command::new("touch").args([&marker]));
         stop(&mut reactor, id);
-        grants.set(true);
+        *grants.lock().unwrap() = true;
         assert!(matches!(not_started(end_of(&mut reactor, id)), StartError::Stopped));
         assert!(!marker.exists());
     }
@@ -830,7 +840,7 @@ mod observers {
             }
             fn retry(&mut self) -> Progress {
                 self.1 += 1;
-                self.0.0.borrow_mut().push("retry");
+                self.0.0.lock().unwrap().push("retry");
                 if self.1 == 3 { Progress::Done } else { Progress::Later(Duration::from_millis(5)) }
             }
         }
@@ -1120,12 +1130,12 @@ mod hosts {
         let before = threads();
         let mut reactor = Reactor::new().unwrap();
         reactor.watch_signals(vmon::monitor::command_signals()).unwrap();
-        let told = Rc::new(Cell::new(0));
+        let told = Arc::new(Mutex::new(0));
         for pty in [false, true] {
             let told = told.clone();
             let builder = Monitor::builder(sandbox.clone()).observer(move |_: &Transition| {
                 assert_eq!(threads(), before);
-                told.set(told.get() + 1);
+                *told.lock().unwrap() += 1;
             });
             let builder = {
                 let db = sandbox.log_dir().with_file_name(format!("sandbox-{pty}.db"));
@@ -1137,7 +1147,7 @@ mod hosts {
             reactor.poll_once(None).unwrap();
             assert_eq!(threads(), before);
         }
-        assert_eq!(told.get(), 6);
+        assert_eq!(*told.lock().unwrap(), 6);
     }
 
     /// The signals with a handler, and those that are ignored or blocked.
@@ -1249,7 +1259,7 @@ mod recorded {
     fn an_observer_beside_the_registry_finds_each_transition_recorded() {
         let state = State::new();
         let registry = Registry::open(state.db()).unwrap();
-        let seen = Rc::new(RefCell::new(Vec::new()));
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let (reader, noted) = (registry.clone(), seen.clone());
         let look = move |transition: &Transition| {
             let run = reader.runs().unwrap().pop().unwrap();
@@ -1259,7 +1269,7 @@ mod recorded {
                 Transition::Draining { .. } => "Draining",
                 _ => "Stopped",
             };
-            noted.borrow_mut().push((what, run.state, run.status));
+            noted.lock().unwrap().push((what, run.state, run.status));
         };
         let mut reactor = Reactor::new().unwrap();
         let id = Monitor::builder(sandbox(&state, "web"))
@@ -1274,7 +1284,7 @@ mod recorded {
             ("Draining", "STOPPING".to_owned(), Status::Running),
             ("Stopped", "STOPPED".to_owned(), Status::Stopped),
         ];
-        assert_eq!(*seen.borrow(), expected);
+        assert_eq!(*seen.lock().unwrap(), expected);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Restarts, and what ends a run by itself: its time, and its silence.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::{self, PATIENCE, State, contains};
@@ -10,10 +9,10 @@ use vmon::monitor::{
     Builder, End, Input, Monitor, Outcome, Phase, Reason, Restart, Sandbox, Service,
     ServiceContext, StartError, Transition,
 };
-use vmon::reactor::{Handler, HandlerId, Reactor, Ready};
+use vmon::reactor::{Handler, HandlerId, Reactor};
 
 /// The transitions of a run, as words.
-type Notes = Rc<RefCell<Vec<String>>>;
+type Notes = Arc<Mutex<Vec<String>>>;
 
 struct Host {
     state: State,
@@ -36,9 +35,9 @@ impl Host {
         let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
         let mut reactor = Reactor::new().unwrap();
         let notes = Notes::default();
-        let told = Rc::clone(&notes);
+        let told = Arc::clone(&notes);
         let note = move |transition: &Transition| {
-            told.borrow_mut().push(match transition {
+            told.lock().unwrap().push(match transition {
                 Transition::Running { .. } => "running".to_owned(),
                 Transition::Restarting { end, after, .. } => {
                     format!("restarting {} {}", end.exit_code(), after.as_millis())
@@ -80,7 +79,7 @@ impl Host {
     }
 
     fn told(&self) -> Vec<String> {
-        self.notes.borrow().clone()
+        self.notes.lock().unwrap().clone()
     }
 }
 
@@ -174,8 +173,6 @@ fn a_service_that_asks_for_a_stop_as_it_is_opened_is_told_of_the_end() {
             cx.stop(None);
             Ok(())
         }
-        fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
-        fn timer(&mut self, _: u32, _: &mut ServiceContext<'_, '_>) {}
         fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
             self.done |= matches!(transition, Transition::Stopped { .. });
         }

@@ -5,7 +5,6 @@
 //! failure. It then closes the pipe, keeps no inherited descriptor open, and writes its messages to
 //! `NAME@supervisor.log` ([`supervise`](crate::supervise)).
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -16,8 +15,8 @@ use std::process::{Command, Stdio};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde_json::Value;
 use vmon::monitor::{Sandbox, Service, ServiceContext, Transition};
+use vmon::process;
 use vmon::terminal::Messages;
-use vmon::{process, reactor};
 
 use super::handover;
 use super::plan::Plan;
@@ -149,22 +148,10 @@ struct ReadyService {
 }
 
 impl Service for ReadyService {
-    fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
-
-    fn ready(&mut self, _: u32, _: reactor::Ready, _: &mut ServiceContext<'_, '_>) {}
-
-    fn timer(&mut self, _: u32, _: &mut ServiceContext<'_, '_>) {}
-
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         if let Transition::Running { child, .. } = transition {
             self.log.ready(&self.sandbox, child.pid);
         }
-    }
-
-    fn is_done(&self) -> bool {
-        true
     }
 }
 

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 use vmon::monitor::{Service, ServiceContext, Transition};
-use vmon::reactor::Ready;
 
 use crate::reason;
 
@@ -64,10 +63,6 @@ impl Service for LifecycleFiles {
         Ok(())
     }
 
-    fn ready(&mut self, _: u32, _: Ready, _: &mut ServiceContext<'_, '_>) {}
-
-    fn timer(&mut self, _: u32, _: &mut ServiceContext<'_, '_>) {}
-
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         match transition {
             Transition::Running { child, .. } => self.write_pid(child.pid),
@@ -75,10 +70,6 @@ impl Service for LifecycleFiles {
             Transition::Draining { .. } => self.remove_pid(),
             _ => {}
         }
-    }
-
-    fn is_done(&self) -> bool {
-        true
     }
 }
 
