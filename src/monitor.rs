@@ -412,7 +412,10 @@ impl Handler for Monitor {
             }
             Source::Input(channel) => self.channels().input_ready(channel, cx),
             #[cfg(feature = "consoles")]
-            Source::Listener(channel) => self.channels().connect(channel, cx),
+            Source::Listener(channel) => {
+                let read = self.channels().accept(channel, cx);
+                self.lifecycle.output_moved(read, cx);
+            }
             Source::PostRotate => self.poll_post_rotate(cx),
             Source::ClientInput(client) => {
                 if let Some(bytes) = self.channels().read_client(client, cx) {

@@ -23,6 +23,8 @@ use nix::sys::socket::{UnixAddr, connect};
 #[allow(unused_imports)] // only the registry closes lost runs
 pub(crate) use place::sweep;
 pub(crate) use place::{Bound, PlaceError};
+#[cfg(target_os = "linux")]
+pub(crate) use platform::peer_pid;
 pub(crate) use platform::{path_limit, peer_uid};
 
 /// The longest path of a socket that fits into a `sockaddr_un`, less one for the NUL. Most programs

@@ -117,7 +117,41 @@ impl Channel {
     pub(super) fn connect(&mut self, cx: &mut Cx<'_>) {
         let Some(peer) = self.backend.peer() else { return };
         let again = peer.was_open();
-        let Some(opened) = peer.connect(cx) else { return };
+        if let Some(opened) = peer.connect(cx) {
+            self.serve(opened, again, cx);
+        }
+    }
+
+    /// A peer has connected to the listening socket. If one is served already, the new one takes
+    /// its place once all that the old one has sent is read: a process that has inherited the old
+    /// connection may hold it open for ever. Returns whether bytes came.
+    #[cfg(feature = "consoles")]
+    pub(super) fn accept(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) -> bool {
+        if !self.backend.is_open() {
+            self.connect(cx);
+            return false;
+        }
+        let read = self.read_all(attachments, cx);
+        let is_read = |output: &Output<Handle, SourceKey, TimerKey>| {
+            let left = output.source().map(|source| child::bytes_available(source.as_fd()));
+            !output.waits_for_log() && matches!(left, None | Some(Ok(0)))
+        };
+        let ready = self.outputs.iter().all(is_read);
+        let Some(opened) = self.backend.peer().and_then(|peer| peer.successor(ready, cx)) else {
+            return read;
+        };
+        let accepted = self.accepts_input();
+        self.close_input(&mut cx.sources);
+        self.outputs.iter_mut().for_each(|output| output.end(&mut cx.sources));
+        self.serve(opened, true, cx);
+        if !accepted && self.accepts_input() {
+            attachments.resume_input(self.id, &mut cx.sources);
+        }
+        read
+    }
+
+    /// Relays the descriptors of a peer.
+    fn serve(&mut self, opened: Opened, again: bool, cx: &mut Cx<'_>) {
         if again {
             self.log.mark(Mark::Reopen);
         }

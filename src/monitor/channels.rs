@@ -134,6 +134,14 @@ impl Channels {
         }
     }
 
+    /// A peer has connected to the listening socket of a console. Returns whether bytes came.
+    #[cfg(feature = "consoles")]
+    pub(super) fn accept(&mut self, id: ChannelId, cx: &mut Cx<'_>) -> bool {
+        let Self { list, attachments, .. } = self;
+        let channel = list.iter_mut().find(|channel| channel.id() == id);
+        channel.is_some_and(|channel| channel.accept(attachments, cx))
+    }
+
     /// Reads the host's stdin. Typing there makes the size of that terminal the one in effect.
     pub(super) fn read_host(&mut self, cx: &mut Cx<'_>) {
         let output = self.host_output();

@@ -60,7 +60,11 @@ pub struct Console {
 /// Where a console is, and how it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ConsoleAddress {
-    Connect(PathBuf),
+    Connect {
+        path: PathBuf,
+        /// Whether any process may listen there.
+        any: bool,
+    },
     Listen(PathBuf),
     Pty,
     PtyAt(PathBuf),
@@ -70,12 +74,23 @@ pub(crate) enum ConsoleAddress {
 impl Console {
     /// A stream socket that the child listens at. Connecting is tried from the start of the child
     /// to its end, at first every 50 ms, then less often, up to every 2 s.
+    ///
+    /// The process that listens must be the child, of the child's session, or a descendant of
+    /// those (`SO_PEERCRED`, unix(7); elsewhere than on Linux a process of our own user): at a path
+    /// that another VM uses, its output would come into this log, and our input into its guest.
     pub fn connect(name: Name, path: impl Into<PathBuf>) -> Self {
-        Self { name, address: ConsoleAddress::Connect(path.into()) }
+        Self { name, address: ConsoleAddress::Connect { path: path.into(), any: false } }
+    }
+
+    /// As [`connect`](Self::connect), but any process may listen at the socket, such as a daemon
+    /// that serves the consoles of many VMs.
+    pub fn connect_any(name: Name, path: impl Into<PathBuf>) -> Self {
+        Self { name, address: ConsoleAddress::Connect { path: path.into(), any: true } }
     }
 
     /// A stream socket that this process listens at, from before the start of the child to its end.
-    /// One connection is served at a time; others wait in the listen queue. The socket is for its
+    /// One connection is served at a time. A further one takes its place as soon as all that has
+    /// arrived on the first is in the log. The socket is for its
     /// owner alone (mode 0600) and is removed at the end. It replaces a stale socket, also one of a
     /// vmon that was killed, but nothing else.
     pub fn listen(name: Name, path: impl Into<PathBuf>) -> Self {
@@ -110,7 +125,7 @@ impl Console {
         &self.name
     }
 
-    /// Its kind: `unix`, `listen`, `pty` or `fifo`.
+    /// Its kind: `unix`, `unix-any`, `listen`, `pty` or `fifo`.
     pub fn kind(&self) -> &'static str {
         self.address.word()
     }
@@ -131,7 +146,7 @@ impl Console {
         check_name(&self.name)?;
         let limit = crate::socket::ADDRESS_LIMIT;
         match &self.address {
-            ConsoleAddress::Connect(path) | ConsoleAddress::Listen(path)
+            ConsoleAddress::Connect { path, .. } | ConsoleAddress::Listen(path)
                 if path.as_os_str().len() > limit =>
             {
                 let (name, path) = (self.name.to_string(), path.clone());
@@ -145,7 +160,7 @@ impl Console {
     #[must_use]
     pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
         match &mut self.address {
-            ConsoleAddress::Connect(old)
+            ConsoleAddress::Connect { path: old, .. }
             | ConsoleAddress::Listen(old)
             | ConsoleAddress::PtyAt(old)
             | ConsoleAddress::Fifo(old) => {
@@ -167,7 +182,7 @@ impl Console {
     }
 }
 
-/// `[NAME=]unix:PATH`, `[NAME=]listen:PATH`, `[NAME=]pty`, `[NAME=]pty:PATH` or `[NAME=]fifo:PATH`;
+/// `[NAME=]unix:PATH`, `[NAME=]unix-any:PATH`, `[NAME=]listen:PATH`, `[NAME=]pty`, `[NAME=]pty:PATH` or `[NAME=]fifo:PATH`;
 /// without a name, [`DEFAULT_CONSOLE_NAME`] is its name.
 impl FromStr for Console {
     type Err = ConsoleError;
@@ -199,7 +214,8 @@ impl TryFrom<&OsStr> for Console {
             path => path.map(|path| PathBuf::from(OsStr::from_bytes(path))),
         };
         let address = match (kind, path) {
-            (b"unix", Some(path)) => ConsoleAddress::Connect(path),
+            (b"unix", Some(path)) => ConsoleAddress::Connect { path, any: false },
+            (b"unix-any", Some(path)) => ConsoleAddress::Connect { path, any: true },
             (b"listen", Some(path)) => ConsoleAddress::Listen(path),
             (b"pty", None) => ConsoleAddress::Pty,
             (b"pty", Some(path)) => ConsoleAddress::PtyAt(path),
@@ -226,7 +242,8 @@ impl ConsoleAddress {
     /// Its word on the command line.
     pub(crate) fn word(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "unix",
+            Self::Connect { any: false, .. } => "unix",
+            Self::Connect { any: true, .. } => "unix-any",
             Self::Listen(_) => "listen",
             Self::Pty | Self::PtyAt(_) => "pty",
             Self::Fifo(_) => "fifo",
@@ -235,9 +252,10 @@ impl ConsoleAddress {
 
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
-            Self::Connect(path) | Self::Listen(path) | Self::PtyAt(path) | Self::Fifo(path) => {
-                Some(path)
-            }
+            Self::Connect { path, .. }
+            | Self::Listen(path)
+            | Self::PtyAt(path)
+            | Self::Fifo(path) => Some(path),
             Self::Pty => None,
         }
     }
@@ -255,7 +273,7 @@ pub enum ConsoleError {
     Reserved(&'static str, &'static str),
     /// The text describes no console.
     #[error(
-        "{0:?} is no console: give [NAME=]unix:PATH, [NAME=]listen:PATH, [NAME=]pty, [NAME=]pty:PATH or [NAME=]fifo:PATH"
+        "{0:?} is no console: give [NAME=]unix:PATH, [NAME=]unix-any:PATH, [NAME=]listen:PATH, [NAME=]pty, [NAME=]pty:PATH or [NAME=]fifo:PATH"
     )]
     Unknown(String),
     /// The text has nothing after its colon.
@@ -323,9 +341,15 @@ mod tests {
 
     #[test]
     fn every_kind_is_parsed_and_told_as_it_was_given() {
-        for text in
-            ["a=unix:/p", "b=listen:p/q", "c=pty", "d=pty:/dev/x", "e=fifo:/p=q:r", "f=unix::"]
-        {
+        for text in [
+            "a=unix:/p",
+            "a=unix-any:/p",
+            "b=listen:p/q",
+            "c=pty",
+            "d=pty:/dev/x",
+            "e=fifo:/p=q:r",
+            "f=unix::",
+        ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
     }

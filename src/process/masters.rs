@@ -12,7 +12,7 @@ pub(crate) fn are_below(leader: u32, number: u32) -> io::Result<Option<bool>> {
     let leader = i32::try_from(leader).map_err(io::Error::other)?;
     let line = format!("tty-index:\t{number}");
     let mut hidden = false;
-    for pid in below(leader)? {
+    for pid in Entry::below(leader)? {
         match has_line(pid, &line) {
             Ok(true) => return Ok(Some(true)),
             Ok(false) => {}
@@ -22,24 +22,6 @@ pub(crate) fn are_below(leader: u32, number: u32) -> io::Result<Option<bool>> {
         }
     }
     Ok(if hidden { None } else { Some(false) })
-}
-
-fn below(leader: i32) -> io::Result<Vec<i32>> {
-    let mut table = Entry::all()?;
-    let mut found = Vec::new();
-    let mut parents = vec![leader];
-    let of_session = table.extract_if(.., |entry| entry.pid == leader || entry.session == leader);
-    for entry in of_session {
-        found.push(entry.pid);
-        parents.push(entry.pid);
-    }
-    while let Some(parent) = parents.pop() {
-        for child in table.extract_if(.., |entry| entry.parent == parent) {
-            found.push(child.pid);
-            parents.push(child.pid);
-        }
-    }
-    Ok(found)
 }
 
 fn has_line(pid: i32, line: &str) -> io::Result<bool> {

@@ -70,6 +70,27 @@ impl Entry {
         Ok(found)
     }
 
+    /// The pids of `leader`, of the members of the session that it leads, and of the descendants
+    /// of all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`all`](Self::all).
+    #[cfg(feature = "consoles")]
+    pub(crate) fn below(leader: i32) -> io::Result<Vec<i32>> {
+        let mut table = Self::all()?;
+        let is_first = |entry: &mut Self| entry.pid == leader || entry.session == leader;
+        let mut found: Vec<i32> = table.extract_if(.., is_first).map(|entry| entry.pid).collect();
+        let mut parents = found.clone();
+        while let Some(parent) = parents.pop() {
+            for child in table.extract_if(.., |entry| entry.parent == parent) {
+                found.push(child.pid);
+                parents.push(child.pid);
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether it is a zombie.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X')

@@ -52,6 +52,12 @@ pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, sockopt::PeerCredentials)?.uid())
 }
 
+/// The process that has called connect(2) or listen(2) on the other side; 0 for one that this pid
+/// namespace does not show.
+pub(crate) fn peer_pid(stream: &UnixStream) -> io::Result<i32> {
+    Ok(getsockopt(stream, sockopt::PeerCredentials)?.pid())
+}
+
 fn of_descriptor(descriptor: i32) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{descriptor}"))
 }

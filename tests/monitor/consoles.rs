@@ -106,7 +106,7 @@ fn who_has_sent_more_than_a_console_took_is_heard_again_after_its_reset() {
     let path = state.file("console");
     let listener = UnixListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let console = format!("serial=unix:{}", path.display()).parse().unwrap();
+    let console = format!("serial=unix-any:{}", path.display()).parse().unwrap();
     let mut host = Host::new(state, &idle(), |it| it.console(console), |builder| builder);
     host.until_open("serial", 1);
     let (deaf, _) = listener.accept().unwrap();
@@ -279,6 +279,80 @@ fn a_link_that_leads_to_somebody_elses_terminal_is_not_followed() {
     assert_eq!(end.consoles[0].opened, 0);
     assert_eq!(theirs.modes(), modes);
     assert_eq!(state.log("a@serial"), b"");
+}
+
+#[test]
+fn a_socket_of_a_process_that_the_child_has_not_started_is_no_console() {
+    let state = State::new();
+    let path = state.file("console");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let console = format!("serial=unix:{}", path.display()).parse().unwrap();
+    let mut host = Host::new(state, &idle(), |it| it.console(console), |builder| builder);
+    let mut stream = None;
+    host.until("a connection is tried", |_| {
+        stream = listener.accept().ok();
+        stream.is_some()
+    });
+    let (mut stream, _) = stream.unwrap();
+    let _ = stream.write(b"from another VM");
+    stream.set_nonblocking(true).unwrap();
+    // Ended, or reset because of what was sent.
+    host.until("it is closed again", |_| match std::io::Read::read(&mut stream, &mut [0; 1]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    });
+    host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
+    let (end, state) = host.end();
+    assert_eq!(end.consoles[0].opened, 0);
+    assert_eq!(state.log("a@serial"), b"");
+}
+
+#[test]
+fn a_socket_of_a_process_that_the_child_has_started_is_a_console() {
+    let state = State::new();
+    let path = state.file("console");
+    let console = format!("serial=unix:{}", path.display()).parse().unwrap();
+    let vmm = vmm::arguments(module_path!(), "listen", path.to_str().unwrap());
+    let below = ["sh", "-c", r#""$@" & wait"#, "sh"].map(str::to_owned);
+    let command: Vec<String> = below.into_iter().chain(vmm).collect();
+    let mut host = Host::new(state, &command, |it| it.console(console), |builder| builder);
+    host.until_open("serial", 1);
+    let mut client = host.attach("serial", 0);
+    client.send(b"quit\n");
+    let (_, state) = host.end();
+    assert_eq!(state.log("a@serial"), b"login: ");
+}
+
+#[test]
+fn a_new_connection_replaces_one_that_a_process_holds_open_and_both_are_logged() {
+    let state = State::new();
+    let path = state.file("console");
+    let console = format!("serial=listen:{}", path.display()).parse().unwrap();
+    let mut host = Host::new(state, &idle(), |it| it.console(console), |builder| builder);
+    host.until("it listens", |_| path.exists());
+    let mut held = UnixStream::connect(&path).unwrap();
+    held.write_all(b"one ").unwrap();
+    host.until_open("serial", 1);
+    let mut client = host.attach("serial", 100);
+    // Both at once: what the first one has sent is not lost.
+    held.write_all(b"two ").unwrap();
+    let mut second = UnixStream::connect(&path).unwrap();
+    second.write_all(b"three").unwrap();
+    host.until_seen(&mut client, "one two three");
+    host.until_open("serial", 2);
+    assert_eq!(std::io::Read::read(&mut held, &mut [0; 1]).unwrap(), 0, "it is closed");
+    client.send(b"typed");
+    second.set_nonblocking(true).unwrap();
+    let mut typed = [0; 5];
+    host.until("the new one has the input", |_| {
+        std::io::Read::read(&mut second, &mut typed).is_ok()
+    });
+    assert_eq!(&typed, b"typed");
+    host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
+    let (_, state) = host.end();
+    assert_eq!(state.log("a@serial"), b"one two three");
+    assert_eq!(reopened_at(&state, "a@serial"), [8]);
 }
 
 #[test]

@@ -234,7 +234,7 @@ pub(super) struct StreamArgs {
     /// repeated
     #[arg(
         long = "console",
-        value_name = "[CONSOLE=]unix:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
+        value_name = "[CONSOLE=]unix:PATH|unix-any:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
         value_parser = OsStringValueParser::new().try_map(|text| Console::try_from(text.as_os_str()))
     )]
     consoles: Vec<Console>,

@@ -67,6 +67,12 @@ pub(in crate::monitor) trait Peer: Debug + Send {
     /// [`Channel::connect`](super::Channel::connect) is called again.
     fn connect(&mut self, cx: &mut Cx<'_>) -> Option<Opened>;
 
+    /// Opens the channel to a peer that has connected while another one is served, and whose place
+    /// it takes. If the other one is not `ready` for that, sees to it that
+    /// [`Channel::accept`](super::Channel::accept) is called again.
+    #[cfg(feature = "consoles")]
+    fn successor(&mut self, ready: bool, cx: &mut Cx<'_>) -> Option<Opened>;
+
     /// What became of relaying the descriptors.
     fn connected(&mut self, result: io::Result<()>, cx: &mut Cx<'_>);
 

@@ -2,6 +2,7 @@
 //! without blocking, and what it removes at the end.
 
 mod appearing;
+mod connect;
 mod fifo;
 mod listen;
 mod made;
@@ -18,7 +19,6 @@ use crate::logfile::Stream;
 use crate::monitor::channel::backend::Opened;
 use crate::monitor::console::{Console, ConsoleAddress, ConsoleError};
 use crate::relay::Kind;
-use crate::socket;
 use crate::terminal;
 use fifo::Fifo;
 use listen::Listener;
@@ -27,8 +27,8 @@ use made::Made;
 /// The back end of one console.
 #[derive(Debug)]
 pub(super) enum ConsoleBackend {
-    /// A stream socket that the child listens at.
-    Connect(PathBuf),
+    /// A stream socket that the child, or any process, listens at.
+    Connect { path: PathBuf, any: bool },
     /// A stream socket that this process listens at.
     Listen(Listener),
     /// A PTY that this process has made.
@@ -61,7 +61,9 @@ impl ConsoleBackend {
             std::path::absolute(path).map_err(|error| context.system("find", path, &error))
         };
         Ok(match &console.address {
-            ConsoleAddress::Connect(path) => Self::Connect(absolute(path)?),
+            ConsoleAddress::Connect { path, any } => {
+                Self::Connect { path: absolute(path)?, any: *any }
+            }
             ConsoleAddress::Listen(path) => Self::Listen(Listener::new(absolute(path)?, &context)?),
             ConsoleAddress::Pty => Self::Made(Made::new(size, &context)?),
             ConsoleAddress::PtyAt(path) => Self::Appearing(absolute(path)?),
@@ -72,7 +74,7 @@ impl ConsoleBackend {
     /// The descriptors, if the peer is there now. `child` is the process that has to have made it.
     pub(super) fn open(&mut self, child: u32) -> io::Result<Option<Opened>> {
         match self {
-            Self::Connect(path) => connect(path),
+            Self::Connect { path, any } => connect::connect(path, (!*any).then_some(child)),
             Self::Listen(listener) => listener.accept(),
             Self::Made(made) => made.open(),
             Self::Appearing(path) => appearing::find(path, child),
@@ -83,7 +85,7 @@ impl ConsoleBackend {
 
     /// Whether it can be opened again after it has been closed.
     pub(super) fn reopens(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Listen(_) | Self::Appearing(_))
+        matches!(self, Self::Connect { .. } | Self::Listen(_) | Self::Appearing(_))
     }
 
     /// The child has ended: closes the descriptors that keep the output from its end.
@@ -91,7 +93,7 @@ impl ConsoleBackend {
         match self {
             Self::Made(made) => made.let_end(),
             Self::Fifo(fifo) => fifo.let_end(),
-            Self::Connect(_) | Self::Listen(_) | Self::Appearing(_) | Self::Given(_) => {}
+            Self::Connect { .. } | Self::Listen(_) | Self::Appearing(_) | Self::Given(_) => {}
         }
     }
 
@@ -114,7 +116,7 @@ impl ConsoleBackend {
     /// The path of its socket, FIFO or PTY.
     pub(super) fn path(&self) -> Option<&Path> {
         match self {
-            Self::Connect(path) | Self::Appearing(path) => Some(path),
+            Self::Connect { path, .. } | Self::Appearing(path) => Some(path),
             Self::Listen(listener) => Some(listener.path()),
             Self::Made(made) => Some(made.path()),
             Self::Fifo(fifo) => Some(fifo.path()),
@@ -125,7 +127,8 @@ impl ConsoleBackend {
     /// The word for its kind.
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "unix",
+            Self::Connect { any: false, .. } => "unix",
+            Self::Connect { any: true, .. } => "unix-any",
             Self::Listen(_) => "listen",
             Self::Made(_) | Self::Appearing(_) => "pty",
             Self::Fifo(_) => "fifo",
@@ -150,19 +153,6 @@ impl ErrorContext<'_> {
 
     fn wrong_kind(&self, path: &Path, wanted: &'static str) -> ConsoleError {
         ConsoleError::WrongKind { name: self.name.to_owned(), path: path.to_owned(), wanted }
-    }
-}
-
-fn connect(path: &Path) -> io::Result<Option<Opened>> {
-    match socket::try_dial(path) {
-        Ok(stream) => two_way(stream.into(), Kind::Socket).map(Some),
-        Err(error) => match error.kind() {
-            // No socket yet; no listener; and, on Linux, a full listen queue.
-            io::ErrorKind::NotFound
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::WouldBlock => Ok(None),
-            _ => Err(error),
-        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::backend::ConsoleBackend;
 use crate::monitor::channel::backend::{Opened, Peer};
@@ -27,8 +27,11 @@ enum State {
     Waiting(TimerId),
     /// A peer has to connect.
     Listening,
-    /// Open since this instant.
-    Open(Instant),
+    Open {
+        since: Instant,
+        /// While this timer runs, peers that connect wait in the listen queue.
+        pause: Option<TimerId>,
+    },
     /// No further attempt is made.
     Gone,
 }
@@ -82,24 +85,36 @@ impl Link {
         match (self.life, self.backend.listener()) {
             (Life::Draining { .. } | Life::Over, _) => self.gone(cx),
             (Life::Running { .. }, None) => self.wait(cx),
-            (Life::Running { .. }, Some(fd)) => {
-                let listener = match self.listener {
-                    Some(listener) => Ok(listener),
-                    None => {
-                        cx.sources.register(&fd, Interest::READ, Source::Listener(self.id).key())
-                    }
-                };
-                match listener {
-                    Ok(listener) => {
-                        // A change of the wish to read needs no system call, so this can't fail.
-                        let _ = cx.sources.want(listener, Interest::READ);
-                        cx.sources.would_block(listener, Interest::READ);
-                        self.listener = Some(listener);
-                        self.state = State::Listening;
-                    }
-                    Err(_) => self.wait(cx),
+            (Life::Running { .. }, Some(_)) => match self.watch_listener(cx) {
+                Some(listener) => {
+                    cx.sources.would_block(listener, Interest::READ);
+                    self.state = State::Listening;
                 }
-            }
+                None => self.wait(cx),
+            },
+        }
+    }
+
+    /// Waits for a peer at the listening socket; `None` if there is none, or no room in the poller.
+    fn watch_listener(&mut self, cx: &mut Cx<'_>) -> Option<SourceId> {
+        if self.listener.is_none() {
+            let fd = self.backend.listener()?;
+            let key = Source::Listener(self.id).key();
+            self.listener = cx.sources.register(&fd, Interest::READ, key).ok();
+        }
+        // A change of the wish to read needs no system call, so this can't fail.
+        let _ = cx.sources.want(self.listener?, Interest::READ);
+        self.listener
+    }
+
+    /// Leaves the listening socket alone for a while: peers that connect one after the other must
+    /// not keep the loop busy.
+    fn pause_while_open(&mut self, cx: &mut Cx<'_>) {
+        self.pause_listener(cx);
+        if let State::Open { pause, .. } = &mut self.state
+            && self.backend.listener().is_some()
+        {
+            *pause = Some(cx.timers.set(FIRST, Timer::Connect(self.id).key()));
         }
     }
 
@@ -122,12 +137,16 @@ impl Link {
     }
 
     fn gone(&mut self, cx: &mut Cx<'_>) {
-        if let State::Waiting(timer) = self.state {
-            cx.timers.cancel(timer);
-        }
+        self.cancel_timer(cx);
         self.state = State::Gone;
         if let Some(listener) = self.listener.take() {
             cx.sources.deregister(listener);
+        }
+    }
+
+    fn cancel_timer(&self, cx: &mut Cx<'_>) {
+        if let State::Waiting(timer) | State::Open { pause: Some(timer), .. } = self.state {
+            cx.timers.cancel(timer);
         }
     }
 
@@ -150,7 +169,7 @@ impl Peer for Link {
     }
 
     fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, State::Open { .. })
     }
 
     fn is_gone(&self) -> bool {
@@ -187,11 +206,14 @@ impl Peer for Link {
             }
             Life::Over => return None,
         };
-        match self.state {
-            State::Open(_) => return None,
-            State::Waiting(timer) => cx.timers.cancel(timer),
-            State::Listening | State::Gone => {}
+        if let State::Open { pause, .. } = &mut self.state {
+            *pause = None;
+            if let Life::Running { .. } = self.life {
+                self.watch_listener(cx);
+            }
+            return None;
         }
+        self.cancel_timer(cx);
         match self.backend.open(child) {
             Ok(Some(mut opened)) => {
                 if self.is_draining() {
@@ -208,16 +230,33 @@ impl Peer for Link {
         None
     }
 
+    fn successor(&mut self, ready: bool, cx: &mut Cx<'_>) -> Option<Opened> {
+        let (State::Open { .. }, Life::Running { child }) = (&self.state, self.life) else {
+            self.pause_listener(cx);
+            return None;
+        };
+        match if ready { self.backend.open(child) } else { Ok(None) } {
+            Ok(Some(opened)) => {
+                info!(console = %self.name, "a new connection replaces the one that was served");
+                return Some(opened);
+            }
+            Ok(None) => {}
+            Err(error) => self.report_failure(&error),
+        }
+        self.pause_while_open(cx);
+        None
+    }
+
     fn connected(&mut self, result: io::Result<()>, cx: &mut Cx<'_>) {
         if let Err(error) = result {
             self.report_failure(&error);
             return self.wait(cx);
         }
         debug!(console = %self.name, "open");
-        self.pause_listener(cx);
         self.opened = self.opened.saturating_add(1);
         self.reported = false;
-        self.state = State::Open(Instant::now());
+        self.state = State::Open { since: Instant::now(), pause: None };
+        self.pause_while_open(cx);
     }
 
     fn closed(&mut self, cx: &mut Cx<'_>) -> bool {
@@ -226,11 +265,12 @@ impl Peer for Link {
             self.gone(cx);
             return false;
         }
-        if let State::Open(since) = self.state
+        if let State::Open { since, .. } = self.state
             && since.elapsed() >= GOOD
         {
             self.delay = FIRST;
         }
+        self.cancel_timer(cx);
         match self.life {
             // After a delay: a peer that closes at once must not keep the loop busy.
             Life::Running { .. } => self.wait(cx),
@@ -261,7 +301,7 @@ impl Peer for Link {
             state: match self.state {
                 State::Waiting(_) => ConsoleState::Waiting,
                 State::Listening => ConsoleState::Listening,
-                State::Open(_) => ConsoleState::Open,
+                State::Open { .. } => ConsoleState::Open,
                 State::Gone => ConsoleState::Gone,
             },
             log: log.to_owned(),
