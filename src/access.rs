@@ -9,6 +9,19 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::geteuid;
 
+/// Mode bits that let the group or any user write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Whether users other than the owner may write to a file of this mode.
+///
+/// No group is an exception. [`Writers`] excepts root's for the directories of logs and sockets,
+/// since system directories and container images give theirs to it. A record can have processes
+/// killed, so it excepts none: on the BSDs and macOS that group has members who are not root.
+#[cfg_attr(not(feature = "registry"), allow(dead_code))]
+pub(crate) fn is_shared(mode: u32) -> bool {
+    mode & OTHERS_WRITE != 0
+}
+
 /// The open(2) flags of a directory. Below a directory that a user names, `O_NOFOLLOW` is added.
 pub(crate) const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);

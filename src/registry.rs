@@ -102,7 +102,7 @@ pub use read::{Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
-use spool::{Found, Skipped, Spooled};
+use spool::Spooled;
 use state_dir::StateDir;
 
 /// Busy timeout of a command.
@@ -369,15 +369,13 @@ impl Registry {
         if self.check_trust().is_err() {
             return Vec::new();
         }
-        let Found { ends, skipped } = spool::read(&self.paths);
-        if let Ok(mut reported) = self.reported.try_lock() {
-            for Skipped { path, reason } in skipped {
-                if reported.insert(path.clone()) {
-                    tracing::warn!("can't import the spooled end {}: {reason}", path.display());
-                }
+        spool::read(&self.paths, |path, reason| {
+            if let Ok(mut reported) = self.reported.try_lock()
+                && reported.insert(path.clone())
+            {
+                tracing::warn!("can't import the spooled end {}: {reason}", path.display());
             }
-        }
-        ends
+        })
     }
 
     /// Imports spooled ends, unless the record is not trusted; [`reconcile`](Self::reconcile)

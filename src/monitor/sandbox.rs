@@ -16,7 +16,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use super::console::Console;
 use super::name::{Name, NameError};
 use crate::child::Signal;
-use crate::logfile::{Format, LogOptions, Retention};
+use crate::logfile::{Format, LogOptions, Retention, names};
 pub use options::{Forward, Input, LogRate, OnLogError, OverRate, Restart, Rootfs};
 
 /// The config file, and so the namespace, of a sandbox that names none: the ecosystem's default.
@@ -293,12 +293,12 @@ impl Sandbox {
 
     /// The path of a console's log, whether there is such a console or not.
     pub fn console_log_path(&self, console: &Name) -> PathBuf {
-        self.log_dir.join(self.config_file.as_str()).join(format!("{}.log", self.log_of(console)))
+        self.path_of_log(&self.log_of(console))
     }
 
     /// What the name of a console's log is without its ending.
     pub(crate) fn log_of(&self, console: &Name) -> String {
-        format!("{}@{console}", self.name)
+        names::further(self.name.as_str(), console.as_str())
     }
 
     /// Where the child's own output goes beside the log.
@@ -321,7 +321,11 @@ impl Sandbox {
 
     /// The path of the log.
     pub fn log_path(&self) -> PathBuf {
-        self.log_dir.join(self.config_file.as_str()).join(format!("{}.log", self.name))
+        self.path_of_log(self.name.as_str())
+    }
+
+    fn path_of_log(&self, name: &str) -> PathBuf {
+        self.log_dir.join(self.config_file.as_str()).join(names::log(name))
     }
 
     /// The most bytes that its logs take on disk, with all that belongs to them: what

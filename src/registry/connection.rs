@@ -16,8 +16,9 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{Distrust, Fault};
-use super::trust;
+use super::trust::{self, existing};
 use super::{schema, sqlite};
+use crate::access::is_shared;
 
 /// A command checkpoints a write-ahead log that is larger than this.
 const COMMAND_CHECKPOINT: u64 = 128 << 10;
@@ -40,7 +41,7 @@ const LONGEST_VALUE: i32 = 16 << 20;
 
 /// Whether the database exists as a regular file; an error for any other file type.
 pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
-    match metadata(db)?.as_ref().map(kind) {
+    match existing(fs::symlink_metadata(db))?.as_ref().map(kind) {
         None => Ok(false),
         Some(REGULAR) => Ok(true),
         Some(kind) => Err(Fault::NotAFile(kind)),
@@ -48,14 +49,6 @@ pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
 }
 
 const REGULAR: &str = "a regular file";
-
-/// The metadata of the file at a path; `None` if there is none.
-fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        metadata => metadata.map(Some),
-    }
-}
 
 fn kind(found: &Metadata) -> &'static str {
     match found.file_type() {
@@ -70,11 +63,11 @@ fn kind(found: &Metadata) -> &'static str {
 /// Names any file beside the database that SQLite would fail to open (see [`sqlite`]).
 fn check_companions(db: &Path) -> Result<(), Fault> {
     let us = geteuid().as_raw();
-    let is_private = |found: Metadata| found.uid() == us && !trust::is_shared(found.mode());
+    let is_private = |found: Metadata| found.uid() == us && !is_shared(found.mode());
     let is_private = fs::symlink_metadata(db).is_ok_and(is_private);
     for suffix in sqlite::COMPANIONS {
         let path = companion(db, suffix);
-        let Some(found) = metadata(&path)? else { continue };
+        let Some(found) = existing(fs::symlink_metadata(&path))? else { continue };
         let (kind, owner) = (kind(&found), found.uid());
         if kind != REGULAR {
             return Err(Fault::Companion(path, kind));

@@ -46,6 +46,11 @@ impl LostRun {
         Some(Self { marker: marker(run), child: run.child.clone(), cgroup })
     }
 
+    /// Kills the remaining processes of `run` and returns why some may remain. Never waits.
+    pub(super) fn end_all(run: &Run, open: &[Run]) -> Option<String> {
+        Self::of(run, open)?.end().map_or_else(|error| Some(error.to_string()), Leftovers::reason)
+    }
+
     /// Kills the remaining processes. Never waits.
     ///
     /// # Errors

@@ -9,11 +9,9 @@ use serde_json::Value;
 use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
 use super::lost::{LostRun, sweep};
-use super::read::Run;
 use super::record::{Follow, Record};
 use super::store::{self, Stored};
 use super::{Registry, spool};
-use crate::child::lost::Leftovers;
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
 use crate::timestamp::rfc3339;
 use earlier::{Earlier, spool_record};
@@ -290,7 +288,10 @@ impl RegistryObserver {
                     now.check_trust().at(&self.registry.paths.db)?;
                     // Each iteration clears at least one more run, or returns.
                     for run in &runs {
-                        end_leftovers(run, &open)?;
+                        if let Some(reason) = LostRun::end_all(run, &open) {
+                            let (config_file, name) = (run.config_file.clone(), run.name.clone());
+                            return Err(RegistryError::Leftovers { config_file, name, reason });
+                        }
                         sweep(run, &self.registry.paths.spool);
                     }
                     cleared.extend(runs.iter().filter_map(|run| run.id));
@@ -324,18 +325,6 @@ impl RegistryObserver {
         spool::remove(&spooled);
         Ok(stored)
     }
-}
-
-/// Kills the remaining processes of a lost run; an error while any exist.
-fn end_leftovers(run: &Run, open: &[Run]) -> Result<(), RegistryError> {
-    let Some(lost_run) = LostRun::of(run, open) else { return Ok(()) };
-    let reason = match lost_run.end().map(Leftovers::reason) {
-        Ok(None) => return Ok(()),
-        Ok(Some(reason)) => reason,
-        Err(error) => error.to_string(),
-    };
-    let (config_file, name) = (run.config_file.clone(), run.name.clone());
-    Err(RegistryError::Leftovers { config_file, name, reason })
 }
 
 impl Observer for RegistryObserver {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Result, Transaction, params};
 
 use super::columns::{RUNNING, foreign_supervisor};
-use super::error::{At, RegistryError};
+use super::error::{At, Fault, RegistryError};
 use super::read::{self, Run};
 use super::state_dir::StateDir;
 use super::store::{self, SandboxRow};
@@ -72,16 +72,9 @@ impl Registry {
         name: &str,
         also: impl FnOnce(&[Run]) -> bool,
     ) -> Result<Removal, RegistryError> {
-        let db = &self.paths.db;
-        self.import_spooled();
-        if !connection::exists(db).at(db)? {
-            return Ok(Removal::Unknown);
-        }
-        self.check_trust()?;
-        let removed = connection::write_own(db, COMMAND_TIMEOUT, |tx| {
+        self.change(Removal::Unknown, |tx| {
             Ok(remove(tx, config_file, name, &self.paths.state, also)?)
-        });
-        removed.at(db)
+        })
     }
 
     /// Removes the runs that ended before `before`, older metrics, and stopped sandboxes without a
@@ -108,16 +101,22 @@ impl Registry {
         before: DateTime<Utc>,
         mut also: impl FnMut(&Pruned) -> bool,
     ) -> Result<Vec<Pruned>, RegistryError> {
+        self.change(Vec::new(), |tx| Ok(prune(tx, before, &self.paths.state, &mut also)?))
+    }
+
+    /// Changes a record that only our user could have written; `missing` if there is none.
+    fn change<T>(
+        &self,
+        missing: T,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, RegistryError> {
         let db = &self.paths.db;
         self.import_spooled();
         if !connection::exists(db).at(db)? {
-            return Ok(Vec::new());
+            return Ok(missing);
         }
         self.check_trust()?;
-        let pruned = connection::write_own(db, COMMAND_TIMEOUT, |tx| {
-            Ok(prune(tx, before, &self.paths.state, &mut also)?)
-        });
-        pruned.at(db)
+        connection::write_own(db, COMMAND_TIMEOUT, work).at(db)
     }
 }
 

@@ -25,6 +25,7 @@ use super::state_dir::StateDir;
 use super::{Paths, store};
 use crate::monitor::{Identity, codec};
 use crate::timestamp::rfc3339;
+pub(super) use file::sweep;
 
 /// Version of the file's content. A file of another version is left for a vmon that supports it.
 const VERSION: u64 = 1;
@@ -47,22 +48,6 @@ impl Spooled {
     }
 }
 
-/// The content of the spool directory.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// The ends for this database.
-    pub(super) ends: Vec<Spooled>,
-    /// Files with the name of an end that can't be imported; without ends for other databases.
-    pub(super) skipped: Vec<Skipped>,
-}
-
-/// A file that can't be imported.
-#[derive(Debug)]
-pub(super) struct Skipped {
-    pub(super) path: PathBuf,
-    pub(super) reason: String,
-}
-
 /// Writes `record` to a file of its own in `directory`. Not synced, because this runs on the loop.
 pub(super) fn write(directory: &Path, db: &Path, record: &Record) -> io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -78,26 +63,22 @@ fn file_name(record: &Record) -> String {
     format!("{config_file:.64}@{name:.64}.{}-{}-{unique:x}", supervisor.pid, supervisor.start)
 }
 
-/// Removes the temporary files in `directory` of the supervisor with this pid, which has ended.
-pub(super) fn sweep(directory: &Path, pid: u32) {
-    file::sweep(directory, pid);
-}
-
-/// Reads the spool directory; empty if it can't be read.
-pub(super) fn read(paths: &Paths) -> Found {
-    let mut found = Found::default();
+/// Reads the ends for this database; none if the spool directory can't be read. Calls `skip` with
+/// each file that has the name of an end and can't be imported, and the reason.
+pub(super) fn read(paths: &Paths, mut skip: impl FnMut(PathBuf, String)) -> Vec<Spooled> {
+    let mut ends = Vec::new();
     let entries = fs::read_dir(&paths.spool).into_iter().flatten();
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         if !path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
             continue;
         }
         match read_one(&path, paths) {
-            Ok(Some(record)) => found.ends.push(Spooled { path, record }),
+            Ok(Some(record)) => ends.push(Spooled { path, record }),
             Ok(None) => {}
-            Err(reason) => found.skipped.push(Skipped { path, reason }),
+            Err(reason) => skip(path, reason),
         }
     }
-    found
+    ends
 }
 
 /// The record in a file; `None` if it is for another database, or the file was removed.
@@ -118,10 +99,8 @@ fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
     {
         return Err(format!("its version {version} is not supported by this vmon"));
     }
-    let record = from_json(&value, &paths.state);
-    record
-        .map(Some)
-        .ok_or_else(|| "it is not a spooled end, or it is truncated; remove it".to_owned())
+    let unreadable = || "it is not a spooled end, or it is truncated; remove it".to_owned();
+    from_json(&value, &paths.state).map(Some).ok_or_else(unreadable)
 }
 
 /// Whether an end is for our database, according to its content; an error if the named database

@@ -44,7 +44,8 @@ use nix::unistd::geteuid;
 use rusqlite::ffi;
 
 use super::error::Distrust;
-use super::trust;
+use super::trust::{self, existing};
+use crate::access::is_shared;
 
 /// Suffixes of the files that SQLite keeps beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
@@ -104,15 +105,14 @@ pub(super) fn with<T>(
     waits: bool,
     work: impl FnOnce(u32) -> T,
 ) -> io::Result<(T, Option<Distrust>)> {
-    let (owner, shared, distrust) = match fs::symlink_metadata(db) {
+    let (owner, shared, distrust) = match existing(fs::symlink_metadata(db))? {
         // Checked by path as well: SQLite may reuse a descriptor from an earlier use.
-        Ok(found) => {
+        Some(found) => {
             let distrust = trust::of_file(db, found.uid(), found.mode());
-            (found.uid(), trust::is_shared(found.mode()), distrust)
+            (found.uid(), is_shared(found.mode()), distrust)
         }
         // SQLite reports the missing file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (geteuid().as_raw(), false, None),
-        Err(error) => return Err(error),
+        None => (geteuid().as_raw(), false, None),
     };
     /// Restores the previous state, also on a panic.
     struct Restore(Option<Access>);

@@ -6,7 +6,7 @@
 //! others. Root is no exception: it would act with rights that the owner of the record does not
 //! have.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,9 +14,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::error::{Distrust, Fault};
-
-/// Mode bits that let the group or any user write.
-const OTHERS_WRITE: u32 = 0o022;
+use crate::access::is_shared;
 
 /// The directory of `db`: the working directory for a bare file name.
 pub(super) fn parent(db: &Path) -> &Path {
@@ -43,11 +41,8 @@ pub(super) fn check_root(db: &Path, owner: u32) -> Result<(), Fault> {
         return Ok(());
     }
     let directory = parent(db);
-    let directory_owner = match fs::symlink_metadata(directory) {
-        // A directory that was removed is created again by this process.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        metadata => metadata?.uid(),
-    };
+    // A directory that was removed is created again by this process.
+    let directory_owner = existing(fs::symlink_metadata(directory))?.map_or(0, |it| it.uid());
     let places = [(db, owner), (directory, directory_owner)];
     match places.into_iter().find(|(_, owner)| *owner != 0) {
         Some((place, owner)) => Err(Fault::Distrust(Distrust::Owner(place.to_owned(), owner))),
@@ -57,21 +52,20 @@ pub(super) fn check_root(db: &Path, owner: u32) -> Result<(), Fault> {
 
 /// A path that does not exist is trusted.
 fn check_place(path: &Path) -> Result<(), Fault> {
-    let metadata = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        metadata => metadata?,
-    };
-    if !metadata.is_symlink() {
-        return check_file(of_file(path, metadata.uid(), metadata.mode()));
+    let mut found = existing(fs::symlink_metadata(path))?;
+    if let Some(link) = found.take_if(|found| found.is_symlink()) {
+        // It has no mode of its own (symlink(7)); its owner has chosen the target.
+        check_file(of_file(path, link.uid(), 0))?;
+        found = existing(fs::metadata(path))?;
     }
-    // A symbolic link has no mode of its own (symlink(7)); its owner has chosen the target.
-    check_file(of_file(path, metadata.uid(), 0))?;
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        target => {
-            let target = target?;
-            check_file(of_file(path, target.uid(), target.mode()))
-        }
+    check_file(found.and_then(|found| of_file(path, found.uid(), found.mode())))
+}
+
+/// `None` if there is no such file.
+pub(super) fn existing(metadata: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
+    match metadata {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        metadata => metadata.map(Some),
     }
 }
 
@@ -81,11 +75,6 @@ pub(super) fn of_file(path: &Path, owner: u32, mode: u32) -> Option<Distrust> {
         return Some(Distrust::Owner(path.to_owned(), owner));
     }
     is_shared(mode).then(|| Distrust::Writable(path.to_owned()))
-}
-
-/// Whether other users than the owner may write to a file of this mode.
-pub(super) fn is_shared(mode: u32) -> bool {
-    mode & OTHERS_WRITE != 0
 }
 
 /// # Errors

@@ -67,7 +67,7 @@ mod unnamed {
 
 /// Removes the temporary files of a supervisor that was killed while it wrote: regular files of our
 /// user only. Usually there are none.
-pub(super) fn sweep(directory: &Path, pid: u32) {
+pub(in crate::registry) fn sweep(directory: &Path, pid: u32) {
     let prefix = format!("{TEMPORARY}{pid}-");
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if !entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
