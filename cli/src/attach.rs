@@ -31,8 +31,9 @@ const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Attach the terminal to a running sandbox
 ///
-/// Several clients can be attached at the same time. A command that runs on a terminal gets the
-/// window size of yours. Detaching, or the end of the input, does not stop the command.
+/// Several clients can be attached at the same time. A command that runs on a PTY gets the window
+/// size of the client that typed or was resized last. Detaching, or the end of the input, does not
+/// stop the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 KEYS is a comma-separated list. Each key is one character, or ctrl- followed by one of a-z, @, [,
@@ -47,24 +48,24 @@ Examples:
   vmon attach vm --console hvc0      a console of a VM
   echo status | vmon attach monitor  send one line, then print output until the sandbox stops")]
 pub struct AttachArgs {
-    /// The sandbox: NAME, or CONFIG/NAME where several configs have that name
+    /// Sandbox: NAME, or CONFIG/NAME if several configs have that name
     #[arg(value_name = "NAME")]
     name: Selector,
 
-    /// The console to attach to, or stdio for the command's own streams [default: the one that
-    /// 'vmon run' connects to its terminal]
+    /// Console to attach to, or stdio for the command's own streams [default: the one that
+    /// 'vmon run --interactive' selects]
     #[arg(long, value_name = "CONSOLE")]
     console: Option<ConsoleChoice>,
 
-    /// Do not send input
+    /// Do not send input; Ctrl-C detaches
     #[arg(long)]
     read_only: bool,
 
-    /// The key sequence for detaching; an empty string disables it
+    /// Key sequence for detaching; an empty string disables it
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: Keys,
 
-    /// Do not read stdin. The key sequence has no effect, and Ctrl-C detaches
+    /// Do not attach stdin: the key sequence has no effect, and Ctrl-C detaches
     #[arg(long)]
     no_stdin: bool,
 

@@ -57,7 +57,7 @@ complete -c vmon -a '(__vmon_complete)'
 
 /// Print a completion script for a shell
 ///
-/// Names of sandboxes come from the record. --state-dir and --db on the command line are respected.
+/// Names of sandboxes are completed from the record that --state-dir and --db select.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -33,9 +33,9 @@ const MTIME_RESOLUTION: Duration = Duration::from_millis(100);
 
 /// Stream lifecycle events
 ///
-/// Prints one line an event, from now on, including sandboxes that start later. Every start and
-/// every end is reported, however short the run. Ends on SIGINT or SIGTERM, or when stdout is
-/// closed.
+/// Prints one line for each event from now on, also of sandboxes that start later. Every start and
+/// every end is reported, however short the run. Ends on SIGINT or SIGTERM, or when the reader closes
+/// stdout.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 An event is one of starting, running, stopping, draining, restarting (the run has ended and another

@@ -55,7 +55,7 @@ pub struct ExportArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// The output format
+    /// Output format
     #[arg(long, value_name = "FORMAT", value_enum)]
     to: To,
 

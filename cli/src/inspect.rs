@@ -29,7 +29,7 @@ the keys of 'vmon ps --json', and
                        bytes_dropped, consoles, sessions; live_error is the reason if it is null
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error is the reason if it is null
-  disk_bound           the largest size in bytes of its logs, indexes and the supervisor's log
+  disk_bound           the limit in bytes of its logs, indexes and the supervisor's log
   log                  path, size, generations and the other files of the log; log_error is the
                        reason if it is null
 docs/json.md in the source tree describes each key.

@@ -10,7 +10,7 @@ use live::LiveError;
 
 /// Send a signal to running sandboxes
 ///
-/// The signal goes to the command's whole process group. A command that it terminates counts as
+/// The signal goes to the process group of the command. A command that it terminates counts as
 /// signalled, not as stopped, so --restart may start it again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -21,7 +21,7 @@ pub struct KillArgs {
     #[command(flatten)]
     names: Names,
 
-    /// The signal to send, by name or number
+    /// Signal to send, by name or number
     #[arg(short, long, value_name = "SIG", default_value = "KILL")]
     signal: Signal,
 

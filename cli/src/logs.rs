@@ -19,9 +19,9 @@ use view::LogView;
 
 /// Print the log of a sandbox
 ///
-/// Reads the log with all its generations, compressed ones too, in any format, and prints the bytes
-/// that the command wrote. On a terminal, stderr is red, and escape sequences that would change the
-/// terminal are removed; a pipe or a file gets every byte unchanged.
+/// Reads the log with all its generations, including compressed ones, and prints the bytes that the
+/// command wrote. On a terminal, stderr is red, and escape sequences that would change the terminal
+/// are removed. A pipe or a file gets every byte unchanged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 TIME is a date and time in RFC 3339, such as 2026-01-31T12:00:00Z; the same without a zone, in local
@@ -32,9 +32,9 @@ The output of a terminal counts as stdout. So do bytes whose stream is not known
 or with --log-index off. Bytes whose time is not known get - with --timestamps. --since and --until
 leave them out only if they are certainly outside.
 
-Exit codes: 0 on success, also when stdout is closed by its reader; 1 when there is no such log, or
-part of what was requested is not available, such as generations that were removed while being read;
-125 usage or environment.
+Exit codes: 0 on success, also when the reader closes stdout; 1 if there is no such log, or if a part
+of it is not available, such as a generation that was removed before it was read; 125 for a usage
+error or an unusable environment.
 
 Examples:
   vmon logs web                             the whole log
@@ -63,11 +63,11 @@ pub struct LogsArgs {
     #[arg(long, value_name = "TIME", value_parser = args::moment)]
     until: Option<Timestamp>,
 
-    /// Print this stream only
+    /// Print only this stream
     #[arg(long, value_name = "STREAM", value_enum)]
     stream: Option<Only>,
 
-    /// Prefix each line with the time of its first byte, local, with the zone
+    /// Prefix each line with a timestamp: when its first byte was read, in local time
     #[arg(long, short)]
     timestamps: bool,
 

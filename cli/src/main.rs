@@ -61,8 +61,8 @@ use failure::{Failure, NOT_ALL_DONE, reason, signalled};
 use run::detach;
 use run::handover::{self, HandoverError};
 
-/// Run a microVM or another command under a monitor, which writes its output to a rotating log and
-/// to the terminal, and its lifecycle to a record.
+/// Run and supervise commands, microVMs above all: their output goes to a rotating log and to the
+/// terminal, their lifecycle to a record.
 #[derive(Debug, Parser)]
 #[command(name = "vmon", version, after_help = NOTES)]
 struct Cli {

@@ -14,22 +14,22 @@ use super::output::{print, print_json};
 use super::select::Outcome;
 use super::shared::SharedArgs;
 
-/// Remove ended runs, and the sandboxes that have no run left, from the record
+/// Remove all ended runs from the record, and sandboxes without runs
 ///
-/// Running sandboxes and those of other programs stay. With --logs, a sandbox whose logs can't be
-/// removed stays too.
+/// Running sandboxes and those of other programs are kept. With --logs, a sandbox whose logs can't
+/// be removed is kept too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 TIME is whole seconds or a number with ms, s, m or h.
 
-With --json, an object with sandboxes, an array of the removed sandboxes as CONFIG/NAME, and runs,
-the number of removed runs.
+With --json, an object: sandboxes is an array of the removed sandboxes as CONFIG/NAME, runs is the
+number of removed runs.
 
 Examples:
   vmon prune                          remove all ended runs
   vmon prune --older-than 168h --logs remove what ended more than a week ago, with its logs")]
 pub struct PruneArgs {
-    /// Remove only runs that ended longer ago than this
+    /// Only remove runs that ended longer ago than this
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = vmon::values::time)]
     older_than: Duration,
 
@@ -37,8 +37,8 @@ pub struct PruneArgs {
     #[arg(long)]
     logs: bool,
 
-    /// Allow removal of logs in or below DIR; by default only in the state directory. May be given
-    /// several times
+    /// Also remove logs in or below DIR; by default only those in the state directory. May be
+    /// repeated
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 

@@ -34,8 +34,9 @@ FORMAT is one of
   names        each sandbox once, in the form that other commands accept
   openmetrics  the OpenMetrics text format: each sandbox and its last run; on a terminal, control
                characters in labels are escaped
-  TEMPLATE     one line a run, with {name} and the other keys of --json in braces; '-' is a value
-               that is not known, {{ and }} are braces, \\t and \\n a tab and a newline
+  TEMPLATE     one line for each run: {name}, and every other key of --json in braces, is replaced
+               by its value, or by '-' if that is not known. {{ and }} are braces, \\t is a tab and
+               \\n a newline
 
 With --json, an array of objects, newest first; a value that is not known is null:
   id, name, config_file, state, status, pid, supervisor_pid, started_at, running_at, ended_at,
@@ -56,7 +57,7 @@ pub struct PsArgs {
     #[arg(long, conflicts_with = "format")]
     json: bool,
 
-    /// The output format: table, json, names, openmetrics, or a template with {name}
+    /// Output format: table, json, names, openmetrics, or a template such as '{name} {pid}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 

@@ -18,19 +18,19 @@ const HEAD: &str = "\
 # Commands and options
 
 <!-- Generated from the definition of the command line. Do not edit: change the help text, then run
-     VMON_UPDATE_DOCS=1 cargo test --bin vmon reference -->
+     VMON_UPDATE_DOCS=1 cargo test -p vmon-cli --bin vmon reference -->
 
 This page has every command and option. `vmon help`, `vmon COMMAND --help` and `vmon man COMMAND`
 print the same text.
 
-- Everything from COMMAND on belongs to the command that `vmon run` starts.
-- NAME is the name of a sandbox, or `CONFIG/NAME` where several configs have a sandbox of that name.
-  A command that takes several names processes all of them: a failure is reported on stderr, and the
-  others are still processed.
-- Before a command reads the record, it closes each run whose supervisor is gone and ends what is
-  left of that run ([Stopping](stopping.md#a-supervisor-that-is-killed)).
-- `--sandbox-name`, `--sandbox-db-path` and `--forward-output[=true|false]` are accepted as other
-  spellings of `--name`, `--db` and of `--no-forward` reversed.
+- Options of vmon come before COMMAND: everything from COMMAND on is passed to the command.
+- NAME is the name of a sandbox, or `CONFIG/NAME` if several configs have a sandbox of that name.
+  A command that takes several names processes all of them. It reports each failure on stderr and
+  continues with the next name.
+- A command that reads the record first closes each run whose supervisor was killed, and ends the
+  processes of that run ([Stopping](stopping.md#a-supervisor-that-is-killed)).
+- `--sandbox-name` is an alias of `--name`, and `--sandbox-db-path` of `--db`.
+  `--forward-output=false` is an alias of `--no-forward`.
 - `ps`, `history`, `events`, `stats` and `prune` take `--json`, and `inspect` always prints JSON:
   [JSON output](json.md) has every key.
 ";
@@ -52,7 +52,7 @@ fn reference() -> String {
         page.push_str(&format!("| [`{name}`](#vmon-{name}) | {} |\n", text(&about)));
     }
 
-    page.push_str("\n## Common options\n\nEvery command takes these, except where its section says otherwise.\n");
+    page.push_str("\n## Common options\n\nAll commands take these options, except where the section of a command says otherwise.\n");
     let ps = vmon.find_subcommand("ps").into_iter();
     let common: Vec<String> =
         ps.flat_map(Command::get_arguments).filter(|arg| is_common(arg)).map(row).collect();
@@ -219,7 +219,7 @@ fn the_reference_of_commands_is_current() {
     let differs = page.lines().zip(committed.lines()).find(|(expected, found)| expected != found);
     assert!(
         page == committed,
-        "docs/commands.md is not current: {differs:?}; write it anew with VMON_UPDATE_DOCS=1 cargo test --bin vmon reference"
+        "docs/commands.md is not current: {differs:?}; update it with VMON_UPDATE_DOCS=1 cargo test -p vmon-cli --bin vmon reference"
     );
 }
 

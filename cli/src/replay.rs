@@ -36,11 +36,11 @@ pub struct ReplayArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// The speed factor, from 0.1 to 1000
+    /// Speed factor, from 0.1 to 1000
     #[arg(long, value_name = "X", default_value = "1", value_parser = args::speed)]
     speed: f64,
 
-    /// The longest pause; 0 for no pauses
+    /// Limit pauses to this time; 0 removes them
     #[arg(long, value_name = "TIME", value_parser = vmon::values::time)]
     max_idle: Option<Duration>,
 

@@ -19,20 +19,21 @@ use super::{Failure, live, notify, owner, reason, stop};
 
 /// Stop sandboxes if they run, and start them again in the background
 ///
-/// The command, its working directory and all options are read from the record. The environment is
-/// never recorded: the command gets that of this 'vmon restart', without the changes of --env. A
-/// command that was started on a terminal gets a new PTY, for 'vmon attach'. Prints NAME and PID of
-/// each, as 'vmon run -d' does.
+/// The command, its working directory and all options come from the record. The environment is not
+/// recorded: the command gets the environment of this 'vmon restart', without the variables that
+/// --env set. A command that ran on a terminal gets a new PTY, for 'vmon attach'. Prints NAME and
+/// PID of each sandbox, as 'vmon run -d' does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   vmon restart web              stop it, and start it again
-  vmon restart web --timeout 2  send KILL if it has not stopped after two seconds")]
+  vmon restart web --timeout 2  send SIGKILL if it has not stopped after two seconds")]
 pub struct RestartArgs {
     #[command(flatten)]
     names: Names,
 
-    /// Time between the stop signal and KILL [default: --stop-timeout of the start]
+    /// Time to wait after the stop signal before sending SIGKILL [default: the --stop-timeout of the
+    /// run]
     #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
 

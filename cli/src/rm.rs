@@ -28,12 +28,12 @@ pub struct RmArgs {
     #[arg(long)]
     logs: bool,
 
-    /// Allow removal of logs in or below DIR; by default only in the state directory. May be given
-    /// several times
+    /// Also remove logs in or below DIR; by default only those in the state directory. May be
+    /// repeated
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 
-    /// Stop running sandboxes first, with their stop signal and stop timeout
+    /// Stop running sandboxes first
     #[arg(long, short)]
     force: bool,
 

@@ -18,19 +18,19 @@ pub use source::LogSource;
 /// The arguments that select a log and its runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
-    /// The sandbox: NAME, or CONFIG/NAME where several configs have that name
+    /// Sandbox: NAME, or CONFIG/NAME if several configs have that name
     #[arg(value_name = "NAME")]
     name: Selector,
 
-    /// The config of the sandbox; the same as CONFIG/NAME
+    /// Config of the sandbox; the same as CONFIG/NAME
     #[arg(long, value_name = "CONFIG")]
     config_file: Option<String>,
 
-    /// The log of this console; stdio is the log of the command's own streams [default: stdio]
+    /// Use the log of this console, or stdio for that of the command's own streams [default: stdio]
     #[arg(long, value_name = "CONSOLE")]
     console: Option<ConsoleChoice>,
 
-    /// The run: last, all, or its number in 'vmon history'
+    /// Select runs: last, all, or a number of 'vmon history'
     #[arg(long, value_name = "RUN")]
     run: Option<Runs>,
 }

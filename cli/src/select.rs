@@ -35,7 +35,7 @@ pub struct Selector {
 /// The arguments of a command that requires a name.
 #[derive(Debug, clap::Args)]
 pub struct Names {
-    /// The sandboxes: NAME, or CONFIG/NAME where several configs have that name
+    /// Sandboxes: NAME, or CONFIG/NAME if several configs have that name
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<Selector>,
 }
@@ -43,7 +43,7 @@ pub struct Names {
 /// The arguments of a command that applies to all sandboxes without a name.
 #[derive(Debug, clap::Args)]
 pub struct AnyNames {
-    /// Only these sandboxes: NAME, or CONFIG/NAME where several configs have that name
+    /// Only these sandboxes: NAME, or CONFIG/NAME if several configs have that name
     #[arg(value_name = "NAME")]
     pub names: Vec<Selector>,
 }

@@ -16,16 +16,16 @@ use super::{Failure, reason};
 /// The options for the state directory and for messages.
 #[derive(Debug, clap::Args)]
 pub struct SharedArgs {
-    /// The state directory, with log/ and sandbox.db [default: $VMON_STATE_DIR, else
+    /// State directory, with log/, run/ and sandbox.db [default: $VMON_STATE_DIR, else
     /// $XDG_STATE_HOME/vmon, else ~/.local/state/vmon]
-    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    #[arg(long, value_name = "DIR", help_heading = "Paths")]
     state_dir: Option<PathBuf>,
 
-    /// The database of the record; run/ is in its directory [default: STATE/sandbox.db]
-    #[arg(long, value_name = "FILE", alias = "sandbox-db-path", help_heading = "Places")]
+    /// Database of the record; run/ is beside it [default: STATE/sandbox.db]
+    #[arg(long, value_name = "FILE", alias = "sandbox-db-path", help_heading = "Paths")]
     db: Option<PathBuf>,
 
-    /// The level of messages written to stderr
+    /// Log level of messages on stderr
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
     pub log_level: LogLevel,
 }

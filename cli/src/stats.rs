@@ -39,7 +39,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Display resource usage of running sandboxes
 ///
 /// Measures the command and its descendants, or its cgroup if it has one. CPU is measured over half
-/// a second, or with --watch since the list before; 100 % is one CPU.
+/// a second, or with --watch since the previous list; 100 % is one CPU.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 MEMORY is resident memory. READ and WRITTEN are bytes read from and written to storage.
@@ -59,7 +59,7 @@ pub struct StatsArgs {
     #[arg(long)]
     json: bool,
 
-    /// Print a new list each second, until SIGINT or SIGTERM, or until stdout is closed
+    /// Print a new list each second, until SIGINT or SIGTERM, or until the reader closes stdout
     #[arg(long, short)]
     watch: bool,
 

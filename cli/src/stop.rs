@@ -15,8 +15,8 @@ use live::{Endings, LiveError};
 
 /// Stop sandboxes, and wait until they have stopped
 ///
-/// Sends each command its stop signal, and SIGKILL when the stop timeout has passed. A sandbox that
-/// has stopped already is not an error.
+/// Sends each command its stop signal, and SIGKILL after the stop timeout. A sandbox that has already
+/// stopped is not an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,7 +26,8 @@ pub struct StopArgs {
     #[command(flatten)]
     names: Names,
 
-    /// Time between the stop signal and SIGKILL [default: the --stop-timeout of 'vmon run']
+    /// Time to wait after the stop signal before sending SIGKILL [default: the --stop-timeout of the
+    /// run]
     #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
 

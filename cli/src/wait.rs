@@ -12,9 +12,9 @@ use live::{Endings, LiveError};
 
 /// Wait until sandboxes stop, and print their exit codes
 ///
-/// Prints one line each, in the order of the names: the exit code, or 128+n if signal n terminated
-/// the command, or 125 with a message on stderr if it is not known. Restarts are waited for as
-/// well. A sandbox that has stopped is not waited for.
+/// Prints one line for each sandbox, in the order of the names: the exit code; 128+n if signal n
+/// terminated the command; 125, with a message on stderr, if it is not known. A restart of the
+/// command does not end the wait. For a stopped sandbox, the last exit code is printed at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

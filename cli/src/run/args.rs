@@ -25,9 +25,9 @@ use crate::name::NameChoice;
 use crate::shared::{SharedArgs, check_directory};
 use crate::{Failure, notify, reason};
 
-/// Run a command under a monitor until it ends, and exit with its exit code
+/// Run a command, log its output, and exit with its exit code
 ///
-/// The output is written to STATE/log/CONFIG/NAME.log first, then to stdout and stderr.
+/// Each byte of output is written to STATE/log/CONFIG/NAME.log first, then to stdout or stderr.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "vmon run [OPTIONS] [--] COMMAND [ARG]...",
@@ -50,7 +50,7 @@ pub struct RunArgs {
     #[arg(value_name = "COMMAND", required = true, num_args = 1.., trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 
-    /// Run in the background: print NAME and PID as soon as the command runs, and exit
+    /// Run in the background: print NAME and PID once the command runs, then exit
     #[arg(short, long)]
     pub(super) detach: bool,
 
@@ -71,21 +71,21 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Record")]
 pub(super) struct RecordArgs {
-    /// The sandbox's name [default: the command's base name, with -2, -3 … while a sandbox of that
-    /// name runs]
+    /// Name of the sandbox [default: the command's base name, with -2, -3 … appended while that name
+    /// is in use]
     #[arg(long, value_name = "NAME", alias = "sandbox-name")]
     pub(super) name: Option<Name>,
 
-    /// The namespace of the log and the record
+    /// Namespace of the sandbox in the log directory and the record
     #[arg(long, value_name = "NAME", default_value = DEFAULT_CONFIG_FILE)]
     pub(super) config_file: Name,
 
-    /// Modification time of the config file, in RFC 3339 format [default: that of the file CONFIG in
-    /// the current directory, else now]
+    /// Modification time of the config file, as RFC 3339 [default: that of the file CONFIG in the
+    /// current directory, else now]
     #[arg(long, value_name = "TIME", value_parser = args::date)]
     config_last_modified: Option<DateTime<Utc>>,
 
-    /// Root file system, a directory; recorded, not mounted
+    /// Directory of the root file system; recorded, not mounted
     #[arg(long, value_name = "PATH")]
     native_rootfs: Option<PathBuf>,
 
@@ -100,50 +100,49 @@ pub(super) struct RecordArgs {
     )]
     overlayfs_layer: Vec<PathBuf>,
 
-    /// The directory of the control sockets, DIR/CONFIG/NAME.sock [default: $VMON_RUNTIME_DIR, else
+    /// Directory of the control sockets, DIR/CONFIG/NAME.sock [default: $VMON_RUNTIME_DIR, else
     /// STATE/run]
-    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    #[arg(long, value_name = "DIR", help_heading = "Paths")]
     pub(super) runtime_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Log")]
 pub(super) struct LogArgs {
-    /// The directory of the logs, DIR/CONFIG/NAME.log [default: STATE/log]
+    /// Directory of the logs, DIR/CONFIG/NAME.log [default: STATE/log]
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
 
-    /// Format of the log: the unchanged output, lines of the Kubernetes container runtime interface,
-    /// or lines of Docker's json-file driver
+    /// Log format: the unchanged output, Kubernetes CRI log lines, or Docker json-file lines
     #[arg(long, value_name = "FORMAT", default_value_t, value_parser = one_of::<Format>(Format::WORDS))]
     log_format: Format,
 
-    /// Rotate the log at this size; 0 disables rotation [default: 10MiB, and at most an eighth of
+    /// Rotate the log at this size; 0 disables rotation [default: 10MiB, at most an eighth of
     /// --log-total-size]
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     log_max_size: Option<u64>,
 
-    /// Number of older generations to keep; 0 keeps none [default: 1; with --log-total-size as many
-    /// as that allows]
+    /// Number of rotated generations to keep; 0 keeps none [default: 1; with --log-total-size as
+    /// many as fit]
     #[arg(long, value_name = "N")]
     log_max_files: Option<u32>,
 
-    /// Remove generations whose last byte is older than this, at the next rotation or start
+    /// Remove generations whose last byte is older than this, at each rotation and at the start
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     log_max_age: Option<Duration>,
 
-    /// Rotate the log this long after its first byte, also without further output
+    /// Rotate the log this long after its first byte, even without new output
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     log_rotate_every: Option<Duration>,
 
-    /// Maximum total size of the log, its older generations and their indexes; the oldest generations
-    /// are removed
+    /// Maximum total size of the log, its generations and their indexes; the oldest generations are
+    /// removed first
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     log_total_size: Option<u64>,
 
-    /// Run this with 'sh -c' after each rotation, a console's too, with the path of the rotated
-    /// generation as the last argument; one at a time, at low priority. Examples: 'gzip',
-    /// 'zstd -q --rm'
+    /// Command to run with 'sh -c' after each rotation of a log, consoles included, such as 'gzip'
+    /// or 'zstd -q --rm'. Its last argument is the path of the generation. One runs at a time, at
+    /// low priority
     #[arg(
         long,
         value_name = "CMD",
@@ -151,7 +150,7 @@ pub(super) struct LogArgs {
     )]
     pub(super) log_rotate_command: Option<OsString>,
 
-    /// Keep a time index beside the log: the time and stream of each byte, and where runs begin and
+    /// Write a time index beside the log: the time and stream of each byte, and where runs begin and
     /// end
     #[arg(
         long,
@@ -162,18 +161,18 @@ pub(super) struct LogArgs {
     )]
     log_index: bool,
 
-    /// Rate limit of the log for each of the command's streams, and the burst that is allowed after a
-    /// pause [default: no limit; for the burst the bytes of one second, at least 64KiB]
+    /// Rate limit of each output stream, and the burst that is allowed after a pause [default: no
+    /// limit; the burst is the rate for one second, at least 64KiB]
     #[arg(long, value_name = "SIZE/s[,burst=SIZE]")]
     log_rate: Option<LogRate>,
 
-    /// Output that exceeds --log-rate: block the command until the rate allows it, or drop the output
-    /// and write the number of dropped bytes in its place [default: block]
+    /// What to do with output beyond --log-rate: block the command, or drop the output and write the
+    /// number of dropped bytes in its place [default: block]
     #[arg(long, value_name = "POLICY", value_parser = one_of::<OverRate>(OverRate::WORDS))]
     over_rate: Option<OverRate>,
 
-    /// While the log can't be written: pause reading the output, so that nothing is lost, or continue
-    /// and count the bytes that are missing in the log
+    /// What to do while the log can't be written: pause reading the output, so that nothing is lost,
+    /// or drop it from the log and write the number of dropped bytes later
     #[arg(
         long,
         value_name = "POLICY",
@@ -186,7 +185,7 @@ pub(super) struct LogArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Streams")]
 pub(super) struct StreamArgs {
-    /// Write the output to the log only
+    /// Write the output to the log only, not to stdout and stderr
     #[arg(long)]
     no_forward: bool,
 
@@ -201,8 +200,8 @@ pub(super) struct StreamArgs {
     )]
     forward_output: Option<bool>,
 
-    /// While stdout or the terminal is too slow: block the command, so that nothing is lost, or drop
-    /// output and write the number of dropped bytes in its place
+    /// What to do while stdout or the terminal is too slow: block the command, so that nothing is
+    /// lost, or drop output and write the number of dropped bytes in its place
     #[arg(
         long,
         value_name = "POLICY",
@@ -211,27 +210,27 @@ pub(super) struct StreamArgs {
     )]
     forward_overflow: Forward,
 
-    /// Whether the command gets a PTY; auto: if stdin and stdout are terminals
+    /// Allocate a PTY for the command; auto: if stdin and stdout are terminals
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = TtyArg::Auto)]
     tty: TtyArg,
 
-    /// Short for --tty always
+    /// The same as '--tty always'
     #[arg(short = 't', conflicts_with_all = ["tty", "no_tty"])]
     always_tty: bool,
 
-    /// Short for --tty never
+    /// The same as '--tty never'
     #[arg(short = 'T', id = "no_tty", conflicts_with = "tty")]
     never_tty: bool,
 
-    /// Input of the command: stdin, or nothing. With --detach, 'forward' is the input of attached
-    /// clients [default: forward; with --detach and without a PTY null]
+    /// Input of the command: forward stdin (with --detach: the input of attached clients), or
+    /// /dev/null [default: forward; with --detach and without a PTY null]
     #[arg(long, value_name = "SOURCE", value_parser = one_of::<Input>(&["forward", "null"]))]
     stdin: Option<Input>,
 
-    /// A console in addition to the command's stdio, with the log NAME@CONSOLE.log: a socket on which
-    /// the command listens (unix) or vmon does (listen), a PTY whose path replaces {CONSOLE} in the
-    /// command's arguments (pty) or one that the command creates (pty:PATH), or a FIFO. May be
-    /// repeated
+    /// Add a console beside the command's stdio, with the log NAME@CONSOLE.log. unix: a socket that
+    /// the command listens on (unix-any: or another program); listen: a socket that vmon listens on;
+    /// pty: a new PTY, whose path replaces {CONSOLE} in the command's arguments; pty:PATH: a PTY that
+    /// the command creates; fifo: a FIFO that the command writes to. May be repeated
     #[arg(
         long = "console",
         value_name = "[CONSOLE=]unix:PATH|unix-any:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
@@ -239,9 +238,8 @@ pub(super) struct StreamArgs {
     )]
     consoles: Vec<Console>,
 
-    /// Connect the terminal, or stdin and stdout, to the command's stdio or to a console. With a
-    /// console, the command's own output goes to the log only [default: stdio, or the console if there
-    /// is exactly one]
+    /// Connect the terminal to the command's stdio or to this console. With a console, the command's
+    /// own output goes to the log only [default: stdio, or the console if there is exactly one]
     #[arg(long, value_name = "stdio|CONSOLE")]
     interactive: Option<ConsoleChoice>,
 }
@@ -249,7 +247,8 @@ pub(super) struct StreamArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Command")]
 pub(super) struct ChildArgs {
-    /// A variable of the command's environment; KEY alone passes on vmon's own value. May be repeated
+    /// Set an environment variable of the command; KEY alone passes on the value that vmon has. May
+    /// be repeated
     #[arg(
         long,
         value_name = "KEY[=VALUE]",
@@ -257,15 +256,15 @@ pub(super) struct ChildArgs {
     )]
     env: Vec<EnvArg>,
 
-    /// The command's working directory [default: the current directory]
+    /// Working directory of the command [default: the current directory]
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
 
-    /// The stop signal, by name or number
+    /// Signal to stop the command, by name or number
     #[arg(long, value_name = "SIG", default_value = "TERM")]
     pub(super) stop_signal: Signal,
 
-    /// Time between the stop signal and KILL
+    /// Time to wait after the stop signal before sending SIGKILL
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     pub(super) stop_timeout: Duration,
 }
@@ -273,7 +272,7 @@ pub(super) struct ChildArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Lifecycle")]
 pub(super) struct LifecycleArgs {
-    /// Restart the command when it ends: no, on-failure[:N] (at most N times), always
+    /// Restart policy when the command ends: no, on-failure[:N] (at most N times), or always
     #[arg(long, value_name = "WHEN", default_value_t)]
     restart: Restart,
 
@@ -281,16 +280,16 @@ pub(super) struct LifecycleArgs {
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) max_duration: Option<Duration>,
 
-    /// Stop the command after this time without output and input
+    /// Stop the command after this time without input and output
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) idle_timeout: Option<Duration>,
 
-    /// Directory of a cgroup (v2) for the command and its descendants; created if missing
+    /// Run the command in the cgroup (v2) of this directory, which is created if missing
     #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Option<PathBuf>,
 
-    /// Do not signal processes that outlive the command; without this option they get the stop signal,
-    /// and KILL after the stop timeout
+    /// Leave processes that outlive the command running. Without this option they get the stop signal,
+    /// and SIGKILL after the stop timeout
     #[arg(long)]
     pub(super) leave_descendants: bool,
 
@@ -302,12 +301,12 @@ pub(super) struct LifecycleArgs {
     #[arg(long, value_name = "FILE")]
     exit_file: Option<PathBuf>,
 
-    /// Run this with 'sh -c' after the end of the run, which $VMON_NAME, $VMON_REASON and
-    /// $VMON_EXIT_CODE describe
+    /// Command to run with 'sh -c' after the end of the run, with $VMON_NAME, $VMON_REASON,
+    /// $VMON_EXIT_CODE and others set
     #[arg(long, value_name = "CMD")]
     pub(super) on_exit: Option<OsString>,
 
-    /// Interval at which the command's CPU time and memory are recorded [default: never]
+    /// Record the command's CPU time and memory at this interval [default: never]
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) metrics_interval: Option<Duration>,
 }
