@@ -19,6 +19,7 @@ mod platform;
 mod pty;
 mod signal;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -35,7 +36,7 @@ use nix::sys::termios::{
 };
 use nix::unistd::{Pid, getpgid};
 
-pub(crate) use cgroup::CgroupError;
+pub use cgroup::CgroupError;
 pub use command::Command;
 pub use identity::{Identity, Liveness};
 pub(crate) use left::{FinalSignal, KillScope, Orphans, reap_orphans};
@@ -123,46 +124,48 @@ impl ExitStatus {
 }
 
 /// The error of a command that could not be started. No process of it exists.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The program was not found: exit code 127 in shells.
-    #[error("{program}: command not found")]
+    #[error("{}: command not found", .program.display())]
     NotFound {
         /// The program as it was given.
-        program: String,
+        program: OsString,
+        /// The error of execve(2).
+        source: io::Error,
     },
     /// The program can't be executed: exit code 126 in shells.
-    #[error("{program}: can't be executed: {reason}")]
+    #[error("{}: can't be executed: {}", .program.display(), command::exec_reason(.source))]
     NotExecutable {
         /// The program as it was given.
-        program: String,
-        /// The system's error message.
-        reason: String,
+        program: OsString,
+        /// The error of execve(2). `ENOENT` means that the program's interpreter does not exist.
+        source: io::Error,
     },
     /// The working directory does not exist or can't be entered.
-    #[error("can't enter the working directory {path}: {reason}")]
+    #[error("can't enter the working directory {}: {}", .path.display(), command::reason(.source))]
     Directory {
         /// The directory.
-        path: String,
-        /// The system's error message.
-        reason: String,
+        path: PathBuf,
+        /// The error of the system call.
+        source: io::Error,
     },
     /// The child can't be moved into its cgroup.
-    #[error("can't put it into the cgroup {path}: {reason}")]
+    #[error("can't put it into the cgroup {}: {}", .path.display(), command::reason(.source))]
     Cgroup {
         /// The cgroup's directory.
-        path: String,
-        /// The system's error message.
-        reason: String,
+        path: PathBuf,
+        /// The error of the system call.
+        source: io::Error,
     },
     /// A process, pipe or PTY can't be created.
-    #[error("can't start {program}: {reason}")]
+    #[error("can't start {}: {}", .program.display(), command::reason(.source))]
     System {
         /// The program as it was given.
-        program: String,
-        /// The system's error message.
-        reason: String,
+        program: OsString,
+        /// The error of the system call.
+        source: io::Error,
     },
 }
 
@@ -206,7 +209,7 @@ impl Stdio {
             SpawnIo::Pipes { input } => Self::pipes(input),
             SpawnIo::Pty { input, size, modes } => Self::pty(input, &size, modes.as_ref()),
         }
-        .map_err(|error| command.spawn_error(&SpawnFailure::System(error)))
+        .map_err(|error| command.spawn_error(SpawnFailure::System(error)))
     }
 
     fn pipes(input: bool) -> io::Result<(Self, ChildIo)> {
@@ -295,7 +298,7 @@ impl Child {
     ) -> Result<Self, SpawnError> {
         command.check_directory()?;
         let spawned = platform::spawn(command, &stdio.borrowed(), cgroup);
-        let (pid, exit) = spawned.map_err(|failure| command.spawn_error(&failure))?;
+        let (pid, exit) = spawned.map_err(|failure| command.spawn_error(failure))?;
         Ok(Self { pid, exit })
     }
 
@@ -328,7 +331,7 @@ impl Child {
             let (pid, exit) = platform::spawn(&command, &stdio, None)?;
             Ok((Self { pid, exit }, StartGate { writer, _reader: reader }))
         };
-        spawn().map_err(|failure| command.spawn_error(&failure))
+        spawn().map_err(|failure| command.spawn_error(failure))
     }
 
     /// Takes over a child of this process that the host has started.

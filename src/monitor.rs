@@ -59,7 +59,7 @@ pub use sandbox::{
 };
 pub use service::{Service, ServiceContext};
 pub use signals::command_signals;
-pub use transition::{End, Outcome, Reason, StartError, Transition};
+pub use transition::{AdoptError, End, Outcome, Reason, StartError, Transition};
 
 use crate::child::{Child, ChildIo, Command, KillScope, Signal};
 use crate::reactor::{Handler, HandlerId, Reactor, Ready};
@@ -346,16 +346,17 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `pid` is not a child of this process.
+    /// `pid` is not a child of this process. The error has `io`.
     pub fn start(
         self,
         reactor: &mut Reactor<Monitor>,
         pid: u32,
         io: ChildIo,
-    ) -> Result<HandlerId, StartError> {
-        let child = Child::adopt(pid)
-            .map_err(|error| StartError::Monitor(format!("pid {pid}: {error}")))?;
-        Ok(self.add(reactor, Launch::Adopt(Some((child, io)))))
+    ) -> Result<HandlerId, AdoptError> {
+        match Child::adopt(pid) {
+            Ok(child) => Ok(self.add(reactor, Launch::Adopt(Some((child, io))))),
+            Err(source) => Err(AdoptError { pid, io, source }),
+        }
     }
 
     fn add(self, reactor: &mut Reactor<Monitor>, launch: Launch) -> HandlerId {
@@ -474,7 +475,7 @@ impl Handler for Monitor {
             Some(Signal::HUP) => self.lifecycle.handle(Event::Stop(StopRequest::Once), cx),
             Some(Signal::USR1) => {
                 // A sandbox that does not run opens its log at its next start anyway.
-                if let Err(RequestError::System(error)) = self.reopen_log() {
+                if let Err(RequestError::Log(error)) = self.reopen_log() {
                     warn!("{error}");
                 }
             }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use vmon::child::Signal;
@@ -79,7 +80,7 @@ pub enum Failure {
     #[error("{error}")]
     NotStarted {
         #[source]
-        error: StartError,
+        error: Arc<StartError>,
         code: u8,
     },
     #[error("no command '{0}': 'vmon --help' lists them")]

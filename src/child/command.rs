@@ -145,7 +145,7 @@ impl Command {
         let Some(directory) = &self.directory else {
             return Ok(());
         };
-        let failed = |error: Errno| self.directory_error(error.desc().to_owned());
+        let failed = |error: Errno| self.directory_error(error.into());
         access(directory, AccessFlags::X_OK).map_err(failed)?;
         if !directory.is_dir() {
             return Err(failed(Errno::ENOTDIR));
@@ -153,36 +153,28 @@ impl Command {
         Ok(())
     }
 
-    pub(super) fn spawn_error(&self, failure: &SpawnFailure) -> SpawnError {
-        let program = self.program.to_string_lossy().into_owned();
+    pub(super) fn spawn_error(&self, failure: SpawnFailure) -> SpawnError {
+        let program = self.program.clone();
         match failure {
-            SpawnFailure::System(error) => SpawnError::System { program, reason: reason(error) },
-            SpawnFailure::Cgroup(path, error) => {
-                SpawnError::Cgroup { path: path.display().to_string(), reason: reason(error) }
-            }
-            SpawnFailure::Directory(error) => self.directory_error(reason(error)),
-            SpawnFailure::Execute(error) => self.exec_error(error),
+            SpawnFailure::System(source) => SpawnError::System { program, source },
+            SpawnFailure::Cgroup(path, source) => SpawnError::Cgroup { path, source },
+            SpawnFailure::Directory(source) => self.directory_error(source),
+            SpawnFailure::Execute(source) => self.exec_error(source),
         }
     }
 
-    fn directory_error(&self, reason: String) -> SpawnError {
-        let path = self.directory.as_deref().unwrap_or(Path::new("")).display().to_string();
-        SpawnError::Directory { path, reason }
+    fn directory_error(&self, source: io::Error) -> SpawnError {
+        SpawnError::Directory { path: self.directory.clone().unwrap_or_default(), source }
     }
 
-    fn exec_error(&self, error: &io::Error) -> SpawnError {
-        let program = self.program.to_string_lossy().into_owned();
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT) if !self.exists() => SpawnError::NotFound { program },
-            // The program exists, so the missing file is its interpreter.
-            Some(Errno::ENOENT) => SpawnError::NotExecutable {
-                program,
-                reason: "its interpreter does not exist".to_owned(),
-            },
-            Some(errno) if is_exec_error(errno) => {
-                SpawnError::NotExecutable { program, reason: reason(error) }
+    fn exec_error(&self, source: io::Error) -> SpawnError {
+        let program = self.program.clone();
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) if !self.exists() => SpawnError::NotFound { program, source },
+            Some(errno) if errno == Errno::ENOENT || is_exec_error(errno) => {
+                SpawnError::NotExecutable { program, source }
             }
-            _ => SpawnError::System { program, reason: reason(error) },
+            _ => SpawnError::System { program, source },
         }
     }
 
@@ -199,6 +191,15 @@ impl Command {
 pub(super) fn reason(error: &io::Error) -> String {
     let errno = error.raw_os_error().map(Errno::from_raw);
     errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
+}
+
+/// Why a program that exists can't be executed.
+pub(super) fn exec_reason(error: &io::Error) -> String {
+    match error.kind() {
+        // The missing file is its interpreter.
+        io::ErrorKind::NotFound => "its interpreter does not exist".to_owned(),
+        _ => reason(error),
+    }
 }
 
 /// Whether this is an error of execve(2), and not of fork, chdir or descriptors.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::value::{Fields, Unreadable, int};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
-    AttachTo, ConsoleReport, End, Outcome, Phase, Report, SessionId, SessionReport, Transition,
+    AttachTo, ConsoleReport, End, Phase, Report, SessionId, SessionReport, StartError, Transition,
 };
 use crate::timestamp::rfc3339;
 
@@ -220,15 +220,11 @@ fn session(session: &SessionReport) -> Value {
 }
 
 fn end(end: &End) -> Value {
-    let message = match &end.outcome {
-        Outcome::NotStarted(error) => Some(error.to_string()),
-        Outcome::Ended { .. } => None,
-    };
     json!({
         "reason": end.reason(),
         "exit_code": end.recorded_code(),
         "signal": end.signal().map(Signal::number),
-        "message": message,
+        "message": end.error().map(StartError::to_string),
         "bytes_logged": int(end.bytes_logged),
         "bytes_dropped": int(end.bytes_dropped),
     })

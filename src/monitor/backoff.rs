@@ -102,7 +102,10 @@ fn may_follow(outcome: &Outcome, restarts: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::child::CgroupError;
     use crate::monitor::StartError;
 
     #[test]
@@ -132,9 +135,11 @@ mod tests {
         for reason in [Reason::Exited, Reason::Signalled, Reason::OutOfMemory] {
             assert!(may_follow(&ended(reason), 0), "{reason:?}");
         }
-        assert!(!may_follow(&Outcome::NotStarted(StartError::Stopped), 1));
+        let not_started = |error| Outcome::NotStarted(Arc::new(error));
+        assert!(!may_follow(&not_started(StartError::Stopped), 1));
         // A process of the last run may hang in it, which KILL does not end.
-        let in_use = Outcome::NotStarted(StartError::Cgroup("it has processes".to_owned()));
+        let in_use = CgroupError::InUse { path: "/sys/fs/cgroup/x".into() };
+        let in_use = not_started(in_use.into());
         assert!(may_follow(&in_use, 1) && !may_follow(&in_use, 0));
     }
 }

@@ -256,7 +256,7 @@ impl Channels {
         channel
             .and_then(|channel| channel.resize(&winsize(rows, columns)))
             .ok_or(RequestError::NoTerminal)?
-            .map_err(|error| RequestError::System(error.to_string()))
+            .map_err(RequestError::Resize)
     }
 
     /// Sends input of a client to its channel; returns whether it has been passed on.

@@ -17,7 +17,7 @@ use crate::logfile::LogFile;
 pub(super) fn check(parts: &Parts) -> Result<(), StartError> {
     let sandbox = &parts.sandbox;
     let Sandbox { log_dir, config_file, name, .. } = sandbox;
-    LogFile::check(log_dir, config_file.as_str(), name.as_str()).map_err(StartError::log)?;
+    LogFile::check(log_dir, config_file.as_str(), name.as_str())?;
     #[cfg(feature = "consoles")]
     console_channels::check(sandbox, &parts.given_consoles)?;
     #[cfg(not(feature = "consoles"))]

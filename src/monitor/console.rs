@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -262,7 +263,7 @@ impl ConsoleAddress {
 }
 
 /// Why a console can't be described or made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsoleError {
     /// Its name can't be a part of a file name.
@@ -320,14 +321,14 @@ pub enum ConsoleError {
         path: PathBuf,
     },
     /// A system call failed.
-    #[error("the console {name}: can't {what}: {reason}")]
+    #[error("the console {name}: can't {what}: {source}")]
     System {
         /// The console.
         name: String,
         /// The operation, and its object.
         what: String,
-        /// The system's message.
-        reason: String,
+        /// The error of the system call.
+        source: io::Error,
     },
 }
 

@@ -119,8 +119,7 @@ impl PreparedConsoles {
         let is_host = sandbox.interactive.as_ref() == Some(name);
         let output = OutputId { channel: id, stream: Stream::Tty };
         let sink = match is_host {
-            true => host_sink(output, sandbox.forward)
-                .map_err(|error| StartError::Monitor(error.to_string()))?,
+            true => host_sink(output, sandbox.forward).map_err(StartError::Monitor)?,
             false => None,
         };
         let host = match is_host {
@@ -207,7 +206,7 @@ impl GivenConsoles {
 fn check_log(sandbox: &Sandbox, console: &Name) -> Result<(), StartError> {
     let Sandbox { log_dir, config_file, .. } = sandbox;
     let name = sandbox.log_of(console);
-    LogFile::check(log_dir, config_file.as_str(), &name).map_err(StartError::log)
+    Ok(LogFile::check(log_dir, config_file.as_str(), &name)?)
 }
 
 /// `text` with every `name` replaced by `path`.

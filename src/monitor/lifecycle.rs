@@ -10,10 +10,12 @@ mod launch;
 mod limits;
 mod process;
 
+use std::error::Error;
 #[cfg(feature = "consoles")]
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -77,7 +79,7 @@ pub(super) enum Event<'a> {
     /// The observers are to be asked for the claim. The path is that of a service's socket.
     Claim(Option<&'a Path>),
     /// The services are open, or one of them can't be opened.
-    ServicesOpen(Result<(), String>),
+    ServicesOpen(Result<(), Box<dyn Error + Send + Sync>>),
     /// The logs or consoles are not usable.
     Unusable(StartError),
     /// A stop is asked for.
@@ -129,8 +131,8 @@ impl Lifecycle {
                     Err(error) => self.fail(error, cx),
                 }
             }
-            (State::Starting(_, Step::Claimed), Event::ServicesOpen(Err(reason))) => {
-                self.fail(StartError::Service(reason), cx);
+            (State::Starting(_, Step::Claimed), Event::ServicesOpen(Err(error))) => {
+                self.fail(StartError::Service(error), cx);
             }
             (State::Starting(..), Event::Unusable(error)) => self.fail(error, cx),
             (State::Starting(..), Event::Stop(_)) => self.fail(StartError::Stopped, cx),
@@ -245,7 +247,7 @@ impl Lifecycle {
             Claims::Granted => *step = Step::Claimed,
             Claims::Refused(error) => self.fail(error, cx),
             Claims::Later(_, reason) if Instant::now() >= give_up => {
-                self.fail(StartError::Claim(reason.to_string()), cx);
+                self.fail(StartError::Claim(reason), cx);
             }
             Claims::Later(after, reason) => {
                 debug!(name = %sandbox.name, "the start waits: {reason}");
@@ -318,7 +320,7 @@ impl Lifecycle {
     /// `STARTING → STOPPED`, or `STARTING → RESTARTING` after an earlier run.
     fn fail(&mut self, error: StartError, cx: &mut Cx<'_>) {
         debug!(name = %self.parts.sandbox.name, "not started: {error}");
-        self.end_run(Outcome::NotStarted(error), cx);
+        self.end_run(Outcome::NotStarted(Arc::new(error)), cx);
     }
 
     /// This run is over.
@@ -432,7 +434,7 @@ impl Lifecycle {
     pub(super) fn signal_child(&self, signal: Signal) -> Result<(), RequestError> {
         let process = self.process().ok_or(RequestError::NotRunning)?;
         let sent = process.child.signal(signal);
-        sent.map_err(|error| RequestError::System(format!("can't send {signal}: {error}")))
+        sent.map_err(|source| RequestError::Signal { signal, source })
     }
 
     /// See [`Monitor::reopen_log`](super::Monitor::reopen_log).
@@ -441,7 +443,7 @@ impl Lifecycle {
         if channels.stdio().is_none() {
             return Err(RequestError::NotRunning);
         }
-        channels.reopen_logs().map_err(|error| RequestError::System(error.to_string()))
+        Ok(channels.reopen_logs()?)
     }
 
     fn process(&self) -> Option<&Process> {

@@ -24,7 +24,7 @@ impl LogOpener<'_> {
         // A log has one writer. Its lock is held until the new one is open.
         let locks = self.post_rotate.as_mut().map(|post_rotate| post_rotate.close_log(name));
         let open = if locks.is_some() { LogFile::open_with_queue } else { LogFile::open };
-        open(log_dir, config_file.as_str(), name, *log).map_err(StartError::log)
+        Ok(open(log_dir, config_file.as_str(), name, *log)?)
     }
 }
 

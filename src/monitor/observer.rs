@@ -136,7 +136,7 @@ impl Observers {
                     return Claims::Refused(taken(starting, supervisor));
                 }
                 Claim::Refused(error) => {
-                    return Claims::Refused(StartError::Claim(error.to_string()));
+                    return Claims::Refused(StartError::Claim(error));
                 }
             }
         }

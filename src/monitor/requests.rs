@@ -1,6 +1,10 @@
 //! Why a request to a monitor can't be met.
 
+use std::io;
+
 use super::attach::SessionId;
+use crate::child::Signal;
+use crate::logfile::LogError;
 
 /// Why a request can't be met now.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +22,18 @@ pub enum RequestError {
     /// The child has no terminal.
     #[error("the sandbox has no terminal")]
     NoTerminal,
-    /// A system call failed; the text says which.
+    /// The signal can't be sent.
+    #[error("can't send {signal}: {source}")]
+    Signal {
+        /// The signal.
+        signal: Signal,
+        /// The error of kill(2).
+        source: io::Error,
+    },
+    /// The size of the child's terminal can't be set.
     #[error("{0}")]
-    System(String),
+    Resize(#[source] io::Error),
+    /// A log can't be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }

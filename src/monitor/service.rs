@@ -225,19 +225,18 @@ impl Services {
     ///
     /// # Errors
     ///
-    /// The text of the service that can't be opened.
+    /// The error of the service that can't be opened.
     pub(super) fn open(
         &mut self,
         lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         if !self.list.is_empty() {
             // Before the first one is opened, which may ask for a stop already.
             lifecycle.parts.for_services.get_or_insert_default();
         }
         for (service, called) in self.list.iter_mut().enumerate().skip(self.open) {
-            let opened = called.open(&mut ServiceContext { lifecycle, cx, service });
-            opened.map_err(|error| error.to_string())?;
+            called.open(&mut ServiceContext { lifecycle, cx, service })?;
             self.open = service + 1;
         }
         Ok(())

@@ -1,13 +1,17 @@
 //! The transitions of a monitored child, and how it ended.
 
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::console::ConsoleError;
 use super::console_report::ConsoleReport;
-use crate::child::{ExitStatus, Identity, Signal, SpawnError};
+use crate::child::{CgroupError, ChildIo, ExitStatus, Identity, Signal, SpawnError};
 use crate::logfile::LogError;
+
 /// A lifecycle transition, reported after it has happened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -79,7 +83,7 @@ pub enum Outcome {
         reason: Reason,
     },
     /// The child never ran.
-    NotStarted(StartError),
+    NotStarted(Arc<StartError>),
 }
 
 /// Why a child that ran has ended; the words of the record are in [`Reason::as_str`].
@@ -119,7 +123,8 @@ impl Reason {
 
 /// Why a child was not started, or a child of the host's is not monitored. No process of a command
 /// is left running; a child of the host's is left to the host, its streams closed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// A live supervisor has the name.
     #[error(
@@ -135,35 +140,44 @@ pub enum StartError {
     },
     /// An observer refused the claim, or did not grant it in time.
     #[error("can't record the start: {0}")]
-    Claim(String),
-    /// The log's directory or file is unusable; the text names it and the reason.
-    #[error("{0}")]
-    Log(String),
+    Claim(#[source] Box<dyn Error + Send + Sync>),
+    /// The log's directory or file is unusable.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A service can't be opened: the control socket, for example.
     #[error("{0}")]
-    Service(String),
+    Service(#[source] Box<dyn Error + Send + Sync>),
     /// A console can't be described or made; the text names it and what to do.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// The cgroup can't be used; the text names it and what to do.
-    #[error("{0}")]
-    Cgroup(String),
+    /// The cgroup can't be used.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The command could not be executed.
     #[error(transparent)]
-    Spawn(SpawnError),
+    Spawn(#[from] SpawnError),
     /// A stop was asked for before the child ran.
     #[error("stopped before it was started")]
     Stopped,
     /// The monitor could not get descriptors or room in the poller.
     #[error("can't monitor the child: {0}")]
-    Monitor(String),
+    Monitor(#[source] io::Error),
+}
+
+/// Why a child of the host's is not taken over. It is left as it was, with its streams.
+#[derive(Debug, thiserror::Error)]
+#[error("can't monitor the child: pid {pid}: {source}")]
+#[non_exhaustive]
+pub struct AdoptError {
+    /// The pid as it was given.
+    pub pid: u32,
+    /// The streams as they were given.
+    pub io: ChildIo,
+    /// The error of waitid(2): `ECHILD` for a process that is not a child of this one.
+    pub source: io::Error,
 }
 
 impl StartError {
-    pub(super) fn log(error: LogError) -> Self {
-        Self::Log(error.to_string())
-    }
-
     /// Whether a later start may succeed: the cause is not the name, the record or a stop.
     pub(super) fn may_pass(&self) -> bool {
         match self {
@@ -184,8 +198,10 @@ impl End {
     pub fn exit_code(&self) -> u8 {
         match &self.outcome {
             Outcome::Ended { status, .. } => status.exit_code(),
-            Outcome::NotStarted(StartError::Spawn(error)) => error.exit_code(),
-            Outcome::NotStarted(_) => 125,
+            Outcome::NotStarted(error) => match &**error {
+                StartError::Spawn(error) => error.exit_code(),
+                _ => 125,
+            },
         }
     }
 
@@ -194,6 +210,14 @@ impl End {
         match &self.outcome {
             Outcome::Ended { reason, .. } => reason.as_str(),
             Outcome::NotStarted(_) => "start-failed",
+        }
+    }
+
+    /// Why the child was not started.
+    pub fn error(&self) -> Option<&StartError> {
+        match &self.outcome {
+            Outcome::NotStarted(error) => Some(error),
+            Outcome::Ended { .. } => None,
         }
     }
 

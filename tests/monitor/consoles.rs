@@ -195,7 +195,7 @@ fn refused(state: State, consoles: &[&str]) -> (String, State) {
     let consoles: Vec<_> = consoles.iter().map(|console| console.parse().unwrap()).collect();
     let describe = |sandbox: Sandbox| consoles.into_iter().fold(sandbox, Sandbox::console);
     let (end, state) = Host::new(state, &idle(), describe, |builder| builder).end();
-    let Outcome::NotStarted(StartError::Console(error)) = end.outcome else { panic!("{end:?}") };
+    let Some(StartError::Console(error)) = end.error() else { panic!("{end:?}") };
     (error.to_string(), state)
 }
 

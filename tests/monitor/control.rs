@@ -13,17 +13,15 @@ use crate::common::served::{Served, socket_of};
 use crate::common::{self, CONFIG, PATIENCE, State, contains, eventually, served};
 use vmon::child::{Command, Identity, Liveness, Signal};
 use vmon::control::{Client, ClientError, INTERFACE_DESCRIPTION, Server};
-use vmon::monitor::{
-    Attach, AttachTo, End, Input, Monitor, Outcome, Phase, Restart, Sandbox, StartError,
-};
+use vmon::monitor::{Attach, AttachTo, End, Input, Monitor, Phase, Restart, Sandbox, StartError};
 use vmon::reactor::Reactor;
 
 const SLEEP: &str = "echo up; exec sleep 1000";
 
 /// Why nothing was started.
 fn refusal(end: &End) -> String {
-    match &end.outcome {
-        Outcome::NotStarted(StartError::Service(text)) => text.clone(),
+    match end.error() {
+        Some(StartError::Service(error)) => error.to_string(),
         other => panic!("{other:?}"),
     }
 }

@@ -23,8 +23,8 @@ use nix::unistd::Pid;
 use vmon::child::{ChildIo, Command, ExitStatus, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{
-    Claim, End, Monitor, Observer, Outcome, Progress, Reason, Sandbox, StartError, Starting,
-    Transition,
+    AdoptError, Claim, End, Monitor, Observer, Outcome, Progress, Reason, Sandbox, StartError,
+    Starting, Transition,
 };
 use vmon::reactor::{HandlerId, Reactor};
 
@@ -60,7 +60,7 @@ fn assert_ended(end: &End, expected: ExitStatus, because: Reason) {
     }
 }
 
-fn not_started(end: End) -> StartError {
+fn not_started(end: End) -> Arc<StartError> {
     match end.outcome {
         Outcome::NotStarted(error) => error,
         other => panic!("it was started: {other:?}"),
@@ -359,7 +359,7 @@ mod handed_over {
             let result = Monitor::builder(sandbox(&state, "stranger"))
                 .observer(notes.clone())
                 .start(&mut reactor, pid, NO_IO);
-            assert!(matches!(result, Err(StartError::Monitor(_))), "pid {pid}: {result:?}");
+            assert!(matches!(result, Err(AdoptError { .. })), "pid {pid}: {result:?}");
             assert_eq!(notes.told(), [""; 0]);
         }
         assert!(reactor.is_done());
@@ -446,7 +446,7 @@ mod handed_over {
             .start(&mut reactor, child.id(), io)
             .unwrap();
         let error = not_started(end_of(&mut reactor, id));
-        assert!(matches!(error, StartError::Taken { supervisor: 77, .. }), "{error:?}");
+        assert!(matches!(*error, StartError::Taken { supervisor: 77, .. }), "{error:?}");
         assert_eq!(notes.told(), [""; 0]);
         // Its io is closed, which ends `cat`; its exit status is still the host's.
         assert_eq!(common::code(wait(&mut child)), 0);
@@ -461,7 +461,7 @@ mod handed_over {
         let io = piped(&mut child);
         let id = start(&mut reactor, sandbox(&state, "web"), &child, io);
         let error = not_started(end_of(&mut reactor, id));
-        assert!(matches!(error, StartError::Log(_)), "{error:?}");
+        assert!(matches!(*error, StartError::Log(_)), "{error:?}");
         assert_eq!(common::code(wait(&mut child)), 0);
     }
 }
@@ -822,7 +822,7 @@ mod observers {
             .spawn(&mut reactor, Command::new("touch").args([&marker]));
         stop(&mut reactor, id);
         *grants.lock().unwrap() = true;
-        assert!(matches!(not_started(end_of(&mut reactor, id)), StartError::Stopped));
+        assert!(matches!(*not_started(end_of(&mut reactor, id)), StartError::Stopped));
         assert!(!marker.exists());
     }
 
@@ -1300,10 +1300,10 @@ mod recorded {
         let first = start(&mut reactor, "exec sleep 1000");
         let second = start(&mut reactor, "exit 0");
         let ours = std::process::id();
-        match not_started(end_of(&mut reactor, second)) {
+        match &*not_started(end_of(&mut reactor, second)) {
             StartError::Taken { name, config_file, supervisor } => {
                 assert_eq!((name.as_str(), config_file.as_str()), ("web", common::CONFIG));
-                assert_eq!(supervisor, ours);
+                assert_eq!(*supervisor, ours);
             }
             other => panic!("{other}"),
         }
@@ -1313,7 +1313,7 @@ mod recorded {
             .observer(registry.observer())
             .start(&mut reactor, child.id(), NO_IO)
             .unwrap();
-        assert!(matches!(not_started(end_of(&mut reactor, third)), StartError::Taken { .. }));
+        assert!(matches!(*not_started(end_of(&mut reactor, third)), StartError::Taken { .. }));
         assert_eq!(common::code(wait(&mut child)), 6);
         stop(&mut reactor, first);
         end_of(&mut reactor, first);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::common::{self, PATIENCE, State, contains};
 use vmon::child::{Command, Signal};
 use vmon::monitor::{
-    Builder, End, Input, Monitor, Outcome, Phase, Reason, Restart, Sandbox, Service,
-    ServiceContext, StartError, Transition,
+    Builder, End, Input, Monitor, Phase, Reason, Restart, Sandbox, Service, ServiceContext,
+    StartError, Transition,
 };
 use vmon::reactor::{Handler, HandlerId, Reactor};
 
@@ -183,7 +183,7 @@ fn a_service_that_asks_for_a_stop_as_it_is_opened_is_told_of_the_end() {
     let service = Stopping { done: false };
     let mut host =
         Host::built(Command::new("true"), |sandbox| sandbox, |builder| builder.service(service));
-    assert!(matches!(host.end().outcome, Outcome::NotStarted(StartError::Stopped)));
+    assert!(matches!(host.end().error(), Some(StartError::Stopped)));
     assert_eq!(host.told(), ["stopped 125"]);
 }
 

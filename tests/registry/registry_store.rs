@@ -105,8 +105,9 @@ fn a_run_that_could_not_start_is_recorded_as_start_failed() {
     let registry = fixture.registry();
     let mut observer = registry.observer();
     Life::of("web").granted(&mut observer);
-    let error = SpawnError::NotFound { program: "nothing".to_owned() };
-    told(&mut observer, &stopped(Outcome::NotStarted(StartError::Spawn(error))));
+    let source = std::io::ErrorKind::NotFound.into();
+    let error = StartError::Spawn(SpawnError::NotFound { program: "nothing".into(), source });
+    told(&mut observer, &stopped(Outcome::NotStarted(error.into())));
     let run = only(&registry);
     assert_eq!((run.state.as_str(), run.exit_code, run.pid), ("STOPPED", Some(127), None));
     assert_eq!(run.reason.as_deref(), Some("start-failed"));
@@ -244,8 +245,8 @@ fn a_claim_that_was_never_granted_leaves_no_row() {
     let mut observer = registry.observer();
     let lock = fixture.locked();
     assert!(matches!(observer.claim(&Life::of("web").starting()), Claim::Later(..)));
-    let failed = StartError::Claim("too late".to_owned());
-    let end = stopped(Outcome::NotStarted(failed));
+    let failed = StartError::Claim("too late".into());
+    let end = stopped(Outcome::NotStarted(failed.into()));
     assert_eq!(observer.transition(&end), Progress::Done);
     drop(lock);
     assert_eq!(registry.runs().unwrap(), []);

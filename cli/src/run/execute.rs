@@ -105,7 +105,7 @@ impl Plan {
         let mut number = 1;
         loop {
             let end = self.supervise_as(name, reactor, registry, ready)?;
-            if !matches!(end.outcome, Outcome::NotStarted(StartError::Taken { .. })) {
+            if !end.error().is_some_and(is_taken) {
                 return Ok(end);
             }
             number += 1;
@@ -169,7 +169,9 @@ impl Plan {
     /// name: the files may be that run's.
     #[inline(never)] // as `spawn`
     fn follow(&self, name: &Name, end: &Result<End, Failure>) {
-        if let Err(Failure::NotStarted { error: StartError::Taken { .. }, .. }) = end {
+        if let Err(Failure::NotStarted { error, .. }) = end
+            && is_taken(error)
+        {
             return;
         }
         let code = end.as_ref().map_or_else(Failure::exit_code, End::exit_code);
@@ -191,4 +193,8 @@ impl Plan {
             hooks::on_exit(command, &variables);
         }
     }
+}
+
+fn is_taken(error: &StartError) -> bool {
+    matches!(error, StartError::Taken { .. })
 }

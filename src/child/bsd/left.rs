@@ -100,7 +100,7 @@ pub(crate) struct Cgroup(Infallible);
 
 impl Cgroup {
     pub(crate) fn open(directory: &Path, _empty: bool) -> Result<Self, CgroupError> {
-        Err(CgroupError::new(directory, &io::ErrorKind::Unsupported.into()))
+        Err(CgroupError::new(directory, io::ErrorKind::Unsupported.into()))
     }
 
     pub(in crate::child) fn admit(&self, _: i32) -> Result<(), CgroupError> {

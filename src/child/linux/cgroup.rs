@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use tracing::debug;
 
 use super::pidfd::PidFd;
-use crate::child::command::reason;
 use crate::child::{CgroupError, Signal};
 use crate::process::cgroup::{
     children, holds_processes, is_cgroup, is_gone, is_populated, members, value,
@@ -38,12 +37,12 @@ impl Cgroup {
     /// The cgroup can't be used, or has processes although it must be `empty`. A created directory
     /// is removed.
     pub(crate) fn open(directory: &Path, empty: bool) -> Result<Self, CgroupError> {
-        let failed = |error: io::Error| CgroupError::new(directory, &error);
+        let failed = |error: io::Error| CgroupError::new(directory, error);
         let directory = std::path::absolute(directory).map_err(failed)?;
         let made = match fs::create_dir(&directory) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(CgroupError::Make(directory, reason(&error))),
+            Err(source) => return Err(CgroupError::Create { path: directory, source }),
         };
         let mut cgroup = Self { directory, made, oom_kills: None };
         match cgroup.check(empty) {
@@ -61,17 +60,17 @@ impl Cgroup {
     fn check(&self, empty: bool) -> Result<(), CgroupError> {
         let directory = &self.directory;
         if !is_cgroup(directory) {
-            return Err(CgroupError::NotCgroup2(directory.clone()));
+            return Err(CgroupError::NotCgroup2 { path: directory.clone() });
         }
-        self.procs().map_err(|error| CgroupError::new(directory, &error))?;
+        self.procs().map_err(|error| CgroupError::new(directory, error))?;
         match is_populated(directory) {
-            Ok(true) if empty => Err(CgroupError::InUse(directory.clone())),
+            Ok(true) if empty => Err(CgroupError::InUse { path: directory.clone() }),
             Ok(_) => Ok(()),
             // Only a root has no `cgroup.events`, and its processes must not be killed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(CgroupError::Root(directory.clone()))
+                Err(CgroupError::Root { path: directory.clone() })
             }
-            Err(error) => Err(CgroupError::new(directory, &error)),
+            Err(error) => Err(CgroupError::new(directory, error)),
         }
     }
 
@@ -83,7 +82,7 @@ impl Cgroup {
     /// Makes a running child a member.
     pub(in crate::child) fn admit(&self, pid: i32) -> Result<(), CgroupError> {
         fs::write(self.directory.join("cgroup.procs"), pid.to_string())
-            .map_err(|error| CgroupError::new(&self.directory, &error))
+            .map_err(|error| CgroupError::new(&self.directory, error))
     }
 
     pub(in crate::child) fn directory(&self) -> &Path {

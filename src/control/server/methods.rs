@@ -83,7 +83,7 @@ impl From<RequestError> for Fault {
                 Self::new("ReadOnly", json!({ "session": int(session.0) }))
             }
             RequestError::NoTerminal => Self::new("NotATerminal", json!({})),
-            RequestError::System(text) => Self::new("Failed", json!({ "message": text })),
+            error => Self::new("Failed", json!({ "message": error.to_string() })),
         }
     }
 }

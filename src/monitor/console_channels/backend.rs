@@ -58,7 +58,7 @@ impl ConsoleBackend {
     pub(super) fn prepare(console: &Console, size: &Winsize) -> Result<Self, ConsoleError> {
         let context = ErrorContext { name: console.name.as_str() };
         let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(|error| context.system("find", path, &error))
+            std::path::absolute(path).map_err(|error| context.system("find", path, error))
         };
         Ok(match &console.address {
             ConsoleAddress::Connect { path, any } => {
@@ -143,12 +143,12 @@ struct ErrorContext<'a> {
 }
 
 impl ErrorContext<'_> {
-    fn system(&self, what: &str, path: &Path, error: &io::Error) -> ConsoleError {
-        self.refused(format!("{what} {}", path.display()), error)
+    fn system(&self, what: &str, path: &Path, source: io::Error) -> ConsoleError {
+        self.refused(format!("{what} {}", path.display()), source)
     }
 
-    fn refused(&self, what: String, error: &io::Error) -> ConsoleError {
-        ConsoleError::System { name: self.name.to_owned(), what, reason: error.to_string() }
+    fn refused(&self, what: String, source: io::Error) -> ConsoleError {
+        ConsoleError::System { name: self.name.to_owned(), what, source }
     }
 
     fn wrong_kind(&self, path: &Path, wanted: &'static str) -> ConsoleError {

@@ -71,15 +71,15 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     #[cfg(feature = "consoles")]
     let command = console_channels::fill_in(command, parts.channels.pty_paths());
     let io = stdio::spawn_io(&parts.sandbox, command.wants_pty(), terminal.as_ref());
-    let (child_stdio, io) = Stdio::open(&command, io).map_err(StartError::Spawn)?;
+    let (child_stdio, io) = Stdio::open(&command, io)?;
     // Before the child: output that can't be relayed is a reason not to start it.
     open_stdio(io, log, terminal, parts, cx)?;
     let cgroup = open_cgroup(parts)?;
-    let child = Child::spawn_on(&command, child_stdio, cgroup.as_ref()).map_err(|error| {
+    let spawned = Child::spawn_on(&command, child_stdio, cgroup.as_ref());
+    let child = spawned.inspect_err(|_| {
         if let Some(cgroup) = &cgroup {
             cgroup.remove();
         }
-        StartError::Spawn(error)
     })?;
     Ok(Process::new(child, cgroup, cx))
 }
@@ -95,10 +95,7 @@ fn adopt(
     open_stdio(io, log, terminal, parts, cx)?;
     let cgroup = open_cgroup(parts)?;
     if let Some(cgroup) = &cgroup {
-        child.join(cgroup).map_err(|error| {
-            cgroup.remove();
-            StartError::Cgroup(error.to_string())
-        })?;
+        child.join(cgroup).inspect_err(|_| cgroup.remove())?;
     }
     Ok(Process::new(child, cgroup, cx))
 }
@@ -152,7 +149,7 @@ fn open_stdio(
 ) -> Result<(), StartError> {
     let log = Log::new(log, parts.sandbox.on_log_error == OnLogError::Drop);
     let channel = stdio::channel(&parts.sandbox, log, io, terminal, &mut cx.sources);
-    let channel = channel.map_err(|error| StartError::Monitor(error.to_string()))?;
+    let channel = channel.map_err(StartError::Monitor)?;
     parts.channels.add_stdio(channel);
     Ok(())
 }
@@ -161,5 +158,5 @@ fn open_cgroup(parts: &Parts) -> Result<Option<Cgroup>, StartError> {
     // Processes that an earlier run was allowed to leave behind are still in it.
     let empty = !parts.sandbox.leave_descendants;
     let opened = parts.sandbox.cgroup.as_deref().map(|path| Cgroup::open(path, empty));
-    opened.transpose().map_err(|error| StartError::Cgroup(error.to_string()))
+    Ok(opened.transpose()?)
 }

@@ -28,7 +28,7 @@ pub(in super::super) struct Fifo {
 
 impl Fifo {
     pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
-        let cannot = |what, error: Errno| context.system(what, &path, &error.into());
+        let cannot = |what, error: Errno| context.system(what, &path, error.into());
         let made = match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) => Some(lstat(&path).map_err(|error| cannot("look at", error))?),
             Err(Errno::EEXIST) => None,

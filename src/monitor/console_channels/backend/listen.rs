@@ -22,18 +22,18 @@ pub(in super::super) struct Listener {
 
 impl Listener {
     pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
-        let cannot = |error: &io::Error| context.system("listen at", &path, error);
+        let cannot = |error: io::Error| context.system("listen at", &path, error);
         let parent = path.parent().unwrap_or(Path::new("/"));
         let directory =
-            open(parent, DIRECTORY, Mode::empty()).map_err(|error| cannot(&error.into()))?;
+            open(parent, DIRECTORY, Mode::empty()).map_err(|error| cannot(error.into()))?;
         let bound = Bound::at(&path, &directory).map_err(|error| match error {
             PlaceError::InUse => {
                 ConsoleError::InUse { name: context.name.to_owned(), path: path.clone() }
             }
             PlaceError::NoSocket => context.wrong_kind(&path, "a socket"),
-            PlaceError::Io { what, source } => context.system(what, &path, &source),
+            PlaceError::Io { what, source } => context.system(what, &path, source),
         })?;
-        bound.listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
+        bound.listener.set_nonblocking(true).map_err(cannot)?;
         Ok(Self { bound, path })
     }
 

@@ -24,7 +24,7 @@ pub(in super::super) struct Made {
 impl Made {
     pub(super) fn new(size: &Winsize, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
         let Pty { master, slave, path } = child::open_raw_pty(size)
-            .map_err(|error| context.refused("make a PTY".to_owned(), &error))?;
+            .map_err(|error| context.refused("make a PTY".to_owned(), error))?;
         Ok(Self { path, master: Some(master), slave: Some(slave) })
     }
 
