@@ -1,6 +1,7 @@
 //! Values of options that only the command has: dates, points in time, environment variables,
 //! overlayfs layers.
 
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use vmon::logfile::Timestamp;
 use vmon::monitor::{Name, NameError, STDIO};
 use vmon::values::{split_unit, time};
@@ -74,9 +75,18 @@ pub fn positive_time(text: &str) -> Result<Duration, ValueError> {
 /// Accepts one of `words`, which help texts and error messages list.
 pub fn one_of<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
-    T: FromStr<Err = vmon::values::ValueError> + Clone + Send + Sync + 'static,
+    T: FromStr<Err: Error + Send + Sync> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(words.iter().copied()).try_map(|word| word.parse())
+}
+
+/// Accepts any bytes that `parse` accepts.
+pub fn os<T, E>(parse: fn(OsString) -> Result<T, E>) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+    E: Error + Send + Sync + 'static,
+{
+    OsStringValueParser::new().try_map(parse)
 }
 
 /// `on` or `off`.

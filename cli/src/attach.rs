@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tracing::info;
+use tracing::level_filters::LevelFilter;
 use vmon::control::Client;
 use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
 use vmon::reactor::Reactor;
@@ -19,7 +20,7 @@ use vmon::terminal::{Messages, Terminal};
 
 use super::args::ConsoleChoice;
 use super::live::{self, Endings, LiveError};
-use super::report::{self, LogLevel};
+use super::report;
 use super::select::{Outcome, Record, Recorded, Selector};
 use super::shared::SharedArgs;
 use super::{Failure, signalled};
@@ -179,7 +180,7 @@ fn report_end(
     messages: &Messages,
 ) -> Result<u8, LiveError> {
     let say = |text: &str| {
-        if io::stderr().is_terminal() && args.shared.log_level >= LogLevel::Warn {
+        if io::stderr().is_terminal() && args.shared.log_level >= LevelFilter::WARN {
             // The cursor may be in the middle of a line of output.
             report::on_new_line(messages, text);
         } else {

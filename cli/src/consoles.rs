@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use vmon::control::Console;
+use vmon::logfile::names;
 use vmon::monitor::Console as Wanted;
 use vmon::registry::{Run, Status};
 
@@ -52,7 +53,7 @@ pub fn live(console: &Console) -> Value {
 }
 
 fn log(run: &Run, console: &str) -> Option<String> {
-    let directory = &run.spec.as_ref()?.sandbox.log_dir;
-    let file = directory.join(&run.config_file).join(format!("{}@{console}.log", run.name));
+    let directory = run.spec.as_ref()?.sandbox.log_dir.join(&run.config_file);
+    let file = directory.join(names::log(&names::further(&run.name, console)));
     Some(file.to_string_lossy().into_owned())
 }

@@ -2,7 +2,6 @@
 
 mod asciicast;
 mod scriptreplay;
-mod target;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
@@ -20,6 +19,7 @@ use vmon::monitor::command_signals;
 use vmon::registry::Run;
 use vmon::terminal::{self, Messages};
 
+use super::atomic_file::AtomicFile;
 use super::output::print;
 use super::report::printable;
 use super::runs::{LogSource, RunArgs, RunLog, Runs};
@@ -29,7 +29,6 @@ use super::shared::SharedArgs;
 use super::{Failure, reason, signalled};
 use asciicast::Asciicast;
 use scriptreplay::{Recording, Script};
-use target::Target;
 
 /// Size of a write, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -145,9 +144,9 @@ fn write(args: &ExportArgs, source: &LogSource) -> Result<ExportEnd, String> {
     for warning in log.take_warnings() {
         warn!("{warning}");
     }
-    if log.is_empty() {
+    if log.is_empty {
         warn!("the log of {source} has no output of this selection");
-    } else if !log.is_timed() {
+    } else if !log.is_timed {
         warn!("the log of {source} has no times: all bytes get the same time");
     }
     exporter.finish(&mut out);
@@ -195,7 +194,7 @@ enum Exporter {
 
 impl Exporter {
     fn new(args: &ExportArgs, source: &LogSource, log: &RunLog) -> Result<Self, String> {
-        let about = About::new(source, log.run());
+        let about = About::new(source, log.run.as_ref());
         Ok(match args.to {
             To::Asciicast => Self::Asciicast(Asciicast::new(about)),
             To::Scriptreplay => Self::Script(Recording::new(about)),
@@ -213,7 +212,7 @@ impl Exporter {
                     break time;
                 }
                 Some(Entry::Bytes { time: None, .. }) => {}
-                None => break log.started(),
+                None => break log.started,
             }
         };
         Ok(Self::Records { encoder: Encoder::new(format), time })
@@ -251,7 +250,7 @@ enum Output {
     /// With a filter of escape sequences if stdout is a terminal.
     Stdout(Option<Box<Screen>>),
     /// The second file is that of the times of a scriptreplay recording.
-    Files(Target, Option<Target>),
+    Files(AtomicFile, Option<AtomicFile>),
 }
 
 impl Output {
@@ -260,9 +259,9 @@ impl Output {
             let screen = terminal::stdout().is_terminal().then(|| Box::new(Screen::text()));
             return Ok(Self::Stdout(screen));
         };
-        let file = Target::create(output)?;
+        let file = AtomicFile::create(output)?;
         let has_timing = args.to == To::Scriptreplay;
-        let timing = has_timing.then(|| Target::create(&timing(output))).transpose()?;
+        let timing = has_timing.then(|| AtomicFile::create(&timing(output))).transpose()?;
         Ok(Self::Files(file, timing))
     }
 
@@ -292,10 +291,10 @@ impl Output {
     fn end(&mut self) -> Result<(), String> {
         match self {
             Self::Stdout(_) => Ok(()),
-            Self::Files(file, None) => file.keep(),
+            Self::Files(file, None) => Ok(file.sync_and_keep()?),
             Self::Files(file, Some(timing)) => {
-                timing.keep()?;
-                file.keep().inspect_err(|_| timing.remove())
+                timing.sync_and_keep()?;
+                Ok(file.sync_and_keep().inspect_err(|_| timing.remove())?)
             }
         }
     }

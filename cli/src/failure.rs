@@ -1,7 +1,7 @@
 //! Failures of the command and its exit codes.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
@@ -94,6 +94,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Converts the error of a directory; `option` sets another one.
+    pub fn directory(
+        what: &'static str,
+        path: &Path,
+        option: &'static str,
+    ) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Directory { what, path: path.to_owned(), reason: reason(&error), option }
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Output(_) | Self::Unreported { .. } => NOT_ALL_DONE,

@@ -6,7 +6,6 @@
 
 mod removal;
 
-use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -15,24 +14,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use serde_json::{Value, json};
+use vmon::logfile::names::{self, Part};
 use vmon::monitor::Name;
 
 pub use removal::{Removal, Roots};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-
-/// Number of digits of a generation's sequence number. Beyond the minimum there are no leading
-/// zeros.
-const DIGITS: RangeInclusive<usize> = 8..=15;
-
-/// Suffixes after the sequence number of a generation.
-const ENDINGS: [&str; 3] = ["", ".gz", ".zst"];
-
-/// Suffixes of a time index.
-const INDEXES: [&str; 2] = [".idx", ".index"];
-
-/// Suffix of the list of generations that wait for post-rotate work.
-const NOTE: &str = ".todo";
 
 /// The log files of one sandbox.
 #[derive(Debug)]
@@ -45,17 +32,11 @@ pub struct Logs {
 /// One of these files.
 #[derive(Debug)]
 pub struct LogFile {
-    pub file_name: String,
+    pub name: String,
     pub size: u64,
-}
-
-/// What a file in the log directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Log,
-    Generation,
-    /// An index, or a file of one of the sandbox's other logs.
-    Beside,
+    /// The name of the log that it is a part of.
+    log: String,
+    part: Part,
 }
 
 impl Logs {
@@ -94,37 +75,39 @@ impl Logs {
             Dir::openat(&self.directory, ".", DIRECTORY, Mode::empty()).map_err(unreadable)?;
         for entry in entries.iter() {
             let entry = entry.map_err(unreadable)?;
-            let Ok(file_name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            if role(&self.name, &file_name).is_none() {
-                continue;
-            }
-            let Ok(status) =
-                fstatat(&self.directory, file_name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-            else {
-                continue;
-            };
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let Some((log, part)) = part_of(&self.name, name) else { continue };
+            let status = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let Ok(status) = status else { continue };
             if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
                 let size = u64::try_from(status.st_size).unwrap_or_default();
-                files.push(LogFile { file_name, size });
+                let (name, log) = (name.to_owned(), log.to_owned());
+                files.push(LogFile { name, size, log, part });
             }
         }
-        files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
     }
 
     /// The files as the value of `log` in `inspect`.
     pub fn object(&self) -> Result<Value, String> {
-        let files = self.files()?;
-        let is = |wanted| move |file: &&LogFile| role(&self.name, &file.file_name) == Some(wanted);
-        let entry = |file: &LogFile| {
-            let path = self.path.join(&file.file_name);
-            json!({ "path": path.to_string_lossy(), "size": file.size })
-        };
+        let own = names::log(&self.name);
+        let (mut size, mut generations, mut beside) = (None, Vec::new(), Vec::new());
+        for file in self.files()? {
+            let path = self.path.join(&file.name);
+            let entry = json!({ "path": path.to_string_lossy(), "size": file.size });
+            match file.part {
+                Part::Log if file.log == own => size = Some(file.size),
+                Part::Generation { .. } if file.log == own => generations.push(entry),
+                _ => beside.push(entry),
+            }
+        }
+        let path = self.path.join(own);
         Ok(json!({
-            "path": self.path.join(format!("{}.log", self.name)).to_string_lossy(),
-            "size": files.iter().find(is(Role::Log)).map(|file| file.size),
-            "generations": files.iter().filter(is(Role::Generation)).map(entry).collect::<Value>(),
-            "beside": files.iter().filter(is(Role::Beside)).map(entry).collect::<Value>(),
+            "path": path.to_string_lossy(),
+            "size": size,
+            "generations": generations,
+            "beside": beside,
         }))
     }
 }
@@ -133,37 +116,15 @@ fn cannot(what: &str, path: &Path, error: Errno) -> String {
     format!("can't {what} {}: {}", path.display(), error.desc())
 }
 
-/// The role of a file; `None` if it belongs to another sandbox. No name contains an '@', and no log
-/// of a sandbox ends like a generation or an index.
-fn role(name: &str, file: &str) -> Option<Role> {
+/// The log that a file is a part of, and which part; `None` if it belongs to another sandbox. No
+/// name contains an '@', and no log of a sandbox ends like a generation or an index.
+fn part_of<'a>(name: &str, file: &'a str) -> Option<(&'a str, Part)> {
     let rest = file.strip_prefix(name)?;
-    if let Some(what) = rest.strip_prefix('@') {
-        let (what, rest) = what.split_once(".log")?;
-        return (!what.is_empty() && of_log(rest).is_some()).then_some(Role::Beside);
-    }
-    of_log(rest.strip_prefix(".log")?)
-}
-
-/// The role of a file by its suffix after `.log`.
-fn of_log(rest: &str) -> Option<Role> {
-    if rest.is_empty() {
-        return Some(Role::Log);
-    }
-    if rest == NOTE || INDEXES.contains(&rest) {
-        return Some(Role::Beside);
-    }
-    let rest = rest.strip_prefix('.')?;
-    let (number, rest) =
-        rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
-    let is_number = DIGITS.contains(&number.len())
-        && (number.len() == *DIGITS.start() || !number.starts_with('0'));
-    if !is_number {
-        return None;
-    }
-    if ENDINGS.contains(&rest) {
-        return Some(Role::Generation);
-    }
-    INDEXES.contains(&rest).then_some(Role::Beside)
+    let what =
+        if rest.starts_with('@') { rest.find(names::LOG).filter(|end| *end > 1)? } else { 0 };
+    let log = file.get(..name.len() + what + names::LOG.len())?;
+    let part = names::part_of(file, log).filter(|_| log.ends_with(names::LOG))?;
+    Some((log, part))
 }
 
 #[cfg(test)]
@@ -171,36 +132,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_files_of_the_sandbox_itself_have_a_role() {
+    fn only_the_files_of_the_sandbox_itself_are_found() {
+        let generation = |number| Some(Part::Generation { number, compressed: false });
         for (file, expected) in [
-            ("web.log", Some(Role::Log)),
-            ("web.log.00000001", Some(Role::Generation)),
-            ("web.log.00000001.gz", Some(Role::Generation)),
-            ("web.log.idx", Some(Role::Beside)),
-            ("web.log.todo", Some(Role::Beside)),
+            ("web.log", Some(Part::Log)),
+            ("web.log.00000001", generation(1)),
+            ("web.log.00000001.gz", Some(Part::Generation { number: 1, compressed: true })),
+            ("web.log.idx", Some(Part::Index)),
+            ("web.log.todo", Some(Part::Queue)),
             ("web.log.00000001.todo", None),
-            ("web.log.00000001.idx", Some(Role::Beside)),
-            ("web@supervisor.log", Some(Role::Beside)),
-            ("web@supervisor.log.00000003", Some(Role::Beside)),
-            ("web@serial.log.todo", Some(Role::Beside)),
+            ("web.log.00000001.idx", Some(Part::Index)),
+            ("web@supervisor.log", Some(Part::Log)),
+            ("web@supervisor.log.00000003", generation(3)),
+            ("web@serial.log.todo", Some(Part::Queue)),
             ("web2.log", None),
             ("web.log.log", None),
             ("web.log.00000001.log", None),
             ("web.log.x", None),
+            ("web.lox", None),
             // logrotate(8) makes these.
             ("web.log.1", None),
             ("web.log.1.gz", None),
-            ("web.log.20261123", Some(Role::Generation)),
+            ("web.log.20261123", generation(20_261_123)),
             ("web.log.", None),
             ("web.log..gz", None),
             ("web.log.000000001", None),
-            ("web.log.100000000", Some(Role::Generation)),
+            ("web.log.100000000", generation(100_000_000)),
             ("web-2.log.00000001", None),
             ("web@supervisor", None),
             ("web@.log", None),
             ("other@web.log", None),
         ] {
-            assert_eq!(role("web", file), expected, "{file}");
+            assert_eq!(part_of("web", file).map(|(_, part)| part), expected, "{file}");
         }
+        assert_eq!(part_of("web", "web@a.log.idx"), Some(("web@a.log", Part::Index)));
     }
 }

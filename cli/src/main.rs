@@ -5,6 +5,7 @@
 //! Nothing here uses print macros: they panic if stdout or stderr is closed.
 
 mod args;
+mod atomic_file;
 mod attach;
 mod completions;
 mod consoles;
@@ -28,8 +29,6 @@ mod pause;
 mod processes;
 mod prune;
 mod ps;
-#[cfg(test)]
-mod reference;
 mod replay;
 mod report;
 mod restart;
@@ -193,7 +192,7 @@ fn supervise(messages: &Messages) -> u8 {
         Ok(plan) => Box::new(plan),
         Err(error) => {
             match error {
-                HandoverError::Unknown => detach::refuse(&error.to_string(), OWN_FAILURE),
+                HandoverError::Invalid => detach::refuse(&error.to_string(), OWN_FAILURE),
                 _ => report::failure(messages, &error.to_string()),
             }
             return OWN_FAILURE;
@@ -249,41 +248,4 @@ fn answer(messages: &Messages, error: &clap::Error, args: &[OsString]) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn a_subcommand_alone_has_the_same_help_as_among_the_others() {
-        let mut vmon = Cli::command();
-        vmon.build();
-        for among in vmon.get_subcommands_mut().filter(|command| command.get_name() != "help") {
-            let name = among.get_name().to_owned();
-            let mut alone = Subcommand::alone(&name).unwrap();
-            alone.build();
-            let alone = alone.find_subcommand_mut(&name).unwrap();
-            let (alone, among) = (alone.render_long_help(), among.render_long_help());
-            assert_eq!(alone.to_string(), among.to_string());
-        }
-        assert!(Subcommand::alone("help").is_none());
-        assert!(Subcommand::alone("RUN").is_none());
-    }
-
-    #[test]
-    fn the_help_has_an_example_of_each_command() {
-        let mut vmon = Cli::command();
-        vmon.build();
-        for command in vmon.get_subcommands().filter(|command| !command.is_hide_set()) {
-            let name = command.get_name();
-            assert!(
-                name == "help"
-                    || NOTES.contains(&format!("vmon {name} "))
-                    || NOTES.contains(&format!("vmon {name}\n")),
-                "{name}"
-            );
-            let own = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(name == "help" || own.contains("Examples:\n"), "{name}");
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use clap_mangen::Man;
 use vmon::terminal::Messages;
 
 use super::output::print;
-use super::{Cli, Failure, reason};
+use super::{Cli, Failure};
 
 /// Print the manual page of vmon or of one of its commands
 #[derive(Debug, clap::Args)]
@@ -53,12 +53,8 @@ fn write(directory: &Path, vmon: &Command) -> Result<(), Failure> {
     for command in std::iter::once(vmon).chain(visible) {
         let name = command.get_display_name().unwrap_or(command.get_name());
         let path = directory.join(format!("{name}.1"));
-        std::fs::write(&path, page(command)).map_err(|error| Failure::Directory {
-            what: "directory of the pages",
-            path: directory.to_owned(),
-            reason: reason(&error),
-            option: "--out-dir",
-        })?;
+        let failed = Failure::directory("directory of the pages", directory, "--out-dir");
+        std::fs::write(&path, page(command)).map_err(failed)?;
     }
     Ok(())
 }

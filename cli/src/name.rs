@@ -8,13 +8,12 @@ use vmon::monitor::{Name, NameError};
 /// The name for a program whose file name has no usable character.
 const NAMELESS: &str = "sandbox";
 
-/// The names that a run may claim.
+/// The names that a run may claim: the first one, and unless the user has given it, the same with the
+/// first free number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NameChoice {
-    /// This name only.
-    Given(Name),
-    /// This name, or this name with the first free number.
-    FromProgram(Name),
+pub struct NameChoice {
+    pub first: Name,
+    pub is_given: bool,
 }
 
 impl NameChoice {
@@ -26,27 +25,15 @@ impl NameChoice {
         let replaced: String = base.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
         let name = replaced.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
         let name = if name.is_empty() { NAMELESS } else { cut(name, Name::MAX_LEN) };
-        Name::new(name).map(Self::FromProgram)
-    }
-
-    /// The first name to claim.
-    pub fn first(&self) -> &Name {
-        match self {
-            Self::Given(name) | Self::FromProgram(name) => name,
-        }
+        Ok(Self { first: Name::new(name)?, is_given: false })
     }
 
     /// The name to claim when the preceding ones are taken, with `number` from 2. `None` for a
     /// given name.
     pub fn numbered(&self, number: u32) -> Option<Name> {
-        match self {
-            Self::Given(_) => None,
-            Self::FromProgram(name) => {
-                let suffix = format!("-{number}");
-                let room = Name::MAX_LEN.checked_sub(suffix.len())?;
-                Name::new(format!("{}{suffix}", cut(name.as_str(), room))).ok()
-            }
-        }
+        let suffix = format!("-{number}");
+        let room = Name::MAX_LEN.checked_sub(suffix.len()).filter(|_| !self.is_given)?;
+        Name::new(format!("{}{suffix}", cut(self.first.as_str(), room))).ok()
     }
 }
 
@@ -62,7 +49,7 @@ mod tests {
     use super::*;
 
     fn name_of(program: &[u8]) -> String {
-        NameChoice::of_program(OsStr::from_bytes(program)).unwrap().first().to_string()
+        NameChoice::of_program(OsStr::from_bytes(program)).unwrap().first.to_string()
     }
 
     #[test]
@@ -87,7 +74,7 @@ mod tests {
     fn a_long_name_leaves_room_for_its_number() {
         let long = "x".repeat(300);
         let choice = NameChoice::of_program(OsStr::new(&long)).unwrap();
-        assert_eq!(choice.first().as_str(), "x".repeat(128));
+        assert_eq!(choice.first.as_str(), "x".repeat(128));
         assert_eq!(choice.numbered(12).unwrap().as_str(), format!("{}-12", "x".repeat(125)));
     }
 
@@ -95,6 +82,6 @@ mod tests {
     fn a_given_name_gets_no_number() {
         let choice = NameChoice::of_program(OsStr::new("sh")).unwrap();
         assert_eq!(choice.numbered(2).unwrap().as_str(), "sh-2");
-        assert_eq!(NameChoice::Given(Name::new("sh").unwrap()).numbered(2), None);
+        assert_eq!(NameChoice { is_given: true, ..choice }.numbered(2), None);
     }
 }

@@ -63,19 +63,16 @@ impl Pause {
 
     /// Whether a signal has arrived or stdout is closed, without waiting.
     pub fn is_over(&self) -> bool {
-        self.poll_for(&[], PollTimeout::ZERO).is_ok_and(|(_, over)| over)
+        self.poll(&[], Some(Duration::ZERO)).is_ok_and(|(_, over)| over)
     }
 
     /// The number of ready descriptors, and whether one of this type's own is ready.
     fn poll(&self, fds: &[PollFd<'_>], time: Option<Duration>) -> Result<(i32, bool), Errno> {
         // Rounded up, to avoid a busy loop in the last millisecond.
         let timeout = time.map_or(PollTimeout::NONE, |time| {
-            PollTimeout::try_from(time.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+            let milliseconds = time.as_millis() + u128::from(!time.is_zero());
+            PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
         });
-        self.poll_for(fds, timeout)
-    }
-
-    fn poll_for(&self, fds: &[PollFd<'_>], timeout: PollTimeout) -> Result<(i32, bool), Errno> {
         let mut watched = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             // With no events requested, poll(2) still reports a closed reader.

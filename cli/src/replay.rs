@@ -81,10 +81,10 @@ fn play(args: &ReplayArgs, source: &LogSource) -> Result<Result<ReplayEnd, Strin
         warn!("{warning}");
     }
     match &end {
-        Ok(ReplayEnd::Ended) if log.is_empty() => {
+        Ok(ReplayEnd::Ended) if log.is_empty => {
             warn!("the log of {source} has no output of this selection")
         }
-        Ok(ReplayEnd::Ended) if !log.is_timed() => {
+        Ok(ReplayEnd::Ended) if !log.is_timed => {
             warn!("the log of {source} has no times: all bytes were played at once");
         }
         _ => {}

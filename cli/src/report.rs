@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, ValueEnum};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber, span};
@@ -14,53 +14,17 @@ use vmon::terminal::{self, Messages};
 
 use super::Cli;
 
-/// The level of messages written to stderr.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum)]
-pub enum LogLevel {
-    Off,
-    Error,
-    #[default]
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    /// The value on the command line.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
-impl From<LogLevel> for LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => Self::OFF,
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Trace => Self::TRACE,
-        }
-    }
-}
+/// The words of [`LevelFilter`].
+pub const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// Installs a subscriber that writes tracing events to `messages`.
-pub fn install(messages: &Messages, level: LogLevel) {
+pub fn install(messages: &Messages, level: LevelFilter) {
     install_on(messages.clone(), level);
 }
 
 /// Installs a subscriber that passes tracing events to `listener`.
-pub fn install_on(listener: impl Listener, level: LogLevel) {
-    let lines = Lines { listener, level: level.into() };
+pub fn install_on(listener: impl Listener, level: LevelFilter) {
+    let lines = Lines { listener, level };
     // Fails only if the process has a subscriber already, which then stays in use.
     let _ = tracing::subscriber::set_global_default(lines);
 }

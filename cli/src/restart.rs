@@ -164,7 +164,7 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     for time in times {
         *time = time.map(limited);
     }
-    let name = NameChoice::Given(sandbox.name.clone());
+    let name = NameChoice { first: sandbox.name.clone(), is_given: true };
     let (places, command) = (places.clone(), notify::hide(command));
     Ok(Plan { places, name, sandbox, command, options }.checked()?)
 }

@@ -89,14 +89,18 @@ impl RunArgs {
 #[derive(Debug)]
 pub struct RunLog {
     reader: LogReader,
-    run: Option<Run>,
-    started: Timestamp,
+    /// The run on record; `None` if several are selected.
+    pub run: Option<Run>,
+    /// The start time on record of the first selected run, or zero.
+    pub started: Timestamp,
     /// The run's start mark, returned first.
     mark: Option<(Timestamp, Mark)>,
     /// Whether reading ends at the next start mark.
     one_run: bool,
-    timed: bool,
-    empty: bool,
+    /// Whether the entries read so far have any times.
+    pub is_timed: bool,
+    /// Whether no byte has been read so far.
+    pub is_empty: bool,
 }
 
 /// The time of a run.
@@ -123,28 +127,8 @@ impl RunLog {
         let run = if one_run { source.run(runs) } else { recorded.last() };
         let started = run.and_then(|run| run.started_at).map(moment).unwrap_or_default();
         let run = run.filter(|_| one_run || recorded.len() == 1).cloned();
-        let (timed, empty) = (bounds.mark.is_some(), true);
-        Ok(Self { reader, run, started, mark: bounds.mark, one_run, timed, empty })
-    }
-
-    /// The run on record; `None` if several are selected.
-    pub fn run(&self) -> Option<&Run> {
-        self.run.as_ref()
-    }
-
-    /// The start time on record of the first selected run, or zero.
-    pub fn started(&self) -> Timestamp {
-        self.started
-    }
-
-    /// Whether no byte has been read so far.
-    pub fn is_empty(&self) -> bool {
-        self.empty
-    }
-
-    /// Whether the entries read so far have any times.
-    pub fn is_timed(&self) -> bool {
-        self.timed
+        let (is_timed, is_empty) = (bounds.mark.is_some(), true);
+        Ok(Self { reader, run, started, mark: bounds.mark, one_run, is_timed, is_empty })
     }
 
     /// Takes the warnings since the last call.
@@ -158,12 +142,12 @@ impl RunLog {
             return Ok(Some(Entry::Mark { time, mark }));
         }
         let entry = self.reader.next()?;
-        self.timed |= match entry {
+        self.is_timed |= match entry {
             Some(Entry::Bytes { time, .. }) => time.is_some(),
             Some(Entry::Mark { .. }) => true,
             None => false,
         };
-        self.empty &= !matches!(entry, Some(Entry::Bytes { .. }));
+        self.is_empty &= !matches!(entry, Some(Entry::Bytes { .. }));
         // The next run's start mark is where this part ends.
         let is_next = matches!(entry, Some(Entry::Mark { mark: Mark::Start { .. }, .. }));
         Ok(entry.filter(|_| !(self.one_run && is_next)))

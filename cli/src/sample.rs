@@ -1,6 +1,5 @@
 //! Periodic samples of the command's resource usage in the record, for --metrics-interval.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -19,7 +18,6 @@ const NEXT: u32 = 0;
 pub struct Sampler {
     registry: Registry,
     sandbox: Sandbox,
-    cgroup: Option<PathBuf>,
     interval: Duration,
     activity: Activity,
     running: Option<Running>,
@@ -39,17 +37,16 @@ impl Sampler {
     pub fn new(
         registry: Registry,
         sandbox: Sandbox,
-        cgroup: Option<PathBuf>,
         interval: Duration,
         activity: Activity,
     ) -> Self {
-        Self { registry, sandbox, cgroup, interval, activity, running: None, reported: false }
+        Self { registry, sandbox, interval, activity, running: None, reported: false }
     }
 
     /// Usage of the cgroup if there is one, which includes processes that have left the process
     /// tree.
     fn usage(&self, child: &Identity) -> Result<usage::Usage, usage::UsageError> {
-        match &self.cgroup {
+        match &self.sandbox.cgroup {
             Some(cgroup) => usage::of_cgroup(cgroup),
             None => usage::of_tree(child),
         }

@@ -8,9 +8,11 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
+use tracing::level_filters::LevelFilter;
 use vmon::registry::{Registry, RegistryError};
 
-use super::report::LogLevel;
+use super::args::one_of;
+use super::report::LEVELS;
 use super::{Failure, reason};
 
 /// The options for the state directory and for messages.
@@ -26,8 +28,13 @@ pub struct SharedArgs {
     db: Option<PathBuf>,
 
     /// Log level of messages on stderr
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
-    pub log_level: LogLevel,
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "warn",
+        value_parser = one_of::<LevelFilter>(LEVELS)
+    )]
+    pub log_level: LevelFilter,
 }
 
 /// The paths on disk. They need not exist.
@@ -97,7 +104,7 @@ impl Place {
 
 /// The database selected by these options and the environment, for completion.
 pub fn default_db(state_dir: Option<PathBuf>, db: Option<PathBuf>) -> Option<PathBuf> {
-    let shared = SharedArgs { state_dir, db, log_level: LogLevel::Off };
+    let shared = SharedArgs { state_dir, db, log_level: LevelFilter::OFF };
     shared.places().ok().map(|places| places.db.path)
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use chrono::Utc;
 use serde_json::{Value, json};
-use vmon::logfile::{Format, LogFile, LogOptions, Retention, Stream};
+use vmon::logfile::{Format, LogFile, LogOptions, Retention, Stream, names};
 use vmon::monitor::{Name, Sandbox};
 use vmon::terminal::Messages;
 
@@ -26,6 +26,11 @@ pub const LOG: LogOptions = LogOptions {
     format: Format::Raw,
     index: false,
 };
+
+/// The name of the log of the supervisor of a sandbox.
+pub fn log_name(sandbox: &str) -> String {
+    names::further(sandbox, "supervisor")
+}
 
 /// The destination of a supervisor's messages. Clones share it.
 #[derive(Clone)]
@@ -53,7 +58,7 @@ impl SupervisorLog {
                 *destination = Destination::Log {
                     log_dir: sandbox.log_dir().to_owned(),
                     config_file: sandbox.config_file().clone(),
-                    name: format!("{name}@supervisor"),
+                    name: log_name(name.as_str()),
                     log: None,
                 };
             }

@@ -219,7 +219,7 @@ fn both_files_are_written_or_none() {
 /// Number of temporary files left.
 fn left_behind(directory: &Path) -> usize {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
-    names.filter(|name| name.to_string_lossy().starts_with(".vmon-export")).count()
+    names.filter(|name| name.to_string_lossy().starts_with(".vmon.")).count()
 }
 
 #[test]

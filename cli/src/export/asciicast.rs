@@ -1,5 +1,6 @@
 //! asciicast v2, the format of asciinema: a header line of JSON, then one line an event.
 
+use std::str::Utf8Error;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -117,35 +118,17 @@ impl Text {
     /// Decodes bytes. `raw` is true for terminal output. Output from a pipe gets a carriage return
     /// at the end of each line, because the player's terminal is in raw mode.
     fn take(&mut self, bytes: &[u8], raw: bool) {
-        let begun = std::mem::take(&mut self.begun);
-        let joined: Vec<u8>;
-        let mut rest = match begun.as_slice() {
-            [] => bytes,
-            begun => {
-                joined = [begun, bytes].concat();
-                joined.as_slice()
-            }
-        };
-        loop {
-            let (valid, invalid) = match str::from_utf8(rest) {
-                Ok(text) => (text, None),
-                Err(error) => {
-                    let valid = rest.get(..error.valid_up_to()).unwrap_or_default();
-                    let after = rest.get(error.valid_up_to()..).unwrap_or_default();
-                    (str::from_utf8(valid).unwrap_or_default(), Some((after, error.error_len())))
+        let bytes = [std::mem::take(&mut self.begun).as_slice(), bytes].concat();
+        let mut chunks = bytes.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
+            self.push(chunk.valid(), raw);
+            let is_begun = |error: Utf8Error| error.error_len().is_none();
+            match chunk.invalid() {
+                [] => {}
+                last if chunks.peek().is_none() && str::from_utf8(last).is_err_and(is_begun) => {
+                    self.begun = last.to_vec();
                 }
-            };
-            self.push(valid, raw);
-            match invalid {
-                None => return,
-                Some((after, None)) => {
-                    self.begun = after.to_vec();
-                    return;
-                }
-                Some((after, Some(length))) => {
-                    self.push("\u{fffd}", raw);
-                    rest = after.get(length..).unwrap_or_default();
-                }
+                _ => self.push("\u{fffd}", raw),
             }
         }
     }

@@ -15,12 +15,13 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
+use vmon::logfile::names::{self, Part};
 use vmon::monitor::Name;
 use vmon::registry::Run;
 
-use super::{DIRECTORY, Logs, cannot, role};
+use super::{DIRECTORY, LogFile, Logs, cannot};
 use crate::shared::Places;
-use crate::{Failure, reason};
+use crate::{Failure, reason, supervise};
 
 /// Does not block on a FIFO and does not follow a symbolic link.
 const FILE: OFlag = OFlag::O_RDONLY
@@ -28,10 +29,6 @@ const FILE: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_CLOEXEC);
-
-/// Suffix of the supervisor's own log. The supervisor writes it after the end of the sandbox too,
-/// while the command of --on-exit runs.
-const OWN_LOG: &str = "@supervisor.log";
 
 /// The directories below which logs may be removed, with symbolic links resolved.
 #[derive(Debug)]
@@ -43,13 +40,8 @@ impl Roots {
         // A state directory that does not exist contains no logs.
         let mut roots: Vec<PathBuf> = fs::canonicalize(&places.state_dir).into_iter().collect();
         for path in log_dirs {
-            let root = fs::canonicalize(path).map_err(|error| Failure::Directory {
-                what: "log directory",
-                path: path.clone(),
-                reason: reason(&error),
-                option: "--log-dir",
-            })?;
-            roots.push(root);
+            let failed = Failure::directory("log directory", path, "--log-dir");
+            roots.push(fs::canonicalize(path).map_err(failed)?);
         }
         Ok(Self(roots))
     }
@@ -150,36 +142,44 @@ struct Locked {
     id: Id,
     above: OwnedFd,
     config_file: String,
-    /// Names of the files to remove.
-    files: Vec<String>,
+    /// The files to remove.
+    files: Vec<LogFile>,
     /// The locks, by file name.
     locks: Vec<(String, File)>,
 }
 
 impl Locked {
     fn new(logs: Logs, above: OwnedFd, config_file: String, id: Id) -> Result<Self, String> {
-        let files = logs.names()?;
+        let files = logs.files()?;
+        // The supervisor writes its own log after the end of the sandbox too, while the command of
+        // --on-exit runs.
+        let own = names::log(&supervise::log_name(&logs.name));
+        let main = names::log(&logs.name);
+        let found: BTreeSet<&str> = files.iter().map(|file| file.log.as_str()).collect();
         // During a rotation the newest generation stays locked until the new log is locked. So the
         // generations are locked first, and a file that appears in the meantime is an error.
         let mut locks: Vec<(String, File)> = Vec::new();
-        for log in logs.logs(&files) {
-            let newest = files.iter().rev().find(|file| logs.is_plain(file, &log)).cloned();
-            for file in newest.into_iter().chain([log]) {
-                if let Some(lock) = logs.lock(&file)? {
-                    locks.push((file, lock));
-                }
+        for log in found.union(&[main.as_str()].into()).filter(|log| **log != own) {
+            let mut plain =
+                files.iter().filter(|file| file.log == *log && file.is_plain_generation());
+            let newest = plain.next_back().map(|file| file.name.as_str());
+            for file in newest.into_iter().chain([*log]) {
+                locks.extend(logs.lock(file)?.map(|lock| (file.to_owned(), lock)));
             }
         }
-        let is_new = |file: &&String| logs.is_written(file) && !files.contains(file);
-        if let Some(new) = logs.names()?.iter().find(is_new) {
-            return Err(logs.in_use(new));
+        let is_new = |file: &&LogFile| {
+            let is_written = file.part == Part::Log || file.is_plain_generation();
+            is_written && file.log != own && files.iter().all(|known| known.name != file.name)
+        };
+        if let Some(new) = logs.files()?.iter().find(is_new) {
+            return Err(logs.in_use(&new.name));
         }
         Ok(Self { logs, id, above, config_file, files, locks })
     }
 
     fn remove(&self) -> Result<(), String> {
         let Logs { path, directory, .. } = &self.logs;
-        for file in &self.files {
+        for LogFile { name: file, .. } in &self.files {
             let lock = self.locks.iter().find(|(locked, _)| locked == file);
             if let Some((_, lock)) = lock
                 && !is_named(directory, file, lock)
@@ -205,44 +205,17 @@ fn is_named(directory: &OwnedFd, name: &str, file: &File) -> bool {
     }
 }
 
+impl LogFile {
+    fn is_plain_generation(&self) -> bool {
+        matches!(self.part, Part::Generation { compressed: false, .. })
+    }
+}
+
 impl Logs {
     fn id(&self) -> Result<Id, String> {
         fstat(&self.directory)
             .map(|stat| id(&stat))
             .map_err(|error| cannot("use", &self.path, error))
-    }
-
-    fn names(&self) -> Result<Vec<String>, String> {
-        Ok(self.files()?.into_iter().map(|file| file.file_name).collect())
-    }
-
-    /// Names of the logs that these files belong to, including the sandbox's main log.
-    fn logs(&self, files: &[String]) -> BTreeSet<String> {
-        let found = files.iter().filter_map(|file| self.log_of(file)).map(str::to_owned);
-        found.chain([format!("{}.log", self.name)]).collect()
-    }
-
-    /// The name of the log that a file belongs to; `None` for files of the supervisor's own log.
-    fn log_of<'a>(&self, file: &'a str) -> Option<&'a str> {
-        const ENDING: &str = ".log";
-        // Names of sandboxes and consoles contain no '@', so the first one ends the name.
-        let rest = file.get(self.name.len()..)?;
-        let what = if rest.starts_with('@') { rest.find(ENDING)? } else { 0 };
-        let log = file.get(..self.name.len() + what + ENDING.len())?;
-        (log.get(self.name.len()..) != Some(OWN_LOG)).then_some(log)
-    }
-
-    /// Whether a file is an uncompressed generation of this log.
-    fn is_plain(&self, file: &str, log: &str) -> bool {
-        let number = file.strip_prefix(log).and_then(|rest| rest.strip_prefix('.'));
-        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
-    }
-
-    /// Whether a supervisor writes to such a file: a log, or an uncompressed generation.
-    fn is_written(&self, file: &str) -> bool {
-        let log = self.log_of(file);
-        role(&self.name, file).is_some()
-            && log.is_some_and(|log| file == log || self.is_plain(file, log))
     }
 
     /// Takes the exclusive lock of a log. A supervisor that writes the log holds it. `None` if

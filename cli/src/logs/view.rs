@@ -4,13 +4,12 @@
 //! to the end, so that no change is missed.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use tracing::warn;
 use vmon::logfile::read::{Entry, Hold, LogReader, Position, Warning};
-use vmon::logfile::{Mark, Timestamp};
+use vmon::logfile::{Mark, Timestamp, names};
 
 use super::super::file_watcher::{FileWatcher, Target};
 use super::super::pause::Next;
@@ -318,7 +317,8 @@ impl<'a> LogView<'a> {
     /// Watches the files. Returns whether one of them has to be read before waiting.
     fn watch(&mut self, hold: Hold) -> bool {
         let log = self.reader.path();
-        let index = index_of(log);
+        let name = log.file_name().unwrap_or_default().to_string_lossy();
+        let index = log.with_file_name(names::index(&name));
         let mut targets = vec![Target::Directory(log.parent().unwrap_or(log)), Target::Named(log)];
         targets.extend(self.reader.file().map(Target::Open));
         if hold == Hold::Pending {
@@ -455,11 +455,4 @@ impl Seen {
 fn with_timeout(until: Timestamp) -> Timestamp {
     let timeout = u64::try_from(INDEX_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
     Timestamp::from_nanoseconds(until.nanoseconds().saturating_add(timeout))
-}
-
-/// The path of a log's index.
-fn index_of(log: &Path) -> PathBuf {
-    let mut path = log.as_os_str().to_owned();
-    path.push(".idx");
-    path.into()
 }

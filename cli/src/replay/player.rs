@@ -197,7 +197,7 @@ impl Player {
     /// Reads the next entry and the time when it is due.
     fn load(&mut self) -> Result<(Duration, Next), String> {
         loop {
-            let begun = !self.log.is_empty();
+            let begun = !self.log.is_empty;
             let entry = self.log.next().map_err(|error| error.to_string())?;
             let Some(entry) = entry else { return Ok((Duration::ZERO, Next::End)) };
             let due = self.schedule.due(&entry);

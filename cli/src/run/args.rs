@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, ValueEnum};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
@@ -20,10 +19,10 @@ use vmon::{terminal, values};
 use super::files::LifecycleFiles;
 use super::options::Options;
 use super::plan::Plan;
-use crate::args::{self, ConsoleChoice, EnvArg, one_of};
+use crate::args::{self, ConsoleChoice, EnvArg, one_of, os};
 use crate::name::NameChoice;
 use crate::shared::{SharedArgs, check_directory};
-use crate::{Failure, notify, reason};
+use crate::{Failure, notify};
 
 /// Run a command, log its output, and exit with its exit code
 ///
@@ -96,7 +95,7 @@ pub(super) struct RecordArgs {
         value_name = "PATH",
         num_args = 1..,
         conflicts_with = "native_rootfs",
-        value_parser = OsStringValueParser::new().try_map(args::layer)
+        value_parser = os(args::layer)
     )]
     overlayfs_layer: Vec<PathBuf>,
 
@@ -143,11 +142,7 @@ pub(super) struct LogArgs {
     /// Command to run with 'sh -c' after each rotation of a log, consoles included, such as 'gzip'
     /// or 'zstd -q --rm'. Its last argument is the path of the generation. One runs at a time, at
     /// low priority
-    #[arg(
-        long,
-        value_name = "CMD",
-        value_parser = OsStringValueParser::new().try_map(args::shell_command)
-    )]
+    #[arg(long, value_name = "CMD", value_parser = os(args::shell_command))]
     pub(super) log_rotate_command: Option<OsString>,
 
     /// Write a time index beside the log: the time and stream of each byte, and where runs begin and
@@ -234,7 +229,7 @@ pub(super) struct StreamArgs {
     #[arg(
         long = "console",
         value_name = "[CONSOLE=]unix:PATH|unix-any:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
-        value_parser = OsStringValueParser::new().try_map(|text| Console::try_from(text.as_os_str()))
+        value_parser = os(|text| Console::try_from(text.as_os_str()))
     )]
     consoles: Vec<Console>,
 
@@ -249,11 +244,7 @@ pub(super) struct StreamArgs {
 pub(super) struct ChildArgs {
     /// Set an environment variable of the command; KEY alone passes on the value that vmon has. May
     /// be repeated
-    #[arg(
-        long,
-        value_name = "KEY[=VALUE]",
-        value_parser = OsStringValueParser::new().try_map(args::env)
-    )]
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = os(args::env))]
     env: Vec<EnvArg>,
 
     /// Working directory of the command [default: the current directory]
@@ -327,23 +318,22 @@ impl RunArgs {
         // clap requires at least one word.
         let program = words.next().unwrap_or_default();
         let name = match &record.name {
-            Some(given) => NameChoice::Given(given.clone()),
+            Some(given) => NameChoice { first: given.clone(), is_given: true },
             None => NameChoice::of_program(&program)?,
         };
         let command = Command::new(program).args(words).pty(streams.wants_pty(detach));
         let log_dir = log.log_dir.clone().unwrap_or_else(|| places.default_log_dir());
-        let mut sandbox =
-            Sandbox::new(name.first().as_str(), record.config_file.as_str(), log_dir)?
-                .config_last_modified(record.modified())
-                .retention(log.retention())
-                .log_format(log.log_format)
-                .log_index(log.log_index)
-                .on_log_error(log.on_log_error)
-                .forward(streams.forward(detach)?)
-                .input(streams.input(detach))
-                .stop_with(child.stop_signal, child.stop_timeout)
-                .restart(lifecycle.restart)
-                .leave_descendants(lifecycle.leave_descendants);
+        let mut sandbox = Sandbox::new(name.first.as_str(), record.config_file.as_str(), log_dir)?
+            .config_last_modified(record.modified())
+            .retention(log.retention())
+            .log_format(log.log_format)
+            .log_index(log.log_index)
+            .on_log_error(log.on_log_error)
+            .forward(streams.forward(detach)?)
+            .input(streams.input(detach))
+            .stop_with(child.stop_signal, child.stop_timeout)
+            .restart(lifecycle.restart)
+            .leave_descendants(lifecycle.leave_descendants);
         if let Some(command) = &log.log_rotate_command {
             sandbox = sandbox.rotate_command(command);
         }
@@ -472,14 +462,11 @@ impl ChildArgs {
             };
         }
         let Some(cwd) = cwd else { return Ok(command) };
-        match check_directory(&cwd, AccessFlags::X_OK) {
-            Ok(()) => Ok(command.current_dir(cwd)),
-            Err(error) => Err(Failure::Directory {
-                what: "working directory",
-                reason: reason(&error),
-                path: cwd,
-                option: "--cwd",
-            }),
-        }
+        check_directory(&cwd, AccessFlags::X_OK).map_err(Failure::directory(
+            "working directory",
+            &cwd,
+            "--cwd",
+        ))?;
+        Ok(command.current_dir(cwd))
     }
 }

@@ -20,7 +20,6 @@ use vmon::terminal::Messages;
 
 use super::handover;
 use super::plan::Plan;
-use crate::name::NameChoice;
 use crate::report::{self, Listener};
 use crate::supervise::SupervisorLog;
 use crate::{Failure, reason};
@@ -63,10 +62,7 @@ pub fn start(plan: &Plan, messages: &Messages) -> Result<Started, Failure> {
     let mut command = Command::new(own_program().map_err(Failure::Supervisor)?);
     let (stdin, hand_over) = io::pipe().map_err(Failure::Supervisor)?;
     command.arg0(std::env::args_os().next().unwrap_or_else(|| "vmon".into()));
-    let given = match &plan.name {
-        NameChoice::Given(name) => Some(name.as_str()),
-        NameChoice::FromProgram(_) => None,
-    };
+    let given = plan.name.is_given.then(|| plan.name.first.as_str());
     command.args(handover::public_args(given));
     command.stdin(stdin).stdout(writer).stderr(Stdio::null());
     let mut supervisor = command.spawn().map_err(Failure::Supervisor)?;

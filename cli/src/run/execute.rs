@@ -17,7 +17,7 @@ use crate::notify::Notifier;
 use crate::sample::Sampler;
 use crate::shared::{NewDirectories, Place};
 use crate::trim::{self, Activity, Noted};
-use crate::{Failure, hooks, reason};
+use crate::{Failure, hooks};
 
 impl Plan {
     /// Raises the soft limit of open files to the hard limit. The command keeps the former limit.
@@ -32,7 +32,7 @@ impl Plan {
 
     /// Runs the command until it ends, then writes the exit file and runs the --on-exit command.
     pub fn execute(&self, ready: Option<&Ready>) -> Result<u8, Failure> {
-        let mut name = self.name.first().clone();
+        let mut name = self.name.first.clone();
         let end = self.supervise(&mut name, ready).and_then(|end| match &end.outcome {
             Outcome::NotStarted(error) => {
                 Err(Failure::NotStarted { code: end.exit_code(), error: error.clone() })
@@ -73,19 +73,14 @@ impl Plan {
 
     fn open_into(&self, made: &mut NewDirectories) -> Result<Registry, Failure> {
         let mut make = |path: &Path, what, option| {
-            made.make(path).map_err(|error| Failure::Directory {
-                what,
-                path: path.to_owned(),
-                reason: reason(&error),
-                option,
-            })
+            made.make(path).map_err(Failure::directory(what, path, option))
         };
         let (log_dir, config_file) = (&self.sandbox.log_dir, self.sandbox.config_file.as_str());
         let Place { option, .. } =
             Place::new(Some(log_dir), "--log-dir", &self.places.state_dir, "log")?;
         make(log_dir, "log directory", option)?;
         make(&log_dir.join(config_file), "log directory", option)?;
-        LogFile::check(log_dir, config_file, self.name.first().as_str())?;
+        LogFile::check(log_dir, config_file, self.name.first.as_str())?;
         let db = &self.places.db;
         if let Some(parent) = db.path.parent() {
             make(parent, "directory of the database", db.option)?;
@@ -151,10 +146,8 @@ impl Plan {
             monitor = monitor.service(self.options.files.clone());
         }
         if let Some(interval) = self.options.metrics_interval {
-            let (registry, cgroup) = (registry.clone(), sandbox.cgroup.clone());
-            let activity = activity.clone();
-            let sampler = Sampler::new(registry, sandbox.clone(), cgroup, interval, activity);
-            monitor = monitor.service(sampler);
+            let (registry, activity) = (registry.clone(), activity.clone());
+            monitor = monitor.service(Sampler::new(registry, sandbox.clone(), interval, activity));
         }
         if let Some(notifier) = Notifier::from_environment() {
             monitor = monitor.service(notifier);

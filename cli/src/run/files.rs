@@ -2,20 +2,15 @@
 //! file, after the end of the run.
 
 use std::error::Error;
-use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 use vmon::monitor::{Service, ServiceContext, Transition};
 
+use crate::atomic_file::{AtomicFile, WriteError};
 use crate::reason;
-
-/// The number of bytes of a file's name that the name of its temporary file starts with.
-const LONGEST: usize = 200;
 
 /// The paths of the files; absolute in a checked plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,25 +25,7 @@ impl LifecycleFiles {
     }
 
     pub fn write_exit(&self, code: u8) {
-        if let Some(path) = &self.exit
-            && let Err(error) = replace(path, &format!("{code}\n"))
-        {
-            warn!(path = %path.display(), "can't write the exit file: {}", reason(&error));
-        }
-    }
-
-    fn write_pid(&self, pid: u32) {
-        if let Some(path) = &self.pid
-            && let Err(error) = replace(path, &format!("{pid}\n"))
-        {
-            warn!(path = %path.display(), "can't write the PID file: {}", reason(&error));
-        }
-    }
-
-    fn remove_pid(&self) {
-        if let Some(path) = &self.pid {
-            remove(path, "PID file");
-        }
+        write(self.exit.as_deref(), "exit file", code.into());
     }
 }
 
@@ -56,24 +33,25 @@ impl LifecycleFiles {
 impl Service for LifecycleFiles {
     /// Removes the files of an earlier run. The name has been claimed, so no live run uses them.
     fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
-        self.remove_pid();
-        if let Some(path) = &self.exit {
-            remove(path, "exit file");
-        }
+        remove(self.pid.as_deref(), "PID file");
+        remove(self.exit.as_deref(), "exit file");
         Ok(())
     }
 
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         match transition {
-            Transition::Running { child, .. } => self.write_pid(child.pid),
+            Transition::Running { child, .. } => {
+                write(self.pid.as_deref(), "PID file", child.pid);
+            }
             // The child has been reaped, so its pid can be reused.
-            Transition::Draining { .. } => self.remove_pid(),
+            Transition::Draining { .. } => remove(self.pid.as_deref(), "PID file"),
             _ => {}
         }
     }
 }
 
-fn remove(path: &Path, what: &str) {
+fn remove(path: Option<&Path>, what: &str) {
+    let Some(path) = path else { return };
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             warn!(path = %path.display(), "can't remove the {what}: {}", reason(&error));
@@ -82,39 +60,14 @@ fn remove(path: &Path, what: &str) {
     }
 }
 
-/// Replaces the file at `path` atomically (rename(2)): a reader sees the previous contents or all of
-/// the new ones.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().as_bytes();
-    // The name with its suffix must not exceed NAME_MAX.
-    name = name.get(..LONGEST).unwrap_or(name);
-    let mut name = OsStr::from_bytes(name).to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = path.with_file_name(name);
-    // Left by an earlier process with the same pid.
-    let _ = fs::remove_file(&temporary);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("exit");
-        replace(&path, "1\n").unwrap();
-        replace(&path, "22\n").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "22\n");
-        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
-        fs::create_dir(scratch.path().join("directory")).unwrap();
-        replace(&scratch.path().join("directory"), "x").unwrap_err();
-        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+/// Replaces the file: a reader sees the previous contents or all of the new ones.
+fn write(path: Option<&Path>, what: &str, number: u32) {
+    let Some(path) = path else { return };
+    let written = AtomicFile::create(path).and_then(|mut file| {
+        file.write(format!("{number}\n").as_bytes())?;
+        file.keep()
+    });
+    if let Err(WriteError { reason, .. }) = written {
+        warn!(path = %path.display(), "can't write the {what}: {reason}");
     }
 }

@@ -4,9 +4,8 @@
 //! Every user can read the arguments of a process while it runs (proc(5), `cmdline`). A supervisor
 //! runs as long as its sandbox, and its plan contains the values of `--env`.
 //!
-//! The pipe carries a magic number, the length of the encoded plan (eight bytes, little-endian), and
-//! the plan. The length makes an incomplete plan detectable: nothing is started if the sender is
-//! killed while it writes.
+//! The pipe carries a magic number and the plan, which is JSON: an incomplete plan can't be decoded, so
+//! nothing is started if the sender is killed while it writes.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,10 +21,7 @@ use super::plan::Plan;
 const VISIBLE: [&str; 3] = ["run", "--detach", "--supervisor"];
 
 /// Magic number of this version of the format. A supervisor of another version rejects it.
-const MAGIC: &[u8; 8] = b"vmon\0\0\0\x02";
-
-/// More than the length of any plan, which is limited by `ARG_MAX` (execve(2)).
-const MAX_LENGTH: u64 = 1 << 30;
+const MAGIC: &[u8; 8] = b"vmon\0\0\0\x03";
 
 /// Why a process can't become a supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +32,8 @@ pub enum HandoverError {
     ByHand,
     #[error("can't read the plan of the detached run from stdin: {0}")]
     Read(io::Error),
-    #[error("the plan of the detached run is incomplete: start it again")]
-    Incomplete,
     #[error("the plan of the detached run is invalid: start it again")]
-    Unknown,
+    Invalid,
 }
 
 /// The arguments of a supervisor, which every user can read. They contain the name of the sandbox if
@@ -57,15 +51,10 @@ pub fn is_supervisor(args: &[OsString]) -> bool {
 /// Sends the plan. A supervisor that has already ended is not an error here: its exit status is
 /// reported instead.
 pub fn send(plan: &Plan, mut pipe: PipeWriter) -> io::Result<()> {
-    match pipe.write_all(&framed(&plan.encode())) {
+    match pipe.write_all(&[MAGIC, plan.encode().as_slice()].concat()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
-}
-
-fn framed(plan: &[u8]) -> Vec<u8> {
-    let length = (plan.len() as u64).to_le_bytes();
-    [&MAGIC[..], &length, plan].concat()
 }
 
 /// Reads the plan from stdin.
@@ -77,23 +66,18 @@ pub fn receive() -> Result<Plan, HandoverError> {
         return Err(HandoverError::ByHand);
     }
     let pipe = stdin.as_fd().try_clone_to_owned().map_err(HandoverError::Read)?;
-    Plan::decode(&read(File::from(pipe))?).ok_or(HandoverError::Unknown)
+    read(File::from(pipe))
 }
 
-fn read(mut pipe: impl Read) -> Result<Vec<u8>, HandoverError> {
-    let (mut magic, mut length) = ([0; MAGIC.len()], [0; size_of::<u64>()]);
-    pipe.read_exact(&mut magic).map_err(|_| HandoverError::ByHand)?;
-    if magic != *MAGIC {
-        return Err(HandoverError::ByHand);
+fn read(mut pipe: impl Read) -> Result<Plan, HandoverError> {
+    let mut magic = [0; MAGIC.len()];
+    match pipe.read_exact(&mut magic) {
+        Ok(()) if magic == *MAGIC => {}
+        _ => return Err(HandoverError::ByHand),
     }
-    pipe.read_exact(&mut length).map_err(|_| HandoverError::Incomplete)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_LENGTH {
-        return Err(HandoverError::ByHand);
-    }
-    let mut bytes = Vec::new();
-    let count = pipe.take(length).read_to_end(&mut bytes).map_err(HandoverError::Read)?;
-    if count as u64 == length { Ok(bytes) } else { Err(HandoverError::Incomplete) }
+    let mut plan = Vec::new();
+    pipe.read_to_end(&mut plan).map_err(HandoverError::Read)?;
+    Plan::decode(&plan).ok_or(HandoverError::Invalid)
 }
 
 #[cfg(test)]
@@ -101,14 +85,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_arrives_and_a_truncated_plan_is_rejected() {
-        let plan = b"\0{ a plan }\xff\0";
-        let bytes = framed(plan);
-        assert_eq!(read(&bytes[..]).unwrap(), plan);
-        for cut in 0..bytes.len() {
-            assert!(read(&bytes[..cut]).is_err(), "{cut}");
+    fn other_input_is_no_plan() {
+        let no_plan = [MAGIC, b"{ a plan }".as_slice()].concat();
+        assert!(matches!(read(&no_plan[..]), Err(HandoverError::Invalid)));
+        for input in [&no_plan[..3], b"some other input from a user"] {
+            assert!(matches!(read(input), Err(HandoverError::ByHand)));
         }
-        assert!(matches!(read(&b"some other input from a user"[..]), Err(HandoverError::ByHand)));
     }
 
     #[test]

@@ -5,23 +5,34 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde_json::{Map, Value};
+use tracing::level_filters::LevelFilter;
 use vmon::monitor::codec;
 
 use super::files::LifecycleFiles;
 use crate::args;
-use crate::report::LogLevel;
 
 /// The options, with the defaults of those that were not given.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// `None` for the default, `run` in the state directory in use, wherever that was moved to.
     pub runtime_dir: Option<PathBuf>,
     pub files: LifecycleFiles,
     pub on_exit: Option<OsString>,
     pub metrics_interval: Option<Duration>,
-    pub log_level: LogLevel,
+    pub log_level: LevelFilter,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            runtime_dir: None,
+            files: LifecycleFiles::default(),
+            on_exit: None,
+            metrics_interval: None,
+            log_level: LevelFilter::WARN,
+        }
+    }
 }
 
 impl Options {
@@ -30,6 +41,7 @@ impl Options {
     pub fn to_json(&self) -> Value {
         let Self { runtime_dir, files, on_exit, metrics_interval, log_level } = self;
         let LifecycleFiles { pid, exit } = files;
+        let level = log_level.to_string();
         let interval = metrics_interval.map(|time| format!("{}ms", time.as_millis()));
         let options: [(&str, Option<&OsStr>); 6] = [
             ("runtime-dir", runtime_dir.as_ref().map(AsRef::as_ref)),
@@ -37,7 +49,7 @@ impl Options {
             ("exit-file", exit.as_ref().map(AsRef::as_ref)),
             ("on-exit", on_exit.as_deref()),
             ("metrics-interval", interval.as_ref().map(AsRef::as_ref)),
-            ("log-level", Some(log_level.word().as_ref())),
+            ("log-level", Some(level.as_ref())),
         ];
         let given = options
             .into_iter()
@@ -62,9 +74,7 @@ impl Options {
                 "metrics-interval" => {
                     options.metrics_interval = Some(args::positive_time(value.to_str()?).ok()?);
                 }
-                "log-level" => {
-                    options.log_level = LogLevel::from_str(value.to_str()?, false).ok()?
-                }
+                "log-level" => options.log_level = value.to_str()?.parse().ok()?,
                 _ => return None,
             }
         }
@@ -90,7 +100,7 @@ mod tests {
             },
             on_exit: Some("--x y".into()),
             metrics_interval: Some(Duration::from_millis(1500)),
-            log_level: LogLevel::Debug,
+            log_level: LevelFilter::DEBUG,
         };
         let recorded = json!({
             "runtime-dir": "/run/vmon", "pid-file": { "bytes": [47, 255] }, "exit-file": "/exit",

@@ -90,10 +90,6 @@ impl Plan {
     pub fn encode(&self) -> Vec<u8> {
         let Self { places: Places { state_dir, db }, name, sandbox, command, options } = self;
         let spec = Spec::new(sandbox.clone(), Some(command.clone()), options.to_json());
-        let (name, is_given) = match name {
-            NameChoice::Given(name) => (name, true),
-            NameChoice::FromProgram(name) => (name, false),
-        };
         let variable = |(key, value): &(OsString, Option<OsString>)| {
             json!([codec::word(key), value.as_deref().map(codec::word)])
         };
@@ -101,8 +97,8 @@ impl Plan {
         let plan = json!({
             "state_dir": codec::word(state_dir.as_os_str()),
             "db": codec::word(db.path.as_os_str()),
-            "name": name.as_str(),
-            "name_is_given": is_given,
+            "name": name.first.as_str(),
+            "name_is_given": name.is_given,
             "config_file": sandbox.config_file.as_str(),
             "config_last_modified": modified.to_rfc3339_opts(SecondsFormat::AutoSi, true),
             "spec": spec.to_json(),
@@ -117,9 +113,10 @@ impl Plan {
         let word = |key: &str| codec::read_word(plan.get(key)?);
         let text = |key: &str| plan.get(key)?.as_str();
         let (state_dir, db) = (PathBuf::from(word("state_dir")?), PathBuf::from(word("db")?));
-        let name: Name = text("name")?.parse().ok()?;
+        let first: Name = text("name")?.parse().ok()?;
+        let name = NameChoice { first, is_given: plan.get("name_is_given")?.as_bool()? };
         let config_file = text("config_file")?.parse().ok()?;
-        let spec = Spec::from_json(plan.get("spec")?, name.clone(), config_file)?;
+        let spec = Spec::from_json(plan.get("spec")?, name.first.clone(), config_file)?;
         let options = Options::from_json(&spec.options)?;
         let mut sandbox = spec.sandbox;
         let modified = DateTime::parse_from_rfc3339(text("config_last_modified")?);
@@ -133,10 +130,6 @@ impl Plan {
                 None => command.env_remove(key),
             };
         }
-        let name = match plan.get("name_is_given")?.as_bool()? {
-            true => NameChoice::Given(name),
-            false => NameChoice::FromProgram(name),
-        };
         let places = Places::new(&state_dir, Some(&db)).ok()?;
         Some(Self { places, name, sandbox, command, options })
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use vmon::logfile::read::LogReader;
-use vmon::logfile::{Format, LogOptions};
+use vmon::logfile::{Format, LogOptions, names};
 use vmon::monitor::Name;
 use vmon::registry::Run;
 
@@ -119,7 +119,7 @@ impl LogSource {
 
 fn log_name(name: &str, console: Option<&Name>) -> String {
     match console {
-        Some(console) => format!("{name}@{console}"),
+        Some(console) => names::further(name, console.as_str()),
         None => name.to_owned(),
     }
 }

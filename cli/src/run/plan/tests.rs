@@ -89,7 +89,11 @@ fn a_plan_keeps_every_byte_of_paths_words_and_the_environment() {
     plan.places = Places::new(Path::new(&odd()), None).unwrap();
     plan.sandbox.log_dir = odd().into();
     plan.command = plan.command.args([odd()]).env(odd(), odd()).env_remove("HOME");
-    assert_eq!(Plan::decode(&plan.encode()), Some(plan));
+    let encoded = plan.encode();
+    assert_eq!(Plan::decode(&encoded), Some(plan));
     assert_eq!(Plan::decode(b"{}"), None);
+    for cut in 0..encoded.len() {
+        assert_eq!(Plan::decode(&encoded[..cut]), None, "{cut}");
+    }
     assert_eq!(Plan::decode(b"run\0--detach\0"), None);
 }

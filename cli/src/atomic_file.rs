@@ -1,7 +1,6 @@
 //! A file that appears under its name only when it is complete.
 
-use std::ffi::OsString;
-use std::fmt;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -12,84 +11,99 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::reason;
+use super::reason;
 
 /// Number of temporary names to try. Names of killed processes may still exist.
 const TRIES: u32 = 100;
 
+/// Why a file can't be written.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write {}: {reason}", path.display())]
+pub struct WriteError {
+    path: PathBuf,
+    pub reason: &'static str,
+}
+
+impl From<WriteError> for String {
+    fn from(error: WriteError) -> Self {
+        error.to_string()
+    }
+}
+
 /// A new file under a temporary name, until [`keep`](Self::keep) renames it.
 #[derive(Debug)]
-pub struct Target {
+pub struct AtomicFile {
     path: PathBuf,
     /// Opened once, so that a later rename of the directory does not redirect the file.
     directory: OwnedFd,
-    name: OsString,
     temporary: String,
     file: File,
     kept: bool,
 }
 
-impl Target {
+impl AtomicFile {
     /// Creates a temporary file with mode 0600 in the directory of `path`. Fails if `path` exists
     /// and is no regular file. An existing file is not changed before [`keep`](Self::keep).
-    pub fn create(path: &Path) -> Result<Self, String> {
-        let failed = |error: Errno| format!("can't write {}: {}", path.display(), error.desc());
-        let Some(name) = path.file_name().filter(|_| !ends_with_separator(path)) else {
-            return Err(format!("can't write {}: give the name of a file", path.display()));
+    pub fn create(path: &Path) -> Result<Self, WriteError> {
+        Self::temporary(path).map_err(|reason| WriteError { path: path.to_owned(), reason })
+    }
+
+    fn temporary(path: &Path) -> Result<Self, &'static str> {
+        let is_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let Some(name) = path.file_name().filter(|_| !is_directory) else {
+            return Err("give the name of a file");
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory =
-            open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(failed)?;
+            open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(Errno::desc)?;
         match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(status) => {
-                let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
-                if kind != SFlag::S_IFREG {
-                    let what =
-                        if kind == SFlag::S_IFDIR { "a directory" } else { "no regular file" };
-                    return Err(format!("can't write {}: it is {what}", path.display()));
-                }
-            }
+            Ok(status) => match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+                SFlag::S_IFREG => {}
+                SFlag::S_IFDIR => return Err("it is a directory"),
+                _ => return Err("it is no regular file"),
+            },
             Err(Errno::ENOENT) => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(error.desc()),
         }
-        let (temporary, file) = temporary_file(&directory).map_err(failed)?;
-        let (path, name) = (path.to_owned(), name.to_owned());
-        Ok(Self { path, directory, name, temporary, file, kept: false })
+        let (temporary, file) = temporary_file(&directory).map_err(Errno::desc)?;
+        Ok(Self { path: path.to_owned(), directory, temporary, file, kept: false })
     }
 
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.file.write_all(bytes).map_err(|error| self.failed(&error))
     }
 
     /// Renames the file to its final name.
-    pub fn keep(&mut self) -> Result<(), String> {
-        // Without this, a system crash can leave an empty file under the final name.
-        self.file.sync_all().map_err(|error| self.failed(&error))?;
-        let (from, to) = (self.temporary.as_str(), self.name.as_os_str());
-        renameat(&self.directory, from, &self.directory, to)
+    pub fn keep(&mut self) -> Result<(), WriteError> {
+        renameat(&self.directory, self.temporary.as_str(), &self.directory, self.name())
             .map_err(|error| self.failed(&error.into()))?;
         self.kept = true;
         Ok(())
     }
 
+    /// As [`keep`](Self::keep), after the bytes are on the disk. Otherwise a system crash can leave
+    /// an empty file under the final name.
+    pub fn sync_and_keep(&mut self) -> Result<(), WriteError> {
+        self.file.sync_all().map_err(|error| self.failed(&error))?;
+        self.keep()
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    fn failed(&self, error: &io::Error) -> WriteError {
+        WriteError { path: self.path.clone(), reason: reason(error) }
+    }
+
     /// Removes a file that was kept, when the file that belongs to it could not be written.
     pub fn remove(&mut self) {
-        let _ = unlinkat(&self.directory, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
-    }
-
-    fn failed(&self, error: &io::Error) -> String {
-        format!("can't write {self}: {}", reason(error))
+        let _ = unlinkat(&self.directory, self.name(), UnlinkatFlags::NoRemoveDir);
     }
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path.display().fmt(f)
-    }
-}
-
-impl Drop for Target {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.kept {
             let _ = unlinkat(&self.directory, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -97,16 +111,12 @@ impl Drop for Target {
     }
 }
 
-fn ends_with_separator(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().ends_with(b"/")
-}
-
 fn temporary_file(directory: &OwnedFd) -> Result<(String, File), Errno> {
     let flags =
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut number = 0;
     loop {
-        let name = format!(".vmon-export.{}.{number}", std::process::id());
+        let name = format!(".vmon.{}.{number}", std::process::id());
         match openat(directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(fd) => return Ok((name, File::from(fd))),
             Err(Errno::EEXIST) if number < TRIES => number += 1,
@@ -132,14 +142,14 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("out");
         fs::write(&path, "before").unwrap();
-        let mut target = Target::create(&path).unwrap();
+        let mut target = AtomicFile::create(&path).unwrap();
         target.write(b"after").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"before");
         target.keep().unwrap();
         drop(target);
         assert_eq!(fs::read(&path).unwrap(), b"after");
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
-        let mut target = Target::create(&path).unwrap();
+        let mut target = AtomicFile::create(&path).unwrap();
         target.write(b"never").unwrap();
         drop(target);
         assert_eq!(fs::read(&path).unwrap(), b"after");
@@ -161,12 +171,11 @@ mod tests {
             Path::new("/dev/null"),
             Path::new(".."),
         ] {
-            let error = Target::create(path).unwrap_err();
-            assert!(error.starts_with("can't write "), "{error}");
+            AtomicFile::create(path).unwrap_err();
         }
         // A symbolic link created in the meantime is replaced itself.
         let late = scratch.path().join("late");
-        let mut target = Target::create(&late).unwrap();
+        let mut target = AtomicFile::create(&late).unwrap();
         symlink(&victim, &late).unwrap();
         target.write(b"new").unwrap();
         target.keep().unwrap();
@@ -178,8 +187,8 @@ mod tests {
     fn a_leftover_temporary_file_is_no_obstacle() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("out");
-        let first = Target::create(&path).unwrap();
-        let second = Target::create(&path).unwrap();
+        let first = AtomicFile::create(&path).unwrap();
+        let second = AtomicFile::create(&path).unwrap();
         assert_ne!(first.temporary, second.temporary);
     }
 }

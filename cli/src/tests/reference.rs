@@ -1,5 +1,5 @@
 //! Renders docs/commands.md from the definition of the command line, and fails when the committed
-//! file differs. Compiled for tests only.
+//! file differs.
 //!
 //! After a change of options or help texts, write the file anew:
 //!
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory};
 
-use super::Cli;
+use crate::Cli;
 
 /// The text above the generated part.
 const HEAD: &str = "\
