@@ -70,6 +70,7 @@ mod error;
 mod lost;
 mod metrics;
 mod observer;
+mod ordering;
 mod read;
 mod reconcile;
 mod record;

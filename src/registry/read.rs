@@ -104,10 +104,11 @@ SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r
     r.socket, s.config_last_modified
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
 
-/// One run per sandbox. A spooled end may have been added after a later run.
+/// One run per sandbox: an unfinished one, or else the one with the highest number. No time decides,
+/// because the clock may have been set back between two runs.
 const LATEST: &str = "
 WHERE r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
-    ORDER BY state = 'STOPPED', started_at DESC, id DESC) AS place FROM vmon_runs) WHERE place = 1)";
+    ORDER BY state = 'STOPPED', id DESC) AS place FROM vmon_runs) WHERE place = 1)";
 
 const SANDBOXES: &str = "
 SELECT id, name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths FROM sandboxes s";
@@ -145,8 +146,7 @@ pub(super) fn runs(
         Selection::All => "",
         Selection::Latest => LATEST,
     };
-    // A spooled end may have been added after a later run.
-    let ours = format!("{OURS}{condition} ORDER BY r.started_at, r.id");
+    let ours = format!("{OURS}{condition} ORDER BY r.id");
     let mut runs = collect(&transaction, &ours, |row| our_run(row, state))?;
     add_consoles(&transaction, &mut runs)?;
     let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;

@@ -38,6 +38,8 @@ pub(super) struct Record {
     pub(super) stage: Stage,
     /// Whether it takes over from an earlier run of the same supervisor.
     pub(super) follows: bool,
+    /// How many runs of the same supervisor came before.
+    pub(super) restarts: u32,
 }
 
 /// The child, once it runs.
@@ -103,6 +105,7 @@ impl Record {
             reaped: None,
             stage: Stage::Starting,
             follows: starting.restarts > 0,
+            restarts: starting.restarts,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod file;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -78,7 +79,26 @@ pub(super) fn read(paths: &Paths, mut skip: impl FnMut(PathBuf, String)) -> Vec<
             Err(reason) => skip(path, reason),
         }
     }
+    sort(&mut ends);
     ends
+}
+
+/// Sorts ends by the start of their supervisors, which counts from the boot, and those of one
+/// supervisor by their number. The wall clock decides between boots only.
+fn sort(ends: &mut [Spooled]) {
+    let mut boots: BTreeMap<String, String> = BTreeMap::new();
+    for Spooled { record, .. } in &*ends {
+        let first = boots
+            .entry(record.supervisor.boot_id.clone())
+            .or_insert_with(|| record.started_at.clone());
+        if record.started_at < *first {
+            first.clone_from(&record.started_at);
+        }
+    }
+    ends.sort_by_cached_key(|Spooled { record, .. }| {
+        let Identity { pid, start, boot_id, .. } = &record.supervisor;
+        (boots.get(boot_id).cloned(), boot_id.clone(), *start, *pid, record.restarts)
+    });
 }
 
 /// The record in a file; `None` if it is for another database, or the file was removed.
@@ -177,6 +197,7 @@ fn to_json(db: &Path, record: &Record) -> Value {
             "start": child.start,
             "running_at": child.running_at,
         })),
+        "restarts": record.restarts,
         // Whether another run of the same supervisor follows.
         "restarting": !record.is_over(),
         "end": record.ending().map(|end| json!({
@@ -228,6 +249,8 @@ fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
             _ => Stage::Stopped(ending(&value["end"])?),
         },
         follows: false,
+        // Not in the files of earlier versions.
+        restarts: number(&value["restarts"]).unwrap_or_default(),
     })
 }
 

@@ -12,6 +12,7 @@ use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params
 use super::columns::{
     ConsoleBytes, RUNNING, SUPERVISOR_LOST, foreign_supervisor, signed, supervisor,
 };
+use super::ordering;
 use super::read::{self, Run};
 use super::record::{Record, Stage};
 use crate::monitor::{Identity, Liveness};
@@ -87,11 +88,12 @@ fn has_ended(tx: &Transaction<'_>, row: i64) -> Result<bool> {
     tx.query_row(sql, [row], |row| row.get(0))
 }
 
-/// Whether a later run of the same supervisor is on record.
+/// Whether another run of the same supervisor is going on: a supervisor has one at a time.
 fn is_followed(tx: &Transaction<'_>, record: &Record) -> Result<bool> {
     tx.query_row(
-        "SELECT EXISTS (SELECT 1 FROM vmon_runs WHERE started_at > ?1 AND supervisor_pid = ?2
-            AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+        "SELECT EXISTS (SELECT 1 FROM vmon_runs WHERE state NOT IN ('STOPPED', 'RESTARTING')
+            AND started_at <> ?1 AND supervisor_pid = ?2 AND supervisor_start = ?3 AND boot_id = ?4
+            AND sandbox_id IN
             (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6))",
         run_key(record),
         |row| row.get(0),
@@ -101,7 +103,7 @@ fn is_followed(tx: &Transaction<'_>, record: &Record) -> Result<bool> {
 /// The condition on the state is repeated so that SQLite uses the index of unfinished runs.
 const CLOSE_RESTARTING: &str = "
 UPDATE vmon_runs SET state = 'STOPPED'
-WHERE state <> 'STOPPED' AND state = 'RESTARTING' AND started_at < ?1 AND supervisor_pid = ?2
+WHERE state <> 'STOPPED' AND state = 'RESTARTING' AND started_at <> ?1 AND supervisor_pid = ?2
     AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
     (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)";
 
@@ -315,10 +317,11 @@ fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64
         ],
     )?;
     let row = tx.last_insert_rowid();
-    if record.stage != Stage::Starting {
-        update_run(tx, record, row)?;
+    if record.stage == Stage::Starting {
+        return Ok(row);
     }
-    Ok(row)
+    update_run(tx, record, row)?;
+    ordering::put_in_place(tx, record, sandbox, row)
 }
 
 /// The row of this run, found by its supervisor and start time.

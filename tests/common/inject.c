@@ -1,5 +1,6 @@
 /*
- * Makes system calls of one program fail as the environment says; all other calls pass.
+ * Makes system calls of one program fail, and sets its wall clock, as the environment says; all
+ * other calls pass.
  *
  * VMON_INJECT_RULES holds one rule a line:
  *
@@ -13,6 +14,9 @@
  *         "[pidfd]", "/dev/ptmx". For epoll_ctl it is the descriptor that is watched.
  * while   only as long as the file exists.
  * skip    the first N calls that match pass.
+ *
+ * The rule "clock SECONDS [while=FILE]" adds to CLOCK_REALTIME. The monotonic clock and the times
+ * that the kernel gives to files stay as they are.
  *
  * VMON_INJECT_PROGRAM is the program whose calls fail (program_invocation_short_name).
  * Children inherit the library, but have another name.
@@ -29,7 +33,9 @@
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RULES 16
@@ -53,6 +59,7 @@ static int (*real_flock)(int, int);
 static int (*real_kill)(pid_t, int);
 static int (*real_killpg)(pid_t, int);
 static int (*real_epoll_ctl)(int, int, int, struct epoll_event *);
+static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static long (*real_syscall)(long, ...);
 
 static void parse(char *line)
@@ -89,6 +96,7 @@ __attribute__((constructor)) static void begin(void)
     real_kill = dlsym(RTLD_NEXT, "kill");
     real_killpg = dlsym(RTLD_NEXT, "killpg");
     real_epoll_ctl = dlsym(RTLD_NEXT, "epoll_ctl");
+    real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
     real_syscall = dlsym(RTLD_NEXT, "syscall");
     const char *program = getenv("VMON_INJECT_PROGRAM");
     const char *given = getenv("VMON_INJECT_RULES");
@@ -178,6 +186,27 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     FAIL("epoll_ctl", fd, operation);
     return real_epoll_ctl(epoll, operation, fd, event);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    if (!real_clock_gettime)
+        real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real_clock_gettime(clock, now);
+    if (!result && clock == CLOCK_REALTIME)
+        now->tv_sec += fails("clock", -1, -1);
+    return result;
+}
+
+/* SQLite's clock. */
+int gettimeofday(struct timeval *restrict now, void *restrict zone)
+{
+    struct timespec precise;
+    (void)zone;
+    int result = clock_gettime(CLOCK_REALTIME, &precise);
+    now->tv_sec = precise.tv_sec;
+    now->tv_usec = precise.tv_nsec / 1000;
+    return result;
 }
 
 long syscall(long number, ...)

@@ -27,6 +27,12 @@ pub fn faults_in(program: &str, command: &mut Command, rules: &[String]) {
         .env("VMON_INJECT_RULES", rules.join("\n"));
 }
 
+/// Sets the wall clock of `vmon` off by these seconds; with `while_file`, as long as it exists.
+pub fn clock(command: &mut Command, seconds: i64, while_file: Option<&Path>) {
+    let condition = while_file.map(|file| format!(" while={}", file.display()));
+    faults(command, &[format!("clock {seconds}{}", condition.unwrap_or_default())]);
+}
+
 /// The two rules that make every KILL fail with EPERM while the file exists: by kill(2), and by
 /// pidfd_send_signal(2).
 pub fn kill_fails_while(file: &Path) -> [String; 2] {

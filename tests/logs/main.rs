@@ -5,6 +5,7 @@
 #[path = "../common/command.rs"]
 mod common;
 
+mod clock;
 mod disk_bound_command;
 mod export;
 mod log_format_command;

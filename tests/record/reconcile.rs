@@ -363,7 +363,7 @@ fn a_supervisor_that_ends_while_it_is_looked_at_is_not_lost() {
 }
 
 #[test]
-fn a_run_that_came_on_record_after_a_later_one_is_not_the_last() {
+fn a_run_that_the_clock_dates_before_an_earlier_one_is_the_last() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     for (at, code) in [("2026-11-23T17:02:09Z", 9), ("2026-11-23T17:02:03Z", 3)] {
@@ -372,8 +372,8 @@ fn a_run_that_came_on_record_after_a_later_one_is_not_the_last() {
         told(&mut observer, &exited(code));
     }
     let codes = |runs: Vec<Run>| runs.iter().map(|run| run.exit_code).collect::<Vec<_>>();
-    assert_eq!(codes(registry.runs().unwrap()), [Some(3), Some(9)]);
-    assert_eq!(codes(registry.latest().unwrap()), [Some(9)]);
+    assert_eq!(codes(registry.runs().unwrap()), [Some(9), Some(3)]);
+    assert_eq!(codes(registry.latest().unwrap()), [Some(3)]);
 }
 
 #[test]

@@ -123,6 +123,46 @@ fn a_spooled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
 }
 
 #[test]
+fn a_run_that_comes_on_record_late_has_its_place_by_number_whatever_the_clock_says() {
+    let fixture = Fixture::new();
+    let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+    let now = Identity::current();
+    // The supervisors in their order; the clock was set back by an hour between them.
+    let supervisors = [
+        (Identity { start: now.start - 2, ..now.clone() }, Utc::now() + chrono::Duration::hours(1)),
+        (Identity { start: now.start - 1, ..now }, Utc::now()),
+    ];
+    let run = |observer: &mut RegistryObserver, number: usize| {
+        let (supervisor, at) = &supervisors[number];
+        let starting = Starting {
+            sandbox: &sandbox,
+            command: None,
+            supervisor,
+            at: *at,
+            restarts: 0,
+            socket: None,
+        };
+        observer.claim(&starting);
+        observer.transition(&exited());
+    };
+    let lock = fixture.locked();
+    run(&mut fixture.impatient(), 0);
+    drop(lock);
+    let path = fixture.spooled().remove(0);
+    let content = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    run(&mut fixture.registry.observer(), 1);
+    fs::write(&path, content).unwrap();
+    let runs = fixture.registry.runs().unwrap();
+    let starts: Vec<_> =
+        runs.iter().map(|run| (run.id, run.supervisor_identity.as_ref().unwrap().start)).collect();
+    let [first, second] = [0, 1].map(|number| supervisors[number].0.start);
+    assert_eq!(starts, [(Some(1), first), (Some(2), second)]);
+    let latest = fixture.registry.latest().unwrap();
+    assert_eq!(latest[0].id, Some(2));
+}
+
+#[test]
 fn a_spooled_end_that_is_taken_in_twice_is_one_run() {
     let fixture = Fixture::new();
     spool(&fixture);
