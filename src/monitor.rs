@@ -73,6 +73,10 @@ use observer::Observers;
 use parts::{Parts, Run};
 use service::Services;
 
+/// Identifies a monitored sandbox: its handler in the [`Reactor`]. Unique in the process, also after
+/// the monitor has been removed.
+pub type SandboxId = HandlerId;
+
 /// Monitors one child. See the [module](self).
 ///
 /// A monitor that is removed from its reactor, or dropped, before its child has ended does not end
@@ -326,19 +330,21 @@ impl Builder {
         self
     }
 
-    /// Adds the monitor to `reactor`, which starts `command` as soon as the observers grant the
-    /// claim.
+    /// Adds the monitor to `reactor`. The next turn asks the observers for the claim and starts
+    /// `command` as soon as they grant it; so does a [`Reactor::call`] of the monitor before that
+    /// turn. No observer and no service is called before this method has returned.
     ///
     /// Never blocks: whether the child was started is reported to the observers, and by
     /// [`Monitor::end`] if it was not.
     ///
     /// On Linux the child is killed when the thread that runs the reactor ends
     /// (`PR_SET_PDEATHSIG`, prctl(2)).
-    pub fn spawn(self, reactor: &mut Reactor<Monitor>, command: Command) -> HandlerId {
+    pub fn spawn(self, reactor: &mut Reactor<Monitor>, command: Command) -> SandboxId {
         self.add(reactor, Launch::Spawn(command))
     }
 
-    /// Adds the monitor to `reactor`, which takes over a child that the host has started.
+    /// Adds the monitor to `reactor`, which takes over a child that the host has started. As with
+    /// [`spawn`](Self::spawn), observers and services are called from the next turn on.
     ///
     /// From here on vmon relays, reaps and records: the host must neither wait for the child nor
     /// read its streams. If another live supervisor has the name, the monitor ends with
@@ -352,14 +358,14 @@ impl Builder {
         reactor: &mut Reactor<Monitor>,
         pid: u32,
         io: ChildIo,
-    ) -> Result<HandlerId, AdoptError> {
+    ) -> Result<SandboxId, AdoptError> {
         match Child::adopt(pid) {
             Ok(child) => Ok(self.add(reactor, Launch::Adopt(Some((child, io))))),
             Err(source) => Err(AdoptError { pid, io, source }),
         }
     }
 
-    fn add(self, reactor: &mut Reactor<Monitor>, launch: Launch) -> HandlerId {
+    fn add(self, reactor: &mut Reactor<Monitor>, launch: Launch) -> SandboxId {
         let parts = Parts {
             sandbox: self.sandbox,
             supervisor: Identity::current(),

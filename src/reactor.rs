@@ -119,7 +119,7 @@ struct Slot<H> {
 ///
 /// To nest it in another loop: watch its descriptor ([`AsFd`](std::os::fd::AsFd)) for readability
 /// and call [`poll_once`](Self::poll_once) with a timeout of zero when it is readable and when
-/// [`next_deadline`](Self::next_deadline) has come.
+/// [`next_deadline`](Self::next_deadline) has come. Adding a handler makes that deadline now.
 pub struct Reactor<H: Handler> {
     poll: Poll,
     events: Events,
@@ -132,12 +132,14 @@ pub struct Reactor<H: Handler> {
     /// Whether some of it was taken at the end of the last turn.
     busy: bool,
     handlers: Vec<Slot<H>>,
+    /// Handlers to be started at the beginning of the next turn, in the order of [`add`](Self::add).
+    added: Vec<HandlerId>,
     /// Slots without a handler.
     free: Vec<u32>,
     /// Number of handlers that are not done.
     live: usize,
-    /// Whether the last poll filled the event buffer: the kernel may hold more events, which an
-    /// edge-triggered outer loop is not notified of again.
+    /// Whether the last turn filled the event buffer or did not poll: the kernel may hold more
+    /// events, which an edge-triggered outer loop is not notified of again.
     more: bool,
     share: Share,
     /// Length of the scratch buffer that a handler gets in this turn.
@@ -162,6 +164,7 @@ impl<H: Handler> Reactor<H> {
             budget: budget::TOTAL,
             busy: false,
             handlers: Vec::new(),
+            added: Vec::new(),
             free: Vec::new(),
             live: 0,
             more: false,
@@ -172,7 +175,8 @@ impl<H: Handler> Reactor<H> {
         })
     }
 
-    /// Adds a handler and starts it.
+    /// Adds a handler, which is started by the next turn, or by [`call`](Self::call) if that comes
+    /// first: not before the caller knows its identifier.
     pub fn add(&mut self, handler: H) -> HandlerId {
         // A reactor holds far fewer handlers than 2^32: each has descriptors of its own.
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -186,7 +190,7 @@ impl<H: Handler> Reactor<H> {
             entry.done = false;
             self.live += 1;
         }
-        self.call(id, |handler, cx| handler.start(cx));
+        self.added.push(id);
         id
     }
 
@@ -200,6 +204,7 @@ impl<H: Handler> Reactor<H> {
         }
         self.budget += taken;
         self.free.push(id.slot);
+        self.added.retain(|added| *added != id);
         self.slots.forget(id, self.poll.registry());
         self.queue.forget(id);
         Some(handler)
@@ -218,7 +223,8 @@ impl<H: Handler> Reactor<H> {
         })
     }
 
-    /// Calls `f` with a handler and its context; `None` when the handler has been removed.
+    /// Calls `f` with a handler and its context; `None` when the handler has been removed. A handler
+    /// that has not been started yet is started first.
     pub fn call<R>(
         &mut self,
         id: HandlerId,
@@ -240,6 +246,10 @@ impl<H: Handler> Reactor<H> {
             scratch: scratch.get_mut(..self.slice).unwrap_or_default(),
             spare,
         };
+        if let Some(index) = self.added.iter().position(|added| *added == id) {
+            self.added.remove(index);
+            handler.start(&mut cx);
+        }
         let result = f(handler, &mut cx);
         let done = handler.is_done();
         match (mem::replace(&mut slot.done, done), done) {
@@ -315,13 +325,21 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// One turn: waits for at most `timeout` (`None`: until something happens), then calls each
-    /// handler that has something to do, once for each source.
+    /// handler that has something to do, once for each source. A turn that starts
+    /// [added](Self::add) handlers does not wait.
     ///
     /// # Errors
     ///
     /// The poller's. An interrupted poll is not an error: the turn is empty.
     pub fn poll_once(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let started = self.start_added();
+        // A start costs no further poll: the host sees at once what came of it. But a host that
+        // adds handlers in every turn must not keep the others from being polled.
+        if started && !mem::replace(&mut self.more, true) {
+            return Ok(());
+        }
+        let timeout = if started { Some(Duration::ZERO) } else { timeout };
+        let wait = self.next_call().map(|at| at.saturating_duration_since(Instant::now()));
         let wait = match (wait, timeout) {
             (Some(wait), Some(timeout)) => Some(wait.min(timeout)),
             (wait, timeout) => wait.or(timeout),
@@ -357,10 +375,11 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// The instant by which [`poll_once`](Self::poll_once) must be called even if the descriptor is
-    /// not readable: the next timer, or now if a source is still ready or more events are pending
-    /// than one turn takes.
+    /// not readable: the next timer, or now if a handler is to be started, a source is still ready
+    /// or more events are pending than one turn takes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.more || self.slots.has_ready() { Some(Instant::now()) } else { self.queue.next() }
+        let now = self.more || !self.added.is_empty();
+        if now { Some(Instant::now()) } else { self.next_call() }
     }
 
     /// Frees the buffer that handlers share until a handler is called again: for use before a long
@@ -377,6 +396,20 @@ impl<H: Handler> Reactor<H> {
     fn slot(&mut self, id: HandlerId) -> Option<&mut Slot<H>> {
         let slot = self.handlers.get_mut(id.slot as usize)?;
         (slot.number == id.number).then_some(slot)
+    }
+
+    /// When a handler is to be called even if the poll returns no event.
+    fn next_call(&self) -> Option<Instant> {
+        if self.slots.has_ready() { Some(Instant::now()) } else { self.queue.next() }
+    }
+
+    /// Starts the handlers that have been added; returns whether there were any.
+    fn start_added(&mut self) -> bool {
+        let added = mem::take(&mut self.added);
+        for &id in &added {
+            self.call(id, |handler, cx| handler.start(cx));
+        }
+        !added.is_empty()
     }
 
     fn take_signals(&mut self) {

@@ -67,8 +67,8 @@ enum State {
 
 /// How far a start has come.
 enum Step {
-    /// The observers are asked for the claim, until `give_up`.
-    Claiming { give_up: Instant },
+    /// The observers are asked for the claim, until `give_up`, which the first claim sets.
+    Claiming { give_up: Option<Instant> },
     /// The claim is granted; the services are to be opened.
     Claimed,
 }
@@ -227,7 +227,8 @@ impl Lifecycle {
     /// Asks the observers for the claim: `STARTING` goes on when all of them grant it.
     fn claim(&mut self, socket: Option<&Path>, cx: &mut Cx<'_>) {
         let State::Starting(launch, step @ Step::Claiming { .. }) = &mut self.state else { return };
-        let Step::Claiming { give_up } = *step else { return };
+        let Step::Claiming { give_up } = step else { return };
+        let give_up = *give_up.get_or_insert_with(|| Instant::now() + CLAIM_TIMEOUT);
         let Parts { sandbox, supervisor, run, observers, .. } = &mut self.parts;
         let command = launch.command();
         let starting = Starting {
@@ -496,6 +497,6 @@ impl Lifecycle {
 impl State {
     /// A start that is to be claimed.
     fn starting(launch: Launch) -> Self {
-        Self::Starting(launch, Step::Claiming { give_up: Instant::now() + CLAIM_TIMEOUT })
+        Self::Starting(launch, Step::Claiming { give_up: None })
     }
 }

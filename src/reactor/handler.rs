@@ -13,7 +13,7 @@ pub trait Handler: Sized {
     /// The key of a timer.
     type Timer: Copy;
 
-    /// Called once, when the handler is added.
+    /// Called once, in the first turn after the handler was added, before anything else.
     fn start(&mut self, cx: &mut Context<'_, Self::Source, Self::Timer>);
 
     /// A source is ready for an operation that it is wanted for.

@@ -11,6 +11,7 @@ use vmon::monitor::{
 };
 use vmon::reactor::{HandlerId, Reactor};
 
+use crate::common::turning::start_added;
 use crate::common::{CONFIG, PATIENCE, State, contains};
 
 /// The sandbox `a`.
@@ -32,6 +33,7 @@ impl Host {
         let command = Command::new(&command[0]).args(&command[1..]);
         let builder = build(Monitor::builder(describe(sandbox)));
         let id = builder.spawn(&mut reactor, command);
+        start_added(&mut reactor);
         Self { state, reactor, id }
     }
 

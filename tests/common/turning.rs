@@ -9,6 +9,12 @@ use crate::common::PATIENCE;
 
 pub type Loop = Reactor<Monitor>;
 
+/// Starts what has been added, in a turn that does not wait.
+#[track_caller]
+pub fn start_added(reactor: &mut Loop) {
+    reactor.poll_once(None).unwrap();
+}
+
 /// Turns until something is so.
 #[track_caller]
 pub fn turn_until(reactor: &mut Loop, what: &str, mut holds: impl FnMut(&mut Loop) -> bool) {

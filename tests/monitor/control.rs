@@ -10,6 +10,7 @@ use std::process::Command as StdCommand;
 use std::time::Duration;
 
 use crate::common::served::{Served, socket_of};
+use crate::common::turning::start_added;
 use crate::common::{self, CONFIG, PATIENCE, State, contains, eventually, served};
 use vmon::child::{Command, Identity, Liveness, Signal};
 use vmon::control::{Client, ClientError, INTERFACE_DESCRIPTION, Server};
@@ -285,6 +286,7 @@ fn a_monitor_that_leaves_its_reactor_takes_its_socket_along() {
     let mut reactor = Reactor::new().unwrap();
     let command = Command::new("sleep").args(["1000"]);
     let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+    start_added(&mut reactor);
     assert!(path.exists());
     let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     // One who only is there is no reason to wake up either.

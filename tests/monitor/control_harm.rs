@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::common::served::{Raw, Served, socket_of};
+use crate::common::turning::start_added;
 use crate::common::{
     self, PATIENCE, Process, State, assert_same, contains, eventually, own_test, served, wait,
 };
@@ -388,6 +389,7 @@ fn a_turn_of_the_loop_serves_a_bounded_number_of_clients_and_all_in_turn() {
     let mut reactor = Reactor::new().unwrap();
     let command = vmon::child::Command::new("sh").args(["-c", SLEEP]);
     let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+    start_added(&mut reactor);
     let path = socket_of(&state, "a");
     let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| Raw::connect(&path)).collect();
     for raw in &mut clients {

@@ -15,7 +15,7 @@ use std::process::{Child as StdChild, Command as StdCommand, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::turning::{Loop, turn_until};
+use crate::common::turning::{Loop, start_added, turn_until};
 use crate::common::{self, State, assert_same, contains, eventually, is_alive, wait};
 use nix::sys::signal::{Signal as Sig, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -23,8 +23,8 @@ use nix::unistd::Pid;
 use vmon::child::{ChildIo, Command, ExitStatus, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{
-    AdoptError, Claim, End, Monitor, Observer, Outcome, Progress, Reason, Sandbox, StartError,
-    Starting, Transition,
+    AdoptError, Claim, End, Monitor, Observer, Outcome, Phase, Progress, Reason, Sandbox,
+    StartError, Starting, Transition,
 };
 use vmon::reactor::{HandlerId, Reactor};
 
@@ -406,6 +406,7 @@ mod handed_over {
             .observer(notes.clone())
             .start(&mut reactor, child.id(), NO_IO)
             .unwrap();
+        start_added(&mut reactor);
         assert_eq!(notes.told(), ["Running"]);
         assert_eq!(reactor.get(id).unwrap().pid(), Some(child.id()));
         stop(&mut reactor, id);
@@ -687,6 +688,49 @@ mod observers {
     use super::*;
 
     #[test]
+    fn an_observer_is_not_called_before_the_host_knows_the_id() {
+        let state = State::new();
+        let notes = Notes::default();
+        let calls = notes.clone();
+        let claim = move || {
+            calls.0.lock().unwrap().push("Claim");
+            Claim::Granted
+        };
+        let mut reactor = Reactor::new().unwrap();
+        let id = Monitor::builder(sandbox(&state, "web"))
+            .observer(Claims(claim.clone(), notes.clone()))
+            .spawn(&mut reactor, sh("exec sleep 1000"));
+        let child = host_child("exec sleep 1000").spawn().unwrap();
+        let given = Monitor::builder(sandbox(&state, "given"))
+            .observer(Claims(claim, notes.clone()))
+            .start(&mut reactor, child.id(), NO_IO)
+            .unwrap();
+        assert_eq!(notes.told(), [""; 0]);
+        assert_eq!(reactor.get(id).unwrap().report().phase, Phase::Starting);
+        // The first turn starts both and does not wait.
+        reactor.poll_once(None).unwrap();
+        assert_eq!(notes.told(), ["Claim", "Running", "Claim", "Running"]);
+        for id in [id, given] {
+            stop(&mut reactor, id);
+            end_of(&mut reactor, id);
+        }
+    }
+
+    #[test]
+    fn a_request_before_the_first_turn_finds_the_child_started() {
+        let state = State::new();
+        let notes = Notes::default();
+        let mut reactor = Reactor::new().unwrap();
+        let id = Monitor::builder(sandbox(&state, "web"))
+            .observer(notes.clone())
+            .spawn(&mut reactor, sh("exec sleep 1000"));
+        stop(&mut reactor, id);
+        assert_eq!(notes.told(), ["Running", "Stopping"]);
+        let end = end_of(&mut reactor, id);
+        assert_ended(&end, ExitStatus::Signal(Signal::TERM), Reason::Stopped);
+    }
+
+    #[test]
     fn several_observers_are_each_told_everything_once_and_in_order() {
         let state = State::new();
         let (first, second) = (Notes::default(), Notes::default());
@@ -777,6 +821,7 @@ mod observers {
             .observer(Claims(count, Notes::default()))
             .observer(Claims(later, notes.clone()))
             .spawn(&mut reactor, sh("exit 4"));
+        start_added(&mut reactor);
         assert!(reactor.get(id).unwrap().pid().is_none());
         assert_eq!(end_of(&mut reactor, id).exit_code(), 4);
         assert_eq!((*asked.lock().unwrap(), *first.lock().unwrap()), (4, 1));
@@ -990,6 +1035,7 @@ mod process {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let id = spawn(&mut reactor, sandbox(&state, "web"), "echo tail; exit 3");
+        start_added(&mut reactor);
         let pid = reactor.get(id).unwrap().pid().unwrap();
         waitpid(Pid::from_raw(pid as i32), None).unwrap();
         let end = end_of(&mut reactor, id);
@@ -1246,6 +1292,7 @@ mod recorded {
             .observer(registry.observer())
             .start(&mut reactor, pid, io)
             .unwrap();
+        start_added(&mut reactor);
         assert_eq!(state.sandbox_column("given", "status").as_deref(), Some("RUNNING"));
         assert_eq!(state.sandbox_column("given", "microvm_pid"), Some(pid.to_string()));
         end_of(&mut reactor, id);

@@ -36,6 +36,7 @@ type OnTimer = Box<dyn FnMut(&mut Probe, u32, &mut Cx<'_>)>;
 /// A handler that notes its calls and otherwise does what the test says.
 #[derive(Default)]
 struct Probe {
+    started: u32,
     calls: Vec<Call>,
     done: bool,
     sources: HashMap<u32, SourceId>,
@@ -58,7 +59,10 @@ impl Handler for Probe {
     type Source = u32;
     type Timer = u32;
 
-    fn start(&mut self, _: &mut Cx<'_>) {}
+    fn start(&mut self, _: &mut Cx<'_>) {
+        assert_eq!(self.calls, []);
+        self.started += 1;
+    }
 
     fn ready(&mut self, source: u32, ready: Ready, cx: &mut Cx<'_>) {
         self.calls.push(Call::Ready(source));
@@ -147,6 +151,55 @@ fn turn_until(reactor: &mut Reactor<Probe>, id: HandlerId, count: usize) -> Vec<
         reactor.poll_once(Some(PATIENCE)).unwrap();
     }
     calls(reactor, id)
+}
+
+#[test]
+fn a_handler_is_started_once_by_the_next_turn_which_does_not_wait() {
+    let mut reactor = Reactor::new().unwrap();
+    let id = reactor.add(Probe::default());
+    assert_eq!(reactor.get(id).unwrap().started, 0);
+    assert!(reactor.next_deadline().is_some_and(|at| at <= Instant::now()));
+    reactor.poll_once(None).unwrap();
+    assert_eq!(reactor.get(id).unwrap().started, 1);
+    reactor.poll_once(Some(Duration::ZERO)).unwrap();
+    assert_eq!(reactor.get(id).unwrap().started, 1);
+    assert!(reactor.next_deadline().is_none());
+}
+
+#[test]
+fn a_call_starts_a_handler_first_and_the_turn_after_it_waits_for_events() {
+    let mut reactor = Reactor::new().unwrap();
+    let id = reactor.add(Probe::default());
+    assert_eq!(reactor.call(id, |probe, _| probe.started), Some(1));
+    set(&mut reactor, id, Duration::from_millis(1), 7);
+    reactor.poll_once(None).unwrap();
+    assert_eq!(reactor.get(id).unwrap().calls, [Call::Timer(7)]);
+    assert_eq!(reactor.get(id).unwrap().started, 1);
+}
+
+#[test]
+fn a_handler_that_is_removed_before_its_start_is_never_started() {
+    let mut reactor = Reactor::new().unwrap();
+    let id = reactor.add(Probe::default());
+    assert_eq!(reactor.remove(id).unwrap().started, 0);
+    assert!(reactor.next_deadline().is_none());
+    let next = reactor.add(Probe::default());
+    reactor.poll_once(None).unwrap();
+    assert_eq!(reactor.get(next).unwrap().started, 1);
+}
+
+#[test]
+fn handlers_that_are_added_in_every_turn_keep_no_other_from_its_events() {
+    let (reader, mut writer) = pipe();
+    let mut reactor = Reactor::new().unwrap();
+    let id = reactor.add(reads(reader.try_clone().unwrap(), 1));
+    register(&mut reactor, id, &reader, Interest::READ, 0);
+    writer.write_all(b"x").unwrap();
+    for _ in 0..4 {
+        reactor.add(Probe { done: true, ..Probe::default() });
+        reactor.poll_once(None).unwrap();
+    }
+    assert!(reactor.get(id).unwrap().calls.contains(&Call::Ready(0)));
 }
 
 #[test]
@@ -538,6 +591,7 @@ fn the_next_deadline_is_the_first_timer_or_now_or_none() {
     let (reader, mut writer) = pipe();
     let mut reactor = Reactor::new().unwrap();
     let id = reactor.add(reads(reader.try_clone().unwrap(), 64));
+    reactor.call(id, |_, _| ());
     assert_eq!(reactor.next_deadline(), None);
     let before = Instant::now();
     let timer = set(&mut reactor, id, LONG, 1);
