@@ -14,7 +14,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vmon::child::ChildIo;
 use vmon::monitor::{Monitor, Sandbox, Transition};
 use vmon::reactor::Reactor;
 
@@ -30,22 +29,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut reactor = Reactor::new()?;
 
     for (name, script) in [("first", "echo one; sleep 0.2"), ("second", "echo two >&2; exit 2")] {
-        let mut child = Command::new("sh")
+        let child = Command::new("sh")
             .args(["-c", script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let io = ChildIo::Piped {
-            stdin: None,
-            stdout: child.stdout.take().map(Into::into),
-            stderr: child.stderr.take().map(Into::into),
-        };
         let observer = move |transition: &Transition| eprintln!("{name}: {transition:?}");
         Monitor::builder(Sandbox::new(name, "Sandboxfile", &logs)?).observer(observer).start(
             &mut reactor,
             child.id(),
-            io,
+            child.into(),
         )?;
     }
 

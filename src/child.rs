@@ -54,6 +54,33 @@ const LOWEST_PRIORITY: libc::c_int = 19;
 ///
 /// vmon takes ownership and sets `O_NONBLOCK` on each, so their open file descriptions must not be
 /// shared with the child or another process.
+///
+/// Those of a [`std::process::Child`] are its piped streams. From [`Builder::start`] on the child is
+/// reaped by the monitor, so a host gives up the `Child`, whose `wait` would take the exit status
+/// away. A host that wants to wait for the child where the monitor leaves it to the host
+/// ([`StartError`]) keeps the `Child` and converts a `&mut Child`.
+///
+/// ```
+/// use std::process::{Command, Stdio};
+/// use vmon::monitor::{Monitor, Sandbox};
+/// use vmon::reactor::Reactor;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let log_dir = directory.path();
+/// let child = Command::new("echo").arg("hello").stdout(Stdio::piped()).spawn()?;
+/// let mut reactor = Reactor::new()?;
+/// let sandbox = Sandbox::new("web", "Sandboxfile", log_dir)?;
+/// let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), child.into())?;
+/// reactor.run()?;
+/// let end = reactor.remove(id).and_then(Monitor::into_end).ok_or("no end")?;
+/// assert_eq!((end.exit_code(), end.bytes_logged), (0, 6));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`Builder::start`]: crate::monitor::Builder::start
+/// [`StartError`]: crate::monitor::StartError
 #[derive(Debug)]
 pub enum ChildIo {
     /// Pipes or stream sockets. An absent stream is not relayed.
@@ -70,6 +97,24 @@ pub enum ChildIo {
         /// The descriptor for input and output.
         master: OwnedFd,
     },
+}
+
+impl From<std::process::Child> for ChildIo {
+    /// The piped streams of a child. Dropping the `Child` neither ends nor reaps the process.
+    fn from(mut child: std::process::Child) -> Self {
+        Self::from(&mut child)
+    }
+}
+
+impl From<&mut std::process::Child> for ChildIo {
+    /// Takes the piped streams of a child.
+    fn from(child: &mut std::process::Child) -> Self {
+        Self::Piped {
+            stdin: child.stdin.take().map(OwnedFd::from),
+            stdout: child.stdout.take().map(OwnedFd::from),
+            stderr: child.stderr.take().map(OwnedFd::from),
+        }
+    }
 }
 
 /// How a child ended.

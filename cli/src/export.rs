@@ -180,8 +180,8 @@ fn quoted(command: &Command) -> String {
         word if !word.is_empty() && word.chars().all(plain) => word.into_owned(),
         word => format!("'{}'", word.replace('\'', "'\\''")),
     };
-    let arguments = command.arguments().iter().map(OsString::as_os_str);
-    let words = std::iter::once(command.program()).chain(arguments);
+    let arguments = command.get_args().iter().map(OsString::as_os_str);
+    let words = std::iter::once(command.get_program()).chain(arguments);
     words.map(quote).collect::<Vec<_>>().join(" ")
 }
 

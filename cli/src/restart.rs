@@ -141,7 +141,7 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
         return Err(RestartError::Exposed);
     }
     let options = Options::from_json(&spec.options).ok_or(RestartError::NotOurs)?;
-    if let Some(directory) = command.directory() {
+    if let Some(directory) = command.get_current_dir() {
         check_directory(directory, AccessFlags::X_OK)
             .map_err(|error| RestartError::Directory(directory.to_owned(), reason(&error)))?;
     }
@@ -149,7 +149,7 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     sandbox.forward = Forward::Off;
     // The stdin of the first start is not available. The input of attached clients replaces a
     // terminal. It can't replace a pipe: without a client, the command would never read end of file.
-    sandbox.input = match (sandbox.input, command.wants_pty()) {
+    sandbox.input = match (sandbox.input, command.get_pty()) {
         (Input::Attached, _) | (Input::Forward, true) => Input::Attached,
         (Input::Forward, false) | (Input::Null, _) => Input::Null,
     };

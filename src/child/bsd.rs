@@ -153,15 +153,18 @@ fn lower_priority() -> io::Result<()> {
 }
 
 fn std_command(command: &Command) -> std::process::Command {
-    let mut std = std::process::Command::new(command.program());
-    std.args(command.arguments());
-    for (key, value) in command.env_changes() {
+    let mut std = std::process::Command::new(command.get_program());
+    std.args(command.get_args());
+    if command.get_env_clear() {
+        std.env_clear();
+    }
+    for (key, value) in command.get_envs() {
         match value {
             Some(value) => std.env(key, value),
             None => std.env_remove(key),
         };
     }
-    if let Some(directory) = command.directory() {
+    if let Some(directory) = command.get_current_dir() {
         std.current_dir(directory);
     }
     std

@@ -14,20 +14,24 @@ use crate::process::FileLimit;
 /// A command for a monitor to spawn.
 ///
 /// The child inherits the environment and the working directory of this process, with the changes
-/// that are made here.
+/// that are made here. Methods and getters have the names of [`std::process::Command`].
 ///
 /// ```
 /// use vmon::child::Command;
 /// let command = Command::new("qemu-system-x86_64")
 ///     .args(["-M", "microvm"])
+///     .arg("-nodefaults")
 ///     .env("QEMU_AUDIO_DRV", "none")
 ///     .pty(true);
-/// assert!(command.wants_pty());
+/// assert_eq!(command.get_args(), ["-M", "microvm", "-nodefaults"]);
+/// assert!(command.get_pty());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
+    /// Whether the child starts without the variables of this process.
+    pub(crate) env_clear: bool,
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) pty: bool,
@@ -41,6 +45,7 @@ impl Command {
         Self {
             program: program.into(),
             args: Vec::new(),
+            env_clear: false,
             env: Vec::new(),
             directory: None,
             pty: false,
@@ -55,6 +60,12 @@ impl Command {
         self
     }
 
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(self, arg: impl Into<OsString>) -> Self {
+        self.args([arg])
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
@@ -66,6 +77,26 @@ impl Command {
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Sets environment variables of the child.
+    #[must_use]
+    pub fn envs<K: Into<OsString>, V: Into<OsString>>(
+        self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        variables.into_iter().fold(self, |command, (key, value)| command.env(key, value))
+    }
+
+    /// Removes all variables from the child's environment, also those that were set here before.
+    ///
+    /// A program without a slash is then looked up in a `PATH` that is set afterwards, else in
+    /// `/bin:/usr/bin`.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.env_clear = true;
+        self.env.clear();
         self
     }
 
@@ -106,29 +137,34 @@ impl Command {
     }
 
     /// The program, as passed to [`new`](Self::new).
-    pub fn program(&self) -> &OsStr {
+    pub fn get_program(&self) -> &OsStr {
         &self.program
     }
 
     /// The arguments.
-    pub fn arguments(&self) -> &[OsString] {
+    pub fn get_args(&self) -> &[OsString] {
         &self.args
     }
 
     /// The working directory, if one was set.
-    pub fn directory(&self) -> Option<&Path> {
+    pub fn get_current_dir(&self) -> Option<&Path> {
         self.directory.as_deref()
     }
 
     /// Whether it runs on a PTY.
-    pub fn wants_pty(&self) -> bool {
+    pub fn get_pty(&self) -> bool {
         self.pty
     }
 
     /// The changes to the environment, in the order in which they were made: a variable, and its
     /// new value or `None` to remove it. Later entries take precedence.
-    pub fn env_changes(&self) -> &[(OsString, Option<OsString>)] {
+    pub fn get_envs(&self) -> &[(OsString, Option<OsString>)] {
         &self.env
+    }
+
+    /// Whether the child starts without the variables of this process.
+    pub fn get_env_clear(&self) -> bool {
+        self.env_clear
     }
 
     pub(super) fn is_in_background(&self) -> bool {

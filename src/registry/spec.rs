@@ -27,7 +27,8 @@ pub(super) fn record(starting: &Starting<'_>, options: &Value, state: &StateDir)
 /// The directory that the command runs in, absolute: another process reads the record.
 fn directory(command: &Command) -> Option<PathBuf> {
     // An empty path is the working directory.
-    std::path::absolute(Path::new(".").join(command.directory().unwrap_or(Path::new("")))).ok()
+    std::path::absolute(Path::new(".").join(command.get_current_dir().unwrap_or(Path::new(""))))
+        .ok()
 }
 
 /// Reads what [`record`] or an earlier vmon has written for a sandbox of this name. `None` for
@@ -76,7 +77,7 @@ mod tests {
             };
             let text = record(&starting, &Value::Null, &a).replace("\"version\":3", version);
             let spec = read(&text, "web", "x", &b)?;
-            assert!(spec.command.unwrap().directory().unwrap().is_absolute());
+            assert!(spec.command.unwrap().get_current_dir().unwrap().is_absolute());
             Some(spec.sandbox.log_dir.to_str().unwrap().to_owned())
         };
         assert_eq!(log_dir("/a/log", "\"version\":3").as_deref(), Some("/b/log"));

@@ -208,11 +208,7 @@ mod hosts {
         let mut child = Command::new("sleep");
         child.arg("1000").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Process::spawn(&mut child);
-        let io = ChildIo::Piped {
-            stdin: None,
-            stdout: child.0.stdout.take().map(Into::into),
-            stderr: child.0.stderr.take().map(Into::into),
-        };
+        let io = ChildIo::from(&mut child.0);
         let mut reactor = Reactor::new().unwrap();
         let sandbox = Sandbox::new("a", common::CONFIG, &log_dir).unwrap();
         let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), io).unwrap();

@@ -110,14 +110,6 @@ fn host_child(script: &str) -> StdCommand {
     command
 }
 
-fn piped(child: &mut StdChild) -> ChildIo {
-    ChildIo::Piped {
-        stdin: child.stdin.take().map(OwnedFd::from),
-        stdout: child.stdout.take().map(OwnedFd::from),
-        stderr: child.stderr.take().map(OwnedFd::from),
-    }
-}
-
 /// Fails to compile if a host can't build a monitor, or run its loop, on another thread.
 #[test]
 fn a_host_may_move_builders_monitors_and_reactors_between_threads() {
@@ -236,7 +228,7 @@ mod handed_over {
         let mut reactor = Reactor::new().unwrap();
         let mut child =
             host_child(TALK).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = start(&mut reactor, sandbox(&state, "both"), &child, io);
         let end = end_of(&mut reactor, id);
         assert_ended(&end, ExitStatus::Code(3), Reason::Exited);
@@ -262,7 +254,7 @@ mod handed_over {
                 command.stderr(Stdio::piped());
             }
             let mut child = command.spawn().unwrap();
-            let io = piped(&mut child);
+            let io = ChildIo::from(&mut child);
             ends.push((name, logged, start(&mut reactor, sandbox(&state, name), &child, io)));
         }
         reactor.run().unwrap();
@@ -279,7 +271,7 @@ mod handed_over {
         let mut reactor = Reactor::new().unwrap();
         let mut command = host_child("cat; echo ended");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = start(&mut reactor, sandbox(&state, "cat"), &child, io);
         let end = end_of(&mut reactor, id);
         assert_ended(&end, ExitStatus::Code(0), Reason::Exited);
@@ -331,7 +323,7 @@ mod handed_over {
         let mut reactor = Reactor::new().unwrap();
         let mut child = host_child("echo tail; exit 9").stdout(Stdio::piped()).spawn().unwrap();
         eventually("the child is a zombie", || !is_alive(child.id()));
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = start(&mut reactor, sandbox(&state, "gone"), &child, io);
         let end = end_of(&mut reactor, id);
         assert_ended(&end, ExitStatus::Code(9), Reason::Exited);
@@ -386,7 +378,7 @@ mod handed_over {
         let mut reactor = Reactor::new().unwrap();
         let mut command = host_child("sleep 1000 & echo $!; wait");
         let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = start(&mut reactor, sandbox(&state, "group"), &child, io);
         turn_until(&mut reactor, "its line", |_| state.log("group").ends_with(b"\n"));
         let job: u32 = String::from_utf8(state.log("group")).unwrap().trim().parse().unwrap();
@@ -441,7 +433,7 @@ mod handed_over {
         let notes = Notes::default();
         let mut reactor = Reactor::new().unwrap();
         let mut child = host_child("exec cat").stdin(Stdio::piped()).spawn().unwrap();
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = Monitor::builder(sandbox(&state, "web"))
             .observer(Claims(|| Claim::Taken { supervisor: 77 }, notes.clone()))
             .start(&mut reactor, child.id(), io)
@@ -459,7 +451,7 @@ mod handed_over {
         fs::write(state.path().join("log"), "not a directory").unwrap();
         let mut reactor = Reactor::new().unwrap();
         let mut child = host_child("exec cat").stdin(Stdio::piped()).spawn().unwrap();
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = start(&mut reactor, sandbox(&state, "web"), &child, io);
         let error = not_started(end_of(&mut reactor, id));
         assert!(matches!(*error, StartError::Log(_)), "{error:?}");
@@ -639,7 +631,7 @@ mod many {
         let mut command = host_child("exec cat");
         let mut echo = command.stdin(questions).stdout(Stdio::piped()).spawn().unwrap();
         drop(command);
-        let io = piped(&mut echo);
+        let io = ChildIo::from(&mut echo);
         let echo = Monitor::builder(sandbox(state, "echo")).start(reactor, echo.id(), io).unwrap();
         for round in 1..=50 {
             ask.write_all(b"question\n").unwrap();
@@ -1287,7 +1279,7 @@ mod recorded {
         let mut reactor = Reactor::new().unwrap();
         let mut child = host_child("echo out; exit 3").stdout(Stdio::piped()).spawn().unwrap();
         let pid = child.id();
-        let io = piped(&mut child);
+        let io = ChildIo::from(&mut child);
         let id = Monitor::builder(sandbox(&state, "given"))
             .observer(registry.observer())
             .start(&mut reactor, pid, io)

@@ -153,6 +153,16 @@ fn what_keeps_a_program_from_running_is_told() {
 }
 
 #[test]
+fn a_cleared_environment_has_only_what_was_set_afterwards() {
+    let command = Command::new("env").env("BEFORE", "x").env_clear();
+    let command = command.envs([("ONE", "1"), ("TWO", "2")]).env_remove("TWO");
+    let (code, output) = code_and_output(command);
+    assert_eq!(code, 0, "{output}");
+    let (_, run) = output.split_once("VMON_RUN=").unwrap();
+    assert_eq!(output.replace(&format!("VMON_RUN={run}"), ""), "ONE=1\n");
+}
+
+#[test]
 fn the_environment_has_what_was_changed_and_the_rest_of_ours() {
     let ours = std::env::var("PATH").unwrap();
     let command = Command::new("env").env("A_VAR", "a=b").env("GONE", "x").env_remove("GONE");

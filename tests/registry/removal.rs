@@ -214,7 +214,7 @@ fn a_run_is_read_back_with_its_socket_identities_and_options() {
     assert_eq!((&spec.options, spec.exact), (&options, true));
     let command = spec.command.unwrap();
     assert_eq!(
-        (command.program(), command.arguments()),
+        (command.get_program(), command.get_args()),
         ("sh".as_ref(), &["-c".into(), "exit 7".into()][..])
     );
     assert_eq!(spec.sandbox, life.sandbox);

@@ -102,7 +102,7 @@ impl Plan {
             "config_file": sandbox.config_file.as_str(),
             "config_last_modified": modified.to_rfc3339_opts(SecondsFormat::AutoSi, true),
             "spec": spec.to_json(),
-            "env": command.env_changes().iter().map(variable).collect::<Value>(),
+            "env": command.get_envs().iter().map(variable).collect::<Value>(),
         });
         plan.to_string().into_bytes()
     }

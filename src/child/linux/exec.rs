@@ -43,9 +43,9 @@ impl Program {
         let environment = environment(command);
         let path = environment.iter().find_map(|entry| entry.strip_prefix(b"PATH="));
         let path = path.map_or(OsStr::new(DEFAULT_PATH), OsStr::from_bytes);
-        let program = command.program();
+        let program = command.get_program();
         let candidates = candidates(program, path)?;
-        let words = iter::once(program).chain(command.arguments().iter().map(OsString::as_os_str));
+        let words = iter::once(program).chain(command.get_args().iter().map(OsString::as_os_str));
         let argv = Strings::new(words.map(|word| word.as_bytes().to_vec()).collect())?;
         let envp = Strings::new(environment)?;
         let arguments = argv.pointers.iter().skip(1).copied();
@@ -133,9 +133,11 @@ pub(super) fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
 fn environment(command: &Command) -> Vec<Vec<u8>> {
     let entry =
         |key: &OsStr, value: &OsStr| [key.as_bytes(), b"=".as_slice(), value.as_bytes()].concat();
-    let mut environment: Vec<_> =
-        std::env::vars_os().map(|(key, value)| entry(&key, &value)).collect();
-    for (key, value) in command.env_changes() {
+    let mut environment = match command.get_env_clear() {
+        true => Vec::new(),
+        false => std::env::vars_os().map(|(key, value)| entry(&key, &value)).collect(),
+    };
+    for (key, value) in command.get_envs() {
         let is_other = |entry: &Vec<u8>| {
             !entry.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
         };

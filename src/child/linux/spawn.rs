@@ -97,7 +97,7 @@ enum Failure {
 
 impl Plan {
     fn new(command: &Command, stdio: &ChildStdio<'_>, cgroup: Option<File>) -> io::Result<Self> {
-        let directory = command.directory().map(|path| c_string(path.as_os_str().as_bytes()));
+        let directory = command.get_current_dir().map(|path| c_string(path.as_os_str().as_bytes()));
         Ok(Self {
             parent: Pid::this(),
             stdio: stdio.fds.map(|fd| fd.as_raw_fd()),

@@ -66,11 +66,11 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     }
     let marker = run_marker(&parts.supervisor, parts.run.asked);
     let command = command.clone().env(RUN_VARIABLE, marker);
-    let terminal = open_consoles(command.wants_pty(), parts)?;
+    let terminal = open_consoles(command.get_pty(), parts)?;
     let log = open_own_log(parts)?;
     #[cfg(feature = "consoles")]
     let command = console_channels::fill_in(command, parts.channels.pty_paths());
-    let io = stdio::spawn_io(&parts.sandbox, command.wants_pty(), terminal.as_ref());
+    let io = stdio::spawn_io(&parts.sandbox, command.get_pty(), terminal.as_ref());
     let (child_stdio, io) = Stdio::open(&command, io)?;
     // Before the child: output that can't be relayed is a reason not to start it.
     open_stdio(io, log, terminal, parts, cx)?;

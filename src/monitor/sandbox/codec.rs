@@ -39,7 +39,7 @@ const VERSION: u64 = 3;
 /// let recorded = serde_json::from_str(r#"{"version": 3, "command": ["echo", {"bytes": [255]}]}"#)?;
 /// let spec = Spec::from_json(&recorded, "web".parse()?, "Sandboxfile".parse()?).unwrap();
 /// assert!(spec.exact);
-/// assert_eq!(spec.command.as_ref().unwrap().program(), "echo");
+/// assert_eq!(spec.command.as_ref().unwrap().get_program(), "echo");
 /// assert_eq!(spec.to_json()["command"], recorded["command"]);
 /// # Ok(())
 /// # }
@@ -101,6 +101,7 @@ impl Spec {
                 args,
                 directory,
                 pty,
+                env_clear: _,
                 env: _,
                 file_limit: _,
                 background: _,
