@@ -32,6 +32,7 @@ mod service;
 mod signals;
 mod stdio;
 mod transition;
+mod tty;
 
 use std::fmt;
 #[cfg(feature = "consoles")]

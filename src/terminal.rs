@@ -9,6 +9,8 @@
 
 mod handle;
 mod messages;
+mod modes;
+mod output_modes;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "terminal/linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "terminal/bsd.rs")]
 mod platform;
@@ -30,6 +32,8 @@ use tracing::warn;
 
 pub use handle::{Direction, Handle};
 pub use messages::Messages;
+pub use modes::Modes;
+pub use output_modes::{note_modes, set_modes, undo_modes};
 #[cfg(feature = "consoles")]
 pub(crate) use platform::is_pty_master;
 
@@ -162,8 +166,9 @@ impl Terminal {
         Ok(RawState::Raw)
     }
 
-    /// Restores the modes of the terminal.
+    /// Restores the terminal: undoes the [noted modes](note_modes) of output, then raw mode.
     pub fn leave_raw(&mut self) {
+        undo_modes();
         if std::mem::take(&mut self.raw)
             && let Some(saved) = RAW.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
@@ -240,12 +245,13 @@ fn is_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
-/// Installs a panic hook that restores the terminal modes before the panic message is printed, also
-/// in a program that aborts on panic. It then calls the previous hook. For a process that is a
+/// Installs a panic hook that restores the terminal before the panic message is printed, also in a
+/// program that aborts on panic: the [noted modes](note_modes) of output, and raw mode. It then calls the previous hook. For a process that is a
 /// command.
 pub fn install_panic_hook() {
     let next = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        output_modes::undo_modes_now();
         if let Ok(mut saved) = RAW.try_lock()
             && let Some(saved) = saved.take()
         {

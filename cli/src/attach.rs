@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 use vmon::control::Client;
 use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
 use vmon::reactor::Reactor;
-use vmon::terminal::{Messages, Terminal};
+use vmon::terminal::{Messages, Modes, Terminal};
 
 use super::args::ConsoleChoice;
 use super::live::{self, Endings, LiveError};
@@ -85,6 +85,8 @@ struct Streams {
     stderr: Option<UnixStream>,
     session: SessionId,
     tty: bool,
+    /// The sequences that set the modes of the sandbox's terminal.
+    modes: String,
 }
 
 /// Attaches until the sandbox stops or the client detaches. Returns the exit code.
@@ -94,7 +96,7 @@ pub fn attach(args: AttachArgs, messages: &Messages) -> Result<u8, Failure> {
     let Some(sandbox) = outcome.ok(record.find(&args.name)) else { return Ok(outcome.code()) };
     let end = match connect(&args, sandbox) {
         Ok(streams) => {
-            let end = relay(&args, sandbox, streams)?;
+            let end = relay(&args, sandbox, streams, messages)?;
             report_end(end, &args, &record, sandbox, messages)
         }
         Err(error) => Err(error),
@@ -122,7 +124,7 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
     // Consoles are treated as terminals: the guest has the line discipline.
     let tty = matches!(attached.to, AttachTo::Tty | AttachTo::Console(_));
     let stderr = if tty { None } else { connect_stderr(sandbox)? };
-    Ok(Streams { main, stderr, session: attached.session, tty })
+    Ok(Streams { main, stderr, session: attached.session, tty, modes: attached.modes })
 }
 
 /// The names of the sandbox's consoles, for the error message.
@@ -146,10 +148,42 @@ fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
     }
 }
 
-fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<AttachEnd, Failure> {
+/// Reports the keys that detach, unless the message would be on an alternate screen, which the
+/// program draws.
+fn say_how_to_leave(args: &AttachArgs, sandbox: &Recorded, streams: &Streams, messages: &Messages) {
+    let mut modes = Modes::default();
+    modes.scan(streams.modes.as_bytes());
+    if modes.alternate_screen() || !says(args) {
+        return;
+    }
+    let keys = match (&args.detach_keys, args.no_stdin || args.read_only || !streams.tty) {
+        (keys, false) if keys.is_empty() => {
+            return report::failure(messages, &format!("attached to {sandbox}; no keys detach"));
+        }
+        (keys, true) if args.no_stdin || keys.is_empty() => "ctrl-c".to_owned(),
+        (keys, true) => format!("ctrl-c, or {keys}"),
+        (keys, false) => keys.to_string(),
+    };
+    report::failure(messages, &format!("attached to {sandbox}; detach with {keys}"));
+}
+
+/// Whether messages that only a user at a terminal needs are printed.
+fn says(args: &AttachArgs) -> bool {
+    io::stderr().is_terminal() && args.shared.log_level >= LevelFilter::WARN
+}
+
+fn relay(
+    args: &AttachArgs,
+    sandbox: &Recorded,
+    streams: Streams,
+    messages: &Messages,
+) -> Result<AttachEnd, Failure> {
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
     let at_terminal = io::stdin().is_terminal();
+    if at_terminal {
+        say_how_to_leave(args, sandbox, &streams, messages);
+    }
     let mode = match streams.tty {
         true => Some(InputMode::Raw),
         false if at_terminal => args.detach_keys.line_end().map(InputMode::Lines),
@@ -164,7 +198,8 @@ fn relay(args: &AttachArgs, sandbox: &Recorded, streams: Streams) -> Result<Atta
     let search = at_terminal.then(|| Search::new(args.detach_keys.clone()));
     let attachment = Attachment::new(streams.main, streams.stderr, terminal, size)
         .reading(!args.no_stdin, search)
-        .read_only(args.read_only);
+        .read_only(args.read_only)
+        .modes(streams.modes);
     let id = reactor.add(attachment);
     reactor.run().map_err(Failure::Loop)?;
     // Removing the session restores the terminal; messages are printed after that.
@@ -180,7 +215,7 @@ fn report_end(
     messages: &Messages,
 ) -> Result<u8, LiveError> {
     let say = |text: &str| {
-        if io::stderr().is_terminal() && args.shared.log_level >= LevelFilter::WARN {
+        if says(args) {
             // The cursor may be in the middle of a line of output.
             report::on_new_line(messages, text);
         } else {

@@ -6,13 +6,14 @@
 //! again. Everything else is removed, so that nothing depends on how a terminal parses malformed
 //! input.
 
-mod terminal_state;
+mod colours;
 #[cfg(test)]
 mod tests;
 
+use vmon::terminal::Modes;
 use vte::{Params, Perform};
 
-use terminal_state::TerminalState;
+use colours::Colours;
 
 /// Number of bytes parsed at a time. The parser searches the rest of its input at each byte that is
 /// not valid UTF-8.
@@ -25,6 +26,16 @@ const LONGEST_CHARACTER: usize = 4;
 const CANCEL: &[u8] = b"\x18";
 
 const CONTROL_SEQUENCE: &[u8] = b"\x1b[";
+
+/// The private modes that a session may set: origin, autowrap, margins, reverse video, the cursor's
+/// visibility, saving of the cursor, synchronized output.
+const PRIVATE_MODES: [u16; 7] = [5, 6, 7, 25, 69, 1048, 2026];
+
+/// Insert mode.
+const INSERT: u16 = 4;
+
+/// Alternate screen modes, without and with saving of the cursor.
+const ALTERNATE: [u16; 3] = [47, 1047, 1049];
 
 /// What the filter lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +55,9 @@ pub struct Screen {
 
 struct State {
     strength: Strength,
-    changes: TerminalState,
+    /// The modes that the output of a session has set.
+    modes: Modes,
+    colours: Colours,
     /// Inside the title sequence of screen(1) and tmux(1) (ESC k), which other terminals do not
     /// treat as a string.
     in_title: bool,
@@ -66,14 +79,16 @@ impl Screen {
     }
 
     fn new(strength: Strength) -> Self {
-        let state = State { strength, changes: TerminalState::default(), in_title: false };
+        let (modes, colours) = (Modes::default(), Colours::default());
+        let state = State { strength, modes, colours, in_title: false };
         Self { parser: vte::Parser::default(), state }
     }
 
     /// Appends the permitted part of `bytes` to `out`. An incomplete sequence or character waits
     /// for the next call.
     pub fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let mut writer = Writer { state: &mut self.state, out };
+        let scanned = out.len();
+        let mut writer = Writer { state: &mut self.state, out, scanned };
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
             for piece in line.chunks(PIECE) {
                 match piece.strip_suffix(b"\n") {
@@ -86,6 +101,12 @@ impl Screen {
                 }
             }
         }
+        writer.scan();
+    }
+
+    /// The modes that the output of a session has set.
+    pub fn modes(&self) -> &Modes {
+        &self.state.modes
     }
 
     /// Appends the sequences that restore the terminal, for other output in between.
@@ -96,7 +117,8 @@ impl Screen {
     /// Appends the sequences that return to the state before [`suspend`](Self::suspend). The
     /// contents of the alternate screen are lost.
     pub fn resume(&self, out: &mut Vec<u8>) {
-        self.state.changes.redo(out);
+        self.state.modes.set(out);
+        self.state.colours.set(out);
     }
 
     /// Appends the sequences that restore the terminal, and resets the filter.
@@ -121,8 +143,8 @@ fn advance(parser: &mut vte::Parser<0>, writer: &mut Writer<'_>, bytes: &[u8]) {
 impl State {
     fn undo(&self, out: &mut Vec<u8>) {
         match self.strength {
-            Strength::Text => self.changes.undo_colours(out),
-            Strength::Session => self.changes.undo(out),
+            Strength::Text => self.colours.undo(out),
+            Strength::Session => self.modes.undo(out),
         }
     }
 }
@@ -131,6 +153,8 @@ impl State {
 struct Writer<'a> {
     state: &'a mut State,
     out: &'a mut Vec<u8>,
+    /// How much of `out` has been scanned for modes.
+    scanned: usize,
 }
 
 impl Perform for Writer<'_> {
@@ -147,10 +171,7 @@ impl Perform for Writer<'_> {
             (b'\n' | b'\r' | b'\t' | b'\x08', _) => self.out.push(byte),
             // The bell, vertical tab and form feed.
             (b'\x07' | b'\x0b' | b'\x0c', Strength::Session) => self.out.push(byte),
-            (b'\x0e' | b'\x0f', Strength::Session) => {
-                self.state.changes.shift(byte);
-                self.out.push(byte);
-            }
+            (b'\x0e' | b'\x0f', Strength::Session) => self.out.push(byte),
             _ => {}
         }
     }
@@ -165,15 +186,13 @@ impl Perform for Writer<'_> {
             ([], b'7' | b'8' | b'D' | b'E' | b'M') => self.escape(intermediates, byte),
             // A full reset (RIS) would change more than the session has changed.
             ([], b'c') => {
+                self.scan();
                 self.state.undo(self.out);
-                self.state.changes = TerminalState::default();
+                self.state.colours.clear();
                 self.out.extend_from_slice(b"\x1b[H\x1b[2J");
             }
             // Select ASCII or the DEC line-drawing character set.
-            (&[set @ (b'(' | b')')], b'0' | b'B') => {
-                self.state.changes.character_set(set, byte);
-                self.escape(intermediates, byte);
-            }
+            (b"(" | b")", b'0' | b'B') => self.escape(intermediates, byte),
             // Screen alignment test (DECALN).
             (b"#", b'8') => self.escape(intermediates, byte),
             _ => {}
@@ -188,7 +207,7 @@ impl Perform for Writer<'_> {
                 let from = self.out.len();
                 self.sequence(params, intermediates, action);
                 let sequence = self.out.get(from..).unwrap_or_default();
-                self.state.changes.colour(first(params) == 0, params.len() == 1, sequence);
+                self.state.colours.add(first(params) == 0, params.len() == 1, sequence);
             }
             (_, _, Strength::Session) => self.session(params, intermediates, action),
             (_, _, Strength::Text) => {}
@@ -211,11 +230,8 @@ impl Writer<'_> {
             }
             // With more parameters it is mouse highlight tracking.
             ([], 'T') if params.len() == 1 => self.sequence(params, intermediates, action),
-            ([], 'r') => {
-                self.state.changes.region(params);
-                self.sequence(params, intermediates, action);
-            }
-            ([], 's') if plain || self.state.changes.has_margins() => {
+            ([], 'r') => self.sequence(params, intermediates, action),
+            ([], 's') if plain || self.modes().margins() => {
                 self.sequence(params, intermediates, action);
             }
             ([], 'u') if plain => self.sequence(params, intermediates, action),
@@ -224,20 +240,46 @@ impl Writer<'_> {
                 self.sequence(params, intermediates, action);
             }
             (b"!", 'p') => {
-                self.state.changes.undo_soft(self.out);
+                self.scan();
+                self.state.modes.undo_soft(self.out);
+                self.state.colours.clear();
             }
             ([] | b"?", 'h' | 'l') => {
                 for &number in params.iter().flat_map(<[u16]>::first) {
-                    self.state.changes.mode(
-                        !intermediates.is_empty(),
-                        number,
-                        action == 'h',
-                        self.out,
-                    );
+                    self.mode(!intermediates.is_empty(), number, action);
                 }
             }
             _ => {}
         }
+    }
+
+    /// Sets or resets a mode if it is permitted.
+    fn mode(&mut self, private: bool, number: u16, action: char) {
+        let permitted = match (private, number) {
+            // Leaving it without having entered it would move the cursor.
+            (true, number) if ALTERNATE.contains(&number) => {
+                action == 'h' || self.modes().alternate_screen()
+            }
+            (true, number) => PRIVATE_MODES.contains(&number),
+            (false, number) => number == INSERT,
+        };
+        if permitted {
+            let mark = if private { "?" } else { "" };
+            self.out.extend_from_slice(format!("\x1b[{mark}{number}{action}").as_bytes());
+        }
+    }
+
+    /// The modes that all output so far has set.
+    fn modes(&mut self) -> &Modes {
+        self.scan();
+        &self.state.modes
+    }
+
+    fn scan(&mut self) {
+        if self.state.strength == Strength::Session {
+            self.state.modes.scan(self.out.get(self.scanned..).unwrap_or_default());
+        }
+        self.scanned = self.out.len();
     }
 
     fn escape(&mut self, intermediates: &[u8], byte: u8) {

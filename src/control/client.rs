@@ -306,6 +306,8 @@ fn read_attached(reply: &Value) -> Result<Attached, Unreadable> {
         session: SessionId(fields.number("session")?),
         to: read_stream(&fields)?,
         tail: fields.number("tail")?,
+        // Missing from the reply of an earlier vmon.
+        modes: fields.optional_text("modes")?.unwrap_or_default().to_owned(),
     })
 }
 

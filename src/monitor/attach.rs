@@ -52,6 +52,10 @@ pub struct Attached {
     pub to: AttachTo,
     /// How many bytes of the log come first.
     pub tail: u64,
+    /// The control sequences that put a terminal into the modes that the output has set, such as
+    /// the alternate screen or bracketed paste, before the tail and the output. Empty if all are at
+    /// their defaults. [`Modes`](crate::terminal::Modes) undoes them.
+    pub modes: String,
 }
 
 /// Why a client can't be attached.

@@ -13,6 +13,7 @@ use nix::pty::Winsize;
 
 use super::attach::{AttachTo, Attached, SessionId, SessionReport};
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources};
+use super::tty::Tty;
 use crate::reactor::{Interest, SourceId};
 use crate::relay::{Audience, Overflow, QUEUE, Sink};
 
@@ -110,6 +111,7 @@ pub(super) struct Attachments {
 pub(super) struct OutputAudience<'a> {
     attachments: &'a mut Attachments,
     output: OutputId,
+    tty: Option<&'a mut Tty>,
 }
 
 impl Audience<SourceKey> for OutputAudience<'_> {
@@ -118,6 +120,9 @@ impl Audience<SourceKey> for OutputAudience<'_> {
     }
 
     fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
+        if let Some(tty) = &mut self.tty {
+            tty.scan(bytes);
+        }
         let clients = self.attachments.list.iter_mut();
         clients
             .filter(|client| client.output == self.output)
@@ -131,9 +136,13 @@ impl Attachments {
         self.list.is_empty()
     }
 
-    /// The clients of an output.
-    pub(super) fn audience(&mut self, output: OutputId) -> OutputAudience<'_> {
-        OutputAudience { attachments: self, output }
+    /// The clients of an output. `tty` is the state of its terminal, if it is that of one.
+    pub(super) fn audience<'a>(
+        &'a mut self,
+        output: OutputId,
+        tty: Option<&'a mut Tty>,
+    ) -> OutputAudience<'a> {
+        OutputAudience { attachments: self, output, tty }
     }
 
     /// Every client, in the order in which they were attached.

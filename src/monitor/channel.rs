@@ -23,6 +23,7 @@ use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources, Timer, TimerKey};
 use super::name::Name;
 use super::sandbox::Sandbox;
+use super::tty::Tty;
 use crate::child;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Sink};
@@ -40,6 +41,8 @@ pub(super) struct Channel {
     input: Option<Input<Handle, SourceKey>>,
     host: HostTerminal,
     backend: Backend,
+    /// Set if the output is that of a terminal.
+    tty: Option<Box<Tty>>,
 }
 
 impl Channel {
@@ -64,7 +67,9 @@ impl Channel {
         let mut exact = Vec::with_capacity(outputs.size_hint().0);
         exact.extend(outputs);
         let host = HostTerminal::new(host.terminal, host.takes_stdin);
-        Self { id, log, outputs: exact, input: None, host, backend }
+        let tty = exact.iter().find(|output| output.stream() == Stream::Tty);
+        let tty = tty.map(|output| Box::new(Tty::new(output.forwards_to_terminal())));
+        Self { id, log, outputs: exact, input: None, host, backend, tty }
     }
 
     /// Relays these descriptors.
@@ -248,7 +253,8 @@ impl Channel {
         cx: &mut Cx<'_>,
     ) -> bool {
         self.follow_foreground();
-        let audience = &mut attachments.audience(OutputId { channel: self.id, stream });
+        let tty = self.tty.as_deref_mut();
+        let audience = &mut attachments.audience(OutputId { channel: self.id, stream }, tty);
         let output = self.outputs.iter_mut().find(|output| output.stream() == stream);
         let read = output.is_some_and(|output| output.turn(&mut self.log, audience, cx));
         self.follow_end(attachments, cx);
@@ -260,7 +266,8 @@ impl Channel {
         let mut read = false;
         for output in &mut self.outputs {
             let id = OutputId { channel: self.id, stream: output.stream() };
-            read |= output.turn(&mut self.log, &mut attachments.audience(id), cx);
+            let tty = self.tty.as_deref_mut();
+            read |= output.turn(&mut self.log, &mut attachments.audience(id, tty), cx);
         }
         self.follow_end(attachments, cx);
         read
@@ -357,10 +364,25 @@ impl Channel {
         self.host.is_session()
     }
 
-    /// Puts the host's terminal into raw mode again, after a SIGCONT.
+    /// Puts the host's terminal into raw mode again, and sets the modes of the output again, after a
+    /// SIGCONT.
     pub(super) fn enter_terminal(&mut self) {
         self.host.enter();
+        self.set_host_modes();
         self.resize_to_host();
+    }
+
+    /// The sequences that set the modes of the output in another terminal.
+    pub(super) fn modes(&self) -> Vec<u8> {
+        self.tty.as_ref().map(|tty| tty.modes()).unwrap_or_default()
+    }
+
+    fn set_host_modes(&self) {
+        if let Some(tty) = &self.tty
+            && self.host.is_in_foreground()
+        {
+            tty.set_host_modes();
+        }
     }
 
     /// Gives the host's terminal its modes back, before this process is suspended.
@@ -370,6 +392,7 @@ impl Channel {
 
     fn follow_foreground(&mut self) {
         if self.host.comes_to_foreground() {
+            self.set_host_modes();
             self.resize_to_host();
         }
     }
@@ -503,7 +526,9 @@ impl Channel {
         self.log.report();
         for output in &mut self.outputs {
             let id = OutputId { channel: self.id, stream: output.stream() };
-            output.retry_log(&mut self.log, &mut attachments.audience(id), &mut cx.sources);
+            let tty = self.tty.as_deref_mut();
+            let audience = &mut attachments.audience(id, tty);
+            output.retry_log(&mut self.log, audience, &mut cx.sources);
         }
         self.follow_end(attachments, cx);
     }

@@ -192,11 +192,13 @@ impl Channels {
         };
         let (session, room) = self.attachments.reserve(&mut cx.sources);
         let most = usize::try_from(request.tail).unwrap_or(usize::MAX).min(room);
-        let tail = match self.get(output.channel) {
-            Some(channel) if most > 0 => channel.log_tail(most),
-            _ => Vec::new(),
+        let (tail, modes) = match self.get(output.channel) {
+            Some(channel) if most > 0 => (channel.log_tail(most), channel.modes()),
+            Some(channel) => (Vec::new(), channel.modes()),
+            None => (Vec::new(), Vec::new()),
         };
-        let attached = Attached { session, to, tail: tail.len() as u64 };
+        let modes = String::from_utf8(modes).unwrap_or_default();
+        let attached = Attached { session, to, tail: tail.len() as u64, modes };
         let first = [&preamble(&attached)[..], &tail];
         let read_only = request.read_only;
         self.attachments

@@ -144,6 +144,11 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.source.is_none()
     }
 
+    /// Whether the output is forwarded to a terminal.
+    pub(crate) fn forwards_to_terminal(&self) -> bool {
+        self.sink.as_ref().is_some_and(Sink::is_terminal)
+    }
+
     /// Whether all bytes that were read are in the log and have been forwarded.
     pub(crate) fn is_flushed(&self) -> bool {
         self.held.is_empty() && self.sink.as_ref().is_none_or(Sink::is_empty)

@@ -81,6 +81,11 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         self.room = room;
     }
 
+    /// Whether the writer is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     /// Whether the reader has closed its side, or writes fail.
     pub(crate) fn is_gone(&self) -> bool {
         !matches!(self.writer, Writer::Open(_))

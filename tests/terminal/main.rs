@@ -7,4 +7,5 @@ mod common;
 
 mod console_command;
 mod job_control;
+mod modes;
 mod terminal;

@@ -18,6 +18,7 @@ use nix::sys::termios::{
 use nix::unistd::Pid;
 use vmon::monitor::{Forward, Input, Monitor, Sandbox, Transition};
 use vmon::reactor::Reactor;
+use vmon::terminal::Modes;
 
 /// A child that evaluates each line that it reads.
 const OBEY: &str = "echo ready; while read -r line; do eval \"$line\"; done";
@@ -72,6 +73,15 @@ fn touch(state: &State, name: &str) {
 /// A shell command that waits until the test creates a file.
 fn until(state: &State, name: &str) -> String {
     format!("until [ -e {} ]; do sleep 0.01; done", state.file(name).display())
+}
+
+/// The bytes, with what undoes the modes that they set in a terminal.
+fn and_undo(bytes: &[u8]) -> Vec<u8> {
+    let mut modes = Modes::default();
+    modes.scan(bytes);
+    let mut all = bytes.to_vec();
+    modes.undo(&mut all);
+    all
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -464,7 +474,7 @@ fn random_bytes_through_a_raw_pty_are_exact_on_the_terminal_and_in_the_log() {
     let options = ["--log-max-size", "1MiB", "--log-max-files", "100"];
     let mut terminal = Terminal::spawn(&mut state.run("a", &options, &script));
     assert_eq!(terminal.finish(), 0);
-    assert_same(&terminal.seen, &bytes, "our terminal");
+    assert_same(&terminal.seen, &and_undo(&bytes), "our terminal");
     assert_same(&state.whole_log("a"), &bytes, "the log");
     assert_eq!(state.run_column("a", "bytes_logged").unwrap(), bytes.len().to_string());
 }
@@ -505,8 +515,10 @@ fn with_drop_a_stopped_terminal_blocks_neither_child_nor_log_and_gets_a_notice()
     assert_eq!(terminal.finish(), 0);
 
     let dropped = state.run_column("a", "bytes_dropped").unwrap();
+    let undo = and_undo(&whole).split_off(whole.len());
     let notice = format!("\r\n[vmon: {dropped} bytes left out]\r\n");
-    let seen = terminal.seen.strip_suffix(notice.as_bytes()).expect("the notice at the end");
+    let end = [notice.as_bytes(), &undo].concat();
+    let seen = terminal.seen.strip_suffix(end.as_slice()).expect("the notice at the end");
     assert_same(seen, &whole[..seen.len()], "the terminal");
     assert_eq!(seen.len() + dropped.parse::<usize>().unwrap(), whole.len());
     assert!(terminal.modes() == before);
@@ -530,7 +542,7 @@ fn with_block_no_output_is_lost_on_a_terminal_that_is_not_read() {
     assert!(!state.file("done").exists());
     assert_eq!(terminal.finish(), 0);
     let whole = [b"ready".as_slice(), &bytes].concat();
-    assert_same(&terminal.seen, &whole, "the terminal");
+    assert_same(&terminal.seen, &and_undo(&whole), "the terminal");
     assert_same(&state.log("a"), &whole, "the log");
     assert_eq!(state.run_column("a", "bytes_dropped").as_deref(), Some("0"));
 }

@@ -4,21 +4,22 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
 use vmon::child::Signal;
-use vmon::reactor::{Context, Handler, Ready};
-use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
+use vmon::reactor::{Context, Handler, Ready, Sources, TimerId};
+use vmon::terminal::{self, Direction, Handle, Modes, RawState, Terminal};
 
 use super::WindowSize;
 use super::flow::{Flow, Got};
 use super::keys::Search;
 use crate::Failure;
 
-/// The byte that Ctrl-C sends.
-const INTERRUPT: u8 = 3;
+/// How long the beginning of the detach keys is withheld from the command.
+const HOLD_KEYS: Duration = Duration::from_millis(300);
 
 /// How the attachment ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +74,16 @@ pub struct Attachment {
     read_only: bool,
     /// Set when stdin is a terminal.
     search: Option<Search>,
+    /// Set while the beginning of the detach keys is withheld.
+    held_keys: Option<TimerId>,
     up: Option<Flow<Handle, UnixStream, Source>>,
     down: Vec<(Output, Down)>,
     /// The outputs of this process that are terminals.
     terminals: Vec<Output>,
+    /// The sequences that set the modes of the sandbox's terminal.
+    first: Vec<u8>,
+    /// The modes that the output has set in the terminal at stdout.
+    modes: Modes,
     end: Option<io::Result<AttachEnd>>,
 }
 
@@ -100,9 +107,12 @@ impl Attachment {
             stdin_is_terminal: false,
             read_only: false,
             search: None,
+            held_keys: None,
             up: None,
             down: Vec::new(),
             terminals: Vec::new(),
+            first: Vec::new(),
+            modes: Modes::default(),
             end: None,
         }
     }
@@ -120,7 +130,15 @@ impl Attachment {
         self
     }
 
-    pub fn into_end(self) -> Result<AttachEnd, Failure> {
+    /// Sets the sequences that put a terminal into the modes of the sandbox's terminal.
+    pub fn modes(mut self, sequences: String) -> Self {
+        self.first = sequences.into_bytes();
+        self
+    }
+
+    /// Restores the terminal and returns the end.
+    pub fn into_end(mut self) -> Result<AttachEnd, Failure> {
+        self.leave_terminal();
         self.end.unwrap_or(Ok(AttachEnd::Ended)).map_err(Failure::Loop)
     }
 
@@ -152,6 +170,10 @@ impl Attachment {
                 .transpose()?;
         }
         self.enter_terminal();
+        if self.terminals.contains(&Output::Out) {
+            let first = std::mem::take(&mut self.first);
+            self.show(Output::Out, &first, &mut cx.sources);
+        }
         if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
             self.size.force_redraw(terminal);
         }
@@ -170,6 +192,24 @@ impl Attachment {
         entered.inspect_err(|error| warn!("can't set the terminal's modes: {error}")).ok()
     }
 
+    /// Restores the terminal: the modes that the output has set, and raw mode.
+    fn leave_terminal(&mut self) {
+        match &mut self.terminal {
+            Some(terminal) => terminal.leave_raw(),
+            None => terminal::undo_modes(),
+        }
+    }
+
+    /// Sets the terminal mode, the modes of the output, and the window size again.
+    fn resume(&mut self) {
+        self.enter_terminal();
+        let foreground = self.terminal.as_ref().is_none_or(Terminal::is_foreground);
+        if foreground && self.terminals.contains(&Output::Out) {
+            terminal::set_modes(&self.modes);
+        }
+        self.resize();
+    }
+
     fn resize(&self) {
         if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
             self.size.send(terminal);
@@ -178,9 +218,7 @@ impl Attachment {
 
     fn finish(&mut self, end: AttachEnd) {
         self.end.get_or_insert(Ok(end));
-        if let Some(terminal) = &mut self.terminal {
-            terminal.leave_raw();
-        }
+        self.leave_terminal();
     }
 
     fn fail(&mut self, error: io::Error) {
@@ -212,8 +250,7 @@ impl Attachment {
                 self.finish(AttachEnd::Left);
             }
             Ok(Got::End) => {
-                let rest = self.search.as_mut().map(Search::rest).unwrap_or_default();
-                self.send(&rest, cx);
+                self.release_keys(cx);
                 self.end_input();
             }
             // A read from the background with SIGTTIN blocked (termios(3)).
@@ -240,11 +277,22 @@ impl Attachment {
         let Some(search) = &mut self.search else { return self.send(bytes, cx) };
         let scan = search.scan(bytes);
         // Input is discarded with --read-only, so Ctrl-C can detach.
-        let detach = scan.detach || (self.read_only && bytes.contains(&INTERRUPT));
+        let detach = scan.detach || (self.read_only && scan.interrupt);
+        let waits = search.is_waiting();
         self.send(&scan.passed, cx);
         if detach {
             self.finish(AttachEnd::Left);
         }
+        if let Some(timer) = self.held_keys.take() {
+            cx.timers.cancel(timer);
+        }
+        self.held_keys = waits.then(|| cx.timers.set(HOLD_KEYS, ()));
+    }
+
+    /// Sends the keys that have been withheld.
+    fn release_keys(&mut self, cx: &mut Cx<'_>) {
+        let keys = self.search.as_mut().map(Search::release).unwrap_or_default();
+        self.send(&keys, cx);
     }
 
     fn in_background(&self) -> bool {
@@ -283,7 +331,7 @@ impl Attachment {
     fn check_foreground(&mut self) {
         let waits = self.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
         if waits && self.enter_terminal() == Some(RawState::Raw) {
-            self.resize();
+            self.resume();
         }
     }
 
@@ -294,9 +342,7 @@ impl Attachment {
         };
         match flow.read(cx.scratch, &mut cx.sources) {
             Ok(Got::Bytes(bytes)) => {
-                if let Err(error) = flow.send(bytes, &mut cx.sources) {
-                    self.refused(output, &error);
-                }
+                self.show(output, bytes, &mut cx.sources);
             }
             Ok(Got::Nothing | Got::End) => {}
             Err(error) => {
@@ -306,6 +352,19 @@ impl Attachment {
         }
         self.check_end();
         Ok(())
+    }
+
+    /// Writes output to stdout or stderr, and notes the modes that it sets in a terminal.
+    fn show(&mut self, output: Output, bytes: &[u8], sources: &mut Sources<'_, Source>) {
+        if output == Output::Out && self.terminals.contains(&output) && self.modes.scan(bytes) {
+            terminal::note_modes(&self.modes);
+        }
+        let flow = self.down.iter_mut().find(|(own, _)| *own == output);
+        if let Some((_, flow)) = flow
+            && let Err(error) = flow.send(bytes, sources)
+        {
+            self.refused(output, &error);
+        }
     }
 
     fn flush_output(&mut self, output: Output, cx: &mut Cx<'_>) {
@@ -382,7 +441,10 @@ impl Handler for Attachment {
         }
     }
 
-    fn timer(&mut self, (): (), _: &mut Cx<'_>) {}
+    fn timer(&mut self, (): (), cx: &mut Cx<'_>) {
+        self.held_keys = None;
+        self.release_keys(cx);
+    }
 
     fn signal(&mut self, signal: i32, _: &mut Cx<'_>) {
         match Signal::from_number(signal) {
@@ -390,15 +452,8 @@ impl Handler for Attachment {
                 self.finish(AttachEnd::Signalled(signal));
             }
             Some(Signal::WINCH) => self.resize(),
-            Some(Signal::TSTP) => {
-                if let Some(terminal) = &mut self.terminal {
-                    terminal.leave_raw();
-                }
-            }
-            Some(Signal::CONT) => {
-                self.enter_terminal();
-                self.resize();
-            }
+            Some(Signal::TSTP) => self.leave_terminal(),
+            Some(Signal::CONT) => self.resume(),
             _ => {}
         }
     }

@@ -1,10 +1,8 @@
 //! The event handler of a replay: writes the entries that are due, and sleeps between them.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 use vmon::child::Signal;
 use vmon::logfile::read::Entry;
@@ -19,9 +17,6 @@ use crate::screen::Screen;
 
 /// Number of entries played before signals and keys are handled again.
 const BATCH: usize = 64;
-
-/// Timeout for restoring the terminal, whose output may be stopped by Ctrl-S.
-const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// How the replay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,10 +131,7 @@ impl Player {
 
     /// Restores the terminal. Returns the end and the log.
     pub fn end(mut self) -> (Result<ReplayEnd, String>, RunLog) {
-        self.restore_screen(Screen::end);
-        if let Some(terminal) = &mut self.terminal {
-            terminal.leave_raw();
-        }
+        self.leave_terminal();
         (self.end.unwrap_or(Ok(ReplayEnd::Ended)), self.log)
     }
 
@@ -188,6 +180,7 @@ impl Player {
                 (Next::Run, None) => {}
                 (Next::End, _) => return self.finish(Ok(ReplayEnd::Ended)),
             }
+            self.note_modes();
             self.flush(cx);
         }
         // Return to the event loop, so that signals and keys are handled.
@@ -274,7 +267,6 @@ impl Player {
     /// Handles a write error. A closed pipe or a hangup of the terminal ends the replay without an
     /// error.
     fn refused(&mut self, error: &io::Error) {
-        self.screen = None;
         self.finish(if terminal::peer_has_gone(error, self.stdout.is_terminal()) {
             Ok(ReplayEnd::Ended)
         } else {
@@ -312,25 +304,20 @@ impl Player {
         }
     }
 
-    /// Writes the sequences that restore the terminal, and drops output not yet written. Waits for
-    /// a limited time.
-    fn restore_screen(&mut self, restore: impl FnOnce(&mut Screen, &mut Vec<u8>)) {
-        let Some(screen) = &mut self.screen else { return };
+    /// Restores the terminal, and drops output not yet written.
+    fn leave_terminal(&mut self) {
         self.out.clear();
         self.written = 0;
-        let mut out = Vec::new();
-        restore(screen, &mut out);
-        let give_up = Instant::now() + GIVE_BACK;
-        let mut rest = out.as_slice();
-        while !rest.is_empty() && Instant::now() < give_up {
-            match self.stdout.write(rest) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::POLLOUT)];
-                    let _ = poll(&mut fds, PollTimeout::from(100_u8));
-                }
-                Err(_) => return,
-            }
+        terminal::undo_modes();
+        if let Some(terminal) = &mut self.terminal {
+            terminal.leave_raw();
+        }
+    }
+
+    /// Notes the modes that the output has set, which are undone at the end.
+    fn note_modes(&self) {
+        if let Some(screen) = &self.screen {
+            terminal::note_modes(screen.modes());
         }
     }
 }
@@ -382,10 +369,7 @@ impl Handler for Player {
             }
             Some(Signal::TSTP) => {
                 self.clock.stop();
-                self.restore_screen(|screen, out| screen.suspend(out));
-                if let Some(terminal) = &mut self.terminal {
-                    terminal.leave_raw();
-                }
+                self.leave_terminal();
             }
             Some(Signal::CONT) => {
                 self.disable_echo();
@@ -394,6 +378,7 @@ impl Handler for Player {
                 {
                     screen.resume(&mut self.out);
                 }
+                self.note_modes();
                 self.clock.resume();
                 self.flush(cx);
                 self.play(cx);

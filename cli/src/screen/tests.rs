@@ -310,23 +310,23 @@ fn a_session_makes_the_terminal_neither_reply_nor_change_permanently() {
 
 #[test]
 fn the_end_of_a_session_restores_the_terminal() {
-    let always = "\x1b[m\x0f\x1b(B";
-    assert_eq!(end("text"), always);
-    assert_eq!(end("\x1b[?1049h\x1b[?25l"), format!("\x1b[?1049l{always}\x1b[?25h"));
-    assert_eq!(end("\x1b[?1049h\x1b[?1049l"), always);
-    assert_eq!(end("\x1b[2;5r"), format!("{always}\x1b7\x1b[r\x1b8"));
-    assert_eq!(end("\x1b[2;5r\x1b[r"), always);
-    assert_eq!(end("\x1b[?6h\x1b[?6l"), format!("{always}\x1b[?6l\x1b[r\x1b[9999H\n"));
-    assert_eq!(end("\x1b)0\x0e\x1b[4h"), format!("{always}\x1b)B\x1b[4l"));
+    assert_eq!(end("text"), "");
+    assert_eq!(end("\x1b[?1049h\x1b[?25l\x1b[31m"), "\x1b[?1049l\x1b[m\x1b[?25h");
+    // Leaving the alternate screen restores the cursor with its attributes and character set.
+    assert_eq!(end("\x1b[?1049h\x1b[?1049l"), "\x1b[m\x0f\x1b(B");
+    assert_eq!(end("\x1b[2;5r"), "\x1b7\x1b[r\x1b8");
+    assert_eq!(end("\x1b[2;5r\x1b[r"), "");
+    assert_eq!(end("\x1b[?6h\x1b[?6l"), "\x1b[?6l\x1b[r\x1b[9999H\n");
+    assert_eq!(end("\x1b)0\x0e\x1b[4h"), "\x0f\x1b)B\x1b[4l");
 }
 
 #[test]
 fn a_reset_in_a_session_undoes_its_changes() {
     assert_eq!(
         session("\x1b[?1049h\x1b[?25l\x1bcx"),
-        "\x1b[?1049h\x1b[?25l\x1b[?1049l\x1b[m\x0f\x1b(B\x1b[?25h\x1b[H\x1b[2Jx"
+        "\x1b[?1049h\x1b[?25l\x1b[?1049l\x1b[?25h\x1b[H\x1b[2Jx"
     );
-    assert_eq!(end("\x1b[?1049h\x1b[!p"), "\x1b[?1049l\x1b[m\x0f\x1b(B");
+    assert_eq!(end("\x1b[?1049h\x1b[?25l\x1b[!p"), "\x1b[?1049l");
 }
 
 #[test]

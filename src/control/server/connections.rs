@@ -321,6 +321,7 @@ impl Connections {
                 "stream": attached.to.as_str(),
                 "console": view::console_of(&attached.to),
                 "tail": int(attached.tail),
+                "modes": attached.modes,
             });
             methods::reply(reply, false)
         });

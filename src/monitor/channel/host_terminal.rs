@@ -122,6 +122,11 @@ impl HostTerminal {
         self.terminal.as_ref().is_some_and(Terminal::is_raw)
     }
 
+    /// Whether this process is in the foreground of the terminal.
+    pub(super) fn is_in_foreground(&self) -> bool {
+        self.terminal.as_ref().is_some_and(Terminal::is_foreground)
+    }
+
     fn is_in_background(&self) -> bool {
         self.terminal.as_ref().is_some_and(|terminal| !terminal.is_foreground())
     }
