@@ -10,6 +10,7 @@
 //! generation keeps its name. A compressor may replace a generation by a file with the suffix `.gz`
 //! or `.zst`. [`names`] has these names.
 
+mod clock;
 mod current;
 mod directory;
 mod entry;

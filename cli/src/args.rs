@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, Local, LocalResult, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use vmon::logfile::Timestamp;
 use vmon::monitor::{Name, NameError, STDIO};
@@ -109,7 +109,22 @@ pub fn date(text: &str) -> Result<DateTime<Utc>, ValueError> {
 
 /// A point in time: a date and time in RFC 3339 format, in the local zone if it has none; a date,
 /// which means its first moment; or an age, as numbers with d, h, m, s or ms.
+///
+/// A local time that occurs twice, because clocks are set back, means its first occurrence.
 pub fn moment(text: &str) -> Result<Timestamp, ValueError> {
+    moment_in(text, DateTime::min)
+}
+
+/// As [`moment`], but a local time that occurs twice means its second occurrence: the end of a part
+/// that is to have both.
+pub fn end(text: &str) -> Result<Timestamp, ValueError> {
+    moment_in(text, DateTime::max)
+}
+
+fn moment_in(
+    text: &str,
+    choose: fn(DateTime<Local>, DateTime<Local>) -> DateTime<Local>,
+) -> Result<Timestamp, ValueError> {
     if let Some(ago) = ago(text) {
         let then = SystemTime::now().checked_sub(ago);
         return Ok(then.unwrap_or(SystemTime::UNIX_EPOCH).into());
@@ -122,8 +137,12 @@ pub fn moment(text: &str) -> Result<Timestamp, ValueError> {
     let mut local = forms.iter().filter_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
     let date = || NaiveDate::parse_from_str(text, "%Y-%m-%d").map(NaiveDateTime::from).ok();
     let local = local.next().or_else(date).ok_or(ValueError::Moment)?;
-    // A local time that occurs twice, because clocks are set back, means its first occurrence.
-    let moment = Local.from_local_datetime(&local).earliest().ok_or(ValueError::SkippedMoment)?;
+    let moment = match Local.from_local_datetime(&local) {
+        LocalResult::Single(moment) => moment,
+        // chrono does not give them in their order.
+        LocalResult::Ambiguous(one, other) => choose(one, other),
+        LocalResult::None => return Err(ValueError::SkippedMoment),
+    };
     Ok(SystemTime::from(moment).into())
 }
 

@@ -60,7 +60,7 @@ pub struct LogsArgs {
     since: Option<Timestamp>,
 
     /// Print output before this time
-    #[arg(long, value_name = "TIME", value_parser = args::moment)]
+    #[arg(long, value_name = "TIME", value_parser = args::end)]
     until: Option<Timestamp>,
 
     /// Print only this stream

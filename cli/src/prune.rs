@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::json;
-use vmon::registry::Pruned;
+use tracing::warn;
+use vmon::monitor::Identity;
+use vmon::registry::{Pruned, Registry, Run};
 use vmon::terminal::Messages;
+use vmon::timestamp::rfc3339;
 
 use super::Failure;
 use super::files::{Removal, Roots};
@@ -50,6 +53,18 @@ pub struct PruneArgs {
     pub shared: SharedArgs,
 }
 
+/// The unit of start times: USER_HZ on Linux (proc_pid_stat(5)), microseconds elsewhere.
+const TICKS: u64 = if cfg!(target_os = "linux") { 100 } else { 1_000_000 };
+
+/// Start times are cut to whole ticks, and seconds.
+const ROUNDING: Duration = Duration::from_secs(2);
+
+/// Later than any time on record, in a form of the same width.
+const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(time) => time,
+    None => DateTime::<Utc>::MIN_UTC,
+};
+
 /// Removes the runs, and prints how many.
 pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
     let mut outcome = Outcome::new(messages);
@@ -58,9 +73,14 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
     let mut pruned = Vec::new();
     if let Some(registry) = places.registry()? {
         registry.reconcile()?;
-        let now = Utc::now();
-        let age = chrono::Duration::from_std(args.older_than).unwrap_or(chrono::Duration::MAX);
-        let before = now.checked_sub_signed(age).unwrap_or_default();
+        let before = match args.older_than {
+            // Whatever has ended, also under a clock that was ahead.
+            Duration::ZERO => LAST,
+            age => {
+                let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
+                now(&registry)?.checked_sub_signed(age).unwrap_or_default()
+            }
+        };
         let also = |pruned: &Pruned| match &roots {
             Some(roots) if pruned.whole => remove_logs(pruned, roots, &mut outcome),
             _ => true,
@@ -79,6 +99,40 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
         print(&format!("removed {of_sandboxes} and {of_runs}\n"))?;
     }
     Ok(outcome.code())
+}
+
+/// The present, by the clock, but not later than the record bears out: a clock that is years ahead
+/// must not make a run years old. That is the last time on record, and what the kernel has counted
+/// since then; if the machine was started anew, since that start.
+fn now(registry: &Registry) -> Result<DateTime<Utc>, Failure> {
+    let clock = Utc::now();
+    let latest = registry.latest()?;
+    let newest = latest.iter().filter(|run| run.id.is_some()).max_by_key(|run| run.id);
+    let borne_out = newest.and_then(|run| borne_out(run, &Identity::current()));
+    let Some(known) = borne_out.filter(|known| *known < clock) else { return Ok(clock) };
+    if (clock - known) > chrono::Duration::minutes(1) {
+        warn!(
+            "the clock shows {}, but the record bears out no later time than {}: ages count from there",
+            rfc3339(clock),
+            rfc3339(known),
+        );
+    }
+    Ok(known)
+}
+
+/// The present, from a run and the start of this process, which began a moment ago.
+fn borne_out(run: &Run, this: &Identity) -> Option<DateTime<Utc>> {
+    let (begun, process) = match (run.running_at, &run.child) {
+        (Some(at), Some(child)) => (at, child),
+        _ => (run.started_at?, run.supervisor_identity.as_ref()?),
+    };
+    let same_boot = process.boot_id == this.boot_id && !this.boot_id.is_empty();
+    let (from, ticks) = match same_boot {
+        true => (begun, this.start.saturating_sub(process.start)),
+        false => (run.ended_at.map_or(begun, |ended| ended.max(begun)), this.start),
+    };
+    let passed = Duration::from_secs(ticks / TICKS).saturating_add(ROUNDING);
+    from.checked_add_signed(chrono::Duration::from_std(passed).ok()?)
 }
 
 /// Removes the logs of a sandbox. Returns whether the sandbox may be removed.

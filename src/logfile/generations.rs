@@ -3,6 +3,7 @@
 //! The directory is read once, at the first rotation. Each later rotation adds the next number and
 //! removes the oldest by name, so its cost does not depend on the number of generations.
 
+mod age;
 mod limits;
 mod sizes;
 
@@ -18,6 +19,7 @@ use super::LogError;
 use super::current::Identity;
 use super::directory::Directory;
 use super::names::{self, COMPRESSED};
+use age::Ages;
 use sizes::Sizes;
 
 /// How often a rotation finds its number taken before it fails.
@@ -27,7 +29,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keep {
     pub(super) max_files: u32,
-    /// Generations whose last byte is older are removed.
+    /// Generations whose last byte is older are removed, the oldest first.
     pub(super) max_age: Option<Duration>,
     /// The total size of all generations and their indexes.
     pub(super) bytes: Option<u64>,
@@ -45,6 +47,8 @@ pub(super) struct Generations {
     count: u64,
     /// `None` where the total size is not limited.
     sizes: Option<Sizes>,
+    /// `None` where the age is not limited.
+    ages: Option<Box<Ages>>,
 }
 
 impl Generations {

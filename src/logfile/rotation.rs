@@ -84,6 +84,14 @@ impl LogFile {
         if age.is_none() && together.is_none() {
             return Ok(());
         }
+        let log_name = self.place.log_name();
+        self.generations.survey(directory, log_name)?;
+        if age.is_some() {
+            let is_empty = self.current.as_ref().is_none_or(Current::is_empty);
+            let newest = self.generations.newest_first(log_name).next().filter(|_| is_empty);
+            let newest = newest.unwrap_or_else(|| log_name.to_owned());
+            self.generations.count_ages(directory, &newest);
+        }
         let size = self.current.as_ref().map_or(0, Current::size) + self.index.size();
         if together.is_some_and(|most| size > most) {
             self.retire(directory)?;

@@ -180,7 +180,7 @@ fn the_latest_run_of_a_sandbox_is_the_one_in_progress_or_the_last_started() {
     let mut last = Life::of("db");
     last.at = Utc::now();
     last.granted(&mut observer);
-    // An end that was spooled, and taken in after a later run.
+    // A run that the clock dates before the others.
     fixture
         .sqlite()
         .execute_batch(
@@ -192,7 +192,7 @@ fn the_latest_run_of_a_sandbox_is_the_one_in_progress_or_the_last_started() {
         .unwrap();
     let latest = registry.latest().unwrap();
     let ids: Vec<_> = latest.iter().map(|run| (run.name.as_str(), run.id, run.status)).collect();
-    assert_eq!(ids, [("web", Some(3), Status::Stopped), ("db", Some(4), Status::Running)]);
+    assert_eq!(ids, [("db", Some(4), Status::Running), ("web", Some(5), Status::Stopped)]);
 }
 
 #[test]

@@ -2,15 +2,17 @@
 //! and the generation that a post-rotate command works on.
 
 use std::ops::Range;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::age::Ages;
 use super::sizes::{Sizes, all_names, size};
 use super::{Generations, Keep, remove};
+use crate::logfile::clock::Moment;
 use crate::logfile::directory::Directory;
+use crate::logfile::entry::Timestamp;
 use crate::logfile::names;
 
-/// A rotation checks the age of this many generations, the oldest numbers first. A clock step or a
-/// touch(1) may hide an old one behind them; it is found when those before it are gone.
+/// A rotation checks the age of this many generations, the oldest numbers first. More of them have a
+/// time only if the clock was wrong.
 const AGES_CHECKED: usize = 32;
 
 impl Generations {
@@ -23,7 +25,7 @@ impl Generations {
     /// ignored until the directory is read again: a retry at each rotation would keep all newer
     /// ones as well.
     pub(in crate::logfile) fn prune(&mut self, directory: &Directory, log: &str, keep: &Keep) {
-        self.prune_old(directory, log, keep, AGES_CHECKED);
+        self.prune_old(directory, log, keep, AGES_CHECKED, Moment::now());
         while self.count > u64::from(keep.max_files)
             && let Some(number) = self.take_oldest()
         {
@@ -34,25 +36,48 @@ impl Generations {
 
     /// As [`prune`](Self::prune), and checks the age of every generation.
     pub(in crate::logfile) fn prune_all(&mut self, directory: &Directory, log: &str, keep: &Keep) {
-        self.prune_old(directory, log, keep, usize::MAX);
+        self.prune_old(directory, log, keep, usize::MAX, Moment::now());
         self.prune(directory, log, keep);
     }
 
-    fn prune_old(&mut self, directory: &Directory, log: &str, keep: &Keep, most: usize) {
-        let Some(age) = keep.max_age else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Some(oldest) = now.checked_sub(age) else { return };
+    /// From now on, ages count. `newest`: the name of the file with the log's newest byte.
+    pub(in crate::logfile) fn count_ages(&mut self, directory: &Directory, newest: &str) {
+        let newest = all_names(newest).iter().find_map(|name| written(directory, name));
+        self.ages = Some(Box::new(Ages::new(newest, Moment::now())));
+    }
+
+    /// Removes the oldest generations as far as they are older than the limit. A generation is no
+    /// older than the ones before it, whatever its time says; one whose time is in the future is as
+    /// old as the next one at least.
+    fn prune_old(
+        &mut self,
+        directory: &Directory,
+        log: &str,
+        keep: &Keep,
+        most: usize,
+        now: Moment,
+    ) {
+        let (Some(limit), Some(ages)) = (keep.max_age, &mut self.ages) else { return };
+        ages.look(now);
         loop {
-            let is_old = |number: &u64| {
-                let generation = names::generation(log, *number);
-                last_byte(directory, &generation).is_some_and(|at| at < oldest)
-            };
-            let old: Vec<u64> = self.numbers().take(most).filter(is_old).collect();
-            if old.is_empty() {
+            let Some(ages) = &self.ages else { return };
+            let (mut old, mut newest) = (0, Timestamp::default());
+            for (count, number) in (1..).zip(self.numbers().take(most)) {
+                let names = all_names(&names::generation(log, number));
+                let written = names.iter().find_map(|name| written(directory, name));
+                let Some(age) = written.and_then(|at| ages.age(newest.max(at), now)) else {
+                    continue;
+                };
+                if age <= limit {
+                    break;
+                }
+                newest = newest.max(written.unwrap_or_default());
+                old = count;
+            }
+            if old == 0 {
                 return;
             }
-            for number in old {
-                self.take(number);
+            for number in (0..old).map_while(|_| self.take_oldest()).collect::<Vec<_>>() {
                 self.discard(directory, log, number);
             }
         }
@@ -172,18 +197,6 @@ impl Generations {
     fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         self.kept.iter().flat_map(|range| range.clone())
     }
-
-    /// Takes a number out of the kept ranges.
-    fn take(&mut self, number: u64) {
-        let Some(at) = self.kept.iter().position(|range| range.contains(&number)) else { return };
-        let Some(range) = self.kept.remove(at) else { return };
-        for part in [number + 1..range.end, range.start..number] {
-            if !part.is_empty() {
-                self.kept.insert(at, part);
-            }
-        }
-        self.count -= 1;
-    }
 }
 
 /// Removes a generation; `false`, and a warning, where that fails.
@@ -197,13 +210,12 @@ fn remove_or_warn(directory: &Directory, generation: &str) -> bool {
     }
 }
 
-/// The time of a generation's last byte since the epoch: its modification time, which compressors
-/// preserve.
-fn last_byte(directory: &Directory, generation: &str) -> Option<Duration> {
-    let stat =
-        all_names(generation).into_iter().find_map(|name| directory.stat(&name).ok().flatten())?;
-    let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec);
-    Some(Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0)))
+/// When a file was last written, in its modification time, which compressors preserve.
+fn written(directory: &Directory, name: &str) -> Option<Timestamp> {
+    let stat = directory.stat(name).ok().flatten()?;
+    let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+    let nanoseconds = u64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    Some(Timestamp::from_nanoseconds(seconds.saturating_mul(1_000_000_000) + nanoseconds))
 }
 
 fn is_there(directory: &Directory, name: &str) -> bool {
