@@ -91,6 +91,19 @@ const SIGNALS: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 
 /// Makes a reactor's [`poll_once`](Reactor::poll_once) return, from another thread.
+///
+/// ```
+/// use vmon::monitor::Monitor;
+/// use vmon::reactor::Reactor;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut reactor = Reactor::<Monitor>::new()?;
+/// let waker = reactor.waker()?;
+/// let thread = std::thread::spawn(move || waker.wake());
+/// reactor.poll_once(None)?; // without a timeout
+/// # thread.join().unwrap()
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<mio::Waker>);
 

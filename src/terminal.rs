@@ -60,6 +60,19 @@ impl Saved {
 
 /// The terminal of this process: the first of stdin, stdout and stderr that is a terminal.
 ///
+/// ```no_run
+/// use vmon::terminal::{self, RawState, Terminal};
+///
+/// # fn main() -> std::io::Result<()> {
+/// terminal::install_panic_hook();
+/// if let Some(mut terminal) = Terminal::open() {
+///     let is_raw = matches!(terminal.enter_raw()?, RawState::Raw);
+///     // Relay keystrokes; dropping the terminal restores its modes.
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// While it is [raw](Self::enter_raw), its former modes are kept in a static, from which
 /// [`install_panic_hook`] restores them. Dropping this restores them too.
 #[derive(Debug)]

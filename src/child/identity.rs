@@ -8,6 +8,17 @@ use nix::errno::Errno;
 use super::{Signal, platform};
 
 /// The identity of a process, which stays unique after its pid is reused.
+///
+/// ```
+/// use vmon::child::{Identity, Liveness};
+///
+/// let mut child = std::process::Command::new("true").spawn()?;
+/// let identity = Identity::of(child.id()).unwrap();
+/// child.wait()?;
+/// // Another process may get the pid now.
+/// assert_eq!(identity.liveness(), Liveness::Dead);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The pid, in the pid namespace of the process.

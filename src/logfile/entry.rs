@@ -16,6 +16,20 @@ pub enum Stream {
 }
 
 /// An event between two bytes of a log.
+///
+/// ```
+/// use vmon::logfile::{End, LogFile, LogOptions, Mark, Stream};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let log_dir = directory.path();
+/// let mut log = LogFile::open(log_dir, "Sandboxfile", "vm", LogOptions::default())?;
+/// log.mark(Mark::Start { pid: 4711 });
+/// log.write(Stream::Tty, b"login: ")?;
+/// log.mark(Mark::Stop(End::Exited(0)));
+/// log.finish()?;
+/// assert!(log_dir.join("Sandboxfile/vm.log.idx").exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// A run started.

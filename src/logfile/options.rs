@@ -7,6 +7,24 @@ use super::indexing::Indexing;
 use crate::values::words;
 
 /// How much of a log is kept.
+///
+/// ```
+/// use std::time::Duration;
+/// use vmon::logfile::Retention;
+/// use vmon::monitor::Sandbox;
+///
+/// # fn main() -> Result<(), vmon::monitor::NameError> {
+/// // At most 64 MiB of a week's output, in files of 8 MiB.
+/// let mut retention = Retention::default();
+/// retention.max_size = 8 << 20;
+/// retention.max_files = u32::MAX;
+/// retention.max_age = Some(Duration::from_secs(7 * 86_400));
+/// retention.total_size = Some(64 << 20);
+/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?.retention(retention);
+/// assert!(sandbox.disk_bound().is_some_and(|bound| bound < 66 << 20));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// The size in bytes at which a log is rotated; 0 for never. It is also rotated when its index

@@ -140,6 +140,26 @@ impl Warning {
 }
 
 /// Which of the last bytes are held back from a log that is being written.
+///
+/// ```
+/// use vmon::logfile::read::{Hold, LogReader};
+/// use vmon::logfile::{LogFile, LogOptions, Stream};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let log_dir = directory.path();
+/// let mut log = LogFile::open(log_dir, "Sandboxfile", "vm", LogOptions::default())?;
+/// log.write(Stream::Stdout, b"booting\n")?;
+///
+/// let mut reader = LogReader::open(log_dir, "Sandboxfile", "vm")?;
+/// let start = reader.position();
+/// reader.hold(Hold::Pending);
+/// // Their stream and time follow with the next write of the index.
+/// assert!(reader.next()?.is_none() && reader.is_holding());
+/// drop(log);
+/// assert!(reader.next()?.is_some());
+/// reader.seek(start);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Hold {
     /// None: all bytes are returned.

@@ -13,6 +13,27 @@ use crate::child::{CgroupError, ChildIo, ExitStatus, Identity, Signal, SpawnErro
 use crate::logfile::LogError;
 
 /// A lifecycle transition, reported after it has happened.
+///
+/// ```
+/// use vmon::child::Command;
+/// use vmon::monitor::{Monitor, Sandbox, Transition};
+/// use vmon::reactor::Reactor;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let log_dir = directory.path();
+/// let mut reactor = Reactor::new()?;
+/// Monitor::builder(Sandbox::new("web", "Sandboxfile", log_dir)?)
+///     .observer(|transition: &Transition| match transition {
+///         Transition::Running { child, .. } => println!("pid {}", child.pid),
+///         Transition::Stopped { end, .. } => assert_eq!(end.exit_code(), 0),
+///         _ => {}
+///     })
+///     .spawn(&mut reactor, Command::new("true"));
+/// reactor.run()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Transition {

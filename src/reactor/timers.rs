@@ -59,6 +59,42 @@ impl<T: Copy> Queue<T> {
 }
 
 /// The timers of one handler.
+///
+/// ```
+/// use std::time::Duration;
+/// use vmon::reactor::{Context, Handler, Reactor, Ready};
+///
+/// /// Counts down, once a millisecond.
+/// struct Countdown(u32);
+///
+/// impl Handler for Countdown {
+///     type Source = ();
+///     type Timer = &'static str;
+///
+///     fn start(&mut self, cx: &mut Context<'_, (), &'static str>) {
+///         cx.timers.set(Duration::from_millis(1), "tick");
+///     }
+///
+///     fn ready(&mut self, (): (), _: Ready, _: &mut Context<'_, (), &'static str>) {}
+///
+///     fn timer(&mut self, tick: &'static str, cx: &mut Context<'_, (), &'static str>) {
+///         self.0 -= 1;
+///         if self.0 > 0 {
+///             cx.timers.set(Duration::from_millis(1), tick);
+///         }
+///     }
+///
+///     fn is_done(&self) -> bool {
+///         self.0 == 0
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut reactor = Reactor::new()?;
+/// reactor.add(Countdown(3));
+/// reactor.run()
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Timers<'a, T> {
     handler: HandlerId,

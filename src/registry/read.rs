@@ -18,6 +18,18 @@ use crate::monitor::codec::Spec;
 use crate::monitor::{Identity, Liveness};
 
 /// A run of a sandbox, or a sandbox of another program.
+///
+/// ```
+/// use vmon::registry::Registry;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let state = directory.path();
+/// let registry = Registry::open(state.join("sandbox.db"))?;
+/// for run in registry.runs()? {
+///     println!("{}/{}: {} {:?}", run.config_file, run.name, run.state, run.exit_code);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Run {

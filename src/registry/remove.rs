@@ -82,6 +82,19 @@ impl Registry {
     ///
     /// For commands, like [`remove`](Registry::remove).
     ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use vmon::registry::{Registry, Removal};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let state = directory.path();
+    /// let registry = Registry::open(state.join("sandbox.db"))?;
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// assert!(registry.prune((SystemTime::now() - week).into())?.is_empty());
+    /// assert_eq!(registry.remove("Sandboxfile", "web")?, Removal::Unknown);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`remove`](Registry::remove).

@@ -43,6 +43,21 @@ const TERMINAL_CHUNK: usize = 1;
 
 /// A non-blocking handle on one of the standard streams: reads and writes return `WouldBlock`.
 /// Other processes that share the stream are not affected.
+///
+/// ```
+/// use std::io::{ErrorKind, Write};
+/// use vmon::terminal::{self, Direction, Handle};
+///
+/// # fn main() -> std::io::Result<()> {
+/// if let Some(mut stdout) = Handle::open(terminal::stdout(), Direction::Write)? {
+///     match stdout.write(b"ready\n") {
+///         Err(error) if error.kind() == ErrorKind::WouldBlock => {} // poll, and try again
+///         written => assert!(written? <= 6),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Handle {
     fd: OwnedFd,

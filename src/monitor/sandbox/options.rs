@@ -184,6 +184,14 @@ impl FromStr for LogRate {
 /// and is reset to 100 ms by a run of at least ten seconds.
 ///
 /// The text form is `no`, `on-failure`, `on-failure:N` or `always`.
+///
+/// ```
+/// use vmon::monitor::Restart;
+///
+/// let restart: Restart = "on-failure:5".parse().unwrap();
+/// assert!(matches!(restart, Restart::OnFailure { max: Some(5), .. }));
+/// assert_eq!(Restart::Always.to_string(), "always");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Restart {
     /// Never.
