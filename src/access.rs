@@ -1,12 +1,17 @@
-//! How a directory of vmon's is opened, and which other users can write into it.
+//! How a directory of vmon's is made and opened, and which other users can write into it.
 //!
 //! Write permission on a directory is permission to remove and to rename the files in it, also
 //! those of other owners. The sticky bit protects existing files, but not free names.
 
 use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::{FileStat, Mode};
+use nix::NixPath;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::geteuid;
 
 /// Mode bits that let the group or any user write.
@@ -25,6 +30,39 @@ pub(crate) fn is_shared(mode: u32) -> bool {
 /// The open(2) flags of a directory. Below a directory that a user names, `O_NOFOLLOW` is added.
 pub(crate) const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Creates the directory at `path` and its missing parents, as [`make_directory`] does.
+pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
+    match make_directory(&AT_FDCWD, path) {
+        Ok(_) if path.is_dir() => Ok(()),
+        Ok(_) => Err(Errno::EEXIST.into()),
+        Err(Errno::ENOENT) => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => {
+                make_directories(parent)?;
+                Ok(make_directory(&AT_FDCWD, path).map(drop)?)
+            }
+            _ => Err(Errno::ENOENT.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Creates a directory with mode 0700, also where the umask takes rights from the owner or a
+/// default ACL gives some to others (umask(2), acl(5)). Does nothing if the name is taken, by
+/// whatever.
+pub(crate) fn make_directory<P: NixPath + ?Sized>(parent: &impl AsFd, name: &P) -> nix::Result<()> {
+    match mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let made = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if Mode::from_bits_truncate(made.st_mode) != Mode::S_IRWXU && made.st_uid == geteuid().as_raw()
+    {
+        fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)?;
+    }
+    Ok(())
+}
 
 /// Users that can write into a directory, other than root and the user of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,6 +26,16 @@ pub use reaper::become_subreaper;
 pub struct FileLimit(rlim_t);
 
 impl FileLimit {
+    /// Sets it for this process again, up to its hard limit: for a host that starts programs by
+    /// other means than [`Command`](crate::child::Command). Descriptors that are open stay so.
+    ///
+    /// # Errors
+    ///
+    /// Those of getrlimit(2) and setrlimit(2).
+    pub fn restore(self) -> io::Result<()> {
+        Ok(self.set()?)
+    }
+
     /// Sets it for the calling process, up to its hard limit.
     ///
     /// Async-signal-safe, for a child before exec.

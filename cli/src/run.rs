@@ -23,5 +23,5 @@ pub fn run(args: RunArgs, messages: &Messages) -> Result<u8, Failure> {
     report::install(messages, args.shared.log_level);
     let detach = args.detach;
     let plan = args.into_plan()?;
-    if detach { detach::launch(&plan, messages) } else { plan.raise_file_limit().execute(None) }
+    if detach { detach::launch(&plan, messages) } else { plan.execute(None) }
 }

@@ -7,6 +7,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{AccessFlags, access};
 use tracing::level_filters::LevelFilter;
 use vmon::registry::{Registry, RegistryError};
@@ -146,7 +148,12 @@ impl NewDirectories {
         let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
         for directory in missing.into_iter().rev() {
             match DirBuilder::new().mode(0o700).create(directory) {
-                Ok(()) => self.0.push(directory.to_owned()),
+                Ok(()) => {
+                    self.0.push(directory.to_owned());
+                    // The umask may have taken rights from the owner.
+                    let (private, link) = (Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink);
+                    fchmodat(AT_FDCWD, directory, private, link)?;
+                }
                 // Another vmon has created it in the meantime.
                 Err(error)
                     if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}

@@ -3,19 +3,16 @@
 //! Below the runtime directory no symbolic link is followed.
 
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
-use nix::unistd::geteuid;
+use nix::sys::stat::{Mode, fstat};
 
 use super::ControlError;
-use crate::access::{DIRECTORY, Writers};
+use crate::access::{DIRECTORY, Writers, make_directories, make_directory};
 use crate::socket::{self, Bound, PlaceError};
 
 /// The path of one control socket.
@@ -96,19 +93,15 @@ fn open_directory(runtime_dir: &Path, config_file: &OsStr) -> Result<OwnedFd, Co
     let path = runtime_dir.join(config_file);
     let cannot =
         |error: io::Error| ControlError::io("use the runtime directory", runtime_dir, error);
-    DirBuilder::new().recursive(true).mode(0o700).create(runtime_dir).map_err(cannot)?;
+    make_directories(runtime_dir).map_err(cannot)?;
     let parent =
         open(runtime_dir, DIRECTORY, Mode::empty()).map_err(|error| cannot(error.into()))?;
     let cannot = |error: Errno| ControlError::io("use the directory", &path, error);
-    let is_new = match mkdirat(&parent, config_file, Mode::S_IRWXU) {
-        Ok(()) => true,
-        Err(Errno::EEXIST) => false,
-        Err(error) => return Err(cannot(error)),
-    };
+    make_directory(&parent, config_file).map_err(cannot)?;
     let flags = DIRECTORY | OFlag::O_NOFOLLOW;
     match openat(&parent, config_file, flags, Mode::empty()) {
         Ok(directory) => {
-            check_writers(&directory, &path, is_new)?;
+            check_writers(&directory, &path)?;
             Ok(directory)
         }
         // A symbolic link is ENOTDIR, ELOOP or EMLINK, depending on the system.
@@ -119,18 +112,9 @@ fn open_directory(runtime_dir: &Path, config_file: &OsStr) -> Result<OwnedFd, Co
     }
 }
 
-/// Refuses a directory in which another user could replace the socket. The mode of a directory just
-/// created may be wrong because of the umask or a default ACL (umask(2), acl(5)); it is corrected.
-fn check_writers(directory: &OwnedFd, path: &Path, is_new: bool) -> Result<(), ControlError> {
-    let stat_directory =
-        || fstat(directory).map_err(|error| ControlError::io("look at", path, error));
-    let mut stat = stat_directory()?;
-    let is_private = Mode::from_bits_truncate(stat.st_mode) == Mode::S_IRWXU;
-    if is_new && !is_private && stat.st_uid == geteuid().as_raw() {
-        fchmod(directory, Mode::S_IRWXU)
-            .map_err(|error| ControlError::io("set the mode of", path, error))?;
-        stat = stat_directory()?;
-    }
+/// Refuses a directory in which another user could replace the socket.
+fn check_writers(directory: &OwnedFd, path: &Path) -> Result<(), ControlError> {
+    let stat = fstat(directory).map_err(|error| ControlError::io("look at", path, error))?;
     match Writers::of(&stat) {
         None => Ok(()),
         Some(writers) => Err(ControlError::Writable {

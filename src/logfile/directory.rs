@@ -5,15 +5,14 @@
 //! below the log directory is followed (`O_NOFOLLOW`, open(2)), neither to a directory nor to a
 //! log.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, lstat, mkdirat, stat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, lstat, stat};
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use super::LogError;
@@ -21,7 +20,7 @@ use super::current::{Current, Identity, size_of};
 use super::lock;
 use super::names;
 use super::rename::rename_exclusive;
-use crate::access::{DIRECTORY, Writers};
+use crate::access::{DIRECTORY, Writers, make_directories, make_directory};
 
 /// `NAME_MAX` of common file systems.
 const LONGEST_NAME: usize = 255;
@@ -69,7 +68,7 @@ impl Place {
     pub(super) fn directory(&self) -> Result<Directory, LogError> {
         let parent = open_or_create(
             || open(&self.log_dir, DIRECTORY, Mode::empty()),
-            || DirBuilder::new().recursive(true).mode(0o700).create(&self.log_dir),
+            || make_directories(&self.log_dir),
         )
         .map_err(|error| LogError::io("use the log directory", &self.log_dir, error))?;
 
@@ -78,10 +77,7 @@ impl Place {
         let flags = DIRECTORY | OFlag::O_NOFOLLOW;
         let opened = open_or_create(
             || openat(&parent, name, flags, Mode::empty()),
-            || match mkdirat(&parent, name, Mode::S_IRWXU) {
-                Ok(()) | Err(Errno::EEXIST) => Ok(()),
-                Err(error) => Err(error.into()),
-            },
+            || Ok(make_directory(&parent, name)?),
         );
         opened
             .map(|fd| Directory { fd, path: path.clone() })

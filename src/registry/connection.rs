@@ -3,10 +3,10 @@
 //! Only SQLite opens the database file: closing any descriptor of a file drops all POSIX locks that
 //! the process holds on it (fcntl(2)), including those of a host's own connection.
 
-use std::fs::{self, DirBuilder, Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,13 +18,17 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::error::{Distrust, Fault};
 use super::trust::{self, existing};
 use super::{schema, sqlite};
-use crate::access::is_shared;
+use crate::access::{is_shared, make_directories};
 
 /// A command checkpoints a write-ahead log that is larger than this.
 const COMMAND_CHECKPOINT: u64 = 128 << 10;
 /// A transaction that takes the log past a multiple of this checkpoints it. Every connection that
 /// finds itself alone reads the whole log again (wal.html, "recovery"), so the log must stay small.
 const LOOP_CHECKPOINT: u64 = 256 << 10;
+
+/// The longest path that SQLite opens: `MAX_PATHNAME` of its Unix interface, less the "-journal"
+/// that it appends.
+const LONGEST_PATH: usize = 512 - 8;
 
 /// Steps of SQLite's virtual machine between two calls of the progress handler.
 const STEPS: i32 = 10_000;
@@ -81,7 +85,15 @@ fn check_companions(db: &Path) -> Result<(), Fault> {
 
 /// Creates the directory of `db` and its parents.
 pub(super) fn make_directory(db: &Path) -> Result<(), Fault> {
-    Ok(DirBuilder::new().recursive(true).mode(0o700).create(trust::parent(db))?)
+    check_length(db)?;
+    Ok(make_directories(trust::parent(db))?)
+}
+
+fn check_length(db: &Path) -> Result<(), Fault> {
+    match db.as_os_str().len() > LONGEST_PATH {
+        true => Err(Fault::PathTooLong(LONGEST_PATH)),
+        false => Ok(()),
+    }
 }
 
 /// Creates an empty database with mode 0600, unless there is one.
@@ -266,6 +278,9 @@ fn set_up(connection: Connection) -> Result<Connection, Fault> {
 
 /// Call only within [`sqlite::with`].
 fn connect(db: &Path, access: OpenFlags, timeout: Duration) -> Result<Connection, Fault> {
+    if !access.contains(OpenFlags::SQLITE_OPEN_URI) {
+        check_length(db)?;
+    }
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let mut connection = Connection::open_with_flags_and_vfs(db, flags, sqlite::vfs())?;
     // rusqlite sets five seconds.

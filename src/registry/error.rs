@@ -85,6 +85,17 @@ pub enum RegistryError {
         /// Whether a retry may succeed.
         passing: bool,
     },
+    /// SQLite can't open a file whose path is as long as this.
+    #[error(
+        "the path of the registry {path} has {} bytes, and SQLite opens one of {limit} at most: choose a shorter one",
+        .path.as_os_str().len()
+    )]
+    PathTooLong {
+        /// The database.
+        path: PathBuf,
+        /// The longest path in bytes.
+        limit: usize,
+    },
     /// Another user owns the record or its directory, so it is only read: no process is ended, no
     /// run closed and nothing removed.
     #[error(
@@ -142,6 +153,7 @@ impl RegistryError {
             | Self::Corrupt { .. }
             | Self::Newer { .. }
             | Self::ReadOnly { .. }
+            | Self::PathTooLong { .. }
             | Self::Foreign { .. }
             | Self::Exposed { .. }
             | Self::Sqlite { .. } => false,
@@ -169,6 +181,8 @@ pub(super) enum Fault {
     /// This file beside a database of ours belongs to another user.
     Planted(PathBuf, u32),
     ReadOnly,
+    /// The database has a path of more bytes than this.
+    PathTooLong(usize),
     Distrust(Distrust),
     /// A table's name belongs to something else.
     NotATable(String),
@@ -234,6 +248,7 @@ fn name(path: PathBuf, fault: Fault) -> RegistryError {
         Fault::ReadOnly => {
             RegistryError::ReadOnly { path, source: "this process may not write it".into() }
         }
+        Fault::PathTooLong(limit) => RegistryError::PathTooLong { path, limit },
         Fault::Newer { found, known } => RegistryError::Newer { path, found, known },
         Fault::Io(error) => match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

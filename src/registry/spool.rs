@@ -8,9 +8,8 @@ mod file;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +23,7 @@ use super::read::Run;
 use super::record::{Child, Ending, Record, Stage};
 use super::state_dir::StateDir;
 use super::{Paths, store};
+use crate::access::make_directories;
 use crate::monitor::{Identity, codec};
 use crate::timestamp::rfc3339;
 pub(super) use file::sweep;
@@ -51,7 +51,7 @@ impl Spooled {
 
 /// Writes `record` to a file of its own in `directory`. Not synced, because this runs on the loop.
 pub(super) fn write(directory: &Path, db: &Path, record: &Record) -> io::Result<PathBuf> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    make_directories(directory)?;
     let path = directory.join(format!("{}{SUFFIX}", file_name(record)));
     file::write(directory, &path, to_json(db, record).to_string().as_bytes())?;
     Ok(path)

@@ -266,3 +266,22 @@ fn a_skipped_end_is_reported_once_and_an_end_of_another_database_is_not() {
         assert!(line.starts_with("vmon: warn: can't import") && line.contains(why), "{line}");
     }
 }
+
+#[test]
+fn a_path_longer_than_sqlite_opens_is_one_line_and_leaves_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut long = scratch.path().to_owned();
+    while long.as_os_str().len() < 500 {
+        long.push("x".repeat(100));
+    }
+    for command in [["run", "--", "true"].as_slice(), &["run", "-d", "--", "true"]] {
+        let mut vmon = Command::new(env!("CARGO_BIN_EXE_vmon"));
+        vmon.env("VMON_STATE_DIR", &long).env_remove("VMON_RUNTIME_DIR").args(command);
+        let output = vmon.stdin(std::process::Stdio::null()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(125), "{command:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains("bytes, and SQLite opens one of 504 at most"), "{stderr}");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "{command:?}");
+    }
+}

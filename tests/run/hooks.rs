@@ -114,6 +114,19 @@ fn the_command_of_on_exit_knows_how_it_ended() {
 }
 
 #[test]
+fn the_command_of_on_exit_has_the_file_limit_that_vmon_was_started_with() {
+    let state = State::new();
+    let file = state.file("limit");
+    let hook = format!("ulimit -n > {}", file.display());
+    let vmon = state.run("web", &["--on-exit", &hook], "true");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 123 && exec \"$@\"", "sh"]).arg(vmon.get_program());
+    shell.args(vmon.get_args()).envs(vmon.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    assert_eq!(code(shell.status().unwrap()), 0);
+    assert_eq!(text(&file), "123\n");
+}
+
+#[test]
 fn on_exit_comes_after_the_record_is_closed_and_the_exit_file_written() {
     let state = State::new();
     let (seen, exit) = (state.file("seen"), state.file("exit"));

@@ -84,10 +84,10 @@ fn a_runtime_directory_that_another_user_can_write_is_refused() {
 
 /// In a directory whose files get more permissions than they ask for, say (acl(5)).
 #[test]
-fn a_runtime_directory_that_is_made_is_private_whatever_the_umask() {
-    for umask in ["000", "077", "477"] {
+fn directories_that_are_made_are_private_whatever_the_umask() {
+    for umask in ["000", "077", "177", "477"] {
         let state = State::new();
-        let directory = made(state.path().join("run"), 0o755);
+        let run = made(state.path().join("run"), 0o755);
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", "umask \"$1\"; shift; exec \"$@\"", "sh", umask]);
         let vmon = state.vmon();
@@ -97,8 +97,12 @@ fn a_runtime_directory_that_is_made_is_private_whatever_the_umask() {
         if umask != "477" || is_root() {
             assert_eq!(code(output.status), 0, "{output:?}");
         }
-        if let Ok(found) = fs::metadata(directory.join(CONFIG)) {
-            assert_eq!(found.permissions().mode() & 0o7777, 0o700, "{umask}");
+        let log = state.path().join("log");
+        for directory in [run.join(CONFIG), log.join(CONFIG), log] {
+            if let Ok(found) = fs::metadata(&directory) {
+                let mode = found.permissions().mode() & 0o7777;
+                assert_eq!(mode, 0o700, "{umask}: {}", directory.display());
+            }
         }
     }
 }

@@ -119,7 +119,7 @@ pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     report::install_on(log.clone(), plan.options.log_level);
     log.install_panic_hook();
     let ready = Ready(log.clone());
-    let done = plan.raise_file_limit().execute(Some(&ready));
+    let done = plan.execute(Some(&ready));
     if let Err(failure) = &done {
         log.failed(&failure.to_string(), failure.exit_code());
     }

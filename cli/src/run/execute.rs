@@ -20,18 +20,17 @@ use crate::trim::{self, Activity, Noted};
 use crate::{Failure, hooks};
 
 impl Plan {
-    /// Raises the soft limit of open files to the hard limit. The command keeps the former limit.
-    pub fn raise_file_limit(mut self) -> Self {
-        match process::raise_file_limit() {
-            Ok(former) => self.command = self.command.file_limit(former),
-            // One command needs few descriptors, so this is no failure.
-            Err(error) => debug!("the file limit stays as it is: {error}"),
-        }
-        self
-    }
-
     /// Runs the command until it ends, then writes the exit file and runs the --on-exit command.
-    pub fn execute(&self, ready: Option<&Ready>) -> Result<u8, Failure> {
+    ///
+    /// The soft limit of open files is the hard limit meanwhile; whatever is started has the former
+    /// one.
+    pub fn execute(mut self, ready: Option<&Ready>) -> Result<u8, Failure> {
+        // One command needs few descriptors, so a failure is none of the run.
+        let failed = |error| debug!("the file limit stays as it is: {error}");
+        let limit = process::raise_file_limit().map_err(failed).ok();
+        if let Some(limit) = limit {
+            self.command = self.command.file_limit(limit);
+        }
         let mut name = self.name.first.clone();
         let end = self.supervise(&mut name, ready).and_then(|end| match &end.outcome {
             Outcome::NotStarted(error) => {
@@ -39,6 +38,9 @@ impl Plan {
             }
             Outcome::Ended { .. } => Ok(end),
         });
+        if let Some(limit) = limit {
+            let _ = limit.restore();
+        }
         self.follow(&name, &end);
         end.map(|end| end.exit_code())
     }
