@@ -64,14 +64,16 @@ fn kind(found: &Metadata) -> &'static str {
     }
 }
 
-/// Names any file beside the database that SQLite would fail to open (see [`sqlite`]).
-fn check_companions(db: &Path) -> Result<(), Fault> {
+/// The files of `db` as they are now; an error for any file beside it that SQLite would fail to open
+/// (see [`sqlite`]).
+fn check_companions(db: &Path) -> Result<Files, Fault> {
     let us = geteuid().as_raw();
-    let is_private = |found: Metadata| found.uid() == us && !is_shared(found.mode());
-    let is_private = fs::symlink_metadata(db).is_ok_and(is_private);
-    for suffix in sqlite::COMPANIONS {
+    let database = fs::symlink_metadata(db).ok();
+    let is_private = |found: &Metadata| found.uid() == us && !is_shared(found.mode());
+    let is_private = database.as_ref().is_some_and(is_private);
+    let check = |suffix| {
         let path = companion(db, suffix);
-        let Some(found) = existing(fs::symlink_metadata(&path))? else { continue };
+        let Some(found) = existing(fs::symlink_metadata(&path))? else { return Ok(None) };
         let (kind, owner) = (kind(&found), found.uid());
         if kind != REGULAR {
             return Err(Fault::Companion(path, kind));
@@ -79,8 +81,11 @@ fn check_companions(db: &Path) -> Result<(), Fault> {
         if is_private && owner != us && owner != 0 {
             return Err(Fault::Planted(path, owner));
         }
-    }
-    Ok(())
+        Ok(Some(Stamp::of(&found)))
+    };
+    let [journal, log, shared] = sqlite::COMPANIONS;
+    check(journal)?;
+    Ok(Files { companions: [check(log)?, check(shared)?], ..Files::new(database.as_ref()) })
 }
 
 /// Creates the directory of `db` and its parents.
@@ -135,6 +140,8 @@ pub(super) fn random() -> u64 {
 pub(super) struct Kept {
     connection: Connection,
     files: Files,
+    /// SQLite's number of the content (`PRAGMA data_version`) whose schema was checked last.
+    checked: Option<i64>,
     /// The first file SQLite has opened that another user could have written.
     distrust: Option<Distrust>,
 }
@@ -159,20 +166,25 @@ struct Files {
     companions: [Option<Stamp>; 2],
 }
 
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self { id: (metadata.dev(), metadata.ino()), len: metadata.len() }
+    }
+}
+
 impl Files {
     fn of(db: &Path) -> Self {
-        let stamp = |metadata: &Metadata| Stamp {
-            id: (metadata.dev(), metadata.ino()),
-            len: metadata.len(),
-        };
-        let database = fs::symlink_metadata(db).ok();
-        let companions = ["-wal", "-shm"].map(|suffix| {
-            fs::symlink_metadata(companion(db, suffix)).ok().map(|metadata| stamp(&metadata))
-        });
+        let companions = ["-wal", "-shm"]
+            .map(|suffix| fs::symlink_metadata(companion(db, suffix)).ok().as_ref().map(Stamp::of));
+        Self { companions, ..Self::new(fs::symlink_metadata(db).ok().as_ref()) }
+    }
+
+    /// Without the files beside the database.
+    fn new(database: Option<&Metadata>) -> Self {
         Self {
-            database: database.as_ref().map(stamp),
+            database: database.map(Stamp::of),
             modified: database.map(|metadata| (metadata.mtime(), metadata.mtime_nsec())),
-            companions,
+            companions: [None; 2],
         }
     }
 
@@ -194,18 +206,22 @@ impl Kept {
     /// Opens `db` for writing; creates it again if it was removed.
     pub(super) fn open(db: &Path, timeout: Duration) -> Result<Self, Fault> {
         // Taken before the file is opened, so that a replacement in between is detected.
-        check_companions(db)?;
-        let mut files = Files::of(db);
+        let mut files = check_companions(db)?;
         let (connection, distrust) = open(db, timeout)?;
         files.follow(db);
-        Ok(Self { connection, files, distrust })
+        Ok(Self { connection, files, checked: None, distrust })
     }
 
     pub(super) fn is_current(&mut self, db: &Path) -> Result<bool, Fault> {
-        let (is_current, distrust) =
-            sqlite::with(db, false, |_| schema::is_current(&self.connection))?;
+        let ((found, version), distrust) = sqlite::with(db, false, |_| {
+            // Read first: a change between the two is detected by the next transaction.
+            let version = data_version(&self.connection);
+            (schema::is_current(&self.connection), version)
+        })?;
         self.distrust = self.distrust.take().or(distrust);
-        is_current
+        let is_current = found?;
+        self.checked = version.ok().filter(|_| is_current);
+        Ok(is_current)
     }
 
     /// Fails if another user could have written one of the open files, even if their paths name
@@ -264,10 +280,9 @@ fn set_up(connection: Connection) -> Result<Connection, Fault> {
     if connection.is_readonly("main")? {
         return Err(Fault::ReadOnly);
     }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
     // An automatic checkpoint at the thousandth page would sync on the loop.
-    connection.execute_batch(
-        "PRAGMA foreign_keys=ON; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL",
-    )?;
+    connection.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")?;
     let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if mode != "wal" {
         // On a file system without shared memory the mode stays as it is, which works too.
@@ -288,6 +303,16 @@ fn connect(db: &Path, access: OpenFlags, timeout: Duration) -> Result<Connection
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
+    limit_steps(&mut connection, access, timeout)?;
+    Ok(connection)
+}
+
+/// Gives the next statements of a connection their steps, which they share.
+fn limit_steps(
+    connection: &mut Connection,
+    access: OpenFlags,
+    timeout: Duration,
+) -> rusqlite::Result<()> {
     let mut steps_left = match waits(timeout) {
         false => LOOP_STEPS,
         true if access.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) => WRITE_STEPS,
@@ -297,8 +322,12 @@ fn connect(db: &Path, access: OpenFlags, timeout: Duration) -> Result<Connection
         steps_left = steps_left.saturating_sub(STEPS.unsigned_abs().into());
         steps_left == 0
     };
-    connection.progress_handler(STEPS, Some(limit_reached))?;
-    Ok(connection)
+    connection.progress_handler(STEPS, Some(limit_reached))
+}
+
+/// A number that changes on this connection when another one has changed the content.
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
 /// Runs one immediate transaction on a database with our schema, and closes the connection.
@@ -345,10 +374,16 @@ fn write_on<T>(
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
 ) -> Result<(T, Kept), Fault> {
     let before = kept.files.log_size();
-    let Kept { connection, files, .. } = &mut kept;
+    let Kept { connection, files, checked, .. } = &mut kept;
     let (value, distrust) = sqlite::with(db, waits(timeout), |_| {
+        limit_steps(connection, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        schema::ensure(&transaction)?;
+        // Our own transactions leave the number as it is.
+        let version = data_version(&transaction)?;
+        if *checked != Some(version) {
+            schema::ensure(&transaction)?;
+            *checked = Some(version);
+        }
         let value = work(&transaction)?;
         transaction.commit()?;
         files.follow(db);
@@ -466,5 +501,23 @@ mod tests {
         kept.checkpoint_large(&db);
         assert_eq!(wal_size(&db), 0);
         assert!(kept.is_of(&db));
+    }
+
+    #[test]
+    fn each_transaction_of_a_kept_connection_has_steps_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = directory.path().canonicalize().unwrap().join("sandbox.db");
+        make_file(&db).unwrap();
+        let work = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000)
+            SELECT count(*) FROM n";
+        let mut kept = None;
+        for _ in 0..4 {
+            let worked = write_kept(&db, Duration::ZERO, kept, |tx| {
+                Ok(tx.query_row(work, [], |row| row.get::<_, i64>(0))?)
+            });
+            let (count, connection) = worked.unwrap();
+            assert_eq!(count, 1_000_000);
+            kept = Some(connection);
+        }
     }
 }

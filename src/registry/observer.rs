@@ -31,7 +31,8 @@ const SPOOL_AFTER: Duration = Duration::from_secs(5);
 /// No call waits for a lock, and between two calls no connection is open, with two exceptions. The
 /// connection of a granted claim stays open for the transition that follows at once and is closed
 /// with it. A registry that was [opened for a start](Registry::open_for_start) closes it after 50
-/// ms without a transition. The only effect of an open connection on other programs is that they
+/// ms without a transition, and one that [keeps its connection](Registry::keep_connection) lends it
+/// for each call. The only effect of an open connection on other programs is that they
 /// can't change the journal mode of the database.
 ///
 /// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may live
@@ -151,11 +152,11 @@ impl RegistryObserver {
 
     /// Tries once to write `record`; `delay` is the back-off of earlier attempts.
     fn update(&mut self, record: Box<Record>, delay: Option<Delay>) -> Progress {
-        let kept = self.kept.take();
+        let kept = self.take_connection();
         match self.store(&record, kept) {
             Ok((Written::Row(row), kept)) => {
-                self.kept =
-                    Some(kept).filter(|_| self.registry.keeps_connection() && !record.is_over());
+                let keeps = self.registry.keeps_connection() && !record.is_over();
+                self.kept = self.registry.after_use(kept).filter(|_| keeps);
                 self.written(record, row, delay);
                 self.keep_connection()
             }
@@ -168,6 +169,10 @@ impl RegistryObserver {
             }
             Err(error) => self.retry_later(record, delay, &error),
         }
+    }
+
+    fn take_connection(&mut self) -> Option<Kept> {
+        self.kept.take().or_else(|| self.registry.take_connection())
     }
 
     /// Keeps an open connection for a moment, in which the next transition may come.
@@ -347,15 +352,15 @@ impl Observer for RegistryObserver {
             State::Claiming(delay) => (self.new_record(starting), Some(delay)),
             _ => (self.new_record(starting), None),
         };
-        let kept = self.kept.take().or_else(|| self.registry.take_first());
+        let kept = self.take_connection();
         match self.store(&record, kept) {
             Ok((Written::Row(row), kept)) => {
-                self.kept = Some(kept);
+                self.kept = self.registry.after_use(kept);
                 self.written(record, row, delay);
                 Claim::Granted
             }
             Ok((Written::Taken { supervisor }, kept)) => {
-                self.registry.give_back_first(kept);
+                self.registry.give_back(kept);
                 Claim::Taken { supervisor }
             }
             Err(error) => {

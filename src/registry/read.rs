@@ -198,8 +198,26 @@ pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
 
 /// The runs of one sandbox, oldest first, from a trusted database.
 pub(super) fn runs_of(connection: &Connection, sandbox: i64, state: &StateDir) -> Result<Vec<Run>> {
-    let sql = format!("{OURS} WHERE r.sandbox_id = ?1 ORDER BY r.id");
-    let mut statement = connection.prepare(&sql)?;
+    trusted_runs(connection, "r.sandbox_id = ?1", sandbox, state)
+}
+
+/// The unfinished runs of one sandbox, oldest first, from a trusted database.
+pub(super) fn open_runs_of(
+    connection: &Connection,
+    sandbox: i64,
+    state: &StateDir,
+) -> Result<Vec<Run>> {
+    let condition = "r.sandbox_id = ?1 AND r.state <> 'STOPPED'";
+    trusted_runs(connection, condition, sandbox, state)
+}
+
+fn trusted_runs(
+    connection: &Connection,
+    condition: &str,
+    sandbox: i64,
+    state: &StateDir,
+) -> Result<Vec<Run>> {
+    let mut statement = connection.prepare(&format!("{OURS} WHERE {condition} ORDER BY r.id"))?;
     let runs = statement.query_map([sandbox], |row| our_run(row, state))?;
     runs.map(|run| run.map(|run| Run { trusted: true, ..run })).collect()
 }

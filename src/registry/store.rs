@@ -135,7 +135,7 @@ pub(super) struct OpenRun {
 /// anyway.
 fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Stored> {
     let rows = sandbox_rows(tx, &record.config_file, &record.name)?;
-    let mut lost = Vec::new();
+    let (mut lost, mut to_close) = (Vec::new(), Vec::new());
     for row in &rows {
         let open = unfinished_runs(tx, row.id)?;
         let holder = holder(row, &open);
@@ -146,15 +146,15 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
             return Ok(Stored::Taken { supervisor });
         }
         if open.iter().any(|open| !cleared.contains(&open.id)) {
-            let runs = read::runs_of(tx, row.id, &record.state)?;
-            lost.extend(runs.into_iter().filter(Run::is_open));
+            lost.extend(read::open_runs_of(tx, row.id, &record.state)?);
         }
+        to_close.push((row, open));
     }
     if !lost.is_empty() {
         return Ok(Stored::Lost { runs: lost, open: read::open_runs(tx, &record.state)? });
     }
-    for row in &rows {
-        close_all(tx, row)?;
+    for (row, open) in to_close {
+        close_all(tx, row, open)?;
     }
     // A program that updates and then inserts may have left a second row; we use the first.
     let sandbox = match rows.first() {
@@ -219,8 +219,8 @@ pub(super) fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<
 }
 
 /// Closes the unfinished runs of a dead supervisor before the sandbox is taken.
-fn close_all(tx: &Transaction<'_>, row: &SandboxRow) -> Result<()> {
-    for OpenRun { id, .. } in unfinished_runs(tx, row.id)? {
+fn close_all(tx: &Transaction<'_>, row: &SandboxRow, open: Vec<OpenRun>) -> Result<()> {
+    for OpenRun { id, .. } in open {
         close_run(tx, id)?;
     }
     if row.status == RUNNING {

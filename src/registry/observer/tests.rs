@@ -297,6 +297,44 @@ fn the_connection_of_a_name_that_is_taken_serves_the_next_claim() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_registry_that_keeps_its_connection_lends_it_to_all_observers() {
+    let mut fixture = Fixture::new();
+    fixture.registry = fixture.registry.clone().keep_connection();
+    assert_eq!(descriptors(&fixture), 0);
+    let mut observers = [fixture.registry.observer(), fixture.registry.observer()];
+    assert!(matches!(claim(&mut observers[0], Some(&Command::new("true"))), Claim::Granted));
+    assert!(matches!(claim(&mut observers[1], Some(&Command::new("true"))), Claim::Taken { .. }));
+    for transition in [running(), exited()] {
+        assert_eq!(observers[0].transition(&transition), Progress::Done);
+        assert_eq!(descriptors(&fixture), 1);
+    }
+    assert!(matches!(claim(&mut observers[1], Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(descriptors(&fixture), 1);
+    drop(observers);
+    assert_eq!(fixture.registry.runs().unwrap().len(), 2);
+    fixture.registry = Registry::open(fixture.registry.path()).unwrap();
+    assert_eq!(descriptors(&fixture), 0);
+}
+
+#[test]
+fn a_view_that_replaces_a_table_while_the_connection_is_kept_is_refused() {
+    let mut fixture = Fixture::new();
+    fixture.registry = fixture.registry.clone().keep_connection();
+    let mut observer = fixture.registry.observer();
+    let other = Connection::open(fixture.registry.path()).unwrap();
+    // What is written from now on overwrites the log, which keeps its size.
+    let grow = "CREATE TABLE filler AS SELECT zeroblob(100000); PRAGMA wal_checkpoint(PASSIVE)";
+    other.execute_batch(grow).unwrap();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    other.execute_batch("DROP TABLE groups; CREATE VIEW groups AS SELECT 1").unwrap();
+    assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+    other.execute_batch("DROP VIEW groups; CREATE TABLE groups (id)").unwrap();
+    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(fixture.only_run().state, "RUNNING");
+}
+
+#[test]
 fn a_database_that_is_removed_while_its_connection_is_kept_gets_the_record_anew() {
     let mut fixture = Fixture::new();
     fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
