@@ -15,6 +15,7 @@ mod pipe;
 mod rate;
 mod sink;
 mod throttle;
+mod write;
 
 pub(crate) use audience::Audience;
 pub(crate) use input::{Input, InputEvent};
@@ -22,5 +23,6 @@ pub(crate) use kind::Kind;
 pub(crate) use log::{Log, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
-pub(crate) use rate::{Over, Rate};
+pub use rate::{LogRate, OverRate};
 pub(crate) use sink::{Overflow, QUEUE, Sink};
+pub(crate) use write::write_some;

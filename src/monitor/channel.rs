@@ -6,14 +6,12 @@
 
 pub(super) mod backend;
 mod host_terminal;
-mod rate;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 #[cfg(feature = "consoles")]
 use std::path::Path;
-use std::time::Instant;
 
 use nix::pty::Winsize;
 use tracing::debug;
@@ -25,12 +23,11 @@ use super::name::Name;
 use super::sandbox::Sandbox;
 use super::tty::Tty;
 use crate::child;
-use crate::logfile::{LogError, LogFile, Mark, Stream};
+use crate::logfile::{LogFile, Mark, Stream};
 use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Sink};
 use crate::terminal::Handle;
-use backend::{Backend, Opened};
-pub(super) use host_terminal::HostStdio;
-use host_terminal::HostTerminal;
+use backend::{Backend, Opened, Peer};
+pub(super) use host_terminal::HostTerminal;
 
 /// One channel of a sandbox, during one run.
 #[derive(Debug)]
@@ -52,21 +49,20 @@ impl Channel {
         id: ChannelId,
         backend: Backend,
         log: Log,
-        host: HostStdio,
+        host: HostTerminal,
         outputs: impl IntoIterator<Item = (Stream, Option<Sink<Handle, SourceKey>>)>,
         sandbox: &Sandbox,
     ) -> Self {
         let outputs = outputs.into_iter().map(|(stream, sink)| {
             let mut output = Output::new(stream, sink);
             if let Some(rate) = sandbox.log_rate {
-                output.limit(rate.into(), timers(id, stream));
+                output.limit(rate, timers(id, stream));
             }
             output
         });
         // Exactly as many as there are: each is a few hundred bytes.
         let mut exact = Vec::with_capacity(outputs.size_hint().0);
         exact.extend(outputs);
-        let host = HostTerminal::new(host.terminal, host.takes_stdin);
         let tty = exact.iter().find(|output| output.stream() == Stream::Tty);
         let tty = tty.map(|output| Box::new(Tty::new(output.forwards_to_terminal())));
         Self { id, log, outputs: exact, input: None, host, backend, tty }
@@ -202,27 +198,18 @@ impl Channel {
 
     /// The name of a console; the child's own stdio has none.
     pub(super) fn name(&self) -> Option<&Name> {
-        match &self.backend {
-            Backend::Pipes { .. } | Backend::Pty => None,
-            Backend::Peer(peer) => Some(peer.name()),
-        }
+        self.backend.console().map(Peer::name)
     }
 
     /// The path of a PTY that this process has made for a console.
     #[cfg(feature = "consoles")]
     pub(super) fn pty_path(&self) -> Option<&Path> {
-        match &self.backend {
-            Backend::Pipes { .. } | Backend::Pty => None,
-            Backend::Peer(peer) => peer.pty_path(),
-        }
+        self.backend.console().and_then(Peer::pty_path)
     }
 
     /// The state of a console.
     pub(super) fn report(&self) -> Option<ConsoleReport> {
-        match &self.backend {
-            Backend::Pipes { .. } | Backend::Pty => None,
-            Backend::Peer(peer) => Some(peer.report(self.log.path(), self.bytes())),
-        }
+        Some(self.backend.console()?.report(self.log.path(), self.bytes()))
     }
 
     /// The output of this name.
@@ -533,33 +520,8 @@ impl Channel {
         self.follow_end(attachments, cx);
     }
 
-    /// Writes what the log holds back; returns whether that is done, or given up.
-    pub(super) fn finish_log(&mut self) -> bool {
-        self.log.finish()
-    }
-
-    /// The last bytes of the log, at most `most`; none if it can't be read.
-    pub(super) fn log_tail(&mut self, most: usize) -> Vec<u8> {
-        self.log.tail(most)
-    }
-
-    /// When [`log_turn`](Self::log_turn) is to be called.
-    pub(super) fn log_deadline(&self) -> Option<Instant> {
-        self.log.deadline()
-    }
-
-    /// Lets the log do what is due.
-    pub(super) fn log_turn(&mut self) {
-        self.log.turn();
-    }
-
-    /// Opens the log again by its name.
-    pub(super) fn reopen_log(&mut self) -> Result<(), LogError> {
-        self.log.reopen()
-    }
-
-    pub(super) fn log_file(&mut self) -> &mut LogFile {
-        self.log.file()
+    pub(super) fn log(&mut self) -> &mut Log {
+        &mut self.log
     }
 
     /// The log of a channel that is closed.

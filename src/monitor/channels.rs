@@ -193,7 +193,7 @@ impl Channels {
         let (session, room) = self.attachments.reserve(&mut cx.sources);
         let most = usize::try_from(request.tail).unwrap_or(usize::MAX).min(room);
         let (tail, modes) = match self.get(output.channel) {
-            Some(channel) if most > 0 => (channel.log_tail(most), channel.modes()),
+            Some(channel) if most > 0 => (channel.log().tail(most), channel.modes()),
             Some(channel) => (Vec::new(), channel.modes()),
             None => (Vec::new(), Vec::new()),
         };
@@ -350,11 +350,7 @@ impl Channels {
     /// Reads every output; returns whether bytes came.
     pub(super) fn read_all(&mut self, cx: &mut Cx<'_>) -> bool {
         let Self { list, attachments, .. } = self;
-        let mut read = false;
-        for channel in list {
-            read |= channel.read_all(attachments, cx);
-        }
-        read
+        list.iter_mut().fold(false, |read, channel| channel.read_all(attachments, cx) || read)
     }
 
     /// Whether no bytes are coming on any output that is read.
@@ -441,7 +437,7 @@ impl Channels {
     /// Sets the timer for the next deadline of a log. A call that comes too early does nothing, so
     /// the timer is only set again if it would expire too late.
     pub(super) fn follow_deadline(&mut self, cx: &mut Cx<'_>) {
-        let Some(at) = self.list.iter().filter_map(Channel::log_deadline).min() else { return };
+        let Some(at) = self.log_files().filter_map(|log| log.deadline()).min() else { return };
         match self.log_turn {
             Some(timer) if timer.at() <= at => return,
             Some(timer) => cx.timers.cancel(timer),
@@ -460,30 +456,22 @@ impl Channels {
     /// Lets the logs do what is due.
     pub(super) fn log_turn(&mut self) {
         self.log_turn = None;
-        self.list.iter_mut().for_each(Channel::log_turn);
+        self.log_files().for_each(LogFile::turn);
     }
 
     /// Writes what the logs hold back; returns whether that is done, or given up.
     pub(super) fn finish_logs(&mut self) -> bool {
-        let mut finished = true;
-        for channel in &mut self.list {
-            finished &= channel.finish_log();
-        }
-        finished
+        self.list.iter_mut().fold(true, |finished, channel| channel.log().finish() && finished)
     }
 
     /// Opens every log again by its name; returns the first failure.
     pub(super) fn reopen_logs(&mut self) -> Result<(), LogError> {
-        let mut outcome = Ok(());
-        for channel in &mut self.list {
-            outcome = outcome.and(channel.reopen_log());
-        }
-        outcome
+        self.log_files().fold(Ok(()), |outcome, log| outcome.and(log.reopen()))
     }
 
     /// The logs.
     pub(super) fn log_files(&mut self) -> impl Iterator<Item = &mut LogFile> {
-        self.list.iter_mut().map(Channel::log_file)
+        self.list.iter_mut().map(|channel| channel.log().file())
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::channel::backend::Backend;
-use super::channel::{Channel, HostStdio};
+use super::channel::{Channel, HostTerminal};
 use super::console::{Console, ConsoleError, check_name};
 use super::keys::{ChannelId, OutputId};
 use super::logs::LogOpener;
@@ -89,13 +89,7 @@ pub(super) fn prepare(
         let id = next_id(prepared.channels.len(), 0);
         prepared.add(id, console.name(), backend, sandbox, &mut terminal, logs)?;
     }
-    for (name, descriptor) in given.list.drain(..) {
-        let id = next_id(sandbox.consoles.len(), given.count);
-        given.count = given.count.saturating_add(1);
-        let backend = ConsoleBackend::Given(Some(descriptor));
-        prepared.add(id, &name, backend, sandbox, &mut terminal, logs)?;
-    }
-    Ok(prepared)
+    given.open_in(prepared, sandbox, &mut terminal, logs)
 }
 
 /// Channel 0 is the child's own stdio.
@@ -122,13 +116,8 @@ impl PreparedConsoles {
             true => host_sink(output, sandbox.forward).map_err(StartError::Monitor)?,
             false => None,
         };
-        let host = match is_host {
-            true => HostStdio {
-                terminal: terminal.take(),
-                takes_stdin: sandbox.input == Input::Forward,
-            },
-            false => HostStdio::default(),
-        };
+        let terminal = if is_host { terminal.take() } else { None };
+        let host = HostTerminal::new(terminal, is_host && sandbox.input == Input::Forward);
         if is_host {
             self.host = Some(id);
         }
@@ -192,12 +181,21 @@ impl GivenConsoles {
         sandbox: &Sandbox,
         logs: &mut LogOpener<'_>,
     ) -> Result<PreparedConsoles, StartError> {
-        let mut prepared = PreparedConsoles::default();
+        self.open_in(PreparedConsoles::default(), sandbox, &mut None, logs)
+    }
+
+    fn open_in(
+        &mut self,
+        mut prepared: PreparedConsoles,
+        sandbox: &Sandbox,
+        terminal: &mut Option<Terminal>,
+        logs: &mut LogOpener<'_>,
+    ) -> Result<PreparedConsoles, StartError> {
         for (name, descriptor) in self.list.drain(..) {
             let id = next_id(sandbox.consoles.len(), self.count);
             self.count = self.count.saturating_add(1);
             let backend = ConsoleBackend::Given(Some(descriptor));
-            prepared.add(id, &name, backend, sandbox, &mut None, logs)?;
+            prepared.add(id, &name, backend, sandbox, terminal, logs)?;
         }
         Ok(prepared)
     }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::pty::Winsize;
 
 use super::channel::backend::{Backend, Opened};
-use super::channel::{Channel, HostStdio};
+use super::channel::{Channel, HostTerminal};
 use super::keys::{ChannelId, OutputId, Source, SourceKey, Sources};
 use super::sandbox::{Forward, Input, Sandbox};
 use crate::child::{self, ChildIo, SpawnIo};
@@ -78,7 +78,7 @@ pub(super) fn channel(
         let id = OutputId { channel: ChannelId::STDIO, stream: *stream };
         sinks.push((*stream, host_sink(id, sandbox.stdio_forward())?));
     }
-    let host = HostStdio { terminal, takes_stdin: input == Input::Forward };
+    let host = HostTerminal::new(terminal, input == Input::Forward);
     let mut channel = Channel::new(ChannelId::STDIO, backend, log, host, sinks, sandbox);
     match channel.open(opened, sources) {
         Ok(()) => Ok(channel),

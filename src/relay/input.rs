@@ -1,7 +1,7 @@
 //! The child's input: the host's stdin, and input of attached clients.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -9,6 +9,7 @@ use nix::unistd::isatty;
 use tracing::{debug, warn};
 
 use super::kind::Kind;
+use super::write::write_some;
 use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
@@ -157,7 +158,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
             self.pending.extend_from_slice(bytes);
             return InputEvent::Open;
         }
-        match write_some(&mut self.target, bytes) {
+        match write_to_child(&mut self.target, bytes) {
             Ok(written) if written == bytes.len() => InputEvent::Open,
             Ok(written) => {
                 self.pending = bytes.get(written..).unwrap_or_default().to_vec();
@@ -170,7 +171,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
     /// Sends pending bytes, once the target takes more.
     pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) -> InputEvent {
         let rest = self.pending.get(self.sent..).unwrap_or_default();
-        match write_some(&mut self.target, rest) {
+        match write_to_child(&mut self.target, rest) {
             Ok(written) if written < rest.len() => {
                 self.sent += written;
                 if let Some(waiting) = self.waiting {
@@ -225,23 +226,16 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
     }
 }
 
-fn write_some(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
-    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-        match target.write(rest) {
-            Ok(0) => break,
-            Ok(count) => written += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Linux: no process has the slave of the PTY open. The bytes are lost, but the child
-            // may open it again. For anything but a terminal, EIO is an error.
-            Err(error) if error.raw_os_error() == Some(libc::EIO) && is_terminal(target) => {
-                return Ok(bytes.len());
-            }
-            Err(error) => return Err(error),
+fn write_to_child(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    match write_some(target, bytes) {
+        (written, None) => Ok(written),
+        // Linux: no process has the slave of the PTY open. The bytes are lost, but the child may
+        // open it again. For anything but a terminal, EIO is an error.
+        (_, Some(error)) if error.raw_os_error() == Some(libc::EIO) && is_terminal(target) => {
+            Ok(bytes.len())
         }
+        (_, Some(error)) => Err(error),
     }
-    Ok(written)
 }
 
 /// Whether this is a terminal, also one that was hung up, for which isatty(3) fails with `EIO`.

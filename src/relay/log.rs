@@ -9,7 +9,7 @@ use nix::pty::Winsize;
 use tracing::{info, warn};
 
 use super::audience::notice;
-use crate::logfile::{LogError, LogFile, Mark, Stream};
+use crate::logfile::{LogFile, Mark, Stream};
 
 /// The delay after a failure before the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
@@ -158,24 +158,9 @@ impl Log {
         self.file.mark(mark);
     }
 
-    /// When [`turn`](Self::turn) is to be called.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.file.deadline()
-    }
-
-    /// Does what is due.
-    pub(crate) fn turn(&mut self) {
-        self.file.turn();
-    }
-
     /// The path of the log.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
-    }
-
-    /// Closes the file and opens it by its name, now or at the next write.
-    pub(crate) fn reopen(&mut self) -> Result<(), LogError> {
-        self.file.reopen()
     }
 
     /// The last bytes of the log, at most `most`; none if it can't be read.

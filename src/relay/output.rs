@@ -10,7 +10,7 @@ use super::audience::{Audience, notice};
 use super::kind::Kind;
 use super::log::Log;
 use super::pace::{Pace, PaceTimers};
-use super::rate::Rate;
+use super::rate::LogRate;
 use super::sink::Sink;
 use super::throttle::Throttle;
 use crate::logfile::Stream;
@@ -102,7 +102,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     /// Limits the rate until the child has ended.
-    pub(crate) fn limit(&mut self, rate: Rate, timers: PaceTimers<T>) {
+    pub(crate) fn limit(&mut self, rate: LogRate, timers: PaceTimers<T>) {
         self.throttle = Some(Box::new(Throttle::new(rate, timers.pause)));
         self.pace = self.paced(timers);
         self.keep_size();

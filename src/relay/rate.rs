@@ -11,6 +11,8 @@
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
+use crate::values::words;
+
 /// Under `drop` a source is read this many times as fast as the rate, and waits then, so that it
 /// can't take more than a part of the processor either.
 const EXCESS: u64 = 8;
@@ -22,23 +24,60 @@ const LATE: Duration = Duration::from_millis(100);
 
 const NANOS: u128 = 1_000_000_000;
 
-/// What happens to bytes beyond the rate.
+/// How fast each stream of a sandbox may fill its log: a token bucket.
+///
+/// Each of the child's streams has a bucket of its own, full at the start of each run. After the
+/// child's end, the rest of its pipes is read at any rate.
+///
+/// The text form is `SIZE/s[,burst=SIZE][,over=POLICY]`.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use vmon::monitor::{LogRate, OverRate, Sandbox};
+///
+/// let rate = LogRate::new(NonZeroU64::new(1 << 20).unwrap());
+/// assert_eq!((rate.burst, rate.over), (1 << 20, OverRate::Block));
+/// assert_eq!("1MiB/s".parse(), Ok(rate));
+/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
+///     .log_rate(LogRate { over: OverRate::Drop, ..rate });
+/// # Ok::<(), vmon::monitor::NameError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
-    /// They stay in the source until the rate allows them.
+pub struct LogRate {
+    /// Bytes per second.
+    pub per_second: NonZeroU64,
+    /// The size of the bucket: the most bytes at once, after a pause. The minimum is the larger
+    /// of two numbers: the bytes of 10 ms at this rate, and the lesser of 4 KiB and the bytes of
+    /// 100 ms. A smaller value means the minimum.
+    pub burst: u64,
+    /// What happens to output that exceeds the rate.
+    pub over: OverRate,
+}
+
+/// What happens to output that exceeds its [`LogRate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OverRate {
+    /// It is read later, when the rate allows it: the child blocks on its full pipe.
+    #[default]
     Block,
-    /// They are read and left out.
+    /// It is read and dropped: neither the log nor any other reader gets it. Once half of the burst
+    /// is available again, or no output is left, a line in its place says how many bytes were
+    /// dropped; they count as dropped. It is read at eight times the rate at most; more waits.
     Drop,
 }
 
-/// The rate of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rate {
-    /// Bytes a second.
-    pub(crate) per_second: NonZeroU64,
-    /// Bytes at once after a pause. Less than what comes within 10 ms counts as that.
-    pub(crate) burst: u64,
-    pub(crate) over: Over,
+words!(OverRate { Block = "block", Drop = "drop" });
+
+impl LogRate {
+    /// The smallest burst that [`new`](Self::new) gives.
+    const BURST: u64 = 64 << 10;
+
+    /// A rate in bytes per second, with a burst of one second's bytes, at least 64 KiB, and
+    /// [`OverRate::Block`].
+    pub fn new(per_second: NonZeroU64) -> Self {
+        let burst = per_second.get().max(Self::BURST);
+        Self { per_second, burst, over: OverRate::Block }
+    }
 }
 
 /// A token bucket.
@@ -122,15 +161,15 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn new(rate: Rate, now: Instant) -> Self {
-        let Rate { per_second, burst, over } = rate;
+    pub(super) fn new(rate: LogRate, now: Instant) -> Self {
+        let LogRate { per_second, burst, over } = rate;
         let kept = Bucket::new(per_second, burst, now);
         let times = NonZeroU64::MIN.saturating_add(EXCESS - 1);
         let faster =
             || Bucket::new(per_second.saturating_mul(times), kept.size.saturating_mul(EXCESS), now);
         let (read, excess) = match over {
-            Over::Block => (None, Excess::Waits),
-            Over::Drop => (Some(faster()), Excess::Kept),
+            OverRate::Block => (None, Excess::Waits),
+            OverRate::Drop => (Some(faster()), Excess::Kept),
         };
         Self { kept, read, excess, waiting: false }
     }
@@ -223,10 +262,10 @@ mod tests {
     }
 
     impl Clock {
-        fn new(per_second: u64, burst: u64, over: Over) -> Self {
+        fn new(per_second: u64, burst: u64, over: OverRate) -> Self {
             let now = Instant::now();
             let per_second = NonZeroU64::new(per_second).unwrap();
-            let limit = Limit::new(Rate { per_second, burst, over }, now);
+            let limit = Limit::new(LogRate { per_second, burst, over }, now);
             Self { limit, now, read: 0, kept: 0, wakes: 0, gaps: Vec::new() }
         }
 
@@ -253,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_burst_comes_at_once_and_then_the_rate() {
-        let mut clock = Clock::new(MIB, 256 << 10, Over::Block);
+        let mut clock = Clock::new(MIB, 256 << 10, OverRate::Block);
         clock.flood(Duration::ZERO);
         assert_eq!(clock.read, 256 << 10);
         clock.flood(Duration::from_secs(10));
@@ -265,7 +304,7 @@ mod tests {
     #[test]
     fn a_source_at_its_limit_is_woken_for_a_hundred_times_a_second_at_most() {
         for per_second in [1, 100, 5_000, 100_000, MIB, 1 << 30, u64::MAX] {
-            let mut clock = Clock::new(per_second, 1, Over::Block);
+            let mut clock = Clock::new(per_second, 1, OverRate::Block);
             clock.flood(Duration::from_secs(3));
             assert!(clock.wakes <= 301, "{per_second}: {}", clock.wakes);
             assert!(clock.read <= per_second.saturating_mul(4), "{per_second}: {}", clock.read);
@@ -274,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_source_that_has_more_is_not_read_for_the_tokens_that_come_while_it_is_read() {
-        let mut clock = Clock::new(MIB, 1, Over::Block);
+        let mut clock = Clock::new(MIB, 1, OverRate::Block);
         let mut reads = 0;
         for _ in 0..100_000 {
             clock.now += Duration::from_micros(10);
@@ -290,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_slow_rate_lets_something_through_ten_times_a_second() {
-        let mut clock = Clock::new(1_000, 1, Over::Block);
+        let mut clock = Clock::new(1_000, 1, OverRate::Block);
         assert_eq!(clock.limit.room(clock.now), 100);
         clock.limit.read(100, clock.now);
         assert_eq!(clock.limit.room(clock.now), 0);
@@ -299,7 +338,7 @@ mod tests {
 
     #[test]
     fn no_part_of_a_tokens_time_is_lost_however_often_it_is_read() {
-        let mut clock = Clock::new(1_000, 1_000, Over::Block);
+        let mut clock = Clock::new(1_000, 1_000, OverRate::Block);
         clock.limit.read(1_000, clock.now);
         for _ in 0..10_000 {
             clock.now += Duration::from_nanos(70_001);
@@ -310,7 +349,7 @@ mod tests {
 
     #[test]
     fn tokens_never_exceed_the_burst_however_long_it_was_silent() {
-        let mut clock = Clock::new(MIB, MIB, Over::Block);
+        let mut clock = Clock::new(MIB, MIB, OverRate::Block);
         clock.now += Duration::from_secs(100 * 365 * 86_400);
         assert_eq!(clock.limit.room(clock.now), MIB);
         // Nor if a clock goes back.
@@ -320,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_few_bytes_after_a_wait_do_not_end_it() {
-        let mut clock = Clock::new(MIB, MIB, Over::Block);
+        let mut clock = Clock::new(MIB, MIB, OverRate::Block);
         clock.limit.read(MIB as usize, clock.now);
         assert_eq!(clock.limit.room(clock.now), 0);
         clock.now += MS;
@@ -333,7 +372,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_and_what_is_kept_is_all_that_was_read() {
-        let mut clock = Clock::new(MIB, MIB, Over::Drop);
+        let mut clock = Clock::new(MIB, MIB, OverRate::Drop);
         clock.flood(Duration::from_secs(10));
         let left_out: u64 = clock.gaps.iter().sum::<u64>() + clock.limit.end_gap();
         assert_eq!(clock.kept + left_out, clock.read);
@@ -342,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_read_eight_times_as_fast_at_most() {
-        let mut clock = Clock::new(MIB, MIB, Over::Drop);
+        let mut clock = Clock::new(MIB, MIB, OverRate::Drop);
         clock.flood(Duration::from_secs(10));
         assert!(clock.read <= 8 * 11 * MIB + MIB, "{}", clock.read);
         assert!(clock.wakes <= 1_001, "{}", clock.wakes);
@@ -350,10 +389,10 @@ mod tests {
 
     #[test]
     fn a_flood_has_a_gap_for_each_half_of_a_burst_and_no_more() {
-        let mut clock = Clock::new(MIB, MIB, Over::Drop);
+        let mut clock = Clock::new(MIB, MIB, OverRate::Drop);
         clock.flood(Duration::from_secs(10));
         assert!((15..=21).contains(&clock.gaps.len()), "{}", clock.gaps.len());
-        let mut quiet = Clock::new(MIB, MIB, Over::Drop);
+        let mut quiet = Clock::new(MIB, MIB, OverRate::Drop);
         assert_eq!(quiet.limit.read(MIB as usize, quiet.now), MIB as usize);
         assert_eq!(quiet.limit.gap(quiet.now), None);
     }

@@ -8,6 +8,7 @@ use nix::unistd::isatty;
 use tracing::{debug, warn};
 
 use super::audience::notice;
+use super::write::write_some;
 use crate::reactor::{Interest, SourceId, Sources};
 use crate::terminal;
 
@@ -207,17 +208,10 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
-        let mut written = 0;
-        while let Writer::Open(writer) = &mut self.writer
-            && let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty())
-        {
-            match writer.write(rest) {
-                Ok(0) => break,
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.writer = gone(&error, self.is_terminal),
-            }
+        let Writer::Open(writer) = &mut self.writer else { return 0 };
+        let (written, error) = write_some(writer, bytes);
+        if let Some(error) = error {
+            self.writer = gone(&error, self.is_terminal);
         }
         written
     }

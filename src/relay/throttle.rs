@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::rate::{Limit, Rate};
+use super::rate::{Limit, LogRate};
 use crate::reactor::{Context, SourceId, TimerId};
 
 /// A gap that ends within this time is over: timers and tokens are rounded.
@@ -31,7 +31,7 @@ pub(super) struct Throttle<T> {
 }
 
 impl<T: Copy> Throttle<T> {
-    pub(super) fn new(rate: Rate, timer: T) -> Self {
+    pub(super) fn new(rate: LogRate, timer: T) -> Self {
         Self { limit: Limit::new(rate, Instant::now()), timer, wait: None, gap: None, left_out: 0 }
     }
 

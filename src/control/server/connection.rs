@@ -1,6 +1,6 @@
 //! One client: its incomplete message and its unread replies.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::super::stream::{self, Received};
 use super::methods::Fault;
 use crate::monitor::{Phase, ServiceContext};
 use crate::reactor::{Interest, SourceId, TimerId};
+use crate::relay::write_some;
 
 /// How long a client may take to read its last reply.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -200,18 +201,16 @@ impl Connection {
 
     /// Writes pending output.
     pub(super) fn flush(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
-        while let Some(rest @ [_, ..]) = self.output.get(self.written..) {
-            match (&self.stream).write(rest) {
-                Ok(0) => return Fate::Gone,
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    cx.would_block(self.source, Interest::WRITE);
-                    self.wait(self.timeout, cx);
-                    return self.want(cx);
-                }
-                Err(_) => return Fate::Gone,
-            }
+        let rest = self.output.get(self.written..).unwrap_or_default();
+        let (written, error) = write_some(&mut &self.stream, rest);
+        self.written += written;
+        if error.is_some() {
+            return Fate::Gone;
+        }
+        if written < rest.len() {
+            cx.would_block(self.source, Interest::WRITE);
+            self.wait(self.timeout, cx);
+            return self.want(cx);
         }
         self.output = Vec::new();
         self.written = 0;

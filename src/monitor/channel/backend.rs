@@ -98,19 +98,23 @@ impl Backend {
         }
     }
 
+    /// As [`peer`](Self::peer), to read from.
+    pub(super) fn console(&self) -> Option<&dyn Peer> {
+        match self {
+            Self::Pipes { .. } | Self::Pty => None,
+            Self::Peer(peer) => Some(&**peer),
+        }
+    }
+
     /// Whether it is the child's own stdio.
     pub(super) fn is_stdio(&self) -> bool {
-        matches!(self, Self::Pipes { .. } | Self::Pty)
+        self.console().is_none()
     }
 
     /// Whether the output is the master of a PTY that we have made: it has a window size, and holds
     /// an unknown number of bytes, since `FIONREAD` reports a part of them only.
     pub(super) fn is_pty_master(&self) -> bool {
-        match self {
-            Self::Pipes { .. } => false,
-            Self::Pty => true,
-            Self::Peer(peer) => peer.pty_path().is_some(),
-        }
+        matches!(self, Self::Pty) || self.console().and_then(Peer::pty_path).is_some()
     }
 
     /// Whether a terminal of the host's passes each keystroke on as it is typed.
@@ -128,17 +132,11 @@ impl Backend {
 
     /// Whether bytes can come now.
     pub(super) fn is_open(&self) -> bool {
-        match self {
-            Self::Pipes { .. } | Self::Pty => true,
-            Self::Peer(peer) => peer.is_open(),
-        }
+        self.console().is_none_or(Peer::is_open)
     }
 
     /// Whether no further bytes can come once the outputs are at their end.
     pub(super) fn is_over(&self) -> bool {
-        match self {
-            Self::Pipes { .. } | Self::Pty => true,
-            Self::Peer(peer) => peer.is_gone(),
-        }
+        self.console().is_none_or(Peer::is_gone)
     }
 }

@@ -12,17 +12,9 @@ use crate::monitor::keys::{Cx, Source, SourceKey, Sources};
 use crate::relay::{Input, InputEvent};
 use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 
-/// The host's stdio, where a channel has a part of it.
-#[derive(Debug, Default)]
-pub(in crate::monitor) struct HostStdio {
-    pub(in crate::monitor) terminal: Option<Terminal>,
-    /// Whether the channel reads the host's stdin.
-    pub(in crate::monitor) takes_stdin: bool,
-}
-
 /// What a channel has of the host's stdio, beside the sinks of its outputs.
 #[derive(Debug)]
-pub(super) struct HostTerminal {
+pub(in crate::monitor) struct HostTerminal {
     terminal: Option<Terminal>,
     stdin: Stdin,
 }
@@ -41,7 +33,7 @@ enum Stdin {
 
 impl HostTerminal {
     /// `takes_stdin` is whether the channel is to read the host's stdin.
-    pub(super) fn new(terminal: Option<Terminal>, takes_stdin: bool) -> Self {
+    pub(in crate::monitor) fn new(terminal: Option<Terminal>, takes_stdin: bool) -> Self {
         Self { terminal, stdin: if takes_stdin { Stdin::Waiting } else { Stdin::None } }
     }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use crate::relay::{LogRate, OverRate};
 use crate::values::{ValueError, size, words};
 
 /// The root file system of a sandbox. It is recorded and never mounted.
@@ -95,62 +96,6 @@ pub enum OnLogError {
 }
 
 words!(OnLogError { Pause = "pause", Drop = "drop" });
-
-/// How fast each stream of a sandbox may fill its log: a token bucket.
-///
-/// Each of the child's streams has a bucket of its own, full at the start of each run. After the
-/// child's end, the rest of its pipes is read at any rate.
-///
-/// The text form is `SIZE/s[,burst=SIZE][,over=POLICY]`.
-///
-/// ```
-/// use std::num::NonZeroU64;
-/// use vmon::monitor::{LogRate, OverRate, Sandbox};
-///
-/// let rate = LogRate::new(NonZeroU64::new(1 << 20).unwrap());
-/// assert_eq!((rate.burst, rate.over), (1 << 20, OverRate::Block));
-/// assert_eq!("1MiB/s".parse(), Ok(rate));
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
-///     .log_rate(LogRate { over: OverRate::Drop, ..rate });
-/// # Ok::<(), vmon::monitor::NameError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRate {
-    /// Bytes per second.
-    pub per_second: NonZeroU64,
-    /// The size of the bucket: the most bytes at once, after a pause. The minimum is the larger
-    /// of two numbers: the bytes of 10 ms at this rate, and the lesser of 4 KiB and the bytes of
-    /// 100 ms. A smaller value means the minimum.
-    pub burst: u64,
-    /// What happens to output that exceeds the rate.
-    pub over: OverRate,
-}
-
-/// What happens to output that exceeds its [`LogRate`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OverRate {
-    /// It is read later, when the rate allows it: the child blocks on its full pipe.
-    #[default]
-    Block,
-    /// It is read and dropped: neither the log nor any other reader gets it. Once half of the burst
-    /// is available again, or no output is left, a line in its place says how many bytes were
-    /// dropped; they count as dropped. It is read at eight times the rate at most; more waits.
-    Drop,
-}
-
-words!(OverRate { Block = "block", Drop = "drop" });
-
-impl LogRate {
-    /// The smallest burst that [`new`](Self::new) gives.
-    const BURST: u64 = 64 << 10;
-
-    /// A rate in bytes per second, with a burst of one second's bytes, at least 64 KiB, and
-    /// [`OverRate::Block`].
-    pub fn new(per_second: NonZeroU64) -> Self {
-        let burst = per_second.get().max(Self::BURST);
-        Self { per_second, burst, over: OverRate::Block }
-    }
-}
 
 impl fmt::Display for LogRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
