@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde_core::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// Limit of parameters, more than any method has.
 const MOST_PARAMETERS: usize = 16;
@@ -12,20 +13,12 @@ const MOST_PARAMETERS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Call {
     pub(super) method: String,
-    pub(super) parameters: Vec<(String, Scalar)>,
+    /// Numbers, texts, flags and nulls. An array or an object, which no method has, is an empty
+    /// array. Of several with one name, the first.
+    pub(super) parameters: Map<String, Value>,
     pub(super) more: bool,
     pub(super) oneway: bool,
     pub(super) upgrade: bool,
-}
-
-/// A parameter. No method has one that is an array or an object.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Scalar {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Text(String),
-    Other,
 }
 
 impl Call {
@@ -57,8 +50,8 @@ impl<'de> Visitor<'de> for CallVisitor {
             match key.as_str() {
                 "method" => call.method = map.next_value()?,
                 "parameters" => {
-                    call.parameters =
-                        map.next_value::<Option<Parameters>>()?.unwrap_or(Parameters(Vec::new())).0;
+                    let parameters = map.next_value::<Option<Parameters>>()?;
+                    call.parameters = parameters.map_or_else(Map::new, |parameters| parameters.0);
                 }
                 "more" => call.more = map.next_value::<Option<bool>>()?.unwrap_or_default(),
                 "oneway" => call.oneway = map.next_value::<Option<bool>>()?.unwrap_or_default(),
@@ -70,7 +63,7 @@ impl<'de> Visitor<'de> for CallVisitor {
     }
 }
 
-struct Parameters(Vec<(String, Scalar)>);
+struct Parameters(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Parameters {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -88,64 +81,67 @@ impl<'de> Visitor<'de> for ParametersVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parameters, A::Error> {
-        let mut parameters = Vec::new();
-        while let Some(entry) = map.next_entry::<String, Scalar>()? {
-            if parameters.len() == MOST_PARAMETERS {
+        let (mut parameters, mut count) = (Map::new(), 0);
+        while let Some((name, Parameter(value))) = map.next_entry::<String, Parameter>()? {
+            if count == MOST_PARAMETERS {
                 return Err(A::Error::custom("too many parameters"));
             }
-            parameters.push(entry);
+            count += 1;
+            parameters.entry(name).or_insert(value);
         }
         Ok(Parameters(parameters))
     }
 }
 
-impl<'de> Deserialize<'de> for Scalar {
+struct Parameter(Value);
+
+impl<'de> Deserialize<'de> for Parameter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
+        deserializer.deserialize_any(ParameterVisitor).map(Self)
     }
 }
 
-struct ScalarVisitor;
+struct ParameterVisitor;
 
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar;
+impl<'de> Visitor<'de> for ParameterVisitor {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Scalar, E> {
-        Ok(Scalar::Null)
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Scalar, E> {
-        Ok(Scalar::Bool(value))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Scalar, E> {
-        Ok(Scalar::Int(value))
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Scalar, E> {
-        Ok(i64::try_from(value).map_or(Scalar::Other, Scalar::Int))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Scalar, E> {
-        Ok(Scalar::Other)
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Text(value.to_owned()))
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Scalar, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
+        Ok(Value::Array(Vec::new()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
+        Ok(Value::Array(Vec::new()))
     }
 }
 
@@ -160,14 +156,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!((call.method.as_str(), call.more, call.oneway), ("a.b.C", true, false));
-        let text = |text: &str| text.to_owned();
-        let expected = [
-            (text("n"), Scalar::Int(-3)),
-            (text("t"), Scalar::Text(text("x"))),
-            (text("o"), Scalar::Other),
-            (text("z"), Scalar::Null),
-        ];
-        assert_eq!(call.parameters, expected);
+        let expected = serde_json::json!({ "n": -3, "t": "x", "o": [], "z": null });
+        assert_eq!(Value::Object(call.parameters), expected);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use watch::Watch;
 
 use super::MAX_MESSAGE;
 use super::stream::{self, Received};
-use super::value::{Fields, Unreadable, int};
+use super::value::{Fields, Unreadable, int, milliseconds};
 use super::view::{Status, console_of, read_stream};
 use crate::child::Signal;
 use crate::monitor::{Attach, AttachTo, Attached, SessionId};
@@ -117,9 +117,7 @@ impl Client {
     ///
     /// [`ClientError::Call`] with `NotRunning` after the end, and as all calls.
     pub fn stop(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.call("Stop", json!({ "timeout": timeout.map(|time| int(milliseconds(time))) }))
-            .map(drop)
+        self.call("Stop", json!({ "timeout": timeout.map(milliseconds) })).map(drop)
     }
 
     /// Asks the supervisor to close the log and open it again by its name.

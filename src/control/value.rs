@@ -1,4 +1,6 @@
-//! Parses replies of a server: JSON objects with fields of known types.
+//! Parses parameters and replies: JSON objects with fields of known types.
+
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -7,7 +9,7 @@ use serde_json::{Map, Value};
 pub(super) struct Unreadable(pub(super) &'static str);
 
 /// The fields of an object; null counts as missing.
-pub(super) struct Fields<'a>(&'a Map<String, Value>);
+pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
     pub(super) fn of(value: &'a Value) -> Result<Self, Unreadable> {
@@ -56,4 +58,9 @@ impl<'a> Fields<'a> {
 /// A varlink int, which is a signed 64-bit integer.
 pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A time in milliseconds.
+pub(super) fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::value::{Fields, Unreadable, int};
+use super::value::{Fields, Unreadable, int, milliseconds};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
     AttachTo, ConsoleReport, End, Phase, Report, SessionId, SessionReport, StartError, Transition,
@@ -149,42 +149,38 @@ pub(super) fn status(report: &Report) -> Value {
 
 /// The first reply of `Watch`.
 pub(super) fn state(report: &Report) -> Value {
-    json!({
-        "state": report.phase.as_str(),
-        "at": rfc3339(Utc::now()),
-        "child": report.child.as_ref().map(process),
-        "end": report.end.as_ref().map(end),
-        "restart_in": null,
-    })
+    let end = report.end.as_ref().map(end).unwrap_or_default();
+    event(report.phase, Utc::now(), report.child.as_ref(), end, None)
 }
 
 /// A further reply of `Watch`, and its state.
 pub(super) fn transition(transition: &Transition) -> (Value, Phase) {
-    let none = Value::Null;
     let (phase, at, child, end, restart_in) = match transition {
-        Transition::Running { at, child } => {
-            (Phase::Running, at, process(child), none.clone(), none)
-        }
-        Transition::Stopping { at } => (Phase::Stopping, at, none.clone(), none.clone(), none),
-        Transition::Draining { at, status } => {
-            (Phase::Draining, at, none.clone(), bare_end(*status), none)
-        }
+        Transition::Running { at, child } => (Phase::Running, at, Some(child), Value::Null, None),
+        Transition::Stopping { at } => (Phase::Stopping, at, None, Value::Null, None),
+        Transition::Draining { at, status } => (Phase::Draining, at, None, bare_end(*status), None),
         Transition::Restarting { at, end: ended, after } => {
-            let after = int(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-            (Phase::Restarting, at, none, end(ended), after.into())
+            (Phase::Restarting, at, None, end(ended), Some(*after))
         }
-        Transition::Stopped { at, end: ended } => {
-            (Phase::Stopped, at, none.clone(), end(ended), none)
-        }
+        Transition::Stopped { at, end: ended } => (Phase::Stopped, at, None, end(ended), None),
     };
-    let event = json!({
+    (event(phase, *at, child, end, restart_in), phase)
+}
+
+fn event(
+    phase: Phase,
+    at: DateTime<Utc>,
+    child: Option<&Identity>,
+    end: Value,
+    restart_in: Option<Duration>,
+) -> Value {
+    json!({
         "state": phase.as_str(),
-        "at": rfc3339(*at),
-        "child": child,
+        "at": rfc3339(at),
+        "child": child.map(process),
         "end": end,
-        "restart_in": restart_in,
-    });
-    (event, phase)
+        "restart_in": restart_in.map(milliseconds),
+    })
 }
 
 fn process(identity: &Identity) -> Value {

@@ -4,8 +4,11 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::super::MAX_MESSAGE;
 use super::super::stream::{self, Received};
+use super::super::value::milliseconds;
 use super::methods::Fault;
 use crate::monitor::{Phase, ServiceContext};
 use crate::reactor::{Interest, SourceId, TimerId};
@@ -260,8 +263,8 @@ impl Connection {
         if self.mode == Mode::Closing || !self.is_unfinished() {
             return Fate::Gone;
         }
-        let limit = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        let fault = Fault::new("MessageTimeout", serde_json::json!({ "limit": limit }));
+        let limit = json!({ "limit": milliseconds(self.timeout) });
+        let fault = Fault::new("MessageTimeout", limit);
         self.close_with(&fault, cx)
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::call::{Call, Scalar};
+use super::super::INTERFACE_DESCRIPTION;
+use super::super::call::Call;
+use super::super::value::{Fields, Unreadable, int};
 use super::super::view::{self, stream_of};
-use super::super::{INTERFACE_DESCRIPTION, value::int};
 use crate::child::Signal;
 use crate::monitor::{
     Attach, AttachError, AttachTo, Phase, RequestError, ServiceContext, SessionId,
@@ -123,7 +124,7 @@ type Answered = Option<Result<Answer, Fault>>;
 
 fn service(method: &str, call: &Call) -> Answered {
     let answered = match method {
-        "GetInfo" => Parameters::of(call, &[]).map(|_| {
+        "GetInfo" => parameters(call, &[]).map(|_| {
             json!({
                 "vendor": "vmon",
                 "product": "vmon",
@@ -139,7 +140,7 @@ fn service(method: &str, call: &Call) -> Answered {
 }
 
 fn description(call: &Call) -> Result<Value, Fault> {
-    match Parameters::of(call, &["interface"])?.text("interface")? {
+    match parameters(call, &["interface"])?.optional_text("interface")? {
         Some(MONITOR) => Ok(json!({ "description": INTERFACE_DESCRIPTION })),
         Some(SERVICE) => Ok(json!({ "description": SERVICE_DESCRIPTION })),
         Some(other) => {
@@ -154,14 +155,14 @@ fn monitor(method: &str, call: &Call, cx: &mut ServiceContext<'_, '_>) -> Answer
         return Some(Err(Fault::parameter("upgrade")));
     }
     let answered = match method {
-        "GetStatus" => Parameters::of(call, &[])
+        "GetStatus" => parameters(call, &[])
             .map(|_| Answer::Reply(json!({ "status": view::status(&cx.report()) }))),
         "Signal" => signal(call, cx),
         "Stop" => stop(call, cx),
-        "ReopenLog" => Parameters::of(call, &[]).and_then(|_| Ok(done(cx.reopen_log()?))),
+        "ReopenLog" => parameters(call, &[]).and_then(|_| Ok(done(cx.reopen_log()?))),
         "Attach" => attach(call),
         "Resize" => resize(call, cx),
-        "Watch" => Parameters::of(call, &[]).and_then(|_| match call.more {
+        "Watch" => parameters(call, &[]).and_then(|_| match call.more {
             true => Ok(Answer::Watch),
             false => Err(Fault::standard("ExpectedMore", json!({}))),
         }),
@@ -175,15 +176,15 @@ fn done((): ()) -> Answer {
 }
 
 fn signal(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
-    let parameters = Parameters::of(call, &["signal"])?;
-    let name = parameters.text("signal")?.ok_or_else(|| Fault::parameter("signal"))?;
+    let parameters = parameters(call, &["signal"])?;
+    let name = parameters.text("signal")?;
     let signal: Signal =
         name.parse().map_err(|_| Fault::new("InvalidSignal", json!({ "signal": echo(name) })))?;
     Ok(done(cx.signal(signal)?))
 }
 
 fn stop(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
-    let timeout = Parameters::of(call, &["timeout"])?.number("timeout")?;
+    let timeout = parameters(call, &["timeout"])?.optional_number("timeout")?;
     if cx.report().phase == Phase::Stopped {
         return Err(Fault::from(RequestError::NotRunning));
     }
@@ -192,9 +193,9 @@ fn stop(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
 }
 
 fn attach(call: &Call) -> Result<Answer, Fault> {
-    let parameters = Parameters::of(call, &["stream", "console", "read_only", "tail"])?;
-    let console = parameters.text("console")?;
-    let to = match (parameters.text("stream")?, console) {
+    let parameters = parameters(call, &["stream", "console", "read_only", "tail"])?;
+    let console = parameters.optional_text("console")?;
+    let to = match (parameters.optional_text("stream")?, console) {
         (None, None) => None,
         // An invalid name belongs to no console.
         (None | Some("console"), Some(name)) => Some(AttachTo::Console(
@@ -208,7 +209,7 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
         (Some(_), Some(_)) => return Err(Fault::parameter("stream")),
     };
     let read_only = parameters.flag("read_only")?.unwrap_or(false);
-    let tail = parameters.number("tail")?.unwrap_or(0);
+    let tail = parameters.optional_number("tail")?.unwrap_or(0);
     match call.upgrade {
         true => Ok(Answer::Attach(Attach { to, read_only, tail })),
         false => Err(Fault::new("ExpectedUpgrade", json!({}))),
@@ -216,57 +217,27 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
 }
 
 fn resize(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
-    let parameters = Parameters::of(call, &["session", "rows", "columns"])?;
+    let parameters = parameters(call, &["session", "rows", "columns"])?;
     let size = |name| match parameters.number::<u16>(name)? {
-        Some(number @ 1..) => Ok(number),
-        _ => Err(Fault::parameter(name)),
+        0 => Err(Fault::parameter(name)),
+        number => Ok(number),
     };
-    let session = parameters.number("session")?.ok_or_else(|| Fault::parameter("session"))?;
+    let session = parameters.number("session")?;
     cx.resize(SessionId(session), size("rows")?, size("columns")?)?;
     Ok(done(()))
 }
 
-/// The parameters of a call; null counts as missing.
-struct Parameters<'a>(&'a [(String, Scalar)]);
-
-impl<'a> Parameters<'a> {
-    /// Refuses a parameter that the method does not have.
-    fn of(call: &'a Call, known: &[&str]) -> Result<Self, Fault> {
-        match call.parameters.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Fault::parameter(name)),
-            None => Ok(Self(&call.parameters)),
-        }
+/// The parameters of a call. One that the method does not have is refused.
+fn parameters<'a>(call: &'a Call, known: &[&str]) -> Result<Fields<'a>, Fault> {
+    match call.parameters.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Fault::parameter(name)),
+        None => Ok(Fields(&call.parameters)),
     }
+}
 
-    fn get(&self, name: &str) -> Option<&'a Scalar> {
-        let found = self.0.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value).filter(|value| **value != Scalar::Null)
-    }
-
-    fn text(&self, name: &'static str) -> Result<Option<&'a str>, Fault> {
-        match self.get(name) {
-            Some(Scalar::Text(text)) => Ok(Some(text)),
-            Some(_) => Err(Fault::parameter(name)),
-            None => Ok(None),
-        }
-    }
-
-    fn flag(&self, name: &'static str) -> Result<Option<bool>, Fault> {
-        match self.get(name) {
-            Some(Scalar::Bool(flag)) => Ok(Some(*flag)),
-            Some(_) => Err(Fault::parameter(name)),
-            None => Ok(None),
-        }
-    }
-
-    fn number<N: TryFrom<i64>>(&self, name: &'static str) -> Result<Option<N>, Fault> {
-        match self.get(name) {
-            Some(&Scalar::Int(number)) => {
-                N::try_from(number).map(Some).map_err(|_| Fault::parameter(name))
-            }
-            Some(_) => Err(Fault::parameter(name)),
-            None => Ok(None),
-        }
+impl From<Unreadable> for Fault {
+    fn from(Unreadable(name): Unreadable) -> Self {
+        Self::parameter(name)
     }
 }
 
