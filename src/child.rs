@@ -367,7 +367,7 @@ impl Child {
     ///
     /// As [`spawn`](Self::spawn).
     pub(crate) fn spawn_in_background(command: Command) -> Result<(Self, StartGate), SpawnError> {
-        let command = command.in_background();
+        let command = Command { background: true, ..command };
         let spawn = || {
             let (reader, writer) = pipe()?;
             let null = above_stdio(File::options().write(true).open("/dev/null")?.into())?;

@@ -25,4 +25,5 @@ pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
 pub use rate::{LogRate, OverRate};
 pub(crate) use sink::{Overflow, QUEUE, Sink};
+#[cfg(feature = "control")]
 pub(crate) use write::write_some;

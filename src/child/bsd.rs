@@ -22,8 +22,8 @@ use super::lost::Leftovers;
 use super::signal::restore_sigchld;
 use super::{ChildStdio, Command, SpawnFailure};
 
-pub(crate) use left::Cgroup;
-pub(super) use left::{Orphans, has_ended, has_no_child, reap_orphans};
+pub(crate) use left::{Cgroup, Orphans};
+pub(super) use left::{has_ended, has_no_child, reap_orphans};
 
 pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2
@@ -85,8 +85,8 @@ pub(super) fn spawn(
     let [stdin, stdout, stderr] = stdio.fds.map(|fd| fd.try_clone_to_owned().map(Stdio::from));
     std.stdin(stdin?).stdout(stdout?).stderr(stderr?);
     let terminal = stdio.terminal;
-    let file_limit = command.former_file_limit();
-    let background = command.is_in_background();
+    let file_limit = command.file_limit;
+    let background = command.background;
     let prepare = move || {
         if background {
             lower_priority()?;
@@ -278,7 +278,7 @@ pub(super) fn signal(identity: &Identity, signal: super::Signal) -> io::Result<(
 }
 
 /// Unsupported: without a pidfd, the pid may be reused between the check and the signal.
-pub(super) fn end_lost_session(
+pub(crate) fn end_lost_session(
     _: &Identity,
     _: Option<&str>,
     _: Option<&Path>,
@@ -287,17 +287,17 @@ pub(super) fn end_lost_session(
 }
 
 /// As for [`end_lost_session`].
-pub(super) fn signal_marked(_: &Identity, _: &str, _: super::Signal) -> io::Result<()> {
+pub(crate) fn signal_marked(_: &Identity, _: &str, _: super::Signal) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// As for [`end_lost_session`].
-pub(super) fn check_parent(_: &Identity, _: &Identity, _: &str) -> io::Result<()> {
+pub(crate) fn check_parent(_: &Identity, _: &Identity, _: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// As for [`end_lost_session`].
-pub(super) fn end_marked(_: &str) -> io::Result<usize> {
+pub(crate) fn end_marked(_: &str) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

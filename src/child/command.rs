@@ -54,12 +54,6 @@ impl Command {
         }
     }
 
-    /// Makes it a background command: see [`Child::spawn_in_background`](super::Child).
-    pub(super) fn in_background(mut self) -> Self {
-        self.background = true;
-        self
-    }
-
     /// Adds an argument.
     #[must_use]
     pub fn arg(self, arg: impl Into<OsString>) -> Self {
@@ -165,14 +159,6 @@ impl Command {
     /// Whether the child starts without the variables of this process.
     pub fn get_env_clear(&self) -> bool {
         self.env_clear
-    }
-
-    pub(super) fn is_in_background(&self) -> bool {
-        self.background
-    }
-
-    pub(crate) fn former_file_limit(&self) -> Option<FileLimit> {
-        self.file_limit
     }
 
     /// Checks the working directory before a process exists. On platforms where std spawns, its

@@ -4,6 +4,7 @@ use std::io;
 
 use nix::unistd::getpgid;
 
+pub(crate) use super::platform::Orphans;
 use super::{Child, ExitStatus, Identity, Signal, platform};
 
 /// Which processes a monitor ends when its child has ended.
@@ -33,30 +34,6 @@ pub(crate) struct FinalSignal {
     pub(crate) group_signalled: bool,
 }
 
-/// Processes that an ended child has left behind.
-#[derive(Debug)]
-pub(crate) struct Orphans(platform::Orphans);
-
-impl Orphans {
-    /// Whether no process is left; those that have ended are reaped.
-    ///
-    /// # Errors
-    ///
-    /// That can't be found out now.
-    pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
-        self.0.is_gone()
-    }
-
-    /// Sends KILL to all processes that are left.
-    ///
-    /// # Errors
-    ///
-    /// The processes can't be found out, or one of them can't be signalled: the caller tries again.
-    pub(crate) fn kill(&mut self) -> io::Result<()> {
-        self.0.kill()
-    }
-}
-
 impl Child {
     /// As [`try_reap`](Self::try_reap), and returns the processes of `scope` that are left, after
     /// they got `signal`, and CONT, since a stopped process does not act on other signals.
@@ -71,8 +48,8 @@ impl Child {
             KillScope::Group => self.end_group(identity, signal),
             KillScope::Below | KillScope::Session => {
                 let Some(status) = self.try_reap()? else { return Ok(None) };
-                let left = platform::Orphans::below(identity, scope == KillScope::Session);
-                Ok(Some((status, left.map(|left| Orphans(left.send_final(signal))))))
+                let left = Orphans::below(identity, scope == KillScope::Session);
+                Ok(Some((status, left.map(|left| left.send_final(signal)))))
             }
         }
     }
@@ -89,8 +66,7 @@ impl Child {
             let _ = self.signal(Signal::CONT);
         }
         let Some(status) = self.try_reap()? else { return Ok(None) };
-        let left = leads.then(|| platform::Orphans::group(identity)).flatten();
-        Ok(Some((status, left.map(Orphans))))
+        Ok(Some((status, leads.then(|| Orphans::group(identity)).flatten())))
     }
 }
 

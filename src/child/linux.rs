@@ -30,7 +30,8 @@ use super::lost::{Leftovers, RUN_VARIABLE};
 use super::{Identity, Liveness, Signal};
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
-pub(super) use left::{Orphans, has_ended, has_no_child, reap_orphans};
+pub(crate) use left::Orphans;
+pub(super) use left::{has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
 use pidfd::PidFd;
 pub(super) use spawn::spawn;
@@ -96,8 +97,25 @@ pub(super) fn signal(identity: &Identity, signal: Signal) -> io::Result<()> {
     pidfd::send_to(pid, signal, || identity.liveness() == Liveness::Alive)
 }
 
-/// See [`end_lost_session`](super::lost::end_lost_session).
-pub(super) fn end_lost_session(
+/// Kills the processes of a lost run: its child, the session and the process group that the child
+/// led, and the members of its cgroup.
+///
+/// The owner of a record can write anything into it, so a record alone is no proof. The proof is
+/// the marker of the run in the initial environment of a process ([`RUN_VARIABLE`]). The session is
+/// killed if one of its processes has the marker, and so is the cgroup. A process whose environment
+/// can't be read proves nothing, and without a marker nothing is killed.
+///
+/// The caller ensures that `child` belongs to this boot and this pid namespace, and that the record
+/// is its own. If another process has the child's pid, the session is not signalled. Processes that
+/// started before the child do not count as members. Each process is signalled through a pidfd that
+/// is opened before the process table is checked. This process and the cgroup that it is in are
+/// never killed.
+///
+/// # Errors
+///
+/// [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux; the process table, an
+/// environment or the cgroup can't be read; a process can't be signalled.
+pub(crate) fn end_lost_session(
     child: &Identity,
     marker: Option<&str>,
     cgroup: Option<&Path>,
@@ -135,8 +153,14 @@ pub(super) fn end_lost_session(
     }
 }
 
-/// See [`end_marked`](super::lost::end_marked).
-pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
+/// As [`end_lost_session`], for a run whose supervisor was killed between the start of the child
+/// and the record of its pid. Kills every process with this marker in its initial environment, and
+/// returns their number.
+///
+/// # Errors
+///
+/// As [`end_lost_session`].
+pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
     let us = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let (mut count, mut outcome) = (0, Ok(()));
     for process in Entry::all()?.into_iter().filter(|process| process.pid != us) {
@@ -149,15 +173,26 @@ pub(super) fn end_marked(marker: &str) -> io::Result<usize> {
     outcome.map(|()| count)
 }
 
-/// See [`signal_marked`](super::lost::signal_marked).
-pub(super) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
+/// Sends `signal` to the child of a run, if its initial environment has the run's marker.
+///
+/// # Errors
+///
+/// `ESRCH` if it has ended; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if nothing proves
+/// that it belongs to this run; [`Unsupported`](io::ErrorKind::Unsupported) if that can't be
+/// checked; those of pidfd_send_signal(2).
+pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
     check_marked(child, marker)?;
     let pid = i32::try_from(child.pid).map_err(io::Error::other)?;
     pidfd::send_to(pid, signal, || check_marked(child, marker).is_ok())
 }
 
-/// See [`check_parent`](super::lost::check_parent).
-pub(super) fn check_parent(parent: &Identity, child: &Identity, marker: &str) -> io::Result<()> {
+/// Checks that `parent` is the supervisor of a run: the parent of the run's child, whose initial
+/// environment has the run's marker.
+///
+/// # Errors
+///
+/// As [`signal_marked`].
+pub(crate) fn check_parent(parent: &Identity, child: &Identity, marker: &str) -> io::Result<()> {
     check_marked(child, marker)?;
     let pid = i32::try_from(child.pid).map_err(io::Error::other)?;
     let entry = Entry::of(pid)?.ok_or(Errno::ESRCH)?;

@@ -1,14 +1,10 @@
 //! The processes of a lost run: one whose supervisor was killed and did not stop its child.
 
-use std::io;
-use std::path::Path;
-
 use chrono::{DateTime, Utc};
 
 use super::Identity;
 #[cfg(feature = "registry")]
-use super::Signal;
-use super::platform;
+pub(crate) use super::platform::{check_parent, end_lost_session, end_marked, signal_marked};
 
 /// The processes of a lost run that were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,32 +19,6 @@ pub(crate) enum Leftovers {
     Unproven(u32),
 }
 
-/// Kills the processes of a lost run: its child, the session and the process group that the child
-/// led, and the members of its cgroup.
-///
-/// The owner of a record can write anything into it, so a record alone is no proof. The proof is
-/// the marker of the run in the initial environment of a process ([`RUN_VARIABLE`]). The session is
-/// killed if one of its processes has the marker, and so is the cgroup. A process whose environment
-/// can't be read proves nothing, and without a marker nothing is killed.
-///
-/// The caller ensures that `child` belongs to this boot and this pid namespace, and that the record
-/// is its own. If another process has the child's pid, the session is not signalled. Processes that
-/// started before the child do not count as members. Each process is signalled through a pidfd that
-/// is opened before the process table is checked. This process and the cgroup that it is in are
-/// never killed.
-///
-/// # Errors
-///
-/// [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux; the process table, an
-/// environment or the cgroup can't be read; a process can't be signalled.
-pub(crate) fn end_lost_session(
-    child: &Identity,
-    marker: Option<&str>,
-    cgroup: Option<&Path>,
-) -> io::Result<Leftovers> {
-    platform::end_lost_session(child, marker, cgroup)
-}
-
 /// The environment variable of a command with the marker of its run.
 pub(crate) const RUN_VARIABLE: &str = "VMON_RUN";
 
@@ -57,45 +27,13 @@ pub(crate) fn run_marker(supervisor: &Identity, started_at: DateTime<Utc>) -> St
     format!("{}.{}.{}", supervisor.pid, supervisor.start, started_at.timestamp_micros())
 }
 
-/// As [`end_lost_session`], for a run whose supervisor was killed between the start of the child
-/// and the record of its pid. Kills every process with this marker in its initial environment, and
-/// returns their number.
-///
-/// # Errors
-///
-/// As [`end_lost_session`].
-pub(crate) fn end_marked(marker: &str) -> io::Result<usize> {
-    platform::end_marked(marker)
-}
-
-/// Sends `signal` to the child of a run, if its initial environment has the run's marker.
-///
-/// # Errors
-///
-/// `ESRCH` if it has ended; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if nothing proves
-/// that it belongs to this run; [`Unsupported`](io::ErrorKind::Unsupported) if that can't be
-/// checked; those of pidfd_send_signal(2).
-#[cfg(feature = "registry")]
-pub(crate) fn signal_marked(child: &Identity, marker: &str, signal: Signal) -> io::Result<()> {
-    platform::signal_marked(child, marker, signal)
-}
-
-/// Checks that `parent` is the supervisor of a run: the parent of the run's child, whose initial
-/// environment has the run's marker.
-///
-/// # Errors
-///
-/// As [`signal_marked`].
-pub(crate) fn check_parent(parent: &Identity, child: &Identity, marker: &str) -> io::Result<()> {
-    platform::check_parent(parent, child, marker)
-}
-
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
+    use std::io;
     use std::time::{Duration, Instant};
 
-    use super::super::{Child, ChildIo, Command, SpawnIo};
+    use super::super::{Child, ChildIo, Command, Signal, SpawnIo};
     use super::*;
     use crate::process::table::Entry;
 

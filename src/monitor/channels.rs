@@ -350,7 +350,11 @@ impl Channels {
     /// Reads every output; returns whether bytes came.
     pub(super) fn read_all(&mut self, cx: &mut Cx<'_>) -> bool {
         let Self { list, attachments, .. } = self;
-        list.iter_mut().fold(false, |read, channel| channel.read_all(attachments, cx) || read)
+        let mut read = false;
+        for channel in list {
+            read |= channel.read_all(attachments, cx);
+        }
+        read
     }
 
     /// Whether no bytes are coming on any output that is read.
@@ -461,12 +465,20 @@ impl Channels {
 
     /// Writes what the logs hold back; returns whether that is done, or given up.
     pub(super) fn finish_logs(&mut self) -> bool {
-        self.list.iter_mut().fold(true, |finished, channel| channel.log().finish() && finished)
+        let mut finished = true;
+        for channel in &mut self.list {
+            finished &= channel.log().finish();
+        }
+        finished
     }
 
     /// Opens every log again by its name; returns the first failure.
     pub(super) fn reopen_logs(&mut self) -> Result<(), LogError> {
-        self.log_files().fold(Ok(()), |outcome, log| outcome.and(log.reopen()))
+        let mut outcome = Ok(());
+        for log in self.log_files() {
+            outcome = outcome.and(log.reopen());
+        }
+        outcome
     }
 
     /// The logs.

@@ -2,6 +2,10 @@
 //!
 //! A host's heap may be gigabytes, so each function documents its cost.
 
+/// glibc's initial threshold.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MMAP_THRESHOLD: libc::c_int = 128 << 10;
+
 /// Fixes the size from which a heap block gets a mapping of its own, so that it returns to the
 /// system when it is freed. Call it once, at the start.
 ///
@@ -14,7 +18,12 @@
 /// No other thread exists yet: mallopt(3) is MT-Unsafe.
 #[allow(unsafe_code)]
 pub unsafe fn fix_heap_threshold() {
-    allocator::fix_thresholds();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes two integers and sets parameters of the allocator. The caller ensures
+    // that no other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    };
 }
 
 /// Returns the unused pages of the heap to the system.
@@ -22,8 +31,13 @@ pub unsafe fn fix_heap_threshold() {
 /// For the beginning of a long wait. It takes the allocator's locks and walks all free blocks
 /// (malloc_trim(3)): microseconds in a small process, milliseconds in one of gigabytes. A no-op
 /// with a libc other than glibc.
+#[allow(unsafe_code)]
 pub fn trim_heap() {
-    allocator::trim();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim frees no used block and is MT-Safe (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// Returns the stack pages below the caller's frame, which earlier deeper calls have used.
@@ -36,6 +50,7 @@ pub fn trim_heap() {
 /// caller's frame. That is not so in a coroutine whose stack is a buffer on the main stack.
 #[allow(unsafe_code)]
 pub unsafe fn trim_stack() {
+    #[cfg(target_os = "linux")]
     stack::trim();
 }
 
@@ -86,34 +101,4 @@ mod stack {
         let (start, end) = line.split_whitespace().next()?.split_once('-')?;
         Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod stack {
-    pub(super) fn trim() {}
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code)]
-mod allocator {
-    /// glibc's initial threshold.
-    const MMAP_THRESHOLD: libc::c_int = 128 << 10;
-
-    pub(super) fn fix_thresholds() {
-        // SAFETY: mallopt takes two integers and sets parameters of the allocator. The caller of
-        // `fix_heap_threshold` ensures that no other thread exists.
-        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD) };
-    }
-
-    pub(super) fn trim() {
-        // SAFETY: malloc_trim frees no used block and is MT-Safe (malloc_trim(3)).
-        unsafe { libc::malloc_trim(0) };
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-mod allocator {
-    pub(super) fn fix_thresholds() {}
-
-    pub(super) fn trim() {}
 }

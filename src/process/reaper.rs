@@ -12,39 +12,27 @@ use std::io;
 /// # Errors
 ///
 /// [`Unsupported`](io::ErrorKind::Unsupported) on systems without subreapers; else the system's.
+#[cfg_attr(target_os = "freebsd", allow(unsafe_code))]
 pub fn become_subreaper() -> io::Result<()> {
-    platform::become_subreaper()
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod platform {
-    pub(super) fn become_subreaper() -> std::io::Result<()> {
-        nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        Ok(nix::sys::prctl::set_child_subreaper(true)?)
     }
-}
-
-#[cfg(target_os = "freebsd")]
-#[allow(unsafe_code)]
-mod platform {
-    use nix::errno::Errno;
-
-    pub(super) fn become_subreaper() -> std::io::Result<()> {
+    #[cfg(target_os = "freebsd")]
+    {
         let id = libc::id_t::from(std::process::id());
         // SAFETY: PROC_REAP_ACQUIRE takes no data, so nothing is read through the pointer.
         let result = unsafe {
             libc::procctl(libc::P_PID, id, libc::PROC_REAP_ACQUIRE, std::ptr::null_mut())
         };
-        match Errno::result(result) {
+        match nix::errno::Errno::result(result) {
             // The process is a reaper already.
-            Ok(_) | Err(Errno::EBUSY) => Ok(()),
+            Ok(_) | Err(nix::errno::Errno::EBUSY) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-mod platform {
-    pub(super) fn become_subreaper() -> std::io::Result<()> {
-        Err(std::io::ErrorKind::Unsupported.into())
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

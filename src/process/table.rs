@@ -78,17 +78,19 @@ impl Entry {
     /// As [`all`](Self::all).
     #[cfg(feature = "consoles")]
     pub(crate) fn below(leader: i32) -> io::Result<Vec<i32>> {
-        let mut table = Self::all()?;
-        let is_first = |entry: &mut Self| entry.pid == leader || entry.session == leader;
-        let mut found: Vec<i32> = table.extract_if(.., is_first).map(|entry| entry.pid).collect();
-        let mut parents = found.clone();
-        while let Some(parent) = parents.pop() {
-            for child in table.extract_if(.., |entry| entry.parent == parent) {
-                found.push(child.pid);
-                parents.push(child.pid);
-            }
+        let is_root = |entry: &mut Self| entry.pid == leader || entry.session == leader;
+        Ok(Self::trees(Self::all()?, is_root).iter().map(|entry| entry.pid).collect())
+    }
+
+    /// The processes of the table that are roots, and all their descendants.
+    pub(crate) fn trees(mut table: Vec<Self>, is_root: impl Fn(&mut Self) -> bool) -> Vec<Self> {
+        let mut found: Vec<Self> = table.extract_if(.., is_root).collect();
+        let mut next = 0;
+        while let Some(parent) = found.get(next).map(|entry| entry.pid) {
+            found.extend(table.extract_if(.., |entry| entry.parent == parent));
+            next += 1;
         }
-        Ok(found)
+        found
     }
 
     /// Whether it is a zombie.

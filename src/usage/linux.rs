@@ -73,19 +73,13 @@ fn tree(table: &[Entry], root: &Identity) -> Result<Vec<Entry>, UsageError> {
 }
 
 /// Selects a tree from the table. Empty if the pid was reused, since the session may be too.
-fn select(mut table: Vec<Entry>, root: i32, start: u64) -> Vec<Entry> {
+fn select(table: Vec<Entry>, root: i32, start: u64) -> Vec<Entry> {
     if table.iter().any(|entry| entry.pid == root && entry.start != start) {
         return Vec::new();
     }
-    let is_root =
-        |entry: &mut Entry| entry.pid == root || (entry.session == root && entry.start >= start);
-    let mut found: Vec<Entry> = table.extract_if(.., is_root).collect();
-    let mut next = 0;
-    while let Some(parent) = found.get(next).map(|entry| entry.pid) {
-        found.extend(table.extract_if(.., |entry| entry.parent == parent));
-        next += 1;
-    }
-    found
+    Entry::trees(table, |entry| {
+        entry.pid == root || (entry.session == root && entry.start >= start)
+    })
 }
 
 fn sum(entries: &[Entry]) -> Usage {

@@ -14,7 +14,7 @@ use crate::child::{CgroupError, Identity, Signal};
 
 /// The process group of a reaped child.
 #[derive(Debug)]
-pub(in crate::child) struct Orphans {
+pub(crate) struct Orphans {
     group: Pid,
 }
 
@@ -47,7 +47,7 @@ impl Orphans {
     /// # Errors
     ///
     /// The system does not report whether the leader's pid was reused.
-    pub(in crate::child) fn is_gone(&mut self) -> io::Result<bool> {
+    pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
         let pid = Pid::from_raw(-self.group.as_raw());
         // If a process has the leader's pid, the number was reused.
         Ok(kill(pid, None) == Err(Errno::ESRCH) || self.is_reused()?)
@@ -58,7 +58,7 @@ impl Orphans {
     /// # Errors
     ///
     /// As [`is_gone`](Self::is_gone), and those of kill(2).
-    pub(in crate::child) fn kill(&mut self) -> io::Result<()> {
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.send(Signal::KILL)
     }
 

@@ -15,7 +15,7 @@ use crate::process::table::Entry;
 
 /// The processes that are left of a reaped child.
 #[derive(Debug)]
-pub(in crate::child) struct Orphans {
+pub(crate) struct Orphans {
     leader: Leader,
     scope: Scope,
     /// The processes of the last reading of the table.
@@ -67,7 +67,7 @@ impl Orphans {
     /// # Errors
     ///
     /// The process table can't be read.
-    pub(in crate::child) fn is_gone(&mut self) -> io::Result<bool> {
+    pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
         if self.is_surely_gone() {
             return Ok(true);
         }
@@ -89,7 +89,7 @@ impl Orphans {
     /// # Errors
     ///
     /// As [`is_gone`](Self::is_gone), and those of sending a signal.
-    pub(in crate::child) fn kill(&mut self) -> io::Result<()> {
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.read_table()?;
         self.scope.send(&self.known, Signal::KILL)
     }

@@ -116,19 +116,8 @@ fn is_self(pid: i32) -> bool {
 }
 
 /// The descendants of this process, without its children in its own session and their descendants.
-fn below(mut table: Vec<Entry>) -> io::Result<Vec<Entry>> {
+fn below(table: Vec<Entry>) -> io::Result<Vec<Entry>> {
     let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let session = nix::unistd::getsid(None)?.as_raw();
-    let mut found = Vec::new();
-    let mut parents = vec![own];
-    while let Some(parent) = parents.pop() {
-        let is_child = |entry: &mut Entry| {
-            entry.parent == parent && (parent != own || entry.session != session)
-        };
-        for child in table.extract_if(.., is_child) {
-            parents.push(child.pid);
-            found.push(child);
-        }
-    }
-    Ok(found)
+    Ok(Entry::trees(table, |entry| entry.parent == own && entry.session != session))
 }

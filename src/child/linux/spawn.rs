@@ -105,8 +105,8 @@ impl Plan {
             last_signal: super::last_signal(),
             cgroup,
             directory: directory.transpose()?,
-            file_limit: command.former_file_limit(),
-            background: command.is_in_background(),
+            file_limit: command.file_limit,
+            background: command.background,
             program: Program::new(command)?,
             failure: Cell::new(None),
         })

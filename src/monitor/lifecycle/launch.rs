@@ -47,7 +47,7 @@ impl Launch {
         cx: &mut Cx<'_>,
     ) -> Result<Process, StartError> {
         if let Some(command) = &parts.sandbox.rotate_command {
-            let file_limit = self.command().and_then(Command::former_file_limit);
+            let file_limit = self.command().and_then(|command| command.file_limit);
             parts.post_rotate.get_or_insert_with(|| PostRotate::new(command, file_limit));
         }
         match self {
