@@ -73,9 +73,6 @@ pub struct AttachArgs {
     /// Print this many bytes from the end of the log first
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = vmon::values::size)]
     tail: u64,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// The connections to the streams of one sandbox.
@@ -90,22 +87,24 @@ struct Streams {
 }
 
 /// Attaches until the sandbox stops or the client detaches. Returns the exit code.
-pub fn attach(args: AttachArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    let Some(sandbox) = outcome.ok(record.find(&args.name)) else { return Ok(outcome.code()) };
+pub fn attach(args: AttachArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let Some(sandbox) = outcome.ok(record.find(&args.name)) else { return Ok(()) };
     let end = match connect(&args, sandbox) {
         Ok(streams) => {
-            let end = relay(&args, sandbox, streams, messages)?;
-            report_end(end, &args, &record, sandbox, messages)
+            // For messages that only a user at a terminal needs.
+            let says = io::stderr().is_terminal() && shared.log_level >= LevelFilter::WARN;
+            let user = says.then_some(&outcome.messages);
+            let end = relay(&args, sandbox, streams, user)?;
+            report_end(end, &record, sandbox, user)
         }
         Err(error) => Err(error),
     };
     match end {
-        Ok(code) => return Ok(code),
+        Ok(code) => outcome.code = code,
         Err(error) => outcome.failed(&format!("can't attach to {sandbox}: {error}")),
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> {
@@ -153,7 +152,7 @@ fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
 fn say_how_to_leave(args: &AttachArgs, sandbox: &Recorded, streams: &Streams, messages: &Messages) {
     let mut modes = Modes::default();
     modes.scan(streams.modes.as_bytes());
-    if modes.alternate_screen() || !says(args) {
+    if modes.alternate_screen() {
         return;
     }
     let keys = match (&args.detach_keys, args.no_stdin || args.read_only || !streams.tty) {
@@ -167,21 +166,16 @@ fn say_how_to_leave(args: &AttachArgs, sandbox: &Recorded, streams: &Streams, me
     report::failure(messages, &format!("attached to {sandbox}; detach with {keys}"));
 }
 
-/// Whether messages that only a user at a terminal needs are printed.
-fn says(args: &AttachArgs) -> bool {
-    io::stderr().is_terminal() && args.shared.log_level >= LevelFilter::WARN
-}
-
 fn relay(
     args: &AttachArgs,
     sandbox: &Recorded,
     streams: Streams,
-    messages: &Messages,
+    user: Option<&Messages>,
 ) -> Result<AttachEnd, Failure> {
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
     let at_terminal = io::stdin().is_terminal();
-    if at_terminal {
+    if let Some(messages) = user.filter(|_| at_terminal) {
         say_how_to_leave(args, sandbox, &streams, messages);
     }
     let mode = match streams.tty {
@@ -209,13 +203,12 @@ fn relay(
 /// Reports how the attachment ended. Returns the exit code.
 fn report_end(
     end: AttachEnd,
-    args: &AttachArgs,
     record: &Record,
     sandbox: &Recorded,
-    messages: &Messages,
+    user: Option<&Messages>,
 ) -> Result<u8, LiveError> {
     let say = |text: &str| {
-        if says(args) {
+        if let Some(messages) = user {
             // The cursor may be in the middle of a line of output.
             report::on_new_line(messages, text);
         } else {

@@ -11,14 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use tracing::warn;
 use vmon::registry::{Lost, Registry, RegistryError, Run};
-use vmon::terminal::Messages;
 
 use self::tracker::{Event, RunTracker};
 use super::Failure;
 use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
 use super::pause::{Next, Pause};
 use super::report::printable;
-use super::select::{AnyNames, Selector};
+use super::select::{AnyNames, Outcome, Selector};
 use super::shared::{Places, SharedArgs};
 
 /// Interval at which the database is checked for changes, with two calls of stat(2).
@@ -56,15 +55,12 @@ pub struct EventsArgs {
     /// Print each event as a JSON object on one line
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Prints events until a signal arrives or stdout is closed.
-pub fn events(args: EventsArgs, _: &Messages) -> Result<u8, Failure> {
+pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
     let pause = Pause::new().map_err(Failure::SetUp)?;
-    let mut feed = Feed::new(args.shared.places()?)?;
+    let mut feed = Feed::new(shared.places()?)?;
     loop {
         for event in feed.poll()? {
             if is_wanted(&args.names.names, &event.run) {
@@ -72,7 +68,7 @@ pub fn events(args: EventsArgs, _: &Messages) -> Result<u8, Failure> {
             }
         }
         if pause.wait(POLL_INTERVAL) == Next::Quit {
-            return Ok(0);
+            return Ok(());
         }
     }
 }

@@ -17,7 +17,7 @@ use vmon::logfile::read::Entry;
 use vmon::logfile::{Format, Mark, Stream, Timestamp};
 use vmon::monitor::command_signals;
 use vmon::registry::Run;
-use vmon::terminal::{self, Messages};
+use vmon::terminal;
 
 use super::atomic_file::AtomicFile;
 use super::output::print;
@@ -61,9 +61,6 @@ pub struct ExportArgs {
     /// Write to this file instead of stdout; it is replaced when complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,20 +89,19 @@ enum ExportEnd {
 }
 
 /// Writes the export.
-pub fn export(args: ExportArgs, messages: &Messages) -> Result<u8, Failure> {
+pub fn export(args: ExportArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
     if args.to == To::Scriptreplay && args.output.is_none() {
         return Err(Failure::NoScript);
     }
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    let found = LogSource::find(&args.run, &record, &args.shared.places()?);
-    let Some(source) = outcome.ok(found) else { return Ok(outcome.code()) };
+    let record = Record::read(shared)?;
+    let found = LogSource::find(&args.run, &record, &shared.places()?);
+    let Some(source) = outcome.ok(found) else { return Ok(()) };
     match write(&args, &source) {
         Ok(ExportEnd::Done) => report_files(&args)?,
-        Ok(ExportEnd::Signalled(signal)) => return Ok(signalled(signal)),
+        Ok(ExportEnd::Signalled(signal)) => outcome.code = signalled(signal),
         Err(error) => outcome.failed(&format!("can't export {source}: {error}")),
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 /// Prints the names of both files, since the name of the second is derived.

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use vmon::registry::Run;
-use vmon::terminal::Messages;
 
 use super::Failure;
 use super::output::{exit, or_dash, print, print_json, run_object, short, table};
@@ -30,23 +29,23 @@ pub struct HistoryArgs {
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Prints the runs of each selected sandbox.
-pub fn history(args: HistoryArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    let selected = record.select(&args.names.names, &mut outcome);
+pub fn history(
+    args: HistoryArgs,
+    shared: &SharedArgs,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let selected = record.select(&args.names.names, outcome);
     let runs = selected.into_iter().flat_map(|sandbox| sandbox.runs());
     if args.json {
         print_json(&Value::Array(runs.map(run_object).collect()))?;
     } else {
         print(&table(HEADER, runs.map(row)))?;
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 fn row(run: &Run) -> [String; 9] {

@@ -4,7 +4,6 @@ use serde_json::{Map, Value, json};
 use vmon::control::Status;
 use vmon::monitor::{AttachTo, SessionReport};
 use vmon::registry::Run;
-use vmon::terminal::Messages;
 
 use super::Failure;
 use super::consoles;
@@ -44,21 +43,21 @@ pub struct InspectArgs {
     /// Accepted for symmetry: the output is always JSON
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Prints an object for each selected sandbox.
-pub fn inspect(args: InspectArgs, messages: &Messages) -> Result<u8, Failure> {
-    let InspectArgs { names, json: _, shared } = args;
-    let record = Record::read(&shared)?;
-    let mut outcome = Outcome::new(messages);
-    let selected = record.select(&names.names, &mut outcome);
+pub fn inspect(
+    args: InspectArgs,
+    shared: &SharedArgs,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    // The output is always JSON.
+    let InspectArgs { names, json: _ } = args;
+    let record = Record::read(shared)?;
+    let selected = record.select(&names.names, outcome);
     let processes = ProcessSnapshot::new();
     let objects = selected.into_iter().filter_map(|sandbox| object(sandbox, &processes));
-    print_json(&objects.collect())?;
-    Ok(outcome.code())
+    print_json(&objects.collect())
 }
 
 fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {

@@ -1,7 +1,6 @@
 //! `vmon kill`: sends a signal to the command of a sandbox, through its supervisor.
 
 use vmon::child::Signal;
-use vmon::terminal::Messages;
 
 use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
@@ -24,21 +23,17 @@ pub struct KillArgs {
     /// Signal to send, by name or number
     #[arg(short, long, value_name = "SIG", default_value = "KILL")]
     signal: Signal,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Sends the signal to each, and does not wait for its effect.
-pub fn kill(args: KillArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    for sandbox in record.select(&args.names.names, &mut outcome) {
+pub fn kill(args: KillArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    for sandbox in record.select(&args.names.names, outcome) {
         if let Err(error) = send(sandbox, args.signal) {
             outcome.failed(&format!("can't signal {sandbox}: {error}"));
         }
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 /// Sends it through the supervisor, or directly to the command if the supervisor is a `vmon run`

@@ -9,7 +9,6 @@ use std::env;
 
 use clap::ValueEnum;
 use vmon::logfile::{Stream, Timestamp};
-use vmon::terminal::Messages;
 
 use super::runs::{LogSource, RunArgs};
 use super::select::{Outcome, Record};
@@ -78,9 +77,6 @@ pub struct LogsArgs {
     /// Do not colour stderr; $NO_COLOR has the same effect
     #[arg(long)]
     no_color: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// The value of --stream.
@@ -114,17 +110,15 @@ impl LogsArgs {
 }
 
 /// Prints the log until its end, or until stdout is closed.
-pub fn logs(args: LogsArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let places = args.shared.places()?;
-    let mut outcome = Outcome::new(messages);
-    let found = LogSource::find(&args.run, &record, &places);
-    let Some(source) = outcome.ok(found) else { return Ok(outcome.code()) };
+pub fn logs(args: LogsArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let found = LogSource::find(&args.run, &record, &shared.places()?);
+    let Some(source) = outcome.ok(found) else { return Ok(()) };
     drop(record);
     let name = source.to_string();
-    match LogView::open(&args, source, places) {
-        Ok(mut view) => view.run(&mut outcome)?,
+    match LogView::open(&args, shared, source) {
+        Ok(mut view) => view.run(outcome)?,
         Err(error) => outcome.failed(&format!("can't read the log of {name}: {error}")),
     }
-    Ok(outcome.code())
+    Ok(())
 }

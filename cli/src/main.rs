@@ -59,6 +59,8 @@ pub use failure::OWN_FAILURE;
 use failure::{Failure, NOT_ALL_DONE, reason, signalled};
 use run::detach;
 use run::handover::{self, HandoverError};
+use select::Outcome;
+use shared::SharedArgs;
 
 /// Run and supervise commands, microVMs above all: their output goes to a rotating log and to the
 /// terminal, their lifecycle to a record.
@@ -69,14 +71,12 @@ struct Cli {
     command: Subcommand,
 }
 
-/// Defines the subcommands: kind, word, variant and arguments, function. The kinds are `plain` for
-/// a subcommand without the shared options, `shared` for one with them, and `record` for one that
-/// also takes on the rights of the record's owner.
+/// Defines the subcommands: word, variant and arguments, function.
 macro_rules! subcommands {
-    ($($(#[$attribute:meta])* $kind:ident $word:ident: $name:ident($args:ty) => $execute:expr;)*) => {
+    ($($word:ident: $name:ident($args:ty) => $execute:expr;)*) => {
         #[derive(Debug, clap::Subcommand)]
         enum Subcommand {
-            $($(#[$attribute])* #[command(name = stringify!($word))] $name($args),)*
+            $(#[command(name = stringify!($word))] $name($args),)*
         }
 
         impl Subcommand {
@@ -92,43 +92,64 @@ macro_rules! subcommands {
 
             fn execute(self, messages: &Messages) -> Result<u8, Failure> {
                 match self {
-                    $(Self::$name(args) => {
-                        subcommands!(@begin $kind messages args);
-                        apart($execute, args, messages)
-                    })*
+                    $(Self::$name(args) => apart($execute, args, messages),)*
                 }
             }
         }
     };
-    (@begin record $messages:ident $args:ident) => {
-        report::install($messages, $args.shared.log_level);
-        owner::assume(&$args.shared)?
-    };
-    (@begin shared $messages:ident $args:ident) => {
-        report::install($messages, $args.shared.log_level)
-    };
-    (@begin plain $messages:ident $args:ident) => {};
 }
 
 subcommands! {
-    plain run: Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
-    record attach: Attach(attach::AttachArgs) => attach::attach;
-    record stop: Stop(stop::StopArgs) => stop::stop;
-    record kill: Kill(kill::KillArgs) => kill::kill;
-    record wait: Wait(wait::WaitArgs) => wait::wait;
-    shared restart: Restart(restart::RestartArgs) => restart::restart;
-    record ps: Ps(ps::PsArgs) => ps::ps;
-    record inspect: Inspect(inspect::InspectArgs) => inspect::inspect;
-    record history: History(history::HistoryArgs) => history::history;
-    record logs: Logs(logs::LogsArgs) => logs::logs;
-    record replay: Replay(replay::ReplayArgs) => replay::replay;
-    shared export: Export(export::ExportArgs) => export::export;
-    record events: Events(events::EventsArgs) => events::events;
-    record stats: Stats(stats::StatsArgs) => stats::stats;
-    record rm: Rm(rm::RmArgs) => rm::rm;
-    record prune: Prune(prune::PruneArgs) => prune::prune;
-    plain completions: Completions(completions::CompletionsArgs) => completions::completions;
-    plain man: Man(man::ManArgs) => man::man;
+    run: Run(Box<run::RunArgs>) => |args: Box<_>, messages: &_| run::run(*args, messages);
+    attach: Attach(Shared<attach::AttachArgs>) => as_owner(attach::attach);
+    stop: Stop(Shared<stop::StopArgs>) => as_owner(stop::stop);
+    kill: Kill(Shared<kill::KillArgs>) => as_owner(kill::kill);
+    wait: Wait(Shared<wait::WaitArgs>) => as_owner(wait::wait);
+    restart: Restart(Shared<restart::RestartArgs>) => as_caller(restart::restart);
+    ps: Ps(Shared<ps::PsArgs>) => as_owner(ps::ps);
+    inspect: Inspect(Shared<inspect::InspectArgs>) => as_owner(inspect::inspect);
+    history: History(Shared<history::HistoryArgs>) => as_owner(history::history);
+    logs: Logs(Shared<logs::LogsArgs>) => as_owner(logs::logs);
+    replay: Replay(Shared<replay::ReplayArgs>) => as_owner(replay::replay);
+    export: Export(Shared<export::ExportArgs>) => as_caller(export::export);
+    events: Events(Shared<events::EventsArgs>) => as_owner(events::events);
+    stats: Stats(Shared<stats::StatsArgs>) => as_owner(stats::stats);
+    rm: Rm(Shared<rm::RmArgs>) => as_owner(rm::rm);
+    prune: Prune(Shared<prune::PruneArgs>) => as_owner(prune::prune);
+    completions: Completions(completions::CompletionsArgs) => completions::completions;
+    man: Man(man::ManArgs) => man::man;
+}
+
+// The arguments of a subcommand with the options that most subcommands share. No doc comment: it
+// would replace the description of the subcommand.
+#[derive(Debug, clap::Args)]
+struct Shared<A: clap::Args> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+/// A subcommand that keeps the rights of this process.
+fn as_caller<A: clap::Args>(
+    execute: impl FnOnce(A, &SharedArgs, &mut Outcome) -> Result<(), Failure>,
+) -> impl FnOnce(Shared<A>, &Messages) -> Result<u8, Failure> {
+    |Shared { args, shared }, messages| {
+        report::install(messages, shared.log_level);
+        let mut outcome = Outcome::new(messages);
+        execute(args, &shared, &mut outcome)?;
+        Ok(outcome.code)
+    }
+}
+
+/// A subcommand that takes on the rights of the record's owner.
+fn as_owner<A: clap::Args>(
+    execute: impl FnOnce(A, &SharedArgs, &mut Outcome) -> Result<(), Failure>,
+) -> impl FnOnce(Shared<A>, &Messages) -> Result<u8, Failure> {
+    as_caller(|args, shared: &SharedArgs, outcome: &mut Outcome| {
+        owner::assume(shared)?;
+        execute(args, shared, outcome)
+    })
 }
 
 const NOTES: &str = "\

@@ -8,7 +8,6 @@ use serde_json::json;
 use tracing::warn;
 use vmon::monitor::Identity;
 use vmon::registry::{Pruned, Registry, Run};
-use vmon::terminal::Messages;
 use vmon::timestamp::rfc3339;
 
 use super::Failure;
@@ -48,9 +47,6 @@ pub struct PruneArgs {
     /// Print a JSON object instead of a line
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// The unit of start times: USER_HZ on Linux (proc_pid_stat(5)), microseconds elsewhere.
@@ -66,9 +62,8 @@ const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
 };
 
 /// Removes the runs, and prints how many.
-pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
-    let mut outcome = Outcome::new(messages);
-    let places = args.shared.places()?;
+pub fn prune(args: PruneArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let places = shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let mut pruned = Vec::new();
     if let Some(registry) = places.registry()? {
@@ -82,7 +77,7 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
             }
         };
         let also = |pruned: &Pruned| match &roots {
-            Some(roots) if pruned.whole => remove_logs(pruned, roots, &mut outcome),
+            Some(roots) if pruned.whole => remove_logs(pruned, roots, outcome),
             _ => true,
         };
         pruned = registry.prune_with(before, also)?;
@@ -98,7 +93,7 @@ pub fn prune(args: PruneArgs, messages: &Messages) -> Result<u8, Failure> {
             (many(sandboxes.len(), "sandbox", "es"), many(runs, "run", "s"));
         print(&format!("removed {of_sandboxes} and {of_runs}\n"))?;
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 /// The present, by the clock, but not later than the record bears out: a clock that is years ahead
@@ -136,7 +131,7 @@ fn borne_out(run: &Run, this: &Identity) -> Option<DateTime<Utc>> {
 }
 
 /// Removes the logs of a sandbox. Returns whether the sandbox may be removed.
-fn remove_logs(pruned: &Pruned, roots: &Roots, outcome: &mut Outcome<'_>) -> bool {
+fn remove_logs(pruned: &Pruned, roots: &Roots, outcome: &mut Outcome) -> bool {
     let Pruned { config_file, name, runs, .. } = pruned;
     let removed = Removal::prepare(runs, roots).and_then(Removal::carry_out);
     if let Err(error) = &removed {

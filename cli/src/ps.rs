@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use serde_json::Value;
 use vmon::registry::{Run, Status};
-use vmon::terminal::Messages;
 
 use self::template::{Template, TemplateError};
 use super::Failure;
@@ -16,7 +15,7 @@ use super::output::{
     exit, is_at_terminal, or_dash, print, print_json, run_object, short, table, word,
 };
 use super::report::printable;
-use super::select::{Record, Recorded};
+use super::select::{Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 
 const HEADER: [&str; 8] =
@@ -60,9 +59,6 @@ pub struct PsArgs {
     /// Output format: table, json, names, openmetrics, or a template such as '{name} {pid}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 #[derive(Debug, Clone)]
@@ -89,9 +85,9 @@ impl FromStr for Format {
 }
 
 /// Prints the list.
-pub fn ps(args: PsArgs, _: &Messages) -> Result<u8, Failure> {
+pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
     let format = if args.json { Format::Json } else { args.format };
-    let record = Record::read(&args.shared)?;
+    let record = Record::read(shared)?;
     match format {
         Format::Table => print(&table(HEADER, runs(&record, args.all).into_iter().map(row))),
         Format::Json => {
@@ -107,8 +103,7 @@ pub fn ps(args: PsArgs, _: &Messages) -> Result<u8, Failure> {
             let lines = runs(&record, args.all).into_iter().map(|run| template.line(run));
             print(&lines.collect::<String>())
         }
-    }?;
-    Ok(0)
+    }
 }
 
 /// The current runs, or all, newest first.

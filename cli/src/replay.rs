@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::warn;
 use vmon::monitor::command_signals;
 use vmon::reactor::Reactor;
-use vmon::terminal::{self, Direction, Handle, Messages};
+use vmon::terminal::{self, Direction, Handle};
 
 use super::runs::{LogSource, RunArgs, Runs};
 use super::select::{Outcome, Record};
@@ -43,23 +43,19 @@ pub struct ReplayArgs {
     /// Limit pauses to this time; 0 removes them
     #[arg(long, value_name = "TIME", value_parser = vmon::values::time)]
     max_idle: Option<Duration>,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Plays the log until it ends, q is typed, or stdout is closed.
-pub fn replay(args: ReplayArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    let found = LogSource::find(&args.run, &record, &args.shared.places()?);
-    let Some(source) = outcome.ok(found) else { return Ok(outcome.code()) };
+pub fn replay(args: ReplayArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let found = LogSource::find(&args.run, &record, &shared.places()?);
+    let Some(source) = outcome.ok(found) else { return Ok(()) };
     match play(&args, &source)? {
         Ok(ReplayEnd::Ended) => {}
-        Ok(ReplayEnd::Signalled(signal)) => return Ok(signalled(signal)),
+        Ok(ReplayEnd::Signalled(signal)) => outcome.code = signalled(signal),
         Err(error) => outcome.failed(&format!("can't replay {source}: {error}")),
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 fn play(args: &ReplayArgs, source: &LogSource) -> Result<Result<ReplayEnd, String>, Failure> {

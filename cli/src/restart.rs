@@ -6,7 +6,6 @@ use std::time::Duration;
 use nix::unistd::AccessFlags;
 use vmon::monitor::{Forward, Input};
 use vmon::registry::{Registry, Run};
-use vmon::terminal::Messages;
 
 use super::name::NameChoice;
 use super::restarting::RestartLock;
@@ -36,9 +35,6 @@ pub struct RestartArgs {
     /// run]
     #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Why a sandbox can't be started from its record. It has not been stopped.
@@ -71,22 +67,25 @@ enum RestartError {
 }
 
 /// Stops all sandboxes that can be started again, at the same time, then starts each.
-pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
-    let places = args.shared.places()?;
-    let mut outcome = Outcome::new(messages);
+pub fn restart(
+    args: RestartArgs,
+    shared: &SharedArgs,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let places = shared.places()?;
     // The owner of the record chooses the command, so another user, root above all, must not run it.
     if let Some(owner) = owner::foreign(&places.db.path) {
         for name in &args.names.names {
             outcome
                 .failed(&format!("can't restart {name}: {}", RestartError::ForeignRecord(owner)));
         }
-        return Ok(outcome.code());
+        return Ok(());
     }
-    let record = Record::read(&args.shared)?;
+    let record = Record::read(shared)?;
     let trust = record.registry().map_or(Ok(()), Registry::check_trust);
     let mut plans: Vec<(&Recorded, Plan)> = Vec::new();
     let mut locks = Vec::new();
-    for sandbox in record.select(&args.names.names, &mut outcome) {
+    for sandbox in record.select(&args.names.names, outcome) {
         if let Err(error) = &trust {
             outcome.failed(&format!("can't restart {sandbox}: {error}"));
             continue;
@@ -100,23 +99,23 @@ pub fn restart(args: RestartArgs, messages: &Messages) -> Result<u8, Failure> {
         }
     }
     let sandboxes: Vec<&Recorded> = plans.iter().map(|(sandbox, _)| *sandbox).collect();
-    let stopped = stop::stop_all(&record, &sandboxes, args.timeout, &mut outcome);
+    let stopped = stop::stop_all(&record, &sandboxes, args.timeout, outcome);
     for ((sandbox, plan), _lock) in plans.into_iter().zip(locks) {
         if stopped.iter().any(|other| std::ptr::eq(*other, sandbox)) {
-            start(sandbox, &plan, messages, &mut outcome);
+            start(sandbox, &plan, outcome);
         }
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
-fn start(sandbox: &Recorded, plan: &Plan, messages: &Messages, outcome: &mut Outcome<'_>) {
+fn start(sandbox: &Recorded, plan: &Plan, outcome: &mut Outcome) {
     // The last supervisor writes the exit file and runs the --on-exit command after the end.
     let last = sandbox.latest().filter(|run| live::is_commands(run));
     if let Some(Err(error)) = last.map(live::supervisor_gone) {
         outcome.failed(&format!("can't restart {sandbox}: {error}"));
         return;
     }
-    match detach::start(plan, messages) {
+    match detach::start(plan, &outcome.messages) {
         // A failed write to stdout must not keep the other sandboxes from being started.
         Ok(Started::Running { name, pid }) => {
             if let Err(failure) = detach::print_start(&name, pid) {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use vmon::registry::{Registry, Removal as Removed};
-use vmon::terminal::Messages;
 
 use super::Failure;
 use super::files::{Removal, Roots};
@@ -36,35 +35,31 @@ pub struct RmArgs {
     /// Stop running sandboxes first
     #[arg(long, short)]
     force: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Removes each selected sandbox.
-pub fn rm(args: RmArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let places = args.shared.places()?;
+pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let places = shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
-    let mut outcome = Outcome::new(messages);
-    let mut selected = record.select(&args.names.names, &mut outcome);
-    let Some(registry) = record.registry() else { return Ok(outcome.code()) };
+    let mut selected = record.select(&args.names.names, outcome);
+    let Some(registry) = record.registry() else { return Ok(()) };
     if let Some(roots) = &roots {
         // Checked before any of them is stopped.
         selected.retain(|sandbox| {
             let permitted = roots.permit(sandbox.runs());
-            permitted.map_err(|error| refuse(sandbox, &error, &mut outcome)).is_ok()
+            permitted.map_err(|error| refuse(sandbox, &error, outcome)).is_ok()
         });
     }
-    for sandbox in stopped(&record, &selected, args.force, &mut outcome) {
+    for sandbox in stopped(&record, &selected, args.force, outcome) {
         if let Err(error) = remove(registry, sandbox, roots.as_ref()) {
-            refuse(sandbox, &error, &mut outcome);
+            refuse(sandbox, &error, outcome);
         }
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
-fn refuse(sandbox: &Recorded, error: &str, outcome: &mut Outcome<'_>) {
+fn refuse(sandbox: &Recorded, error: &str, outcome: &mut Outcome) {
     outcome.failed(&format!("can't remove {sandbox}: {error}"));
 }
 
@@ -73,7 +68,7 @@ fn stopped<'a>(
     record: &Record,
     selected: &[&'a Recorded],
     force: bool,
-    outcome: &mut Outcome<'_>,
+    outcome: &mut Outcome,
 ) -> Vec<&'a Recorded> {
     if force {
         return stop_all(record, selected, None, outcome);

@@ -1,14 +1,13 @@
 //! Selection of sandboxes by `[CONFIG/]NAME` on the command line.
 //!
 //! ```ignore
-//! let record = Record::read(&args.shared)?;
-//! let mut outcome = Outcome::new(messages);
-//! for sandbox in record.select(&args.names, &mut outcome) {
+//! let record = Record::read(shared)?;
+//! for sandbox in record.select(&args.names, outcome) {
 //!     if let Err(error) = stop(sandbox.latest()) {
 //!         outcome.failed(&format!("can't stop {sandbox}: {error}"));
 //!     }
 //! }
-//! Ok(outcome.code())
+//! Ok(())
 //! ```
 //!
 //! A name that is unknown or ambiguous is reported, and the others are still processed.
@@ -73,13 +72,15 @@ pub struct Recorded {
     runs: Vec<Run>,
 }
 
-/// Reports the failures of a command, and computes its exit code.
+/// Reports the failures of a command, and has its exit code.
 #[derive(Debug)]
-pub struct Outcome<'a> {
-    /// `None` if failures are not printed.
-    messages: Option<&'a Messages>,
+pub struct Outcome {
+    pub messages: Messages,
+    /// Whether failures are only collected: they have been printed before.
+    is_silent: bool,
     failures: Vec<String>,
-    code: u8,
+    /// 1 after a failure.
+    pub code: u8,
 }
 
 impl FromStr for Selector {
@@ -205,7 +206,7 @@ impl Record {
 
     /// The selected sandboxes, in the order of the names, without duplicates. Reports names that
     /// select none.
-    pub fn select(&self, names: &[Selector], outcome: &mut Outcome<'_>) -> Vec<&Recorded> {
+    pub fn select(&self, names: &[Selector], outcome: &mut Outcome) -> Vec<&Recorded> {
         let mut selected: Vec<&Recorded> = Vec::new();
         for name in names {
             match self.find(name) {
@@ -218,7 +219,7 @@ impl Record {
     }
 
     /// Like [`select`](Self::select), but all sandboxes without a name.
-    pub fn select_or_all(&self, names: &[Selector], outcome: &mut Outcome<'_>) -> Vec<&Recorded> {
+    pub fn select_or_all(&self, names: &[Selector], outcome: &mut Outcome) -> Vec<&Recorded> {
         match names {
             [] => self.sandboxes.iter().collect(),
             names => self.select(names, outcome),
@@ -253,14 +254,14 @@ fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
     sandboxes
 }
 
-impl<'a> Outcome<'a> {
-    pub fn new(messages: &'a Messages) -> Self {
-        Self { messages: Some(messages), failures: Vec::new(), code: 0 }
+impl Outcome {
+    pub fn new(messages: &Messages) -> Self {
+        Self { messages: messages.clone(), is_silent: false, failures: Vec::new(), code: 0 }
     }
 
-    /// Does not print failures, which have been printed before.
-    pub fn silent() -> Self {
-        Self { messages: None, failures: Vec::new(), code: 0 }
+    /// One for the same command that does not print failures.
+    pub fn silent(&self) -> Self {
+        Self { is_silent: true, ..Self::new(&self.messages) }
     }
 
     /// The value of a result, if it is not a failure, which is printed.
@@ -270,8 +271,8 @@ impl<'a> Outcome<'a> {
 
     /// Prints a failure, as one line.
     pub fn failed(&mut self, text: &str) {
-        if let Some(messages) = self.messages {
-            report::failure(messages, text);
+        if !self.is_silent {
+            report::failure(&self.messages, text);
         }
         self.failures.push(text.to_owned());
         self.code = NOT_ALL_DONE;
@@ -280,11 +281,6 @@ impl<'a> Outcome<'a> {
     /// All failures.
     pub fn failures(&self) -> &[String] {
         &self.failures
-    }
-
-    /// The exit code: 1 after a failure.
-    pub fn code(&self) -> u8 {
-        self.code
     }
 }
 

@@ -17,7 +17,7 @@ use super::args::one_of;
 use super::report::LEVELS;
 use super::{Failure, reason};
 
-/// The options for the state directory and for messages.
+// No doc comment: it would replace the description of the subcommand.
 #[derive(Debug, clap::Args)]
 pub struct SharedArgs {
     /// State directory, with log/, run/ and sandbox.db [default: $VMON_STATE_DIR, else

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use vmon::registry::Run;
-use vmon::terminal::{Messages, Terminal};
+use vmon::terminal::Terminal;
 use vmon::usage::Usage;
 
 use super::output::{json_line, or_dash, print, print_json, stamp, table};
@@ -62,38 +62,38 @@ pub struct StatsArgs {
     /// Print a new list each second, until SIGINT or SIGTERM, or until the reader closes stdout
     #[arg(long, short)]
     watch: bool,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Prints one list, or with --watch one each second.
-pub fn stats(args: StatsArgs, messages: &Messages) -> Result<u8, Failure> {
+pub fn stats(args: StatsArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
     let pause = if args.watch { Some(Pause::new().map_err(Failure::SetUp)?) } else { None };
-    let mut outcome = Outcome::new(messages);
     let mut samples = Samples::default();
-    let runs = running(&args, &mut outcome)?;
+    let runs = running(&args, shared, outcome)?;
     let processes = ProcessSnapshot::new();
     runs.iter().for_each(|run| samples.take(run, &processes));
     match &pause {
-        Some(pause) if pause.wait(FIRST_INTERVAL) == Next::Quit => return Ok(outcome.code()),
+        Some(pause) if pause.wait(FIRST_INTERVAL) == Next::Quit => return Ok(()),
         Some(_) => {}
         None => std::thread::sleep(FIRST_INTERVAL),
     }
-    show(&args, &runs, &outcome, &mut samples)?;
-    let Some(pause) = pause else { return Ok(outcome.code()) };
+    show(&args, &runs, outcome, &mut samples)?;
+    let Some(pause) = pause else { return Ok(()) };
     while pause.wait(INTERVAL) == Next::Continue {
         // Names that select nothing have been reported.
-        let mut now = Outcome::silent();
-        let runs = running(&args, &mut now)?;
+        let mut now = outcome.silent();
+        let runs = running(&args, shared, &mut now)?;
         show(&args, &runs, &now, &mut samples)?;
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 /// The current runs of the selected sandboxes, or of all.
-fn running(args: &StatsArgs, outcome: &mut Outcome<'_>) -> Result<Vec<Run>, Failure> {
-    let record = Record::read(&args.shared)?;
+fn running(
+    args: &StatsArgs,
+    shared: &SharedArgs,
+    outcome: &mut Outcome,
+) -> Result<Vec<Run>, Failure> {
+    let record = Record::read(shared)?;
     let mut runs = Vec::new();
     for sandbox in record.select_or_all(&args.names.names, outcome) {
         match sandbox.running() {
@@ -108,7 +108,7 @@ fn running(args: &StatsArgs, outcome: &mut Outcome<'_>) -> Result<Vec<Run>, Fail
 fn show(
     args: &StatsArgs,
     runs: &[Run],
-    outcome: &Outcome<'_>,
+    outcome: &Outcome,
     samples: &mut Samples,
 ) -> Result<(), Failure> {
     let processes = ProcessSnapshot::new();

@@ -6,7 +6,6 @@ use tracing::warn;
 use vmon::child::Signal;
 use vmon::control::Watch;
 use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity};
-use vmon::terminal::Messages;
 
 use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
@@ -30,18 +29,14 @@ pub struct StopArgs {
     /// run]
     #[arg(long, short, value_name = "TIME", value_parser = vmon::values::time)]
     timeout: Option<Duration>,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Stops the selected sandboxes in parallel.
-pub fn stop(args: StopArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    let selected = record.select(&args.names.names, &mut outcome);
-    stop_all(&record, &selected, args.timeout, &mut outcome);
-    Ok(outcome.code())
+pub fn stop(args: StopArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let selected = record.select(&args.names.names, outcome);
+    stop_all(&record, &selected, args.timeout, outcome);
+    Ok(())
 }
 
 /// Requests each to stop, then waits for each. Returns those that have stopped.
@@ -49,7 +44,7 @@ pub fn stop_all<'a>(
     record: &Record,
     sandboxes: &[&'a Recorded],
     timeout: Option<Duration>,
-    outcome: &mut Outcome<'_>,
+    outcome: &mut Outcome,
 ) -> Vec<&'a Recorded> {
     let requested: Vec<_> =
         sandboxes.iter().map(|sandbox| (*sandbox, request_stop(sandbox, timeout))).collect();

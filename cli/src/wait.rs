@@ -3,7 +3,6 @@
 use vmon::child::Signal;
 use vmon::control::Watch;
 use vmon::registry::Run;
-use vmon::terminal::Messages;
 
 use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
@@ -23,19 +22,15 @@ Examples:
 pub struct WaitArgs {
     #[command(flatten)]
     names: Names,
-
-    #[command(flatten)]
-    pub shared: SharedArgs,
 }
 
 /// Printed for a run whose exit code is not known.
 const UNKNOWN: i32 = 125;
 
 /// Prints each code as soon as it and those before it are known.
-pub fn wait(args: WaitArgs, messages: &Messages) -> Result<u8, Failure> {
-    let record = Record::read(&args.shared)?;
-    let mut outcome = Outcome::new(messages);
-    let selected = record.select(&args.names.names, &mut outcome);
+pub fn wait(args: WaitArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
+    let record = Record::read(shared)?;
+    let selected = record.select(&args.names.names, outcome);
     // All are watched first: each may end, and be restarted by hand, while another is waited for.
     let watched: Vec<_> = selected.into_iter().map(|sandbox| (sandbox, watch(sandbox))).collect();
     let mut endings = Endings::new(&record);
@@ -51,7 +46,7 @@ pub fn wait(args: WaitArgs, messages: &Messages) -> Result<u8, Failure> {
             Err(error) => outcome.failed(&format!("can't wait for {sandbox}: {error}")),
         }
     }
-    Ok(outcome.code())
+    Ok(())
 }
 
 /// Watches a running sandbox; `None` for a stopped one.

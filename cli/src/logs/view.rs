@@ -15,7 +15,7 @@ use super::super::file_watcher::{FileWatcher, Target};
 use super::super::pause::Next;
 use super::super::runs::{Bounds, BoundsError, LogSource, Runs};
 use super::super::select::{Outcome, Record, Recorded};
-use super::super::shared::Places;
+use super::super::shared::SharedArgs;
 use super::super::{Failure, reason, restarting};
 use super::LogsArgs;
 use super::life::Life;
@@ -35,8 +35,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A log being printed.
 pub struct LogView<'a> {
     args: &'a LogsArgs,
+    shared: &'a SharedArgs,
     source: LogSource,
-    places: Places,
     reader: LogReader,
     /// Position at which printing ends, unless the log is followed.
     end: Option<Position>,
@@ -88,8 +88,8 @@ impl<'a> LogView<'a> {
     /// Opens the log and seeks to the first entry to print.
     pub fn open(
         args: &'a LogsArgs,
+        shared: &'a SharedArgs,
         source: LogSource,
-        places: Places,
     ) -> Result<Self, BoundsError> {
         let (log_dir, config_file, name) =
             (&source.log_dir, &source.config_file, &source.log_name());
@@ -124,8 +124,8 @@ impl<'a> LogView<'a> {
         }
         Ok(Self {
             args,
+            shared,
             source,
-            places,
             reader,
             end: bounds.end,
             one_run,
@@ -137,7 +137,7 @@ impl<'a> LogView<'a> {
     }
 
     /// Prints the log until it ends, or until a signal arrives or stdout is closed.
-    pub fn run(&mut self, outcome: &mut Outcome<'_>) -> Result<(), Failure> {
+    pub fn run(&mut self, outcome: &mut Outcome) -> Result<(), Failure> {
         let mut output = Output::new()?;
         let style = match output.is_terminal() && !self.args.raw {
             true => Style::Terminal { tint: self.args.tints() },
@@ -209,7 +209,7 @@ impl<'a> LogView<'a> {
         &mut self,
         printer: &mut Printer,
         output: &mut Output,
-        outcome: &mut Outcome<'_>,
+        outcome: &mut Outcome,
     ) -> Result<Printed, Failure> {
         let printed = loop {
             match self.reader.next() {
@@ -252,7 +252,7 @@ impl<'a> LogView<'a> {
         Ok(printed)
     }
 
-    fn report(&self, warning: &Warning, outcome: &mut Outcome<'_>) {
+    fn report(&self, warning: &Warning, outcome: &mut Outcome) {
         let args = self.args;
         let needs_index = args.since.is_some()
             || args.until.is_some()
@@ -269,7 +269,7 @@ impl<'a> LogView<'a> {
     }
 
     /// Reports options that had no effect because times or streams are not known.
-    fn report_unknown(&self, outcome: &mut Outcome<'_>) {
+    fn report_unknown(&self, outcome: &mut Outcome) {
         if !self.seen.bytes {
             return self.report_missing(outcome);
         }
@@ -288,7 +288,7 @@ impl<'a> LogView<'a> {
     }
 
     /// Reports that the output of the run is no longer in the log.
-    fn report_missing(&self, outcome: &mut Outcome<'_>) {
+    fn report_missing(&self, outcome: &mut Outcome) {
         let args = self.args;
         let all = args.lines.is_none() && args.since.is_none() && args.until.is_none();
         if let Some(OneRun { bytes: 1.., .. }) = self.one_run.filter(|_| all) {
@@ -351,7 +351,7 @@ impl<'a> LogView<'a> {
             return Ok(None);
         }
         let (config_file, name) = (&self.source.config_file, &self.source.name);
-        let mut lock = restarting::of(&self.places, config_file, name);
+        let mut lock = restarting::of(&self.shared.places()?, config_file, name);
         while let Some(file) = lock {
             if !self.watching.watch(&[Target::Held(file.as_fd())]) {
                 let fds = self.watching.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -363,7 +363,7 @@ impl<'a> LogView<'a> {
             }
             lock = restarting::is_held(file);
         }
-        let record = Record::read(&self.args.shared)?;
+        let record = Record::read(self.shared)?;
         let is_it = |it: &&Recorded| it.config_file == *config_file && it.name == *name;
         let Some(sandbox) = record.sandboxes().iter().find(is_it) else { return Ok(None) };
         let id = |sandbox: &Recorded| sandbox.latest().and_then(|run| run.id);
