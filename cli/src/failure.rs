@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use vmon::child::Signal;
+use vmon::child::{self, Signal};
 use vmon::control::ControlError;
 use vmon::logfile::{LogError, Retention};
 use vmon::monitor::{ConsoleError, NameError, StartError};
@@ -114,7 +114,7 @@ impl Failure {
 
 /// Exit code of a command that was terminated by a signal.
 pub fn signalled(signal: Signal) -> u8 {
-    u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
+    child::ExitStatus::Signal(signal).exit_code()
 }
 
 /// The system's message for an error, without the number that Rust appends.

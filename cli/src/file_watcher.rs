@@ -7,9 +7,16 @@
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "file_watcher/bsd.rs")]
 mod platform;
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::reason;
+
+/// Poll interval where file events are not available.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What to watch.
 #[derive(Debug, Clone, Copy)]
@@ -24,30 +31,54 @@ pub enum Target<'a> {
     Held(BorrowedFd<'a>),
 }
 
-/// Watches files. The descriptor is readable when there is an event.
-#[derive(Debug)]
-pub struct FileWatcher(platform::FileWatcher);
+/// Watches files. Where the system has no events, the files have to be polled.
+#[derive(Debug, Default)]
+pub enum FileWatcher {
+    #[default]
+    NotStarted,
+    Events(platform::FileWatcher),
+    Polling,
+}
 
 impl FileWatcher {
-    pub fn new() -> io::Result<Self> {
-        platform::FileWatcher::new().map(Self)
-    }
-
     /// Replaces the set of watched targets. Returns whether one of them was not watched before; its
     /// earlier changes have caused no event.
-    pub fn watch(&mut self, targets: &[Target<'_>]) -> io::Result<bool> {
-        self.0.watch(targets)
+    pub fn watch(&mut self, targets: &[Target<'_>]) -> bool {
+        let is_new = match self {
+            Self::NotStarted => platform::FileWatcher::new().and_then(|mut watcher| {
+                watcher.watch(targets)?;
+                *self = Self::Events(watcher);
+                Ok(true)
+            }),
+            Self::Events(watcher) => watcher.watch(targets),
+            Self::Polling => Ok(false),
+        };
+        is_new.unwrap_or_else(|error| {
+            let (reason, every) = (reason(&error), POLL_INTERVAL.as_millis());
+            warn!("can't watch files ({reason}): polling every {every} ms");
+            *self = Self::Polling;
+            true
+        })
+    }
+
+    /// Readable when there is an event.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Events(watcher) => Some(watcher.as_fd()),
+            Self::NotStarted | Self::Polling => None,
+        }
     }
 
     /// Reads and discards the pending events.
     pub fn clear(&self) {
-        self.0.clear();
+        if let Self::Events(watcher) = self {
+            watcher.clear();
+        }
     }
-}
 
-impl AsFd for FileWatcher {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// The interval at which the files have to be polled.
+    pub fn poll_interval(&self) -> Option<Duration> {
+        matches!(self, Self::Polling).then_some(POLL_INTERVAL)
     }
 }
 
@@ -66,7 +97,7 @@ mod tests {
     use super::*;
 
     fn has_event(watcher: &FileWatcher) -> bool {
-        let mut fds = [PollFd::new(watcher.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(watcher.event_fd().unwrap(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::ZERO).unwrap() > 0;
         watcher.clear();
         ready
@@ -77,16 +108,16 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut one = File::create(scratch.path().join("one")).unwrap();
         let mut two = File::create(scratch.path().join("two")).unwrap();
-        let mut watcher = FileWatcher::new().unwrap();
+        let mut watcher = FileWatcher::default();
         let first = one.try_clone().unwrap();
-        assert!(watcher.watch(&[Target::Open(first.as_fd())]).unwrap());
-        assert!(!watcher.watch(&[Target::Open(first.as_fd())]).unwrap());
+        assert!(watcher.watch(&[Target::Open(first.as_fd())]));
+        assert!(!watcher.watch(&[Target::Open(first.as_fd())]));
         assert!(!has_event(&watcher));
         one.write_all(b"x").unwrap();
         assert!(has_event(&watcher));
         assert!(!has_event(&watcher));
         let second = scratch.path().join("two");
-        assert!(watcher.watch(&[Target::Named(&second)]).unwrap());
+        assert!(watcher.watch(&[Target::Named(&second)]));
         one.write_all(b"x").unwrap();
         watcher.clear();
         one.write_all(b"x").unwrap();
@@ -99,17 +130,17 @@ mod tests {
     fn changes_in_a_directory_that_does_not_exist_yet_are_reported() {
         let scratch = tempfile::tempdir().unwrap();
         let directory = scratch.path().join("a/b");
-        let mut watcher = FileWatcher::new().unwrap();
+        let mut watcher = FileWatcher::default();
         let target = [Target::Directory(&directory)];
-        assert!(watcher.watch(&target).unwrap());
+        assert!(watcher.watch(&target));
         fs::create_dir_all(&directory).unwrap();
         assert!(has_event(&watcher));
-        assert!(watcher.watch(&target).unwrap());
+        assert!(watcher.watch(&target));
         fs::write(directory.join("file"), b"").unwrap();
         assert!(has_event(&watcher));
         fs::rename(directory.join("file"), directory.join("other")).unwrap();
         assert!(has_event(&watcher));
-        watcher.watch(&[Target::Named(&directory.join("nothing"))]).unwrap();
+        watcher.watch(&[Target::Named(&directory.join("nothing"))]);
     }
 
     #[test]
@@ -118,8 +149,8 @@ mod tests {
         let path = scratch.path().join("held");
         let held = File::create(&path).unwrap();
         let ours = File::open(&path).unwrap();
-        let mut watcher = FileWatcher::new().unwrap();
-        watcher.watch(&[Target::Held(ours.as_fd())]).unwrap();
+        let mut watcher = FileWatcher::default();
+        watcher.watch(&[Target::Held(ours.as_fd())]);
         assert!(!has_event(&watcher));
         fs::remove_file(&path).unwrap();
         drop(held);

@@ -1,6 +1,6 @@
 //! `vmon inspect`: prints everything known about a sandbox, as JSON.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use vmon::control::Status;
 use vmon::monitor::{AttachTo, SessionReport};
 use vmon::registry::Run;
@@ -8,8 +8,8 @@ use vmon::registry::Run;
 use super::Failure;
 use super::consoles;
 use super::files::Logs;
-use super::output::{print_json, run_object, stamp};
-use super::processes::ProcessSnapshot;
+use super::output::{merged, print_json, run_object, stamp};
+use super::processes::{self, ProcessSnapshot};
 use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 use super::{live, supervise};
@@ -62,14 +62,10 @@ pub fn inspect(
 
 fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
     let run = sandbox.latest()?;
-    let mut object = match run_object(run) {
-        Value::Object(object) => object,
-        _ => Map::new(),
-    };
     let (live, live_error) = parts(live(sandbox));
     let (log, log_error) = parts(log(run));
     let (usage, usage_error) = parts(usage(sandbox, processes));
-    let more = json!({
+    let details = json!({
         "runs": sandbox.runs().len(),
         "restarts": sandbox.restarts(),
         "spec": run.spec.as_ref().map(|spec| spec.to_json()),
@@ -82,10 +78,7 @@ fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
         "log": log,
         "log_error": log_error,
     });
-    if let Value::Object(more) = more {
-        object.extend(more);
-    }
-    Some(Value::Object(object))
+    Some(merged(run_object(run), details))
 }
 
 /// The largest size in bytes that the sandbox's files in the log directory can reach.
@@ -109,15 +102,7 @@ fn live(sandbox: &Recorded) -> Result<Value, String> {
 
 fn usage(sandbox: &Recorded, processes: &ProcessSnapshot) -> Result<Value, String> {
     let run = sandbox.running().ok_or("it is not running")?;
-    let usage = processes.usage(run)?;
-    Ok(json!({
-        "cpu_seconds": usage.cpu.as_secs_f64(),
-        "memory_bytes": usage.resident,
-        "threads": usage.threads,
-        "processes": usage.processes,
-        "read_bytes": usage.read_bytes,
-        "written_bytes": usage.write_bytes,
-    }))
+    Ok(processes::object(Some(&processes.usage(run)?)))
 }
 
 fn live_object(status: &Status) -> Value {

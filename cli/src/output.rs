@@ -11,7 +11,7 @@ use vmon::child::Signal;
 use vmon::registry::{Run, Status};
 use vmon::terminal;
 
-use super::{Failure, consoles, reason, report};
+use super::{Failure, consoles, reason, report, signalled};
 
 /// Writes to stdout.
 pub fn print(answer: &str) -> Result<(), Failure> {
@@ -93,6 +93,11 @@ pub fn stamp(time: DateTime<Utc>) -> String {
     vmon::timestamp::rfc3339(time)
 }
 
+/// The exit code as a shell reports it: 128+n for signal n.
+pub fn exit_code(run: &Run) -> Option<i32> {
+    run.exit_code.or_else(|| Some(signalled(Signal::from_number(run.signal?)?).into()))
+}
+
 /// The exit code, or the name of the signal.
 pub fn exit(code: Option<i32>, signal: Option<i32>) -> String {
     or_dash(code.map(|code| code.to_string()).or_else(|| signal.map(signal_name)))
@@ -129,9 +134,13 @@ pub const RUN_KEYS: [&str; 17] = [
 
 /// A run as JSON, for `ps`, `history` and `inspect`.
 pub fn run_object(run: &Run) -> Value {
-    let mut object = run_without_consoles(run);
-    if let Value::Object(members) = &mut object {
-        members.insert("consoles".to_owned(), consoles::of(run));
+    merged(run_without_consoles(run), json!({ "consoles": consoles::of(run) }))
+}
+
+/// An object with the members of both.
+pub fn merged(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(members), Value::Object(more)) = (&mut object, more) {
+        members.extend(more);
     }
     object
 }

@@ -2,8 +2,21 @@
 
 use std::time::Instant;
 
+use serde_json::{Value, json};
 use vmon::registry::Run;
 use vmon::usage::{self, Processes, Usage, UsageError};
+
+/// The usage as JSON, for `inspect` and `stats`.
+pub fn object(usage: Option<&Usage>) -> Value {
+    json!({
+        "cpu_seconds": usage.map(|usage| usage.cpu.as_secs_f64()),
+        "memory_bytes": usage.map(|usage| usage.resident),
+        "threads": usage.map(|usage| usage.threads),
+        "processes": usage.map(|usage| usage.processes),
+        "read_bytes": usage.and_then(|usage| usage.read_bytes),
+        "written_bytes": usage.and_then(|usage| usage.write_bytes),
+    })
+}
 
 /// The processes of the system at one moment. One snapshot serves all runs of a list: with one for
 /// each run, the time would grow with the square of their number.

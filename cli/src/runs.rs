@@ -103,25 +103,14 @@ pub struct RunLog {
     pub is_empty: bool,
 }
 
-/// The time of a run.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Window {
-    pub from: Option<Timestamp>,
-    pub until: Option<Timestamp>,
-    pid: Option<u32>,
-}
-
 impl RunLog {
     fn open(source: &LogSource, runs: Runs) -> Result<Self, BoundsError> {
-        let mut reader = LogReader::open(&source.log_dir, &source.config_file, &source.log_name())?;
-        if let Some(options) = source.options() {
-            reader.written_as(options.format);
-        }
+        let mut reader = source.reader()?;
         // Output that arrives later is not read.
         let end = reader.end()?;
-        let bounds = Bounds::of(runs, source, &mut reader)?;
-        reader.stop_at(bounds.end.map_or(end, |own| own.min(end)));
-        reader.seek(bounds.start);
+        let mut bounds = Bounds::of(runs, source, &mut reader)?;
+        bounds.end_at(end);
+        bounds.apply(&mut reader);
         let one_run = runs != Runs::All;
         let recorded = source.sandbox.as_ref().map(Recorded::runs).unwrap_or_default();
         let run = if one_run { source.run(runs) } else { recorded.last() };
@@ -151,19 +140,6 @@ impl RunLog {
         // The next run's start mark is where this part ends.
         let is_next = matches!(entry, Some(Entry::Mark { mark: Mark::Start { .. }, .. }));
         Ok(entry.filter(|_| !(self.one_run && is_next)))
-    }
-}
-
-impl Window {
-    /// A run lasts until the next one of the sandbox is started.
-    pub fn of(run: &Run, runs: &[Run]) -> Self {
-        let later = runs.iter().filter(|other| other.id > run.id);
-        let until = later.filter_map(|other| other.started_at).min();
-        Self { from: run.started_at.map(moment), until: until.map(moment), pid: run.pid }
-    }
-
-    pub fn begins_with(&self, time: Timestamp, pid: u32) -> bool {
-        self.pid.is_none_or(|own| own == pid) && self.from.is_none_or(|from| from <= time)
     }
 }
 

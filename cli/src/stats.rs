@@ -10,9 +10,9 @@ use vmon::registry::Run;
 use vmon::terminal::Terminal;
 use vmon::usage::Usage;
 
-use super::output::{json_line, or_dash, print, print_json, stamp, table};
+use super::output::{json_line, merged, or_dash, print, print_json, stamp, table};
 use super::pause::{Next, Pause};
-use super::processes::ProcessSnapshot;
+use super::processes::{self, ProcessSnapshot};
 use super::select::{AnyNames, Outcome, Record};
 use super::shared::SharedArgs;
 use super::{Failure, live, report};
@@ -226,25 +226,19 @@ impl Figures {
     }
 
     fn object(&self) -> Value {
-        let usage = self.usage.as_ref();
-        json!({
+        let figures = json!({
             "time": stamp(self.time),
             "name": self.run.name,
             "config_file": self.run.config_file,
             "run": self.run.id,
             "pid": self.run.pid,
             "cpu_percent": self.cpu_percent,
-            "cpu_seconds": usage.map(|usage| usage.cpu.as_secs_f64()),
-            "memory_bytes": usage.map(|usage| usage.resident),
-            "threads": usage.map(|usage| usage.threads),
-            "processes": usage.map(|usage| usage.processes),
-            "read_bytes": usage.and_then(|usage| usage.read_bytes),
-            "written_bytes": usage.and_then(|usage| usage.write_bytes),
             "uptime_seconds": self.uptime().map(|uptime| uptime.as_secs_f64()),
             "bytes_logged": self.bytes_logged,
             "bytes_dropped": self.bytes_dropped,
             "error": self.error,
-        })
+        });
+        merged(figures, processes::object(self.usage.as_ref()))
     }
 }
 

@@ -1,13 +1,12 @@
 //! `vmon wait`: waits until sandboxes have stopped, and prints their exit codes.
 
-use vmon::child::Signal;
 use vmon::control::Watch;
-use vmon::registry::Run;
 
 use super::select::{Names, Outcome, Record, Recorded};
 use super::shared::SharedArgs;
 use super::{Failure, live, output};
 use live::{Endings, LiveError};
+use output::exit_code;
 
 /// Wait until sandboxes stop, and print their exit codes
 ///
@@ -64,17 +63,11 @@ fn code(
 ) -> Result<Option<i32>, LiveError> {
     match watch.and_then(|watch| watch.map(live::follow).transpose()) {
         Ok(Some(Some(end))) => Ok(Some(end.code().into())),
-        Ok(Some(None)) => Ok(endings.settled(sandbox)?.as_ref().and_then(recorded)),
+        Ok(Some(None)) => Ok(endings.settled(sandbox)?.as_ref().and_then(exit_code)),
         Ok(None) => match sandbox.latest().filter(|run| live::is_closed(run)) {
-            Some(run) => Ok(recorded(run)),
-            None => Ok(endings.settled(sandbox)?.as_ref().and_then(recorded)),
+            Some(run) => Ok(exit_code(run)),
+            None => Ok(endings.settled(sandbox)?.as_ref().and_then(exit_code)),
         },
-        Err(error) => Ok(endings.lost(sandbox, error)?.as_ref().and_then(recorded)),
+        Err(error) => Ok(endings.lost(sandbox, error)?.as_ref().and_then(exit_code)),
     }
-}
-
-/// The exit code as a shell reports it.
-fn recorded(run: &Run) -> Option<i32> {
-    let signal = || run.signal.and_then(Signal::from_number).map(|signal| 128 + signal.number());
-    run.exit_code.or_else(signal)
 }

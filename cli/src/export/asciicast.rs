@@ -3,11 +3,12 @@
 use std::str::Utf8Error;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use vmon::logfile::read::Entry;
 use vmon::logfile::{Mark, Stream, Timestamp};
 
 use super::About;
+use crate::output::merged;
 use crate::timeline::Timeline;
 
 /// Columns and rows of a terminal whose size is not known.
@@ -78,22 +79,14 @@ impl Asciicast {
     }
 }
 
-fn header(about: &About, size: (u16, u16), moment: Option<Timestamp>) -> String {
-    let (width, height) = size;
-    let mut header = json!({
-        "version": 2,
-        "width": width,
-        "height": height,
-        "title": about.title,
-    });
-    if let Value::Object(members) = &mut header {
-        if let Some(command) = &about.command {
-            members.insert("command".to_owned(), json!(command));
-        }
-        if let Some(moment) = moment {
-            let seconds = moment.nanoseconds() / 1_000_000_000;
-            members.insert("timestamp".to_owned(), json!(seconds));
-        }
+fn header(about: &About, (width, height): (u16, u16), moment: Option<Timestamp>) -> String {
+    let mut header =
+        json!({ "version": 2, "width": width, "height": height, "title": about.title });
+    if let Some(command) = &about.command {
+        header = merged(header, json!({ "command": command }));
+    }
+    if let Some(moment) = moment {
+        header = merged(header, json!({ "timestamp": moment.nanoseconds() / 1_000_000_000 }));
     }
     format!("{header}\n")
 }

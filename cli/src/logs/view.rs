@@ -3,7 +3,7 @@
 //! Prints everything available, then waits for file events. Files are watched before they are read
 //! to the end, so that no change is missed.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -11,12 +11,12 @@ use tracing::warn;
 use vmon::logfile::read::{Entry, Hold, LogReader, Position, Warning};
 use vmon::logfile::{Mark, Timestamp, names};
 
-use super::super::file_watcher::{FileWatcher, Target};
+use super::super::file_watcher::{FileWatcher, POLL_INTERVAL, Target};
 use super::super::pause::Next;
 use super::super::runs::{Bounds, BoundsError, LogSource, Runs};
 use super::super::select::{Outcome, Record, Recorded};
 use super::super::shared::SharedArgs;
-use super::super::{Failure, reason, restarting};
+use super::super::{Failure, restarting};
 use super::LogsArgs;
 use super::life::Life;
 use super::output::{Output, Wanted};
@@ -28,9 +28,6 @@ const BATCH: usize = 64 * 1024;
 /// Time after which bytes are printed without the times that the index lacks. An index normally
 /// follows within a fifth of that; later, its writer can't write it.
 const INDEX_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Poll interval where file events are not available.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A log being printed.
 pub struct LogView<'a> {
@@ -44,7 +41,7 @@ pub struct LogView<'a> {
     one_run: Option<OneRun>,
     /// Whether the last entry read was the end of a run.
     has_ended: bool,
-    watching: Watching,
+    watcher: FileWatcher,
     /// Time since which bytes have been waiting for the index.
     late: Option<Instant>,
     seen: Seen,
@@ -57,14 +54,6 @@ struct OneRun {
     pid: Option<u32>,
     /// Number of bytes that the run has logged, according to the record.
     bytes: u64,
-}
-
-/// How changes are detected.
-enum Watching {
-    NotStarted,
-    Events(FileWatcher),
-    /// File events are not available.
-    Polling,
 }
 
 /// What was known about the bytes printed.
@@ -91,17 +80,9 @@ impl<'a> LogView<'a> {
         shared: &'a SharedArgs,
         source: LogSource,
     ) -> Result<Self, BoundsError> {
-        let (log_dir, config_file, name) =
-            (&source.log_dir, &source.config_file, &source.log_name());
         // A log that was removed is created again by a running sandbox.
-        let mut reader = if args.follow && source.is_running() {
-            LogReader::expect(log_dir, config_file, name)?
-        } else {
-            LogReader::open(log_dir, config_file, name)?
-        };
-        if let Some(options) = source.options() {
-            reader.written_as(options.format);
-        }
+        let is_expected = args.follow && source.is_running();
+        let mut reader = if is_expected { source.expected_reader()? } else { source.reader()? };
         let runs = args.run.runs().unwrap_or(Runs::All);
         let one_run = OneRun::of(runs, &source);
         let mut bounds = Bounds::of(runs, &source, &mut reader)?;
@@ -112,13 +93,9 @@ impl<'a> LogView<'a> {
             bounds.until(until, &mut reader)?;
         }
         if !args.follow {
-            let end = reader.end()?;
-            bounds.end = Some(bounds.end.map_or(end, |own| own.min(end)));
+            bounds.end_at(reader.end()?);
         }
-        if let Some(end) = bounds.end {
-            reader.stop_at(end);
-        }
-        reader.seek(bounds.start);
+        bounds.apply(&mut reader);
         if let Some(lines) = args.lines {
             reader.seek_last_lines(lines, |stream| args.wants(stream))?;
         }
@@ -130,7 +107,7 @@ impl<'a> LogView<'a> {
             end: bounds.end,
             one_run,
             has_ended: false,
-            watching: Watching::NotStarted,
+            watcher: FileWatcher::default(),
             late: None,
             seen: Seen::default(),
         })
@@ -324,7 +301,7 @@ impl<'a> LogView<'a> {
         if hold == Hold::Pending {
             targets.push(Target::Named(&index));
         }
-        self.watching.watch(&targets)
+        self.watcher.watch(&targets)
     }
 
     /// Waits until there may be more to read.
@@ -335,13 +312,13 @@ impl<'a> LogView<'a> {
             late.map(|since| INDEX_TIMEOUT.saturating_sub(since.elapsed())),
             until,
             life.poll_interval(),
-            self.watching.poll_interval(),
+            self.watcher.poll_interval(),
         ];
-        let fds = [life.event_fd(), self.watching.event_fd()];
+        let fds = [life.event_fd(), self.watcher.event_fd()];
         let fds: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let next = output.pause().wait_for(&fds, times.into_iter().flatten().min());
-        self.watching.clear();
+        self.watcher.clear();
         next
     }
 
@@ -353,13 +330,13 @@ impl<'a> LogView<'a> {
         let (config_file, name) = (&self.source.config_file, &self.source.name);
         let mut lock = restarting::of(&self.shared.places()?, config_file, name);
         while let Some(file) = lock {
-            if !self.watching.watch(&[Target::Held(file.as_fd())]) {
-                let fds = self.watching.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if !self.watcher.watch(&[Target::Held(file.as_fd())]) {
+                let fds = self.watcher.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 // The kernel sends the close event before it releases the lock (Linux: `__fput`).
                 if output.pause().wait_for(fds.as_slice(), Some(POLL_INTERVAL)) == Next::Quit {
                     return Ok(None);
                 }
-                self.watching.clear();
+                self.watcher.clear();
             }
             lock = restarting::is_held(file);
         }
@@ -402,44 +379,6 @@ impl OneRun {
     /// Whether this mark starts another run. The run's own mark may be read as well.
     fn ends_with(self, pid: u32) -> bool {
         self.pid != Some(pid)
-    }
-}
-
-impl Watching {
-    /// Returns whether a file is watched that was not watched before.
-    fn watch(&mut self, targets: &[Target<'_>]) -> bool {
-        let is_new = match self {
-            Self::NotStarted => FileWatcher::new().and_then(|mut watcher| {
-                watcher.watch(targets)?;
-                *self = Self::Events(watcher);
-                Ok(true)
-            }),
-            Self::Events(watcher) => watcher.watch(targets),
-            Self::Polling => Ok(false),
-        };
-        is_new.unwrap_or_else(|error| {
-            let (reason, every) = (reason(&error), POLL_INTERVAL.as_millis());
-            warn!("can't watch files ({reason}): polling every {every} ms");
-            *self = Self::Polling;
-            true
-        })
-    }
-
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Events(watcher) => Some(watcher.as_fd()),
-            Self::NotStarted | Self::Polling => None,
-        }
-    }
-
-    fn clear(&self) {
-        if let Self::Events(watcher) = self {
-            watcher.clear();
-        }
-    }
-
-    fn poll_interval(&self) -> Option<Duration> {
-        matches!(self, Self::Polling).then_some(POLL_INTERVAL)
     }
 }
 

@@ -8,7 +8,9 @@ use vmon::control::Status as Live;
 use vmon::registry::{Run, Status};
 use vmon::usage::Usage;
 
+use self::Kind::{Counter, Gauge};
 use super::super::live;
+use super::super::output::exit_code;
 use super::super::processes::ProcessSnapshot;
 use super::super::report::printable;
 use super::super::select::Recorded;
@@ -17,11 +19,9 @@ use super::super::select::Recorded;
 const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];
 
 /// A metric family of OpenMetrics.
-struct Family {
-    name: &'static str,
+struct Family<'a> {
     kind: Kind,
-    /// The unit, which is the last part of the name.
-    unit: Option<&'static str>,
+    name: &'a str,
     help: &'static str,
 }
 
@@ -53,108 +53,50 @@ impl Kind {
     }
 }
 
-const fn family(
-    kind: Kind,
-    name: &'static str,
-    unit: Option<&'static str>,
-    help: &'static str,
-) -> Family {
-    Family { name, kind, unit, help }
-}
+const INFO: Family<'_> =
+    Family { kind: Kind::Info, name: "vmon_sandbox", help: "The sandbox's last run." };
+const STATE: Family<'_> =
+    Family { kind: Kind::StateSet, name: "vmon_sandbox_state", help: "The state of that run." };
 
-const INFO: Family = family(Kind::Info, "vmon_sandbox", None, "The sandbox's last run.");
-const STATE: Family = family(Kind::StateSet, "vmon_sandbox_state", None, "The state of that run.");
+/// A family with one number for each sandbox, if that is known. The name is without its prefix.
+type Number = (Kind, &'static str, &'static str, fn(&Subject<'_>) -> Option<String>);
 
-/// The value of a number, if known.
-type Value = fn(&Subject<'_>) -> Option<String>;
-
-const NUMBERS: [(Family, Value); 10] = [
-    (
-        family(
-            Kind::Gauge,
-            "vmon_sandbox_start_time_seconds",
-            Some("seconds"),
-            "When the command was started, in seconds since 1970.",
-        ),
-        |subject| subject.run.running_at.map(seconds),
-    ),
-    (
-        family(
-            Kind::Gauge,
-            "vmon_sandbox_end_time_seconds",
-            Some("seconds"),
-            "When the run ended, in seconds since 1970.",
-        ),
-        |subject| subject.run.ended_at.map(seconds),
-    ),
-    (
-        family(
-            Kind::Counter,
-            "vmon_sandbox_restarts",
-            None,
-            "Earlier runs of the same supervisor.",
-        ),
-        |subject| {
-            let live = subject.live.as_ref().map(|live| live.restarts.to_string());
-            live.or_else(|| Some(subject.sandbox.restarts().to_string()))
-        },
-    ),
-    (
-        family(
-            Kind::Counter,
-            "vmon_sandbox_cpu_seconds",
-            Some("seconds"),
-            "CPU time of the processes of the run.",
-        ),
-        |subject| subject.usage.map(|usage| format!("{:.6}", usage.cpu.as_secs_f64())),
-    ),
-    (
-        family(
-            Kind::Gauge,
-            "vmon_sandbox_memory_bytes",
-            Some("bytes"),
-            "Resident memory of the processes of the run.",
-        ),
-        |subject| subject.usage.map(|usage| usage.resident.to_string()),
-    ),
-    (family(Kind::Gauge, "vmon_sandbox_processes", None, "Processes of the run."), |subject| {
-        subject.usage.map(|usage| usage.processes.to_string())
+const NUMBERS: [Number; 10] = [
+    (Gauge, "start_time_seconds", "When the command was started, in seconds since 1970.", |of| {
+        of.run.running_at.map(seconds)
     }),
-    (family(Kind::Gauge, "vmon_sandbox_threads", None, "Threads of these processes."), |subject| {
-        subject.usage.map(|usage| usage.threads.to_string())
+    (Gauge, "end_time_seconds", "When the run ended, in seconds since 1970.", |of| {
+        of.run.ended_at.map(seconds)
+    }),
+    (Counter, "restarts", "Earlier runs of the same supervisor.", |of| {
+        let live = of.live.as_ref().map(|live| live.restarts.to_string());
+        live.or_else(|| Some(of.sandbox.restarts().to_string()))
+    }),
+    (Counter, "cpu_seconds", "CPU time of the processes of the run.", |of| {
+        of.usage.map(|usage| format!("{:.6}", usage.cpu.as_secs_f64()))
+    }),
+    (Gauge, "memory_bytes", "Resident memory of the processes of the run.", |of| {
+        of.usage.map(|usage| usage.resident.to_string())
+    }),
+    (Gauge, "processes", "Processes of the run.", |of| {
+        of.usage.map(|usage| usage.processes.to_string())
+    }),
+    (Gauge, "threads", "Threads of these processes.", |of| {
+        of.usage.map(|usage| usage.threads.to_string())
+    }),
+    (Counter, "logged_bytes", "Output of the run that was written to the log.", |of| {
+        let live = of.live.as_ref().map(|live| live.bytes_logged);
+        live.or(of.run.bytes_logged).map(|bytes| bytes.to_string())
+    }),
+    (Counter, "dropped_bytes", "Output of the run that was dropped for some sink.", |of| {
+        let live = of.live.as_ref().map(|live| live.bytes_dropped);
+        live.or(of.run.bytes_dropped).map(|bytes| bytes.to_string())
     }),
     (
-        family(
-            Kind::Counter,
-            "vmon_sandbox_logged_bytes",
-            Some("bytes"),
-            "Output of the run that was written to the log.",
-        ),
-        |subject| {
-            let live = subject.live.as_ref().map(|live| live.bytes_logged);
-            live.or(subject.run.bytes_logged).map(|bytes| bytes.to_string())
-        },
-    ),
-    (
-        family(
-            Kind::Counter,
-            "vmon_sandbox_dropped_bytes",
-            Some("bytes"),
-            "Output of the run that was dropped for some sink.",
-        ),
-        |subject| {
-            let live = subject.live.as_ref().map(|live| live.bytes_dropped);
-            live.or(subject.run.bytes_dropped).map(|bytes| bytes.to_string())
-        },
-    ),
-    (
-        family(
-            Kind::Gauge,
-            "vmon_sandbox_last_exit_code",
-            None,
-            "Exit code of the last ended run, or 128 plus the signal number.",
-        ),
-        |subject| subject.sandbox.runs().iter().find_map(exit_code).map(|code| code.to_string()),
+        Gauge,
+        "last_exit_code",
+        "Exit code of the last ended run, or 128 plus the signal number.",
+        |of| of.sandbox.runs().iter().find_map(exit_code).map(|code| code.to_string()),
     ),
 ];
 
@@ -206,7 +148,9 @@ pub fn exposition(sandboxes: &[&Recorded]) -> String {
             STATE.sample(&mut text, subject, &[(STATE.name, state.to_owned())], is);
         }
     }
-    for (family, value) in &NUMBERS {
+    for (kind, name, help, value) in NUMBERS {
+        let name = &format!("{}_{name}", INFO.name);
+        let family = Family { kind, name, help };
         family.head(&mut text);
         for subject in &subjects {
             if let Some(value) = value(subject) {
@@ -218,12 +162,13 @@ pub fn exposition(sandboxes: &[&Recorded]) -> String {
     text
 }
 
-impl Family {
+impl Family<'_> {
     fn head(&self, text: &mut String) {
-        let Self { name, kind, unit, help } = self;
+        let Self { kind, name, help } = self;
         // Writing to a String does not fail.
         let _ = writeln!(text, "# TYPE {name} {}", kind.word());
-        if let Some(unit) = unit {
+        // The unit is the last part of the name.
+        if let Some(unit) = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(unit)) {
             let _ = writeln!(text, "# UNIT {name} {unit}");
         }
         let _ = writeln!(text, "# HELP {name} {help}");
@@ -263,10 +208,6 @@ fn state(run: &Run) -> &str {
         Status::Running if STATES.contains(&run.state.as_str()) => &run.state,
         Status::Running => "RUNNING",
     }
-}
-
-fn exit_code(run: &Run) -> Option<i32> {
-    run.exit_code.or_else(|| run.signal.map(|signal| 128_i32.saturating_add(signal)))
 }
 
 fn seconds(time: DateTime<Utc>) -> String {

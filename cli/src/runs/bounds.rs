@@ -5,7 +5,7 @@ use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
 use super::source::LogSource;
-use super::{Runs, Window};
+use super::{Runs, moment};
 
 /// A part of a log.
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +101,40 @@ impl Bounds {
 
     /// Limits the part to entries before this time.
     pub fn until(&mut self, time: Timestamp, reader: &mut LogReader) -> Result<(), ReadError> {
-        let end = reader.find_time(time)?;
-        self.end = Some(self.end.map_or(end, |own| own.min(end)));
+        self.end_at(reader.find_time(time)?);
         Ok(())
+    }
+
+    /// Limits the part to what is before this position.
+    pub fn end_at(&mut self, end: Position) {
+        self.end = Some(self.end.map_or(end, |own| own.min(end)));
+    }
+
+    /// Restricts a reader to the part.
+    pub fn apply(&self, reader: &mut LogReader) {
+        if let Some(end) = self.end {
+            reader.stop_at(end);
+        }
+        reader.seek(self.start);
+    }
+}
+
+/// The time of a run.
+struct Window {
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+    pid: Option<u32>,
+}
+
+impl Window {
+    /// A run lasts until the next one of the sandbox is started.
+    fn of(run: &Run, runs: &[Run]) -> Self {
+        let later = runs.iter().filter(|other| other.id > run.id);
+        let until = later.filter_map(|other| other.started_at).min();
+        Self { from: run.started_at.map(moment), until: until.map(moment), pid: run.pid }
+    }
+
+    fn begins_with(&self, time: Timestamp, pid: u32) -> bool {
+        self.pid.is_none_or(|own| own == pid) && self.from.is_none_or(|from| from <= time)
     }
 }

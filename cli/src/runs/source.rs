@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use vmon::logfile::read::LogReader;
+use vmon::logfile::read::{LogReader, ReadError};
 use vmon::logfile::{Format, LogOptions, names};
 use vmon::monitor::Name;
 use vmon::registry::Run;
@@ -98,6 +98,23 @@ impl LogSource {
             Runs::Last | Runs::All => sandbox.latest(),
             Runs::Number(number) => sandbox.runs().iter().find(|run| run.id == Some(number)),
         }
+    }
+
+    /// Opens the log.
+    pub fn reader(&self) -> Result<LogReader, ReadError> {
+        self.with_format(LogReader::open(&self.log_dir, &self.config_file, &self.log_name())?)
+    }
+
+    /// As [`reader`](Self::reader), for a log that need not exist yet.
+    pub fn expected_reader(&self) -> Result<LogReader, ReadError> {
+        self.with_format(LogReader::expect(&self.log_dir, &self.config_file, &self.log_name())?)
+    }
+
+    fn with_format(&self, mut reader: LogReader) -> Result<LogReader, ReadError> {
+        if let Some(options) = self.options() {
+            reader.written_as(options.format);
+        }
+        Ok(reader)
     }
 
     /// How the log is written, if on record.
