@@ -93,16 +93,13 @@ const WAKER: Token = Token(usize::MAX - 1);
 /// Makes a reactor's [`poll_once`](Reactor::poll_once) return, from another thread.
 ///
 /// ```
-/// use vmon::monitor::Monitor;
-/// use vmon::reactor::Reactor;
-///
-/// # fn main() -> std::io::Result<()> {
+/// # use vmon::{monitor::Monitor, reactor::Reactor};
 /// let mut reactor = Reactor::<Monitor>::new()?;
 /// let waker = reactor.waker()?;
 /// let thread = std::thread::spawn(move || waker.wake());
 /// reactor.poll_once(None)?; // without a timeout
-/// # thread.join().unwrap()
-/// # }
+/// # thread.join().unwrap()?;
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<mio::Waker>);
