@@ -11,6 +11,7 @@
 mod attach;
 mod attachments;
 mod backoff;
+mod call_out;
 mod channel;
 mod channels;
 mod check;
@@ -18,6 +19,7 @@ mod console;
 #[cfg(feature = "consoles")]
 mod console_channels;
 mod console_report;
+mod handler;
 mod keys;
 mod lifecycle;
 mod logs;
@@ -41,10 +43,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use chrono::Utc;
-use tracing::warn;
 
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
+pub use call_out::PanicError;
 pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
 pub use console_report::{ConsoleReport, ConsoleState};
 pub use keys::{SourceKey, TimerKey};
@@ -63,12 +65,11 @@ pub use signals::command_signals;
 pub use transition::{AdoptError, End, Outcome, Reason, StartError, Transition};
 
 use crate::child::{Child, ChildIo, Command, KillScope, Signal};
-use crate::reactor::{Handler, HandlerId, Reactor, Ready};
-use crate::terminal;
+use crate::reactor::{HandlerId, Reactor};
 use channels::Channels;
 #[cfg(feature = "consoles")]
 use console_channels::GivenConsoles;
-use keys::{Cx, Source, Timer};
+use keys::Cx;
 use lifecycle::{Event, Launch, Lifecycle, StopRequest};
 use observer::Observers;
 use parts::{Parts, Run};
@@ -245,34 +246,26 @@ impl Monitor {
         &mut self.lifecycle.parts.channels
     }
 
-    /// Handles an event, and reports the transitions that follow to the services.
     fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
         self.lifecycle.handle(event, cx);
-        self.services.report(&mut self.lifecycle, cx);
+        self.follow(cx);
     }
 
-    /// Asks the observers for the claim, opens the services once it is granted, and starts the
-    /// child.
-    fn claim(&mut self, cx: &mut Cx<'_>) {
+    /// What follows each call: the services receive the transitions that it has caused, and a panic
+    /// of an observer or a service ends the sandbox.
+    fn follow(&mut self, cx: &mut Cx<'_>) {
         let Self { lifecycle, services } = self;
-        lifecycle.handle(Event::Claim(services.address()), cx);
-        if lifecycle.is_claimed() {
-            let opened = services.open(lifecycle, cx);
-            lifecycle.handle(Event::ServicesOpen(opened), cx);
+        services.report(lifecycle, cx);
+        if lifecycle.parts.panic.is_some() {
+            lifecycle.handle(Event::Panicked, cx);
+            services.report(lifecycle, cx);
         }
-    }
-
-    fn poll_post_rotate(&mut self, cx: &mut Cx<'_>) {
-        let Parts { post_rotate, channels, scope, .. } = &mut self.lifecycle.parts;
-        if let Some(post_rotate) = post_rotate {
-            post_rotate.poll(channels, *scope != KillScope::Group, cx);
+        if lifecycle.end_of_all().is_some() {
+            services.ask_whether_done(lifecycle, cx);
+            if lifecycle.parts.panic.is_some() {
+                lifecycle.handle(Event::Panicked, cx);
+            }
         }
-    }
-
-    /// What follows each call of the reactor.
-    fn after_call(&mut self, cx: &mut Cx<'_>) {
-        self.services.report(&mut self.lifecycle, cx);
-        self.channels().follow_deadline(cx);
     }
 }
 
@@ -299,6 +292,11 @@ impl Builder {
     pub fn console(mut self, name: Name, descriptor: impl Into<OwnedFd>) -> Self {
         self.given_consoles.give(name, descriptor.into());
         self
+    }
+
+    /// The sandbox.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
     /// Adds an observer of the transitions.
@@ -379,6 +377,7 @@ impl Builder {
             #[cfg(feature = "consoles")]
             given_consoles: self.given_consoles,
             post_rotate: None,
+            panic: None,
         };
         let lifecycle = Lifecycle::new(launch, parts);
         reactor.add(Monitor { lifecycle, services: self.services })
@@ -388,128 +387,6 @@ impl Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("sandbox", &self.sandbox).finish_non_exhaustive()
-    }
-}
-
-impl Handler for Monitor {
-    type Source = SourceKey;
-    type Timer = TimerKey;
-
-    fn start(&mut self, cx: &mut Cx<'_>) {
-        match check::check(&self.lifecycle.parts) {
-            Ok(()) => self.claim(cx),
-            Err(error) => self.lifecycle.handle(Event::Unusable(error), cx),
-        }
-        self.after_call(cx);
-    }
-
-    fn ready(&mut self, SourceKey(source): SourceKey, ready: Ready, cx: &mut Cx<'_>) {
-        match source {
-            Source::Exit => self.lifecycle.handle(Event::Exit, cx),
-            Source::Service { service, key } => {
-                self.services.ready((service, key), ready, &mut self.lifecycle, cx);
-            }
-            Source::Output(output) => self.lifecycle.read_output(output, cx),
-            Source::Sink(output) => {
-                self.channels().sink_ready(output, cx);
-                self.lifecycle.output_moved(false, cx);
-            }
-            Source::HostInput => {
-                self.channels().read_host(cx);
-                self.lifecycle.handle(Event::Input, cx);
-            }
-            Source::Input(channel) => self.channels().input_ready(channel, cx),
-            #[cfg(feature = "consoles")]
-            Source::Listener(channel) => {
-                let read = self.channels().accept(channel, cx);
-                self.lifecycle.output_moved(read, cx);
-            }
-            Source::PostRotate => self.poll_post_rotate(cx),
-            Source::ClientInput(client) => {
-                if let Some(bytes) = self.channels().read_client(client, cx) {
-                    self.lifecycle.send(client, &bytes, cx);
-                }
-            }
-            Source::ClientOutput(client) => self.channels().flush_client(client, cx),
-        }
-        self.after_call(cx);
-    }
-
-    fn timer(&mut self, TimerKey(timer): TimerKey, cx: &mut Cx<'_>) {
-        match timer {
-            Timer::Claim => self.claim(cx),
-            Timer::Observer(index) => {
-                self.lifecycle.parts.observers.retry(index, &mut cx.timers);
-            }
-            Timer::LogRetry => {
-                self.channels().retry_logs(cx);
-                self.lifecycle.output_moved(false, cx);
-            }
-            Timer::LogTurn => {
-                self.channels().log_turn();
-                // It may have rotated a log.
-                self.lifecycle.parts.start_post_rotate(cx);
-            }
-            Timer::Exit => self.lifecycle.handle(Event::Exit, cx),
-            Timer::Kill => self.lifecycle.handle(Event::Kill, cx),
-            Timer::Quiet => self.lifecycle.handle(Event::Quiet, cx),
-            Timer::DrainLimit => self.lifecycle.handle(Event::DrainLimit, cx),
-            Timer::Leftovers => self.lifecycle.handle(Event::Leftovers, cx),
-            #[cfg(feature = "consoles")]
-            Timer::Connect(channel) => self.channels().connect(channel, cx),
-            Timer::Restart => {
-                self.lifecycle.handle(Event::Restart, cx);
-                self.claim(cx);
-            }
-            Timer::MaxDuration => self.lifecycle.handle(Event::MaxDuration, cx),
-            Timer::Idle => self.lifecycle.handle(Event::Idle, cx),
-            Timer::PostRotate => self.poll_post_rotate(cx),
-            Timer::Attachments => self.channels().close_attachments(cx),
-            Timer::Service { service, key } => {
-                self.services.timer((service, key), &mut self.lifecycle, cx);
-            }
-            Timer::ReadOutput(output) => self.lifecycle.read_output(output, cx),
-            Timer::TrimPipe(output) => self.channels().trim(output, cx),
-        }
-        self.after_call(cx);
-    }
-
-    fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
-        match Signal::from_number(signal) {
-            Some(Signal::TERM | Signal::INT | Signal::QUIT) => {
-                self.lifecycle.handle(Event::Stop(StopRequest::Urgent), cx);
-            }
-            Some(Signal::HUP) => self.lifecycle.handle(Event::Stop(StopRequest::Once), cx),
-            Some(Signal::USR1) => {
-                // A sandbox that does not run opens its log at its next start anyway.
-                if let Err(RequestError::Log(error)) = self.reopen_log() {
-                    warn!("{error}");
-                }
-            }
-            Some(Signal::CHLD) => {
-                if let Some(post_rotate) = &mut self.lifecycle.parts.post_rotate {
-                    post_rotate.reap_left();
-                }
-                self.lifecycle.handle(Event::OrphanEnded, cx);
-            }
-            Some(Signal::WINCH) => self.channels().host_resized(),
-            Some(Signal::TSTP) => self.channels().leave_terminal(),
-            Some(Signal::CONT) => self.channels().enter_terminal(),
-            _ => {}
-        }
-        self.after_call(cx);
-    }
-
-    fn after_signal(signal: i32) {
-        terminal::suspend_after(signal);
-    }
-
-    fn is_done(&self) -> bool {
-        let parts = &self.lifecycle.parts;
-        self.end().is_some()
-            && parts.observers.are_done()
-            && !parts.channels.has_attachments()
-            && self.services.are_done()
     }
 }
 

@@ -129,7 +129,13 @@ mod tests {
     #[test]
     fn a_stop_is_never_followed_by_a_restart() {
         let ended = |reason| Outcome::Ended { status: ExitStatus::Code(1), reason };
-        for reason in [Reason::Stopped, Reason::Killed, Reason::MaxDuration, Reason::IdleTimeout] {
+        for reason in [
+            Reason::Stopped,
+            Reason::Killed,
+            Reason::MaxDuration,
+            Reason::IdleTimeout,
+            Reason::SupervisorPanicked,
+        ] {
             assert!(!may_follow(&ended(reason), 1), "{reason:?}");
         }
         for reason in [Reason::Exited, Reason::Signalled, Reason::OutOfMemory] {

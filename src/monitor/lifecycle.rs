@@ -9,11 +9,9 @@ mod draining;
 mod launch;
 mod limits;
 mod process;
+mod requests;
 
 use std::error::Error;
-#[cfg(feature = "consoles")]
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,19 +19,13 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tracing::{debug, info};
 
-use super::attach::{Attach, AttachError, Attached, SessionId};
 use super::keys::{Cx, OutputId, Timer};
-#[cfg(feature = "consoles")]
-use super::logs::LogOpener;
 use super::logs::end_mark;
-#[cfg(feature = "consoles")]
-use super::name::Name;
 use super::observer::{Claims, Starting};
 use super::parts::Parts;
 use super::report::{Phase, Report};
-use super::requests::RequestError;
 use super::transition::{End, Outcome, StartError, Transition};
-use crate::child::{self, Identity, KillScope, Signal};
+use crate::child::{self, Identity, KillScope};
 use crate::reactor::TimerId;
 use cleanup::Cleanup;
 use draining::Draining;
@@ -106,6 +98,8 @@ pub(super) enum Event<'a> {
     OrphanEnded,
     /// The command is to be started again.
     Restart,
+    /// An observer or a service has panicked: this may be reported more than once.
+    Panicked,
 }
 
 impl Lifecycle {
@@ -205,6 +199,22 @@ impl Lifecycle {
                 self.end(end, cx);
             }
 
+            // A panic, in any state. Where the child has ended, the end notes it.
+            (State::Starting(..), Event::Panicked) => {
+                if let Some(panic) = parts.panic.clone() {
+                    self.fail(StartError::Panic(panic), cx);
+                }
+            }
+            (State::Alive(_, Stage::Running(_)), Event::Panicked) => {
+                self.stop(Cause::Panic, None, cx);
+            }
+            (State::Restarting(end, timer), Event::Panicked) => {
+                cx.timers.cancel(*timer);
+                let end = End { panic: parts.panic.clone(), ..end.clone() };
+                self.end(end, cx);
+            }
+            (State::Stopped(end), Event::Panicked) => end.panic = parts.panic.clone(),
+
             // Every other state: orphans of the current child are reaped as they end.
             (_, Event::OrphanEnded) => {
                 if let Some((child, _)) = &parts.run.child {
@@ -247,6 +257,7 @@ impl Lifecycle {
         match claims {
             Claims::Granted => *step = Step::Claimed,
             Claims::Refused(error) => self.fail(error, cx),
+            Claims::Panicked(panic) => self.parts.note_panic(panic),
             Claims::Later(_, reason) if Instant::now() >= give_up => {
                 self.fail(StartError::Claim(reason), cx);
             }
@@ -332,7 +343,8 @@ impl Lifecycle {
         cx.budget.give_back(usize::MAX);
         parts.keep_logs(logs);
         parts.start_post_rotate(cx);
-        let end = End { outcome, bytes_logged, bytes_dropped, consoles: parts.channels.consoles() };
+        let (consoles, panic) = (parts.channels.consoles(), parts.panic.clone());
+        let end = End { outcome, bytes_logged, bytes_dropped, consoles, panic };
         let (policy, restarts) = (parts.sandbox.restart, parts.run.restarts);
         let backoff = parts.backoff.as_mut();
         match backoff.and_then(|backoff| backoff.delay_after(&end.outcome, policy, restarts)) {
@@ -387,64 +399,6 @@ impl Lifecycle {
     pub(super) fn read_output(&mut self, output: OutputId, cx: &mut Cx<'_>) {
         let read = self.parts.channels.read(output, cx);
         self.output_moved(read, cx);
-    }
-
-    /// Sends input of a client.
-    pub(super) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
-        if self.process().is_some() && self.parts.channels.send(session, bytes, cx) {
-            self.handle(Event::Input, cx);
-        }
-    }
-
-    /// See [`Monitor::attach`](super::Monitor::attach).
-    pub(super) fn attach(
-        &mut self,
-        client: UnixStream,
-        request: &Attach,
-        preamble: impl FnOnce(&Attached) -> Vec<u8>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Attached, (AttachError, UnixStream)> {
-        let (State::Alive(..) | State::Draining(_)) = self.state else {
-            return Err((AttachError::NotRunning, client));
-        };
-        let attached = self.parts.channels.attach(client, request, preamble, cx)?;
-        debug!(name = %self.parts.sandbox.name, session = attached.session.0, "attached");
-        Ok(attached)
-    }
-
-    /// See [`Monitor::add_console`](super::Monitor::add_console).
-    #[cfg(feature = "consoles")]
-    pub(super) fn add_console(
-        &mut self,
-        name: Name,
-        descriptor: OwnedFd,
-        cx: &mut Cx<'_>,
-    ) -> Result<(), StartError> {
-        let child = self.pid();
-        let Parts { channels, given_consoles, sandbox, post_rotate, .. } = &mut self.parts;
-        let exists = channels.find(&name).is_some();
-        given_consoles.try_give(name, descriptor, sandbox, exists)?;
-        let Some(child) = child else { return Ok(()) };
-        let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
-        let prepared = given_consoles.open(sandbox, &mut logs)?;
-        channels.add_consoles(prepared.channels, prepared.host, child, cx);
-        Ok(())
-    }
-
-    /// See [`Monitor::signal_child`](super::Monitor::signal_child).
-    pub(super) fn signal_child(&self, signal: Signal) -> Result<(), RequestError> {
-        let process = self.process().ok_or(RequestError::NotRunning)?;
-        let sent = process.child.signal(signal);
-        sent.map_err(|source| RequestError::Signal { signal, source })
-    }
-
-    /// See [`Monitor::reopen_log`](super::Monitor::reopen_log).
-    pub(super) fn reopen_log(&mut self) -> Result<(), RequestError> {
-        let channels = &mut self.parts.channels;
-        if channels.stdio().is_none() {
-            return Err(RequestError::NotRunning);
-        }
-        Ok(channels.reopen_logs()?)
     }
 
     fn process(&self) -> Option<&Process> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tracing::warn;
 
+use super::call_out::{Callee, PanicError, call_out, discard};
 use super::keys::{Timer, TimerKey};
 use super::sandbox::Sandbox;
 use super::transition::{StartError, Transition};
@@ -19,6 +20,9 @@ use crate::reactor::{TimerId, Timers};
 /// An observer is called on the thread that runs the reactor and must not block: with [`Progress::Later`] it asks
 /// to be called again for what it can't do now. Each transition is reported once, in order; the
 /// monitor never repeats one.
+///
+/// A [panic](super::PanicError) of an observer ends the sandbox, not the loop: the observer is
+/// dropped, and the child is stopped.
 ///
 /// Closures receive transitions and grant every claim:
 ///
@@ -102,7 +106,8 @@ pub enum Progress {
 
 /// One observer of a monitor.
 struct Entry {
-    observer: Box<dyn Observer>,
+    /// `None` once it has panicked.
+    observer: Option<Box<dyn Observer>>,
     claimed: bool,
     /// Set while the observer asks to be called again.
     retry: Option<TimerId>,
@@ -113,6 +118,7 @@ pub(super) enum Claims {
     Granted,
     Later(Duration, Box<dyn std::error::Error + Send + Sync>),
     Refused(StartError),
+    Panicked(PanicError),
 }
 
 /// The observers of one monitor.
@@ -123,60 +129,84 @@ pub(super) struct Observers {
 
 impl Observers {
     pub(super) fn add(&mut self, observer: Box<dyn Observer>) {
-        self.list.push(Entry { observer, claimed: false, retry: None });
+        self.list.push(Entry { observer: Some(observer), claimed: false, retry: None });
     }
 
     /// Asks each observer that has not granted the claim yet.
     pub(super) fn claim(&mut self, starting: &Starting<'_>) -> Claims {
         for entry in self.list.iter_mut().filter(|entry| !entry.claimed) {
-            match entry.observer.claim(starting) {
-                Claim::Granted => entry.claimed = true,
-                Claim::Later(after, reason) => return Claims::Later(after, reason),
-                Claim::Taken { supervisor } => {
+            match entry.call(|observer| observer.claim(starting)) {
+                Ok(Some(Claim::Granted)) => entry.claimed = true,
+                Ok(Some(Claim::Later(after, reason))) => return Claims::Later(after, reason),
+                Ok(Some(Claim::Taken { supervisor })) => {
                     return Claims::Refused(taken(starting, supervisor));
                 }
-                Claim::Refused(error) => {
+                Ok(Some(Claim::Refused(error))) => {
                     return Claims::Refused(StartError::Claim(error));
                 }
+                Ok(None) => {}
+                Err(panic) => return Claims::Panicked(panic),
             }
         }
         Claims::Granted
     }
 
     /// Asks each observer once, for a child that runs already or has run before: only a name that
-    /// is taken prevents it from being monitored.
+    /// is taken prevents it from being monitored. A panic keeps no other observer from taking note of
+    /// this run, whose end they receive.
     pub(super) fn claim_once(&mut self, starting: &Starting<'_>) -> Claims {
+        let mut claims = Claims::Granted;
         for entry in &mut self.list {
-            entry.claimed = match entry.observer.claim(starting) {
-                Claim::Granted | Claim::Later(..) => true,
-                Claim::Taken { supervisor } => {
+            entry.claimed = match entry.call(|observer| observer.claim(starting)) {
+                Ok(Some(Claim::Granted | Claim::Later(..))) => true,
+                Ok(Some(Claim::Taken { supervisor })) => {
                     return Claims::Refused(taken(starting, supervisor));
                 }
-                Claim::Refused(error) => {
+                Ok(Some(Claim::Refused(error))) => {
                     warn!(name = %starting.sandbox.name(), "this run will not be recorded: {error}");
+                    false
+                }
+                Ok(None) => false,
+                Err(panic) => {
+                    claims = Claims::Panicked(panic);
                     false
                 }
             };
         }
-        Claims::Granted
+        claims
     }
 
-    /// Calls the observers that have granted the claim.
-    pub(super) fn report(&mut self, transition: &Transition, timers: &mut Timers<'_, TimerKey>) {
-        for (index, entry) in self.list.iter_mut().enumerate() {
-            if entry.claimed {
-                let progress = entry.observer.transition(transition);
-                entry.wait(progress, index, timers);
-            }
+    /// Calls the observers that have granted the claim, each of them whatever the others do.
+    ///
+    /// # Errors
+    ///
+    /// The first panic.
+    pub(super) fn report(
+        &mut self,
+        transition: &Transition,
+        timers: &mut Timers<'_, TimerKey>,
+    ) -> Result<(), PanicError> {
+        let mut reported = Ok(());
+        for (index, entry) in self.list.iter_mut().enumerate().filter(|(_, it)| it.claimed) {
+            let called = entry.call(|observer| observer.transition(transition));
+            reported = reported.and(entry.wait(called, index, timers));
         }
+        reported
     }
 
     /// Calls an observer again.
-    pub(super) fn retry(&mut self, index: usize, timers: &mut Timers<'_, TimerKey>) {
-        if let Some(entry) = self.list.get_mut(index) {
-            let progress = entry.observer.retry();
-            entry.wait(progress, index, timers);
-        }
+    ///
+    /// # Errors
+    ///
+    /// It panicked.
+    pub(super) fn retry(
+        &mut self,
+        index: usize,
+        timers: &mut Timers<'_, TimerKey>,
+    ) -> Result<(), PanicError> {
+        let Some(entry) = self.list.get_mut(index) else { return Ok(()) };
+        let called = entry.call(|observer| observer.retry());
+        entry.wait(called, index, timers)
     }
 
     /// Whether no observer asks to be called again.
@@ -186,13 +216,33 @@ impl Observers {
 }
 
 impl Entry {
-    fn wait(&mut self, progress: Progress, index: usize, timers: &mut Timers<'_, TimerKey>) {
+    /// Calls the observer; `None` if it has panicked before. One that panics is dropped.
+    fn call<R>(
+        &mut self,
+        call: impl FnOnce(&mut dyn Observer) -> R,
+    ) -> Result<Option<R>, PanicError> {
+        let Some(observer) = &mut self.observer else { return Ok(None) };
+        let called = call_out(Callee::Observer, || call(&mut **observer));
+        if called.is_err() {
+            self.claimed = false;
+            discard(self.observer.take());
+        }
+        called.map(Some)
+    }
+
+    fn wait(
+        &mut self,
+        called: Result<Option<Progress>, PanicError>,
+        index: usize,
+        timers: &mut Timers<'_, TimerKey>,
+    ) -> Result<(), PanicError> {
         if let Some(retry) = self.retry.take() {
             timers.cancel(retry);
         }
-        if let Progress::Later(after) = progress {
+        if let Some(Progress::Later(after)) = called? {
             self.retry = Some(timers.set(after, Timer::Observer(index).key()));
         }
+        Ok(())
     }
 }
 

@@ -2,10 +2,13 @@
 //! the current run.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use tracing::error;
 
 use super::backoff::RestartBackoff;
+use super::call_out::PanicError;
 use super::channels::Channels;
 #[cfg(feature = "consoles")]
 use super::console_channels::GivenConsoles;
@@ -36,6 +39,8 @@ pub(super) struct Parts {
     pub(super) given_consoles: GivenConsoles,
     /// Set if generations of the logs are handed to a command.
     pub(super) post_rotate: Option<Box<PostRotate>>,
+    /// The first panic of an observer or a service.
+    pub(super) panic: Option<Arc<PanicError>>,
 }
 
 /// The current run.
@@ -51,10 +56,20 @@ pub(super) struct Run {
 impl Parts {
     /// Reports a transition to the observers, and keeps it for the services.
     pub(super) fn report(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
-        self.observers.report(transition, &mut cx.timers);
+        if let Err(panic) = self.observers.report(transition, &mut cx.timers) {
+            self.note_panic(panic);
+        }
         if let Some(pending) = &mut self.for_services {
             pending.push_back(transition.clone());
         }
+    }
+
+    /// Notes a panic of an observer or a service: nothing is started any more. The lifecycle follows
+    /// it at the end of the call.
+    pub(super) fn note_panic(&mut self, panic: PanicError) {
+        error!(name = %self.sandbox.name, "the sandbox is stopped: {panic}");
+        self.panic.get_or_insert_with(|| Arc::new(panic));
+        self.backoff = None;
     }
 
     /// Starts the rotate command for the next generation, if one waits.

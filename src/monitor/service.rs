@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::attach::{Attach, AttachError, Attached, SessionId};
-use super::keys::{Cx, Source, Timer};
+use super::call_out::{Callee, PanicError, call_out, discard};
+use super::keys::{Cx, Source, SourceKey, Timer, TimerKey};
 use super::lifecycle::{Event, Lifecycle, StopRequest};
 use super::report::Report;
 use super::requests::RequestError;
@@ -24,6 +25,9 @@ use crate::reactor::{Interest, Ready, SourceId, TimerId};
 /// Each call is made on the reactor's thread and must not block. The [`ServiceContext`] gives it
 /// access to the monitor and to the loop. A service identifies its sources and timers by numbers of
 /// its own choice, its *keys*.
+///
+/// A [panic](super::PanicError) of a service ends the sandbox, not the loop: the service is dropped
+/// with its sources and timers, and the child is stopped.
 pub trait Service: Send {
     /// The address of the service for the record, such as the path of a socket. Asked before the
     /// claim.
@@ -62,7 +66,7 @@ pub trait Service: Send {
     }
 
     /// Whether nothing is left to do. The monitor's own end waits for it, so after `Stopped` it
-    /// must become true within a bounded time.
+    /// must become true within a bounded time. Asked from then on, after each call of the monitor.
     fn is_done(&self) -> bool {
         true
     }
@@ -205,23 +209,38 @@ impl fmt::Debug for ServiceContext<'_, '_> {
 /// The services of one monitor.
 #[derive(Default)]
 pub(super) struct Services {
-    list: Vec<Box<dyn Service>>,
+    /// `None` for one that has panicked.
+    list: Vec<Option<Box<dyn Service>>>,
     /// How many of them have been opened.
     open: usize,
+    /// Whether no open service had anything left to do when they were last asked.
+    done: bool,
 }
 
 impl Services {
     pub(super) fn add(&mut self, service: Box<dyn Service>) {
-        self.list.push(service);
+        self.list.push(Some(service));
     }
 
     /// The address that is recorded.
-    pub(super) fn address(&self) -> Option<&Path> {
-        self.list.iter().find_map(|service| service.address())
+    ///
+    /// # Errors
+    ///
+    /// The index of a service that panicked, which is to be [removed](Self::remove).
+    pub(super) fn address(&self) -> Result<Option<&Path>, (usize, PanicError)> {
+        for (index, service) in self.list.iter().enumerate() {
+            let Some(service) = service else { continue };
+            match call_out(Callee::Service, || service.address()) {
+                Ok(None) => {}
+                Ok(address) => return Ok(address),
+                Err(panic) => return Err((index, panic)),
+            }
+        }
+        Ok(None)
     }
 
     /// Opens every service that is not open yet, in the order in which they were added. They stay
-    /// open over all runs.
+    /// open over all runs. `None` if one has panicked.
     ///
     /// # Errors
     ///
@@ -230,16 +249,18 @@ impl Services {
         &mut self,
         lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ) -> Option<Result<(), Box<dyn Error + Send + Sync>>> {
         if !self.list.is_empty() {
             // Before the first one is opened, which may ask for a stop already.
             lifecycle.parts.for_services.get_or_insert_default();
         }
-        for (service, called) in self.list.iter_mut().enumerate().skip(self.open) {
-            called.open(&mut ServiceContext { lifecycle, cx, service })?;
-            self.open = service + 1;
+        for service in self.open..self.list.len() {
+            match self.call(service, lifecycle, cx, |called, cx| called.open(cx))? {
+                Ok(()) => self.open = service + 1,
+                Err(error) => return Some(Err(error)),
+            }
         }
-        Ok(())
+        Some(Ok(()))
     }
 
     /// A source of a service is ready.
@@ -250,9 +271,7 @@ impl Services {
         lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
     ) {
-        if let Some(called) = self.list.get_mut(service) {
-            called.ready(key, ready, &mut ServiceContext { lifecycle, cx, service });
-        }
+        self.call(service, lifecycle, cx, |called, cx| called.ready(key, ready, cx));
     }
 
     /// A timer of a service has expired.
@@ -262,9 +281,7 @@ impl Services {
         lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
     ) {
-        if let Some(called) = self.list.get_mut(service) {
-            called.timer(key, &mut ServiceContext { lifecycle, cx, service });
-        }
+        self.call(service, lifecycle, cx, |called, cx| called.timer(key, cx));
     }
 
     /// Reports to the open services the transitions that they have not received yet. None is called
@@ -273,14 +290,64 @@ impl Services {
         while let Some(transition) =
             lifecycle.parts.for_services.as_mut().and_then(VecDeque::pop_front)
         {
-            for (service, called) in self.list.iter_mut().take(self.open).enumerate() {
-                called.transition(&transition, &mut ServiceContext { lifecycle, cx, service });
+            for service in 0..self.open {
+                let report = |called: &mut dyn Service, cx: &mut ServiceContext<'_, '_>| {
+                    called.transition(&transition, cx);
+                };
+                self.call(service, lifecycle, cx, report);
             }
         }
     }
 
-    /// Whether no open service has anything left to do.
+    /// Asks the open services whether they have anything left to do.
+    pub(super) fn ask_whether_done(&mut self, lifecycle: &mut Lifecycle, cx: &mut Cx<'_>) {
+        self.done = (0..self.open).all(|service| {
+            self.call(service, lifecycle, cx, |called, _| called.is_done()).unwrap_or(true)
+        });
+    }
+
+    /// Whether no open service had anything left to do when they were last asked.
     pub(super) fn are_done(&self) -> bool {
-        self.list.iter().take(self.open).all(|service| service.is_done())
+        self.done
+    }
+
+    /// Calls a service; `None` if it has panicked, now or before.
+    fn call<R>(
+        &mut self,
+        service: usize,
+        lifecycle: &mut Lifecycle,
+        cx: &mut Cx<'_>,
+        call: impl FnOnce(&mut dyn Service, &mut ServiceContext<'_, '_>) -> R,
+    ) -> Option<R> {
+        let called = self.list.get_mut(service)?.as_mut()?;
+        let result = call_out(Callee::Service, || {
+            call(&mut **called, &mut ServiceContext { lifecycle, cx, service })
+        });
+        match result {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                self.remove(service, panic, lifecycle, cx);
+                None
+            }
+        }
+    }
+
+    /// Removes a service that has panicked, with its sources and timers.
+    pub(super) fn remove(
+        &mut self,
+        removed: usize,
+        panic: PanicError,
+        lifecycle: &mut Lifecycle,
+        cx: &mut Cx<'_>,
+    ) {
+        lifecycle.parts.note_panic(panic);
+        cx.sources.deregister_where(
+            |SourceKey(key)| matches!(key, Source::Service { service, .. } if service == removed),
+        );
+        cx.timers.cancel_where(
+            |TimerKey(key)| matches!(key, Timer::Service { service, .. } if service == removed),
+        );
+        // What it has open is closed; the control socket is removed.
+        discard(self.list.get_mut(removed).and_then(Option::take));
     }
 }

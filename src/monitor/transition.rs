@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::call_out::PanicError;
 use super::console::ConsoleError;
 use super::console_report::ConsoleReport;
 use crate::child::{CgroupError, ChildIo, ExitStatus, Identity, Signal, SpawnError};
@@ -91,6 +92,9 @@ pub struct End {
     pub bytes_dropped: u64,
     /// The consoles beside the child's own streams, in the order in which they were given.
     pub consoles: Vec<ConsoleReport>,
+    /// The first panic of an observer or a service, if there was one. It has stopped the child, if
+    /// that still ran, and prevented a restart.
+    pub panic: Option<Arc<PanicError>>,
 }
 
 /// The outcome of a run.
@@ -124,11 +128,13 @@ pub enum Reason {
     IdleTimeout,
     /// By the kernel, because its cgroup ran out of memory.
     OutOfMemory,
+    /// By a stop after an observer or a service of the supervisor [panicked](End::panic).
+    SupervisorPanicked,
 }
 
 impl Reason {
     /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
-    /// `idle-timeout` or `out-of-memory`.
+    /// `idle-timeout`, `out-of-memory` or `supervisor-panicked`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exited => "exited",
@@ -138,6 +144,7 @@ impl Reason {
             Self::MaxDuration => "max-duration",
             Self::IdleTimeout => "idle-timeout",
             Self::OutOfMemory => "out-of-memory",
+            Self::SupervisorPanicked => "supervisor-panicked",
         }
     }
 }
@@ -183,6 +190,9 @@ pub enum StartError {
     /// The monitor could not get descriptors or room in the poller.
     #[error("can't monitor the child: {0}")]
     Monitor(#[source] io::Error),
+    /// An observer or a service panicked before the child ran.
+    #[error(transparent)]
+    Panic(Arc<PanicError>),
 }
 
 /// Why a child of the host's is not taken over. It is left as it was, with its streams.
@@ -207,7 +217,11 @@ impl StartError {
             | Self::Monitor(_)
             | Self::Cgroup(_)
             | Self::Console(_) => true,
-            Self::Taken { .. } | Self::Claim(_) | Self::Service(_) | Self::Stopped => false,
+            Self::Taken { .. }
+            | Self::Claim(_)
+            | Self::Service(_)
+            | Self::Stopped
+            | Self::Panic(_) => false,
         }
     }
 }

@@ -421,6 +421,17 @@ impl<'a, S: Copy> Sources<'a, S> {
         Ok(())
     }
 
+    /// Removes all sources of the handler whose key matches.
+    pub(crate) fn deregister_where(&mut self, matches: impl Fn(S) -> bool) {
+        for slot in 0..self.slots.slots.len() as u32 {
+            let Some(entry) = self.slots.slots.get(slot as usize) else { continue };
+            if entry.used && entry.owner == self.handler && matches(entry.key) {
+                let id = SourceId { slot, generation: entry.generation };
+                self.slots.release(id, self.registry);
+            }
+        }
+    }
+
     /// Gives work to the reactor that outlives the handler.
     pub(crate) fn detach(&mut self, work: Box<dyn Detached>) {
         self.slots.detached.add(work, self.registry);

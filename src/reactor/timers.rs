@@ -125,6 +125,12 @@ impl<'a, T: Copy> Timers<'a, T> {
         id
     }
 
+    /// Cancels all timers of the handler whose key matches.
+    pub(crate) fn cancel_where(&mut self, matches: impl Fn(T) -> bool) {
+        let handler = self.handler;
+        self.queue.timers.retain(|entry| entry.handler != handler || !matches(entry.timer));
+    }
+
     /// Cancels a timer; does nothing if it has expired.
     pub fn cancel(&mut self, timer: TimerId) {
         if let Ok(index) = self.queue.position(timer) {

@@ -67,7 +67,7 @@ pub struct Run {
     /// The signal that ended the child.
     pub signal: Option<i32>,
     /// `exited`, `signalled`, `stopped`, `killed`, `max-duration`, `idle-timeout`,
-    /// `out-of-memory`, `start-failed` or `supervisor-lost`.
+    /// `out-of-memory`, `supervisor-panicked`, `start-failed` or `supervisor-lost`.
     pub reason: Option<String>,
     /// Bytes of the child's output that are in the log.
     pub bytes_logged: Option<u64>,

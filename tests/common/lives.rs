@@ -144,14 +144,16 @@ pub fn stopping() -> Transition {
 }
 
 pub fn stopped(outcome: Outcome) -> Transition {
-    let end = End { outcome, bytes_logged: 1000, bytes_dropped: 10, consoles: Vec::new() };
+    let end =
+        End { outcome, bytes_logged: 1000, bytes_dropped: 10, consoles: Vec::new(), panic: None };
     Transition::Stopped { at: time("2026-11-23T17:02:06.5Z"), end }
 }
 
 /// Over, to be started again.
 pub fn restarting(code: i32) -> Transition {
     let outcome = Outcome::Ended { status: ExitStatus::Code(code), reason: Reason::Exited };
-    let end = End { outcome, bytes_logged: 1000, bytes_dropped: 10, consoles: Vec::new() };
+    let end =
+        End { outcome, bytes_logged: 1000, bytes_dropped: 10, consoles: Vec::new(), panic: None };
     Transition::Restarting { at: Utc::now(), end, after: Duration::from_millis(100) }
 }
 

@@ -13,6 +13,7 @@ mod flood;
 mod host;
 mod limits;
 mod measure;
+mod panics;
 mod rotate_host;
 mod sessions;
 mod spawn;

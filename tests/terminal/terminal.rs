@@ -16,7 +16,7 @@ use nix::sys::termios::{
     FlowArg, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcflow, tcgetattr, tcsetattr,
 };
 use nix::unistd::Pid;
-use vmon::monitor::{Forward, Input, Monitor, Sandbox, Transition};
+use vmon::monitor::{Forward, Input, Monitor, Sandbox};
 use vmon::reactor::Reactor;
 use vmon::terminal::Modes;
 
@@ -281,17 +281,14 @@ fn panicking_host() {
         .forward(Forward::Block)
         .input(Input::Forward);
     let mut reactor = Reactor::new().unwrap();
-    let observer = |transition: &Transition| {
-        if matches!(transition, Transition::Running { .. }) {
-            let modes = tcgetattr(std::io::stdin()).unwrap();
-            let raw = !modes.local_flags.contains(LocalFlags::ICANON);
-            panic!("the observer's panic, raw: {raw}\nand its second line");
-        }
-    };
-    Monitor::builder(sandbox)
-        .observer(observer)
+    let id = Monitor::builder(sandbox)
         .spawn(&mut reactor, vmon::child::Command::new("sleep").args(["1000"]).pty(true));
-    reactor.run().unwrap();
+    while reactor.get(id).unwrap().pid().is_none() {
+        reactor.poll_once(None).unwrap();
+    }
+    let modes = tcgetattr(std::io::stdin()).unwrap();
+    let raw = !modes.local_flags.contains(LocalFlags::ICANON);
+    panic!("the host's panic, raw: {raw}\nand its second line");
 }
 
 fn panicking(state: &State) -> Command {

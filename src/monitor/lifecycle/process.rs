@@ -60,6 +60,7 @@ pub(super) enum Cause {
     Request,
     MaxDuration,
     IdleTimeout,
+    Panic,
 }
 
 /// How a stop is asked for.
@@ -189,6 +190,9 @@ impl Process {
             (stage, _) if killed && !stage.is_killed() && out_of_memory() => Reason::OutOfMemory,
             (Stage::Stopping(Stopping { cause: Cause::MaxDuration, .. }), _) => Reason::MaxDuration,
             (Stage::Stopping(Stopping { cause: Cause::IdleTimeout, .. }), _) => Reason::IdleTimeout,
+            (Stage::Stopping(Stopping { cause: Cause::Panic, .. }), _) => {
+                Reason::SupervisorPanicked
+            }
             (Stage::Stopping(Stopping { killed: true, .. }), _) if killed => Reason::Killed,
             (Stage::Stopping(_), _) => Reason::Stopped,
             (Stage::Running(_), ExitStatus::Signal(_)) => Reason::Signalled,

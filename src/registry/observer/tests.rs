@@ -70,7 +70,7 @@ fn running() -> Transition {
 
 fn exited() -> Transition {
     let outcome = Outcome::Ended { status: ExitStatus::Code(7), reason: Reason::Exited };
-    let end = End { outcome, bytes_logged: 5, bytes_dropped: 0, consoles: Vec::new() };
+    let end = End { outcome, bytes_logged: 5, bytes_dropped: 0, consoles: Vec::new(), panic: None };
     Transition::Stopped { at: Utc::now(), end }
 }
 

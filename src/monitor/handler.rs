@@ -1,0 +1,168 @@
+//! What a monitor does when the reactor calls it.
+
+use tracing::warn;
+
+use super::Monitor;
+use super::check;
+use super::keys::{Cx, Source, SourceKey, Timer, TimerKey};
+use super::lifecycle::{Event, StopRequest};
+use super::parts::Parts;
+use super::requests::RequestError;
+use crate::child::{KillScope, Signal};
+use crate::reactor::{Handler, Ready};
+use crate::terminal;
+
+impl Handler for Monitor {
+    type Source = SourceKey;
+    type Timer = TimerKey;
+
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        match check::check(&self.lifecycle.parts) {
+            Ok(()) => self.claim(cx),
+            Err(error) => self.lifecycle.handle(Event::Unusable(error), cx),
+        }
+        self.after_call(cx);
+    }
+
+    fn ready(&mut self, SourceKey(source): SourceKey, ready: Ready, cx: &mut Cx<'_>) {
+        match source {
+            Source::Exit => self.lifecycle.handle(Event::Exit, cx),
+            Source::Service { service, key } => {
+                self.services.ready((service, key), ready, &mut self.lifecycle, cx);
+            }
+            Source::Output(output) => self.lifecycle.read_output(output, cx),
+            Source::Sink(output) => {
+                self.channels().sink_ready(output, cx);
+                self.lifecycle.output_moved(false, cx);
+            }
+            Source::HostInput => {
+                self.channels().read_host(cx);
+                self.lifecycle.handle(Event::Input, cx);
+            }
+            Source::Input(channel) => self.channels().input_ready(channel, cx),
+            #[cfg(feature = "consoles")]
+            Source::Listener(channel) => {
+                let read = self.channels().accept(channel, cx);
+                self.lifecycle.output_moved(read, cx);
+            }
+            Source::PostRotate => self.poll_post_rotate(cx),
+            Source::ClientInput(client) => {
+                if let Some(bytes) = self.channels().read_client(client, cx) {
+                    self.lifecycle.send(client, &bytes, cx);
+                }
+            }
+            Source::ClientOutput(client) => self.channels().flush_client(client, cx),
+        }
+        self.after_call(cx);
+    }
+
+    fn timer(&mut self, TimerKey(timer): TimerKey, cx: &mut Cx<'_>) {
+        match timer {
+            Timer::Claim => self.claim(cx),
+            Timer::Observer(index) => {
+                let parts = &mut self.lifecycle.parts;
+                if let Err(panic) = parts.observers.retry(index, &mut cx.timers) {
+                    parts.note_panic(panic);
+                }
+            }
+            Timer::LogRetry => {
+                self.channels().retry_logs(cx);
+                self.lifecycle.output_moved(false, cx);
+            }
+            Timer::LogTurn => {
+                self.channels().log_turn();
+                // It may have rotated a log.
+                self.lifecycle.parts.start_post_rotate(cx);
+            }
+            Timer::Exit => self.lifecycle.handle(Event::Exit, cx),
+            Timer::Kill => self.lifecycle.handle(Event::Kill, cx),
+            Timer::Quiet => self.lifecycle.handle(Event::Quiet, cx),
+            Timer::DrainLimit => self.lifecycle.handle(Event::DrainLimit, cx),
+            Timer::Leftovers => self.lifecycle.handle(Event::Leftovers, cx),
+            #[cfg(feature = "consoles")]
+            Timer::Connect(channel) => self.channels().connect(channel, cx),
+            Timer::Restart => {
+                self.lifecycle.handle(Event::Restart, cx);
+                self.claim(cx);
+            }
+            Timer::MaxDuration => self.lifecycle.handle(Event::MaxDuration, cx),
+            Timer::Idle => self.lifecycle.handle(Event::Idle, cx),
+            Timer::PostRotate => self.poll_post_rotate(cx),
+            Timer::Attachments => self.channels().close_attachments(cx),
+            Timer::Service { service, key } => {
+                self.services.timer((service, key), &mut self.lifecycle, cx);
+            }
+            Timer::ReadOutput(output) => self.lifecycle.read_output(output, cx),
+            Timer::TrimPipe(output) => self.channels().trim(output, cx),
+        }
+        self.after_call(cx);
+    }
+
+    fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
+        match Signal::from_number(signal) {
+            Some(Signal::TERM | Signal::INT | Signal::QUIT) => {
+                self.lifecycle.handle(Event::Stop(StopRequest::Urgent), cx);
+            }
+            Some(Signal::HUP) => self.lifecycle.handle(Event::Stop(StopRequest::Once), cx),
+            Some(Signal::USR1) => {
+                // A sandbox that does not run opens its log at its next start anyway.
+                if let Err(RequestError::Log(error)) = self.reopen_log() {
+                    warn!("{error}");
+                }
+            }
+            Some(Signal::CHLD) => {
+                if let Some(post_rotate) = &mut self.lifecycle.parts.post_rotate {
+                    post_rotate.reap_left();
+                }
+                self.lifecycle.handle(Event::OrphanEnded, cx);
+            }
+            Some(Signal::WINCH) => self.channels().host_resized(),
+            Some(Signal::TSTP) => self.channels().leave_terminal(),
+            Some(Signal::CONT) => self.channels().enter_terminal(),
+            _ => {}
+        }
+        self.after_call(cx);
+    }
+
+    fn after_signal(signal: i32) {
+        terminal::suspend_after(signal);
+    }
+
+    fn is_done(&self) -> bool {
+        let parts = &self.lifecycle.parts;
+        self.end().is_some()
+            && parts.observers.are_done()
+            && !parts.channels.has_attachments()
+            && self.services.are_done()
+    }
+}
+
+impl Monitor {
+    /// Asks the observers for the claim, opens the services once it is granted, and starts the
+    /// child.
+    fn claim(&mut self, cx: &mut Cx<'_>) {
+        let Self { lifecycle, services } = self;
+        match services.address() {
+            Ok(address) => lifecycle.handle(Event::Claim(address), cx),
+            Err((service, panic)) => services.remove(service, panic, lifecycle, cx),
+        }
+        if lifecycle.is_claimed()
+            && let Some(opened) = services.open(lifecycle, cx)
+        {
+            lifecycle.handle(Event::ServicesOpen(opened), cx);
+        }
+    }
+
+    fn poll_post_rotate(&mut self, cx: &mut Cx<'_>) {
+        let Parts { post_rotate, channels, scope, .. } = &mut self.lifecycle.parts;
+        if let Some(post_rotate) = post_rotate {
+            post_rotate.poll(channels, *scope != KillScope::Group, cx);
+        }
+    }
+
+    /// What follows each call of the reactor.
+    fn after_call(&mut self, cx: &mut Cx<'_>) {
+        self.follow(cx);
+        self.channels().follow_deadline(cx);
+    }
+}

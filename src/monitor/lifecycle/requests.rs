@@ -1,0 +1,81 @@
+//! What hosts and clients ask of a lifecycle: none of it changes the state.
+
+#[cfg(feature = "consoles")]
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use tracing::debug;
+
+use super::{Event, Lifecycle, State};
+use crate::child::Signal;
+use crate::monitor::attach::{Attach, AttachError, Attached, SessionId};
+use crate::monitor::keys::Cx;
+#[cfg(feature = "consoles")]
+use crate::monitor::logs::LogOpener;
+#[cfg(feature = "consoles")]
+use crate::monitor::name::Name;
+#[cfg(feature = "consoles")]
+use crate::monitor::parts::Parts;
+use crate::monitor::requests::RequestError;
+#[cfg(feature = "consoles")]
+use crate::monitor::transition::StartError;
+
+impl Lifecycle {
+    /// Sends input of a client.
+    pub(in crate::monitor) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
+        if self.process().is_some() && self.parts.channels.send(session, bytes, cx) {
+            self.handle(Event::Input, cx);
+        }
+    }
+
+    /// See [`Monitor::attach`](crate::monitor::Monitor::attach).
+    pub(in crate::monitor) fn attach(
+        &mut self,
+        client: UnixStream,
+        request: &Attach,
+        preamble: impl FnOnce(&Attached) -> Vec<u8>,
+        cx: &mut Cx<'_>,
+    ) -> Result<Attached, (AttachError, UnixStream)> {
+        let (State::Alive(..) | State::Draining(_)) = self.state else {
+            return Err((AttachError::NotRunning, client));
+        };
+        let attached = self.parts.channels.attach(client, request, preamble, cx)?;
+        debug!(name = %self.parts.sandbox.name, session = attached.session.0, "attached");
+        Ok(attached)
+    }
+
+    /// See [`Monitor::add_console`](crate::monitor::Monitor::add_console).
+    #[cfg(feature = "consoles")]
+    pub(in crate::monitor) fn add_console(
+        &mut self,
+        name: Name,
+        descriptor: OwnedFd,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), StartError> {
+        let child = self.pid();
+        let Parts { channels, given_consoles, sandbox, post_rotate, .. } = &mut self.parts;
+        let exists = channels.find(&name).is_some();
+        given_consoles.try_give(name, descriptor, sandbox, exists)?;
+        let Some(child) = child else { return Ok(()) };
+        let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
+        let prepared = given_consoles.open(sandbox, &mut logs)?;
+        channels.add_consoles(prepared.channels, prepared.host, child, cx);
+        Ok(())
+    }
+
+    /// See [`Monitor::signal_child`](crate::monitor::Monitor::signal_child).
+    pub(in crate::monitor) fn signal_child(&self, signal: Signal) -> Result<(), RequestError> {
+        let process = self.process().ok_or(RequestError::NotRunning)?;
+        let sent = process.child.signal(signal);
+        sent.map_err(|source| RequestError::Signal { signal, source })
+    }
+
+    /// See [`Monitor::reopen_log`](crate::monitor::Monitor::reopen_log).
+    pub(in crate::monitor) fn reopen_log(&mut self) -> Result<(), RequestError> {
+        let channels = &mut self.parts.channels;
+        if channels.stdio().is_none() {
+            return Err(RequestError::NotRunning);
+        }
+        Ok(channels.reopen_logs()?)
+    }
+}
