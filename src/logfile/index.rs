@@ -199,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn zeros_and_unknown_kinds_are_no_records() {
+    fn zeros_and_unknown_kinds_are_not_records() {
         assert_eq!(Record::decode(&[0; RECORD]), None);
         assert_eq!(Record::decode(&[0xff; RECORD]), None);
     }
 
     #[test]
-    fn a_header_is_known_again_and_nothing_else_is() {
+    fn only_the_header_of_this_version_is_accepted() {
         let header = Header { inode: 77 };
         assert_eq!(Header::decode(&header.encode()), Some(header));
         for byte in 0..12 {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_lies_on_disk_as_it_is_specified() {
+    fn a_record_has_the_specified_layout() {
         let record = Record {
             time: Timestamp::from_nanoseconds(1),
             offset: 2,

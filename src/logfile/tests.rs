@@ -28,7 +28,7 @@ fn content(path: &Path) -> String {
 }
 
 #[test]
-fn a_removed_log_is_made_anew() {
+fn a_removed_log_is_created_again() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0);
     log.write(Stream::Stdout, b"before\n").unwrap();
@@ -77,7 +77,7 @@ fn a_log_that_another_process_has_locked_is_written_and_locked_later() {
 }
 
 #[test]
-fn a_log_that_can_not_be_made_anew_keeps_the_lock_on_the_one_before() {
+fn a_log_that_can_not_be_created_again_keeps_the_lock_on_the_last_one() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0);
     let (path, moved) = (log.path().to_owned(), directory.path().join("moved"));
@@ -98,7 +98,7 @@ fn a_log_that_can_not_be_made_anew_keeps_the_lock_on_the_one_before() {
 }
 
 #[test]
-fn a_look_happens_at_most_once_a_second() {
+fn the_path_is_checked_at_most_once_a_second() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 0);
     fs::remove_file(log.path()).unwrap();
@@ -112,7 +112,7 @@ fn a_look_happens_at_most_once_a_second() {
 }
 
 #[test]
-fn a_removed_log_directory_is_made_anew() {
+fn a_removed_log_directory_is_created_again() {
     let directory = tempdir().unwrap();
     let log_dir = directory.path().join("a/b");
     let mut log = LogFile::open(&log_dir, "config", "vm", LogOptions::default()).unwrap();
@@ -134,7 +134,7 @@ fn a_renamed_directory_is_left_and_a_new_one_made() {
 }
 
 #[test]
-fn numbers_grow_on_in_a_directory_that_was_made_anew() {
+fn numbers_continue_in_a_directory_that_was_created_again() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 4);
     log.write(Stream::Stdout, b"1234567").unwrap();
@@ -219,7 +219,7 @@ fn a_rename_never_takes_the_place_of_another_file() {
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_refused() {
+fn names_that_lead_out_of_the_directory_are_refused() {
     let directory = tempdir().unwrap();
     let long = "x".repeat(255);
     for bad in ["", ".", "..", "a/b", "/", "../vm", "a\0b"] {

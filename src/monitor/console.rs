@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_parsed_and_told_as_it_was_given() {
+    fn every_kind_survives_parsing_and_display() {
         for text in [
             "a=unix:/p",
             "a=unix-any:/p",
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_console_is_refused() {
+    fn an_invalid_console_is_refused() {
         for text in ["", "tty", "pt", "unix", "unix:", "a=", "a=b", "a=pty:", "tcp:1.2.3.4:5"] {
             assert!(parse(text).is_err(), "{text:?}");
         }

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_in_the_state_directory_is_relative_and_comes_back() {
+    fn a_path_in_the_state_directory_is_recorded_relative_and_resolved() {
         let state = StateDir::new("/state".into());
         for (path, recorded) in [
             ("/state/log", "log"),

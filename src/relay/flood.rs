@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_waits_until_it_has_been_read_is_hardly_ever_delayed() {
+    fn a_child_that_answers_requests_is_seldom_delayed() {
         for (micros, count) in
             [(20, 1), (120, 1), (20, 100), (20, 1_500), (50, 4_000), (30, 16_000), (100, 60_000)]
         {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_false_alarm_a_real_flood_is_one_again() {
+    fn after_a_wrong_prediction_a_real_flood_is_detected_again() {
         let mut clock = Clock::flooded();
         assert_eq!(clock.read(1_000, 100), Advice::Watch);
         let waited = (0..).take_while(|_| clock.read(20, 100) == Advice::Watch).count() as u64;
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_flood_that_ends_is_no_false_alarm_and_the_next_one_is_soon_known() {
+    fn the_end_of_a_part_of_a_flood_is_not_a_wrong_prediction() {
         for end in [100, 0] {
             let mut clock = Clock::flooded();
             for _ in 0..100 {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_reads_take_after_a_pause_counts_together() {
+    fn several_reads_after_a_pause_count_together() {
         let mut clock = Clock::flooded();
         for _ in 0..3 {
             clock.flood.read(CAPACITY / 4, CAPACITY, clock.now);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pipe_took_is_given_back_when_it_is_gone() {
+    fn the_budget_of_a_pipe_is_given_back_when_it_is_dropped() {
         let mut pipe = Fixture::new(2 << 20);
         pipe.grow();
         let mut budget = Budget::new(&mut pipe.left, &mut pipe.taken);

@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_and_what_is_kept_is_all_that_was_read() {
+    fn dropped_and_kept_bytes_are_all_bytes_read() {
         let mut clock = Clock::new(MIB, MIB, OverRate::Drop);
         clock.flood(Duration::from_secs(10));
         let left_out: u64 = clock.gaps.iter().sum::<u64>() + clock.limit.end_gap();
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_read_eight_times_as_fast_at_most() {
+    fn dropped_bytes_are_read_at_most_eight_times_as_fast() {
         let mut clock = Clock::new(MIB, MIB, OverRate::Drop);
         clock.flood(Duration::from_secs(10));
         assert!(clock.read <= 8 * 11 * MIB + MIB, "{}", clock.read);

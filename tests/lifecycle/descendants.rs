@@ -63,7 +63,7 @@ fn a_daemon_that_ignores_the_stop_signal_is_killed_after_the_stop_timeout() {
 }
 
 #[test]
-fn the_last_words_of_a_daemon_are_in_the_log_before_the_end_is_on_record() {
+fn the_last_output_of_a_daemon_is_in_the_log_before_the_end_is_recorded() {
     let state = State::new();
     // Silent for longer than the grace of a drain. Its own child is a program by the time it is
     // told of: one that has only been forked would take the stop signal for the shell.
@@ -93,7 +93,7 @@ fn a_stop_request_during_the_drain_kills_what_is_left() {
 }
 
 #[test]
-fn what_is_to_be_left_alone_goes_on() {
+fn leave_descendants_keeps_them_running() {
     let state = State::new();
     let script = "sleep 1000 & echo $! >> pids; setsid sleep 1000 & echo $! >> pids; exit 3";
     let mut command = here(&state, &["--leave-descendants"], script);
@@ -120,7 +120,7 @@ fn an_orphan_that_ends_while_the_command_runs_leaves_no_zombie() {
 }
 
 #[test]
-fn children_that_the_supervisor_was_born_with_are_nobodys_business() {
+fn children_that_the_supervisor_inherited_are_left_alone() {
     let state = State::new();
     let vmon = here(&state, &[], "sleep 1000 & echo $! >> pids; exit 3");
     // The shell that becomes the supervisor has children by then: one of its own session, one not.
@@ -149,7 +149,7 @@ fn children_that_the_supervisor_was_born_with_are_nobodys_business() {
 /// Not on the poll(2) back end: poll(2) itself fails beyond the file limit.
 #[cfg(not(mio_unsupported_force_poll_poll))]
 #[test]
-fn a_look_that_fails_does_not_mean_that_no_process_is_left() {
+fn a_failed_poll_does_not_count_as_no_process_left() {
     let state = State::new();
     let script = "trap 'exit 3' TERM
         setsid sh -c 'echo $$ > pids; exec sleep 1000' >/dev/null 2>&1 </dev/null &
@@ -265,7 +265,7 @@ fn the_cgroup_of_a_lost_run_that_is_another_runs_by_now_is_left_alone() {
 }
 
 #[test]
-fn a_library_ends_the_group_of_its_child_and_touches_nobody_else() {
+fn a_library_ends_the_group_of_its_child_and_no_other_process() {
     run_host(
         &State::new(),
         hosts::MODULE,
@@ -283,7 +283,7 @@ mod hosts {
     pub const MODULE: &str = module_path!();
 
     #[test]
-    #[ignore = "run by a_library_ends_the_group_of_its_child_and_touches_nobody_else"]
+    #[ignore = "run by a_library_ends_the_group_of_its_child_and_no_other_process"]
     fn the_group_ends_and_others_stay() {
         let directory = PathBuf::from(std::env::var_os("VMON_TEST_DESCENDANTS").unwrap());
         let file = |name: &str| directory.join(name).display().to_string();

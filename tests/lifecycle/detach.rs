@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 #[test]
-fn it_returns_with_name_and_pid_while_the_command_runs() {
+fn detach_prints_name_and_pid_and_returns_while_the_command_runs() {
     let state = State::new();
     // `output` waits until nobody holds the pipes any more: the supervisor does not.
     let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 100"));
@@ -43,7 +43,7 @@ fn the_command_writes_to_the_log_and_its_end_is_recorded() {
 }
 
 #[test]
-fn why_it_does_not_run_is_told_with_the_exit_code_of_run() {
+fn a_failed_detached_start_is_reported_with_the_exit_code_of_run() {
     let state = State::new();
     let fails = |command: &mut Command, expected: i32, why: &str| {
         let output = command.output().unwrap();
@@ -74,7 +74,7 @@ fn a_name_that_was_not_given_gets_a_number_while_it_is_taken() {
 }
 
 #[test]
-fn it_survives_the_terminal_and_everything_in_its_session() {
+fn a_detached_run_survives_its_terminal_and_session() {
     let state = State::new();
     let mut shell = Command::new("sh");
     let vmon = env!("CARGO_BIN_EXE_vmon");
@@ -113,7 +113,7 @@ fn no_descriptor_of_the_callers_is_held() {
 }
 
 #[test]
-fn what_the_supervisor_says_later_is_in_a_log_of_its_own() {
+fn later_messages_of_the_supervisor_are_in_its_own_log() {
     let state = State::new();
     let options = ["-d", "--log-level", "info"];
     let output = state.run("web", &options, "exec sleep 100").output().unwrap();
@@ -135,7 +135,7 @@ fn what_the_supervisor_says_later_is_in_a_log_of_its_own() {
 }
 
 #[test]
-fn the_command_gets_a_terminal_when_that_is_asked_for() {
+fn a_detached_command_gets_a_terminal_with_tty() {
     let state = State::new();
     let script = "test -t 0 && test -t 1 && echo terminal; exec sleep 100";
     let _sandbox = Detached::start(&state, &mut state.run("web", &["-dt"], script));
@@ -143,7 +143,7 @@ fn the_command_gets_a_terminal_when_that_is_asked_for() {
 }
 
 #[test]
-fn a_command_on_pipes_has_no_input_unless_that_is_asked_for() {
+fn a_detached_command_on_pipes_has_no_input_by_default() {
     let state = State::new();
     let _null =
         Detached::start(&state, &mut state.run("null", &["-d"], "cat; echo over; sleep 100"));
@@ -156,7 +156,7 @@ fn a_command_on_pipes_has_no_input_unless_that_is_asked_for() {
 }
 
 #[test]
-fn it_stays_in_the_directory_where_it_was_started() {
+fn a_detached_run_keeps_the_callers_directory() {
     let state = State::new();
     let directory = state.file("here");
     fs::create_dir(&directory).unwrap();
@@ -166,7 +166,7 @@ fn it_stays_in_the_directory_where_it_was_started() {
 }
 
 #[test]
-fn a_closed_stdout_does_not_keep_it_from_running() {
+fn a_closed_stdout_does_not_prevent_a_detached_run() {
     let state = State::new();
     let mut command = state.run("web", &["-d"], "exec sleep 100");
     command.stdout(File::create("/dev/full").unwrap_or_else(|_| File::open("/dev/null").unwrap()));
@@ -188,7 +188,7 @@ fn public_files(pid: u32) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn what_the_command_is_started_with_is_not_public() {
+fn the_options_of_a_detached_run_are_not_in_its_arguments() {
     let state = State::new();
     let (variable, argument) = ("TOKEN=hunter2", "swordfish");
     let mut run = state.run("web", &["-d", "--env", variable], "echo $TOKEN $1; exec sleep 1000");
@@ -212,7 +212,7 @@ fn what_the_command_is_started_with_is_not_public() {
 }
 
 #[test]
-fn as_much_may_be_handed_over_as_a_command_line_can_have() {
+fn a_plan_may_be_as_long_as_a_command_line() {
     let state = State::new();
     let mut run = state.run("web", &["-d"], "cat /proc/$$/cmdline; exec sleep 1000");
     run.arg("sh");
@@ -232,7 +232,7 @@ fn as_much_may_be_handed_over_as_a_command_line_can_have() {
 }
 
 #[test]
-fn a_supervisor_that_is_started_by_hand_says_what_it_is() {
+fn a_supervisor_that_is_started_by_hand_exits_with_a_message() {
     let state = State::new();
     let by_hand = |input: Stdio| {
         let mut vmon = state.vmon();

@@ -41,7 +41,7 @@ fn onto_failing_disk(command: &mut Command, file: &Path) -> Output {
 }
 
 #[test]
-fn a_file_on_a_failing_disk_is_no_reader_that_has_gone() {
+fn an_io_error_of_stdout_is_not_a_closed_reader() {
     let state = State::new();
     state.ran("a", &["--no-forward"], "seq 1 1000");
     for args in [&["logs", "a"][..], &["replay", "a"], &["export", "a", "--to", "json"], &["ps"]] {
@@ -52,7 +52,7 @@ fn a_file_on_a_failing_disk_is_no_reader_that_has_gone() {
 }
 
 #[test]
-fn what_a_failing_disk_does_not_take_of_a_run_is_counted_with_one_warning() {
+fn output_that_a_failing_disk_does_not_take_is_counted_with_one_warning() {
     let state = State::new();
     let mut run = state.run("a", &[], "printf 12345; printf 67890; exit 3");
     let output = onto_failing_disk(&mut run, &state.file("out"));

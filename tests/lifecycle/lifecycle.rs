@@ -236,7 +236,7 @@ fn a_child_with_jobs_of_its_own_keeps_its_exit_code() {
 }
 
 #[test]
-fn a_descendant_in_a_session_of_its_own_does_not_hold_up_the_stop() {
+fn a_descendant_in_a_session_of_its_own_does_not_delay_the_stop() {
     let state = State::new();
     let fifo = state.file("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -298,7 +298,7 @@ fn the_stop_signal_reaches_grandchildren_of_the_childs_group() {
 }
 
 #[test]
-fn the_stop_signal_is_the_one_that_was_asked_for() {
+fn the_stop_signal_is_the_one_of_the_option() {
     let state = State::new();
     for (option, name) in [("INT", "INT"), ("SIGUSR1", "USR1"), ("10", "USR1"), ("usr2", "USR2")] {
         let script = format!(
@@ -314,7 +314,7 @@ fn the_stop_signal_is_the_one_that_was_asked_for() {
 }
 
 #[test]
-fn a_real_time_stop_signal_is_understood() {
+fn a_real_time_signal_can_be_the_stop_signal() {
     let state = State::new();
     let script = "echo ready; exec sleep 1000";
     let mut session = Session::spawn(&mut state.run("x", &["--stop-signal", "40"], script));
@@ -892,7 +892,7 @@ fn a_child_that_closes_its_terminal_before_it_ends_is_not_hung_up_on() {
 }
 
 #[test]
-fn a_child_that_opens_its_terminal_again_is_heard_again() {
+fn a_child_that_opens_its_terminal_again_is_read_again() {
     let state = State::new();
     let script = "echo one; exec </dev/null >&- 2>&-; exec >/dev/tty; echo two; exit 7";
     let mut session = Session::spawn(&mut state.run("x", &["--tty", "always"], script));
@@ -915,7 +915,7 @@ fn an_ordinary_end_on_a_terminal_is_never_a_hangup() {
 // What the child gets.
 
 #[test]
-fn the_environment_is_ours_and_what_was_asked_for() {
+fn the_environment_is_that_of_vmon_with_the_changes_of_env() {
     let state = State::new();
     let options = ["--env", "A=1=2", "--env", "B=", "--env", "C", "--env", "D"];
     let script = "echo ${A-unset}:${B-unset}:${C-unset}:${D-unset}:$E";
@@ -925,7 +925,7 @@ fn the_environment_is_ours_and_what_was_asked_for() {
 }
 
 #[test]
-fn the_working_directory_is_ours_or_the_one_asked_for() {
+fn the_working_directory_is_that_of_vmon_or_of_cwd() {
     let state = State::new();
     let directory = state.file("inside");
     fs::create_dir(&directory).unwrap();

@@ -36,7 +36,7 @@ fn wait_for_the_drain(state: &State) {
 }
 
 #[test]
-fn a_stop_gives_up_on_a_reader_and_never_on_the_log() {
+fn a_stop_request_abandons_a_blocked_reader_but_not_the_log() {
     let state = State::new();
     let (mut supervisor, mut reader) = blocked(&state, &format!("head -c {OUTPUT} /dev/zero"));
     wait_for_the_drain(&state);
@@ -61,7 +61,7 @@ fn a_quit_signal_is_a_stop_request() {
 }
 
 #[test]
-fn a_reader_that_fails_for_lack_of_room_is_counted() {
+fn bytes_that_a_full_disk_refuses_to_forward_are_counted() {
     let state = State::new();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = state.run("web", &[], "printf 12345").stdout(full).output().unwrap();

@@ -79,7 +79,7 @@ fn read_some(stream: &mut impl Read, bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn five_hundred_sessions_during_a_flood_take_nothing_from_the_log_nor_from_each_other() {
+fn five_hundred_clients_during_a_flood_lose_no_byte_of_the_log() {
     let state = State::new();
     let options = ["-d", "--log-max-size", "1MiB", "--log-max-files", "100000"];
     let started = state.run(NAME, &options, SCRIPT).output().unwrap();

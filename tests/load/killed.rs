@@ -117,7 +117,7 @@ fn session(leader: &str) -> Vec<u32> {
 }
 
 #[test]
-fn a_killed_supervisor_leaves_a_true_record_a_true_log_and_no_process() {
+fn a_killed_supervisor_leaves_a_correct_record_a_correct_log_and_no_process() {
     let state = State::new();
     let pid_file = state.file("pid");
     let (flood, farewell) = (numbers(1..=300_000), numbers(300_001..=320_000));

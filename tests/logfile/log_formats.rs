@@ -77,7 +77,7 @@ impl Expected {
 }
 
 #[test]
-fn rotation_never_splits_a_record_and_loses_and_doubles_nothing() {
+fn rotation_splits_loses_and_repeats_no_record() {
     let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
     for round in 0..20 {
         let format = random.choice(FORMATS).unwrap();
@@ -151,7 +151,7 @@ fn files_fewer_than(count: usize, directory: &TempDir) -> bool {
 }
 
 #[test]
-fn a_line_that_a_run_leaves_unfinished_ends_with_the_run() {
+fn an_unfinished_line_is_ended_with_the_run() {
     for ends_by_mark in [true, false] {
         let directory = tempdir().unwrap();
         let mut log = open(&directory, Format::Cri);
@@ -218,7 +218,7 @@ fn a_torn_last_record_is_cut_off() {
 }
 
 #[test]
-fn a_first_record_that_is_torn_is_cut_off_where_it_tells_its_format() {
+fn a_torn_first_record_is_cut_off_if_it_shows_its_format() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, Format::Cri);
     log.write(Stream::Stdout, &[b'x'; 1_000]).unwrap();
@@ -290,7 +290,7 @@ fn a_run_in_another_format_begins_a_new_generation() {
 }
 
 #[test]
-fn a_log_with_an_index_is_raw_whatever_it_looks_like() {
+fn a_log_with_an_index_is_raw_whatever_its_first_line() {
     let directory = tempdir().unwrap();
     for _ in 0..2 {
         let mut log = open(&directory, Format::Raw);

@@ -193,7 +193,7 @@ fn a_generation_never_changes_its_name() {
 }
 
 #[test]
-fn keeping_none_removes_the_full_log_and_spares_who_reads_it() {
+fn keeping_none_removes_the_full_log_and_its_readers_read_to_the_end() {
     let directory = tempdir().unwrap();
     let mut log = open(&directory, 4, 0);
     log.write(Stream::Stdout, b"0123").unwrap();
@@ -245,7 +245,7 @@ fn a_generation_that_is_compressed_meanwhile_is_removed_in_its_turn() {
 }
 
 #[test]
-fn other_files_of_the_directory_are_left_alone() {
+fn other_files_in_the_directory_are_not_touched() {
     let directory = tempdir().unwrap();
     let config = directory.path().join("config");
     fs::create_dir(&config).unwrap();
@@ -335,7 +335,7 @@ fn a_log_without_permission_is_found_by_the_check() {
 }
 
 #[test]
-fn a_rotation_that_is_refused_is_made_up_for_later() {
+fn a_refused_rotation_is_repeated_later() {
     if geteuid().is_root() {
         return skip("root may do everything; run the tests as an ordinary user");
     }

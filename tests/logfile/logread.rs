@@ -90,7 +90,7 @@ fn generations_come_in_order_and_then_the_log() {
 }
 
 #[test]
-fn an_index_tells_times_streams_and_marks() {
+fn an_index_has_times_streams_and_marks() {
     let made = Made::new();
     made.raw("", &chunks());
     let mut reader = open(made.log_dir());
@@ -137,7 +137,7 @@ fn of_an_index_cut_anywhere_the_whole_records_count_and_every_byte_is_given() {
 }
 
 #[test]
-fn what_a_writer_has_told_is_read_as_far_as_its_index_was_not_cut() {
+fn a_truncated_index_is_read_up_to_its_last_whole_record() {
     let directory = tempdir().unwrap();
     let streams = [Stream::Stdout, Stream::Stderr, Stream::Tty, Stream::Notice];
     let mut log = log(directory.path(), 0);
@@ -209,7 +209,7 @@ fn an_index_ends_where_its_records_do_not_join_or_are_zeros() {
 }
 
 #[test]
-fn what_is_no_index_is_told_and_not_used() {
+fn a_file_that_is_not_an_index_is_reported_and_not_used() {
     let (made, chunks) = (Made::new(), chunks());
     made.raw("", &chunks);
     let mut other = index(&chunks);
@@ -241,7 +241,7 @@ fn compressed_generations_are_read_with_their_index() {
 }
 
 #[test]
-fn a_damaged_generation_is_told_and_the_next_one_is_read() {
+fn a_damaged_generation_is_reported_and_the_next_one_is_read() {
     for (program, ending) in [("gzip", ".gz"), ("zstd", ".zst")] {
         let made = Made::new();
         made.write(&generation(1), &vec![b'x'; 1 << 20]);
@@ -275,7 +275,7 @@ fn lines_of_cri_and_json_are_what_the_child_wrote() {
 }
 
 #[test]
-fn a_log_with_an_index_is_raw_whatever_it_looks_like() {
+fn a_log_with_an_index_is_raw_whatever_its_first_line() {
     let made = Made::new();
     let text = lines("cri", &[Chunk::new(1, STDOUT, "x\n")]);
     made.raw("", &[Chunk::new(9, STDERR, text.clone())]);
@@ -335,7 +335,7 @@ fn lines_of_any_length_are_read() {
 }
 
 #[test]
-fn bytes_that_the_index_does_not_tell_of_wait_if_asked() {
+fn bytes_without_an_index_record_are_held_back_on_request() {
     let (made, chunks) = (Made::new(), chunks());
     made.raw("", &chunks[..2]);
     made.write("", &joined(&chunks));
@@ -374,7 +374,7 @@ fn an_index_whose_generation_was_taken_away_is_not_the_logs() {
 }
 
 #[test]
-fn where_there_is_no_log_that_is_told_and_nothing_is_made() {
+fn a_missing_log_is_an_error_and_nothing_is_created() {
     let directory = tempdir().unwrap();
     let error = LogReader::open(directory.path(), "config", "vm").unwrap_err();
     assert!(matches!(error, ReadError::NoLog { .. }), "{error}");

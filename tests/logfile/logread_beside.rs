@@ -170,7 +170,7 @@ fn generations_that_are_compressed_meanwhile_are_reproduced() {
 }
 
 #[test]
-fn what_a_reader_misses_is_told_to_the_number() {
+fn a_reader_reports_exactly_the_generations_that_it_missed() {
     let directory = tempdir().unwrap();
     let log_dir = directory.path();
     let bytes: Vec<u8> = (0..400_000_u32).flat_map(|n| format!("{n:07}\n").into_bytes()).collect();

@@ -94,7 +94,7 @@ fn a_time_is_found_in_every_format_and_in_compressed_generations() {
 }
 
 #[test]
-fn reading_stops_where_it_is_told() {
+fn reading_stops_at_the_given_position() {
     let mut random = Rng::with_seed(21);
     let files = files(&mut random, 6);
     let all: Vec<&Chunk> = files.iter().flatten().collect();

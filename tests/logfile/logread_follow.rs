@@ -50,7 +50,7 @@ fn a_reader_goes_on_through_rotations_and_repeats_nothing() {
 }
 
 #[test]
-fn generations_that_are_removed_before_they_are_read_are_told() {
+fn generations_that_are_removed_before_they_are_read_are_reported() {
     let directory = tempdir().unwrap();
     let mut log = log(directory.path(), 4, u32::MAX);
     log.write(Stream::Stdout, b"aaaabbbbccccdd").unwrap();
@@ -64,7 +64,7 @@ fn generations_that_are_removed_before_they_are_read_are_told() {
 }
 
 #[test]
-fn a_reader_that_falls_behind_is_told_what_it_has_missed() {
+fn a_reader_that_falls_behind_reports_what_it_has_missed() {
     let directory = tempdir().unwrap();
     let mut log = log(directory.path(), 4, 2);
     log.write(Stream::Stdout, b"aaaabb").unwrap();
@@ -135,7 +135,7 @@ fn a_log_that_another_process_moves_is_read_to_its_end_before_the_new_one() {
 }
 
 #[test]
-fn a_directory_that_is_made_anew_is_read_on() {
+fn reading_continues_in_a_directory_that_is_created_again() {
     let made = Made::new();
     made.write(&generation(7), b"one\n");
     made.write("", b"two\n");
@@ -149,7 +149,7 @@ fn a_directory_that_is_made_anew_is_read_on() {
 }
 
 #[test]
-fn a_truncated_log_is_read_anew_and_that_is_told() {
+fn a_truncated_log_is_read_again_and_reported() {
     let made = Made::new();
     made.write("", b"a longer beginning\n");
     let mut reader = open(made.log_dir());
@@ -161,7 +161,7 @@ fn a_truncated_log_is_read_anew_and_that_is_told() {
 }
 
 #[test]
-fn a_truncated_log_has_times_again_when_its_index_begins_anew() {
+fn a_truncated_log_has_times_again_when_it_gets_a_new_index() {
     let made = Made::new();
     let before = [Chunk::new(1, STDOUT, "a longer beginning\n")];
     made.raw("", &before);
@@ -179,7 +179,7 @@ fn a_truncated_log_has_times_again_when_its_index_begins_anew() {
 }
 
 #[test]
-fn what_is_not_there_yet_can_be_waited_for() {
+fn a_log_that_does_not_exist_yet_can_be_followed() {
     let directory = tempdir().unwrap();
     let mut reader = LogReader::expect(directory.path(), "config", "vm").unwrap();
     assert_eq!(bytes(&mut reader), "");

@@ -36,7 +36,7 @@ fn a_serial_port_on_a_socket_that_qemu_serves_outlives_a_reset_of_the_guest() {
 }
 
 #[test]
-fn a_serial_port_that_qemu_closes_is_opened_again_which_the_index_tells() {
+fn a_serial_port_that_qemu_closes_is_opened_again_with_a_mark_in_the_index() {
     let Some(machine) = machine() else { return };
     let state = State::new();
     let chardev = |path: &Path| format!("socket,path={},server=on,wait=off", path.display());

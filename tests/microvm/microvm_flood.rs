@@ -184,7 +184,7 @@ fn echo(state: &State) -> (Detached, Attached) {
 }
 
 #[test]
-fn a_guest_that_says_yes_at_its_serial_port_for_ever_harms_nobody() {
+fn a_flood_of_lines_at_a_serial_port_stays_within_its_limits() {
     let Some(flood) = Flood::start("serial", Hvc0::Pty, "block", "yes >/dev/console") else {
         return;
     };
@@ -195,7 +195,7 @@ fn a_guest_that_says_yes_at_its_serial_port_for_ever_harms_nobody() {
 }
 
 #[test]
-fn a_guest_that_sends_random_bytes_at_its_serial_port_harms_nobody() {
+fn a_flood_of_random_bytes_at_a_serial_port_stays_within_its_limits() {
     let script = "stty raw </dev/console; cat /dev/urandom >/dev/console";
     let Some(flood) = Flood::start("serial", Hvc0::Pty, "block", script) else { return };
     flood.watch();
@@ -204,7 +204,7 @@ fn a_guest_that_sends_random_bytes_at_its_serial_port_harms_nobody() {
 }
 
 #[test]
-fn a_guest_that_sends_random_bytes_at_hvc0_and_is_held_back_harms_nobody() {
+fn a_flood_at_hvc0_that_the_rate_blocks_stays_within_its_limits() {
     let script = "stty raw </dev/hvc0; cat /dev/urandom >/dev/hvc0";
     let Some(flood) = Flood::start("hvc0", Hvc0::Pty, "block", script) else { return };
     flood.watch();
@@ -213,7 +213,7 @@ fn a_guest_that_sends_random_bytes_at_hvc0_and_is_held_back_harms_nobody() {
 }
 
 #[test]
-fn a_guest_that_sends_random_bytes_at_hvc0_of_which_most_are_left_out_harms_nobody() {
+fn a_flood_at_hvc0_that_the_rate_drops_stays_within_its_limits() {
     let script = "stty raw </dev/hvc0; cat /dev/urandom >/dev/hvc0";
     let Some(flood) = Flood::start("hvc0", Hvc0::Fifo, "drop", script) else { return };
     flood.watch();

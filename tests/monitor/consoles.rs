@@ -67,7 +67,7 @@ fn every_kind_of_console_is_logged_and_takes_what_is_typed() {
 }
 
 #[test]
-fn a_console_that_closes_is_opened_again_which_the_index_tells() {
+fn a_console_that_closes_is_opened_again_with_a_mark_in_the_index() {
     each_kind(|mut host, kind| {
         host.until_open("serial", 1);
         let mut client = host.attach("serial", 100);
@@ -101,7 +101,7 @@ fn reopened_at(state: &State, log: &str) -> Vec<u64> {
 }
 
 #[test]
-fn who_has_sent_more_than_a_console_took_is_heard_again_after_its_reset() {
+fn a_client_whose_input_a_console_did_not_take_is_read_again_after_a_reset() {
     let state = State::new();
     let path = state.file("console");
     let listener = UnixListener::bind(&path).unwrap();
@@ -137,7 +137,7 @@ fn who_has_sent_more_than_a_console_took_is_heard_again_after_its_reset() {
 }
 
 #[test]
-fn what_a_vmm_has_written_to_a_socket_when_it_ends_is_all_there() {
+fn output_in_a_socket_is_complete_after_the_end_of_the_vmm() {
     each_kind(|mut host, kind| {
         // The kernel drops what is left in a PTY whose master is closed.
         if kind == "pty" {
@@ -168,7 +168,7 @@ fn a_fifo_is_made_read_to_its_end_and_removed() {
 }
 
 #[test]
-fn a_fifo_that_another_console_reads_is_left_to_it() {
+fn a_fifo_has_one_reader_only() {
     let state = State::new();
     let path = state.file("fifo");
     let console: vmon::monitor::Console =
@@ -200,7 +200,7 @@ fn refused(state: State, consoles: &[&str]) -> (String, State) {
 }
 
 #[test]
-fn a_console_that_can_not_be_is_told_before_anything_is_started() {
+fn an_impossible_console_is_an_error_before_anything_is_started() {
     let long = format!("/tmp/{}", "x".repeat(120));
     let cases: [(&[&str], &str); 5] = [
         (&["a=pty", "b=pty", "a=pty"], "two consoles have the name \"a\""),
@@ -262,7 +262,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
-fn a_link_that_leads_to_somebody_elses_terminal_is_not_followed() {
+fn a_link_to_the_terminal_of_another_process_is_not_opened() {
     let state = State::new();
     let path = state.file("pty");
     let mut theirs =
@@ -417,7 +417,7 @@ fn a_host_adds_a_console_on_a_descriptor_of_its_own() {
 }
 
 #[test]
-fn a_descriptor_that_can_not_be_read_is_not_looked_for_again() {
+fn a_console_on_a_descriptor_is_not_reopened_after_a_read_error() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let build = |builder: vmon::monitor::Builder| {
         builder.console("only".parse().unwrap(), OwnedFd::from(writer))
@@ -443,7 +443,7 @@ fn a_console_rotates_as_the_log_does() {
 }
 
 #[test]
-fn a_pty_of_ours_has_the_size_of_whoever_is_attached() {
+fn a_pty_console_has_the_window_size_of_the_attached_client() {
     let mut host = start(State::new(), "open", Path::new("{serial}"), "serial=pty");
     host.until_open("serial", 1);
     let path = host.console("serial").path.unwrap();

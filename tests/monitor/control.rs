@@ -36,7 +36,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_socket_and_its_directories_are_private_and_gone_in_the_end() {
+fn the_socket_and_its_directories_are_private_and_removed_at_the_end() {
     let host = Served::start(SLEEP);
     let directory = host.path.parent().unwrap();
     assert!(fs::symlink_metadata(&host.path).unwrap().file_type().is_socket());
@@ -50,7 +50,7 @@ fn the_socket_and_its_directories_are_private_and_gone_in_the_end() {
 }
 
 #[test]
-fn status_tells_what_the_sandbox_is() {
+fn status_describes_the_sandbox() {
     let host = Served::start(SLEEP);
     host.state.wait_for_log("a", b"up\n");
     let status = host.client().status().unwrap();
@@ -65,7 +65,7 @@ fn status_tells_what_the_sandbox_is() {
 }
 
 #[test]
-fn a_watch_tells_each_transition_and_the_end() {
+fn watch_reports_each_transition_and_the_end() {
     let host = Served::start("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done");
     host.state.wait_for_log("a", b"up\n");
     let mut watch = host.client().watch().unwrap();
@@ -84,7 +84,7 @@ fn a_watch_tells_each_transition_and_the_end() {
 }
 
 #[test]
-fn a_watch_goes_on_over_restarts_and_a_stop_ends_them() {
+fn watch_continues_over_restarts_until_a_stop() {
     let host = Served::with("echo up; exit 4", false, |it| it.restart(Restart::Always));
     let mut watch = Client::connect(&host.path).unwrap().watch().unwrap();
     let restarting = watch.find_map(|event| {
@@ -102,7 +102,7 @@ fn a_watch_goes_on_over_restarts_and_a_stop_ends_them() {
 }
 
 #[test]
-fn the_end_by_a_signal_is_told_as_one() {
+fn an_end_by_a_signal_is_reported_with_the_signal() {
     let host = Served::start(SLEEP);
     let mut client = host.client();
     let watch = Client::connect(&host.path).unwrap().watch().unwrap();
@@ -139,7 +139,7 @@ fn the_log_is_reopened_by_its_name() {
 }
 
 #[test]
-fn an_attached_client_gets_the_tail_and_what_follows_and_types() {
+fn an_attached_client_gets_the_tail_and_new_output_and_sends_input() {
     let script = "echo one; while read line; do echo got $line; done; exec sleep 1000";
     let host = Served::with(script, false, |it| it.input(Input::Attached));
     host.state.wait_for_log("a", b"one\n");
@@ -162,7 +162,7 @@ fn an_attached_client_gets_the_tail_and_what_follows_and_types() {
 }
 
 #[test]
-fn bytes_right_behind_the_attach_call_are_the_childs_input() {
+fn bytes_after_the_attach_call_are_the_childs_input() {
     let host = Served::with("read line; echo got $line; exec sleep 1000", false, |it| {
         it.input(Input::Attached)
     });
@@ -191,7 +191,7 @@ fn a_terminal_takes_the_size_of_a_session() {
 }
 
 #[test]
-fn what_cannot_be_done_is_a_named_error() {
+fn an_impossible_request_is_a_named_error() {
     let host = Served::start(SLEEP);
     host.client();
     let mut raw = host.raw();
@@ -238,7 +238,7 @@ fn what_cannot_be_done_is_a_named_error() {
 }
 
 #[test]
-fn calls_in_one_write_are_answered_in_order_and_oneway_ones_not_at_all() {
+fn calls_in_one_write_are_answered_in_order_and_oneway_calls_are_not() {
     let host = Served::start(SLEEP);
     host.client();
     let mut raw = host.raw();
@@ -259,7 +259,7 @@ fn calls_in_one_write_are_answered_in_order_and_oneway_ones_not_at_all() {
 }
 
 #[test]
-fn a_client_that_sends_no_more_gets_its_answers_still() {
+fn a_client_that_has_shut_down_its_sending_side_gets_its_replies() {
     let host = Served::start(SLEEP);
     host.client();
     let mut raw = host.raw();
@@ -278,7 +278,7 @@ fn a_client_that_sends_no_more_gets_its_answers_still() {
 }
 
 #[test]
-fn a_monitor_that_leaves_its_reactor_takes_its_socket_along() {
+fn removing_a_monitor_from_its_reactor_removes_its_socket() {
     let state = State::new();
     let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
     let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
@@ -351,7 +351,7 @@ fn of_many_starts_at_once_over_a_stale_socket_one_gets_the_name() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_not_a_socket_is_not_replaced() {
     let state = State::new();
     let path = socket_of(&state, "a");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -407,7 +407,7 @@ fn a_path_beyond_sun_path_is_served_and_reached() {
 }
 
 #[test]
-fn a_supervisor_that_is_gone_is_told_from_one_that_is_stuck() {
+fn a_dead_supervisor_and_a_hanging_one_are_different_errors() {
     let state = State::new();
     let path = state.file("a.sock");
     assert!(Client::connect(&path).unwrap_err().is_gone());
@@ -420,7 +420,7 @@ fn a_supervisor_that_is_gone_is_told_from_one_that_is_stuck() {
 }
 
 #[test]
-fn another_user_is_told_so_and_refused() {
+fn a_client_of_another_user_is_refused_with_a_named_error() {
     if !common::is_root() || common::python().is_none() {
         eprintln!("skipped: only root can be another user");
         return;
@@ -453,7 +453,7 @@ print(s.makefile('rb').read().decode())";
 }
 
 #[test]
-fn a_client_of_another_make_introspects_and_calls() {
+fn an_independent_varlink_library_introspects_and_calls() {
     let Some(mut python) = common::python() else { return };
     let host = Served::start("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done");
     host.state.wait_for_log("a", b"up\n");
@@ -492,7 +492,7 @@ print("all well")
 }
 
 #[test]
-fn a_command_of_another_make_introspects_and_calls() {
+fn an_independent_varlink_command_introspects_and_calls() {
     let Some(python) = common::python() else { return };
     let python = python.get_program().to_owned();
     let host = Served::start(SLEEP);
@@ -514,7 +514,7 @@ fn a_command_of_another_make_introspects_and_calls() {
 }
 
 #[test]
-fn the_description_names_what_is_told() {
+fn the_interface_description_has_every_key_of_the_replies() {
     for name in ["MessageTooLong", "MessageTimeout", "TooManyConnections", "TooMuchUnfinished"] {
         assert!(INTERFACE_DESCRIPTION.contains(&format!("\nerror {name} (limit: int)\n")));
     }

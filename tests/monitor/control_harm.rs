@@ -134,7 +134,7 @@ fn pour(raw: &mut Raw, bytes: &[u8]) {
 }
 
 #[test]
-fn what_is_no_call_is_told_and_dropped() {
+fn an_invalid_message_gets_an_error_and_the_connection_is_closed() {
     let host = Served::start(SLEEP);
     host.client();
     let deep = format!("{{\"method\":\"a.b\",\"parameters\":{{\"x\":{}", "[".repeat(100_000));
@@ -159,7 +159,7 @@ fn what_is_no_call_is_told_and_dropped() {
 }
 
 #[test]
-fn a_message_may_have_a_mebibyte_and_no_more() {
+fn a_message_has_at_most_one_mebibyte() {
     let host = Served::start(SLEEP);
     host.client();
     let frame = GET_STATUS.len() + ",\"x\":\"\"".len();
@@ -180,7 +180,7 @@ fn a_message_may_have_a_mebibyte_and_no_more() {
 }
 
 #[test]
-fn a_message_that_is_never_finished_is_dropped_in_the_end() {
+fn a_message_that_stays_incomplete_times_out() {
     assert_eq!(DEFAULT_CLIENT_TIMEOUT, Duration::from_secs(30));
     let host = Served::with_timeout(SLEEP, false, CLIENT_TIMEOUT, |sandbox| sandbox);
     host.client();
@@ -204,7 +204,7 @@ fn a_message_that_is_never_finished_is_dropped_in_the_end() {
 }
 
 #[test]
-fn unfinished_messages_together_are_bounded_and_the_largest_is_dropped() {
+fn incomplete_messages_are_bounded_together_and_the_largest_is_dropped() {
     let host = Served::start(SLEEP);
     host.client();
     let mut small = host.raw();
@@ -238,7 +238,7 @@ fn unfinished_messages_together_are_bounded_and_the_largest_is_dropped() {
 }
 
 #[test]
-fn a_thousand_clients_are_served_and_the_next_one_is_told() {
+fn the_client_beyond_the_limit_of_1024_is_refused_with_an_error() {
     let host = Host::start("while read line; do echo got $line; done", 4096);
     limit_descriptors(4096);
     let mut clients = Vec::new();
@@ -281,7 +281,7 @@ fn a_thousand_clients_are_served_and_the_next_one_is_told() {
 }
 
 #[test]
-fn a_host_without_descriptors_serves_again_when_there_are_some() {
+fn a_host_that_ran_out_of_descriptors_serves_again_when_some_are_free() {
     let host = Host::start("while read line; do echo got $line; done", 48);
     let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
     let clients: Vec<Raw> = (0..100).map(|_| Raw::connect(&host.path)).collect();
@@ -315,7 +315,7 @@ fn clients_leave_the_descriptors_that_the_log_needs() {
 }
 
 #[test]
-fn writers_that_leave_a_child_that_does_not_read_make_room() {
+fn clients_that_disconnect_while_the_child_does_not_read_are_removed() {
     let host = Host::start(SLEEP, 4096);
     let (_, mut full) = host.client().attach(&Attach::default()).unwrap();
     full.set_nonblocking(true).unwrap();
@@ -331,7 +331,7 @@ fn writers_that_leave_a_child_that_does_not_read_make_room() {
 }
 
 #[test]
-fn clients_that_read_nothing_hold_up_neither_the_child_nor_the_memory() {
+fn clients_that_do_not_read_delay_nothing_and_use_bounded_memory() {
     let script = format!("read go; seq 1 {COUNT}; echo done; exec sleep 1000");
     let host = Host::start(&script, 4096);
     let mut stuck = Vec::new();
@@ -418,7 +418,7 @@ fn a_turn_of_the_loop_serves_a_bounded_number_of_clients_and_all_in_turn() {
 }
 
 #[test]
-fn answers_that_are_taken_late_are_all_there() {
+fn replies_that_are_read_late_are_complete() {
     const CALLS: usize = 4000;
     let host = Served::start(SLEEP);
     host.client();
@@ -441,7 +441,7 @@ fn answers_that_are_taken_late_are_all_there() {
 }
 
 #[test]
-fn one_that_does_not_take_the_end_does_not_keep_the_host() {
+fn a_client_that_does_not_read_the_end_does_not_delay_the_host() {
     let host = Host::start(SLEEP, 1024);
     let mut raw = Raw::connect(&host.path);
     raw.stream().set_nonblocking(true).unwrap();
@@ -451,7 +451,7 @@ fn one_that_does_not_take_the_end_does_not_keep_the_host() {
 }
 
 #[test]
-fn one_that_watches_and_sends_no_more_is_forgotten_once_it_has_left() {
+fn a_watching_client_without_a_sending_side_is_removed_when_it_disconnects() {
     let host = Host::start_with(SLEEP, 1024, 0, CLIENT_TIMEOUT);
     let mut gone = Raw::connect(&host.path);
     gone.send(WATCH);

@@ -130,7 +130,7 @@ mod loops {
     }
 
     #[test]
-    fn who_has_waited_longest_comes_first_and_several_get_less_each() {
+    fn the_handler_that_waited_longest_is_called_first_and_busy_handlers_share_the_buffer() {
         let calls = Rc::new(RefCell::new(Vec::new()));
         let mut reactor = Reactor::new().unwrap();
         let mut add = |name| {
@@ -161,7 +161,7 @@ mod loops {
     }
 
     #[test]
-    fn what_a_handler_takes_of_the_budget_others_lack_until_it_is_done_or_removed() {
+    fn the_budget_that_a_handler_takes_is_given_back_when_it_is_done_or_removed() {
         let mut reactor = Reactor::new().unwrap();
         let first = reactor.add(Collect::default());
         let second = reactor.add(Collect::default());

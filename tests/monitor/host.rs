@@ -134,7 +134,7 @@ mod spawned {
     use super::*;
 
     #[test]
-    fn a_child_is_logged_and_its_end_given_back() {
+    fn a_child_is_logged_and_its_end_is_returned() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let id = spawn(&mut reactor, sandbox(&state, "web"), "echo out; echo err >&2; exit 7");
@@ -147,7 +147,7 @@ mod spawned {
     }
 
     #[test]
-    fn a_signal_that_is_not_ours_is_the_reason_of_the_end() {
+    fn a_signal_of_another_process_is_the_reason_of_the_end() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let id = spawn(&mut reactor, sandbox(&state, "web"), "kill -USR1 $$");
@@ -318,7 +318,7 @@ mod handed_over {
     }
 
     #[test]
-    fn a_child_that_has_ended_before_is_taken_over_all_the_same() {
+    fn a_child_that_has_already_ended_can_be_handed_over() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let mut child = host_child("echo tail; exit 9").stdout(Stdio::piped()).spawn().unwrap();
@@ -407,7 +407,7 @@ mod handed_over {
     }
 
     #[test]
-    fn a_claim_that_is_not_known_yet_does_not_keep_a_running_child_from_being_monitored() {
+    fn a_pending_claim_does_not_delay_the_monitoring_of_a_running_child() {
         let state = State::new();
         for refusal in [false, true] {
             let notes = Notes::default();
@@ -466,7 +466,7 @@ mod stops {
     const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 1000; done";
 
     #[test]
-    fn a_stop_is_a_request_and_the_end_comes_to_the_observer() {
+    fn a_stop_is_a_request_and_the_observer_gets_the_end() {
         let state = State::new();
         let notes = Notes::default();
         let mut reactor = Reactor::new().unwrap();
@@ -531,7 +531,7 @@ mod stops {
     }
 
     #[test]
-    fn a_stop_of_one_is_none_of_the_others() {
+    fn a_stop_of_one_monitor_does_not_affect_the_others() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let ids = ["a", "b", "c"].map(|name| {
@@ -723,7 +723,7 @@ mod observers {
     }
 
     #[test]
-    fn several_observers_are_each_told_everything_once_and_in_order() {
+    fn each_of_several_observers_gets_every_transition_once_and_in_order() {
         let state = State::new();
         let (first, second) = (Notes::default(), Notes::default());
         let closure = Arc::new(Mutex::new(0));
@@ -741,7 +741,7 @@ mod observers {
     }
 
     #[test]
-    fn the_end_is_told_when_the_child_is_reaped_and_its_output_logged() {
+    fn the_end_is_reported_after_the_child_is_reaped_and_its_output_logged() {
         let state = State::new();
         let path = state.log_path("web");
         let seen = Arc::new(Mutex::new(None));
@@ -768,7 +768,7 @@ mod observers {
     }
 
     #[test]
-    fn an_observer_that_refuses_keeps_everything_from_starting() {
+    fn nothing_is_started_if_an_observer_refuses_the_claim() {
         let state = State::new();
         let marker = state.file("started");
         let (granted, refused, behind) = (Notes::default(), Notes::default(), Notes::default());
@@ -790,7 +790,7 @@ mod observers {
     }
 
     #[test]
-    fn an_observer_that_needs_time_delays_the_start_and_is_asked_until_it_grants() {
+    fn an_observer_that_answers_later_is_asked_again_until_it_grants() {
         let state = State::new();
         let notes = Notes::default();
         let asked = Arc::new(Mutex::new(0));
@@ -821,7 +821,7 @@ mod observers {
     }
 
     #[test]
-    fn an_observer_that_never_grants_is_given_five_seconds() {
+    fn a_claim_that_is_never_granted_fails_after_five_seconds() {
         let state = State::new();
         let marker = state.file("started");
         let begun = Instant::now();
@@ -864,7 +864,7 @@ mod observers {
     }
 
     #[test]
-    fn an_observer_that_is_not_done_holds_the_end_back() {
+    fn a_monitor_is_not_done_before_its_observers_are() {
         /// Is done with the end at its third retry.
         struct Slow(Notes, u32);
         impl Observer for Slow {
@@ -893,7 +893,7 @@ mod observers {
     }
 
     #[test]
-    fn an_observer_that_never_gets_done_does_not_hold_up_the_transitions() {
+    fn an_observer_that_is_never_done_does_not_delay_the_transitions() {
         struct Never(Notes);
         impl Observer for Never {
             fn transition(&mut self, transition: &Transition) -> Progress {
@@ -944,7 +944,7 @@ mod nested {
     }
 
     #[test]
-    fn children_come_to_their_ends_in_a_loop_of_the_hosts() {
+    fn children_are_monitored_in_an_event_loop_of_the_host() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let ids: Vec<_> = (0..20)
@@ -977,7 +977,7 @@ mod nested {
     }
 
     #[test]
-    fn the_grace_of_a_drain_is_a_deadline_of_the_hosts_loop() {
+    fn the_quiet_period_of_a_drain_is_a_deadline_of_the_hosts_loop() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         // A grandchild keeps the pipe, and says nothing.
@@ -1009,7 +1009,7 @@ mod process {
     use super::*;
 
     #[test]
-    fn other_children_of_the_host_stay_its_own_to_reap() {
+    fn other_children_of_the_host_are_not_reaped() {
         let state = State::new();
         let mut others =
             [host_child("exit 11").spawn().unwrap(), host_child("exit 12").spawn().unwrap()];
@@ -1054,7 +1054,7 @@ mod process {
     }
 
     #[test]
-    fn a_host_that_ignores_sigchld_is_told_of_a_command_that_does_not_exist() {
+    fn a_host_that_ignores_sigchld_gets_the_error_of_a_missing_command() {
         run_host(&State::new(), "ignores_sigchld_and_has_no_command", Stdio::null());
     }
 

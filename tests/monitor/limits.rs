@@ -84,7 +84,7 @@ impl Host {
 }
 
 #[test]
-fn a_failure_is_tried_again_as_often_as_asked_and_later_each_time() {
+fn a_failed_command_is_restarted_n_times_with_growing_delays() {
     let twice = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: Some(2) });
     let mut host = Host::sh("echo again; exit 3", twice);
     assert_eq!(host.end().exit_code(), 3);
@@ -96,7 +96,7 @@ fn a_failure_is_tried_again_as_often_as_asked_and_later_each_time() {
 }
 
 #[test]
-fn what_ends_well_is_started_again_only_always() {
+fn a_successful_command_is_restarted_only_with_always() {
     let on_failure = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: None });
     let mut host = Host::sh("exit 0", on_failure);
     assert_eq!(host.end().exit_code(), 0);
@@ -133,7 +133,7 @@ fn a_signal_is_a_failure() {
 }
 
 #[test]
-fn a_command_that_was_never_started_is_not_tried_again() {
+fn a_command_that_could_not_be_started_is_not_restarted() {
     let command = Command::new("/nonexistent/program");
     let mut host = Host::new(command, |sandbox| sandbox.restart(Restart::Always));
     assert_eq!(host.end().exit_code(), 127);
@@ -161,7 +161,7 @@ fn starts_that_fail_again_and_again_keep_one_descriptor_on_the_log() {
 }
 
 #[test]
-fn a_service_that_asks_for_a_stop_as_it_is_opened_is_told_of_the_end() {
+fn a_service_that_requests_a_stop_while_it_is_opened_gets_the_end() {
     struct Stopping {
         done: bool,
     }
@@ -221,7 +221,7 @@ fn a_stop_while_the_output_is_drained_ends_the_restarts() {
 }
 
 #[test]
-fn a_run_has_its_time_and_no_more() {
+fn a_run_is_stopped_after_its_maximum_duration() {
     let short = |sandbox: Sandbox| {
         sandbox.max_duration(Duration::from_millis(200)).restart(Restart::Always)
     };
@@ -232,7 +232,7 @@ fn a_run_has_its_time_and_no_more() {
 }
 
 #[test]
-fn silence_ends_a_run_and_output_puts_that_off() {
+fn the_idle_timeout_ends_a_silent_run_and_output_renews_it() {
     let quiet = |sandbox: Sandbox| sandbox.idle_timeout(Duration::from_secs(2));
     // Longer than the timeout in all, and far shorter between two lines.
     let script = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done; exec sleep 1000";
@@ -243,7 +243,7 @@ fn silence_ends_a_run_and_output_puts_that_off() {
 }
 
 #[test]
-fn input_puts_off_the_end_by_silence() {
+fn input_renews_the_idle_timeout() {
     let quiet =
         |sandbox: Sandbox| sandbox.idle_timeout(Duration::from_secs(2)).input(Input::Attached);
     let mut host = Host::sh("cat >/dev/null", quiet);

@@ -62,7 +62,7 @@ fn the_time_of_a_child_that_has_been_reaped_stays_in_the_sum() {
 }
 
 #[test]
-fn a_tree_of_processes_that_come_and_go_is_measured_all_the_same() {
+fn a_tree_whose_processes_change_is_measured() {
     let tree = Tree::start("while :; do /bin/true & /bin/true; done");
     let root = tree.identity();
     for _ in 0..200 {
@@ -71,7 +71,7 @@ fn a_tree_of_processes_that_come_and_go_is_measured_all_the_same() {
 }
 
 #[test]
-fn what_has_another_start_or_boot_is_not_measured() {
+fn a_process_of_another_start_time_or_boot_is_not_measured() {
     let own = Identity::current();
     let earlier = Identity { start: own.start - 1, ..own.clone() };
     assert!(matches!(usage::of_tree(&earlier), Err(UsageError::Gone(_))));

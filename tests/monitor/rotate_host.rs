@@ -53,7 +53,7 @@ fn turn_until_all_are_reaped(reactor: &mut Loop) {
 }
 
 #[test]
-fn each_sandbox_has_one_command_at_a_time_and_none_holds_up_another() {
+fn each_sandbox_has_one_rotate_command_at_a_time_and_delays_no_other() {
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
     let names = ["a", "b", "c"];
@@ -73,7 +73,7 @@ fn each_sandbox_has_one_command_at_a_time_and_none_holds_up_another() {
 }
 
 #[test]
-fn the_end_waits_for_no_command_and_the_loop_reaps_it_later() {
+fn the_end_does_not_wait_for_a_rotate_command_which_the_loop_reaps_later() {
     let state = State::new();
     File::create(state.file("hold")).unwrap();
     let mut reactor = Reactor::new().unwrap();
@@ -101,7 +101,7 @@ fn the_end_waits_for_no_command_and_the_loop_reaps_it_later() {
 }
 
 #[test]
-fn a_command_that_hangs_keeps_no_stop_and_no_run_of_the_loop_waiting() {
+fn a_hanging_rotate_command_delays_neither_a_stop_nor_the_loop() {
     let state = State::new();
     File::create(state.file("hold")).unwrap();
     let mut reactor = Reactor::new().unwrap();
@@ -134,7 +134,7 @@ fn a_log_that_was_rotated_in_its_time_leaves_no_timer() {
 }
 
 #[test]
-fn a_command_without_a_word_is_none() {
+fn an_empty_rotate_command_disables_it() {
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
     let sandbox = sandbox(&state, "a", Retention::default()).rotate_command(" \n");
@@ -160,7 +160,7 @@ mod consoles {
     }
 
     #[test]
-    fn generations_of_a_console_that_a_host_adds_are_worked_on_too() {
+    fn generations_of_a_console_that_a_host_adds_are_processed() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
         let id = spawn(&mut reactor, sandbox(&state, "a", Retention::default()), "exec sleep 1000");
@@ -179,7 +179,7 @@ mod consoles {
     }
 
     #[test]
-    fn generations_of_a_console_that_an_earlier_run_had_are_worked_on_in_the_next() {
+    fn generations_of_a_console_of_an_earlier_run_are_processed_in_the_next() {
         let state = State::new();
         File::create(state.file("hold")).unwrap();
         let mut reactor = Reactor::new().unwrap();

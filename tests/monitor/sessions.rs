@@ -182,7 +182,7 @@ fn each_client_of_pipes_has_one_stream() {
 }
 
 #[test]
-fn a_reader_types_nothing() {
+fn a_read_only_client_sends_no_input() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
     let (mut reader, attached) = host.attach(LOOK);
@@ -199,7 +199,7 @@ fn a_reader_types_nothing() {
 }
 
 #[test]
-fn a_terminal_has_the_size_of_the_newest_writer() {
+fn the_window_size_is_that_of_the_client_that_typed_last() {
     let script = "stty -echo; echo ready; while read line; do stty size; done";
     let mut host = Host::new(script, true, attached_input);
     host.until_logged(b"ready");
@@ -223,7 +223,7 @@ fn a_terminal_has_the_size_of_the_newest_writer() {
 }
 
 #[test]
-fn the_size_goes_back_when_a_write_shows_that_the_newest_writer_has_left() {
+fn the_window_size_goes_back_when_a_write_fails_to_the_client_that_typed_last() {
     let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
     let mut host = Host::new(script, true, attached_input);
     host.until_logged(b"ready");
@@ -250,7 +250,7 @@ fn pipes_have_no_size() {
 }
 
 #[test]
-fn a_client_that_stops_reading_misses_bytes_is_told_and_holds_up_nobody() {
+fn a_client_that_stops_reading_misses_bytes_and_gets_a_notice_and_delays_nothing() {
     let script = "head -c 20000000 /dev/zero | tr '\\0' x; read go; echo; echo last";
     let big = |sandbox: Sandbox| {
         sandbox.input(Input::Attached).retention(Retention {
@@ -291,7 +291,7 @@ fn the_end_of_a_clients_input_ends_neither_its_session_nor_the_childs_input() {
 }
 
 #[test]
-fn a_terminal_without_an_input_of_ours_takes_that_of_clients() {
+fn a_terminal_without_forwarded_stdin_takes_the_input_of_clients() {
     let mut host = Host::new("read line </dev/tty; echo got $line", true, plain);
     host.until("it runs", |host| host.monitor().pid().is_some());
     let (mut client, _) = host.attach(TYPE);
@@ -301,7 +301,7 @@ fn a_terminal_without_an_input_of_ours_takes_that_of_clients() {
 }
 
 #[test]
-fn what_was_sent_before_the_session_comes_first() {
+fn the_preamble_precedes_the_output_of_a_session() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
     let (mut client, attached) = host.attach(TYPE);

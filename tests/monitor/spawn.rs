@@ -44,7 +44,7 @@ fn code_and_output(command: Command) -> (u8, String) {
 // The search for the program.
 
 #[test]
-fn a_path_with_a_slash_is_one_in_the_childs_directory() {
+fn a_path_with_a_slash_is_relative_to_the_childs_directory() {
     let state = State::new();
     fs::create_dir(state.file("bin")).unwrap();
     write_program(&state.file("bin/prog"), "#!/bin/sh\necho $0 $1\n", 0o755);
@@ -55,7 +55,7 @@ fn a_path_with_a_slash_is_one_in_the_childs_directory() {
 }
 
 #[test]
-fn a_name_is_looked_for_in_the_childs_path() {
+fn a_name_is_searched_in_the_childs_path() {
     let state = State::new();
     for directory in ["a", "b"] {
         fs::create_dir(state.file(directory)).unwrap();
@@ -89,14 +89,14 @@ fn an_empty_element_of_the_path_is_the_childs_directory() {
 }
 
 #[test]
-fn a_child_without_a_path_finds_the_systems_programs() {
+fn a_child_without_path_gets_the_default_search_path() {
     let (code, output) = code_and_output(Command::new("env").env_remove("PATH"));
     assert_eq!(code, 0);
     assert!(!output.lines().any(|line| line.starts_with("PATH=")), "{output}");
 }
 
 #[test]
-fn a_file_that_can_not_be_executed_hides_none_that_can() {
+fn a_file_that_can_not_be_executed_does_not_end_the_search_in_path() {
     let state = State::new();
     for (directory, mode) in [("a", 0o644), ("b", 0o755)] {
         fs::create_dir(state.file(directory)).unwrap();
@@ -122,7 +122,7 @@ fn a_script_without_an_interpreter_is_run_by_sh() {
 }
 
 #[test]
-fn what_keeps_a_program_from_running_is_told() {
+fn the_reason_that_a_program_can_not_be_executed_is_reported() {
     let state = State::new();
     write_program(&state.file("orphan"), "#!/no/such/interpreter\n", 0o755);
     write_program(&state.file("plain"), "", 0o644);
@@ -163,7 +163,7 @@ fn a_cleared_environment_has_only_what_was_set_afterwards() {
 }
 
 #[test]
-fn the_environment_has_what_was_changed_and_the_rest_of_ours() {
+fn the_environment_is_that_of_the_host_with_the_requested_changes() {
     let ours = std::env::var("PATH").unwrap();
     let command = Command::new("env").env("A_VAR", "a=b").env("GONE", "x").env_remove("GONE");
     let (_, output) = code_and_output(command);

@@ -291,7 +291,7 @@ fn a_poll_does_not_wait_while_a_source_has_more_to_give() {
 }
 
 #[test]
-fn what_can_not_be_polled_is_always_ready() {
+fn a_file_that_epoll_refuses_is_always_ready() {
     let regular = tempfile::tempfile().unwrap();
     let null = File::open("/dev/null").unwrap();
     let mut reactor = Reactor::new().unwrap();
@@ -339,7 +339,7 @@ fn short_reads(reader: PipeReader, mut between: impl FnMut() + 'static) -> Probe
 }
 
 #[test]
-fn the_end_of_a_pipe_is_seen_after_a_short_read() {
+fn the_end_of_a_pipe_is_reported_after_a_short_read() {
     // The end comes before the poll, so there is one edge for all.
     let (reader, mut writer) = pipe();
     writer.write_all(&[b'x'; 100]).unwrap();
@@ -352,7 +352,7 @@ fn the_end_of_a_pipe_is_seen_after_a_short_read() {
 }
 
 #[test]
-fn an_end_that_comes_between_a_short_read_and_its_report_is_seen() {
+fn an_end_between_a_short_read_and_its_report_is_not_lost() {
     let (reader, mut writer) = pipe();
     writer.write_all(&[b'x'; 100]).unwrap();
     let mut writer = Some(writer);
@@ -364,7 +364,7 @@ fn an_end_that_comes_between_a_short_read_and_its_report_is_seen() {
 }
 
 #[test]
-fn bytes_that_come_between_a_short_read_and_its_report_are_seen() {
+fn bytes_between_a_short_read_and_its_report_are_not_lost() {
     let (reader, mut writer) = pipe();
     writer.write_all(&[b'x'; 100]).unwrap();
     let mut rounds = 3;
@@ -384,7 +384,7 @@ fn bytes_that_come_between_a_short_read_and_its_report_are_seen() {
 }
 
 #[test]
-fn a_writer_is_told_of_room_and_of_a_reader_that_has_gone() {
+fn a_writer_becomes_ready_when_there_is_room_and_when_its_reader_closes() {
     let (mut reader, writer) = pipe();
     let mut reactor = Reactor::new().unwrap();
     let filler = writer.try_clone().unwrap();
@@ -418,7 +418,7 @@ fn a_writer_is_told_of_room_and_of_a_reader_that_has_gone() {
 }
 
 #[test]
-fn writing_that_is_wanted_late_is_told_at_once() {
+fn a_writable_source_is_reported_at_once_when_writing_is_wanted_later() {
     let (_reader, writer) = pipe();
     let mut reactor = Reactor::new().unwrap();
     let id = reactor.add(Probe::default());
@@ -481,7 +481,7 @@ fn a_source_that_is_registered_anew_at_every_call_starves_no_other() {
 }
 
 #[test]
-fn a_readiness_that_was_spurious_does_no_harm() {
+fn a_spurious_readiness_has_no_effect() {
     // Both get an event for each byte, but only one of them reads it.
     let (reader, mut writer) = pipe();
     let mut reactor = Reactor::new().unwrap();
@@ -577,7 +577,7 @@ fn a_timer_set_by_a_timer_waits_for_the_next_turn() {
 }
 
 #[test]
-fn a_timer_beyond_all_clocks_is_as_good_as_never() {
+fn a_timer_beyond_the_range_of_the_clock_never_expires() {
     let mut reactor = Reactor::new().unwrap();
     let id = reactor.add(Probe::default());
     set(&mut reactor, id, Duration::MAX, 1);
@@ -641,7 +641,7 @@ impl Handler for Signalled {
 }
 
 #[test]
-fn every_handler_is_told_of_a_watched_signal_and_then_the_kind() {
+fn every_handler_gets_a_watched_signal_and_then_after_signal_is_called() {
     let mut reactor = Reactor::new().unwrap();
     let names = ["first", "second", "third"];
     let ids = names.map(|name| reactor.add(Signalled(name)));
@@ -830,7 +830,7 @@ fn a_run_ends_when_every_handler_is_done_and_not_before() {
 }
 
 #[test]
-fn a_descriptor_that_can_not_be_watched_is_an_error_and_leaves_nothing() {
+fn a_descriptor_that_can_not_be_watched_is_an_error_without_side_effects() {
     let (reader, mut writer) = pipe();
     let mut reactor = Reactor::new().unwrap();
     let id = reactor.add(Probe::default());
@@ -931,7 +931,7 @@ mod nested {
     }
 
     #[test]
-    fn more_events_than_one_turn_takes_are_not_left_behind_by_an_edge_triggered_outer_loop() {
+    fn an_edge_triggered_outer_loop_gets_more_events_than_fit_into_one_turn() {
         let pipes: Vec<_> = (0..600).map(|_| pipe()).collect();
         let mut inner = Reactor::new().unwrap();
         for (reader, _) in &pipes {

@@ -56,7 +56,7 @@ fn end(run: &Run) -> (&str, Option<i32>, Option<&str>) {
 }
 
 #[test]
-fn a_lost_supervisor_is_recorded_as_such_and_its_childs_session_ended() {
+fn a_lost_supervisor_is_recorded_and_the_session_of_its_child_is_killed() {
     let state = State::new();
     let (mut supervisor, pid) = family(&state, "web");
     signal(&supervisor, Signal::SIGKILL);
@@ -73,7 +73,7 @@ fn a_lost_supervisor_is_recorded_as_such_and_its_childs_session_ended() {
 }
 
 #[test]
-fn the_next_run_of_a_lost_name_starts_when_nothing_of_the_last_is_left() {
+fn the_next_run_of_a_lost_name_starts_when_no_process_of_the_last_is_left() {
     let state = State::new();
     let (mut supervisor, pid) = family(&state, "web");
     signal(&supervisor, Signal::SIGKILL);
@@ -172,7 +172,7 @@ fn after_a_reboot_nothing_is_signalled() {
 }
 
 #[test]
-fn a_pid_that_was_used_again_is_neither_the_supervisor_nor_the_child() {
+fn a_reused_pid_is_neither_the_supervisor_nor_the_child() {
     let fixture = Fixture::new();
     let (stranger, other) = (Supervisor::start(), Supervisor::start());
     let earlier = |identity: Identity| Identity { start: identity.start - 1, ..identity };
@@ -203,7 +203,7 @@ fn a_lost_child_that_its_host_has_started_in_its_own_session_is_ended_alone() {
 }
 
 #[test]
-fn a_process_that_nothing_but_the_record_calls_the_child_lives_on_and_keeps_the_run_open() {
+fn a_process_without_proof_is_not_killed_and_keeps_the_run_open() {
     let fixture = Fixture::new();
     let (host, child) = (Supervisor::start(), Supervisor::start());
     recorded(&fixture, host.identity(), child.identity());
@@ -228,7 +228,7 @@ fn a_process_that_nothing_but_the_record_calls_the_child_lives_on_and_keeps_the_
 }
 
 #[test]
-fn a_supervisor_of_another_pid_namespace_is_not_judged() {
+fn a_supervisor_of_another_pid_namespace_is_left_alone() {
     let fixture = Fixture::new();
     let elsewhere = Identity { pid_namespace: Some(1), pid: u32::MAX >> 2, ..Identity::current() };
     recorded(&fixture, elsewhere.clone(), elsewhere);
@@ -291,7 +291,7 @@ fn a_sandbox_that_another_program_runs_since_is_left_as_it_is() {
 }
 
 #[test]
-fn nothing_is_made_where_nothing_is() {
+fn reconcile_creates_nothing_without_a_database() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     for suffix in ["", "-wal", "-shm"] {
@@ -302,7 +302,7 @@ fn nothing_is_made_where_nothing_is() {
 }
 
 #[test]
-fn where_nothing_is_lost_a_writer_is_not_waited_for() {
+fn reconcile_does_not_wait_for_a_writer_if_no_run_is_lost() {
     let fixture = Fixture::new();
     let mut observer = fixture.registry().observer();
     Life::of("web").granted(&mut observer);
@@ -329,7 +329,7 @@ fn crowd(state: &State) {
 }
 
 #[test]
-fn a_supervisor_that_ends_while_it_is_looked_at_is_not_lost() {
+fn a_supervisor_that_ends_while_it_is_checked_is_not_lost() {
     let state = State::new();
     assert!(state.run("web", &[], "true").status().unwrap().success());
     crowd(&state);

@@ -25,7 +25,7 @@ use crate::common::{State, code, contains, eventually, one_line, own_test, seed,
 
 /// Not a test by itself: the host of the next one, which runs it in a process of its own.
 #[test]
-#[ignore = "the host that a_locked_database_does_not_hold_up_its_neighbours starts"]
+#[ignore = "the host that a_locked_database_does_not_delay_other_sandboxes_of_the_reactor starts"]
 fn host() {
     let Some(directory) = std::env::var_os("VMON_TEST_HOST") else { return };
     host::run(Path::new(&directory));
@@ -110,7 +110,7 @@ mod host {
 }
 
 #[test]
-fn a_locked_database_does_not_hold_up_its_neighbours() {
+fn a_locked_database_does_not_delay_other_sandboxes_of_the_reactor() {
     let state = State::new();
     for fifo in ["go", "early"] {
         mkfifo(&state.file(fifo), Mode::S_IRWXU).unwrap();
@@ -176,7 +176,7 @@ fn a_locked_database_does_not_hold_up_its_neighbours() {
 }
 
 #[test]
-fn a_lock_that_outlasts_the_patience_refuses_the_start() {
+fn a_lock_that_outlasts_the_timeout_refuses_the_start() {
     let state = State::new();
     wait(&mut state.run("x", &[], "exit 0").spawn().unwrap());
     let log = state.log("x");
@@ -256,7 +256,7 @@ fn a_stop_under_a_lock_stops_the_child() {
 // Many at once, and databases of others.
 
 #[test]
-fn fifty_supervisors_at_once_leave_fifty_right_rows() {
+fn fifty_supervisors_at_once_leave_fifty_correct_rows() {
     let state = State::new();
     let fifo = state.file("gate");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -361,7 +361,7 @@ fn a_name_that_a_live_program_of_the_ecosystem_runs_is_refused() {
 // What `ps` says.
 
 #[test]
-fn ps_tells_the_truth_of_what_runs_ended_and_was_lost() {
+fn ps_lists_running_ended_and_lost_sandboxes_correctly() {
     let state = State::new();
     wait(&mut state.run("ended", &[], "exit 7").spawn().unwrap());
     wait(&mut state.run("signalled", &[], "kill -9 $$").spawn().unwrap());
@@ -421,7 +421,7 @@ fn ps_reads_while_another_program_writes() {
 }
 
 #[test]
-fn ps_of_nothing_makes_nothing() {
+fn ps_without_a_database_creates_nothing() {
     let state = State::new();
     assert_eq!(ps(&state, &["--all"]), Vec::<Value>::new());
     assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);

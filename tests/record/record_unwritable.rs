@@ -75,7 +75,7 @@ fn a_state_directory_that_becomes_read_only_does_not_touch_the_child() {
 }
 
 #[test]
-fn a_trigger_of_another_program_that_reads_json_is_no_hindrance() {
+fn a_trigger_of_another_program_that_uses_json_functions_works() {
     let state = State::new();
     assert_eq!(state.run("first", &[], "exit 0").status().unwrap().code(), Some(0));
     let db = rusqlite::Connection::open(state.db()).unwrap();
@@ -126,7 +126,7 @@ fn a_database_that_breaks_during_the_run_does_not_touch_the_child() {
 }
 
 #[test]
-fn a_state_directory_that_is_removed_during_the_run_is_made_anew() {
+fn a_state_directory_that_is_removed_during_the_run_is_created_again() {
     let state = State::new();
     let mut run = Held::running(&state, "x", &[], "exit 3");
     for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {

@@ -142,7 +142,7 @@ fn a_database_elsewhere_leads_to_the_state_directory_that_is_given() {
 }
 
 #[test]
-fn what_lies_outside_the_state_directory_stays_where_it_is() {
+fn a_path_outside_the_state_directory_is_recorded_absolute() {
     let (state, other) = (State::new(), State::new());
     let (logs, run) = (other.file("logs"), other.file("run"));
     let options = ["--log-dir", logs.to_str().unwrap(), "--runtime-dir", run.to_str().unwrap()];

@@ -37,7 +37,7 @@ fn an_idle_supervisor_is_one_thread_that_is_never_woken() {
 }
 
 #[test]
-fn a_reader_that_is_stuck_does_not_fill_the_memory_under_a_flood() {
+fn a_flood_to_a_stuck_reader_uses_bounded_memory() {
     const FLOOD: u64 = 64 << 20;
     let state = State::new();
     let options = ["--forward-overflow", "drop", "--log-max-size", "0"];

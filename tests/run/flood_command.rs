@@ -77,7 +77,7 @@ impl Flooding {
 }
 
 #[test]
-fn what_floods_take_is_given_back_when_they_are_over() {
+fn the_memory_that_a_flood_takes_is_given_back_after_it() {
     let mut run = Flooding::start("yes", &["--no-forward"]);
     let pid = run.vmon.id();
     let pipes = output_pipes(&run.vmon, run.child);

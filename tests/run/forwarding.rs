@@ -142,7 +142,7 @@ fn split_at_notice(seen: &[u8]) -> (&[u8], u64, &[u8]) {
 }
 
 #[test]
-fn with_drop_a_reader_that_stops_is_told_how_much_it_missed() {
+fn with_drop_a_reader_that_stops_gets_the_number_of_missed_bytes() {
     let bytes = noise(4 * MIB + 1, 1);
     let mut run = Run::start(&bytes, &["--forward-overflow", "drop"], "cat noise; exit 3");
     run.wait_for_log_of(bytes.len());
@@ -224,7 +224,7 @@ fn with_block_the_child_waits_for_the_reader_and_nothing_is_lost() {
 }
 
 #[test]
-fn with_block_a_stream_that_is_not_read_does_not_hold_up_the_other() {
+fn with_block_a_stream_that_is_not_read_does_not_block_the_other() {
     let bytes = noise(4 * MIB, 6);
     let script = "cat noise & read _ < go; echo err >&2; wait";
     let mut run = Run::start(&bytes, &[], script);
@@ -239,7 +239,7 @@ fn with_block_a_stream_that_is_not_read_does_not_hold_up_the_other() {
 }
 
 #[test]
-fn a_reader_that_goes_away_leaves_the_child_and_the_log_alone() {
+fn a_reader_that_closes_its_pipe_affects_neither_child_nor_log() {
     let text: Vec<u8> = noise(MIB, 7).into_iter().map(|byte| b'a' + byte % 16).collect();
     let mut run = Run::start(&text, &[], "echo first; read _ < go; cat noise; exit 7");
     let mut line = String::new();
@@ -254,7 +254,7 @@ fn a_reader_that_goes_away_leaves_the_child_and_the_log_alone() {
 }
 
 #[test]
-fn a_reader_that_goes_away_while_the_child_waits_for_it_lets_the_child_go_on() {
+fn a_reader_that_closes_its_pipe_unblocks_the_child() {
     let bytes = noise(4 * MIB, 8);
     let mut run = Run::start(&bytes, &[], "echo $$ > pid; cat noise; exit 7");
     run.wait_for_log_at_least(128 * 1024);
@@ -264,7 +264,7 @@ fn a_reader_that_goes_away_while_the_child_waits_for_it_lets_the_child_go_on() {
 }
 
 #[test]
-fn a_stdout_that_goes_away_leaves_stderr() {
+fn a_closed_reader_of_stdout_does_not_affect_stderr() {
     let bytes = high_noise(MIB, 9);
     let mut run = Run::start(&bytes, &[], "read _ < go; echo out; cat noise >&2; exit 7");
     run.reader = pipe().unwrap().0;
@@ -281,7 +281,7 @@ fn a_stdout_that_goes_away_leaves_stderr() {
 }
 
 #[test]
-fn a_stderr_that_goes_away_leaves_stdout() {
+fn a_closed_reader_of_stderr_does_not_affect_stdout() {
     let bytes = high_noise(MIB, 10);
     let mut run = Run::start(&bytes, &[], "read _ < go; echo err >&2; cat noise; exit 7");
     drop(run.supervisor.stderr.take());
@@ -296,7 +296,7 @@ fn a_stderr_that_goes_away_leaves_stdout() {
 }
 
 #[test]
-fn without_forwarding_the_log_has_it_alone() {
+fn without_forwarding_output_goes_to_the_log_only() {
     let state = State::new();
     let output = state.run("child", &["--no-forward"], "echo out; echo err >&2").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -350,7 +350,7 @@ fn a_stop_request_ends_a_child_that_waits_for_a_reader() {
 }
 
 #[test]
-fn the_line_that_tells_of_missed_bytes_is_not_counted_as_missed() {
+fn the_notice_of_missed_bytes_is_not_counted_as_missed() {
     let bytes = noise(MIB, 14);
     let script = "echo $$ > pid; cat noise; exit 3";
     let mut run = Run::start(&bytes, &["--forward-overflow", "drop"], script);

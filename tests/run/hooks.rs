@@ -95,7 +95,7 @@ fn a_file_may_have_the_longest_name_that_there_is() {
 }
 
 #[test]
-fn the_command_of_on_exit_knows_how_it_ended() {
+fn the_command_of_on_exit_gets_the_end_in_its_environment() {
     let state = State::new();
     let file = state.file("seen");
     let hook = format!(

@@ -36,7 +36,7 @@ impl Manager {
 }
 
 #[test]
-fn the_manager_is_told_each_step_and_the_command_knows_nothing_of_it() {
+fn the_service_manager_gets_each_state_and_the_command_gets_no_notify_socket() {
     let state = State::new();
     let path = state.file("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
@@ -69,7 +69,7 @@ fn a_socket_in_the_abstract_namespace_and_the_watchdog() {
 }
 
 #[test]
-fn a_manager_whose_socket_is_full_is_told_when_it_has_read() {
+fn a_service_manager_whose_socket_is_full_gets_the_state_after_it_has_read() {
     let state = State::new();
     let path = state.file("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
@@ -103,7 +103,7 @@ fn the_watchdog_of_another_process_is_left_alone() {
 }
 
 #[test]
-fn a_manager_that_is_gone_does_not_keep_the_command_from_running() {
+fn a_missing_service_manager_does_not_prevent_the_run() {
     let state = State::new();
     let mut run = state.run("web", &[], "exit 7");
     run.env("NOTIFY_SOCKET", "/nonexistent/notify");

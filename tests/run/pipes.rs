@@ -159,7 +159,7 @@ fn noise_of_64_mebibytes_from_stdin_comes_back_on_stdout_and_in_the_log() {
 }
 
 #[test]
-fn a_log_that_fails_makes_the_child_wait_and_loses_nothing() {
+fn a_log_that_can_not_be_written_blocks_the_child_and_loses_nothing() {
     let state = State::new();
     let bytes = noise(2 * MIB, 7);
     fs::write(state.file("noise"), &bytes).unwrap();
@@ -178,7 +178,7 @@ fn a_log_that_fails_makes_the_child_wait_and_loses_nothing() {
 }
 
 #[test]
-fn a_log_that_fails_is_left_out_and_counted_where_that_is_asked_for() {
+fn with_drop_a_log_that_can_not_be_written_counts_the_missing_bytes() {
     let state = State::new();
     let bytes = noise(2 * MIB, 8);
     fs::write(state.file("noise"), &bytes).unwrap();
@@ -217,7 +217,7 @@ fn lift_limit(supervisor: &Child) {
 }
 
 #[test]
-fn a_child_that_reads_later_holds_up_our_stdin_and_gets_all_of_it() {
+fn a_child_that_reads_late_blocks_stdin_and_gets_all_of_it() {
     let state = State::new();
     let bytes = noise(8 * MIB, 9);
     // Opened once: a second opening could meet the first writer on its way out.
@@ -260,7 +260,7 @@ fn a_child_without_forwarded_stdin_reads_nothing() {
 }
 
 #[test]
-fn a_child_that_closes_its_stdin_early_is_no_error() {
+fn a_child_that_closes_its_stdin_early_causes_no_error() {
     let state = State::new();
     let mut command = state.run("closes", &[], r#"exec <&-; echo closed; read _ < "$GO"; exit 3"#);
     state.gate(&mut command);
@@ -276,7 +276,7 @@ fn a_child_that_closes_its_stdin_early_is_no_error() {
 }
 
 #[test]
-fn a_child_that_ends_with_unread_input_is_no_error() {
+fn a_child_that_ends_with_unread_input_causes_no_error() {
     let state = State::new();
     let mut command = state.vmon();
     command.args(["run", "--name", "head", "--", "head", "-c", "5"]);

@@ -168,7 +168,7 @@ fn the_end_on_a_terminal_leaves_nothing_unwritten() {
 }
 
 #[test]
-fn a_closed_stdout_is_no_panic() {
+fn a_closed_stdout_does_not_panic() {
     let state = State::new();
     // Closed by its reader, and not there at all.
     for redirection in ["| true", ">&-", ">&- 2>&-"] {
@@ -186,7 +186,7 @@ fn a_closed_stdout_is_no_panic() {
 }
 
 #[test]
-fn a_slow_terminal_does_not_hold_up_the_log() {
+fn a_slow_terminal_does_not_delay_the_log() {
     let state = State::new();
     let script = "seq 200000; echo logged";
     let options = ["--forward-overflow", "drop"];
@@ -223,7 +223,7 @@ fn two_supervisors_of_one_name_leave_one_row() {
 }
 
 #[test]
-fn rotation_loses_and_doubles_nothing_of_either_stream() {
+fn rotation_loses_and_repeats_no_byte_of_either_stream() {
     let state = State::new();
     let script = "(i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo out $i; done) &
         i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo err $i >&2; done; wait";

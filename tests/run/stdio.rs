@@ -436,22 +436,22 @@ fn an_open_input_may_be(kind: Kind) {
 }
 
 #[test]
-fn a_pipe_that_stays_open_holds_no_run_up() {
+fn an_open_stdin_pipe_does_not_delay_the_end() {
     an_open_input_may_be(Kind::Pipe);
 }
 
 #[test]
-fn a_fifo_that_stays_open_holds_no_run_up() {
+fn an_open_stdin_fifo_does_not_delay_the_end() {
     an_open_input_may_be(Kind::Fifo);
 }
 
 #[test]
-fn a_socket_that_stays_open_holds_no_run_up() {
+fn an_open_stdin_socket_does_not_delay_the_end() {
     an_open_input_may_be(Kind::Socket);
 }
 
 #[test]
-fn a_terminal_that_stays_open_holds_no_run_up() {
+fn an_open_stdin_terminal_does_not_delay_the_end() {
     an_open_input_may_be(Kind::Terminal);
 }
 

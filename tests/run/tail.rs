@@ -55,7 +55,7 @@ fn the_tail_of_a_child_that_ends_at_once_is_complete() {
 }
 
 #[test]
-fn the_tail_survives_a_silent_grandchild_on_the_pipe_which_holds_nothing_up() {
+fn the_tail_survives_a_silent_grandchild_on_the_pipe_without_delay() {
     let state = State::new();
     let bytes = noise(MIB, 2);
     fs::write(state.file("noise"), &bytes).unwrap();
@@ -70,7 +70,7 @@ fn the_tail_survives_a_silent_grandchild_on_the_pipe_which_holds_nothing_up() {
 }
 
 #[test]
-fn a_silent_grandchild_holds_nothing_up_where_the_log_fails_either() {
+fn a_silent_grandchild_does_not_delay_the_end_if_the_log_fails() {
     let state = State::new();
     fs::write(state.file("noise"), noise(MIB, 3)).unwrap();
     let options = ["--stop-timeout", "1h", "--on-log-error", "drop", "--leave-descendants"];
@@ -122,7 +122,7 @@ fn ping_a_grandchild(state: &State) -> (Duration, Duration) {
 }
 
 #[test]
-fn a_grandchild_that_still_writes_is_read_until_it_has_been_silent_for_the_grace() {
+fn a_grandchild_that_still_writes_is_read_until_the_quiet_period_has_passed() {
     let state = State::new();
     // On a busy machine the grandchild may fall silent itself: then it is to be tried again.
     let lasted = (0..10).any(|_| {

@@ -73,7 +73,7 @@ fn contents(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 }
 
 #[test]
-fn an_unknown_option_is_refused_with_its_likeness() {
+fn an_unknown_option_is_refused_with_a_suggestion() {
     let scratch = Scratch::new();
     scratch.refuses(&["run", "--nmae", "x", "touch", "started"], "'--name'");
     scratch.refuses(&["run", "--frobnicate", "--", "touch", "started"], "vmon run --help");
@@ -207,7 +207,7 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
-fn a_reader_that_is_gone_is_no_failure() {
+fn a_closed_stdout_of_help_is_no_failure() {
     let scratch = Scratch::new();
     for args in [&["--help"][..], &["ps"], &["ps", "--all", "--json"]] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -231,7 +231,7 @@ fn without_a_database_nothing_is_listed_and_none_is_made() {
 }
 
 #[test]
-fn what_follows_the_command_is_the_commands() {
+fn options_after_the_command_belong_to_the_command() {
     let scratch = Scratch::new();
     let tail = ["--name", "../x", "--", "-t", "--help"];
     for head in [&["run", "echo"][..], &["run", "--name", "x", "--", "echo"]] {
@@ -242,7 +242,7 @@ fn what_follows_the_command_is_the_commands() {
 }
 
 #[test]
-fn arguments_that_are_no_text_pass_through() {
+fn arguments_that_are_not_utf8_are_passed_unchanged() {
     let scratch = Scratch::new();
     let bytes = b"a\xff\xc3".to_vec();
     let args = ["run", "printf", "%s"].map(OsString::from);
@@ -271,7 +271,7 @@ fn something_else_in_the_place_of_the_log_leaves_nothing_written() {
 }
 
 #[test]
-fn a_relative_command_is_looked_for_in_the_directory_of_the_command() {
+fn a_relative_command_is_searched_in_the_directory_of_the_command() {
     let state = tempfile::tempdir().unwrap();
     let (here, there) = (state.path().join("here"), state.path().join("there"));
     std::fs::create_dir_all(&here).unwrap();

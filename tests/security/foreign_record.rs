@@ -145,7 +145,7 @@ fn ps_of(sql: &str) -> String {
 }
 
 #[test]
-fn a_record_does_not_decide_how_much_memory_its_reader_takes() {
+fn a_record_can_not_make_its_reader_use_unbounded_memory() {
     let long = "UPDATE vmon_runs SET spec = CAST(zeroblob(20000000) AS TEXT)";
     let said = ps_of(long);
     assert!(said.contains("too big"), "{said}");
@@ -155,7 +155,7 @@ fn a_record_does_not_decide_how_much_memory_its_reader_takes() {
 }
 
 #[test]
-fn a_virtual_table_is_known_by_its_text_whatever_its_row_says() {
+fn a_virtual_table_is_detected_by_its_definition() {
     let said = ps_of(
         "PRAGMA writable_schema = ON;
         UPDATE sqlite_master SET sql = 'CREATE VIRTUAL TABLE sandbox_metrics USING some(x)'

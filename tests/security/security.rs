@@ -188,7 +188,7 @@ fn root_ends_what_a_lost_run_of_another_user_has_left_with_that_users_rights() {
 }
 
 #[test]
-fn reading_another_users_record_changes_nothing_and_says_so_in_one_line() {
+fn reading_another_users_record_changes_nothing_and_prints_one_line() {
     let Some(theirs) = Theirs::new() else { return };
     theirs.lost();
     // This process is the reader's own, and proves what a record could ask for.
@@ -415,7 +415,7 @@ fn a_fifo_beside_the_database_blocks_no_command() {
 }
 
 #[test]
-fn a_lock_of_shared_memory_that_fails_puts_no_event_loop_to_sleep() {
+fn a_failed_lock_of_shared_memory_does_not_block_the_event_loop() {
     if !common::has("strace") {
         eprintln!("SKIPPED: needs strace");
         return;
@@ -450,7 +450,7 @@ fn a_lock_of_shared_memory_that_fails_puts_no_event_loop_to_sleep() {
 }
 
 #[test]
-fn a_fifo_beside_the_database_keeps_no_stop_from_a_command_that_runs() {
+fn a_fifo_beside_the_database_does_not_prevent_a_stop() {
     each(&["-journal", "-wal", "-shm"], |companion| {
         let state = State::new();
         let script = "trap 'echo asked; exit 7' TERM; echo up; while :; do sleep 0.05; done";

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_input_is_no_plan() {
+    fn other_input_is_not_a_plan() {
         let no_plan = [MAGIC, b"{ a plan }".as_slice()].concat();
         assert!(matches!(read(&no_plan[..]), Err(HandoverError::Invalid)));
         for input in [&no_plan[..3], b"some other input from a user"] {

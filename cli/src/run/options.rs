@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_recorded_is_read_as_it_was() {
+    fn recorded_options_are_read_back_unchanged() {
         let options = Options {
             runtime_dir: Some("/run/vmon".into()),
             files: LifecycleFiles {

@@ -48,7 +48,7 @@ fn lines_of_other_cri_writers_are_read() {
 }
 
 #[test]
-fn lines_that_are_no_records_are_given_as_they_are() {
+fn lines_that_are_not_records_are_returned_unchanged() {
     for line in [
         "\n",
         "panic: out of memory\n",
@@ -107,7 +107,7 @@ fn a_torn_last_line_is_left_for_later() {
 }
 
 #[test]
-fn the_first_line_tells_the_format() {
+fn the_first_line_shows_the_format() {
     for (line, expected) in [
         ("1970-01-01T00:00:01Z stdout F text\n", Some(Format::Cri)),
         ("1970-01-01T00:00:01.25+00:00 stderr P no newline yet", Some(Format::Cri)),

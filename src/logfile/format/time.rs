@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn an_invalid_time_is_refused() {
         for text in [
             "",
             "2026-11-23",

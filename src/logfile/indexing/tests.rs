@@ -149,7 +149,7 @@ fn a_removed_generation_takes_its_index_along() {
 }
 
 #[test]
-fn a_clock_set_back_leaves_times_standing() {
+fn times_do_not_decrease_when_the_clock_is_set_back() {
     let mut scene = Scene::new(0, 1);
     scene.write(100, Stream::Stdout, b"a");
     scene.now -= 50 * MILLISECOND;
@@ -180,7 +180,7 @@ fn known(records: &[Record], size: usize) -> Vec<Known> {
 }
 
 #[test]
-fn cut_anywhere_log_or_index_what_follows_is_true() {
+fn records_after_a_truncation_of_log_or_index_are_correct() {
     let mut scene = Scene::new(0, 1);
     scene.mark(Mark::Start { pid: 1 });
     for (stream, bytes) in

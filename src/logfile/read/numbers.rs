@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_missed_is_added_from_above_as_far_as_it_is_there() {
+    fn generations_that_readdir_missed_are_added_if_they_exist() {
         let mut numbers = Numbers::from_sorted(vec![3, 7, 9, 20]);
         let there = |number: u64| Ok::<_, ()>([2, 5, 6, 8, 18].contains(&number));
         numbers.complete(there).unwrap();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_found_from_below_and_by_their_place() {
+    fn numbers_are_found_in_order_and_by_index() {
         let numbers = Numbers::from_sorted(vec![3, 4, 5, 9, 20]);
         assert_eq!(numbers.0, [3..6, 9..10, 20..21]);
         let found = [0, 4, 6, 10, 21].map(|number| numbers.at_or_after(number));

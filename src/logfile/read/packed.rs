@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gzip_and_zstd_have_packed_is_unpacked_in_several_parts_too() {
+    fn gzip_and_zstd_files_of_several_parts_are_decompressed() {
         let text: Vec<u8> =
             (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
         for (program, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstandard)] {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_no_such_file_is_an_error() {
+    fn a_truncated_or_foreign_file_is_an_error() {
         for (program, packing) in [("gzip", Packing::Gzip), ("zstd", Packing::Zstandard)] {
             let whole = packed(program, b"some text");
             for cut in 1..whole.len() - 4 {

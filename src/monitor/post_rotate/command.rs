@@ -234,21 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn a_command_begins_once_its_gate_is_open() {
+    fn a_command_starts_when_its_gate_is_opened() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(run(directory.path(), StartGate::open), ExitStatus::Code(0));
         assert!(directory.path().join("made").exists());
     }
 
     #[test]
-    fn a_command_whose_supervisor_was_killed_before_that_has_never_begun() {
+    fn a_command_whose_supervisor_is_killed_first_never_starts() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(run(directory.path(), drop), ExitStatus::Code(1));
         assert!(!directory.path().join("made").exists());
     }
 
     #[test]
-    fn a_note_of_who_works_names_the_same_process_again() {
+    fn a_process_in_a_queue_file_is_read_back() {
         let identity = Identity::current();
         let note = Who(identity.clone()).to_string();
         assert_eq!(note.parse::<Who>().map(|who| who.0), Ok(identity));

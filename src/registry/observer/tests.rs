@@ -232,7 +232,7 @@ fn a_database_that_breaks_while_the_child_runs_delays_the_record_and_no_more() {
 }
 
 #[test]
-fn an_end_that_can_not_even_be_spooled_ends_the_monitors_wait() {
+fn a_monitor_does_not_wait_for_an_end_that_can_not_be_spooled() {
     let fixture = Fixture::new();
     fs::write(fixture.dir.path().join("run"), "not a directory").unwrap();
     let mut observer = fixture.impatient();

@@ -32,7 +32,7 @@ impl Scene {
 }
 
 #[test]
-fn an_index_is_its_owners_alone() {
+fn an_index_is_private_to_its_owner() {
     let mut scene = Scene::new(0, 1);
     scene.write_and_flush(b"a");
     let mode = fs::metadata(scene.path(".idx")).unwrap().permissions().mode();
@@ -40,7 +40,7 @@ fn an_index_is_its_owners_alone() {
 }
 
 #[test]
-fn what_is_no_file_in_its_place_holds_no_log_and_is_left_alone() {
+fn a_non_file_in_place_of_an_index_blocks_no_log_and_is_kept() {
     let mut scene = Scene::new(0, 1);
     let (index, target) = (scene.path(".idx"), scene.directory.path().join("target"));
     fs::write(&target, "mine").unwrap();
@@ -76,7 +76,7 @@ fn what_is_no_file_in_its_place_holds_no_log_and_is_left_alone() {
 }
 
 #[test]
-fn an_index_that_was_removed_or_replaced_is_begun_anew() {
+fn an_index_that_was_removed_or_replaced_is_created_again() {
     let mut scene = Scene::new(0, 1);
     scene.write_and_flush(b"ab");
     let index = scene.path(".idx");
@@ -111,7 +111,7 @@ fn bytes_that_another_process_has_appended_to_an_index_are_overwritten() {
 }
 
 #[test]
-fn zeros_at_the_end_and_an_index_that_knows_more_than_the_log_are_cut() {
+fn zeros_and_records_beyond_the_log_are_truncated() {
     let mut scene = Scene::new(0, 1);
     for _ in 0..500 {
         scene.write(10, Stream::Stdout, b"abc");
@@ -235,7 +235,7 @@ fn an_index_that_can_not_be_written_takes_little_memory() {
 }
 
 #[test]
-fn without_an_index_that_of_an_earlier_run_stays_true() {
+fn with_the_index_off_an_earlier_index_stays_valid() {
     let mut scene = Scene::new(8, 9);
     scene.write_and_flush(b"abc\n");
     let retention = scene.log.options.retention;

@@ -98,7 +98,7 @@ impl Life {
 }
 
 #[test]
-fn whatever_happens_every_record_is_true() {
+fn every_record_is_correct_after_random_operations() {
     let (mut all, mut unknown) = (0, 0);
     for seed in 0..40 {
         let mut life = Life::new(seed);

@@ -98,7 +98,7 @@ fn ends_that_wait_for_a_lock_are_written_in_order_with_the_run_that_goes_on() {
 }
 
 #[test]
-fn ends_that_have_waited_are_in_files_and_none_is_lost_or_told_twice() {
+fn ends_that_have_waited_are_spooled_and_each_is_recorded_once() {
     let fixture = Fixture::new();
     let mut observer = first(fixture.impatient());
     let lock = fixture.locked();
