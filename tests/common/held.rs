@@ -10,12 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use crate::common::{PATIENCE, State, code, wait};
+use crate::common::{State, TIMEOUT, code, wait};
 
 /// Keeps every other writer out until it is dropped.
 pub fn lock(state: &State) -> Connection {
     let lock = Connection::open(state.db()).unwrap();
-    lock.busy_timeout(PATIENCE).unwrap();
+    lock.busy_timeout(TIMEOUT).unwrap();
     lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
     lock
 }
@@ -114,7 +114,7 @@ impl<R: Read + AsFd> Reader<R> {
 
     pub fn read_some(&mut self) -> bool {
         let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+        let timeout = PollTimeout::try_from(TIMEOUT).unwrap();
         if poll(&mut fds, timeout).unwrap_or(0) == 0 {
             return false;
         }

@@ -12,7 +12,7 @@ use vmon::monitor::{
 use vmon::reactor::{HandlerId, Reactor};
 
 use crate::common::turning::start_added;
-use crate::common::{CONFIG, PATIENCE, State, contains};
+use crate::common::{CONFIG, State, TIMEOUT, contains};
 
 /// The sandbox `a`.
 pub struct Host {
@@ -39,7 +39,7 @@ impl Host {
 
     #[track_caller]
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while !holds(self) {
             assert!(Instant::now() < give_up, "it never came: {what}; {:?}", self.consoles());
             self.reactor.poll_once(Some(Duration::from_millis(5))).unwrap();

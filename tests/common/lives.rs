@@ -161,8 +161,8 @@ pub fn exited(code: i32) -> Transition {
     stopped(Outcome::Ended { status: ExitStatus::Code(code), reason: Reason::Exited })
 }
 
-/// Tells a transition and retries, as the monitor's timer does, until it is written.
-pub fn told(observer: &mut RegistryObserver, transition: &Transition) {
+/// Passes a transition to an observer and retries, as the monitor's timer does, until it is written.
+pub fn write_transition(observer: &mut RegistryObserver, transition: &Transition) {
     let mut progress = observer.transition(transition);
     while let Progress::Later(delay) = progress {
         thread::park_timeout(delay);

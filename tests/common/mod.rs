@@ -32,7 +32,7 @@ use tempfile::TempDir;
 pub use terminal::{Terminal, raw, set_size};
 
 /// How long anything may take before a test gives up on it: no more than a bound on failure.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The namespace that runs get without `--config-file`.
 pub const CONFIG: &str = "Sandboxfile";
@@ -213,7 +213,7 @@ pub fn needs_terminal_program(program: &str) -> Option<()> {
 /// keeps a failure from hanging.
 #[track_caller]
 pub fn eventually(what: &str, mut event: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     while !event() {
         assert!(Instant::now() < give_up, "it never came: {what}");
         let _ = poll(&mut [], PollTimeout::from(5_u8));
@@ -239,7 +239,7 @@ pub fn contains(bytes: &[u8], needle: &[u8]) -> bool {
 /// Waits for a process that a test has started, and kills it when it takes for ever.
 #[track_caller]
 pub fn wait(child: &mut Child) -> ExitStatus {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;

@@ -11,7 +11,7 @@ use vmon::control::{Client, DEFAULT_CLIENT_TIMEOUT, Server};
 use vmon::monitor::{End, Monitor, Sandbox};
 use vmon::reactor::Reactor;
 
-use crate::common::{CONFIG, PATIENCE, State, eventually};
+use crate::common::{CONFIG, State, TIMEOUT, eventually};
 
 /// Where the socket of this sandbox lies.
 pub fn socket_of(state: &State, name: &str) -> PathBuf {
@@ -86,7 +86,7 @@ impl Served {
 
     /// A client, once the child runs.
     pub fn client(&self) -> Client {
-        let mut client = Client::connect(&self.path).unwrap().timeout(PATIENCE);
+        let mut client = Client::connect(&self.path).unwrap().timeout(TIMEOUT);
         eventually("the child runs", || client.status().unwrap().child.is_some());
         client
     }
@@ -112,7 +112,7 @@ pub struct Raw(BufReader<UnixStream>);
 impl Raw {
     pub fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self(BufReader::new(stream))
     }
 
@@ -146,7 +146,7 @@ impl Raw {
     }
 
     /// The name of the error that comes next, and whether the connection is closed after it.
-    pub fn told(&mut self) -> String {
+    pub fn error_name(&mut self) -> String {
         let answer = self.next().unwrap();
         answer["error"].as_str().unwrap().to_owned()
     }

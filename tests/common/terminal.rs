@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{Termios, cfmakeraw, tcgetattr};
 use nix::unistd::Pid;
 
-use super::{PATIENCE, code, eventually, wait};
+use super::{TIMEOUT, code, eventually, wait};
 
 /// A terminal with a program in it: the user's side of a PTY.
 pub struct Terminal {
@@ -68,7 +68,7 @@ impl Terminal {
     #[track_caller]
     pub fn wait_for(&mut self, text: impl AsRef<[u8]>) {
         let text = text.as_ref();
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         loop {
             let new = &self.seen[self.searched..];
             if let Some(at) = new.windows(text.len()).position(|window| window == text) {
@@ -105,7 +105,7 @@ impl Terminal {
     /// Reads to the end of the terminal and gives the program's exit code.
     #[track_caller]
     pub fn finish(&mut self) -> i32 {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while self.read_some(give_up) {}
         code(wait(&mut self.child))
     }

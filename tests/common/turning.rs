@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use vmon::monitor::Monitor;
 use vmon::reactor::Reactor;
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 
 pub type Loop = Reactor<Monitor>;
 
@@ -18,7 +18,7 @@ pub fn start_added(reactor: &mut Loop) {
 /// Turns until something is so.
 #[track_caller]
 pub fn turn_until(reactor: &mut Loop, what: &str, mut holds: impl FnMut(&mut Loop) -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     while !holds(reactor) {
         assert!(Instant::now() < give_up, "it never came: {what}");
         // Bounded, as what is waited for may be no event of the reactor's.

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use crate::common::machine::{Machine, READY};
-use crate::common::{Detached, PATIENCE, State, contains, eventually};
+use crate::common::{Detached, State, TIMEOUT, contains, eventually};
 
 /// QEMU's arguments with its serial port at another character device than stdio.
 pub fn with_serial(machine: &Machine, chardev: &str) -> Vec<String> {
@@ -93,7 +93,7 @@ impl Attached {
     #[track_caller]
     pub fn ask(&mut self, line: &str, answer: &str) {
         self.send(line);
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         let mut seen = Vec::new();
         while !contains(&seen, answer.as_bytes()) {
             let mut buffer = [0; 4096];

@@ -19,7 +19,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::common::{
-    PATIENCE, State, Terminal, code, contains, eventually, is_alive, one_line, signal, wait,
+    State, TIMEOUT, Terminal, code, contains, eventually, is_alive, one_line, signal, wait,
     write_program,
 };
 
@@ -41,7 +41,7 @@ impl Session {
     /// Waits until the child has written this, after what was waited for before.
     #[track_caller]
     fn wait_for(&mut self, text: &str) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         loop {
             let new = &self.seen[self.searched..];
             if let Some(at) = new.windows(text.len()).position(|window| window == text.as_bytes()) {
@@ -90,7 +90,7 @@ impl Session {
     /// Waits for the end and gives the exit code.
     #[track_caller]
     fn finish(&mut self) -> i32 {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while self.read_some(give_up) {}
         code(wait(&mut self.vmon))
     }
@@ -369,8 +369,8 @@ fn a_second_stop_a_second_later_kills_at_once() {
     let mut session = stubborn(&state);
     session.signal(Signal::SIGTERM);
     session.wait_for("stopping");
-    let told = Instant::now();
-    eventually("a second has passed", || told.elapsed() > Duration::from_secs(1));
+    let signalled = Instant::now();
+    eventually("a second has passed", || signalled.elapsed() > Duration::from_secs(1));
     session.signal(Signal::SIGTERM);
     assert_eq!(session.finish(), 137);
     assert_eq!(state.run_column("x", "reason").as_deref(), Some("killed"));
@@ -388,7 +388,7 @@ fn two_stops_in_quick_succession_are_one() {
         session.signal(Signal::SIGINT);
         // An answer shows that the loop has turned since.
         session.send("1");
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while !contains(&session.seen, b"pong 1") && session.read_some(give_up) {}
         let answered = contains(&session.seen, b"pong 1");
         // On a machine that was too busy for it the two were not in quick succession.
@@ -406,8 +406,8 @@ fn a_hangup_never_kills_however_often_it_comes() {
     let mut session = stubborn(&state);
     session.signal(Signal::SIGHUP);
     session.wait_for("stopping");
-    let told = Instant::now();
-    eventually("a second has passed", || told.elapsed() > Duration::from_secs(1));
+    let signalled = Instant::now();
+    eventually("a second has passed", || signalled.elapsed() > Duration::from_secs(1));
     session.signal(Signal::SIGHUP);
     session.send("1");
     session.wait_for("pong 1");

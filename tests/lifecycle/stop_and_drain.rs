@@ -68,8 +68,8 @@ fn bytes_that_a_full_disk_refuses_to_forward_are_counted() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(state.log("web"), b"12345");
     assert_eq!(state.run_column("web", "bytes_dropped").as_deref(), Some("5"));
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("No space left"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("No space left"), "{stderr}");
 }
 
 #[test]

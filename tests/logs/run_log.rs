@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::common::tmpfs::Tmpfs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::common::{self, PATIENCE, State, assert_same, code, eventually, noise, wait};
+use crate::common::{self, State, TIMEOUT, assert_same, code, eventually, noise, wait};
 
 /// A run whose child copies the file `noise` to its stdout.
 fn copy(state: &State, name: &str, options: &[&str]) -> i32 {
@@ -101,7 +101,7 @@ impl Echo {
     fn wait_for(&mut self, text: &str) {
         while !common::contains(&self.said, text.as_bytes()) {
             let mut fds = [PollFd::new(self.errors.as_fd(), PollFlags::POLLIN)];
-            let ready = poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap_or(0);
+            let ready = poll(&mut fds, PollTimeout::try_from(TIMEOUT).unwrap()).unwrap_or(0);
             let mut buffer = [0; 4096];
             let count = if ready > 0 { self.errors.read(&mut buffer).unwrap_or(0) } else { 0 };
             let said = String::from_utf8_lossy(&self.said);

@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use crate::common::machine::{Machine, READY, machine};
-use crate::common::{self, PATIENCE, State, Terminal, contains, eventually, is_alive, wait};
+use crate::common::{self, State, TIMEOUT, Terminal, contains, eventually, is_alive, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
@@ -123,7 +123,7 @@ impl Piped {
     /// Reads until this has come, after what was waited for before.
     #[track_caller]
     fn wait_for(&mut self, text: &str) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         loop {
             let new = &self.seen[self.searched..];
             if let Some(at) = new.windows(text.len()).position(|bytes| bytes == text.as_bytes()) {

@@ -209,9 +209,9 @@ fn an_impossible_console_is_an_error_before_anything_is_started() {
         (&["listen:/nonexistent/a"], "can't listen at /nonexistent/a"),
         (&["fifo:/nonexistent/a"], "can't make /nonexistent/a"),
     ];
-    for (consoles, told) in cases {
+    for (consoles, expected) in cases {
         let (error, state) = refused(State::new(), consoles);
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(expected), "{error}");
         assert_eq!(state.log("a"), b"", "{error}");
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::common::served::{Served, socket_of};
 use crate::common::turning::start_added;
-use crate::common::{self, CONFIG, PATIENCE, State, contains, eventually, served};
+use crate::common::{self, CONFIG, State, TIMEOUT, contains, eventually, served};
 use vmon::child::{Command, Identity, Liveness, Signal};
 use vmon::control::{Client, ClientError, INTERFACE_DESCRIPTION, Server};
 use vmon::monitor::{Attach, AttachTo, End, Input, Monitor, Phase, Restart, Sandbox, StartError};
@@ -77,9 +77,9 @@ fn watch_reports_each_transition_and_the_end() {
     let events: Vec<_> = watch.map(Result::unwrap).collect();
     let phases: Vec<_> = events.iter().map(|event| event.phase).collect();
     assert_eq!(phases, [Phase::Stopping, Phase::Draining, Phase::Stopped]);
-    let told = events[2].end.clone().unwrap();
-    assert_eq!((told.reason.as_deref(), told.exit_code), (Some("stopped"), Some(3)));
-    assert_eq!((told.code(), told.bytes_logged), (end.exit_code(), Some(end.bytes_logged)));
+    let reported = events[2].end.clone().unwrap();
+    assert_eq!((reported.reason.as_deref(), reported.exit_code), (Some("stopped"), Some(3)));
+    assert_eq!((reported.code(), reported.bytes_logged), (end.exit_code(), Some(end.bytes_logged)));
     assert_eq!(events[1].end.as_ref().unwrap().reason, None);
 }
 
@@ -146,7 +146,7 @@ fn an_attached_client_gets_the_tail_and_new_output_and_sends_input() {
     let request = Attach { tail: 3, ..Attach::default() };
     let (attached, mut session) = host.client().attach(&request).unwrap();
     assert_eq!((attached.to, attached.tail), (AttachTo::Stdout, 3));
-    session.set_read_timeout(Some(PATIENCE)).unwrap();
+    session.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut seen = [0; 3];
     session.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"ne\n");
@@ -225,8 +225,8 @@ fn an_impossible_request_is_a_named_error() {
         ),
     ];
     for (call, name, parameters) in cases {
-        let told = error(&call);
-        assert!(told.ends_with(&format!(".{name} {parameters}")), "{call}: {told}");
+        let reported = error(&call);
+        assert!(reported.ends_with(&format!(".{name} {parameters}")), "{call}: {reported}");
     }
     let call =
         r#"{"method":"io.vmon.Monitor.Attach","parameters":{"stream":"tty"},"upgrade":true}"#;
@@ -337,7 +337,7 @@ fn of_many_starts_at_once_over_a_stale_socket_one_gets_the_name() {
                 })
             })
             .collect();
-        // All but one are told so.
+        // All but one are reported so.
         eventually("one is left", || hosts.iter().filter(|it| !it.is_finished()).count() == 1);
         // They may have lost before it is in its place.
         eventually("it is served", || Client::connect(&path).is_ok());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::common::served::{Raw, Served, socket_of};
 use crate::common::turning::start_added;
 use crate::common::{
-    self, PATIENCE, Process, State, assert_same, contains, eventually, own_test, served, wait,
+    self, Process, State, TIMEOUT, assert_same, contains, eventually, own_test, served, wait,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use vmon::control::{Client, DEFAULT_CLIENT_TIMEOUT, MAX_MESSAGE, Server};
@@ -67,7 +67,7 @@ impl Host {
     }
 
     fn client(&self) -> Client {
-        Client::connect(&self.path).unwrap().timeout(PATIENCE)
+        Client::connect(&self.path).unwrap().timeout(TIMEOUT)
     }
 
     /// How many clients it has accepted: their sockets have the name under which its own was made,
@@ -125,7 +125,7 @@ fn limit_descriptors(number: u64) {
 
 /// Sends for as long as anybody takes it.
 fn pour(raw: &mut Raw, bytes: &[u8]) {
-    raw.stream().set_write_timeout(Some(PATIENCE)).unwrap();
+    raw.stream().set_write_timeout(Some(TIMEOUT)).unwrap();
     match raw.stream().write_all(bytes) {
         Err(error)
             if [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind()) => {}
@@ -151,7 +151,7 @@ fn an_invalid_message_gets_an_error_and_the_connection_is_closed() {
     for message in junk {
         let mut raw = host.raw();
         pour(&mut raw, message);
-        assert_eq!(raw.told(), "io.vmon.Monitor.InvalidMessage", "{message:.60?}");
+        assert_eq!(raw.error_name(), "io.vmon.Monitor.InvalidMessage", "{message:.60?}");
         assert_eq!(raw.next(), None);
     }
     assert_eq!(host.client().status().unwrap().phase, Phase::Running);
@@ -172,7 +172,7 @@ fn a_message_has_at_most_one_mebibyte() {
         if taken {
             assert_eq!(raw.next().unwrap()["parameters"]["status"]["name"], "a");
         } else {
-            assert_eq!(raw.told(), "io.vmon.Monitor.MessageTooLong");
+            assert_eq!(raw.error_name(), "io.vmon.Monitor.MessageTooLong");
             assert_eq!(raw.next(), None);
         }
     }
@@ -196,10 +196,10 @@ fn a_message_that_stays_incomplete_times_out() {
             std::thread::sleep(Duration::from_millis(200));
         }
     });
-    assert_eq!(raw.told(), "io.vmon.Monitor.MessageTimeout");
+    assert_eq!(raw.error_name(), "io.vmon.Monitor.MessageTimeout");
     assert_eq!(raw.next(), None);
     trickling.join().unwrap();
-    assert_eq!(slow.told(), "io.vmon.Monitor.MessageTimeout");
+    assert_eq!(slow.error_name(), "io.vmon.Monitor.MessageTimeout");
     host.stop();
 }
 
@@ -213,9 +213,9 @@ fn incomplete_messages_are_bounded_together_and_the_largest_is_dropped() {
     for raw in &mut large {
         pour(raw, &[b' '; MAX_MESSAGE - 1]);
     }
-    let mut told = 0;
+    let mut refused = 0;
     eventually("some are told", || {
-        told = 0;
+        refused = 0;
         for raw in &mut large {
             raw.stream().set_nonblocking(true).unwrap();
             let mut byte = [0];
@@ -224,9 +224,9 @@ fn incomplete_messages_are_bounded_together_and_the_largest_is_dropped() {
                 &mut byte,
                 nix::sys::socket::MsgFlags::MSG_PEEK,
             );
-            told += usize::from(read == Ok(1));
+            refused += usize::from(read == Ok(1));
         }
-        told >= 4
+        refused >= 4
     });
     for raw in &mut large {
         raw.stream().set_nonblocking(false).unwrap();
@@ -301,7 +301,7 @@ fn clients_leave_the_descriptors_that_the_log_needs() {
     let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
     let mut clients: Vec<Raw> = (0..100).map(|_| Raw::connect(&host.path)).collect();
     // Those behind them in the queue have been taken by the time that the last is told.
-    assert_eq!(clients.last_mut().unwrap().told(), "io.vmon.Monitor.Failed");
+    assert_eq!(clients.last_mut().unwrap().error_name(), "io.vmon.Monitor.Failed");
     session.write_all(b"go\n").unwrap();
     eventually("the flood is over, and the log was rotated", || {
         let log = fs::read(host.state.log_path("a")).unwrap_or_default();

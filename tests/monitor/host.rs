@@ -72,7 +72,7 @@ fn not_started(end: End) -> Arc<StartError> {
 struct Notes(Arc<Mutex<Vec<&'static str>>>);
 
 impl Notes {
-    fn told(&self) -> Vec<&'static str> {
+    fn seen(&self) -> Vec<&'static str> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -166,7 +166,7 @@ mod spawned {
             .spawn(&mut reactor, Command::new("/nonexistent/program"));
         let end = end_of(&mut reactor, id);
         assert_eq!((end.exit_code(), end.reason()), (127, "start-failed"));
-        assert_eq!(notes.told(), ["Stopped"]);
+        assert_eq!(notes.seen(), ["Stopped"]);
     }
 
     #[test]
@@ -352,7 +352,7 @@ mod handed_over {
                 .observer(notes.clone())
                 .start(&mut reactor, pid, NO_IO);
             assert!(matches!(result, Err(AdoptError { .. })), "pid {pid}: {result:?}");
-            assert_eq!(notes.told(), [""; 0]);
+            assert_eq!(notes.seen(), [""; 0]);
         }
         assert!(reactor.is_done());
         kill(Pid::from_raw(grandchild as i32), Sig::SIGKILL).unwrap();
@@ -399,11 +399,11 @@ mod handed_over {
             .start(&mut reactor, child.id(), NO_IO)
             .unwrap();
         start_added(&mut reactor);
-        assert_eq!(notes.told(), ["Running"]);
+        assert_eq!(notes.seen(), ["Running"]);
         assert_eq!(reactor.get(id).unwrap().pid(), Some(child.id()));
         stop(&mut reactor, id);
         end_of(&mut reactor, id);
-        assert_eq!(notes.told(), ["Running", "Stopping", "Draining", "Stopped"]);
+        assert_eq!(notes.seen(), ["Running", "Stopping", "Draining", "Stopped"]);
     }
 
     #[test]
@@ -422,8 +422,8 @@ mod handed_over {
                 .start(&mut reactor, child.id(), NO_IO)
                 .unwrap();
             assert_ended(&end_of(&mut reactor, id), ExitStatus::Code(5), Reason::Exited);
-            let told = if refusal { vec![] } else { vec!["Running", "Draining", "Stopped"] };
-            assert_eq!(notes.told(), told);
+            let expected = if refusal { vec![] } else { vec!["Running", "Draining", "Stopped"] };
+            assert_eq!(notes.seen(), expected);
         }
     }
 
@@ -440,7 +440,7 @@ mod handed_over {
             .unwrap();
         let error = not_started(end_of(&mut reactor, id));
         assert!(matches!(*error, StartError::Taken { supervisor: 77, .. }), "{error:?}");
-        assert_eq!(notes.told(), [""; 0]);
+        assert_eq!(notes.seen(), [""; 0]);
         // Its io is closed, which ends `cat`; its exit status is still the host's.
         assert_eq!(common::code(wait(&mut child)), 0);
     }
@@ -478,9 +478,9 @@ mod stops {
         stop(&mut reactor, id);
         // It is only asked for.
         assert!(reactor.get(id).unwrap().end().is_none());
-        assert_eq!(notes.told(), ["Running", "Stopping"]);
-        turn_until(&mut reactor, "its end", |_| notes.told().last() == Some(&"Stopped"));
-        assert_eq!(notes.told(), ["Running", "Stopping", "Draining", "Stopped"]);
+        assert_eq!(notes.seen(), ["Running", "Stopping"]);
+        turn_until(&mut reactor, "its end", |_| notes.seen().last() == Some(&"Stopped"));
+        assert_eq!(notes.seen(), ["Running", "Stopping", "Draining", "Stopped"]);
         assert_ended(&end_of(&mut reactor, id), ExitStatus::Code(5), Reason::Stopped);
         // On its stderr, the shell may have told of its `sleep`, which was asked too.
         let log = String::from_utf8(state.log("web")).unwrap();
@@ -561,7 +561,7 @@ mod stops {
         reactor.run().unwrap();
         stop(&mut reactor, id);
         reactor.poll_once(Some(Duration::ZERO)).unwrap();
-        assert_eq!(notes.told(), ["Running", "Draining", "Stopped"]);
+        assert_eq!(notes.seen(), ["Running", "Draining", "Stopped"]);
         assert_eq!(end_of(&mut reactor, id).exit_code(), 3);
     }
 }
@@ -589,7 +589,7 @@ mod many {
         for (n, id, notes) in children {
             let end = reactor.remove(id).unwrap().into_end().unwrap();
             assert_ended(&end, ExitStatus::Code(n.into()), Reason::Exited);
-            assert_eq!(notes.told(), ["Running", "Draining", "Stopped"]);
+            assert_eq!(notes.seen(), ["Running", "Draining", "Stopped"]);
             let log = String::from_utf8(state.log(&format!("box-{n}"))).unwrap();
             let lines: Vec<_> = log.lines().map(|line| line.trim_end().to_owned()).collect();
             let out: Vec<_> = lines.iter().filter(|line| !line.starts_with("err")).collect();
@@ -697,11 +697,11 @@ mod observers {
             .observer(Claims(claim, notes.clone()))
             .start(&mut reactor, child.id(), NO_IO)
             .unwrap();
-        assert_eq!(notes.told(), [""; 0]);
+        assert_eq!(notes.seen(), [""; 0]);
         assert_eq!(reactor.get(id).unwrap().report().phase, Phase::Starting);
         // The first turn starts both and does not wait.
         reactor.poll_once(None).unwrap();
-        assert_eq!(notes.told(), ["Claim", "Running", "Claim", "Running"]);
+        assert_eq!(notes.seen(), ["Claim", "Running", "Claim", "Running"]);
         for id in [id, given] {
             stop(&mut reactor, id);
             end_of(&mut reactor, id);
@@ -717,7 +717,7 @@ mod observers {
             .observer(notes.clone())
             .spawn(&mut reactor, sh("exec sleep 1000"));
         stop(&mut reactor, id);
-        assert_eq!(notes.told(), ["Running", "Stopping"]);
+        assert_eq!(notes.seen(), ["Running", "Stopping"]);
         let end = end_of(&mut reactor, id);
         assert_ended(&end, ExitStatus::Signal(Signal::TERM), Reason::Stopped);
     }
@@ -735,8 +735,8 @@ mod observers {
             .observer(move |_: &Transition| *count.lock().unwrap() += 1)
             .spawn(&mut reactor, sh("echo x"));
         end_of(&mut reactor, id);
-        assert_eq!(first.told(), ["Running", "Draining", "Stopped"]);
-        assert_eq!(second.told(), first.told());
+        assert_eq!(first.seen(), ["Running", "Draining", "Stopped"]);
+        assert_eq!(second.seen(), first.seen());
         assert_eq!(*closure.lock().unwrap(), 3);
     }
 
@@ -785,8 +785,8 @@ mod observers {
         assert!(!marker.exists());
         assert!(!state.log_path("web").exists());
         // Who has granted it has something to undo; the others know of nothing.
-        assert_eq!(granted.told(), ["Stopped"]);
-        assert_eq!((refused.told(), behind.told()), (vec![], vec![]));
+        assert_eq!(granted.seen(), ["Stopped"]);
+        assert_eq!((refused.seen(), behind.seen()), (vec![], vec![]));
     }
 
     #[test]
@@ -817,7 +817,7 @@ mod observers {
         assert!(reactor.get(id).unwrap().pid().is_none());
         assert_eq!(end_of(&mut reactor, id).exit_code(), 4);
         assert_eq!((*asked.lock().unwrap(), *first.lock().unwrap()), (4, 1));
-        assert_eq!(notes.told(), ["Running", "Draining", "Stopped"]);
+        assert_eq!(notes.seen(), ["Running", "Draining", "Stopped"]);
     }
 
     #[test]
@@ -888,7 +888,7 @@ mod observers {
             .observer(Slow(notes.clone(), 0))
             .spawn(&mut reactor, sh("exit 0"));
         reactor.run().unwrap();
-        assert_eq!(notes.told(), ["Running", "Draining", "Stopped", "retry", "retry", "retry"]);
+        assert_eq!(notes.seen(), ["Running", "Draining", "Stopped", "retry", "retry", "retry"]);
         assert_eq!(end_of(&mut reactor, id).exit_code(), 0);
     }
 
@@ -911,7 +911,7 @@ mod observers {
             .observer(Never(notes.clone()))
             .spawn(&mut reactor, sh("exit 0"));
         end_of(&mut reactor, id);
-        assert_eq!(notes.told(), ["Running", "Draining", "Stopped"]);
+        assert_eq!(notes.seen(), ["Running", "Draining", "Stopped"]);
     }
 }
 
@@ -926,7 +926,7 @@ mod nested {
     /// Drives a reactor by its descriptor and its deadline alone; gives the number of turns.
     #[track_caller]
     pub fn drive(reactor: &mut Loop) -> u32 {
-        let give_up = Instant::now() + crate::common::PATIENCE;
+        let give_up = Instant::now() + crate::common::TIMEOUT;
         let mut turns = 0;
         while !reactor.is_done() {
             assert!(Instant::now() < give_up, "neither descriptor nor deadline told of the end");
@@ -1168,12 +1168,12 @@ mod hosts {
         let before = threads();
         let mut reactor = Reactor::new().unwrap();
         reactor.watch_signals(vmon::monitor::command_signals()).unwrap();
-        let told = Arc::new(Mutex::new(0));
+        let calls = Arc::new(Mutex::new(0));
         for pty in [false, true] {
-            let told = told.clone();
+            let calls = calls.clone();
             let builder = Monitor::builder(sandbox.clone()).observer(move |_: &Transition| {
                 assert_eq!(threads(), before);
-                *told.lock().unwrap() += 1;
+                *calls.lock().unwrap() += 1;
             });
             let builder = {
                 let db = sandbox.log_dir().with_file_name(format!("sandbox-{pty}.db"));
@@ -1185,7 +1185,7 @@ mod hosts {
             reactor.poll_once(None).unwrap();
             assert_eq!(threads(), before);
         }
-        assert_eq!(*told.lock().unwrap(), 6);
+        assert_eq!(*calls.lock().unwrap(), 6);
     }
 
     /// The signals with a handler, and those that are ignored or blocked.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::{self, PATIENCE, State, contains};
+use crate::common::{self, State, TIMEOUT, contains};
 use vmon::child::{Command, Signal};
 use vmon::monitor::{
     Builder, End, Input, Monitor, Phase, Reason, Restart, Sandbox, Service, ServiceContext,
@@ -35,9 +35,9 @@ impl Host {
         let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
         let mut reactor = Reactor::new().unwrap();
         let notes = Notes::default();
-        let told = Arc::clone(&notes);
+        let calls = Arc::clone(&notes);
         let note = move |transition: &Transition| {
-            told.lock().unwrap().push(match transition {
+            calls.lock().unwrap().push(match transition {
                 Transition::Running { .. } => "running".to_owned(),
                 Transition::Restarting { end, after, .. } => {
                     format!("restarting {} {}", end.exit_code(), after.as_millis())
@@ -57,7 +57,7 @@ impl Host {
 
     #[track_caller]
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while !holds(self) {
             assert!(Instant::now() < give_up, "it never came: {what}");
             self.reactor.poll_once(Some(Duration::from_millis(20))).unwrap();
@@ -78,7 +78,7 @@ impl Host {
         self.monitor().end().unwrap().clone()
     }
 
-    fn told(&self) -> Vec<String> {
+    fn seen(&self) -> Vec<String> {
         self.notes.lock().unwrap().clone()
     }
 }
@@ -90,7 +90,7 @@ fn a_failed_command_is_restarted_n_times_with_growing_delays() {
     assert_eq!(host.end().exit_code(), 3);
     let expected =
         ["running", "restarting 3 100", "running", "restarting 3 200", "running", "stopped 3"];
-    assert_eq!(host.told(), expected);
+    assert_eq!(host.seen(), expected);
     assert_eq!(host.state.log("a"), b"again\nagain\nagain\n");
     assert_eq!(host.monitor().report().restarts, 2);
 }
@@ -100,7 +100,7 @@ fn a_successful_command_is_restarted_only_with_always() {
     let on_failure = |sandbox: Sandbox| sandbox.restart(Restart::OnFailure { max: None });
     let mut host = Host::sh("exit 0", on_failure);
     assert_eq!(host.end().exit_code(), 0);
-    assert_eq!(host.told(), ["running", "stopped 0"]);
+    assert_eq!(host.seen(), ["running", "stopped 0"]);
     let mut host = Host::sh("exit 0", |sandbox| sandbox.restart(Restart::Always));
     // Between two runs: a stop would end a shell that still runs by its signal.
     host.until("it has run three times", |host| {
@@ -137,7 +137,7 @@ fn a_command_that_could_not_be_started_is_not_restarted() {
     let command = Command::new("/nonexistent/program");
     let mut host = Host::new(command, |sandbox| sandbox.restart(Restart::Always));
     assert_eq!(host.end().exit_code(), 127);
-    assert_eq!(host.told(), ["stopped 127"]);
+    assert_eq!(host.seen(), ["stopped 127"]);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_service_that_requests_a_stop_while_it_is_opened_gets_the_end() {
     let mut host =
         Host::built(Command::new("true"), |sandbox| sandbox, |builder| builder.service(service));
     assert!(matches!(host.end().error(), Some(StartError::Stopped)));
-    assert_eq!(host.told(), ["stopped 125"]);
+    assert_eq!(host.seen(), ["stopped 125"]);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_stop_ends_the_restarts_while_it_runs_and_between_two_runs() {
     host.stop();
     let end = host.end();
     assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
-    assert!(host.told().last().unwrap().starts_with("stopped 5"));
+    assert!(host.seen().last().unwrap().starts_with("stopped 5"));
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_stop_while_the_output_is_drained_ends_the_restarts() {
     host.stop();
     let end = host.end();
     assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
-    assert_eq!(host.told(), ["running", "stopped 5"]);
+    assert_eq!(host.seen(), ["running", "stopped 5"]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_run_is_stopped_after_its_maximum_duration() {
     let mut host = Host::sh("echo up; exec sleep 1000", short);
     let end = host.end();
     assert_eq!((end.reason(), end.exit_code()), (Reason::MaxDuration.as_str(), 143));
-    assert_eq!(host.told(), ["running", "stopped 143"]);
+    assert_eq!(host.seen(), ["running", "stopped 143"]);
 }
 
 #[test]

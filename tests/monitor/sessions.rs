@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::common::host::Client;
-use crate::common::{self, PATIENCE, State, assert_same, contains};
+use crate::common::{self, State, TIMEOUT, assert_same, contains};
 use vmon::child::{Command, Signal};
 use vmon::logfile::Retention;
 use vmon::monitor::{
@@ -39,7 +39,7 @@ impl Host {
 
     #[track_caller]
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while !holds(self) {
             assert!(Instant::now() < give_up, "it never came: {what}");
             self.reactor.poll_once(Some(Duration::from_millis(5))).unwrap();

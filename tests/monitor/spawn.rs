@@ -422,7 +422,7 @@ mod hosts {
             let path = logs.join(common::CONFIG).join(format!("{name}.log"));
             fs::read_to_string(path).unwrap_or_default().replace('\r', "")
         };
-        let give_up = std::time::Instant::now() + common::PATIENCE;
+        let give_up = std::time::Instant::now() + common::TIMEOUT;
         while names.iter().any(|name| said(name) != "0\n1\n2\n") {
             let all: Vec<_> = names.iter().map(|name| said(name)).collect();
             assert!(std::time::Instant::now() < give_up, "{all:?}");

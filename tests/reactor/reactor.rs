@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use vmon::reactor::{Context, Handler, HandlerId, Interest, Reactor, Ready, SourceId, TimerId};
 
 /// How long anything may take before a test gives up on it: no more than a bound on failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A timer that is not to expire in a test.
 const LONG: Duration = Duration::from_secs(3600);
@@ -145,10 +145,10 @@ fn calls(reactor: &mut Reactor<Probe>, id: HandlerId) -> Vec<Call> {
 /// Turns until the probe has been called this often.
 #[track_caller]
 fn turn_until(reactor: &mut Reactor<Probe>, id: HandlerId, count: usize) -> Vec<Call> {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     while reactor.get(id).unwrap().calls.len() < count {
         assert!(Instant::now() < give_up, "called for {:?} only", reactor.get(id).unwrap().calls);
-        reactor.poll_once(Some(PATIENCE)).unwrap();
+        reactor.poll_once(Some(TIMEOUT)).unwrap();
     }
     calls(reactor, id)
 }
@@ -413,7 +413,7 @@ fn a_writer_becomes_ready_when_there_is_room_and_when_its_reader_closes() {
     turn_until(&mut reactor, id, 1);
     drop(reader);
     while !reactor.is_done() {
-        reactor.poll_once(Some(PATIENCE)).unwrap();
+        reactor.poll_once(Some(TIMEOUT)).unwrap();
     }
 }
 
@@ -650,10 +650,10 @@ fn every_handler_gets_a_watched_signal_and_then_after_signal_is_called() {
     reactor.watch_signals([Signal::SIGUSR2 as i32]).unwrap();
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGUSR1] {
         kill(Pid::this(), signal).unwrap();
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while !SIGNALLED.lock().unwrap().contains(&("after", signal as i32)) {
             assert!(Instant::now() < give_up, "{signal} was not reported");
-            reactor.poll_once(Some(PATIENCE)).unwrap();
+            reactor.poll_once(Some(TIMEOUT)).unwrap();
         }
         let reported = std::mem::take(&mut *SIGNALLED.lock().unwrap());
         let expected = ["first", "third", "after"].map(|name| (name, signal as i32));
@@ -682,15 +682,15 @@ fn a_waker_ends_a_poll_from_another_thread_each_time() {
         let other = waker.clone();
         let thread = thread::spawn(move || other.wake());
         let start = Instant::now();
-        reactor.poll_once(Some(PATIENCE)).unwrap();
-        assert!(start.elapsed() < PATIENCE);
+        reactor.poll_once(Some(TIMEOUT)).unwrap();
+        assert!(start.elapsed() < TIMEOUT);
         thread.join().unwrap().unwrap();
     }
     // Also before the poll; and a second handle is as good.
     reactor.waker().unwrap().wake().unwrap();
     let start = Instant::now();
-    reactor.poll_once(Some(PATIENCE)).unwrap();
-    assert!(start.elapsed() < PATIENCE);
+    reactor.poll_once(Some(TIMEOUT)).unwrap();
+    assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]
@@ -899,7 +899,7 @@ mod nested {
     /// Runs to the end with a bound.
     #[track_caller]
     fn run(outer: &mut Reactor<Inner>) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         let mut guard = 0;
         while !outer.is_done() {
             assert!(Instant::now() < give_up, "the inner reactor was not called");

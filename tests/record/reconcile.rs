@@ -9,7 +9,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::lives::{Fixture, Life, Supervisor, exited, only, restarting, running, told};
+use crate::common::lives::{
+    Fixture, Life, Supervisor, exited, only, restarting, running, write_transition,
+};
 use crate::common::{Detached, State, eventually, is_alive, lives, signal, wait};
 use chrono::Utc;
 use nix::sys::signal::Signal;
@@ -113,8 +115,8 @@ fn a_live_supervisor_is_left_alone_when_fifty_reconcile_at_once() {
             for number in 0.. {
                 let mut observer = registry.observer();
                 Life::of(&format!("short-{number}")).granted(&mut observer);
-                told(&mut observer, &running());
-                told(&mut observer, &exited(3));
+                write_transition(&mut observer, &running());
+                write_transition(&mut observer, &exited(3));
                 if over.load(Ordering::Relaxed) {
                     break;
                 }
@@ -155,7 +157,7 @@ fn a_live_supervisor_is_left_alone_when_fifty_reconcile_at_once() {
 fn recorded(fixture: &Fixture, supervisor: Identity, child: Identity) {
     let mut observer = fixture.registry().observer();
     Life::of("web").under(supervisor).granted(&mut observer);
-    told(&mut observer, &Transition::Running { at: Utc::now(), child });
+    write_transition(&mut observer, &Transition::Running { at: Utc::now(), child });
 }
 
 #[test]
@@ -242,8 +244,8 @@ fn a_supervisor_that_is_lost_between_two_runs_leaves_the_end_of_the_first() {
     let supervisor = Supervisor::start();
     let mut observer = fixture.registry().observer();
     Life::of("web").under(supervisor.identity()).granted(&mut observer);
-    told(&mut observer, &running());
-    told(&mut observer, &restarting(7));
+    write_transition(&mut observer, &running());
+    write_transition(&mut observer, &restarting(7));
     let before = only(&fixture.registry());
     assert_eq!(end(&before), ("RESTARTING", Some(7), Some("exited")));
     assert_eq!(fixture.registry().reconcile().unwrap(), []);
@@ -369,7 +371,7 @@ fn a_run_that_the_clock_dates_before_an_earlier_one_is_the_last() {
     for (at, code) in [("2026-11-23T17:02:09Z", 9), ("2026-11-23T17:02:03Z", 3)] {
         let mut observer = registry.observer();
         Life { at: lives::time(at), ..Life::of("web") }.granted(&mut observer);
-        told(&mut observer, &exited(code));
+        write_transition(&mut observer, &exited(code));
     }
     let codes = |runs: Vec<Run>| runs.iter().map(|run| run.exit_code).collect::<Vec<_>>();
     assert_eq!(codes(registry.runs().unwrap()), [Some(9), Some(3)]);
@@ -382,9 +384,9 @@ fn a_run_whose_end_waits_in_a_file_is_not_lost() {
     let (registry, supervisor) = (fixture.registry(), Supervisor::start());
     let mut observer = registry.observer();
     Life::of("web").under(supervisor.identity()).granted(&mut observer);
-    told(&mut observer, &running());
+    write_transition(&mut observer, &running());
     let lock = fixture.locked();
-    told(&mut observer, &exited(3));
+    write_transition(&mut observer, &exited(3));
     supervisor.kill();
     // While the database is locked, the file is not imported, and the run is not closed without it.
     assert_eq!(registry.reconcile().unwrap(), []);

@@ -71,11 +71,12 @@ mod host {
             .spawn(&mut reactor, script(&early));
 
         let go = Arc::new(AtomicBool::new(false));
-        let (told, waker, fifo) = (Arc::clone(&go), reactor.waker().unwrap(), directory.join("go"));
+        let (start, waker, fifo) =
+            (Arc::clone(&go), reactor.waker().unwrap(), directory.join("go"));
         std::thread::spawn(move || {
             let mut line = String::new();
             BufReader::new(fs::File::open(fifo).unwrap()).read_line(&mut line).unwrap();
-            told.store(true, Ordering::SeqCst);
+            start.store(true, Ordering::SeqCst);
             waker.wake().unwrap();
         });
         while !reactor.is_done() {

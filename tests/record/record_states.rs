@@ -32,7 +32,7 @@ enum Hold<'a> {
 impl<'a> Hold<'a> {
     fn locked(disk: &Path) -> Self {
         let lock = Connection::open(disk.join("sandbox.db")).unwrap();
-        lock.busy_timeout(common::PATIENCE).unwrap();
+        lock.busy_timeout(common::TIMEOUT).unwrap();
         lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
         Self::Locked(lock)
     }

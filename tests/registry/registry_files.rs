@@ -103,9 +103,9 @@ fn a_database_removed_or_replaced_while_a_child_runs_is_recreated() {
     let registry = fixture.registry();
     let mut observer = registry.observer();
     Life::of("web").granted(&mut observer);
-    told(&mut observer, &running());
+    write_transition(&mut observer, &running());
     fs::remove_dir_all(fixture.dir.path().join("state")).unwrap();
-    told(&mut observer, &stopping());
+    write_transition(&mut observer, &stopping());
     let run = only(&registry);
     assert_eq!((run.state.as_str(), run.pid), ("STOPPING", Some(4242424)));
     assert_eq!(fixture.text("SELECT status FROM sandboxes"), "RUNNING");
@@ -113,10 +113,10 @@ fn a_database_removed_or_replaced_while_a_child_runs_is_recreated() {
     // The file alone is removed, with its log left behind, and the run's number goes to another.
     fs::remove_file(fixture.db()).unwrap();
     Life::of("other").granted(&mut registry.observer());
-    told(&mut observer, &exited(5));
+    write_transition(&mut observer, &exited(5));
     let runs = registry.runs().unwrap();
-    let told: Vec<_> = runs.iter().map(|run| (run.name.as_str(), run.exit_code)).collect();
-    assert_eq!(told, [("other", None), ("web", Some(5))]);
+    let listed: Vec<_> = runs.iter().map(|run| (run.name.as_str(), run.exit_code)).collect();
+    assert_eq!(listed, [("other", None), ("web", Some(5))]);
     assert_eq!(fixture.text("SELECT status FROM sandboxes WHERE name = 'web'"), "STOPPED");
 }
 
@@ -126,10 +126,10 @@ fn an_end_that_comes_late_leaves_another_programs_sandbox_alone() {
     let registry = fixture.registry();
     let mut observer = registry.observer();
     Life::of("web").granted(&mut observer);
-    told(&mut observer, &running());
+    write_transition(&mut observer, &running());
     let parent = std::os::unix::process::parent_id();
     fixture.sqlite().execute("UPDATE sandboxes SET supervisor_pid = ?1", [parent]).unwrap();
-    told(&mut observer, &exited(0));
+    write_transition(&mut observer, &exited(0));
     assert_eq!(fixture.text("SELECT status FROM sandboxes"), "RUNNING");
     let runs = registry.runs().unwrap();
     assert_eq!(runs.iter().map(|run| run.id.is_some()).collect::<Vec<_>>(), [true, false]);
@@ -144,8 +144,8 @@ fn the_log_is_checkpointed_before_it_grows_without_end() {
     for number in 0..200 {
         let mut observer = registry.observer();
         Life::of(&format!("vm-{number}")).granted(&mut observer);
-        told(&mut observer, &running());
-        told(&mut observer, &exited(0));
+        write_transition(&mut observer, &running());
+        write_transition(&mut observer, &exited(0));
         largest = largest.max(fs::metadata(&wal).unwrap().len());
     }
     assert!(largest < 512 << 10, "{largest}");
@@ -189,7 +189,7 @@ fn a_live_program_that_took_over_a_lost_run_of_ours_keeps_the_sandbox() {
     let registry = fixture.registry();
     let mut lost = registry.observer();
     Life::of("web").granted(&mut lost);
-    told(&mut lost, &running());
+    write_transition(&mut lost, &running());
     // Our supervisor is gone without a word, and the other program has the row.
     fixture.sqlite().execute("UPDATE vmon_runs SET supervisor_start = 1", []).unwrap();
     let parent = std::os::unix::process::parent_id();

@@ -36,7 +36,7 @@ fn each_transition_updates_the_rows() {
     assert_eq!((run.state.as_str(), run.status, run.pid), ("STARTING", Status::Running, None));
     assert_eq!(fixture.text("SELECT started_at FROM vmon_runs"), "2026-11-23T17:02:03.123456Z");
 
-    told(&mut observer, &running());
+    write_transition(&mut observer, &running());
     assert_eq!(fixture.text(sandbox), format!("{head}|RUNNING|0|4242424|{paths}"));
     let run = only(&registry);
     assert_eq!(
@@ -45,15 +45,15 @@ fn each_transition_updates_the_rows() {
     );
     assert_eq!(run.running_at, Some(time("2026-11-23T17:02:04Z")));
 
-    told(&mut observer, &stopping());
+    write_transition(&mut observer, &stopping());
     assert_eq!(only(&registry).state, "STOPPING");
 
     let status = ExitStatus::Signal(Signal::TERM);
     let at = time("2026-11-23T17:02:06Z");
-    told(&mut observer, &Transition::Draining { at, status });
+    write_transition(&mut observer, &Transition::Draining { at, status });
     assert_eq!(only(&registry).state, "STOPPING");
 
-    told(&mut observer, &stopped(Outcome::Ended { status, reason: Reason::Stopped }));
+    write_transition(&mut observer, &stopped(Outcome::Ended { status, reason: Reason::Stopped }));
     assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|4242424|{paths}"));
     let run = only(&registry);
     assert_eq!((run.state.as_str(), run.status), ("STOPPED", Status::Stopped));
@@ -107,7 +107,7 @@ fn a_run_that_could_not_start_is_recorded_as_start_failed() {
     Life::of("web").granted(&mut observer);
     let source = std::io::ErrorKind::NotFound.into();
     let error = StartError::Spawn(SpawnError::NotFound { program: "nothing".into(), source });
-    told(&mut observer, &stopped(Outcome::NotStarted(error.into())));
+    write_transition(&mut observer, &stopped(Outcome::NotStarted(error.into())));
     let run = only(&registry);
     assert_eq!((run.state.as_str(), run.exit_code, run.pid), ("STOPPED", Some(127), None));
     assert_eq!(run.reason.as_deref(), Some("start-failed"));
@@ -121,8 +121,8 @@ fn a_name_comes_free_with_the_end_and_keeps_its_row() {
     for code in 0..3 {
         let mut observer = registry.observer();
         Life::of("web").granted(&mut observer);
-        told(&mut observer, &running());
-        told(&mut observer, &exited(code));
+        write_transition(&mut observer, &running());
+        write_transition(&mut observer, &exited(code));
     }
     let codes: Vec<_> = registry.runs().unwrap().iter().map(|run| run.exit_code).collect();
     assert_eq!(codes, [Some(0), Some(1), Some(2)]);
@@ -137,7 +137,7 @@ fn the_name_of_a_live_supervisor_is_taken_and_a_dead_ones_is_taken_over() {
     let pid = supervisor.identity().pid;
     let mut first = registry.observer();
     Life::of("web").under(supervisor.identity()).granted(&mut first);
-    told(&mut first, &running());
+    write_transition(&mut first, &running());
 
     let claim = Life::of("web").claim(&mut registry.observer());
     assert!(matches!(claim, Claim::Taken { supervisor } if supervisor == pid), "{claim:?}");
@@ -216,7 +216,7 @@ fn a_late_claim_of_a_handed_over_child_is_written_with_later_transitions() {
     assert_eq!(only(&registry).state, "RUNNING");
     // Asked once more, as its timer may be under way.
     life.granted(&mut observer);
-    told(&mut observer, &exited(0));
+    write_transition(&mut observer, &exited(0));
     life.granted(&mut observer);
     assert_eq!(only(&registry).state, "STOPPED");
 }
@@ -303,7 +303,7 @@ fn a_database_of_the_seed_is_read_and_kept() {
     assert!(matches!(claim, Claim::Taken { .. }), "{claim:?}");
     let mut observer = registry.observer();
     Life::of("old").granted(&mut observer);
-    told(&mut observer, &running());
+    write_transition(&mut observer, &running());
     let row =
         "SELECT id || '|' || status || '|' || microvm_pid || '|' || group_id || '|' || group_ip ||
         '|' || created_at || '|' || (modified_at > created_at) FROM sandboxes WHERE name = 'old'";
@@ -352,8 +352,8 @@ fn fifty_concurrent_runs_leave_fifty_correct_rows() {
                 barrier.wait();
                 let mut observer = fixture.registry().observer();
                 Life::of(&format!("vm-{number}")).granted(&mut observer);
-                told(&mut observer, &running());
-                told(&mut observer, &exited(number));
+                write_transition(&mut observer, &running());
+                write_transition(&mut observer, &exited(number));
             });
         }
     });
@@ -375,8 +375,8 @@ fn one_life_in_a_process_of_its_own() {
     let registry = Registry::open(db).unwrap();
     let mut observer = registry.observer();
     Life::of(&format!("vm-{}", std::process::id())).granted(&mut observer);
-    told(&mut observer, &running());
-    told(&mut observer, &exited(0));
+    write_transition(&mut observer, &running());
+    write_transition(&mut observer, &exited(0));
     let claim = Life::of("wanted").claim(&mut registry.observer());
     assert!(matches!(claim, Claim::Granted | Claim::Taken { .. }), "{claim:?}");
     // Whoever has it keeps it until all others have asked.

@@ -20,8 +20,8 @@ fn life(registry: &Registry, name: &str) {
     let mut life = Life::of(name);
     life.at = Utc::now();
     life.granted(&mut observer);
-    told(&mut observer, &running());
-    told(&mut observer, &exited(0));
+    write_transition(&mut observer, &running());
+    write_transition(&mut observer, &exited(0));
 }
 
 #[test]
@@ -60,12 +60,12 @@ fn a_live_sandbox_is_not_removed() {
     let web = Life::of("web");
     web.granted(&mut observer);
     for transition in [running(), stopping(), restarting(1)] {
-        told(&mut observer, &transition);
+        write_transition(&mut observer, &transition);
         let removal = registry.remove("Sandboxfile", "web").unwrap();
         assert_eq!(removal, Removal::Live { supervisor });
         assert_eq!(registry.prune(Utc::now()).unwrap(), []);
     }
-    told(&mut observer, &exited(1));
+    write_transition(&mut observer, &exited(1));
     assert!(matches!(registry.remove("Sandboxfile", "web").unwrap(), Removal::Removed(_)));
 }
 
@@ -131,9 +131,9 @@ fn pruning_removes_older_runs_and_sandboxes_without_runs() {
         .unwrap();
     assert_eq!(registry.prune(time("2026-11-23T17:00:00Z")).unwrap(), []);
     let pruned = registry.prune(time("2026-11-23T18:00:00Z")).unwrap();
-    let told: Vec<_> =
+    let listed: Vec<_> =
         pruned.iter().map(|one| (one.name.as_str(), one.runs.len(), one.whole)).collect();
-    assert_eq!(told, [("web", 1, false), ("db", 1, true)]);
+    assert_eq!(listed, [("web", 1, false), ("db", 1, true)]);
     assert_eq!(only(&registry).id, Some(3));
     assert_eq!(fixture.count("SELECT count(*) FROM sandboxes"), 1);
 }
@@ -205,7 +205,7 @@ fn a_run_is_read_back_with_its_socket_identities_and_options() {
     let options = serde_json::json!({ "pid_file": "/run/web.pid" });
     let mut observer = registry.observer().options(options.clone());
     life.granted(&mut observer);
-    told(&mut observer, &running());
+    write_transition(&mut observer, &running());
     let run = only(&registry);
     assert_eq!(run.socket, life.socket);
     assert_eq!(run.supervisor_identity, Some(Identity::current()));

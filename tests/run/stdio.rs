@@ -457,7 +457,7 @@ fn an_open_stdin_terminal_does_not_delay_the_end() {
 
 /// What of `bytes` has arrived, before the line that says how much has not.
 #[track_caller]
-fn assert_told_of_the_rest(seen: &[u8], bytes: &[u8]) {
+fn assert_the_rest_is_reported(seen: &[u8], bytes: &[u8]) {
     let prefix = seen.iter().zip(bytes).take_while(|(seen, byte)| seen == byte).count();
     assert!(prefix >= 256 * 1024, "{prefix}");
     // The line may begin with the byte that comes next.
@@ -484,7 +484,7 @@ fn an_unread_output_may_be(kind: Kind) {
     eventually("all is in the log", || size(&state.log_path("child")) == bytes.len() as u64);
     let seen = reader(far).join().unwrap();
     assert_eq!(code(wait(&mut supervisor)), 3);
-    assert_told_of_the_rest(&seen, &bytes);
+    assert_the_rest_is_reported(&seen, &bytes);
 }
 
 #[test]
@@ -605,7 +605,7 @@ fn another_users_idle_streams_do_not_block(kind: Kind) {
     let seen = reader(far_out).join().unwrap();
     assert_eq!(code(wait(&mut supervisor)), 3);
     drop(far_in);
-    assert_told_of_the_rest(&seen, &bytes);
+    assert_the_rest_is_reported(&seen, &bytes);
     assert_same(&state.log("nobody"), &bytes, "the log");
 }
 

@@ -32,8 +32,8 @@ use crate::{Result, procfs};
 /// How long children may take to start, and to end.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How long things may settle before they are measured.
-const SETTLE: Duration = Duration::from_millis(500);
+/// The pause before a measurement.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is asked of a host.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +77,7 @@ pub fn run(dir: &str, spec: &str) -> Result<()> {
     let usual = usual_file_limit()?;
     let former = raise_file_limit()?;
     host.start(former)?;
-    host.turn_for(SETTLE)?;
+    host.turn_for(PAUSE)?;
     let after = Held::now()?;
     let limit = procfs::file_limit(host.pids()[0])?;
     let mut result = json!({
@@ -268,7 +268,7 @@ impl Host {
             if Instant::now() > give_up {
                 return Err("the reactor did not end".into());
             }
-            self.reactor.poll_once(Some(SETTLE))?;
+            self.reactor.poll_once(Some(PAUSE))?;
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ pub fn one(bench: &Bench) -> Result<Row> {
             Err(error) => fault(&mut row, supervisor.name, &error.to_string()),
         }
     }
-    process::pause(settle(bench))?;
+    process::pause(pause_before(bench))?;
     let before = activities(&watched)?;
     process::pause(time)?;
     let after = activities(&watched)?;
@@ -101,7 +101,7 @@ pub fn one(bench: &Bench) -> Result<Row> {
 
 /// How long a supervisor may take to come to rest after the child is there: vmon gives back what
 /// its start has taken once nothing has happened for two seconds.
-fn settle(bench: &Bench) -> Duration {
+fn pause_before(bench: &Bench) -> Duration {
     Duration::from_millis(bench.size(3000, 200))
 }
 
@@ -115,7 +115,7 @@ pub fn many(bench: &Bench) -> Result<Row> {
     let mut row = Row::new(8, format!("{count} supervisors at once, of an idle child each"));
     let hall = Hall::new(bench)?;
     for supervisor in supervisors(bench) {
-        match hall.memory_of(&supervisor, count, settle(bench)) {
+        match hall.memory_of(&supervisor, count, pause_before(bench)) {
             Ok((anonymous, pss)) => {
                 row.figure(supervisor.name, PSS, Unit::Kibibytes, pss);
                 row.figure(supervisor.name, ANONYMOUS, Unit::Kibibytes, anonymous);
@@ -191,10 +191,10 @@ impl Hall {
         &self,
         supervisor: &Supervisor<'_>,
         count: usize,
-        settle: Duration,
+        pause_before: Duration,
     ) -> Result<(Vec<f64>, Vec<f64>)> {
         let all = self.start(supervisor, count)?;
-        process::pause(settle)?;
+        process::pause(pause_before)?;
         let memory = all.iter().map(|running| procfs::memory(running.pid()));
         let memory = memory.collect::<Result<Vec<_>>>()?;
         let kibibytes = |of: fn(&procfs::Memory) -> u64| {
