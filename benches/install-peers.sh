@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the tools that `cargo bench --bench peers` runs beside vmon, on Debian.
-# Safe to run again: what is there is left alone. The benchmark itself needs none
-# of them: what is missing is a gap in its table.
+# May be run again: installed tools are kept. The benchmark needs none of them:
+# a missing tool is a gap in its table.
 set -euo pipefail
 
 packages=(

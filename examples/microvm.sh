@@ -10,7 +10,7 @@
 #
 # Needs x86-64 Linux and, on Debian:
 #   apt install qemu-system-x86 busybox-static linux-image-cloud-amd64
-# Without one of them it says which, and exits with 77.
+# If one of them is missing, it prints which, and exits with 77.
 #
 #   VMON                    the vmon to run; default: this checkout's release or debug build, else PATH
 #   VMON_MICROVM_KERNEL     default: the newest vmlinuz-*cloud-amd64 in /boot or /var/cache/vmon-ci
@@ -41,8 +41,8 @@ find_kernel() {
   [ -n "$kernel" ] || missing 'no kernel: install linux-image-cloud-amd64, or set VMON_MICROVM_KERNEL'
 }
 
-# What a virtio console takes, in the order in which it is loaded. A guest without it has the
-# serial port alone.
+# The modules of a virtio console, in the order of loading. A guest without them has only the
+# serial port.
 modules=(virtio_ring virtio virtio_mmio virtio_console)
 find_modules() {
   local version=${kernel##*/vmlinuz-} directory
@@ -122,7 +122,7 @@ qemu_command() { # kvm|tcg [ARGUMENT]
   local parameters='console=ttyS0 reboot=t panic=-1' mhz
   if [ "$1" = tcg ]; then
     # An emulated machine on a busy host can't measure its clock, and then hangs
-    # at boot. It runs at the host's rate, so say that.
+    # at boot. It runs at the host's rate, so pass that rate.
     mhz=$(awk -F '[:.]' '/^cpu MHz/ { print int($2); exit }' /proc/cpuinfo)
     parameters+=" tsc_early_khz=${mhz:-2000}000"
   fi
@@ -138,8 +138,8 @@ qemu_command() { # kvm|tcg [ARGUMENT]
   )
 }
 
-# KVM may be absent, not ours to open, or there and broken: what counts is
-# whether a guest comes up with it.
+# KVM may be absent, not accessible, or broken: the test is whether a guest boots
+# with it.
 choose_accel() {
   accel=${VMON_MICROVM_ACCEL:-}
   [ -z "$accel" ] || return 0

@@ -6,7 +6,7 @@ use chrono::Utc;
 
 use crate::peers::Peers;
 
-/// What a reader has to know beside the figures.
+/// Facts that belong to the figures.
 pub struct Machine {
     /// The processor, as it names itself.
     pub cpu: String,

@@ -173,7 +173,7 @@ impl Checker {
         Ok(())
     }
 
-    /// Takes what the records of these files say, one after the other.
+    /// Applies the records of these files, one after the other.
     pub fn take_records(&mut self, paths: &[PathBuf], format: Format) -> Result<()> {
         let mut decoder = Decoder::new(format);
         for path in paths {

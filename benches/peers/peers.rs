@@ -102,7 +102,7 @@ impl Peers {
         missing.map(Peer::program).collect()
     }
 
-    /// The programs that are there, with their packages' versions where dpkg knows them.
+    /// The installed programs, with the versions of their packages where dpkg has them.
     pub fn versions(&self) -> Vec<(&'static str, String)> {
         let version = |(peer, path): (&Peer, &PathBuf)| (peer.program(), package_version(path));
         self.found.iter().map(version).collect()

@@ -1,4 +1,4 @@
-//! What /proc says of a process.
+//! A process according to /proc.
 
 use std::fs;
 use std::time::Duration;

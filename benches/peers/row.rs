@@ -124,7 +124,7 @@ impl Verdict {
         }
     }
 
-    /// `met`, `missed`, or that there is nothing to say.
+    /// `met`, `missed`, or none.
     pub fn outcome(&self) -> &'static str {
         match (self.is_met(), self.goal) {
             (Some(true), _) => "met",
@@ -145,7 +145,7 @@ pub struct Row {
     pub figures: Vec<Figure>,
     /// The goals.
     pub verdicts: Vec<Verdict>,
-    /// What a reader has to know.
+    /// A remark on the row.
     pub notes: Vec<String>,
     /// What a peer did not do, so that its figures are missing.
     pub gaps: Vec<String>,

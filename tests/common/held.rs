@@ -1,4 +1,4 @@
-//! A run that is held while somebody does something to the database, and what is on record then.
+//! A run that is paused while a test changes the database, and what is on record afterwards.
 
 use std::fs;
 use std::io::Read;
@@ -56,7 +56,7 @@ pub fn spooled(state: &State) -> Vec<PathBuf> {
     paths.filter(|path| path.to_str().unwrap().ends_with(".end.json")).collect()
 }
 
-/// A run that ends with its input, and what vmon says of it.
+/// A run that ends with its input, and vmon's messages about it.
 pub struct Held {
     pub vmon: Child,
     pub errors: Reader<ChildStderr>,

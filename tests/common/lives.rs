@@ -1,4 +1,4 @@
-//! Lives of sandboxes as a monitor tells them to the registry, without a child of vmon's.
+//! Lives of sandboxes, as a monitor reports them to the registry, without a child.
 
 use std::fs;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ impl Fixture {
     }
 }
 
-/// A start and what follows it, by a supervisor that may be somebody else.
+/// A start and what follows it, by a supervisor that may be another process.
 pub struct Life {
     pub sandbox: Sandbox,
     pub command: Option<Command>,
@@ -161,7 +161,8 @@ pub fn exited(code: i32) -> Transition {
     stopped(Outcome::Ended { status: ExitStatus::Code(code), reason: Reason::Exited })
 }
 
-/// Passes a transition to an observer and retries, as the monitor's timer does, until it is written.
+/// Passes a transition to an observer and retries, as the monitor's timer does, until it is
+/// written.
 pub fn write_transition(observer: &mut RegistryObserver, transition: &Transition) {
     let mut progress = observer.transition(transition);
     while let Progress::Later(delay) = progress {

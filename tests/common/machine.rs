@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-/// What the guest says when its shell is about to start.
+/// What the guest prints when its shell is about to start.
 pub const READY: &str = "microvm ready";
 
 /// QEMU's command, one for all tests.

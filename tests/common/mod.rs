@@ -253,7 +253,7 @@ pub fn wait(child: &mut Child) -> ExitStatus {
 }
 
 /// A process that goes with the test. One that a failed test left behind would hold its stderr, and
-/// keep whoever reads that for ever.
+/// keep its reader waiting for ever.
 pub struct Process(pub Child);
 
 impl Process {
@@ -285,7 +285,7 @@ impl Drop for Process {
     }
 }
 
-/// The exit code as a shell tells it.
+/// The exit code as a shell reports it.
 pub fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
 }

@@ -53,7 +53,7 @@ impl Recording {
         self
     }
 
-    /// Bytes that the index says nothing of.
+    /// Bytes without a record in the index.
     pub fn pending(mut self, bytes: impl AsRef<[u8]>) -> Self {
         self.log.extend(bytes.as_ref());
         self

@@ -106,7 +106,7 @@ impl Served {
     }
 }
 
-/// A client that says what it likes.
+/// A client that sends arbitrary bytes.
 pub struct Raw(BufReader<UnixStream>);
 
 impl Raw {

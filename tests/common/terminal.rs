@@ -123,7 +123,7 @@ impl Terminal {
         format!("/dev/pts/{number}")
     }
 
-    /// The side of the terminal that programs have, opened anew.
+    /// The slave side of the terminal, opened again.
     pub fn slave(&self) -> File {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         open(self.path().as_str(), flags, Mode::empty()).unwrap().into()

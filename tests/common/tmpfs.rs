@@ -41,7 +41,7 @@ impl Tmpfs {
         mount.args(["-o", &options]).arg(self.path()).output().unwrap().status.success()
     }
 
-    /// Leaves so many bytes free, more or less, with a file to be removed.
+    /// Leaves about this many bytes free, with a file to be removed.
     pub fn fill_up_to(&self, left: usize) -> PathBuf {
         let path = self.path().join("filler");
         let mut filler = File::create(&path).unwrap();

@@ -70,7 +70,7 @@ impl Vm {
     }
 }
 
-/// Somebody who is attached.
+/// An attached client.
 pub struct Attached {
     client: Child,
     stdin: ChildStdin,

@@ -20,9 +20,9 @@ use super::own_test;
 /// The arguments that make this program a stand-in whose console is what `kind` and `path` say:
 ///
 /// - `listen`: a socket that it listens at, a new connection after each reset;
-/// - `connect`: one that it connects to, anew after each reset;
+/// - `connect`: one that it connects to, again after each reset;
 /// - `pty`: a PTY of its own, with a link to it at `path`, another after each reset;
-/// - `open`: whatever is there, opened anew after each reset.
+/// - `open`: the file at the path, opened again after each reset.
 ///
 /// `module` is the `module_path!()` of the test `stand_in`.
 pub fn arguments(module: &str, kind: &str, path: &str) -> Vec<String> {

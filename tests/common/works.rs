@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::common::{State, eventually, write_program};
 
 /// Works on its argument as gzip does, and lets the test see and hold it: it goes on when `hold` is
-/// gone, as with the test's directory, and tells of another one that works at the same time.
+/// gone, as with the test's directory, and reports another one that works at the same time.
 const WORK: &str = r#"#!/bin/sh
 cd "${0%/*}" || exit 9
 mkdir lock 2>/dev/null || echo "$1" >>overlaps
@@ -54,7 +54,7 @@ impl Works {
         self.run_script(options, &script)
     }
 
-    /// The same of a command that writes what it likes.
+    /// The same for a command that writes arbitrary output.
     pub fn run_script(&self, options: &[&str], script: &str) -> Command {
         let mut all = vec!["--log-max-size", "2000", "--log-rotate-command", &self.command];
         if !options.contains(&"--log-max-files") {
@@ -112,7 +112,7 @@ impl Works {
         numbers.partition(|number| !number.ends_with("gz"))
     }
 
-    /// Nothing waits to be worked on, and nobody works.
+    /// No generation waits, and no command works.
     pub fn wait_for_all_done(&self) {
         self.wait_for_all_done_of(&["web"]);
     }

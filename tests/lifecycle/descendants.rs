@@ -1,4 +1,4 @@
-//! What becomes of what a child leaves behind, and of those who are none of ours.
+//! The processes that a child leaves behind, and processes that are not descendants of it.
 
 #![cfg(target_os = "linux")]
 
@@ -308,7 +308,7 @@ mod hosts {
         let pid =
             |name: &str| -> u32 { fs::read_to_string(file(name)).unwrap().trim().parse().unwrap() };
         assert!(!is_alive(pid("job")));
-        // It has left the group, and nobody here is a subreaper.
+        // It has left the group, and no process here is a subreaper.
         assert!(is_alive(pid("away")));
         kill(Pid::from_raw(pid("away") as i32), Signal::SIGKILL).unwrap();
         assert!(own.try_wait().unwrap().is_none());

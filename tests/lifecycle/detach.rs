@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 #[test]
 fn detach_prints_name_and_pid_and_returns_while_the_command_runs() {
     let state = State::new();
-    // `output` waits until nobody holds the pipes any more: the supervisor does not.
+    // `output` waits until no process has the pipes open: the supervisor does not.
     let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 100"));
     assert_eq!(sandbox.name, "web");
     assert_eq!(state.run_column("web", "pid"), Some(sandbox.pid.to_string()));
@@ -106,7 +106,7 @@ fn no_descriptor_of_the_callers_is_held() {
     let child = shell.spawn().unwrap();
     drop(shell);
     let mut rest = Vec::new();
-    // Ends only when nobody has the pipe open.
+    // Ends only when no process has the pipe open.
     reader.read_to_end(&mut rest).unwrap();
     let output = child.wait_with_output().unwrap();
     let _sandbox = Detached::of(&state, &String::from_utf8(output.stderr).unwrap());
@@ -119,12 +119,12 @@ fn later_messages_of_the_supervisor_are_in_its_own_log() {
     let output = state.run("web", &options, "exec sleep 100").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let sandbox = Detached::of(&state, &String::from_utf8(output.stdout).unwrap());
-    // What was said before it ran has gone to the one who waited.
+    // Messages from before it ran went to the process that waited for the start.
     let early = String::from_utf8(output.stderr).unwrap();
     assert!(early.contains("vmon: info: running"), "{early}");
     sandbox.signal(Signal::SIGTERM);
     let said = state.logs().join("web@supervisor.log");
-    eventually("the end is told there", || {
+    eventually("the end is reported there", || {
         fs::read_to_string(&said).unwrap_or_default().contains("vmon: info: ")
     });
     for line in fs::read_to_string(&said).unwrap().lines() {

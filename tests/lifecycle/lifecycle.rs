@@ -1,4 +1,4 @@
-//! How a run starts, is stopped and ends, and what the record says of it meanwhile.
+//! How a run starts, is stopped and ends, and what is on record meanwhile.
 
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code)] // dispositions that a parent leaves behind take pre_exec
@@ -352,7 +352,7 @@ fn the_kill_reaches_the_whole_group() {
     eventually("the grandchild ends", || !is_alive(job));
 }
 
-/// A child that says each TERM and answers each line, and ends by KILL only.
+/// A child that prints each TERM, answers each line, and ends only by KILL.
 const STUBBORN: &str = "trap 'echo stopping' TERM; echo ready
     while :; do if read x; then echo pong $x; fi; done";
 
@@ -482,7 +482,7 @@ fn a_stop_at_any_moment_of_the_start_leaves_no_child() {
     }
 }
 
-// What the record says.
+// The record.
 
 #[test]
 fn the_record_is_running_with_both_pids_while_the_child_runs() {
@@ -795,7 +795,7 @@ fn blocked_child(state: &State, marker: &str) -> Command {
     if !fifo.exists() {
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     }
-    // It says nothing: one that lost its reader would die of SIGPIPE, and hide that it was left.
+    // It prints nothing: without a reader it would end by SIGPIPE, and hide that it was left.
     let mut command = state.run("x", &[], &format!("read x < {}", fifo.display()));
     command.arg(marker).stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -834,7 +834,7 @@ fn a_supervisor_killed_at_any_moment_of_the_start_leaves_no_child() {
 fn a_supervisor_killed_between_clone_and_the_parent_death_signal_leaves_no_child() {
     let state = State::new();
     // strace holds the child up before the prctl(2) that asks for the signal. Its supervisor is
-    // suspended meanwhile (vfork(2)); SIGKILL ends it all the same.
+    // suspended meanwhile (vfork(2)); SIGKILL ends it.
     let delay = ["-f", "-o", "/dev/null", "-e", "inject=prctl:delay_enter=1000000"];
     let mut probe = Command::new("strace");
     probe.args(delay).arg("true").stderr(Stdio::null());
@@ -875,7 +875,7 @@ fn a_child_that_closes_its_terminal_before_it_ends_is_not_hung_up_on() {
     let state = State::new();
     let gate = state.file("gate");
     mkfifo(&gate, Mode::S_IRWXU).unwrap();
-    // Both ends of the gate: nobody waits to open it.
+    // Both ends of the gate: no process waits to open it.
     let mut opened = fs::OpenOptions::new().read(true).write(true).open(&gate).unwrap();
     let script = format!("echo bye; exec <{} >&- 2>&-; read x; exit 7", gate.display());
     let mut vmon = state.run("x", &["--tty", "always", "--no-forward"], &script).spawn().unwrap();

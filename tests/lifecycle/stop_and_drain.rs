@@ -91,7 +91,7 @@ fn a_kill_that_fails_is_repeated_until_the_command_has_ended() {
     let said = fs::read_to_string(supervisor).unwrap();
     let warning = "can't send SIGKILL: Operation not permitted";
     assert_eq!(said.matches(warning).count(), 1, "each error is reported once: {said}");
-    // No request follows: it is tried again all the same.
+    // It is tried again without a further request.
     fs::remove_file(&refused).unwrap();
     state.wait_for_status("web", "STOPPED");
     assert!(!is_alive(sandbox.pid));

@@ -65,7 +65,7 @@ impl Drop for Background {
     }
 }
 
-/// Reads until so many bytes have come.
+/// Reads until this many bytes have arrived.
 fn read_some(stream: &mut impl Read, bytes: usize) -> Vec<u8> {
     let mut seen = Vec::new();
     let mut buffer = [0; 65536];

@@ -18,7 +18,8 @@ const LIVES: u64 = 200;
 
 const NAME: &str = "victim";
 
-/// Says nothing on stderr (a shell tells of jobs that were ended). Notes the pid of its shell, leaves a process behind that keeps no stream, and one that does,
+/// Prints nothing on stderr (a shell reports jobs that were killed). Records the pid of its shell,
+/// leaves a process behind that keeps no stream, and one that does,
 /// writes two megabytes, and waits. It ends late when it is asked to stop.
 const SCRIPT: &str =
     "exec 2>/dev/null; echo $$ >\"$PID_FILE\"; trap 'seq 300001 320000; exit 0' TERM
@@ -95,7 +96,7 @@ fn live_and_die(state: &State, pid_file: &Path, moment: Moment) -> Vec<u8> {
     reader.join().unwrap()
 }
 
-/// All runs as `vmon ps` tells them, the newest first.
+/// All runs as `vmon ps` lists them, newest first.
 fn list(state: &State) -> Vec<Value> {
     let output = state.vmon().args(["ps", "--all", "--json"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

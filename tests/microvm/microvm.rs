@@ -1,7 +1,7 @@
 //! A real microVM under `vmon run`: QEMU's `microvm` machine boots a Linux kernel, on a terminal
 //! and on pipes.
 //!
-//! `examples/microvm.sh --prepare` says what is booted. Where something that it needs is missing,
+//! `examples/microvm.sh --prepare` defines what is booted. Where something that it needs is missing,
 //! these tests are skipped and say so; with `VMON_REQUIRE_QEMU` set, they fail.
 
 #![cfg(target_os = "linux")]
@@ -198,7 +198,7 @@ fn a_microvm_does_not_outlive_a_supervisor_that_is_killed() {
     common::signal(&vm.vmon, Signal::SIGKILL);
     assert_eq!(common::code(wait(&mut vm.vmon)), 128 + 9);
     eventually("QEMU is gone", || !is_alive(qemu));
-    // Nobody could write the end; the next reader tells what is true.
+    // No process could write the end; the next reader records it.
     assert_eq!(state.run_column("vm", "state").as_deref(), Some("RUNNING"));
     let listed = state.vmon().args(["ps", "--all"]).output().unwrap();
     assert!(contains(&listed.stdout, b"STOPPED"), "{listed:?}");

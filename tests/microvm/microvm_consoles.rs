@@ -58,7 +58,7 @@ fn a_serial_port_that_qemu_closes_is_opened_again_with_a_mark_in_the_index() {
         let inspected = vm.state.vmon().args(["inspect", "vm"]).output().unwrap();
         contains(&inspected.stdout, b"\"opened\": 2")
     });
-    // The guest knows nothing of that; a reset is no end either.
+    // The guest does not notice; a reset is not an end either.
     monitor.send("system_reset");
     vm.wait_for_times("serial", READY, 2);
     vm.attach("serial").ask("echo $((6 * 7)) is the answer", "42 is the answer");
@@ -110,7 +110,7 @@ fn a_serial_port_on_a_pty_of_qemus_is_found_by_its_link() {
     let Some(machine) = machine() else { return };
     let state = State::new();
     let link = state.file("serial").display().to_string();
-    // QEMU before 9.2 makes no link (path=), but says where its PTY is.
+    // QEMU before 9.2 makes no link (path=), but prints where its PTY is.
     let script = r#"link=$1; shift; "$@" 2>&1 | while read -r line; do
         echo "$line"
         case $line in *"redirected to "*) set -- ${line#*redirected to }; ln -s "$1" "$link" ;; esac
@@ -129,7 +129,7 @@ fn a_serial_port_on_a_fifo_is_logged() {
     let Some(machine) = machine() else { return };
     let state = State::new();
     let base = state.file("serial").display().to_string();
-    // QEMU takes a pair: what it reads from is nobody's here.
+    // QEMU opens a pair of FIFOs: the one that it reads has no writer here.
     mkfifo(format!("{base}.in").as_str(), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let command = with_serial(machine, &format!("pipe,path={base}"));
     let vm = Vm::start(state, &[], &[format!("serial=fifo:{base}.out")], &command);

@@ -1,5 +1,5 @@
-//! Guests that print without end, at a rate of 1 MiB a second: what that costs the host in disk,
-//! processor and memory, and that nobody else notices.
+//! Guests that print without end, at a rate of 1 MiB a second: the host's cost in disk, CPU time and
+//! memory, and that nothing else is affected.
 //!
 //! For some seconds each; with `VMON_FULL_SIZE` set, for a minute. Skipped as the other tests of a
 //! microVM are.
@@ -29,7 +29,7 @@ enum Hvc0 {
     Fifo,
 }
 
-/// How long a flood is looked at, and at least: a share of the processor can't be told in less.
+/// How long a flood is measured, at full size and at least: a shorter time gives no CPU share.
 const MINUTE: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_secs(5);
 
@@ -40,7 +40,7 @@ const EACH_BYTE: bool = cfg!(vmon_coalesce = "never");
 struct Used {
     at: Instant,
     processor: Duration,
-    /// Bytes of memory that nobody shares with it.
+    /// Bytes of private memory.
     anonymous: u64,
 }
 
@@ -102,7 +102,7 @@ impl Flood {
         list[0].clone()
     }
 
-    /// What the supervisor says of the console.
+    /// The console as the supervisor reports it.
     fn bytes(&self, what: &str) -> u64 {
         let live = &self.inspect()["live"];
         let consoles = live["consoles"].as_array().unwrap().iter();

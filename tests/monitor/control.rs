@@ -1,5 +1,5 @@
-//! The control socket: where it lies, who is admitted, what the methods do, and what a client that
-//! nobody here wrote makes of it.
+//! The control socket: its path, access, methods, and what an independent client
+//! makes of it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -289,7 +289,7 @@ fn removing_a_monitor_from_its_reactor_removes_its_socket() {
     start_added(&mut reactor);
     assert!(path.exists());
     let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    // One who only is there is no reason to wake up either.
+    // A client that is only connected causes no wake-ups either.
     eventually("nothing is due", || {
         reactor.poll_once(Some(Duration::ZERO)).unwrap();
         reactor.next_deadline().is_none()

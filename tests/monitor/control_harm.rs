@@ -1,5 +1,6 @@
 //! What a client can't do to a sandbox by its control socket, whatever it sends, does not send or
-//! does not read: the child and the log go on, memory stays bounded, and it is told or dropped.
+//! does not read: the child and the log continue, memory stays bounded, and the client gets an
+//! error.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -26,7 +27,7 @@ const WATCH: &[u8] = b"{\"method\":\"io.vmon.Monitor.Watch\",\"more\":true}\0";
 /// What clients have where a test waits for the end of it.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Counts up to this when it is told to go.
+/// Counts up to this when its input begins.
 const COUNT: usize = 2_000_000;
 
 /// A host in a process of its own, whose memory and descriptors are all its own too.
@@ -123,7 +124,7 @@ fn limit_descriptors(number: u64) {
     setrlimit(Resource::RLIMIT_NOFILE, number.min(hard), hard).unwrap();
 }
 
-/// Sends for as long as anybody takes it.
+/// Sends as long as the peer reads.
 fn pour(raw: &mut Raw, bytes: &[u8]) {
     raw.stream().set_write_timeout(Some(TIMEOUT)).unwrap();
     match raw.stream().write_all(bytes) {
@@ -214,7 +215,7 @@ fn incomplete_messages_are_bounded_together_and_the_largest_is_dropped() {
         pour(raw, &[b' '; MAX_MESSAGE - 1]);
     }
     let mut refused = 0;
-    eventually("some are told", || {
+    eventually("some get the error", || {
         refused = 0;
         for raw in &mut large {
             raw.stream().set_nonblocking(true).unwrap();
@@ -285,7 +286,7 @@ fn a_host_that_ran_out_of_descriptors_serves_again_when_some_are_free() {
     let host = Host::start("while read line; do echo got $line; done", 48);
     let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
     let clients: Vec<Raw> = (0..100).map(|_| Raw::connect(&host.path)).collect();
-    // Those who are not accepted do not keep the loop from its work.
+    // Clients that are not accepted do not block the loop.
     session.write_all(b"one\n").unwrap();
     host.state.wait_for_log("a", b"got one\n");
     drop(clients);
@@ -300,7 +301,7 @@ fn clients_leave_the_descriptors_that_the_log_needs() {
     let host = Host::start_with_log(&script, 64, 1 << 20);
     let (_, mut session) = host.client().attach(&Attach::default()).unwrap();
     let mut clients: Vec<Raw> = (0..100).map(|_| Raw::connect(&host.path)).collect();
-    // Those behind them in the queue have been taken by the time that the last is told.
+    // The clients before it in the queue have been accepted when the last one gets its error.
     assert_eq!(clients.last_mut().unwrap().error_name(), "io.vmon.Monitor.Failed");
     session.write_all(b"go\n").unwrap();
     eventually("the flood is over, and the log was rotated", || {
@@ -339,7 +340,7 @@ fn clients_that_do_not_read_delay_nothing_and_use_bounded_memory() {
         let request = Attach { read_only: true, ..Attach::default() };
         stuck.push(host.client().attach(&request).unwrap().1);
     }
-    // Those who ask and ask, and never hear the answers.
+    // Clients that send calls and never read the replies.
     for _ in 0..20 {
         let mut raw = Raw::connect(&host.path);
         raw.send(WATCH);
@@ -367,7 +368,7 @@ fn clients_that_do_not_read_delay_nothing_and_use_bounded_memory() {
     expected.extend(b"done\n");
     assert_same(&host.state.log("a"), &expected, "the log");
     assert_eq!(host.client().status().unwrap().phase, Phase::Running);
-    // A session that comes back to reading is told what it has missed.
+    // A session that reads again gets the number of missed bytes.
     session.set_nonblocking(true).unwrap();
     let mut seen = Vec::new();
     eventually("the notice", || {
@@ -408,7 +409,7 @@ fn a_turn_of_the_loop_serves_a_bounded_number_of_clients_and_all_in_turn() {
             }
         }
         assert!(served <= MOST, "{served} in one turn");
-        // Nobody is served a third time before everybody has been served once.
+        // No client is served a third time before each has been served once.
         assert!(answers.iter().max() <= Some(&(answers.iter().min().unwrap() + 2)), "{answers:?}");
         answers.iter().all(|answers| *answers == 4)
     });

@@ -67,7 +67,7 @@ fn not_started(end: End) -> Arc<StartError> {
     }
 }
 
-/// An observer that notes the transitions, and answers claims as it is told.
+/// An observer that records the transitions, and answers claims as the test sets.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<&'static str>>>);
 
@@ -462,7 +462,7 @@ mod handed_over {
 mod stops {
     use super::*;
 
-    /// A child that says `up`, and then does not end by TERM.
+    /// A child that prints `up`, and then does not end by TERM.
     const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 1000; done";
 
     #[test]
@@ -482,7 +482,7 @@ mod stops {
         turn_until(&mut reactor, "its end", |_| notes.seen().last() == Some(&"Stopped"));
         assert_eq!(notes.seen(), ["Running", "Stopping", "Draining", "Stopped"]);
         assert_ended(&end_of(&mut reactor, id), ExitStatus::Code(5), Reason::Stopped);
-        // On its stderr, the shell may have told of its `sleep`, which was asked too.
+        // On its stderr, the shell may have reported its `sleep`, which got the signal too.
         let log = String::from_utf8(state.log("web")).unwrap();
         assert!(log.contains("asked\n"), "{log:?}");
     }
@@ -610,7 +610,7 @@ mod many {
         }
     }
 
-    /// A log of which the generations tell how far it has come.
+    /// A log whose generations show how much was written.
     fn small() -> Retention {
         Retention { max_size: 1 << 20, max_files: 1, ..Retention::default() }
     }
@@ -784,7 +784,7 @@ mod observers {
         assert!(error.to_string().contains("not today"), "{error}");
         assert!(!marker.exists());
         assert!(!state.log_path("web").exists());
-        // Who has granted it has something to undo; the others know of nothing.
+        // An observer that has granted the claim gets the end; the others get nothing.
         assert_eq!(granted.seen(), ["Stopped"]);
         assert_eq!((refused.seen(), behind.seen()), (vec![], vec![]));
     }
@@ -929,7 +929,7 @@ mod nested {
         let give_up = Instant::now() + crate::common::TIMEOUT;
         let mut turns = 0;
         while !reactor.is_done() {
-            assert!(Instant::now() < give_up, "neither descriptor nor deadline told of the end");
+            assert!(Instant::now() < give_up, "neither descriptor nor deadline reported the end");
             let until = reactor.next_deadline().unwrap_or(give_up).min(give_up);
             let left = until.saturating_duration_since(Instant::now());
             let left = PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap();
@@ -980,7 +980,7 @@ mod nested {
     fn the_quiet_period_of_a_drain_is_a_deadline_of_the_hosts_loop() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        // A grandchild keeps the pipe, and says nothing.
+        // A grandchild keeps the pipe open and writes nothing.
         let id = spawn(&mut reactor, sandbox(&state, "web"), "echo tail; sleep 1000 & echo $! >&2");
         drive(&mut reactor);
         assert_eq!(reactor.remove(id).unwrap().into_end().unwrap().exit_code(), 0);

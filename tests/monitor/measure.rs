@@ -1,4 +1,4 @@
-//! What `vmon::usage` tells of real processes.
+//! `vmon::usage` of real processes.
 
 #![cfg(target_os = "linux")]
 

@@ -173,7 +173,7 @@ impl Host {
         let panic = end.panic.as_ref().expect("the end notes the panic").to_string();
         assert!(panic.contains(" panicked: ") && panic.contains("the test's panic"), "{panic}");
 
-        // The record says what the end says, and the socket is gone.
+        // The record has the reported end, and the socket is removed.
         let runs = self.registry.runs().unwrap();
         if let Some(run) = runs.iter().rfind(|run| run.name == "web") {
             let state = self.state.run_column("web", "state");

@@ -17,7 +17,7 @@ use vmon::reactor::{Handler, HandlerId, Reactor};
 
 type Loop = Reactor<Monitor>;
 
-/// What a client is told before anything else.
+/// The preamble of a session.
 const HELLO: &[u8] = b"hello\0";
 
 /// A sandbox in a host, and the reactor that runs it.
@@ -231,7 +231,7 @@ fn the_window_size_goes_back_when_a_write_fails_to_the_client_that_typed_last() 
     let (two, second) = host.attach(TYPE);
     host.resize(first.session, 30, 90).unwrap();
     host.until_logged(b"30 90");
-    // Its input is open still, so that only a write can tell.
+    // Its input is still open, so only a write shows it.
     two.stream.shutdown(std::net::Shutdown::Read).unwrap();
     host.resize(second.session, 50, 120).unwrap();
     host.until_logged(b"50 120");

@@ -33,7 +33,7 @@ enum Call {
 type OnReady = Box<dyn FnMut(&mut Probe, u32, Ready, &mut Cx<'_>)>;
 type OnTimer = Box<dyn FnMut(&mut Probe, u32, &mut Cx<'_>)>;
 
-/// A handler that notes its calls and otherwise does what the test says.
+/// A handler that records its calls and otherwise does what the test sets.
 #[derive(Default)]
 struct Probe {
     started: u32,
@@ -296,7 +296,7 @@ fn a_file_that_epoll_refuses_is_always_ready() {
     let null = File::open("/dev/null").unwrap();
     let mut reactor = Reactor::new().unwrap();
     let id = reactor.add(Probe::on_ready(|probe, name, _, cx| {
-        // Such a source never blocks, whatever a handler says.
+        // Such a source never blocks, whatever a handler reports.
         cx.sources.would_block(probe.sources[&name], Interest::BOTH);
         cx.sources.short_read(probe.sources[&name]);
     }));
@@ -847,7 +847,7 @@ fn a_descriptor_that_can_not_be_watched_is_an_error_without_side_effects() {
 mod nested {
     use super::*;
 
-    /// A handler that is a whole reactor, driven as the documentation says.
+    /// A handler that is a whole reactor, driven as the documentation describes.
     struct Inner {
         reactor: Reactor<Probe>,
         source: Option<SourceId>,

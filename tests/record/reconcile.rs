@@ -108,7 +108,7 @@ fn a_live_supervisor_is_left_alone_when_fifty_reconcile_at_once() {
     }
     let (barrier, over) = (Barrier::new(51), AtomicBool::new(false));
     thread::scope(|scope| {
-        // Sandboxes start and stop meanwhile, each as its own supervisor tells it.
+        // Sandboxes start and stop meanwhile, each as its own supervisor reports it.
         scope.spawn(|| {
             let registry = registry(&state);
             barrier.wait();
@@ -259,7 +259,7 @@ fn a_supervisor_that_is_lost_between_two_runs_leaves_the_end_of_the_first() {
 #[test]
 fn a_supervisor_that_is_lost_while_it_drains_leaves_the_exit_code() {
     let state = State::new();
-    // Ignored before there is a second process: one that is told first would end.
+    // Ignored before there is a second process: one that gets the signal first would end.
     let script = "trap '' TERM; (while :; do echo more; sleep 0.01; done) & exit 7";
     let mut supervisor = state
         .run("web", &["--stop-timeout", "1000"], script)

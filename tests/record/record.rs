@@ -232,7 +232,7 @@ fn a_lock_during_the_run_delays_the_record_and_nothing_else() {
     let mut run = Held::running(&state, "x", &[], "exit 3");
     let held = lock(&state);
     run.release();
-    // The end could not be written: vmon says so, and waits.
+    // The end could not be written: vmon reports that, and waits.
     run.errors.wait_for("late");
     assert_eq!(state.log("x"), b"begun\nover\n");
     drop(held);
@@ -284,7 +284,7 @@ fn fifty_supervisors_at_once_leave_fifty_correct_rows() {
         assert_eq!(code(wait(run)), number as i32);
         let mut errors = String::new();
         run.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        // On a machine that is too busy a record may be a second late, which is told.
+        // On a busy machine a record may be a second late, which is reported.
         let late = |line: &str| line.starts_with("vmon: warn: the record is late");
         assert!(errors.lines().all(late), "of vm-{number:02}: {errors}");
     }
@@ -359,7 +359,7 @@ fn a_name_that_a_live_program_of_the_ecosystem_runs_is_refused() {
     assert_eq!(brief(&ps(&state, &[])), ["old RUNNING null -"]);
 }
 
-// What `ps` says.
+// The output of `ps`.
 
 #[test]
 fn ps_lists_running_ended_and_lost_sandboxes_correctly() {

@@ -120,7 +120,7 @@ fn a_database_that_breaks_during_the_run_does_not_touch_the_child() {
     assert_eq!(run.finish(), 3);
     assert_eq!(state.log("x"), b"begun\nover\n");
     assert_eq!(spooled(&state).len(), 1, "{}", String::from_utf8_lossy(&run.errors.seen));
-    // Mended, it is told the end.
+    // The end is written once the database works again.
     fs::rename(&backup, state.db()).unwrap();
     assert_eq!(brief(&ps(&state, &["--all"])), ["x STOPPED 3 exited"]);
 }

@@ -52,7 +52,7 @@ fn log(state_dir: &Path, name: &str) -> PathBuf {
     state_dir.join("log").join(CONFIG).join(format!("{name}.log"))
 }
 
-/// What `vmon history` and others say of the exit code.
+/// The exit code as `vmon history` and others print it.
 fn exit_code(state_dir: &Path, name: &str) -> Value {
     let runs: Value =
         serde_json::from_str(&stdout(vmon(state_dir, &["history", name, "--json"]))).unwrap();

@@ -174,7 +174,7 @@ fn a_read_only_database_is_readable_without_a_write_ahead_log() {
     mode(&state, 0o500).unwrap();
     let registry = Registry::open_existing(fixture.db()).unwrap().unwrap();
     let run = only(&registry);
-    // Permissions do not bind root, who may write it all the same.
+    // Permissions do not bind root, which can write it.
     let opened = Registry::open(fixture.db());
     mode(&state, 0o700).unwrap();
     assert_eq!(run.name, "web");

@@ -56,7 +56,7 @@ fn a_flood_to_a_stuck_reader_uses_bounded_memory() {
     // VmHWM can fall: the kernel counts roughly, and the supervisor gives memory back meanwhile.
     let after = status(run.id(), "VmHWM");
     assert!(after < before + 4096, "it grew from {before} kB to {after} kB");
-    // The reader comes back, and learns what it has missed.
+    // The reader continues, and gets the number of missed bytes.
     let mut seen = Vec::new();
     run.stdout.take().unwrap().read_to_end(&mut seen).unwrap();
     assert_eq!(common::code(wait(&mut run)), 0);

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::common::{State, Terminal, assert_same, code, eventually, has, is_alive, noise, wait};
 
-/// The pipes that vmon reads its child's output from, opened anew.
+/// The pipes that vmon reads its child's output from, opened again.
 fn output_pipes(vmon: &Child, child: u32) -> Vec<File> {
     let link = |pid: u32, name: &str| fs::read_link(format!("/proc/{pid}/fd/{name}"));
     let theirs: Vec<PathBuf> = ["1", "2"].iter().map(|fd| link(child, fd).unwrap()).collect();

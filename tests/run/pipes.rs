@@ -69,7 +69,7 @@ fn is_in_state(pid: u32, state: char) -> bool {
     stat.rsplit(')').next().unwrap().trim_start().starts_with(state)
 }
 
-/// Writes until the pipe is full and the supervisor sleeps all the same; says how much it took.
+/// Writes until the pipe is full although the supervisor sleeps; returns the number of bytes.
 fn fill(pipe: &mut (impl Write + AsFd), bytes: &[u8], supervisor: u32) -> usize {
     fcntl(pipe.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut written = 0;

@@ -455,7 +455,7 @@ fn an_open_stdin_terminal_does_not_delay_the_end() {
     an_open_input_may_be(Kind::Terminal);
 }
 
-/// What of `bytes` has arrived, before the line that says how much has not.
+/// The part of `bytes` that has arrived, before the line with the number of missing bytes.
 #[track_caller]
 fn assert_the_rest_is_reported(seen: &[u8], bytes: &[u8]) {
     let prefix = seen.iter().zip(bytes).take_while(|(seen, byte)| seen == byte).count();

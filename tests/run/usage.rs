@@ -37,7 +37,7 @@ impl Scratch {
         self.command().args(args).output().unwrap()
     }
 
-    /// `vmon` with `args` says one line that contains `needle`, exits with 125, and leaves the
+    /// `vmon` with `args` prints one line that contains `needle`, exits with 125, and leaves the
     /// disk as it is. A command in `args` is to be `touch started`.
     fn refuses(&self, args: &[&str], needle: &str) {
         self.refused(self.command().args(args), needle);

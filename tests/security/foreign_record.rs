@@ -132,7 +132,7 @@ fn a_stop_does_not_succeed_while_what_a_lost_run_may_have_left_still_runs() {
     assert_eq!(state.run_column("web", "state").as_deref(), Some("STOPPED"));
 }
 
-/// Changes the record of a sandbox that has ended, and gives what `ps` says of it.
+/// Changes the record of a sandbox that has ended, and returns what `ps` prints of it.
 fn ps_of(sql: &str) -> String {
     let state = State::new();
     state.ran("web", &[], "true");

@@ -26,7 +26,7 @@ struct Theirs {
 }
 
 impl Theirs {
-    /// `None`, which skips the test and says so, without the rights of root.
+    /// `None`, which skips the test with a message, without the rights of root.
     fn new() -> Option<Self> {
         if !is_root() {
             eprintln!("SKIPPED: only root can be two users");
@@ -98,7 +98,7 @@ impl Theirs {
         eventually("both are gone", || !is_alive(child) && !is_alive(supervisor as u32));
     }
 
-    /// The record says that the child of `web` is this process.
+    /// Makes the record name this process as the child of `web`.
     fn forge(&self, victim: &Process) {
         let Identity { pid, start, .. } = Identity::of(victim.id()).unwrap();
         self.sql(&format!("UPDATE vmon_runs SET pid = {pid}, pid_start = {start}"));
@@ -194,7 +194,7 @@ fn reading_another_users_record_changes_nothing_and_prints_one_line() {
     // This process is the reader's own, and proves what a record could ask for.
     let victim = others_sleeper(Some(&theirs.marker()));
     theirs.forge(&victim);
-    // A reader who is not root: the record becomes root's, and anyone may read it.
+    // A reader other than root: the record becomes root's, and every user may read it.
     theirs.sql("PRAGMA wal_checkpoint(TRUNCATE)");
     for file in fs::read_dir(theirs.state()).unwrap() {
         let path = file.unwrap().path();
@@ -222,7 +222,7 @@ fn reading_another_users_record_changes_nothing_and_prints_one_line() {
 #[test]
 fn a_record_of_another_user_reaches_no_socket_of_the_reader() {
     let Some(theirs) = Theirs::new() else { return };
-    // A sandbox of the other user's, and a record of root's that says it is its own.
+    // A sandbox of the other user, and a record of root's that claims it.
     let output =
         theirs.vmon(&["run", "-d", "--name", "web", "--", "sleep", "1000"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -14,10 +14,10 @@ use super::{raw_stdin, raw_stdout};
 use crate::Result;
 use crate::pattern::{Block, Flood};
 
-/// The environment variable that names the FIFO in which a child says that it is there.
+/// The environment variable that names the FIFO in which a child reports its start.
 pub const READY: &str = "VMON_BENCH_READY";
 
-/// What `@echo` says when it listens.
+/// What `@echo` prints when it reads.
 pub const LISTENING: &[u8] = b"LISTENING";
 
 /// What `@phases` writes each second.
@@ -53,7 +53,7 @@ pub fn phases() -> Result<()> {
     say_ready()?;
     let mut output = raw_stdout()?;
     while wanted.wait()? != Signal::SIGUSR1 {}
-    // Not all at once, as children that know nothing of each other.
+    // Not all at once, as independent children.
     let mut wait = Duration::from_millis(u64::from(std::process::id()) * 37 % 1000);
     while !came_within(&wanted, wait)? {
         output.write_all(LINE)?;

@@ -17,7 +17,7 @@ use crate::{Result, process};
 pub fn pipe(log: &str, pause: &str) -> Result<()> {
     let pause = Duration::from_millis(pause.parse()?);
     let input = raw_stdin()?;
-    // Refused to a user who has too many large pipes: then it is what it is.
+    // Refused for a user with too many large pipes: then the size stays.
     let _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(1 << 20));
     copy(input, File::create(log)?, None, 256 << 10, pause)
 }

@@ -152,7 +152,7 @@ fn beside_s6(row: &mut Row, tool: &str, measure: &str, goal: Option<Goal>) {
     });
 }
 
-/// Where supervisors are, and the FIFO in which their children say that they are there.
+/// Where supervisors are, and the FIFO in which their children report their start.
 struct Hall {
     scratch: Scratch,
     ready: File,

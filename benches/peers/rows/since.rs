@@ -1,4 +1,4 @@
-//! Row 12: what a log of 1 GiB says of its last seconds, which is looked up and not read.
+//! Row 12: the last seconds of a log of 1 GiB, found without reading the rest.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

@@ -235,7 +235,7 @@ fn text<'a>(root: &Area<'a>, text: &str, at: (i32, i32), size: i32, anchor: HPos
     root.draw(&Text::new(text.to_owned(), at, style))
 }
 
-/// A mark of an axis, without digits that say nothing.
+/// A tick label of an axis, without insignificant digits.
 pub fn short(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
