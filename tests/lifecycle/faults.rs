@@ -1,4 +1,4 @@
-//! What vmon does when a system call fails that never fails on a healthy machine.
+//! System calls that fail.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

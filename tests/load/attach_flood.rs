@@ -1,5 +1,4 @@
-//! Five hundred clients that come and go while a child floods: what the log has, and what each of
-//! them got.
+//! Five hundred clients that come and go during a flood: the log, and what each of them got.
 
 use std::io::Read;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The disk that a sandbox can use is a number that is known before it runs.
+//! The disk usage of a sandbox has a bound that is known before it runs.
 
 use crate::common::{directory_size, noise};
 use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};

@@ -1,5 +1,5 @@
-//! Logs with records, `cri` and `json`, on real files: what a reader joins is what was written,
-//! whatever rotates, fills the disk or crashes in between.
+//! Logs in `cri` and `json` on real files: a reader gets what was written, after rotations, full
+//! disks and crashes.
 
 use std::fs;
 use std::path::Path;

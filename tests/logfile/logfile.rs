@@ -1,6 +1,6 @@
-//! The log on real files: appending, rotation, retention, permissions, and a full disk.
-//! What takes the place of a log or its directory, before or meanwhile, is in
-//! `src/logfile/tests.rs`, which can make the once-a-second look due at will.
+//! The log on real files: appending, rotation, retention, permissions, and a full disk. Replacement
+//! of a log or its directory is in `src/logfile/tests.rs`, which can trigger the check of the path
+//! that happens once a second.
 
 use std::fs::{self, File};
 use std::io;

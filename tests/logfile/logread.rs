@@ -1,4 +1,4 @@
-//! Reading a log back, on real files: what is in them, and what is wrong with them.
+//! Reading a log back from real files: contents, and damaged files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};

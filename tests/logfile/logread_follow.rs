@@ -1,4 +1,4 @@
-//! Reading a log on while it is written, rotated, compressed, moved and removed.
+//! Reading a log while it is written, rotated, compressed, moved and removed.
 
 use std::fs;
 use std::path::Path;

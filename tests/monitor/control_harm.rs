@@ -1,6 +1,5 @@
-//! What a client can't do to a sandbox by its control socket, whatever it sends, does not send or
-//! does not read: the child and the log continue, memory stays bounded, and the client gets an
-//! error.
+//! Clients that send invalid data, stop sending or do not read: the child and the log continue,
+//! memory stays bounded, and the client gets an error.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};

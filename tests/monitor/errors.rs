@@ -1,4 +1,4 @@
-//! What an error keeps of its cause.
+//! Errors keep their cause.
 
 use std::error::Error;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Restarts, and what ends a run by itself: its time, and its silence.
+//! Restarts, the maximum duration and the idle timeout.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! A rotate command in a host that links the library: no subreaper, no signal handler, many sandboxes
-//! on one loop, and a loop that goes on after one of them.
+//! A rotate command in a host that links the library: no subreaper, no signal handler, many
+//! sandboxes on one loop, and a loop that continues after one of them has ended.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! Clients that are attached to a child of a host: what they get, what they send, whose size counts,
-//! and that none of them holds anything up.
+//! Clients that are attached to a child of a host: output, input, window size, and that none of
+//! them delays anything.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;

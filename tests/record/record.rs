@@ -1,5 +1,5 @@
-//! The record against a database that is locked, old or busy: it may be late, it is never wrong,
-//! and the child never notices.
+//! The record with a database that is locked, old or busy: it may be late, it is never wrong, and
+//! the child is not affected.
 
 #![cfg(target_os = "linux")]
 
