@@ -70,7 +70,7 @@ const LOWEST_PRIORITY: libc::c_int = 19;
 /// # let log_dir = directory.path();
 /// let child = Command::new("echo").arg("hello").stdout(Stdio::piped()).spawn()?;
 /// let mut reactor = Reactor::new()?;
-/// let sandbox = Sandbox::new("web", "Sandboxfile", log_dir)?;
+/// let sandbox = Sandbox::new("web", log_dir)?;
 /// let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), child.into())?;
 /// reactor.run()?;
 /// let end = reactor.remove(id).and_then(Monitor::into_end).ok_or("no end")?;

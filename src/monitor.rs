@@ -93,7 +93,7 @@ pub type SandboxId = HandlerId;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut reactor = Reactor::new()?;
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?;
+/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?;
 /// let id = Monitor::builder(sandbox).spawn(&mut reactor, Command::new("web-server"));
 /// reactor.run()?;
 /// println!("{:?}", reactor.remove(id).and_then(Monitor::into_end));

@@ -112,7 +112,7 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
         ConsoleChoice::Stdio => AttachTo::Stdout,
         ConsoleChoice::Named(name) => AttachTo::Console(name.clone()),
     });
-    let main = Attach { to, read_only: args.read_only, tail: args.tail };
+    let main = Attach::default().to(to).read_only(args.read_only).tail(args.tail);
     let (attached, main) =
         live::connect(sandbox)?.attach(&main).map_err(|error| match (error.name(), &main.to) {
             (Some("NoSuchConsole"), Some(AttachTo::Console(name))) => {
@@ -139,7 +139,7 @@ fn consoles(sandbox: &Recorded) -> String {
 
 /// `None` if the sandbox has no stderr stream, as a child of a host may not.
 fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
-    let stderr = Attach { to: Some(AttachTo::Stderr), read_only: true, tail: 0 };
+    let stderr = Attach::default().to(AttachTo::Stderr).read_only(true);
     match live::connect(sandbox)?.attach(&stderr) {
         Ok((_, stderr)) => Ok(Some(stderr)),
         Err(error) if error.name() == Some("NoSuchStream") => Ok(None),

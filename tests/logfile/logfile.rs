@@ -16,8 +16,8 @@ use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
 const ALL: u32 = u32::MAX;
 
 fn open_at(log_dir: &Path, max_size: u64, max_files: u32) -> LogFile {
-    let retention = Retention { max_size, max_files, ..Retention::default() };
-    let options = LogOptions { retention, index: false, ..LogOptions::default() };
+    let retention = Retention::default().max_size(max_size).max_files(max_files);
+    let options = LogOptions::default().retention(retention).index(false);
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 

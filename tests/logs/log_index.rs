@@ -256,8 +256,8 @@ fn a_full_disk_leaves_a_correct_index() {
         let Some(tmpfs) = Tmpfs::new("size=128k") else { return };
         let ballast = tmpfs.path().join("ballast");
         fs::write(&ballast, vec![0; ballast_size]).unwrap();
-        let retention = Retention { max_size, max_files: 1000, ..Retention::default() };
-        let options = LogOptions { retention, ..LogOptions::default() };
+        let retention = Retention::default().max_size(max_size).max_files(1000);
+        let options = LogOptions::default().retention(retention);
         let mut log = LogFile::open(tmpfs.path(), "config", "vm", options).unwrap();
         let mut turn = 0;
         let mut write = |log: &mut LogFile| {

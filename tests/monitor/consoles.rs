@@ -12,7 +12,7 @@ use crate::common::host::Host;
 use crate::common::{self, State, assert_same, contains, eventually, vmm};
 use vmon::child::Signal;
 use vmon::logfile::read::{Entry, LogReader};
-use vmon::logfile::{Mark, Retention};
+use vmon::logfile::{LogOptions, Mark, Retention};
 use vmon::monitor::{AttachTo, ConsoleState, Input, Outcome, Phase, Reason, Sandbox, StartError};
 
 #[test]
@@ -435,8 +435,9 @@ fn a_console_rotates_as_the_log_does() {
     let path = state.file("fifo");
     let command = vmm::arguments(module_path!(), "write", path.to_str().unwrap());
     let console = format!("serial=fifo:{}", path.display()).parse().unwrap();
-    let retention = Retention { max_size: 100_000, max_files: 10, ..Retention::default() };
-    let describe = |sandbox: Sandbox| sandbox.console(console).retention(retention);
+    let retention = Retention::default().max_size(100_000).max_files(10);
+    let describe =
+        |sandbox: Sandbox| sandbox.console(console).log(LogOptions::default().retention(retention));
     let (_, state) = Host::new(state, &command, describe, |builder| builder).end();
     assert_eq!(state.generations("a@serial").len(), 4);
     assert_same(&state.whole_log("a@serial"), &vmm::flood(), "all generations");

@@ -143,7 +143,7 @@ fn an_attached_client_gets_the_tail_and_new_output_and_sends_input() {
     let script = "echo one; while read line; do echo got $line; done; exec sleep 1000";
     let host = Served::with(script, false, |it| it.input(Input::Attached));
     host.state.wait_for_log("a", b"one\n");
-    let request = Attach { tail: 3, ..Attach::default() };
+    let request = Attach::default().tail(3);
     let (attached, mut session) = host.client().attach(&request).unwrap();
     assert_eq!((attached.to, attached.tail), (AttachTo::Stdout, 3));
     session.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -280,7 +280,7 @@ fn a_client_that_has_shut_down_its_sending_side_gets_its_replies() {
 #[test]
 fn removing_a_monitor_from_its_reactor_removes_its_socket() {
     let state = State::new();
-    let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
     let path = server.path().to_owned();
     let mut reactor = Reactor::new().unwrap();
@@ -384,7 +384,7 @@ fn a_path_beyond_sun_path_is_served_and_reached() {
     for _ in 0..3 {
         runtime.push("d".repeat(100));
     }
-    let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let path = runtime.join(CONFIG).join("a.sock");
     let start = {
         let runtime = runtime.clone();

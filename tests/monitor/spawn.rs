@@ -22,7 +22,7 @@ use crate::common::{self, State, write_program};
 type Loop = Reactor<Monitor>;
 
 fn sandbox(logs: &Path, name: &str) -> Sandbox {
-    Sandbox::new(name, common::CONFIG, logs).unwrap()
+    Sandbox::new(name, logs).unwrap()
 }
 
 /// Runs `command` to its end under the name `name`.

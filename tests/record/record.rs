@@ -40,7 +40,7 @@ mod host {
     use vmon::registry::Registry;
 
     fn sandbox(directory: &Path, name: &str) -> Sandbox {
-        Sandbox::new(name, "Sandboxfile", directory.join("log")).unwrap().forward(Forward::Off)
+        Sandbox::new(name, directory.join("log")).unwrap().forward(Forward::Off)
     }
 
     /// Tells of transitions on stderr.

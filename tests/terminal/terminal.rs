@@ -276,10 +276,8 @@ fn panicking_host() {
     if std::env::var_os(HOOK).is_some() {
         vmon::terminal::install_panic_hook();
     }
-    let sandbox = Sandbox::new("panics", "Sandboxfile", directory)
-        .unwrap()
-        .forward(Forward::Block)
-        .input(Input::Forward);
+    let sandbox =
+        Sandbox::new("panics", directory).unwrap().forward(Forward::Block).input(Input::Forward);
     let mut reactor = Reactor::new().unwrap();
     let id = Monitor::builder(sandbox)
         .spawn(&mut reactor, vmon::child::Command::new("sleep").args(["1000"]).pty(true));

@@ -68,7 +68,10 @@ struct Fixture {
 }
 
 fn sandbox(directory: &Path) -> Sandbox {
-    Sandbox::new("a", "config", directory).unwrap().input(Input::Attached)
+    Sandbox::new("a", directory)
+        .unwrap()
+        .config_file("config".parse().unwrap())
+        .input(Input::Attached)
 }
 
 impl Fixture {

@@ -46,7 +46,7 @@ impl Launch {
         parts: &mut Parts,
         cx: &mut Cx<'_>,
     ) -> Result<Process, StartError> {
-        if let Some(command) = &parts.sandbox.rotate_command {
+        if let Some(command) = parts.sandbox.post_rotate_command() {
             let file_limit = self.command().and_then(|command| command.file_limit);
             parts.post_rotate.get_or_insert_with(|| PostRotate::new(command, file_limit));
         }
