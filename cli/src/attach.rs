@@ -88,7 +88,7 @@ struct Streams {
 
 /// Attaches until the sandbox stops or the client detaches. Returns the exit code.
 pub fn attach(args: AttachArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let Some(sandbox) = outcome.ok(record.find(&args.name)) else { return Ok(()) };
     let end = match connect(&args, sandbox) {
         Ok(streams) => {

@@ -53,7 +53,7 @@ pub fn inspect(
 ) -> Result<(), Failure> {
     // The output is always JSON.
     let InspectArgs { names, json: _ } = args;
-    let record = Record::read(shared)?;
+    let record = Record::of_names(shared, &names.names)?;
     let selected = record.select(&names.names, outcome);
     let processes = ProcessSnapshot::new();
     let objects = selected.into_iter().filter_map(|sandbox| object(sandbox, &processes));

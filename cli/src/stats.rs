@@ -93,7 +93,7 @@ fn running(
     shared: &SharedArgs,
     outcome: &mut Outcome,
 ) -> Result<Vec<Run>, Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let mut runs = Vec::new();
     for sandbox in record.select_or_all(&args.names.names, outcome) {
         match sandbox.running() {
