@@ -6,6 +6,7 @@
 mod attachment;
 mod flow;
 mod keys;
+mod tail;
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,7 @@ use super::shared::SharedArgs;
 use super::{Failure, signalled};
 use attachment::{AttachEnd, Attachment, InputMode};
 use keys::{Keys, Search};
+use tail::{CONTEXT, Tail};
 
 /// Timeout of the request that reports the window size to the supervisor.
 const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,6 +86,8 @@ struct Streams {
     tty: bool,
     /// The sequences that set the modes of the sandbox's terminal.
     modes: String,
+    /// The filter for the end of the log, if it is for a terminal.
+    tail: Option<Tail>,
 }
 
 /// Attaches until the sandbox stops or the client detaches. Returns the exit code.
@@ -112,7 +116,9 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
         ConsoleChoice::Stdio => AttachTo::Stdout,
         ConsoleChoice::Named(name) => AttachTo::Console(name.clone()),
     });
-    let main = Attach::default().to(to).read_only(args.read_only).tail(args.tail);
+    let filtered = args.tail > 0 && io::stdout().is_terminal();
+    let tail = if filtered { args.tail.saturating_add(CONTEXT) } else { args.tail };
+    let main = Attach::default().to(to).read_only(args.read_only).tail(tail);
     let (attached, main) =
         live::connect(sandbox)?.attach(&main).map_err(|error| match (error.name(), &main.to) {
             (Some("NoSuchConsole"), Some(AttachTo::Console(name))) => {
@@ -122,8 +128,10 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
         })?;
     // Consoles are treated as terminals: the guest has the line discipline.
     let tty = matches!(attached.to, AttachTo::Tty | AttachTo::Console(_));
+    let filtered = filtered && attached.tail > 0;
+    let tail = filtered.then(|| Tail::new(attached.tail, args.tail, &attached.modes));
     let stderr = if tty { None } else { connect_stderr(sandbox)? };
-    Ok(Streams { main, stderr, session: attached.session, tty, modes: attached.modes })
+    Ok(Streams { main, stderr, session: attached.session, tty, modes: attached.modes, tail })
 }
 
 /// The names of the sandbox's consoles, for the error message.
@@ -193,7 +201,7 @@ fn relay(
     let attachment = Attachment::new(streams.main, streams.stderr, terminal, size)
         .reading(!args.no_stdin, search)
         .read_only(args.read_only)
-        .modes(streams.modes);
+        .beginning(streams.modes, streams.tail);
     let id = reactor.add(attachment);
     reactor.run().map_err(Failure::Loop)?;
     // Removing the session restores the terminal; messages are printed after that.

@@ -233,6 +233,30 @@ fn the_panic_hook_undoes_the_modes_before_the_message() {
     assert_eq!(terminal.finish(), 101);
 }
 
+#[test]
+fn the_tail_sends_no_queries_to_a_terminal_and_begins_with_a_whole_sequence() {
+    let state = State::new();
+    let script = r"printf 'before\033[31mred\033[6n\033[c\033[?25h'; stty raw -echo; exec cat";
+    let _web = Detached::start(&state, &mut state.run("web", &["-dt"], script));
+    state.wait_for_log("web", b"\x1b[?25h");
+    // 20 bytes begin within `ESC [ 31 m`.
+    let mut terminal = attached(&mut attach(&state, &["web", "--tail", "20"]));
+    terminal.wait_for("red\x1b[?25h");
+    terminal.send("\x1b[6n");
+    // The output after the tail is not filtered.
+    terminal.wait_for("\x1b[6n");
+    terminal.send(LEAVE);
+    assert_eq!(terminal.finish(), 0);
+    let seen = String::from_utf8_lossy(&terminal.seen).into_owned();
+    assert!(seen.contains("ctrl-q\r\nred\x1b[?25h\x1b[6n"), "{seen:?}");
+    // A pipe gets the bytes unchanged.
+    let mut client = spawn_piped(&mut attach(&state, &["web", "--tail", "12"]));
+    is_attached(&state, 1);
+    end_command(&state, "web");
+    assert_eq!(code(wait(&mut client)), 0);
+    assert_eq!(client.wait_with_output().unwrap().stdout, b"[c\x1b[?25h\x1b[6n");
+}
+
 /// A program in raw mode that shows what it reads.
 fn echo(state: &State) -> Detached {
     let script = "stty raw -echo; echo ready; exec cat";
