@@ -192,7 +192,7 @@ fn relay(
         false => None,
     };
     let terminal = mode.and_then(|mode| Some((Terminal::open()?, mode)));
-    let size = WindowSize {
+    let size = SizeReport {
         socket: sandbox.running().and_then(|run| run.socket.clone()),
         session: streams.session,
         counts: streams.tty && !args.read_only,
@@ -247,34 +247,21 @@ fn report_end(
 }
 
 /// Reports the window size of the terminal to the supervisor.
-struct WindowSize {
+struct SizeReport {
     socket: Option<std::path::PathBuf>,
     session: SessionId,
     counts: bool,
 }
 
-impl WindowSize {
-    /// Sends the current size. Errors are logged only.
+impl SizeReport {
+    /// Sends the current size. If the command's terminal has it already, the supervisor makes the
+    /// command draw its screen again. Uses a connection of its own. Errors are logged only.
     fn send(&self, terminal: &Terminal) {
-        if let Some((rows, columns)) = terminal.size() {
-            self.resize(rows, columns);
-        }
-    }
-
-    /// Sends a different size first, then the current one. A terminal sends SIGWINCH on a change
-    /// only (tty_ioctl(4)), and a full-screen program has to redraw on the new terminal.
-    fn force_redraw(&self, terminal: &Terminal) {
-        if let Some((rows, columns)) = terminal.size() {
-            self.resize(rows, columns.saturating_add(1));
-            self.resize(rows, columns);
-        }
-    }
-
-    /// Uses a connection of its own.
-    fn resize(&self, rows: u16, columns: u16) {
-        let (true, Some(socket)) = (self.counts, &self.socket) else { return };
+        let (true, Some(socket), Some(size)) = (self.counts, &self.socket, terminal.size()) else {
+            return;
+        };
         let result = Client::connect(socket)
-            .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, rows, columns));
+            .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, size));
         if let Err(error) = result {
             info!("can't report the window size: {error}");
         }

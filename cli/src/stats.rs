@@ -125,6 +125,7 @@ fn show(
             // Failures printed before the first list were overwritten by it.
             let failures = outcome.failures().iter().map(|text| report::failure_line(text));
             let size = Terminal::open().and_then(|terminal| terminal.size());
+            let size = size.map(|size| (size.rows, size.columns));
             print(&redrawn(&(list + &failures.collect::<String>()), size))
         }
     }

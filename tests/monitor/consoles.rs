@@ -14,6 +14,7 @@ use vmon::child::Signal;
 use vmon::logfile::read::{Entry, LogReader};
 use vmon::logfile::{LogOptions, Mark, Retention};
 use vmon::monitor::{AttachTo, ConsoleState, Input, Outcome, Phase, Reason, Sandbox, StartError};
+use vmon::terminal::WindowSize;
 
 #[test]
 #[ignore = "a process of its own that other tests start"]
@@ -451,8 +452,9 @@ fn a_pty_console_has_the_window_size_of_the_attached_client() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let (mut client, attached) = host.try_attach(Some("serial"), 100).unwrap();
     host.until_seen(&mut client, "login: ");
-    let resize = |it: &mut vmon::monitor::Monitor| it.resize(attached.session, 33, 99);
-    host.reactor.call(host.id, |it, _| resize(it)).unwrap().unwrap();
+    let size = WindowSize::new(33, 99);
+    let resized = host.reactor.call(host.id, |it, cx| it.resize(attached.session, size, cx));
+    resized.unwrap().unwrap();
     assert_eq!(size_of(&path), "33 99\n");
     client.send(b"quit\n");
     host.end();

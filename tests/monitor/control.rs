@@ -16,6 +16,7 @@ use vmon::child::{Command, Identity, Liveness, Signal};
 use vmon::control::{Client, ClientError, INTERFACE_DESCRIPTION, Server};
 use vmon::monitor::{Attach, AttachTo, End, Input, Monitor, Phase, Restart, Sandbox, StartError};
 use vmon::reactor::Reactor;
+use vmon::terminal::WindowSize;
 
 const SLEEP: &str = "echo up; exec sleep 1000";
 
@@ -156,7 +157,7 @@ fn an_attached_client_gets_the_tail_and_new_output_and_sends_input() {
     assert_eq!(&seen, b"got two\n");
     let sessions = host.client().status().unwrap().sessions;
     assert_eq!((sessions.len(), sessions[0].session), (1, attached.session));
-    let refused = host.client().resize(attached.session, 10, 20).unwrap_err();
+    let refused = host.client().resize(attached.session, WindowSize::new(10, 20)).unwrap_err();
     assert_eq!(refused.name(), Some("NotATerminal"));
     host.stop();
 }
@@ -182,10 +183,10 @@ fn a_terminal_takes_the_size_of_a_session() {
     host.state.wait_for_log("a", b"up");
     let (attached, mut session) = host.client().attach(&Attach::default()).unwrap();
     assert_eq!(attached.to, AttachTo::Tty);
-    host.client().resize(attached.session, 33, 77).unwrap();
+    host.client().resize(attached.session, WindowSize::new(33, 77)).unwrap();
     // The size follows the newest writer, and this one has not written yet.
     session.write_all(b"x").unwrap();
-    host.client().resize(attached.session, 33, 77).unwrap();
+    host.client().resize(attached.session, WindowSize::new(33, 77)).unwrap();
     host.state.wait_for_log("a", b"33 77");
     host.stop();
 }

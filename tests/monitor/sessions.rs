@@ -14,6 +14,7 @@ use vmon::monitor::{
     SessionId,
 };
 use vmon::reactor::{Handler, HandlerId, Reactor};
+use vmon::terminal::WindowSize;
 
 type Loop = Reactor<Monitor>;
 
@@ -76,7 +77,8 @@ impl Host {
     }
 
     fn resize(&mut self, session: SessionId, rows: u16, columns: u16) -> Result<(), RequestError> {
-        self.reactor.call(self.id, |it, _| it.resize(session, rows, columns)).unwrap()
+        let size = WindowSize::new(rows, columns);
+        self.reactor.call(self.id, |it, cx| it.resize(session, size, cx)).unwrap()
     }
 
     fn monitor(&self) -> &Monitor {
@@ -273,6 +275,54 @@ fn a_client_that_stops_reading_misses_bytes_and_gets_a_notice_and_delays_nothing
     assert_eq!(got + missed, 20_000_000);
     let (end, _) = host.end();
     assert_eq!(end.bytes_dropped, 0, "neither the log nor our own stdout lacks anything");
+}
+
+#[test]
+fn a_terminal_that_is_read_too_slowly_gets_the_latest_output_and_is_drawn_again() {
+    let script = "stty raw -echo; trap 'printf redrawn' WINCH; printf ready; read go
+        flood() { head -c 2000000 /dev/zero | tr '\\0' x; }
+        flood; printf '\\033[?2004h\\033[?25l'; flood; printf last
+        while :; do sleep 0.02; done";
+    let mut host = Host::new(script, true, attached_input);
+    let (mut slow, attached) = host.attach(TYPE);
+    host.until_seen(&mut slow, b"ready");
+    host.resize(attached.session, 30, 90).unwrap();
+    host.until_seen(&mut slow, b"redrawn");
+    slow.seen.clear();
+    slow.send(b"\n");
+    host.until("the log has it all", |host| {
+        host.monitor().report().bytes_logged > 4_000_000 && host.state.log("a").ends_with(b"last")
+    });
+    let missed = host.monitor().report().sessions[0].missed;
+    assert!(missed > 2_000_000, "{missed}");
+    host.until_seen(&mut slow, b"xlast");
+    host.until_seen(&mut slow, b"redrawn");
+    assert!(!contains(&slow.seen, b"left out"), "a notice on the screen");
+    // The modes that the bytes left out have set are in force.
+    let mut modes = vmon::terminal::Modes::default();
+    modes.scan(&slow.seen);
+    let mut set = Vec::new();
+    modes.set(&mut set);
+    assert_eq!(set, b"\x1b[?25l\x1b[?2004h");
+    let got = slow.seen.iter().filter(|&&byte| byte == b'x').count() as u64;
+    assert!(got + missed >= 4_000_000, "{got} {missed}");
+    host.stop();
+}
+
+#[test]
+fn a_program_that_polls_its_window_size_draws_again_for_a_client_of_the_same_size() {
+    let script = "stty -echo; last=; while :; do
+        size=$(stty size); if [ \"$size\" != \"$last\" ]; then echo drawn $size; last=$size; fi
+        sleep 0.1; done";
+    let mut host = Host::new(script, true, attached_input);
+    let (mut client, attached) = host.attach(TYPE);
+    host.resize(attached.session, 30, 90).unwrap();
+    host.until_seen(&mut client, b"drawn 30 90");
+    client.seen.clear();
+    host.resize(attached.session, 30, 90).unwrap();
+    host.until_seen(&mut client, b"drawn 30 91");
+    host.until_seen(&mut client, b"drawn 30 90");
+    host.stop();
 }
 
 #[test]

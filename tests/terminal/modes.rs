@@ -6,8 +6,10 @@
 use std::process::Command;
 
 use crate::common::{
-    Detached, State, Terminal, code, contains, eventually, own_test, raw, signal, spawn_piped, wait,
+    Detached, State, Terminal, code, contains, eventually, own_test, raw, set_window, signal, size,
+    spawn_piped, wait,
 };
+use nix::pty::Winsize;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
@@ -255,6 +257,18 @@ fn the_tail_sends_no_queries_to_a_terminal_and_begins_with_a_whole_sequence() {
     end_command(&state, "web");
     assert_eq!(code(wait(&mut client)), 0);
     assert_eq!(client.wait_with_output().unwrap().stdout, b"[c\x1b[?25h\x1b[6n");
+}
+
+#[test]
+fn attach_passes_on_the_size_in_pixels() {
+    let state = State::new();
+    let web = background(&state);
+    let window = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 1000, ws_ypixel: 800 };
+    let mut terminal =
+        Terminal::spawn_on(&mut attach(&state, &["web"]), |master| set_window(master, window));
+    terminal.wait_for("\x1b[?2004h");
+    let inner = std::fs::File::open(format!("/proc/{}/fd/0", web.pid)).unwrap();
+    eventually("the size in pixels", || size(&inner) == window);
 }
 
 /// A program in raw mode that shows what it reads.

@@ -13,7 +13,7 @@ use vmon::child::Signal;
 use vmon::reactor::{Context, Handler, Ready, Sources, TimerId};
 use vmon::terminal::{self, Direction, Handle, Modes, RawState, Terminal};
 
-use super::WindowSize;
+use super::SizeReport;
 use super::flow::{Flow, Got};
 use super::keys::Search;
 use super::tail::Tail;
@@ -69,7 +69,7 @@ pub struct Attachment {
     upstream: Option<UnixStream>,
     terminal: Option<Terminal>,
     mode: InputMode,
-    size: WindowSize,
+    size: SizeReport,
     reads_stdin: bool,
     stdin_is_terminal: bool,
     read_only: bool,
@@ -95,7 +95,7 @@ impl Attachment {
         main: UnixStream,
         stderr: Option<UnixStream>,
         terminal: Option<(Terminal, InputMode)>,
-        size: WindowSize,
+        size: SizeReport,
     ) -> Self {
         let (terminal, mode) = terminal.unzip();
         let mut connections = vec![(Output::Out, main)];
@@ -180,9 +180,7 @@ impl Attachment {
             let first = std::mem::take(&mut self.first);
             self.show(Output::Out, &first, &mut cx.sources);
         }
-        if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
-            self.size.force_redraw(terminal);
-        }
+        self.resize();
         Ok(())
     }
 
