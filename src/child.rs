@@ -271,8 +271,9 @@ impl Stdio {
 
     fn pty(input: bool, size: &Winsize, modes: Option<&Termios>) -> io::Result<(Self, ChildIo)> {
         let Pty { master, slave, .. } = pty::open()?;
-        if let Some(modes) = modes {
-            tcsetattr(&slave, SetArg::TCSANOW, modes)?;
+        match modes {
+            Some(modes) => tcsetattr(&slave, SetArg::TCSANOW, modes)?,
+            None => pty::accept_utf8(slave.as_fd())?,
         }
         resize(master.as_fd(), size)?;
         let stdin = if input { above_stdio(slave.try_clone()?)? } else { null_input()? };

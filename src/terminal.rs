@@ -7,6 +7,7 @@
 // ioctl and sigaction calls without a safe wrapper.
 #![allow(unsafe_code)]
 
+mod answers;
 mod handle;
 mod messages;
 mod modes;
@@ -30,6 +31,7 @@ use nix::sys::termios::{
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 use tracing::warn;
 
+pub(crate) use answers::is_answer;
 pub use handle::{Direction, Handle};
 pub use messages::Messages;
 pub use modes::Modes;

@@ -373,6 +373,13 @@ impl Attachments {
         Some(size.winsize())
     }
 
+    /// Whether answers of this client's terminal are input: those of another one are, if that has
+    /// the size in effect. `host` is whether the host's terminal is at the output as well.
+    pub(super) fn answers(&self, id: SessionId, host: bool) -> bool {
+        let owner = self.output_of(id).map(|output| self.size_owner(output));
+        owner.flatten().map_or(!host, |owner| owner.id == id)
+    }
+
     /// Notes input of a writer, or its size; returns whether the size of another one was in effect
     /// until now.
     pub(super) fn act(&mut self, id: SessionId, new_size: Option<WindowSize>) -> bool {

@@ -313,13 +313,14 @@ impl Channel {
         }
     }
 
-    /// Reads the host's stdin.
-    pub(super) fn read_host(&mut self, cx: &mut Cx<'_>) {
+    /// Reads the host's stdin, with its terminal's `answers` to queries or without. Returns whether
+    /// anything was passed on.
+    pub(super) fn read_host(&mut self, answers: bool, cx: &mut Cx<'_>) -> bool {
         self.follow_foreground(cx);
-        if let Some(input) = &mut self.input {
-            let event = self.host.read(input, cx);
-            self.input_event(event, &mut cx.sources);
-        }
+        let Some(input) = &mut self.input else { return false };
+        let event = self.host.read(answers || !self.host.is_session(), input, cx);
+        self.input_event(event, &mut cx.sources);
+        event != InputEvent::Nothing
     }
 
     fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_>) {

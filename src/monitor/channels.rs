@@ -15,7 +15,7 @@ use super::requests::RequestError;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 use crate::reactor::TimerId;
 use crate::relay::LOG_RETRY;
-use crate::terminal::WindowSize;
+use crate::terminal::{self, WindowSize};
 
 /// The channels of one sandbox. Channel 0 exists from the start of a run to its end.
 #[derive(Debug, Default)]
@@ -150,8 +150,9 @@ impl Channels {
         let Some(channel) = list.iter_mut().find(|channel| channel.id() == output.channel) else {
             return;
         };
-        channel.read_host(cx);
-        if channel.is_session() && attachments.host_act(output) {
+        let answers = attachments.size(output).is_none();
+        let typed = channel.read_host(answers, cx);
+        if typed && channel.is_session() && attachments.host_act(output) {
             channel.resize_to_host();
         }
     }
@@ -276,6 +277,12 @@ impl Channels {
     pub(super) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) -> bool {
         let Some(output) = self.attachments.output_of(session) else { return false };
         if self.attachments.is_read_only(session) != Some(false) {
+            return false;
+        }
+        // Each attached terminal answers a query of the program. The one with the size in effect is
+        // the one that counts.
+        let host = self.get(output.channel).is_some_and(|channel| channel.is_session());
+        if !self.attachments.answers(session, host) && terminal::is_answer(bytes) {
             return false;
         }
         // The size first: the client sees the answer to its keystroke at that size.

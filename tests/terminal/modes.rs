@@ -260,6 +260,31 @@ fn the_tail_sends_no_queries_to_a_terminal_and_begins_with_a_whole_sequence() {
 }
 
 #[test]
+fn only_the_terminal_whose_size_is_in_effect_answers_queries() {
+    let state = State::new();
+    let script = "stty raw -echo; echo ready; exec cat -v";
+    let mut host = Terminal::spawn(&mut state.run("web", &[], script));
+    host.wait_for("ready");
+    let mut client = attached(&mut attach(&state, &["web"]));
+    client.resize(33, 99);
+    let inner = state.run_column("web", "pid").unwrap();
+    let inner = std::fs::File::open(format!("/proc/{inner}/fd/0")).unwrap();
+    eventually("the client's size", || size(&inner).ws_row == 33);
+    host.send("\x1b[3;1R");
+    client.send("\x1b[4;1R");
+    host.wait_for("^[[4;1R");
+    // A key makes it the other way round.
+    host.send("k");
+    host.wait_for("k");
+    client.send("\x1b[5;1R");
+    host.send("\x1b[6;1R");
+    host.wait_for("^[[6;1R");
+    let log = String::from_utf8(state.log("web")).unwrap();
+    assert!(log.contains("^[[4;1Rk") && log.contains("^[[6;1R"), "{log:?}");
+    assert!(!log.contains("3;1R") && !log.contains("5;1R"), "{log:?}");
+}
+
+#[test]
 fn attach_passes_on_the_size_in_pixels() {
     let state = State::new();
     let web = background(&state);

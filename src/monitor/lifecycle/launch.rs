@@ -70,6 +70,10 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     let log = open_own_log(parts)?;
     #[cfg(feature = "consoles")]
     let command = console_channels::fill_in(command, parts.channels.pty_paths());
+    let command = match command.get_pty() && terminal.is_none() {
+        true => command.default_term(),
+        false => command,
+    };
     let io = stdio::spawn_io(&parts.sandbox, command.get_pty(), terminal.as_ref());
     let (child_stdio, io) = Stdio::open(&command, io)?;
     // Before the child: output that can't be relayed is a reason not to start it.
