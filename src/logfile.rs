@@ -21,6 +21,7 @@ mod generations;
 mod index;
 mod indexing;
 mod lock;
+mod marking;
 pub mod names;
 mod options;
 mod post_rotate_queue;
@@ -41,6 +42,7 @@ use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
 use crate::access::Writers;
+use clock::Moment;
 use current::{Change, Current};
 use directory::{Directory, Place};
 pub use entry::{End, Mark, Stream, Timestamp};
@@ -173,7 +175,7 @@ impl LogFile {
             limits,
             current: None,
             retired: None,
-            index: Indexing::new(indexed),
+            index: Indexing::new(options.index, options.format),
             generations: Generations::new(limits.generations.is_some()),
             encoder: Encoder::for_files_of(options.format, limits.max_size),
             left_open: false,
@@ -236,12 +238,18 @@ impl LogFile {
         stream: Stream,
         bytes: &[u8],
     ) -> Result<(), WriteError> {
-        self.write_at(Timestamp::now(), workspace, stream, bytes)
+        self.write_at(self.now(), workspace, stream, bytes)
+    }
+
+    /// Reads the clocks, twice if the wall clock seems to have been stepped.
+    fn now(&self) -> Moment {
+        let now = Moment::now();
+        if self.index.is_step(&now) { Moment::precise() } else { now }
     }
 
     fn write_at(
         &mut self,
-        now: Timestamp,
+        now: Moment,
         workspace: &mut [u8],
         stream: Stream,
         bytes: &[u8],
@@ -254,34 +262,6 @@ impl LogFile {
             self.checked = None;
             WriteError { written, source }
         })
-    }
-
-    /// Records an event before the next bytes in the time index. A [`Mark::Stop`] also writes the
-    /// index to disk; so does dropping the `LogFile`.
-    ///
-    /// Without an index this does nothing. A failure to write the index is a warning.
-    pub fn mark(&mut self, mark: Mark) {
-        self.mark_at(Timestamp::now(), mark);
-    }
-
-    fn mark_at(&mut self, now: Timestamp, mark: Mark) {
-        if matches!(mark, Mark::Stop(_)) {
-            let _ = self.finish();
-        }
-        // Not open after a failed rotation: the mark is lost.
-        let Some(current) = &self.current else { return };
-        if self.limits.are_reached(current.size(), &self.index)
-            && let Err(error) = self.rotate()
-        {
-            tracing::debug!(%error, "the time index grows beyond its limit");
-        }
-        let Some(current) = &self.current else { return };
-        self.index.mark(mark, current.size(), now);
-        if matches!(mark, Mark::Stop(_)) {
-            self.flush_index();
-        } else {
-            self.flush_full_index();
-        }
     }
 
     /// Writes the held-back bytes at the end of a run: in [`Format::Json`] an incomplete character,
@@ -350,13 +330,13 @@ impl LogFile {
 
     fn write_counting(
         &mut self,
-        now: Timestamp,
+        now: Moment,
         workspace: &mut [u8],
         stream: Stream,
         bytes: &[u8],
         written: &mut usize,
     ) -> Result<(), LogError> {
-        self.check_path_when_due()?;
+        self.check_path_when_due(now.monotonic)?;
         if self.options.format != Format::Raw {
             return self.write_records(now, stream, bytes, workspace, written);
         }
@@ -392,9 +372,8 @@ impl LogFile {
     }
 
     /// Checks the log's path, at most once a second.
-    fn check_path_when_due(&mut self) -> Result<(), LogError> {
-        let now = Instant::now();
-        if self.checked.is_some_and(|last| now.duration_since(last) < CHECK_EVERY) {
+    fn check_path_when_due(&mut self, now: Instant) -> Result<(), LogError> {
+        if self.checked.is_some_and(|last| now.saturating_duration_since(last) < CHECK_EVERY) {
             return Ok(());
         }
         self.checked = Some(now);
@@ -459,10 +438,6 @@ impl LogFile {
             && self.generations.recover_index(directory, log_name).unwrap_or(false)
         {
             self.index.resume(directory, log_name, &current);
-        }
-        // Readers take a log with an index for a raw one.
-        if current.is_empty() && self.options.format != Format::Raw {
-            self.index.lose(directory, log_name);
         }
         let continues = current.is_empty() || self.continues(directory, &mut current);
         self.rotate_at = match self.options.retention.rotate_every {

@@ -66,7 +66,6 @@ pub use transition::{AdoptError, End, Outcome, Reason, StartError, Transition};
 
 use crate::child::{Child, ChildIo, Command, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};
-use crate::terminal::WindowSize;
 use channels::Channels;
 #[cfg(feature = "consoles")]
 use console_channels::GivenConsoles;
@@ -94,7 +93,7 @@ pub type SandboxId = HandlerId;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut reactor = Reactor::new()?;
-/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?;
+/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?;
 /// let id = Monitor::builder(sandbox).spawn(&mut reactor, Command::new("web-server"));
 /// reactor.run()?;
 /// println!("{:?}", reactor.remove(id).and_then(Monitor::into_end));
@@ -180,9 +179,7 @@ impl Monitor {
     }
 
     /// Gives the child's terminal the size of a session's terminal, which is in effect until
-    /// another writer types or sends its size. If it has that size already, the program is made to
-    /// draw its screen again: the window is a column wider until the next output, for 200 ms at
-    /// most.
+    /// another writer types or sends its size.
     ///
     /// # Errors
     ///
@@ -190,10 +187,10 @@ impl Monitor {
     pub fn resize(
         &mut self,
         session: SessionId,
-        size: WindowSize,
-        cx: &mut Cx<'_>,
+        rows: u16,
+        columns: u16,
     ) -> Result<(), RequestError> {
-        self.lifecycle.parts.channels.resize(session, size, cx)
+        self.lifecycle.parts.channels.resize(session, rows, columns)
     }
 
     /// Gives the child bytes that a client has sent before it was attached, as if they had come

@@ -215,8 +215,7 @@ impl<'a> Endings<'a> {
                 if let Some(remains) = lost.and_then(|lost| lost.leftovers) {
                     return Err(LiveError::LeftBehind(remains));
                 }
-                let latest = registry.latest_of(&sandbox.config_file, &sandbox.name)?;
-                self.latest = latest.into_iter().collect();
+                self.latest = registry.latest()?;
             }
             Ok(ended.or_else(|| self.ended(sandbox)))
         })?;

@@ -41,7 +41,6 @@ Examples:
   vmon logs --since 10m --stream stderr web errors of the last ten minutes
   vmon logs -t --run last web               the last run, with times
   vmon logs --console serial vm             a console of a VM
-  vmon logs --plain web | tail              text only, safe for a terminal
   vmon logs --raw web | less -R             with all escape sequences")]
 pub struct LogsArgs {
     #[command(flatten)]
@@ -75,11 +74,6 @@ pub struct LogsArgs {
     #[arg(long)]
     raw: bool,
 
-    /// Print text only, also into a pipe or file: no escape sequences, and of the control characters
-    /// only newline and tab
-    #[arg(long, conflicts_with = "raw")]
-    plain: bool,
-
     /// Do not colour stderr; $NO_COLOR has the same effect
     #[arg(long)]
     no_color: bool,
@@ -106,6 +100,10 @@ impl Only {
 impl LogsArgs {
     fn wants(&self, stream: Option<Stream>) -> bool {
         self.stream.is_none_or(|only| only.has(stream))
+    }
+
+    fn is_within(&self, time: Timestamp) -> bool {
+        self.since.is_none_or(|since| since <= time) && self.until.is_none_or(|until| time < until)
     }
 
     fn tints(&self) -> bool {

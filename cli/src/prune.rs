@@ -22,7 +22,8 @@ use super::shared::SharedArgs;
 /// be removed is kept too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-TIME is whole seconds or a number with ms, s, m or h.
+TIME is whole seconds or a number with ms, s, m or h. Ages count up to the present, but not to a later
+time than the last one on record and what the kernel has counted since then.
 
 With --json, an object: sandboxes is an array of the removed sandboxes as CONFIG/NAME, runs is the
 number of removed runs.

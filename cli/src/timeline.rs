@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vmon::logfile::Timestamp;
+use vmon::logfile::{Mark, Timestamp};
 
 /// Computes times since the beginning. They never decrease: an entry without a time gets the time
 /// of the one before. The time between two runs does not count.
@@ -23,8 +23,17 @@ impl Timeline {
         self.reached
     }
 
-    /// Handles the start of a run at `time`.
-    pub fn begin(&mut self, time: Timestamp) -> Duration {
+    /// Handles a mark. A step of the clock takes no time, but what passed before it.
+    pub fn mark(&mut self, time: Timestamp, mark: Mark) -> Duration {
+        match mark {
+            Mark::Start { .. } | Mark::AfterStep => self.begin(time),
+            Mark::BeforeStep => self.at(Some(time)),
+            _ => self.reached,
+        }
+    }
+
+    /// Handles the start of a run at `time`, or a clock that was stepped to it.
+    fn begin(&mut self, time: Timestamp) -> Duration {
         self.known = Some((time, self.reached));
         self.reached
     }
@@ -65,5 +74,16 @@ mod tests {
         assert_eq!(at(&mut timeline, 12), 2);
         assert_eq!(timeline.begin(second(5000)).as_secs(), 2);
         assert_eq!(at(&mut timeline, 5001), 3);
+    }
+
+    #[test]
+    fn a_step_of_the_clock_takes_no_time_and_the_pause_before_it_counts() {
+        let mut timeline = Timeline::default();
+        assert_eq!(at(&mut timeline, 1000), 0);
+        timeline.mark(second(1007), Mark::BeforeStep);
+        timeline.mark(second(20), Mark::AfterStep);
+        assert_eq!(at(&mut timeline, 21), 8);
+        timeline.mark(second(90_000), Mark::AfterStep);
+        assert_eq!(at(&mut timeline, 90_001), 9);
     }
 }

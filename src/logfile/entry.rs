@@ -48,6 +48,12 @@ pub enum Mark {
     },
     /// A console that had closed was opened again.
     Reopen,
+    /// The wall clock was stepped here. The time of the mark is what it would show otherwise. Missing
+    /// if that is not known, as between two processes.
+    BeforeStep,
+    /// The wall clock was stepped here. The time of the mark is that of the clock as it is set now, as
+    /// those of all that follows.
+    AfterStep,
 }
 
 /// How a run ended.

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use super::directory::Directory;
 use super::format::{LONGEST_ON_DISK, sniff};
+use super::index::{HEADER, Header};
 use super::{Format, LogError};
 
 /// The first bytes of a log that decide whether its first line can be a record.
@@ -18,6 +19,13 @@ pub(super) fn format_of(file: &File) -> io::Result<Format> {
         beginning = read(file, 0, LONGEST_ON_DISK)?;
     }
     Ok(sniff(&beginning).unwrap_or(Format::Raw))
+}
+
+/// The format of the log of a time index. A log with a file of its own kind there is raw.
+pub(super) fn format_in(index: &File) -> io::Result<Format> {
+    let header = read(index, 0, HEADER)?;
+    let header = header.first_chunk().and_then(Header::decode);
+    Ok(header.map_or(Format::Raw, |header| header.format))
 }
 
 /// The last bytes of a file of the log, `most` at most; `None` if there is no such file.

@@ -4,12 +4,17 @@
 //! This file encodes and decodes alone: nothing is opened, read or written.
 
 use super::entry::{End, Mark, Stream, Timestamp};
+use super::options::Format;
 
 /// The magic number at the start of an index.
 const MAGIC: [u8; 8] = *b"VMONIDX\n";
 
-/// The format version that is written and read here.
-const VERSION: u16 = 1;
+/// The format version that is written here.
+const VERSION: u16 = 2;
+
+/// The version before: of raw logs only, and without steps of the clock. It is read, and continued as
+/// the present one.
+const EARLIER: u16 = 1;
 
 /// The size of the header in bytes.
 pub(super) const HEADER: usize = 32;
@@ -20,27 +25,54 @@ pub(super) const RECORD: usize = 24;
 /// The header of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The inode of the log that the index was created for, by which the writer recognizes its log.
-    /// A reader must not rely on it: a copy of the log has another inode.
+    /// The format of the log. An index of a raw log has its bytes and its marks, of any other its
+    /// marks.
+    pub(super) format: Format,
+    /// The inode of the log that the index was last written for. A copy of the log has another inode.
     pub(super) inode: u64,
+    /// Whether it is of the version that is written.
+    pub(super) is_current: bool,
 }
 
+const RAW: u8 = 0;
+const CRI: u8 = 1;
+const JSON: u8 = 2;
+
 impl Header {
+    /// The header of a new index.
+    pub(super) fn new(format: Format, inode: u64) -> Self {
+        Self { format, inode, is_current: true }
+    }
+
     pub(super) fn encode(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
+        let version = if self.is_current { VERSION } else { EARLIER };
         put(&mut bytes, 0, &MAGIC);
-        put(&mut bytes, 8, &VERSION.to_le_bytes());
+        put(&mut bytes, 8, &version.to_le_bytes());
         put(&mut bytes, 10, &(RECORD as u16).to_le_bytes());
+        let format = match self.format {
+            Format::Raw => RAW,
+            Format::Cri => CRI,
+            Format::Json => JSON,
+        };
+        put(&mut bytes, 12, &[format]);
         put(&mut bytes, 16, &self.inode.to_le_bytes());
         bytes
     }
 
-    /// `None` if these bytes are not the header of an index of this version.
+    /// `None` if these bytes are not the header of an index of a known version.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
-        let known = take(bytes, 0) == MAGIC
-            && u16::from_le_bytes(take(bytes, 8)) == VERSION
-            && usize::from(u16::from_le_bytes(take(bytes, 10))) == RECORD;
-        known.then(|| Self { inode: u64::from_le_bytes(take(bytes, 16)) })
+        let version = u16::from_le_bytes(take(bytes, 8));
+        let known =
+            take(bytes, 0) == MAGIC && usize::from(u16::from_le_bytes(take(bytes, 10))) == RECORD;
+        let format = match (version, take(bytes, 12)) {
+            (EARLIER, _) | (VERSION, [RAW]) => Format::Raw,
+            (VERSION, [CRI]) => Format::Cri,
+            (VERSION, [JSON]) => Format::Json,
+            _ => return None,
+        };
+        let inode = u64::from_le_bytes(take(bytes, 16));
+        known.then_some(Self { format, inode, is_current: version == VERSION })
     }
 }
 
@@ -53,6 +85,34 @@ pub(super) enum Content {
         length: u32,
     },
     Mark(Mark),
+    /// The [`hash`] of the end of the log up to here, by which the log is known again.
+    Check(u32),
+}
+
+/// How many bytes at most a [`Content::Check`] is about.
+pub(super) const CHECKED: usize = 256;
+
+/// A hash of the last bytes of a log: FNV-1a, 32 bits.
+pub(super) fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The number of a stretch: how often the clock was stepped before, from an arbitrary number on. 24
+/// bits, after which it begins at 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Stretch(u32);
+
+impl Stretch {
+    const MASK: u32 = 0xff_ffff;
+
+    /// That of the first records of a log, which is not likely to be in an earlier generation.
+    pub(super) fn begun_at(time: Timestamp) -> Self {
+        Self((time.nanoseconds() >> 20) as u32 & Self::MASK)
+    }
+
+    pub(super) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1) & Self::MASK)
+    }
 }
 
 /// One record of an index.
@@ -63,6 +123,7 @@ pub(super) struct Record {
     /// The offset in the log of the bytes or of the mark.
     pub(super) offset: u64,
     pub(super) content: Content,
+    pub(super) stretch: Stretch,
 }
 
 // The kind of a record, the byte at offset 20. 0 is invalid, because a crash may leave zeros at the
@@ -76,6 +137,9 @@ const START: u8 = 16;
 const STOP: u8 = 17;
 const RESIZE: u8 = 18;
 const REOPEN: u8 = 19;
+const BEFORE_STEP: u8 = 20;
+const AFTER_STEP: u8 = 21;
+const CHECK: u8 = 22;
 
 // The upper bits of the value of a stop record.
 const EXITED: u32 = 0;
@@ -87,7 +151,7 @@ impl Record {
     pub(super) fn length(&self) -> u64 {
         match self.content {
             Content::Bytes { length, .. } => length.into(),
-            Content::Mark(_) => 0,
+            Content::Mark(_) | Content::Check(_) => 0,
         }
     }
 
@@ -113,19 +177,23 @@ impl Record {
                 (RESIZE, u32::from(columns) << 16 | u32::from(rows))
             }
             Content::Mark(Mark::Reopen) => (REOPEN, 0),
+            Content::Mark(Mark::BeforeStep) => (BEFORE_STEP, 0),
+            Content::Mark(Mark::AfterStep) => (AFTER_STEP, 0),
+            Content::Check(hash) => (CHECK, hash),
         };
         let mut bytes = [0; RECORD];
         put(&mut bytes, 0, &self.time.nanoseconds().to_le_bytes());
         put(&mut bytes, 8, &self.offset.to_le_bytes());
         put(&mut bytes, 16, &value.to_le_bytes());
-        put(&mut bytes, 20, &[kind]);
+        let [low, middle, high, _] = self.stretch.0.to_le_bytes();
+        put(&mut bytes, 20, &[kind, low, middle, high]);
         bytes
     }
 
     /// `None` if these bytes are not a record: the index ends before them.
     pub(super) fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
         let value = u32::from_le_bytes(take(bytes, 16));
-        let [kind] = take(bytes, 20);
+        let [kind, low, middle, high] = take(bytes, 20);
         let stream = |stream| Content::Bytes { stream, length: value };
         let content = match kind {
             UNKNOWN => stream(None),
@@ -147,12 +215,16 @@ impl Record {
                 })
             }
             REOPEN => Content::Mark(Mark::Reopen),
+            BEFORE_STEP => Content::Mark(Mark::BeforeStep),
+            AFTER_STEP => Content::Mark(Mark::AfterStep),
+            CHECK => Content::Check(value),
             _ => return None,
         };
         Some(Self {
             time: Timestamp::from_nanoseconds(u64::from_le_bytes(take(bytes, 0))),
             offset: u64::from_le_bytes(take(bytes, 8)),
             content,
+            stretch: Stretch(u32::from_le_bytes([low, middle, high, 0])),
         })
     }
 }
@@ -182,6 +254,8 @@ mod tests {
             Mark::Stop(End::Unknown),
             Mark::Resize { columns: 132, rows: 43 },
             Mark::Reopen,
+            Mark::BeforeStep,
+            Mark::AfterStep,
         ];
         let streams = [
             None,
@@ -191,9 +265,11 @@ mod tests {
             Some(Stream::Notice),
         ];
         let bytes = streams.map(|stream| Content::Bytes { stream, length: u32::MAX });
-        for content in marks.map(Content::Mark).into_iter().chain(bytes) {
+        let check = [Content::Check(u32::MAX)];
+        for content in marks.map(Content::Mark).into_iter().chain(bytes).chain(check) {
             let time = Timestamp::from_nanoseconds(0x0102_0304_0506_0708);
-            let record = Record { time, offset: 1 << 40, content };
+            let stretch = Stretch(0x0a_0b0c);
+            let record = Record { time, offset: 1 << 40, content, stretch };
             assert_eq!(Record::decode(&record.encode()), Some(record));
         }
     }
@@ -205,10 +281,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_header_of_this_version_is_accepted() {
-        let header = Header { inode: 77 };
-        assert_eq!(Header::decode(&header.encode()), Some(header));
-        for byte in 0..12 {
+    fn only_the_header_of_a_known_version_is_accepted() {
+        for format in [Format::Raw, Format::Cri, Format::Json] {
+            let header = Header::new(format, 77);
+            assert_eq!(Header::decode(&header.encode()), Some(header));
+        }
+        let earlier = Header { is_current: false, ..Header::new(Format::Raw, 77) };
+        assert_eq!(Header::decode(&earlier.encode()), Some(earlier));
+        let header = Header::new(Format::Json, 77);
+        for byte in (0..8).chain(9..12) {
             let mut other = header.encode();
             other[byte] ^= 1;
             assert_eq!(Header::decode(&other), None, "{byte}");
@@ -221,9 +302,10 @@ mod tests {
             time: Timestamp::from_nanoseconds(1),
             offset: 2,
             content: Content::Bytes { stream: Some(Stream::Stderr), length: 3 },
+            stretch: Stretch(4),
         };
         let mut bytes = [0; RECORD];
-        (bytes[0], bytes[8], bytes[16], bytes[20]) = (1, 2, 3, 3);
+        (bytes[0], bytes[8], bytes[16], bytes[20], bytes[21]) = (1, 2, 3, 3, 4);
         assert_eq!(record.encode(), bytes);
     }
 }

@@ -4,23 +4,35 @@
 //! write is repeated. No descriptor is kept open: the index is opened for each flush. A failure to
 //! write it is one warning and never an error: the log and the child go on, and the affected bytes
 //! have an unknown time.
+//!
+//! The index of a log of records has no bytes, whose times are in the records, but marks only. A mark
+//! is on disk before the bytes that follow it.
 
 mod recovery;
+mod silence;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use std::{io, iter};
 
-use super::LogError;
+use super::clock::Moment;
 use super::current::{Current, Identity};
 use super::directory::Directory;
 use super::entry::{Mark, Stream, Timestamp};
-use super::index::{Content, HEADER, Header, RECORD, Record};
+use super::index::{Content, HEADER, Header, RECORD, Record, Stretch};
 use super::names;
+use super::{Format, LogError};
 
 /// Chunks of one stream within this time after the first share one record.
 const SHARED: Duration = Duration::from_millis(5);
+
+/// A difference between the clocks that is a step of the wall clock.
+const STEP: Duration = Duration::from_millis(100);
+
+/// The most records of one write or mark: of bytes that another process has appended, of a step of the
+/// clock, of a check.
+const AT_ONCE: usize = 5;
 
 /// How long a record is buffered.
 const LAG: Duration = Duration::from_millis(200);
@@ -39,6 +51,10 @@ const MOST_DOUBLINGS: u8 = 6;
 pub(super) struct Indexing {
     /// Whether records are made. If not, an index of an earlier run stays while it is valid.
     on: bool,
+    /// The format of the log that this run writes.
+    format: Format,
+    /// The format of the log in the index on disk, which another run may have made.
+    format_on_disk: Format,
     /// The number of failed writes since the last successful one.
     failures: u8,
     /// The index file of this log, if it exists.
@@ -49,6 +65,14 @@ pub(super) struct Indexing {
     indexed: u64,
     /// The time of the last record.
     time: Timestamp,
+    /// The stretch between two steps of the clock; `None` before the first record.
+    stretch: Option<Stretch>,
+    /// The first reading of the clocks in this stretch by this process.
+    first: Option<Moment>,
+    /// The offset of the last [`Content::Check`].
+    checked: u64,
+    /// The size at which silent marks were last looked for.
+    cleared: u64,
     pending: Option<Box<Pending>>,
 }
 
@@ -60,15 +84,41 @@ struct Pending {
 }
 
 impl Indexing {
-    pub(super) fn new(on: bool) -> Self {
+    pub(super) fn new(on: bool, format: Format) -> Self {
         Self {
             on,
+            format,
+            format_on_disk: format,
             failures: 0,
             file: None,
             length: 0,
             indexed: 0,
             time: Timestamp::default(),
+            stretch: None,
+            first: None,
+            checked: 0,
+            cleared: 0,
             pending: None,
+        }
+    }
+
+    /// The format of the log, as the index on disk has it.
+    pub(super) fn known_format(&self) -> Option<Format> {
+        (self.length > 0).then_some(self.format_on_disk)
+    }
+
+    /// Whether the index has marks only, and the log the times of its bytes.
+    pub(super) fn is_of_marks(&self) -> bool {
+        self.format != Format::Raw
+    }
+
+    /// Whether these readings differ as after a step of the clock. The caller reads the clocks again:
+    /// the process may have been suspended between two readings.
+    pub(super) fn is_step(&self, now: &Moment) -> bool {
+        match &self.first {
+            Some(first) => self.on && first.step_to(now) >= STEP,
+            // The time of another process.
+            None => self.on && self.time.since(now.wall) >= STEP,
         }
     }
 
@@ -87,58 +137,92 @@ impl Indexing {
         self.length
     }
 
-    /// The size of the index after the next write: with the pending records, the record of that
-    /// write, and one for bytes that another process has appended.
+    /// The size of the index after the next write, with the pending records.
     pub(super) fn size_at_next(&self) -> u64 {
         if !self.on {
             return self.length;
         }
         let waiting = self.pending.as_ref().map_or(0, |pending| pending.records.len());
-        self.length.max(HEADER as u64) + ((waiting + 2) * RECORD) as u64
+        self.length.max(HEADER as u64) + ((waiting + AT_ONCE) * RECORD) as u64
     }
 
     /// Records `count` bytes of a stream at `offset` in the log.
-    pub(super) fn bytes(&mut self, stream: Stream, offset: u64, count: usize, now: Timestamp) {
-        if !self.on {
+    pub(super) fn bytes(&mut self, stream: Stream, offset: u64, count: usize, now: Moment) {
+        if !self.on || (self.is_of_marks() && !self.is_step(&now)) {
+            self.first.get_or_insert(now);
             return;
         }
-        self.catch_up(offset, now);
+        let time = self.at(offset, now);
+        if self.is_of_marks() {
+            return;
+        }
         // write(2) takes 2 GiB at most.
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let now = now.max(self.time);
         let last = self.pending.as_mut().and_then(|pending| pending.records.last_mut());
-        if let Some(Record { time, content: Content::Bytes { stream: same, length }, .. }) = last
+        if let Some(Record {
+            time: first, content: Content::Bytes { stream: same, length }, ..
+        }) = last
             && *same == Some(stream)
-            && now.since(*time) <= SHARED
+            && time.since(*first) <= SHARED
             && let Some(sum) = length.checked_add(count)
         {
             *length = sum;
             self.indexed += u64::from(count);
             return;
         }
-        let content = Content::Bytes { stream: Some(stream), length: count };
-        self.push(Record { time: now, offset, content });
+        self.push(time, offset, Content::Bytes { stream: Some(stream), length: count });
     }
 
     /// Records an event before the byte at `offset`.
-    pub(super) fn mark(&mut self, mark: Mark, offset: u64, now: Timestamp) {
+    pub(super) fn mark(&mut self, mark: Mark, offset: u64, now: Moment) {
         if self.on {
-            self.catch_up(offset, now);
-            let time = now.max(self.time);
-            self.push(Record { time, offset, content: Content::Mark(mark) });
+            let time = self.at(offset, now);
+            self.push(time, offset, Content::Mark(mark));
         }
     }
 
-    /// Records the bytes before `offset` that another process has appended.
-    fn catch_up(&mut self, offset: u64, now: Timestamp) {
+    /// Whether bytes before `offset` are in no check.
+    pub(super) fn needs_check(&self, offset: u64) -> bool {
+        self.on && self.checked < offset
+    }
+
+    /// Records the hash of the bytes before `offset`.
+    pub(super) fn check(&mut self, hash: u32, offset: u64, now: Moment) {
+        if self.on {
+            let time = self.at(offset, now);
+            self.push(time, offset, Content::Check(hash));
+            self.checked = offset;
+        }
+    }
+
+    /// The time of the next record, which is at `offset`. The bytes before it that another process has
+    /// appended, and a step of the clock, are recorded first.
+    fn at(&mut self, offset: u64, now: Moment) -> Timestamp {
         if offset < self.indexed {
             self.forget();
         }
-        let time = now.max(self.time);
-        unknown(self.indexed, offset, time).for_each(|record| self.push(record));
+        let is_step = self.is_step(&now);
+        let time = if is_step { self.time } else { now.wall.max(self.time) };
+        let stretch = *self.stretch.get_or_insert_with(|| Stretch::begun_at(now.wall));
+        for Record { offset, content, .. } in unknown(self.indexed, offset, time, stretch) {
+            self.push(time, offset, content);
+        }
+        if !is_step {
+            self.first.get_or_insert(now);
+            return time;
+        }
+        if let Some(first) = self.first {
+            let time = first.expected_at(&now).max(self.time);
+            self.push(time, offset, Content::Mark(Mark::BeforeStep));
+        }
+        self.stretch = Some(stretch.next());
+        self.first = Some(now);
+        self.push(now.wall, offset, Content::Mark(Mark::AfterStep));
+        now.wall
     }
 
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, time: Timestamp, offset: u64, content: Content) {
+        let record = Record { time, offset, content, stretch: self.stretch.unwrap_or_default() };
         self.time = record.time;
         self.indexed = record.end();
         let wait = if self.failures == 0 { LAG } else { self.pause() };
@@ -169,7 +253,8 @@ impl Indexing {
     pub(super) fn give_up(&mut self) {
         let Some(pending) = &mut self.pending else { return };
         let Some(Record { time, offset, .. }) = pending.records.first().copied() else { return };
-        pending.records = unknown(offset, self.indexed, time).collect();
+        let stretch = self.stretch.unwrap_or_default();
+        pending.records = unknown(offset, self.indexed, time, stretch).collect();
         if pending.records.is_empty() {
             self.pending = None;
         }
@@ -177,16 +262,21 @@ impl Indexing {
 
     /// Starts without an index, for a log that has none or an invalid one.
     pub(super) fn forget(&mut self) {
-        let Self { on, failures, .. } = *self;
-        *self = Self { failures, ..Self::new(on) };
+        let Self { on, format, failures, time, stretch, first, .. } = *self;
+        *self = Self { failures, time, stretch, first, ..Self::new(on, format) };
     }
 
     /// Removes the index: another process has changed the log, so the offsets are invalid.
     pub(super) fn lose(&mut self, directory: &Directory, log_name: &str) {
-        if self.file.is_some()
-            && let Err(error) = directory.remove_regular(&names::index(log_name))
-        {
-            self.failed(&error);
+        if self.file.is_some() {
+            tracing::warn!(
+                log = log_name,
+                "another program has changed the log: its time index is begun anew, and the times \
+                 of what the log holds are not known",
+            );
+            if let Err(error) = directory.remove_regular(&names::index(log_name)) {
+                self.failed(&error);
+            }
         }
         self.forget();
     }
@@ -268,7 +358,8 @@ impl Indexing {
         if let Some(pending) = &mut self.pending
             && let Some(Record { time, offset, .. }) = pending.records.first().copied()
         {
-            pending.records.splice(..0, unknown(0, offset, time));
+            let stretch = self.stretch.unwrap_or_default();
+            pending.records.splice(..0, unknown(0, offset, time, stretch));
         }
         Ok(file)
     }
@@ -278,7 +369,7 @@ impl Indexing {
         let header = if self.length == 0 { HEADER } else { 0 };
         let mut bytes = Vec::with_capacity(header + pending.records.len() * RECORD);
         if header > 0 {
-            bytes.extend(Header { inode }.encode());
+            bytes.extend(Header::new(self.format, inode).encode());
         }
         bytes.extend(pending.records.iter().flat_map(Record::encode));
         let (written, outcome) = write_at(file, &bytes, self.length);
@@ -292,12 +383,13 @@ impl Indexing {
 }
 
 /// Records of bytes of unknown stream and time.
-fn unknown(from: u64, to: u64, time: Timestamp) -> impl Iterator<Item = Record> {
+fn unknown(from: u64, to: u64, time: Timestamp, stretch: Stretch) -> impl Iterator<Item = Record> {
     let mut offset = from;
     iter::from_fn(move || {
         let left = to.checked_sub(offset).filter(|&left| left > 0)?;
         let length = u32::try_from(left).unwrap_or(u32::MAX);
-        let record = Record { time, offset, content: Content::Bytes { stream: None, length } };
+        let content = Content::Bytes { stream: None, length };
+        let record = Record { time, offset, content, stretch };
         offset = record.end();
         Some(record)
     })

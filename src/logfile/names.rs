@@ -25,6 +25,10 @@ pub const ZSTANDARD: &str = ".zst";
 /// The suffixes that a compressor adds to the name of a generation.
 pub const COMPRESSED: [&str; 2] = [GZIP, ZSTANDARD];
 
+/// The suffixes of compressors whose output is not read.
+#[cfg(feature = "reader")]
+pub(super) const UNREADABLE: [&str; 2] = [".xz", ".bz2"];
+
 /// The suffix of a time index, behind the name of its log or generation.
 const INDEX: &str = ".idx";
 
@@ -113,6 +117,19 @@ pub(super) fn generation_number(file: &[u8], log: &str) -> Option<u64> {
     match part_of(str::from_utf8(file).ok()?, log)? {
         Part::Generation { number, .. } => Some(number),
         _ => None,
+    }
+}
+
+/// As [`generation_number`], also of a generation that is compressed in a format that is not read.
+#[cfg(feature = "reader")]
+pub(super) fn listed_number(file: &[u8], log: &str) -> Option<u64> {
+    let plain = UNREADABLE.iter().find_map(|suffix| file.strip_suffix(suffix.as_bytes()));
+    match plain {
+        Some(plain) => match part_of(str::from_utf8(plain).ok()?, log)? {
+            Part::Generation { number, compressed: false } => Some(number),
+            _ => None,
+        },
+        None => generation_number(file, log),
     }
 }
 

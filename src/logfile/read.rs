@@ -30,6 +30,7 @@ mod position;
 mod raw;
 mod segment;
 mod times;
+mod warning;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ use files::{AtLogName, Files};
 use numbers::Numbers;
 pub use position::Position;
 use segment::{Bounds, Role, Segment};
+pub use warning::Warning;
 
 /// One entry of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,48 +97,11 @@ impl ReadError {
     }
 }
 
-/// A problem with a log that does not stop reading.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Warning {
-    /// Generations were removed before they were read.
-    #[error("generations {first} to {last} of {} were removed before they were read", path.display())]
-    Missed {
-        /// The log.
-        path: PathBuf,
-        /// The first of them.
-        first: u64,
-        /// The last of them.
-        last: u64,
-    },
-    /// An index does not match its log, so the streams and times of that file are unknown.
-    #[error("{} does not match its log and is ignored: {why}", path.display())]
-    Index {
-        /// The index.
-        path: PathBuf,
-        /// The mismatch.
-        why: &'static str,
-    },
-    /// A compressed generation is damaged. The rest of it is skipped.
-    #[error("{} is damaged, and the rest of it is left out: {why}", path.display())]
-    Damaged {
-        /// The generation.
-        path: PathBuf,
-        /// The error of the decompressor.
-        why: String,
-    },
-    /// The log was truncated during reading, and is read again from its beginning.
-    #[error("{} was truncated, and is read from its beginning", path.display())]
-    Truncated {
-        /// The log.
-        path: PathBuf,
-    },
-}
-
-impl Warning {
-    fn damaged(path: PathBuf, error: &io::Error) -> Self {
-        Self::Damaged { path, why: error.to_string() }
-    }
+/// Which of two places a time has in a log whose clock was stepped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    First,
+    Last,
 }
 
 /// Which of the last bytes are held back from a log that is being written.
@@ -344,6 +309,12 @@ impl LogReader {
         loop {
             let listed = self.numbers.at_or_after(self.next);
             let number = listed.unwrap_or(self.next);
+            if number > self.next {
+                let path = self.files.path().to_owned();
+                let (first, last) = (self.next, number - 1);
+                self.files.warn(Some(Warning::Missing { path, first, last }));
+                self.next = number;
+            }
             if let Some(segment) = self.files.generation(number)? {
                 self.begin(segment)?;
                 return Ok(true);
@@ -405,6 +376,11 @@ impl LogReader {
 
     /// Skips a generation that was removed since the last check.
     fn skip_removed(&mut self, number: u64) -> Result<(), ReadError> {
+        if let Some(path) = self.files.unreadable(number)? {
+            self.files.warn(Some(Warning::Unreadable { path }));
+            self.next = number + 1;
+            return Ok(());
+        }
         self.numbers = self.files.numbers()?;
         let later = match self.numbers.at_or_after(number) {
             // It exists and is not a regular file.
@@ -441,11 +417,11 @@ impl LogReader {
                 self.segment = None;
             }
             Role::Current => match self.files.check_log_name(segment)? {
-                AtLogName::Same(size) if size >= segment.offset() => return Ok(false),
+                AtLogName::Same(size) if size >= segment.seen() => return Ok(false),
                 AtLogName::Same(_) => {
                     let path = segment.path.clone();
                     self.files.warnings.push(Warning::Truncated { path });
-                    segment.restart();
+                    segment.truncated();
                 }
                 AtLogName::Other(size) => match self.files.became(segment)? {
                     // Bytes that were written between the last read and the rename remain.

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 
+use super::clock::Moment;
 use super::current::Current;
 use super::directory::Directory;
 use super::entry::{Stream, Timestamp};
@@ -40,14 +41,17 @@ impl LogFile {
     /// The records are encoded in `workspace` if it is large enough.
     pub(super) fn write_records(
         &mut self,
-        now: Timestamp,
+        now: Moment,
         stream: Stream,
         bytes: &[u8],
         workspace: &mut [u8],
         written: &mut usize,
     ) -> Result<(), LogError> {
         if self.left_open {
-            self.end_lines(now)?;
+            self.end_lines(now.wall)?;
+        }
+        if let Some(current) = &self.current {
+            self.index.bytes(stream, current.size(), 0, now);
         }
         let mut own = Vec::new();
         while let Some(rest) = bytes.get(*written..)
@@ -55,7 +59,7 @@ impl LogFile {
         {
             let place = if own.is_empty() { &mut *workspace } else { own.as_mut_slice() };
             let put = self.put(place, written, |encoder, place| {
-                encoder.encode_into(place, now, stream, rest)
+                encoder.encode_into(place, now.wall, stream, rest)
             })?;
             if put == Put::TooLarge {
                 own.resize(if rest.len() > SMALL { BUFFER } else { enough(rest.len()) }, 0);
@@ -115,12 +119,17 @@ impl LogFile {
     /// Whether new records can follow the existing content: it has this run's format and ends with
     /// a whole record, after the record that a crash has torn is cut off.
     pub(super) fn continues(&self, directory: &Directory, log: &mut Current) -> bool {
-        if self.index.is_there() {
-            return self.options.format == Format::Raw;
+        let known = self.index.known_format();
+        if known.is_some_and(|known| known != self.options.format) {
+            return false;
+        }
+        if known == Some(Format::Raw) {
+            return true;
         }
         match directory.open_to_read(self.place.log_name()) {
             Ok(Some((file, size))) if log.is(&file) => {
-                format_of(&file).is_ok_and(|format| format == self.options.format)
+                (known.is_some()
+                    || format_of(&file).is_ok_and(|format| format == self.options.format))
                     && (self.options.format == Format::Raw || ends_whole(&file, size, log))
             }
             // A log that can be written but not read does not stop the start.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use super::directory::Directory;
-use super::file_end::{end, format_of};
+use super::file_end::{end, format_in, format_of};
 use super::format::{Decoder, LONGEST_ON_DISK};
 use super::{Format, LogError, LogFile, names};
 
@@ -56,8 +56,10 @@ fn file_tail(
     let Some((file, size)) = directory.open_to_read(name)? else { return Ok(None) };
     let format = match format {
         Some(format) => format,
-        None if directory.stat(&names::index(name))?.is_some() => Format::Raw,
-        None => format_of(&file).map_err(cannot)?,
+        None => match directory.open_index(&names::index(name))? {
+            Some((index, ..)) => format_in(&index).map_err(cannot)?,
+            None => format_of(&file).map_err(cannot)?,
+        },
     };
     decoded_end(&file, size, format, most).map(Some).map_err(cannot)
 }

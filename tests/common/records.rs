@@ -1,4 +1,4 @@
-//! The contents of logs in `cri` and `json`.
+//! What is in logs with records, `cri` and `json`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

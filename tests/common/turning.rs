@@ -1,4 +1,4 @@
-//! An event loop that a test drives turn by turn.
+//! A loop that a test turns by itself.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A rotate command whose start a test observes and whose end it controls.
+//! A rotate command that a test sees and holds.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
-//! `vmon run --detach`: it returns when the command runs, and the supervisor is independent of the
-//! caller.
+//! `vmon run --detach`: it returns when the command runs, and what stays behind is on its own.
 
 #![cfg(target_os = "linux")]
 

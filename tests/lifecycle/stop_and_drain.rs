@@ -1,4 +1,4 @@
-//! Stop requests while the output of an ended child is drained.
+//! What a stop request does while an ended child's output is still on its way.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! Logs in `cri` and `json` on real files: a reader gets what was written, after rotations, full
-//! disks and crashes.
+//! Logs with records, `cri` and `json`, on real files: what a reader joins is what was written,
+//! whatever rotates, fills the disk or crashes in between.
 
 use std::fs;
 use std::path::Path;
@@ -16,8 +16,8 @@ const FORMATS: [Format; 2] = [Format::Cri, Format::Json];
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 fn open_at(log_dir: &Path, format: Format, max_size: u64, max_files: u32) -> LogFile {
-    let retention = Retention::default().max_size(max_size).max_files(max_files);
-    let options = LogOptions::default().retention(retention).format(format);
+    let retention = Retention { max_size, max_files, ..Retention::default() };
+    let options = LogOptions { retention, format, ..LogOptions::default() };
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 
@@ -261,7 +261,7 @@ fn a_run_in_another_format_begins_a_new_generation() {
         for index in [true, false] {
             for after in all {
                 let directory = tempdir().unwrap();
-                let options = LogOptions::default().format(before).index(index);
+                let options = LogOptions { format: before, index, ..LogOptions::default() };
                 let mut log = LogFile::open(directory.path(), "config", "vm", options).unwrap();
                 log.write(Stream::Stdout, b"before\n").unwrap();
                 let path = log.path().to_owned();
@@ -310,7 +310,7 @@ fn an_empty_log_takes_any_format() {
 }
 
 #[test]
-fn a_run_after_one_that_printed_nothing_takes_no_index_over() {
+fn the_index_of_a_run_that_printed_nothing_takes_the_format_of_the_next_run() {
     for format in FORMATS {
         let directory = tempdir().unwrap();
         let mut silent = open(&directory, Format::Raw);
@@ -320,7 +320,8 @@ fn a_run_after_one_that_printed_nothing_takes_no_index_over() {
         let mut log = open(&directory, format);
         log.write(Stream::Stdout, b"one\n").unwrap();
         let index = log.path().with_extension("log.idx");
-        assert!(!index.exists(), "it makes a raw log of this one");
+        let number = 1 + FORMATS.iter().position(|it| *it == format).unwrap();
+        assert_eq!(usize::from(fs::read(index).unwrap()[12]), number);
         drop(log);
         drop(open(&directory, format));
         assert_eq!(files(&directory.path().join("config/vm.log")).len(), 1);

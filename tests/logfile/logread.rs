@@ -1,4 +1,4 @@
-//! Reading a log back from real files: contents, and damaged files.
+//! Reading a log back, on real files: what is in them, and what is wrong with them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -13,8 +13,8 @@ use crate::common::logs::{
 };
 
 fn log(log_dir: &Path, max_size: u64) -> LogFile {
-    let retention = Retention::default().max_size(max_size).max_files(u32::MAX);
-    let options = LogOptions::default().retention(retention);
+    let retention = Retention { max_size, max_files: u32::MAX, ..Retention::default() };
+    let options = LogOptions { retention, ..LogOptions::default() };
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 
@@ -157,8 +157,8 @@ fn a_truncated_index_is_read_up_to_its_last_whole_record() {
     let whole: Vec<u8> = written.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
     let path = directory.path().join("config/vm.log.idx");
     let index = fs::read(&path).unwrap();
-    // A record each: no two neighbours are of one stream.
-    assert_eq!(index.len(), 32 + 24 * (written.len() + 3));
+    // A record each: no two neighbours are of one stream. The marks, and a check.
+    assert_eq!(index.len(), 32 + 24 * (written.len() + 4));
     let mut known_before = 0;
     for cut in 0..=index.len() {
         fs::write(&path, &index[..cut]).unwrap();
@@ -213,7 +213,7 @@ fn a_file_that_is_not_an_index_is_reported_and_not_used() {
     let (made, chunks) = (Made::new(), chunks());
     made.raw("", &chunks);
     let mut other = index(&chunks);
-    other[8] = 2;
+    other[8] = 3;
     made.write(".idx", &other);
     let mut reader = open(made.log_dir());
     assert_eq!(read_all(&mut reader), expected(&[], &joined(&chunks)));

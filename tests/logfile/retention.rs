@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::{TempDir, tempdir};
+use vmon::logfile::read::{Entry, LogReader};
 use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
 
 const ALL: u32 = u32::MAX;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn open_with(directory: &TempDir, retention: Retention, index: bool) -> LogFile {
-    let options = LogOptions::default().retention(retention).index(index);
+    let options = LogOptions { retention, index, ..LogOptions::default() };
     LogFile::open(directory.path(), "config", "vm", options).unwrap()
 }
 
@@ -48,7 +49,7 @@ fn make_older(path: &Path, by: Duration) {
 
 /// A log with generations of four bytes, of these ages in hours; the numbers begin with 1.
 fn with_ages(directory: &TempDir, ages: &[u32]) {
-    let retention = Retention::default().max_size(4).max_files(ALL);
+    let retention = Retention { max_size: 4, max_files: ALL, ..Retention::default() };
     let mut log = open(directory, retention);
     for _ in 0..=ages.len() {
         log.write(Stream::Stdout, b"abc\n").unwrap();
@@ -60,7 +61,7 @@ fn with_ages(directory: &TempDir, ages: &[u32]) {
 
 fn of_age(hours: u32) -> Retention {
     let max_age = Some(HOUR * hours);
-    Retention::default().max_size(4).max_files(ALL).max_age(max_age)
+    Retention { max_size: 4, max_files: ALL, max_age, ..Retention::default() }
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn the_age_of_a_compressed_generation_is_its_files() {
 fn a_log_is_rotated_a_time_after_its_first_byte_also_when_nothing_more_comes() {
     let directory = tempdir().unwrap();
     let every = Duration::from_millis(300);
-    let retention = Retention::default().rotate_every(Some(every)).max_files(ALL);
+    let retention = Retention { rotate_every: Some(every), max_files: ALL, ..Retention::default() };
     let mut log = open(&directory, retention);
     assert_eq!(log.deadline(), None, "an empty log waits for nothing");
     let before = Instant::now();
@@ -155,7 +156,7 @@ fn the_time_of_a_log_that_is_there_already_began_when_it_was_made() {
         eprintln!("skipped: this file system does not know when a file was made");
         return;
     };
-    let every = |time| Retention::default().rotate_every(Some(time));
+    let every = |time| Retention { rotate_every: Some(time), ..Retention::default() };
     let log = open(&directory, every(HOUR));
     let left = log.deadline().unwrap().duration_since(Instant::now());
     let age = born.elapsed().unwrap();
@@ -172,7 +173,7 @@ fn the_time_of_a_log_that_is_there_already_began_when_it_was_made() {
 fn a_log_that_another_process_has_emptied_or_moved_is_not_rotated_by_age() {
     let directory = tempdir().unwrap();
     let every = Duration::from_millis(1);
-    let retention = Retention::default().rotate_every(Some(every));
+    let retention = Retention { rotate_every: Some(every), ..Retention::default() };
     let mut log = open(&directory, retention);
     log.write(Stream::Stdout, b"one\n").unwrap();
     File::create(log.path()).unwrap();
@@ -189,7 +190,7 @@ fn a_log_that_another_process_has_emptied_or_moved_is_not_rotated_by_age() {
 
 fn total(total: u64, max_size: u64) -> Retention {
     let total_size = Some(total);
-    Retention::default().max_size(max_size).max_files(ALL).total_size(total_size)
+    Retention { max_size, max_files: ALL, total_size, ..Retention::default() }
 }
 
 #[test]
@@ -215,7 +216,7 @@ fn the_total_holds_in_each_format() {
     for format in [Format::Cri, Format::Json] {
         for max_size in [100, 5_000] {
             let directory = tempdir().unwrap();
-            let options = LogOptions::default().retention(total(20_000, max_size)).format(format);
+            let options = LogOptions { retention: total(20_000, max_size), format, index: true };
             let mut log = LogFile::open(directory.path(), "config", "vm", options).unwrap();
             let mut largest = 0;
             for number in 0..2_000_usize {
@@ -305,7 +306,7 @@ fn a_log_whose_size_does_not_fit_into_the_total_gets_an_eighth_of_it() {
 #[test]
 fn the_limit_that_is_reached_first_holds() {
     let directory = tempdir().unwrap();
-    let retention = total(100_000, 1_000).max_files(3);
+    let retention = Retention { max_files: 3, ..total(100_000, 1_000) };
     let mut log = open(&directory, retention);
     log.write(Stream::Stdout, &[b'x'; 50_500]).unwrap();
     assert_eq!(generations(&directory), ["00000048", "00000049", "00000050"]);
@@ -315,11 +316,56 @@ fn the_limit_that_is_reached_first_holds() {
 #[test]
 fn rotations_cost_the_same_however_many_generations_there_are() {
     let directory = tempdir().unwrap();
-    let retention = total(60_000, 10).max_age(Some(HOUR));
+    let retention = Retention { max_age: Some(HOUR), ..total(60_000, 10) };
     let mut log = open(&directory, retention);
     for _ in 0..12_000 {
         log.write(Stream::Stdout, b"123456789\n").unwrap();
     }
     assert_eq!(generations(&directory).len(), 5_999);
     assert!(taken(directory.path()) <= 60_000);
+}
+
+/// 1,500 runs that print nothing, and 3,000 new sizes of a terminal.
+#[test]
+fn marks_without_output_push_no_byte_out() {
+    for format in [Format::Raw, Format::Cri] {
+        let directory = tempdir().unwrap();
+        let options = LogOptions { retention: total(64 << 10, 0), format, ..LogOptions::default() };
+        let open = || LogFile::open(directory.path(), "config", "vm", options).unwrap();
+        let mut log = open();
+        log.mark(Mark::Start { pid: 1 });
+        log.write(Stream::Stdout, b"kept\n").unwrap();
+        log.mark(Mark::Stop(End::Exited(0)));
+        let check = |log: &LogFile, what: &str| {
+            let text = fs::read_to_string(log.path()).unwrap();
+            assert!(text.ends_with("kept\n"), "{format} {what}");
+            assert_eq!(generations(&directory).len(), 0, "{format} {what}");
+            assert!(taken(directory.path()) < 64 << 10, "{format} {what}");
+        };
+        for pid in 2..1502 {
+            log.mark(Mark::Start { pid });
+            log.mark(Mark::Stop(End::Exited(1)));
+            if pid % 7 == 0 {
+                drop(log);
+                log = open();
+            }
+        }
+        check(&log, "after runs");
+        for columns in 1..3001 {
+            log.mark(Mark::Resize { columns, rows: 24 });
+        }
+        check(&log, "after sizes");
+        log.write(Stream::Stdout, b"more\n").unwrap();
+        drop(log);
+        let mut reader = LogReader::open(directory.path(), "config", "vm").unwrap();
+        let mut sizes = Vec::new();
+        while let Some(entry) = reader.next().unwrap() {
+            match entry {
+                Entry::Bytes { time, .. } => assert!(time.is_some(), "{format}"),
+                Entry::Mark { mark: Mark::Resize { columns, .. }, .. } => sizes.push(columns),
+                Entry::Mark { .. } => {}
+            }
+        }
+        assert_eq!(sizes.last(), Some(&3000), "{format}");
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::process::{Command, Output};
 
-use crate::common::{State, inject, wait};
+use crate::common::{Process, State, each, inject, wait};
 
 /// Seconds by which the clock is off.
 const HOUR: i64 = 3600;
@@ -91,4 +91,108 @@ fn since_and_until_take_in_both_of_an_hour_that_the_clocks_show_twice() {
     logs.env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3").args(["logs", "web"]);
     logs.args(["--since", "2026-10-25T02:15:00", "--until", "2026-10-25T02:16:00"]);
     assert_eq!(printed(&mut logs), "00:15:30\n01:15:30\n");
+}
+
+const FORMATS: [&str; 3] = ["raw", "cri", "json"];
+
+#[test]
+fn each_run_is_found_in_every_format_whatever_the_clock_says() {
+    each(&FORMATS, |format| {
+        let state = State::new();
+        for (number, seconds) in
+            [(1, 3 * HOUR), (2, 0), (3, -HOUR), (4, 10 * 365 * 24 * HOUR), (5, 0)]
+        {
+            run_under(&state, seconds, &["--log-format", format], &format!("echo {number}"));
+        }
+        for number in 1..=5 {
+            let run = number.to_string();
+            let expected = format!("{number}\n");
+            assert_eq!(said(&state, &["logs", "--run", &run, "web"]), expected, "{format}");
+            assert_eq!(said(&state, &["replay", "--run", &run, "web"]), expected, "{format}");
+            let cast = said(&state, &["export", "--run", &run, "--to", "asciicast", "web"]);
+            assert_eq!(cast.lines().count(), 2, "{format}: {cast}");
+        }
+        assert_eq!(said(&state, &["logs", "web"]), "1\n2\n3\n4\n5\n");
+    });
+}
+
+/// A run whose clock is set back by an hour between its two lines, half a second apart, and once more
+/// within the second half.
+fn stepped(state: &State, format: &str) {
+    let script = "echo one; read go < \"$GO\"; echo two; sleep 0.5; echo three";
+    let mut run = state.run("web", &["--no-forward", "--log-format", format], script);
+    state.gate(&mut run);
+    let ahead = state.file("ahead");
+    std::fs::write(&ahead, "").unwrap();
+    inject::clock(&mut run, HOUR, Some(&ahead));
+    let mut run = Process::spawn(&mut run);
+    state.wait_for_log("web", b"one");
+    std::fs::remove_file(&ahead).unwrap();
+    state.open_gate();
+    wait(&mut run);
+}
+
+/// The times of the lines, in nanoseconds.
+fn times(state: &State) -> Vec<i64> {
+    said(state, &["logs", "-t", "web"])
+        .lines()
+        .map(|line| {
+            let time = line.split(' ').next().unwrap();
+            let time = chrono::DateTime::parse_from_rfc3339(time).unwrap();
+            time.timestamp_nanos_opt().unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn after_the_clock_was_set_back_times_and_pauses_are_those_of_the_new_clock() {
+    each(&FORMATS, |format| {
+        let state = State::new();
+        let before = chrono::Utc::now();
+        stepped(&state, format);
+        let after = chrono::Utc::now();
+        let times = times(&state);
+        let second = 1_000_000_000;
+        let [before, after] = [before, after].map(|time| time.timestamp_nanos_opt().unwrap());
+        assert!(times[0] >= before + HOUR * second, "{format}: {times:?}");
+        assert!((before..=after).contains(&times[1]), "{format}: {times:?}");
+        assert!((second / 4..2 * second).contains(&(times[2] - times[1])), "{format}: {times:?}");
+        // Played, all of it takes as long as it took.
+        let cast = said(&state, &["export", "--to", "asciicast", "web"]);
+        let events: Vec<(f64, String)> = cast
+            .lines()
+            .skip(1)
+            .map(|line| serde_json::from_str::<(f64, String, String)>(line).unwrap())
+            .map(|(at, _, text)| (at, text))
+            .collect();
+        let texts: Vec<&str> = events.iter().map(|(_, text)| text.trim_end()).collect();
+        assert_eq!(texts, ["one", "two", "three"], "{format}");
+        let pause = events[2].0 - events[1].0;
+        let took = (after - before) as f64 / second as f64;
+        assert!((0.25..took).contains(&pause) && events[2].0 <= took, "{format}: {events:?}");
+        assert!(events[1].0 > 0.0, "{format}: {events:?}");
+    });
+}
+
+#[test]
+fn since_and_until_find_both_sides_of_a_step_of_the_clock() {
+    each(&FORMATS, |format| {
+        let state = State::new();
+        stepped(&state, format);
+        let times = times(&state);
+        let at = |nanoseconds: i64| {
+            chrono::DateTime::from_timestamp_nanos(nanoseconds).to_rfc3339().replace("+00:00", "Z")
+        };
+        let between = |since: i64, until: i64| {
+            said(&state, &["logs", "web", "--since", &at(since), "--until", &at(until)])
+        };
+        assert_eq!(between(times[1], times[2]), "two\n", "{format}");
+        assert_eq!(between(times[1], times[2] + 1), "two\nthree\n", "{format}");
+        assert_eq!(between(times[2] + 1, times[0] + 1), "one\n", "{format}");
+        assert_eq!(between(times[1], times[0] + 1), "one\ntwo\nthree\n", "{format}");
+        let since = said(&state, &["logs", "web", "--since", &at(times[0])]);
+        assert_eq!(since, "one\n", "{format}");
+        let until = said(&state, &["logs", "web", "--until", &at(times[0])]);
+        assert_eq!(until, "two\nthree\n", "{format}");
+    });
 }

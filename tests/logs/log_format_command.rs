@@ -146,8 +146,11 @@ impl Stuck {
         let (state, tmpfs) = (State::new(), Tmpfs::new("size=64k")?);
         // All but one page, which the record needs.
         fs::write(tmpfs.path().join("ballast"), [0; 15 * 4_096]).unwrap();
-        let options =
-            ["--no-forward", "--log-format", "cri", "--log-dir", tmpfs.path().to_str().unwrap()];
+        let options = [
+            &["--no-forward", "--log-format", "cri", "--log-index", "off", "--log-dir"][..],
+            &[tmpfs.path().to_str().unwrap()],
+        ]
+        .concat();
         let messages = File::create(state.file("messages")).unwrap();
         let mut command = state.run("x", &options, &format!("printf %0{LINE}d 0"));
         let vmon = Process::spawn(command.stderr(messages));

@@ -180,7 +180,7 @@ fn a_run_whose_output_was_rotated_away_is_reported() {
         state.run("web", &small, script).output().unwrap();
     }
     let (error, out) = failed(&state, &["web", "--run", "1"], 1);
-    assert!(error.contains("the output of this run of Sandboxfile/web is no longer in its log"));
+    assert!(error.contains("the output of this run of Sandboxfile/web is not found in its log"));
     assert_eq!(out, "");
     // No output, or none in the selected time.
     assert_eq!(printed(&state, &["web", "--run", "2"]), "");

@@ -8,6 +8,7 @@ mod common;
 mod clock;
 mod disk_bound_command;
 mod export;
+mod healing;
 mod log_format_command;
 mod log_format_readers;
 mod log_index;

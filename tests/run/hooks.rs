@@ -1,4 +1,4 @@
-//! The PID file, the exit file, and the command of `--on-exit`.
+//! The files and the command by which others follow a run.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,4 @@
-//! The process of the command: memory is given back, descriptors are closed.
+//! What the command does to its own process: memory comes back, descriptors are closed.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,4 @@
-//! The kinds of stdin, stdout and stderr that vmon can have, and that their flags are unchanged
-//! afterwards.
+//! What our own stdin, stdout and stderr may be, and that they are as before afterwards.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,5 @@
-//! Usage errors: one line on stderr, exit code 125, nothing started, nothing written.
+//! What the command refuses, and how: one line on stderr, exit 125, nothing started, nothing
+//! written.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

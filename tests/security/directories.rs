@@ -1,4 +1,4 @@
-//! Existing directories, and write access of other users to them.
+//! Directories that are there already, and what other users may do in them.
 
 #![cfg(target_os = "linux")]
 

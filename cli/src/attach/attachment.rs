@@ -13,10 +13,9 @@ use vmon::child::Signal;
 use vmon::reactor::{Context, Handler, Ready, Sources, TimerId};
 use vmon::terminal::{self, Direction, Handle, Modes, RawState, Terminal};
 
-use super::SizeReport;
+use super::WindowSize;
 use super::flow::{Flow, Got};
 use super::keys::Search;
-use super::tail::Tail;
 use crate::Failure;
 
 /// How long the beginning of the detach keys is withheld from the command.
@@ -69,7 +68,7 @@ pub struct Attachment {
     upstream: Option<UnixStream>,
     terminal: Option<Terminal>,
     mode: InputMode,
-    size: SizeReport,
+    size: WindowSize,
     reads_stdin: bool,
     stdin_is_terminal: bool,
     read_only: bool,
@@ -85,8 +84,6 @@ pub struct Attachment {
     first: Vec<u8>,
     /// The modes that the output has set in the terminal at stdout.
     modes: Modes,
-    /// The end of the log, until a terminal has all of it.
-    tail: Option<Tail>,
     end: Option<io::Result<AttachEnd>>,
 }
 
@@ -95,7 +92,7 @@ impl Attachment {
         main: UnixStream,
         stderr: Option<UnixStream>,
         terminal: Option<(Terminal, InputMode)>,
-        size: SizeReport,
+        size: WindowSize,
     ) -> Self {
         let (terminal, mode) = terminal.unzip();
         let mut connections = vec![(Output::Out, main)];
@@ -116,7 +113,6 @@ impl Attachment {
             terminals: Vec::new(),
             first: Vec::new(),
             modes: Modes::default(),
-            tail: None,
             end: None,
         }
     }
@@ -134,11 +130,9 @@ impl Attachment {
         self
     }
 
-    /// Sets the sequences that put a terminal into the modes of the sandbox's terminal, and the
-    /// filter for the end of the log.
-    pub fn beginning(mut self, modes: String, tail: Option<Tail>) -> Self {
-        self.first = modes.into_bytes();
-        self.tail = tail;
+    /// Sets the sequences that put a terminal into the modes of the sandbox's terminal.
+    pub fn modes(mut self, sequences: String) -> Self {
+        self.first = sequences.into_bytes();
         self
     }
 
@@ -180,7 +174,9 @@ impl Attachment {
             let first = std::mem::take(&mut self.first);
             self.show(Output::Out, &first, &mut cx.sources);
         }
-        self.resize();
+        if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
+            self.size.force_redraw(terminal);
+        }
         Ok(())
     }
 
@@ -345,17 +341,9 @@ impl Attachment {
             return Ok(());
         };
         match flow.read(cx.scratch, &mut cx.sources) {
-            Ok(Got::Bytes(bytes)) => match self.tail.as_mut().filter(|_| output == Output::Out) {
-                Some(tail) => {
-                    let mut shown = Vec::new();
-                    if let Some(rest) = tail.filter(bytes, &mut shown) {
-                        self.tail = None;
-                        shown.extend_from_slice(rest);
-                    }
-                    self.show(output, &shown, &mut cx.sources);
-                }
-                None => self.show(output, bytes, &mut cx.sources),
-            },
+            Ok(Got::Bytes(bytes)) => {
+                self.show(output, bytes, &mut cx.sources);
+            }
             Ok(Got::Nothing | Got::End) => {}
             Err(error) => {
                 debug!("the connection failed: {error}");

@@ -34,9 +34,9 @@ impl Asciicast {
     /// Appends the events of an entry to `out`.
     pub fn entry(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         match *entry {
-            Entry::Mark { time, mark: Mark::Start { .. } } => {
+            Entry::Mark { time, mark: mark @ Mark::Start { .. } } => {
                 self.end_texts(out);
-                self.timeline.begin(time);
+                self.timeline.mark(time, mark);
             }
             Entry::Mark { time, mark: Mark::Resize { columns, rows } } => {
                 let at = self.timeline.at(Some(time));
@@ -45,7 +45,9 @@ impl Asciicast {
                     event(at, "r", &format!("{columns}x{rows}"), out);
                 }
             }
-            Entry::Mark { .. } => {}
+            Entry::Mark { time, mark } => {
+                self.timeline.mark(time, mark);
+            }
             Entry::Bytes { time, stream, bytes } => {
                 let at = self.timeline.at(time);
                 self.begin(out);

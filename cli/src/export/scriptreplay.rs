@@ -38,8 +38,8 @@ impl Recording {
     /// Appends an entry to both files.
     pub fn entry(&mut self, entry: &Entry<'_>, out: &mut Script) {
         match *entry {
-            Entry::Mark { time, mark: Mark::Start { .. } } => {
-                self.timeline.begin(time);
+            Entry::Mark { time, mark: mark @ Mark::Start { .. } } => {
+                self.timeline.mark(time, mark);
             }
             Entry::Mark { time, mark: Mark::Resize { columns, rows } } => {
                 let at = self.timeline.at(Some(time));
@@ -49,7 +49,9 @@ impl Recording {
                     line(out, &format!("S {delay} SIGWINCH ROWS={rows} COLS={columns}"));
                 }
             }
-            Entry::Mark { .. } => {}
+            Entry::Mark { time, mark } => {
+                self.timeline.mark(time, mark);
+            }
             Entry::Bytes { time, bytes, .. } => {
                 let at = self.timeline.at(time);
                 self.begin(out);

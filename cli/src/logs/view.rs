@@ -50,7 +50,7 @@ pub struct LogView<'a> {
 /// The run to print.
 #[derive(Debug, Clone, Copy)]
 struct OneRun {
-    /// `None` if the run is not on record.
+    /// Until its start mark is read; `None` also if the run is not on record.
     pid: Option<u32>,
     /// Number of bytes that the run has logged, according to the record.
     bytes: u64,
@@ -84,8 +84,8 @@ impl<'a> LogView<'a> {
         let is_expected = args.follow && source.is_running();
         let mut reader = if is_expected { source.expected_reader()? } else { source.reader()? };
         let runs = args.run.runs().unwrap_or(Runs::All);
-        let one_run = OneRun::of(runs, &source);
         let mut bounds = Bounds::of(runs, &source, &mut reader)?;
+        let one_run = OneRun::of(runs, &source, bounds.mark.is_some());
         if let Some(since) = args.since {
             bounds.since(since, &mut reader)?;
         }
@@ -117,7 +117,6 @@ impl<'a> LogView<'a> {
     pub fn run(&mut self, outcome: &mut Outcome) -> Result<(), Failure> {
         let mut output = Output::new()?;
         let style = match output.is_terminal() && !self.args.raw {
-            _ if self.args.plain => Style::Plain,
             true => Style::Terminal { tint: self.args.tints() },
             false => Style::Exact,
         };
@@ -172,7 +171,10 @@ impl<'a> LogView<'a> {
     fn needed_hold(&self, style: Style) -> Hold {
         let args = self.args;
         let needs_streams = args.stream.is_some() || style == Style::Terminal { tint: true };
-        let needs_times = args.timestamps || args.until.is_some() || self.one_run.is_some();
+        let needs_times = args.timestamps
+            || args.since.is_some()
+            || args.until.is_some()
+            || self.one_run.is_some();
         if (needs_streams || needs_times) && self.source.has_late_times() {
             Hold::Pending
         } else if args.follow {
@@ -192,8 +194,9 @@ impl<'a> LogView<'a> {
         let printed = loop {
             match self.reader.next() {
                 Ok(Some(Entry::Bytes { time, stream, bytes })) => {
-                    if self.args.until.zip(time).is_some_and(|(until, time)| until <= time) {
-                        break Printed::Finished;
+                    // Where the clock was set back, what is wanted goes on behind it.
+                    if time.is_some_and(|time| !self.args.is_within(time)) {
+                        continue;
                     }
                     self.has_ended = false;
                     self.seen.note(time.is_some(), stream.is_some());
@@ -203,7 +206,7 @@ impl<'a> LogView<'a> {
                     }
                 }
                 Ok(Some(Entry::Mark { mark: Mark::Start { pid }, .. }))
-                    if self.one_run.is_some_and(|run| run.ends_with(pid)) =>
+                    if self.one_run.as_mut().is_some_and(|run| run.ends_with(pid)) =>
                 {
                     break Printed::Finished;
                 }
@@ -238,9 +241,10 @@ impl<'a> LogView<'a> {
             || args.timestamps
             || self.one_run.is_some();
         match warning {
-            Warning::Missed { .. } | Warning::Damaged { .. } => {
-                outcome.failed(&warning.to_string())
-            }
+            Warning::Missed { .. }
+            | Warning::Missing { .. }
+            | Warning::Unreadable { .. }
+            | Warning::Damaged { .. } => outcome.failed(&warning.to_string()),
             Warning::Index { .. } if needs_index => outcome.failed(&warning.to_string()),
             _ => warn!("{warning}"),
         }
@@ -265,13 +269,13 @@ impl<'a> LogView<'a> {
         }
     }
 
-    /// Reports that the output of the run is no longer in the log.
+    /// Reports that the output of the run is not found in the log.
     fn report_missing(&self, outcome: &mut Outcome) {
         let args = self.args;
         let all = args.lines.is_none() && args.since.is_none() && args.until.is_none();
         if let Some(OneRun { bytes: 1.., .. }) = self.one_run.filter(|_| all) {
             let source = &self.source;
-            outcome.failed(&format!("the output of this run of {source} is no longer in its log"));
+            outcome.failed(&format!("the output of this run of {source} is not found in its log"));
         }
     }
 
@@ -362,7 +366,8 @@ impl<'a> LogView<'a> {
 }
 
 impl OneRun {
-    fn of(runs: Runs, source: &LogSource) -> Option<Self> {
+    /// `has_begun`: its start mark is passed.
+    fn of(runs: Runs, source: &LogSource, has_begun: bool) -> Option<Self> {
         if runs == Runs::All {
             return None;
         }
@@ -374,12 +379,13 @@ impl OneRun {
                 its.map(|its| its.bytes_logged)
             }
         });
-        Some(Self { pid: run.and_then(|run| run.pid), bytes: bytes.unwrap_or(0) })
+        let pid = run.and_then(|run| run.pid).filter(|_| !has_begun);
+        Some(Self { pid, bytes: bytes.unwrap_or(0) })
     }
 
-    /// Whether this mark starts another run. The run's own mark may be read as well.
-    fn ends_with(self, pid: u32) -> bool {
-        self.pid != Some(pid)
+    /// Whether this mark starts another run. The run's own mark may be read once.
+    fn ends_with(&mut self, pid: u32) -> bool {
+        self.pid.take() != Some(pid)
     }
 }
 

@@ -36,9 +36,12 @@ impl Schedule {
     /// The time from the beginning of the replay to this entry.
     pub fn due(&mut self, entry: &Entry<'_>) -> Duration {
         let at = match *entry {
-            Entry::Mark { time, mark: Mark::Start { .. } } => self.timeline.begin(time),
+            Entry::Mark { time, mark: mark @ Mark::Start { .. } } => self.timeline.mark(time, mark),
             // Other marks have no effect, so they do not prolong the replay.
-            Entry::Mark { .. } => self.planned,
+            Entry::Mark { time, mark } => {
+                self.timeline.mark(time, mark);
+                self.planned
+            }
             Entry::Bytes { time, .. } => self.timeline.at(time),
         };
         let pause = at.saturating_sub(self.planned);

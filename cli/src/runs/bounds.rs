@@ -1,5 +1,7 @@
 //! Computes the part of a log that is selected by run and by time.
 
+use std::time::Duration;
+
 use vmon::logfile::read::{LogReader, Position, ReadError};
 use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
@@ -46,39 +48,60 @@ impl Bounds {
         Ok(Self::of_run(run, others, reader)?)
     }
 
-    /// A run lasts from its start mark to its stop mark or the next start mark. If its start mark
-    /// was rotated away or the log has no marks, the times on record are used.
+    /// A run lasts from its start mark to its stop mark or the next start mark. Marks are in the order
+    /// of the runs, so no time decides.
     fn of_run(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
-        let window = Window::of(run, others);
-        let Some(from) = window.from else {
-            return Ok(Self { start: reader.position(), end: None, mark: None });
-        };
-        let from = reader.find_time(from)?;
-        reader.seek(from);
-        let mut begun = None;
-        while let Some((time, mark)) = reader.next_mark()? {
-            match (mark, begun) {
-                // Output of the latest run may follow its stop mark.
-                (Mark::Stop(_), Some(_)) if window.until.is_none() => {}
-                (Mark::Start { .. } | Mark::Stop(_), Some((start, mark))) => {
-                    let end = Some(reader.position());
-                    return Ok(Self { start, end, mark: Some(mark) });
-                }
-                (Mark::Start { pid }, None) if window.begins_with(time, pid) => {
-                    begun = Some((reader.position(), (time, mark)));
-                }
-                (Mark::Start { .. }, None) if window.until.is_some_and(|until| until <= time) => {
-                    break;
-                }
+        let beginning = reader.position();
+        let is_latest = others.iter().all(|other| other.id <= run.id);
+        if let Some(begun) = Begun::find(run, others, beginning, reader)? {
+            reader.seek(begun.at);
+            let end = Self::end(is_latest, reader)?;
+            return Ok(Self { start: begun.at, end, mark: Some((begun.time, begun.mark)) });
+        }
+        reader.seek(beginning);
+        let head = Head::read(reader)?;
+        let without_mark = |start, end| Self { start, end, mark: None };
+        Ok(match (head.first_start, head.last_stop) {
+            // No run after it has left a mark.
+            (_, Some(stop)) if is_latest => without_mark(stop, None),
+            // Its own start mark was rotated away.
+            (Some(first), _) if first.follows(run, others) => {
+                without_mark(beginning, Some(head.first_end.unwrap_or(first.at)))
+            }
+            (first, _) => Self::by_time(run, others, first.map(|first| first.at), reader)?,
+        })
+    }
+
+    /// The end of the run whose start mark is just before the reader. Output of the latest run may
+    /// follow its stop mark.
+    fn end(is_latest: bool, reader: &mut LogReader) -> Result<Option<Position>, ReadError> {
+        while let Some((_, mark)) = reader.next_mark()? {
+            match mark {
+                Mark::Stop(_) if is_latest => {}
+                Mark::Start { .. } | Mark::Stop(_) => return Ok(Some(reader.position())),
                 _ => {}
             }
         }
-        let end = match (begun, window.until) {
-            (None, Some(until)) => Some(reader.find_time(until)?),
-            _ => None,
+        Ok(None)
+    }
+
+    /// The part by the times on record, for runs without marks. It ends with the first run that has
+    /// one.
+    fn by_time(
+        run: &Run,
+        others: &[Run],
+        first: Option<Position>,
+        reader: &mut LogReader,
+    ) -> Result<Self, ReadError> {
+        let window = Window::of(run, others);
+        let start = match window.from {
+            Some(from) => reader.find_time(from)?,
+            None => reader.position(),
         };
-        let (start, mark) = begun.unzip();
-        Ok(Self { start: start.unwrap_or(from), end, mark })
+        let until = window.until.map(|until| reader.find_time(until)).transpose()?;
+        let end = [until, first].into_iter().flatten().min();
+        let start = end.map_or(start, |end| start.min(end));
+        Ok(Self { start, end, mark: None })
     }
 
     /// The part after the last start mark.
@@ -93,7 +116,8 @@ impl Bounds {
         Ok(last)
     }
 
-    /// Limits the part to entries since this time.
+    /// Limits the part to entries since this time. Where the clock was set back, it has earlier ones
+    /// too.
     pub fn since(&mut self, time: Timestamp, reader: &mut LogReader) -> Result<(), ReadError> {
         self.start = self.start.max(reader.find_time(time)?);
         Ok(())
@@ -101,7 +125,7 @@ impl Bounds {
 
     /// Limits the part to entries before this time.
     pub fn until(&mut self, time: Timestamp, reader: &mut LogReader) -> Result<(), ReadError> {
-        self.end_at(reader.find_time(time)?);
+        self.end_at(reader.find_end(time)?);
         Ok(())
     }
 
@@ -123,18 +147,148 @@ impl Bounds {
 struct Window {
     from: Option<Timestamp>,
     until: Option<Timestamp>,
-    pid: Option<u32>,
 }
 
 impl Window {
     /// A run lasts until the next one of the sandbox is started.
     fn of(run: &Run, runs: &[Run]) -> Self {
-        let later = runs.iter().filter(|other| other.id > run.id);
-        let until = later.filter_map(|other| other.started_at).min();
-        Self { from: run.started_at.map(moment), until: until.map(moment), pid: run.pid }
+        let from = run.started_at.map(moment);
+        let until = next(run, runs).and_then(|next| next.started_at).map(moment);
+        // Not after the clock was set back.
+        Self { from, until: until.filter(|until| Some(*until) >= from) }
+    }
+}
+
+/// The next run that had a process.
+fn next<'a>(run: &Run, runs: &'a [Run]) -> Option<&'a Run> {
+    let later = runs.iter().filter(|other| other.id > run.id && other.pid.is_some());
+    later.min_by_key(|other| other.id)
+}
+
+/// A start mark.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    /// Just behind it.
+    at: Position,
+    time: Timestamp,
+    mark: Mark,
+    pid: u32,
+}
+
+/// The mark and the record of a start have readings of one clock, a moment apart.
+const MOMENT: Duration = Duration::from_secs(10);
+
+impl Begun {
+    /// Finds the start mark of a run: near its time on record, or else anywhere.
+    fn find(
+        run: &Run,
+        others: &[Run],
+        beginning: Position,
+        reader: &mut LogReader,
+    ) -> Result<Option<Self>, ReadError> {
+        let Some(time) = run.running_at.or(run.started_at).map(moment) else { return Ok(None) };
+        let near = reader.find_time(earlier(time, MOMENT))?;
+        reader.seek(near);
+        let far = |begun: &Self| begun.time.since(time) > MOMENT;
+        let found = Self::nearest(run, time, reader, far)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        reader.seek(beginning);
+        let found = Self::nearest(run, time, reader, |_| false)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        // An index of an earlier vmon has no times after the clock was set back.
+        if others.iter().any(|other| other.id != run.id && other.pid == run.pid) {
+            return Ok(None);
+        }
+        reader.seek(beginning);
+        let mut of_pid = None;
+        while let Some(begun) = Self::next(reader)? {
+            if Some(begun.pid) == run.pid && of_pid.replace(begun).is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(of_pid)
     }
 
-    fn begins_with(&self, time: Timestamp, pid: u32) -> bool {
-        self.pid.is_none_or(|own| own == pid) && self.from.is_none_or(|from| from <= time)
+    /// The mark of the run's pid that is nearest to the time, up to one that is too `far`.
+    fn nearest(
+        run: &Run,
+        time: Timestamp,
+        reader: &mut LogReader,
+        far: impl Fn(&Self) -> bool,
+    ) -> Result<Option<Self>, ReadError> {
+        let mut nearest: Option<Self> = None;
+        while let Some(begun) = Self::next(reader)?.filter(|begun| !far(begun)) {
+            let distance = |begun: &Self| apart(begun.time, time);
+            if Some(begun.pid) == run.pid
+                && distance(&begun) <= MOMENT
+                && nearest.as_ref().is_none_or(|other| distance(&begun) < distance(other))
+            {
+                nearest = Some(begun);
+            }
+        }
+        Ok(nearest)
     }
+
+    fn next(reader: &mut LogReader) -> Result<Option<Self>, ReadError> {
+        while let Some((time, mark)) = reader.next_mark()? {
+            if let Mark::Start { pid } = mark {
+                return Ok(Some(Self { at: reader.position(), time, mark, pid }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the run that this mark begins is the first one on record after `run`.
+    fn follows(&self, run: &Run, others: &[Run]) -> bool {
+        next(run, others).is_some_and(|next| {
+            let time = next.running_at.or(next.started_at).map(moment);
+            next.pid == Some(self.pid) && time.is_some_and(|time| apart(time, self.time) <= MOMENT)
+        })
+    }
+}
+
+/// What the marks say of the beginning and the end of a log.
+#[derive(Debug, Default)]
+struct Head {
+    first_start: Option<Begun>,
+    /// Behind the first stop mark, if it is before the first start mark.
+    first_end: Option<Position>,
+    /// Behind the last mark, if that is of a stop.
+    last_stop: Option<Position>,
+}
+
+impl Head {
+    fn read(reader: &mut LogReader) -> Result<Self, ReadError> {
+        let mut head = Self::default();
+        while let Some((time, mark)) = reader.next_mark()? {
+            let at = reader.position();
+            match mark {
+                Mark::Start { pid } => {
+                    head.first_start.get_or_insert(Begun { at, time, mark, pid });
+                    head.last_stop = None;
+                }
+                Mark::Stop(_) => {
+                    if head.first_start.is_none() {
+                        head.first_end.get_or_insert(at);
+                    }
+                    head.last_stop = Some(at);
+                }
+                _ => {}
+            }
+        }
+        Ok(head)
+    }
+}
+
+fn apart(one: Timestamp, other: Timestamp) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
+fn earlier(time: Timestamp, by: Duration) -> Timestamp {
+    let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+    Timestamp::from_nanoseconds(time.nanoseconds().saturating_sub(by))
 }

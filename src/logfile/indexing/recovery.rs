@@ -7,8 +7,10 @@ use std::os::unix::fs::FileExt;
 use super::super::current::Current;
 use super::super::directory::Directory;
 use super::super::entry::Timestamp;
-use super::super::index::{HEADER, Header, RECORD, Record};
+use super::super::file_end;
+use super::super::index::{CHECKED, Content, HEADER, Header, RECORD, Record, Stretch, hash};
 use super::super::names;
+use super::super::options::Format;
 use super::Indexing;
 
 /// How many records are read at a time, backwards from the end.
@@ -16,15 +18,18 @@ const WINDOW: u64 = super::FULL as u64;
 
 /// The valid part of an index.
 struct Valid {
+    format: Format,
     length: u64,
     indexed: u64,
     time: Timestamp,
+    stretch: Option<Stretch>,
+    checked: u64,
 }
 
 impl Indexing {
     /// Resumes the index of a log that was just opened. Records that are torn or beyond the end of
-    /// the log are cut off. An index of another log is removed. A failure is reported by the first
-    /// flush, which creates a new index.
+    /// the log are cut off. An index of another log is removed, with a warning. A failure is reported
+    /// by the first flush, which creates a new index.
     pub(in super::super) fn resume(
         &mut self,
         directory: &Directory,
@@ -34,47 +39,111 @@ impl Indexing {
         self.forget();
         let name = names::index(log_name);
         let Ok(Some((file, identity, size))) = directory.open_index(&name) else { return };
-        match valid_part(&file, size, log) {
+        match self.valid_part(&file, size, directory, log_name, log) {
             Ok(Some(valid)) => {
-                if valid.length == size || file.set_len(valid.length).is_ok() {
-                    self.file = Some(identity);
-                    Valid { length: self.length, indexed: self.indexed, time: self.time } = valid;
+                if valid.length != size && file.set_len(valid.length).is_err() {
+                    return;
                 }
+                if self.stretch != valid.stretch {
+                    self.first = None;
+                }
+                self.file = Some(identity);
+                Valid {
+                    format: self.format_on_disk,
+                    length: self.length,
+                    indexed: self.indexed,
+                    time: self.time,
+                    stretch: self.stretch,
+                    checked: self.checked,
+                } = valid;
             }
             Ok(None) => {
+                tracing::warn!(
+                    index = %directory.path().join(&name).display(),
+                    "the time index is removed: it is not that of the log, which another program \
+                     has replaced",
+                );
                 let _ = directory.remove(&name);
             }
             Err(_) => {}
         }
     }
-}
 
-/// Reads the end of an index; `None` if it belongs to another log.
-fn valid_part(file: &File, size: u64, log: &Current) -> io::Result<Option<Valid>> {
-    let mut header = [0; HEADER];
-    let Some(records) = size.checked_sub(HEADER as u64) else { return Ok(None) };
-    file.read_exact_at(&mut header, 0)?;
-    if Header::decode(&header) != Some(Header { inode: log.identity().inode() }) {
-        return Ok(None);
-    }
-    let (mut count, mut last) = valid_records(file, records / RECORD as u64)?;
-    if last.is_some_and(|last| last.end() > log.size()) {
-        // An empty log is a new file that reuses the inode of a removed log. Any other log has lost
-        // its end in a crash of the machine.
-        if log.size() == 0 {
+    /// Reads the end of an index; `None` if it belongs to another log.
+    fn valid_part(
+        &self,
+        file: &File,
+        size: u64,
+        directory: &Directory,
+        log_name: &str,
+        log: &Current,
+    ) -> io::Result<Option<Valid>> {
+        let mut header = [0; HEADER];
+        let Some(records) = size.checked_sub(HEADER as u64) else { return Ok(None) };
+        file.read_exact_at(&mut header, 0)?;
+        let Some(header) = Header::decode(&header) else { return Ok(None) };
+        let same_file = header.inode == log.identity().inode();
+        let (mut count, mut last) = valid_records(file, records / RECORD as u64)?;
+        if last.is_some_and(|last| last.end() > log.size()) {
+            // An empty log is a new file that reuses the inode of a removed log. Any other log has
+            // lost its end in a crash of the machine.
+            if log.size() == 0 || !same_file {
+                return Ok(None);
+            }
+            count = within(file, count, log.size())?;
+            last = match count.checked_sub(1) {
+                Some(number) => read(file, number)?,
+                None => None,
+            };
+        }
+        let indexed = last.map_or(0, |last| last.end());
+        let check = last_check(file, count)?;
+        let fits = match check {
+            Some((offset, hash)) => is_checked(directory, log_name, offset, hash)?,
+            // Of a copy there is no more evidence than that all of it is described.
+            None => same_file || indexed == log.size(),
+        };
+        if !fits {
             return Ok(None);
         }
-        count = within(file, count, log.size())?;
-        last = match count.checked_sub(1) {
-            Some(number) => read(file, number)?,
-            None => None,
-        };
+        // An empty log has no format yet.
+        let format = if log.is_empty() { self.format } else { header.format };
+        let now = Header::new(format, log.identity().inode());
+        if header != now {
+            file.write_all_at(&now.encode(), 0)?;
+        }
+        Ok(Some(Valid {
+            format,
+            length: HEADER as u64 + count * RECORD as u64,
+            indexed,
+            time: last.map_or(Timestamp::default(), |last| last.time),
+            stretch: last.map(|last| last.stretch),
+            checked: check.map_or(0, |(offset, _)| offset),
+        }))
     }
-    Ok(Some(Valid {
-        length: HEADER as u64 + count * RECORD as u64,
-        indexed: last.map_or(0, |last| last.end()),
-        time: last.map_or(Timestamp::default(), |last| last.time),
+}
+
+/// The last check among the last records.
+fn last_check(file: &File, count: u64) -> io::Result<Option<(u64, u32)>> {
+    let from = count.saturating_sub(WINDOW);
+    let mut bytes = vec![0; (count - from) as usize * RECORD];
+    file.read_exact_at(&mut bytes, offset_of(from))?;
+    let (encoded, _) = bytes.as_chunks::<RECORD>();
+    Ok(encoded.iter().rev().filter_map(Record::decode).find_map(|record| match record.content {
+        Content::Check(hash) => Some((record.offset, hash)),
+        _ => None,
     }))
+}
+
+/// Whether the bytes of the log before `offset` have this hash.
+fn is_checked(
+    directory: &Directory,
+    log_name: &str,
+    offset: u64,
+    expected: u32,
+) -> io::Result<bool> {
+    let Ok(Some((file, size))) = directory.open_to_read(log_name) else { return Ok(false) };
+    Ok(size >= offset && hash(&file_end::end(&file, offset, CHECKED)?) == expected)
 }
 
 /// The number of valid records, before possible garbage from a crash, and the last of them.
@@ -116,7 +185,7 @@ fn within(file: &File, records: u64, size: u64) -> io::Result<u64> {
     Ok(inside)
 }
 
-fn read(file: &File, number: u64) -> io::Result<Option<Record>> {
+pub(super) fn read(file: &File, number: u64) -> io::Result<Option<Record>> {
     let mut bytes = [0; RECORD];
     file.read_exact_at(&mut bytes, offset_of(number))?;
     Ok(Record::decode(&bytes))

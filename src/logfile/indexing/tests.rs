@@ -20,24 +20,37 @@ type Known = Option<(Stream, u64)>;
 struct Scene {
     directory: TempDir,
     log: LogFile,
+    /// The wall clock.
     now: u64,
+    /// The monotonic clock.
+    monotonic: Instant,
 }
 
 impl Scene {
     fn new(max_size: u64, max_files: u32) -> Self {
         let directory = tempdir().unwrap();
         let log = open(directory.path(), max_size, max_files);
-        Self { directory, log, now: 1_000_000_000 }
+        Self { directory, log, now: 1_000_000_000, monotonic: Instant::now() }
     }
 
     /// Writes, this many milliseconds after the last time.
     fn write(&mut self, milliseconds: u64, stream: Stream, bytes: &[u8]) {
+        self.pass(milliseconds);
+        self.log.write_at(self.moment(), &mut [], stream, bytes).unwrap();
+    }
+
+    /// Lets time pass on both clocks.
+    fn pass(&mut self, milliseconds: u64) {
         self.now += milliseconds * MILLISECOND;
-        self.log.write_at(Timestamp::from_nanoseconds(self.now), &mut [], stream, bytes).unwrap();
+        self.monotonic += Duration::from_millis(milliseconds);
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { wall: Timestamp::from_nanoseconds(self.now), monotonic: self.monotonic }
     }
 
     fn mark(&mut self, mark: Mark) {
-        self.log.mark_at(Timestamp::from_nanoseconds(self.now), mark);
+        self.log.mark_at(self.moment(), mark);
     }
 
     fn path(&self, suffix: &str) -> PathBuf {
@@ -62,26 +75,37 @@ fn open(directory: &Path, max_size: u64, max_files: u32) -> LogFile {
     LogFile::open(directory, "config", "vm", options).unwrap()
 }
 
-/// The records of an index as a reader takes them.
+/// The records of an index as a reader takes them, without checks. The number of a stretch counts
+/// from that of the first record.
 fn records(index: &[u8]) -> Vec<Record> {
     let (header, body) = index.split_at(HEADER);
-    assert_eq!(header[..12], *b"VMONIDX\n\x01\0\x18\0");
+    assert_eq!(header[..13], *b"VMONIDX\n\x02\0\x18\0\0");
     let mut end = 0;
     let mut records: Vec<Record> = Vec::new();
     for record in body.as_chunks().0.iter().map_while(Record::decode) {
         if record.offset != end {
             break;
         }
-        assert!(records.last().is_none_or(|last| last.time <= record.time));
+        let is_in_order = |last: &Record| match last.stretch == record.stretch {
+            true => last.time <= record.time,
+            false => {
+                last.stretch.next() == record.stretch
+                    && record.content == Content::Mark(Mark::AfterStep)
+            }
+        };
+        assert!(records.last().is_none_or(is_in_order), "{records:?}, {record:?}");
         end = record.end();
         records.push(record);
     }
+    records.retain(|record| !matches!(record.content, Content::Check(_)));
+    records.iter_mut().for_each(|record| record.stretch = Stretch::default());
     records
 }
 
 fn bytes(stream: Stream, milliseconds: u64, offset: u64, length: u32) -> Record {
     let time = Timestamp::from_nanoseconds(1_000_000_000 + milliseconds * MILLISECOND);
-    Record { time, offset, content: Content::Bytes { stream: Some(stream), length } }
+    let content = Content::Bytes { stream: Some(stream), length };
+    Record { time, offset, content, stretch: Stretch::default() }
 }
 
 #[test]
@@ -165,6 +189,108 @@ fn times_do_not_decrease_when_the_clock_is_set_back() {
     assert_eq!(times, expected);
 }
 
+#[test]
+fn a_step_of_the_clock_is_a_record_and_times_are_the_new_clocks_after_it() {
+    let mut scene = Scene::new(0, 1);
+    scene.write(100, Stream::Stdout, b"a");
+    let steps: [&dyn Fn(u64) -> u64; 2] =
+        [&|now| now + 3_600_000 * MILLISECOND, &|now| now - 3_600_000 * MILLISECOND];
+    let mut expected = vec![(scene.now, None)];
+    for step in steps {
+        scene.pass(40);
+        expected.push((scene.now, Some(Mark::BeforeStep)));
+        scene.now = step(scene.now);
+        expected.push((scene.now, Some(Mark::AfterStep)));
+        expected.push((scene.now, None));
+        scene.write(0, Stream::Stdout, b"b");
+    }
+    scene.log.flush_index();
+    let records: Vec<_> = scene
+        .records()
+        .into_iter()
+        .map(|record| match record.content {
+            Content::Mark(mark) => (record.time.nanoseconds(), Some(mark)),
+            _ => (record.time.nanoseconds(), None),
+        })
+        .collect();
+    assert_eq!(records, expected);
+}
+
+#[test]
+fn a_clock_that_was_set_back_between_two_processes_is_a_step_without_the_time_before_it() {
+    let mut scene = Scene::new(0, 1);
+    scene.write(100, Stream::Stdout, b"a");
+    scene.reopen();
+    scene.now -= 500 * MILLISECOND;
+    scene.write(0, Stream::Stdout, b"b");
+    scene.log.flush_index();
+    let marks: Vec<_> = scene.records().iter().map(|record| record.content).collect();
+    assert_eq!(marks[1], Content::Mark(Mark::AfterStep));
+    assert_eq!(scene.records().last().map(|last| last.time.nanoseconds()), Some(scene.now));
+}
+
+/// An index of the version before, as it lay on disk.
+#[test]
+fn an_index_of_the_version_before_is_continued() {
+    let mut scene = Scene::new(0, 1);
+    scene.write(100, Stream::Stdout, b"before\n");
+    scene.log.flush_index();
+    let mut index = fs::read(scene.path(".idx")).unwrap();
+    index[8] = 1;
+    index[HEADER + 21..].fill(0);
+    fs::write(scene.path(".idx"), index).unwrap();
+    scene.reopen();
+    scene.write(100, Stream::Stderr, b"after\n");
+    scene.log.flush_index();
+    let expected = [bytes(Stream::Stdout, 100, 0, 7), bytes(Stream::Stderr, 200, 7, 6)];
+    assert_eq!(scene.records(), expected);
+}
+
+#[cfg(feature = "reader")]
+#[test]
+fn each_stretch_between_steps_of_the_clock_is_searched_by_itself() {
+    use super::super::read::{Entry, LogReader};
+
+    // One file, and one for each three bytes.
+    for max_size in [0, 3] {
+        let mut scene = Scene::new(max_size, u32::MAX);
+        let mut written: Vec<(u64, u8)> = Vec::new();
+        for (number, step) in [0_i64, 7000, -5000, -3000, 4000].into_iter().enumerate() {
+            scene.now = scene.now.saturating_add_signed(step * 1_000_000);
+            for _ in 0..10 {
+                let byte = b'a' + number as u8;
+                scene.write(100, Stream::Stdout, &[byte]);
+                written.push((scene.now, byte));
+            }
+        }
+        scene.log.flush_index();
+        let mut reader = LogReader::open(scene.directory.path(), "config", "vm").unwrap();
+        for time in (0..12_000).step_by(50).map(|at| at * MILLISECOND) {
+            let at = Timestamp::from_nanoseconds(time);
+            let first = written.iter().position(|(when, _)| *when >= time);
+            let last = written.iter().rposition(|(when, _)| *when < time);
+            // A mark may be the only one at or after the time.
+            let Some(first) = first.filter(|_| !(10_000..10_100).contains(&(time / MILLISECOND)))
+            else {
+                continue;
+            };
+            let places = [first, last.map_or(0, |last| last + 1)];
+            let found = [reader.find_time(at).unwrap(), reader.find_end(at).unwrap()];
+            for (place, found) in places.into_iter().zip(found) {
+                reader.seek(found);
+                let mut rest = Vec::new();
+                while let Some(entry) = reader.next().unwrap() {
+                    if let Entry::Bytes { bytes, .. } = entry {
+                        rest.extend_from_slice(bytes);
+                    }
+                }
+                let expected: Vec<u8> = written[place..].iter().map(|(_, byte)| *byte).collect();
+                assert_eq!(rest, expected, "{max_size}, {time}");
+            }
+        }
+    }
+}
+
 /// Truth, byte by byte, as the writer has written it.
 fn known(records: &[Record], size: usize) -> Vec<Known> {
     let mut known = vec![None; size];
@@ -212,7 +338,7 @@ fn records_after_a_truncation_of_log_or_index_are_correct() {
         }
         // No record is lost that was whole and true.
         let kept = of_index.saturating_sub(HEADER) / RECORD;
-        let indexed = [0, 0, 4, 10, 14, 14].get(kept).copied().unwrap();
+        let indexed = [0, 0, 4, 10, 14, 14, 14].get(kept).copied().unwrap();
         let first_unknown = now.iter().position(Option::is_none).unwrap_or(of_log);
         let expected = if indexed <= of_log {
             indexed

@@ -93,6 +93,18 @@ impl Content {
         Ok(self.block.len() + BLOCK <= MOST && self.append()? > 0)
     }
 
+    /// Buffers the bytes from `offset` on, as many as there is room for.
+    pub(super) fn keep(&mut self, offset: u64) -> io::Result<()> {
+        self.at(offset, 0)?;
+        while self.extend(offset)? {}
+        Ok(())
+    }
+
+    /// The offset behind the buffered bytes.
+    pub(super) fn end(&self) -> u64 {
+        self.start.saturating_add(self.block.len() as u64)
+    }
+
     fn covers(&self, offset: u64) -> bool {
         (self.start..self.start.saturating_add(self.block.len() as u64)).contains(&offset)
     }

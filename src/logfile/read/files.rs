@@ -42,7 +42,12 @@ impl Files {
 
     /// Adds a warning about a file.
     pub(super) fn warn(&mut self, warning: Option<Warning>) {
-        if let Some(Warning::Index { path, .. } | Warning::Damaged { path, .. }) = &warning {
+        if let Some(
+            Warning::Index { path, .. }
+            | Warning::Damaged { path, .. }
+            | Warning::Unreadable { path },
+        ) = &warning
+        {
             if self.reported.contains(path) {
                 return;
             }
@@ -164,6 +169,19 @@ impl Files {
         let Some(index) = open_index(directory, name)? else { return Ok(false) };
         self.warn(segment.use_index(index));
         Ok(true)
+    }
+
+    /// The path of a generation that is compressed in a format that is not read.
+    pub(super) fn unreadable(&self, number: u64) -> Result<Option<PathBuf>, ReadError> {
+        let Some(directory) = self.place.existing()? else { return Ok(None) };
+        let name = names::generation(self.place.log_name(), number);
+        for suffix in names::UNREADABLE {
+            let name = format!("{name}{suffix}");
+            if directory.stat(&name)?.is_some() {
+                return Ok(Some(directory.path().join(name)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a generation exists, compressed or not.

@@ -2,10 +2,14 @@
 //! in between.
 
 use super::super::entry::{Mark, Stream, Timestamp};
+use super::super::index::Stretch;
 use super::content::BLOCK;
 use super::position::Position;
 use super::segment::{Role, Segment};
-use super::{Entry, Hold, LogReader, ReadError};
+use super::{Entry, Hold, LogReader, ReadError, Side};
+
+/// How many files at either end are asked whether the clock was stepped.
+const FILES_ASKED: usize = 16;
 
 /// The search for the last lines reads backwards in stretches, each this many times longer than
 /// the one before.
@@ -64,13 +68,31 @@ impl LogReader {
     /// The position of the first bytes at or after this time. Bytes of unknown time, between two
     /// files or behind the last record of an index, count as of the later known time.
     ///
-    /// The search is by bisection, and takes the times of the files to be ascending.
+    /// The search is by bisection, in each stretch between two steps of the clock. Behind the position
+    /// there may be bytes of an earlier time, where the clock was set back.
     ///
     /// # Errors
     ///
     /// When a file or the directory can't be read.
     pub fn find_time(&mut self, time: Timestamp) -> Result<Position, ReadError> {
+        self.find_side(time, Side::First)
+    }
+
+    /// The position behind the last bytes before this time. It is that of [`find_time`](Self::find_time),
+    /// or a later one where the clock was set back.
+    ///
+    /// # Errors
+    ///
+    /// When a file or the directory can't be read.
+    pub fn find_end(&mut self, time: Timestamp) -> Result<Position, ReadError> {
+        self.find_side(time, Side::Last)
+    }
+
+    fn find_side(&mut self, time: Timestamp, side: Side) -> Result<Position, ReadError> {
         self.aside(|reader| {
+            if reader.has_steps()? {
+                return reader.find_in_stretches(time, side);
+            }
             let number = reader.file_of_time(time)?;
             reader.seek(Position::beginning_of(number));
             reader.enter()?;
@@ -83,6 +105,62 @@ impl LogReader {
                 gone => gone.map(|()| reader.position()),
             }
         })
+    }
+
+    /// Whether the clock was stepped between the first and the last file whose indexes say so.
+    fn has_steps(&mut self) -> Result<bool, ReadError> {
+        let numbers = self.all_numbers()?;
+        let mut first = None;
+        for &number in numbers.iter().take(FILES_ASKED) {
+            first = self.stretches_of(number)?.map(|(first, _)| first);
+            if first.is_some() {
+                break;
+            }
+        }
+        for &number in numbers.iter().rev().take(FILES_ASKED) {
+            if let Some((_, last)) = self.stretches_of(number)? {
+                return Ok(first.is_some_and(|first| first != last));
+            }
+        }
+        Ok(false)
+    }
+
+    fn stretches_of(&mut self, number: u64) -> Result<Option<(Stretch, Stretch)>, ReadError> {
+        let Some(mut segment) = self.open_file(number)? else { return Ok(None) };
+        segment.stretches()
+    }
+
+    /// The numbers of all files, that of the current log last.
+    fn all_numbers(&mut self) -> Result<Vec<u64>, ReadError> {
+        let newest = self.newest()?;
+        let all = (0..self.numbers.count()).filter_map(|place| self.numbers.nth(place));
+        Ok(all.chain([newest]).collect())
+    }
+
+    fn find_in_stretches(&mut self, time: Timestamp, side: Side) -> Result<Position, ReadError> {
+        let mut numbers = self.all_numbers()?;
+        if side == Side::Last {
+            numbers.reverse();
+        }
+        for &number in &numbers {
+            self.seek(Position::beginning_of(number));
+            if !self.enter()? {
+                continue;
+            }
+            let Some(segment) = self.segment.as_mut().filter(|it| it.number == number) else {
+                continue;
+            };
+            match segment.find_time(time, side) {
+                Ok(true) => return Ok(self.position()),
+                // The error is reported when the file is read.
+                Err(_) if segment.is_packed() => {}
+                found => drop(found?),
+            }
+        }
+        match side {
+            Side::First => self.end(),
+            Side::Last => Ok(Position::beginning_of(numbers.last().copied().unwrap_or(1))),
+        }
     }
 
     /// The last file that begins before `time`, or else the first file.
@@ -122,14 +200,19 @@ impl LogReader {
 
     /// Whether a file begins before `time`; `None` if that is unknown or the file was removed.
     fn begins_before(&mut self, time: Timestamp, number: u64) -> Result<Option<bool>, ReadError> {
-        let segment = match self.files.generation(number)? {
-            Some(segment) => Some(segment),
-            None => self.files.current(number)?,
-        };
-        let Some(mut segment) = segment else { return Ok(None) };
+        let Some(mut segment) = self.open_file(number)? else { return Ok(None) };
         let first = self.first_time(&mut segment)?;
         let older = segment.is_older_than(time).then_some(true);
         Ok(first.map(|first| first < time).or(older))
+    }
+
+    /// The generation of this number, or else the current log.
+    fn open_file(&mut self, number: u64) -> Result<Option<Segment>, ReadError> {
+        match self.files.generation(number)? {
+            Some(segment) => Ok(Some(segment)),
+            None if self.files.unreadable(number)?.is_some() => Ok(None),
+            None => self.files.current(number),
+        }
     }
 
     fn first_time(&self, segment: &mut Segment) -> Result<Option<Timestamp>, ReadError> {
@@ -152,8 +235,8 @@ impl LogReader {
     }
 
     /// Skips to behind the next mark without reading the bytes before it; `None` at the end of the
-    /// log, and at the position of [`stop_at`](Self::stop_at). Only a raw log with an index has
-    /// marks.
+    /// log, and at the position of [`stop_at`](Self::stop_at). Only a log with an index
+    /// has marks.
     ///
     /// # Errors
     ///

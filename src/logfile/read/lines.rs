@@ -1,7 +1,7 @@
 //! A log whose records are lines that carry their time and stream.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::super::entry::{Stream, Timestamp};
 use super::super::format::Decoder;
@@ -15,6 +15,9 @@ pub(super) struct Lines {
     /// Whether the read position is within a line that is longer than the buffer. Such a line is
     /// not a record.
     overlong: bool,
+    /// Whether NULs were read last, which a crash has left in place of records. What follows may be the
+    /// end of a record.
+    torn: bool,
 }
 
 /// A line that can be read, with its size in the file.
@@ -24,6 +27,8 @@ pub(super) enum Line {
     /// The file ends within the line. A torn record is left out: after a crash, the writer cuts it
     /// off, or writes the whole record into the next file.
     Torn(u64),
+    /// NULs where a line should begin.
+    Zeros(u64),
     /// A part of a line that is longer than the buffer; `last` ends the line.
     Part {
         size: u64,
@@ -34,7 +39,9 @@ pub(super) enum Line {
 impl Line {
     pub(super) fn size(self) -> u64 {
         match self {
-            Self::Whole(size) | Self::Torn(size) | Self::Part { size, .. } => size,
+            Self::Whole(size) | Self::Torn(size) | Self::Zeros(size) | Self::Part { size, .. } => {
+                size
+            }
         }
     }
 }
@@ -49,7 +56,7 @@ pub(super) struct Decoded<'a> {
 
 impl Lines {
     pub(super) fn new(format: Format) -> Self {
-        Self { decoder: Decoder::new(format), overlong: false }
+        Self { decoder: Decoder::new(format), overlong: false, torn: false }
     }
 
     /// Finds the line that begins at `offset`; `None` at the end of the file, and for an unfinished
@@ -60,8 +67,13 @@ impl Lines {
         offset: u64,
         grows: bool,
     ) -> io::Result<Option<Line>> {
-        if content.at(offset, u64::MAX)?.is_empty() {
+        let bytes = content.at(offset, u64::MAX)?;
+        if bytes.is_empty() {
             return Ok(None);
+        }
+        let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+        if zeros > 0 && !self.overlong {
+            return Ok(Some(Line::Zeros(zeros as u64)));
         }
         let mut searched = 0;
         loop {
@@ -95,8 +107,18 @@ impl Lines {
         line: Line,
     ) -> Decoded<'a> {
         let bytes = content.held(offset, line.size());
+        let was_torn = std::mem::take(&mut self.torn);
         match line {
-            Line::Whole(_) => decode(&mut self.decoder, bytes),
+            Line::Whole(_) => match decode(&mut self.decoder, bytes) {
+                Decoded { time: None, stream: None, .. } if was_torn => {
+                    Decoded { time: None, stream: None, bytes: b"" }
+                }
+                decoded => decoded,
+            },
+            Line::Zeros(_) => {
+                self.torn = true;
+                Decoded { time: None, stream: None, bytes: b"" }
+            }
             Line::Part { last, .. } => {
                 self.overlong = !last;
                 Decoded { time: None, stream: None, bytes }
@@ -112,7 +134,7 @@ impl Lines {
     pub(super) fn is_part_of_record(&self, content: &Content, offset: u64, line: Line) -> bool {
         match line {
             Line::Torn(size) => self.decoder.is_begun(content.held(offset, size)),
-            Line::Whole(_) | Line::Part { .. } => false,
+            Line::Whole(_) | Line::Zeros(_) | Line::Part { .. } => false,
         }
     }
 
@@ -140,14 +162,20 @@ impl Lines {
         Ok(first)
     }
 
-    /// The offset of the first record at or after this time, or of the end. By bisection.
-    pub(super) fn find_time(&mut self, content: &mut Content, time: Timestamp) -> io::Result<u64> {
-        let (mut low, mut high) = (0, content.size()?.unwrap_or(0));
+    /// The offset of the first record at or after this time between two offsets, or the second one. By
+    /// bisection, if the end is known: `u64::MAX` is that of a compressed file.
+    pub(super) fn find_time(
+        &mut self,
+        content: &mut Content,
+        time: Timestamp,
+        Range { start, end }: Range<u64>,
+    ) -> io::Result<u64> {
+        let (mut low, mut high) = (start, if end == u64::MAX { start } else { end });
         while high - low > BLOCK as u64 {
             let middle = low + (high - low) / 2;
-            let start = self.align(content, middle)?;
+            let from = self.align(content, middle)?;
             let mut before = None;
-            self.scan(content, start, high, |at, end| {
+            self.scan(content, from, high, |at, end| {
                 before = (at < time).then_some(end);
                 ControlFlow::Break(())
             })?;
@@ -156,7 +184,7 @@ impl Lines {
                 None => high = middle,
             }
         }
-        self.scan(content, low, u64::MAX, |at, _| match at < time {
+        self.scan(content, low, end, |at, _| match at < time {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         })

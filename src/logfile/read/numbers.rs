@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::super::names::generation_number;
+use super::super::names::listed_number;
 
 /// Numbers in ascending order, each once.
 ///
@@ -15,7 +15,7 @@ use super::super::names::generation_number;
 pub(super) struct Numbers(Vec<Range<u64>>);
 
 impl Numbers {
-    /// The generations of `log` in a directory; none if the directory does not exist.
+    /// The generations of `log` in a directory, also those that can't be decompressed; none if the directory does not exist.
     pub(super) fn read(directory: &Path, log: &str) -> io::Result<Self> {
         let entries = match read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -23,7 +23,8 @@ impl Numbers {
         };
         let mut numbers = Vec::new();
         for entry in entries {
-            numbers.extend(generation_number(entry?.file_name().as_bytes(), log));
+            let name = entry?.file_name();
+            numbers.extend(listed_number(name.as_bytes(), log));
         }
         numbers.sort_unstable();
         numbers.dedup();

@@ -1,14 +1,16 @@
-//! A raw log and its time index, read side by side.
+//! A log and its time index, read side by side.
 
 use std::io;
+use std::ops::Range;
 use std::time::SystemTime;
 
 use super::super::current::Identity;
 use super::super::entry::{Mark, Stream, Timestamp};
-use super::super::index::{self, Record};
-use super::Warning;
+use super::super::file_end;
+use super::super::index::{self, CHECKED, Record, Stretch, hash};
 use super::content::Content;
 use super::times::{Index, Times};
+use super::{Side, Warning};
 
 const UNREADABLE: &str = "it can't be read";
 
@@ -85,10 +87,21 @@ impl Raw {
                     let (time, most) = (stream.map(|_| time), record.end() - offset);
                     return Ok(Next::Bytes { time, stream, most });
                 }
-                index::Content::Bytes { .. } => self.pass(&record),
+                index::Content::Bytes { .. } | index::Content::Check(_) => self.pass(&record),
             }
         }
         Ok(Next::Unindexed)
+    }
+
+    /// The mark at this offset in the log, or before it; `None` if there is none in the index yet.
+    pub(super) fn mark_at(&mut self, offset: u64) -> io::Result<Option<(Timestamp, Mark)>> {
+        while let Some(record) = self.record()?.filter(|record| record.end() <= offset) {
+            if let index::Content::Mark(mark) = record.content {
+                return Ok(Some((record.time, mark)));
+            }
+            self.pass(&record);
+        }
+        Ok(None)
     }
 
     /// Skips the mark that is next.
@@ -115,6 +128,21 @@ impl Raw {
     /// The next record. The index ends at a record that does not start where the one before ends.
     fn record(&mut self) -> io::Result<Option<Record>> {
         let Some(times) = &mut self.times else { return Ok(None) };
+        let record = times.record(self.record)?;
+        if record.is_some_and(|record| record.offset == self.offset) {
+            return Ok(record);
+        }
+        // The writer may have removed marks and gone on before this number.
+        let (number, offset) = (self.record, self.offset);
+        let last = number.checked_sub(1).map(|last| times.reread(last)).transpose()?.flatten();
+        if number == 0 || last.is_some_and(|last| last.end() == offset) {
+            return Ok(None);
+        }
+        self.go_to_offset(offset, None)?;
+        if (self.record, self.offset) == (number, offset) {
+            return Ok(None);
+        }
+        let Some(times) = &mut self.times else { return Ok(None) };
         Ok(times.record(self.record)?.filter(|record| record.offset == self.offset))
     }
 
@@ -131,6 +159,66 @@ impl Raw {
         let number = times.partition_point(|record| record.time < time)?;
         self.go_to_record(number)?;
         Ok(self.offset)
+    }
+
+    /// The offset in the log of the next record that is not passed; `None` at the end.
+    pub(super) fn next_offset(&mut self) -> io::Result<Option<u64>> {
+        Ok(self.record()?.map(|record| record.end()))
+    }
+
+    /// The stretches between steps of the clock, as numbers of records.
+    fn stretches(&mut self) -> io::Result<Vec<Range<u64>>> {
+        let mut stretches = Vec::new();
+        let Some(times) = &mut self.times else { return Ok(stretches) };
+        let mut from = 0;
+        while let Some(first) = times.record(from)? {
+            let end = times.partition_from(from, |record| record.stretch == first.stretch)?;
+            if end <= from {
+                break;
+            }
+            stretches.push(from..end);
+            from = end;
+        }
+        Ok(stretches)
+    }
+
+    /// The offsets in the log at which the stretches begin.
+    pub(super) fn begins_of_stretches(&mut self) -> io::Result<Vec<u64>> {
+        let mut offsets = Vec::new();
+        for stretch in self.stretches()? {
+            let Some(times) = &mut self.times else { break };
+            offsets.extend(times.record(stretch.start)?.map(|record| record.offset));
+        }
+        Ok(offsets)
+    }
+
+    /// The first and the last stretch.
+    pub(super) fn ends(&mut self) -> io::Result<Option<(Stretch, Stretch)>> {
+        let Some(times) = &mut self.times else { return Ok(None) };
+        let first = times.record(0)?.map(|record| record.stretch);
+        Ok(first.zip(times.last()?.map(|record| record.stretch)))
+    }
+
+    /// Goes to this time in the first stretch that reaches it, or behind it in the last stretch that
+    /// begins before it. Returns the offset in the log; `None` if there is no such stretch.
+    pub(super) fn find_time(&mut self, time: Timestamp, side: Side) -> io::Result<Option<u64>> {
+        let mut stretches = self.stretches()?;
+        if side == Side::Last {
+            stretches.reverse();
+        }
+        for Range { start, end } in stretches {
+            let Some(times) = &mut self.times else { break };
+            let found = times.partition(start..end, |record| record.time < time)?;
+            let is_in = match side {
+                Side::First => found < end,
+                Side::Last => found > start,
+            };
+            if is_in {
+                self.go_to_record(found)?;
+                return Ok(Some(self.offset));
+            }
+        }
+        Ok(None)
     }
 
     /// Goes to the record of this number, or else to the first one for this offset in the log.
@@ -166,9 +254,23 @@ fn fitting(times: Option<Times>, content: &Content) -> Result<Times, &'static st
         let end = last.map_or(0, |record| record.end());
         Ok(content.size()?.is_none_or(|size| end <= size))
     });
+    if let Ok(true) = fits {
+        match is_checked(&mut times, content) {
+            Ok(true) => {}
+            Ok(false) => return Err("the log was replaced"),
+            Err(_) => return Err(UNREADABLE),
+        }
+    }
     match fits {
         Ok(true) => Ok(times),
         Ok(false) => Err("it describes more bytes than the log has"),
         Err(_) => Err(UNREADABLE),
     }
+}
+
+/// Whether the log is the one that the last check is about. A compressed one is not read for that.
+fn is_checked(times: &mut Times, content: &Content) -> io::Result<bool> {
+    let Some((offset, expected)) = times.last_check()? else { return Ok(true) };
+    let Some(file) = content.file().filter(|_| !content.is_packed()) else { return Ok(true) };
+    Ok(hash(&file_end::end(file, offset, CHECKED)?) == expected)
 }

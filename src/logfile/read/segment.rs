@@ -8,15 +8,19 @@ use std::time::Duration;
 use super::super::current::Identity;
 use super::super::entry::{Mark, Stream, Timestamp};
 use super::super::format::{LONGEST_ON_DISK, sniff};
+use super::super::index::Stretch;
 use super::super::options::Format;
 use super::content::Content;
 use super::lines::{Decoded, Line, Lines};
 use super::raw::{Next, Raw};
 use super::times::Index;
-use super::{Entry, Hold, ReadError, Warning};
+use super::{Entry, Hold, ReadError, Side, Warning};
 
 /// The coarsest granularity of modification times in common file systems.
 const GRAIN: Duration = Duration::from_secs(2);
+
+/// How many NULs at the beginning of a file are looked behind for its format.
+const MOST_ZEROS: u64 = 64 << 20;
 
 /// The role of a file in its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,10 @@ pub(super) struct Segment {
     form: Form,
     /// The read position in the file.
     offset: u64,
+    /// Up to which offset the index is known to have no further mark of a log of records.
+    unmarked: u64,
+    /// Whether the file was truncated, and what was read of it before is still to be returned.
+    is_truncated: bool,
     found: Option<Found>,
 }
 
@@ -48,7 +56,8 @@ enum Form {
     /// The first line, which decides, has not been read.
     Unknown,
     Raw(Raw),
-    Lines(Lines),
+    /// With an index of marks.
+    Lines(Lines, Raw),
 }
 
 /// The next entry.
@@ -75,18 +84,22 @@ impl Segment {
         identity: Identity,
         content: Content,
     ) -> Self {
-        let (form, offset, found) = (Form::Unknown, 0, None);
-        Self { role, number, path, identity, content, form, offset, found }
+        let (form, offset, unmarked, is_truncated, found) = (Form::Unknown, 0, 0, false, None);
+        Self { role, number, path, identity, content, form, offset, unmarked, is_truncated, found }
     }
 
-    /// Uses this index, or returns a warning if it does not match the file. A log with an index is
-    /// raw.
+    /// Uses this index, or returns a warning if it does not match the file. The index knows the
+    /// format.
     pub(super) fn use_index(&mut self, index: Index) -> Option<Warning> {
-        if matches!(self.form, Form::Unknown) {
-            self.form = Form::Raw(Raw::default());
-        }
+        self.assume(index.format());
         match &mut self.form {
-            Form::Raw(raw) => raw.use_index(index, &self.content, self.offset),
+            Form::Raw(raw) if index.format() == Format::Raw => {
+                raw.use_index(index, &self.content, self.offset)
+            }
+            Form::Lines(_, marks) if index.format() != Format::Raw => {
+                self.unmarked = 0;
+                marks.use_index(index, &self.content, self.offset)
+            }
             _ => None,
         }
     }
@@ -95,10 +108,10 @@ impl Segment {
     pub(super) fn may_have_another_index(&mut self) -> Result<bool, ReadError> {
         match &mut self.form {
             Form::Unknown => Ok(true),
-            Form::Raw(raw) => {
-                raw.may_have_another().map_err(|error| ReadError::io(&self.path, error))
+            Form::Lines(..) if self.offset < self.unmarked => Ok(false),
+            Form::Raw(index) | Form::Lines(_, index) => {
+                index.may_have_another().map_err(|error| ReadError::io(&self.path, error))
             }
-            Form::Lines(_) => Ok(false),
         }
     }
 
@@ -107,13 +120,13 @@ impl Segment {
         if let Form::Unknown = self.form {
             self.form = match format {
                 Format::Raw => Form::Raw(Raw::default()),
-                Format::Cri | Format::Json => Form::Lines(Lines::new(format)),
+                Format::Cri | Format::Json => Form::Lines(Lines::new(format), Raw::default()),
             };
         }
     }
 
     pub(super) fn is_lines(&self) -> bool {
-        matches!(self.form, Form::Lines(_))
+        matches!(self.form, Form::Lines(..))
     }
 
     pub(super) fn is_packed(&self) -> bool {
@@ -128,8 +141,8 @@ impl Segment {
     /// The number of the next record of its index.
     pub(super) fn record(&self) -> u64 {
         match &self.form {
-            Form::Raw(raw) => raw.number(),
-            _ => 0,
+            Form::Raw(index) | Form::Lines(_, index) => index.number(),
+            Form::Unknown => 0,
         }
     }
 
@@ -138,9 +151,25 @@ impl Segment {
         self.content.size().map_err(|error| ReadError::io(&self.path, error))
     }
 
+    /// The size below which the file has been truncated by another program. The writer itself cuts off
+    /// a record that it could write in part only.
+    pub(super) fn seen(&self) -> u64 {
+        match self.form {
+            Form::Raw(_) => self.offset.max(self.content.end()),
+            Form::Unknown | Form::Lines(..) => self.offset,
+        }
+    }
+
+    /// The file was truncated. What was read of it and waits for its time is returned without one, then
+    /// reading starts from the beginning.
+    pub(super) fn truncated(&mut self) {
+        self.is_truncated = true;
+    }
+
     /// Starts from the beginning, without an index.
-    pub(super) fn restart(&mut self) {
-        (self.form, self.offset, self.found) = (Form::Unknown, 0, None);
+    fn restart(&mut self) {
+        self.is_truncated = false;
+        (self.form, self.offset, self.unmarked, self.found) = (Form::Unknown, 0, 0, None);
         self.content.forget();
     }
 
@@ -156,6 +185,14 @@ impl Segment {
 
     /// Finds the next entry for [`take`](Self::take); `false` if there is none.
     pub(super) fn ready(&mut self, bounds: Bounds) -> Result<bool, ReadError> {
+        if self.is_truncated {
+            let most = self.content.held(self.offset, u64::MAX).len() as u64;
+            if most > 0 {
+                self.found = Some(Found::Bytes { time: None, stream: None, most });
+                return Ok(true);
+            }
+            self.restart();
+        }
         self.learn_form(bounds.hold)?;
         self.found = self.find(bounds).map_err(|error| ReadError::io(&self.path, error))?;
         Ok(self.found.is_some())
@@ -166,21 +203,35 @@ impl Segment {
         let left = bounds.end.saturating_sub(self.offset);
         match &mut self.form {
             Form::Unknown => Ok(None),
-            Form::Lines(_) if left == 0 => Ok(None),
-            Form::Lines(lines) => {
+            Form::Lines(..) if left == 0 => Ok(None),
+            Form::Lines(lines, marks) => {
                 let waits = grows && bounds.hold >= Hold::Parts;
                 let line = lines.find(&mut self.content, self.offset, waits)?;
                 // Not skipped: the writer may still complete the record, or cut it off.
                 let line = line.filter(|line| {
                     !grows || !lines.is_part_of_record(&self.content, self.offset, *line)
                 });
+                // A mark is on disk before the bytes behind it, so the index is read after them.
+                if self.offset >= self.unmarked {
+                    if let Some((time, mark)) = marks.mark_at(self.offset)? {
+                        return Ok(Some(Found::Mark { time, mark }));
+                    }
+                    self.unmarked = marks.next_offset()?.unwrap_or(match grows {
+                        true => self.content.end(),
+                        false => u64::MAX,
+                    });
+                }
                 Ok(line.map(Found::Line))
             }
             Form::Raw(raw) => {
                 let (time, stream, most) = match raw.next(self.offset)? {
                     Next::Mark { time, mark } => return Ok(Some(Found::Mark { time, mark })),
                     Next::Bytes { time, stream, most } => (time, stream, most.min(left)),
-                    Next::Unindexed if grows && bounds.hold >= Hold::Pending => return Ok(None),
+                    Next::Unindexed if grows && bounds.hold >= Hold::Pending => {
+                        // Another program may truncate the file before the index has them.
+                        self.content.keep(self.offset)?;
+                        return Ok(None);
+                    }
                     Next::Unindexed => (None, None, left),
                 };
                 let some = most > 0 && !self.content.at(self.offset, most)?.is_empty();
@@ -194,8 +245,8 @@ impl Segment {
         let offset = self.offset;
         match self.found.take()? {
             Found::Mark { time, mark } => {
-                if let Form::Raw(raw) = &mut self.form {
-                    raw.pass_mark();
+                if let Form::Raw(index) | Form::Lines(_, index) = &mut self.form {
+                    index.pass_mark();
                 }
                 Some(Entry::Mark { time, mark })
             }
@@ -206,7 +257,7 @@ impl Segment {
             }
             Found::Line(line) => {
                 self.offset += line.size();
-                let Form::Lines(lines) = &mut self.form else { return None };
+                let Form::Lines(lines, _) = &mut self.form else { return None };
                 let Decoded { time, stream, bytes } = lines.read(&self.content, offset, line);
                 Some(Entry::Bytes { time, stream, bytes })
             }
@@ -229,26 +280,47 @@ impl Segment {
 
     /// The format, and whether there were enough bytes to detect it; `None` for an empty file.
     fn sniff(&mut self) -> std::io::Result<Option<(Option<Format>, bool)>> {
-        self.content.at(0, u64::MAX)?;
+        let start = self.zeros()?;
+        self.content.at(start, u64::MAX)?;
         loop {
-            let beginning = self.content.held(0, u64::MAX);
+            let beginning = self.content.held(start, u64::MAX);
             if beginning.is_empty() {
                 return Ok(None);
             }
+            // Behind NULs, a crash may have left the end of a record.
+            let second = memchr::memchr(b'\n', beginning).filter(|_| start > 0);
+            let second = second.and_then(|end| beginning.get(end + 1..)).unwrap_or_default();
             let is_json = beginning.starts_with(b"{");
             let whole =
                 !is_json || beginning.contains(&b'\n') || beginning.len() >= LONGEST_ON_DISK;
-            let format = sniff(beginning);
-            if whole || format.is_some() || !self.content.extend(0)? {
+            let format = sniff(beginning).or_else(|| sniff(second));
+            let may_be_behind = start > 0 && beginning.len() < 2 * LONGEST_ON_DISK;
+            if format.is_some() || (whole && !may_be_behind) || !self.content.extend(start)? {
                 return Ok(Some((format, whole)));
             }
         }
     }
 
+    /// How many NULs are at the beginning, where a crash of the machine may leave them.
+    fn zeros(&mut self) -> std::io::Result<u64> {
+        let mut zeros = 0;
+        while zeros < MOST_ZEROS {
+            let bytes = self.content.at(zeros, u64::MAX)?;
+            let count = bytes.iter().take_while(|&&byte| byte == 0).count();
+            let is_all = count == bytes.len() && count > 0;
+            zeros += count as u64;
+            if !is_all {
+                break;
+            }
+        }
+        Ok(zeros)
+    }
+
     /// Skips to behind the next mark without reading the bytes before it; `None` at the end.
     pub(super) fn next_mark(&mut self) -> Result<Option<(Timestamp, Mark)>, ReadError> {
-        let Form::Raw(raw) = &mut self.form else { return Ok(None) };
-        let mark = raw.next_mark().map_err(|error| ReadError::io(&self.path, error))?;
+        let (Form::Raw(index) | Form::Lines(_, index)) = &mut self.form else { return Ok(None) };
+        self.unmarked = 0;
+        let mark = index.next_mark().map_err(|error| ReadError::io(&self.path, error))?;
         Ok(mark.map(|(offset, time, mark)| {
             self.offset = offset;
             (time, mark)
@@ -261,24 +333,99 @@ impl Segment {
         match &mut self.form {
             Form::Unknown => Ok(None),
             Form::Raw(raw) => raw.first_time(),
-            Form::Lines(lines) => lines.first_time(&mut self.content),
+            Form::Lines(lines, _) => lines.first_time(&mut self.content),
         }
         .map_err(|error| ReadError::io(&self.path, error))
     }
 
-    /// Goes to the first bytes at or after this time, or behind the last bytes with a known time.
+    /// Goes to the first bytes at or after this time, or behind the last bytes with a known time. Times
+    /// are taken to be ascending.
     pub(super) fn go_to_time(&mut self, time: Timestamp) -> Result<(), ReadError> {
         self.learn_form(Hold::Nothing)?;
-        self.offset = match &mut self.form {
-            Form::Unknown => Ok(0),
-            Form::Raw(raw) => raw.go_to_time(time),
-            Form::Lines(lines) => lines.find_time(&mut self.content, time),
-        }
-        .map_err(|error| ReadError::io(&self.path, error))?;
+        self.offset =
+            self.ascending_time(time).map_err(|error| ReadError::io(&self.path, error))?;
         if let Some(size) = self.size()?.filter(|_| self.is_older_than(time)) {
             self.offset = size;
         }
         Ok(())
+    }
+
+    fn ascending_time(&mut self, time: Timestamp) -> std::io::Result<u64> {
+        match &mut self.form {
+            Form::Unknown => Ok(0),
+            Form::Raw(raw) => raw.go_to_time(time),
+            Form::Lines(lines, marks) => {
+                let end = self.content.size()?.unwrap_or(u64::MAX);
+                let offset = lines.find_time(&mut self.content, time, 0..end)?;
+                self.unmarked = 0;
+                marks.go_to_offset(offset, None).map(|()| offset)
+            }
+        }
+    }
+
+    /// The stretches between steps of the clock at the beginning and the end of the file, as far as
+    /// they are known.
+    pub(super) fn stretches(&mut self) -> Result<Option<(Stretch, Stretch)>, ReadError> {
+        match &mut self.form {
+            Form::Unknown => Ok(None),
+            Form::Raw(index) | Form::Lines(_, index) => index.ends(),
+        }
+        .map_err(|error| ReadError::io(&self.path, error))
+    }
+
+    /// As [`go_to_time`](Self::go_to_time), with each stretch between steps of the clock by itself.
+    /// `false` if none reaches this time, or on the other side, begins before it.
+    pub(super) fn find_time(&mut self, time: Timestamp, side: Side) -> Result<bool, ReadError> {
+        self.learn_form(Hold::Nothing)?;
+        let found = self.stretch_time(time, side);
+        let found = found.map_err(|error| ReadError::io(&self.path, error))?;
+        self.offset = found.unwrap_or(self.offset);
+        Ok(found.is_some())
+    }
+
+    fn stretch_time(&mut self, time: Timestamp, side: Side) -> std::io::Result<Option<u64>> {
+        match &mut self.form {
+            Form::Unknown => Ok(None),
+            Form::Raw(raw) => {
+                if raw.ends()?.is_some() {
+                    return raw.find_time(time, side);
+                }
+                // Without times, all of it may be on the side that is wanted.
+                match side {
+                    Side::First if self.is_older_than(time) => Ok(None),
+                    Side::First => Ok(Some(0)),
+                    Side::Last => self.content.size(),
+                }
+            }
+            Form::Lines(lines, marks) => {
+                let mut begins = marks.begins_of_stretches()?;
+                if begins.first() != Some(&0) {
+                    begins.insert(0, 0);
+                }
+                let size = self.content.size()?.unwrap_or(u64::MAX);
+                let ends = begins.iter().skip(1).copied().chain([size]);
+                let mut stretches: Vec<_> =
+                    begins.iter().zip(ends).map(|(&start, end)| start..end.max(start)).collect();
+                if side == Side::Last {
+                    stretches.reverse();
+                }
+                for stretch in stretches {
+                    let found = lines.find_time(&mut self.content, time, stretch.clone())?;
+                    let is_in = match side {
+                        Side::First => {
+                            found < stretch.end && !self.content.at(found, 1)?.is_empty()
+                        }
+                        Side::Last => found > stretch.start,
+                    };
+                    if is_in {
+                        self.unmarked = 0;
+                        marks.go_to_offset(found, None)?;
+                        return Ok(Some(found));
+                    }
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Whether the last write to the file was before this time.
@@ -294,7 +441,16 @@ impl Segment {
         self.offset = match &mut self.form {
             Form::Unknown => Ok(offset),
             Form::Raw(raw) => raw.go_to_offset(offset, record).map(|()| offset),
-            Form::Lines(lines) => lines.align(&mut self.content, offset),
+            Form::Lines(lines, marks) => {
+                self.unmarked = 0;
+                match lines.align(&mut self.content, offset) {
+                    Ok(aligned) => {
+                        let record = record.filter(|_| aligned == offset);
+                        marks.go_to_offset(aligned, record).map(|()| aligned)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         }
         .map_err(|error| ReadError::io(&self.path, error))?;
         Ok(())

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::super::current::Identity;
-use super::super::index::{HEADER, Header, RECORD, Record};
+use super::super::index::{Content, HEADER, Header, RECORD, Record};
+use super::super::options::Format;
 use super::content::read_at;
 
 /// How many records are read and buffered at a time: about a page.
@@ -27,7 +29,12 @@ pub(super) struct Index {
 impl Index {
     /// The inode of the log that the index was made for.
     pub(super) fn inode(&self) -> Option<u64> {
-        self.times.as_ref().map(Times::inode)
+        self.times.as_ref().map(|times| times.header.inode)
+    }
+
+    /// The format of the log; raw if this is not an index.
+    pub(super) fn format(&self) -> Format {
+        self.times.as_ref().map_or(Format::Raw, |times| times.header.format)
     }
 }
 
@@ -35,7 +42,7 @@ impl Index {
 #[derive(Debug)]
 pub(super) struct Times {
     file: File,
-    inode: u64,
+    header: Header,
     records: Vec<u8>,
     /// The number of the first record in the buffer.
     first: u64,
@@ -47,12 +54,7 @@ impl Times {
         let mut header = [0; HEADER];
         let read = read_at(&file, &mut header, 0)?;
         let header = Header::decode(&header).filter(|_| read == HEADER);
-        Ok(header.map(|Header { inode }| Self { file, inode, records: Vec::new(), first: 0 }))
-    }
-
-    /// The inode of the log that the index was made for.
-    pub(super) fn inode(&self) -> u64 {
-        self.inode
+        Ok(header.map(|header| Self { file, header, records: Vec::new(), first: 0 }))
     }
 
     /// Whether the file was unlinked.
@@ -74,6 +76,12 @@ impl Times {
         Ok(self.buffered(number).and_then(Record::decode))
     }
 
+    /// As [`record`](Self::record), from the file.
+    pub(super) fn reread(&mut self, number: u64) -> io::Result<Option<Record>> {
+        self.records.clear();
+        self.record(number)
+    }
+
     fn buffered(&self, number: u64) -> Option<&[u8; RECORD]> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.records.get(place.checked_mul(RECORD)?..)?.first_chunk()
@@ -90,9 +98,29 @@ impl Times {
         &mut self,
         is_before: impl Fn(&Record) -> bool,
     ) -> io::Result<u64> {
-        let (mut low, mut high) = (0, self.room()?);
+        let room = self.room()?;
+        self.partition(0..room, is_before)
+    }
+
+    /// As [`partition_point`](Self::partition_point), among the records from this number on.
+    pub(super) fn partition_from(
+        &mut self,
+        from: u64,
+        is_before: impl Fn(&Record) -> bool,
+    ) -> io::Result<u64> {
+        let room = self.room()?;
+        self.partition(from..room, is_before)
+    }
+
+    /// As [`partition_point`](Self::partition_point), among the records of these numbers.
+    pub(super) fn partition(
+        &mut self,
+        numbers: Range<u64>,
+        is_before: impl Fn(&Record) -> bool,
+    ) -> io::Result<u64> {
+        let (mut low, mut high) = (numbers.start, numbers.end);
         // The common case: it is true for all of them.
-        if let Some(last) = high.checked_sub(1)
+        if let Some(last) = high.checked_sub(1).filter(|last| *last >= low)
             && self.record(last)?.is_some_and(|record| is_before(&record))
         {
             return Ok(high);
@@ -120,6 +148,19 @@ impl Times {
                 return Ok(record);
             }
             number = last;
+        }
+        Ok(None)
+    }
+
+    /// The last check among the last records: the offset in the log, and the hash.
+    pub(super) fn last_check(&mut self) -> io::Result<Option<(u64, u32)>> {
+        let end = self.partition_point(|_| true)?;
+        for number in (end.saturating_sub(BLOCK)..end).rev() {
+            if let Some(Record { offset, content: Content::Check(hash), .. }) =
+                self.record(number)?
+            {
+                return Ok(Some((offset, hash)));
+            }
         }
         Ok(None)
     }

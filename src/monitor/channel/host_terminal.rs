@@ -123,18 +123,17 @@ impl HostTerminal {
         self.terminal.as_ref().is_some_and(|terminal| !terminal.is_foreground())
     }
 
-    /// Reads the host's stdin into `input`, with the terminal's `answers` to queries or without.
+    /// Reads the host's stdin into `input`.
     pub(super) fn read(
         &mut self,
-        answers: bool,
         input: &mut Input<Handle, SourceKey>,
         cx: &mut Cx<'_>,
     ) -> InputEvent {
         if self.is_outside() {
             input.not_ready(&mut cx.sources);
-            return InputEvent::Nothing;
+            return InputEvent::Open;
         }
-        match input.turn(self.is_raw(), answers, cx) {
+        match input.turn(self.is_raw(), cx) {
             Ok(event) => event,
             // A read from the background with SIGTTIN blocked (termios(3)).
             Err(error)
@@ -143,9 +142,9 @@ impl HostTerminal {
                     && self.is_in_background() =>
             {
                 input.not_ready(&mut cx.sources);
-                InputEvent::Nothing
+                InputEvent::Open
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => InputEvent::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => InputEvent::Open,
             Err(error) => {
                 // A terminal that was hung up, or a socket whose peer has closed it, is at its end.
                 if !terminal::peer_has_gone(&error, input.reads_terminal()) {
