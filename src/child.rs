@@ -82,6 +82,7 @@ const LOWEST_PRIORITY: libc::c_int = 19;
 /// [`Builder::start`]: crate::monitor::Builder::start
 /// [`StartError`]: crate::monitor::StartError
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum ChildIo {
     /// Pipes or stream sockets. An absent stream is not relayed.
     Piped {

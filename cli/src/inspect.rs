@@ -127,7 +127,7 @@ fn session(session: &SessionReport) -> Value {
         "to": session.to.as_str(),
         "console": match &session.to {
             AttachTo::Console(name) => Some(name.as_str()),
-            AttachTo::Stdout | AttachTo::Stderr | AttachTo::Tty => None,
+            _ => None,
         },
         "read_only": session.read_only,
         "missed": session.missed,

@@ -92,7 +92,7 @@ impl Only {
             // A notice about dropped output belongs to both streams.
             Some(Stream::Notice) => true,
             Some(Stream::Stderr) => self == Self::Stderr,
-            Some(Stream::Stdout | Stream::Tty) | None => self == Self::Stdout,
+            _ => self == Self::Stdout,
         }
     }
 }

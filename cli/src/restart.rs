@@ -150,7 +150,8 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     // terminal. It can't replace a pipe: without a client, the command would never read end of file.
     sandbox.input = match (sandbox.input, command.get_pty()) {
         (Input::Attached, _) | (Input::Forward, true) => Input::Attached,
-        (Input::Forward, false) | (Input::Null, _) => Input::Null,
+        (Input::Forward, false) => Input::Null,
+        (input, _) => input,
     };
     sandbox.stop_timeout = limited(sandbox.stop_timeout);
     let retention = &mut sandbox.log.retention;

@@ -61,12 +61,9 @@ impl Sampler {
         let before = std::mem::replace(&mut running.before, now);
         let time = now.0.duration_since(before.0).as_secs_f64();
         let cpu = now.1.saturating_sub(before.1).as_secs_f64();
-        let sample = Sample {
-            at: Utc::now(),
-            cpu_usage_percent: (time > 0.0).then(|| cpu / time * 100.0),
-            memory_usage_bytes: Some(usage.resident),
-            disk_usage_bytes: None,
-        };
+        let mut sample = Sample::new(Utc::now());
+        sample.cpu_usage_percent = (time > 0.0).then(|| cpu / time * 100.0);
+        sample.memory_usage_bytes = Some(usage.resident);
         self.record(&sample);
     }
 

@@ -52,6 +52,7 @@ impl LogError {
 /// An incomplete write.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
+#[non_exhaustive]
 pub struct WriteError {
     /// How many of the bytes were written: exactly the first `written` bytes are in the log. Pass
     /// the rest to [`LogFile::write`](super::LogFile::write) again later.

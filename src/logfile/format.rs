@@ -28,6 +28,7 @@ pub const LONGEST_ON_DISK: usize = 6 * LONGEST + 128;
 
 /// One record of a log: one line of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record<'a> {
     /// When its bytes were read from the child. `None` if the line has no time.
     pub time: Option<Timestamp>,

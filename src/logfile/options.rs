@@ -156,6 +156,7 @@ impl Default for Retention {
 
 /// The format of a log on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Format {
     /// The bytes as the child wrote them.
     #[default]

@@ -46,7 +46,7 @@ pub use position::Position;
 use segment::{Bounds, Role, Segment};
 pub use warning::Warning;
 
-/// One entry of a log.
+/// One entry of a log: bytes, or an event between two bytes. New events are [`Mark`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry<'a> {
     /// Bytes of one stream, rarely none. An entry ends at an arbitrary byte: a line or a character
@@ -126,6 +126,7 @@ enum Side {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
 pub enum Hold {
     /// None: all bytes are returned.
     #[default]

@@ -8,6 +8,7 @@ use super::name::Name;
 
 /// The stream that a client gets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum AttachTo {
     /// The child's stdout, or its terminal if it has one.
     Stdout,

@@ -6,6 +6,7 @@ use super::name::Name;
 
 /// The state of a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConsoleState {
     /// It is not there, and will be tried again.
     Waiting,

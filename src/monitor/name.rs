@@ -18,6 +18,7 @@ pub struct Name(String);
 
 /// A name that could not be a file name of its own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NameError {
     /// No name at all.
     #[error("a name must not be empty")]

@@ -60,6 +60,7 @@ impl<F: FnMut(&Transition) + Send> Observer for F {
 
 /// What is known before the child is started.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Starting<'a> {
     /// The sandbox.
     pub sandbox: &'a Sandbox,
@@ -78,8 +79,16 @@ pub struct Starting<'a> {
     pub socket: Option<&'a Path>,
 }
 
+impl<'a> Starting<'a> {
+    /// The first start of a child that the host hands over, for the test of an observer.
+    pub fn new(sandbox: &'a Sandbox, supervisor: &'a Identity, at: DateTime<Utc>) -> Self {
+        Self { sandbox, command: None, supervisor, at, restarts: 0, socket: None }
+    }
+}
+
 /// An observer's answer to [`Observer::claim`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Claim {
     /// Go ahead.
     Granted,
@@ -97,6 +106,7 @@ pub enum Claim {
 
 /// Whether an observer is done with a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// Nothing is left to do.
     Done,

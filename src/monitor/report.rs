@@ -14,6 +14,7 @@ use crate::child::Identity;
 
 /// The state of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// Asked for, and not running yet.
     Starting,

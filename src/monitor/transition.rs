@@ -79,6 +79,7 @@ pub enum Transition {
 
 /// How a monitored child ended.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct End {
     /// Exit code, signal, or why it never ran.
     pub outcome: Outcome,
@@ -113,6 +114,7 @@ pub enum Outcome {
 
 /// Why a child that ran has ended; the words of the record are in [`Reason::as_str`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reason {
     /// By itself, with an exit code.
     Exited,
@@ -227,6 +229,11 @@ impl StartError {
 }
 
 impl End {
+    /// An end without output, for the test of an observer.
+    pub fn new(outcome: Outcome) -> Self {
+        Self { outcome, bytes_logged: 0, bytes_dropped: 0, consoles: Vec::new(), panic: None }
+    }
+
     /// The exit code of a command that represents the child's end: the child's own, 128+n for
     /// signal n, 127 if the command was not found, 126 if it could not be executed, 125 for
     /// anything else that kept it from running, and for an unknown exit status.

@@ -11,6 +11,7 @@ use super::{COMMAND_TIMEOUT, Registry, connection, schema};
 
 /// Resource usage of a sandbox at one moment: a row of `sandbox_metrics`.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Sample {
     /// Time of the sample, recorded in milliseconds.
     pub at: DateTime<Utc>,
@@ -20,6 +21,13 @@ pub struct Sample {
     pub memory_usage_bytes: Option<u64>,
     /// Bytes on disk.
     pub disk_usage_bytes: Option<u64>,
+}
+
+impl Sample {
+    /// A sample without any value.
+    pub fn new(at: DateTime<Utc>) -> Self {
+        Self { at, cpu_usage_percent: None, memory_usage_bytes: None, disk_usage_bytes: None }
+    }
 }
 
 impl Registry {

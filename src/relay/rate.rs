@@ -56,6 +56,7 @@ pub struct LogRate {
 
 /// What happens to output that exceeds its [`LogRate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OverRate {
     /// It is read later, when the rate allows it: the child blocks on its full pipe.
     #[default]

@@ -95,14 +95,11 @@ impl Life {
 
     pub fn starting(&self) -> Starting<'_> {
         let Self { sandbox, command, supervisor, at, restarts, socket } = self;
-        Starting {
-            sandbox,
-            command: command.as_ref(),
-            supervisor,
-            at: *at,
-            restarts: *restarts,
-            socket: socket.as_deref(),
-        }
+        let mut starting = Starting::new(sandbox, supervisor, *at);
+        starting.command = command.as_ref();
+        starting.restarts = *restarts;
+        starting.socket = socket.as_deref();
+        starting
     }
 
     /// The next run of the same supervisor.
@@ -143,17 +140,20 @@ pub fn stopping() -> Transition {
     Transition::Stopping { at: time("2026-11-23T17:02:05Z") }
 }
 
+fn end(outcome: Outcome) -> End {
+    let mut end = End::new(outcome);
+    (end.bytes_logged, end.bytes_dropped) = (1000, 10);
+    end
+}
+
 pub fn stopped(outcome: Outcome) -> Transition {
-    let end =
-        End { outcome, bytes_logged: 1000, bytes_dropped: 10, consoles: Vec::new(), panic: None };
-    Transition::Stopped { at: time("2026-11-23T17:02:06.5Z"), end }
+    Transition::Stopped { at: time("2026-11-23T17:02:06.5Z"), end: end(outcome) }
 }
 
 /// Over, to be started again.
 pub fn restarting(code: i32) -> Transition {
     let outcome = Outcome::Ended { status: ExitStatus::Code(code), reason: Reason::Exited };
-    let end =
-        End { outcome, bytes_logged: 1000, bytes_dropped: 10, consoles: Vec::new(), panic: None };
+    let end = end(outcome);
     Transition::Restarting { at: Utc::now(), end, after: Duration::from_millis(100) }
 }
 

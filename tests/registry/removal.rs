@@ -6,12 +6,10 @@ use vmon::monitor::{Claim, Identity, Rootfs};
 use vmon::registry::{Registry, Removal, Sample, Status};
 
 fn sample(cpu: f64) -> Sample {
-    Sample {
-        at: time("2026-11-23T17:02:05.25Z"),
-        cpu_usage_percent: Some(cpu),
-        memory_usage_bytes: Some(4096),
-        disk_usage_bytes: None,
-    }
+    let mut sample = Sample::new(time("2026-11-23T17:02:05.25Z"));
+    sample.cpu_usage_percent = Some(cpu);
+    sample.memory_usage_bytes = Some(4096);
+    sample
 }
 
 /// A whole life, over at `ended`, a time of 2026-11-23.
@@ -144,7 +142,8 @@ fn the_latest_sample_of_each_sandbox_is_read_back() {
     let registry = fixture.registry();
     assert!(!registry.add_metrics("Sandboxfile", "web", &sample(1.0)).unwrap());
     life(&registry, "web");
-    let newer = Sample { cpu_usage_percent: None, ..sample(0.0) };
+    let mut newer = sample(0.0);
+    newer.cpu_usage_percent = None;
     for sample in [sample(250.5), newer] {
         assert!(registry.add_metrics("Sandboxfile", "web", &sample).unwrap());
     }

@@ -143,12 +143,7 @@ fn formatted(bench: &Bench, flood: Flood, format: Format) -> Result<Measured> {
     let child = modes::words("flood", &flood.words())?;
     let mut options = vec!["--no-forward".to_owned()];
     options.extend(tools::vmon_keeps(None));
-    let word = match format {
-        Format::Raw => "raw",
-        Format::Cri => "cri",
-        Format::Json => "json",
-    };
-    options.extend(["--log-format".to_owned(), word.to_owned()]);
+    options.extend(["--log-format".to_owned(), format.to_string()]);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let mut command = tools::vmon(&bench.peers.vmon, scratch.path(), "flood", &options, &child);
     let (ended, written) = supervise(tools::silent(&mut command), scratch.path())?;
@@ -156,7 +151,7 @@ fn formatted(bench: &Bench, flood: Flood, format: Format) -> Result<Measured> {
     let paths = tools::vmon_log(scratch.path(), "flood")?;
     match format {
         Format::Raw => checker.take_files(&paths)?,
-        Format::Cri | Format::Json => checker.take_records(&paths, format)?,
+        _ => checker.take_records(&paths, format)?,
     }
     checker.finish().map_err(|error| format!("log: {error}"))?;
     Ok(measured(&flood, &ended, &written, written.cpu))

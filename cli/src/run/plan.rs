@@ -67,7 +67,7 @@ impl Plan {
                     *layer = absolute(layer)?;
                 }
             }
-            None => {}
+            _ => {}
         }
         sandbox.log_dir = absolute(&sandbox.log_dir)?;
         let cgroup = sandbox.cgroup.as_deref().map(absolute).transpose()?;

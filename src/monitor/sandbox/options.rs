@@ -20,6 +20,7 @@ use crate::values::{ValueError, size, words};
 /// assert_eq!("overlayfs:/base:/top".parse(), Ok(rootfs));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rootfs {
     /// One directory, used as it is.
     Native(PathBuf),
@@ -55,6 +56,7 @@ impl FromStr for Rootfs {
 
 /// Whether the child's output is forwarded, in addition to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Forward {
     /// To the log only.
     #[default]
@@ -72,6 +74,7 @@ words!(Forward { Off = "off", Block = "block", Drop = "drop" });
 
 /// The child's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Input {
     /// None: the null device, or for a child that a host has started an input that is closed at once.
     /// A child on a PTY still reads the input of attached clients.
@@ -87,6 +90,7 @@ words!(Input { Null = "null", Forward = "forward", Attached = "attached" });
 
 /// What happens while the log can't be written: a full disk, a quota, a read-only file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnLogError {
     /// Stop reading the child, and retry until the write succeeds. Nothing is lost.
     #[default]
@@ -138,6 +142,7 @@ impl FromStr for LogRate {
 /// assert_eq!(Restart::Always.to_string(), "always");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Restart {
     /// Never.
     #[default]
