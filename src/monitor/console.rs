@@ -126,9 +126,12 @@ impl Console {
         &self.name
     }
 
-    /// Its kind: `unix`, `unix-any`, `listen`, `pty` or `fifo`.
+    /// Its kind: `unix`, also for `unix-any`, `listen`, `pty` or `fifo`.
     pub fn kind(&self) -> &'static str {
-        self.address.word()
+        match self.address {
+            ConsoleAddress::Connect { .. } => "unix",
+            _ => self.address.word(),
+        }
     }
 
     /// The path of its socket, FIFO or PTY; `None` for a PTY that this process makes.
@@ -174,7 +177,7 @@ impl Console {
 
     /// The text that it is parsed from, with its name, byte for byte.
     pub fn to_os_string(&self) -> OsString {
-        let mut text = OsString::from(format!("{}={}", self.name, self.kind()));
+        let mut text = OsString::from(format!("{}={}", self.name, self.address.word()));
         if let Some(path) = self.path() {
             text.push(":");
             text.push(path);
@@ -352,6 +355,14 @@ mod tests {
             "f=unix::",
         ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    /// A kind is a word of the enumeration `ConsoleKind` of the control interface.
+    #[test]
+    fn unix_and_unix_any_are_of_one_kind() {
+        for text in ["a=unix:/p", "a=unix-any:/p"] {
+            assert_eq!(parse(text).unwrap().kind(), "unix", "{text}");
         }
     }
 

@@ -109,11 +109,13 @@ fn a_client_whose_input_a_console_did_not_take_is_read_again_after_a_reset() {
     let console = format!("serial=unix-any:{}", path.display()).parse().unwrap();
     let mut host = Host::new(state, &idle(), |it| it.console(console), |builder| builder);
     host.until_open("serial", 1);
+    // A word of the enumeration `ConsoleKind` of the control interface.
+    assert_eq!(host.console("serial").kind, "unix");
     let (deaf, _) = listener.accept().unwrap();
     let mut client = host.attach("serial", 0);
     let mut sent = 0;
     let mut full = 0;
-    host.until("nobody takes any more of it", |_| {
+    host.until("the console takes no more of it", |_| {
         let taken = client.stream.write(&[b'x'; 65536]).unwrap_or(0);
         full = if taken == 0 { full + 1 } else { 0 };
         sent += taken;

@@ -127,8 +127,7 @@ impl ConsoleBackend {
     /// The word for its kind.
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Connect { any: false, .. } => "unix",
-            Self::Connect { any: true, .. } => "unix-any",
+            Self::Connect { .. } => "unix",
             Self::Listen(_) => "listen",
             Self::Made(_) | Self::Appearing(_) => "pty",
             Self::Fifo(_) => "fifo",
