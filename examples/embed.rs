@@ -16,7 +16,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     let registry = Registry::open(state.join("sandbox.db"))?;
     let mut reactor = Reactor::new()?;
-    let sandbox = Sandbox::new("embedded", "Sandboxfile", state.join("log"))?
+    let sandbox = Sandbox::new("embedded", state.join("log"))?
         .rootfs(Rootfs::Native("/srv/rootfs".into()))
         .forward(Forward::Block);
     let id = Monitor::builder(sandbox)

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .stderr(Stdio::piped())
             .spawn()?;
         let observer = move |transition: &Transition| eprintln!("{name}: {transition:?}");
-        Monitor::builder(Sandbox::new(name, "Sandboxfile", &logs)?).observer(observer).start(
+        Monitor::builder(Sandbox::new(name, &logs)?).observer(observer).start(
             &mut reactor,
             child.id(),
             child.into(),

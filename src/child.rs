@@ -70,7 +70,7 @@ const LOWEST_PRIORITY: libc::c_int = 19;
 /// # let log_dir = directory.path();
 /// let child = Command::new("echo").arg("hello").stdout(Stdio::piped()).spawn()?;
 /// let mut reactor = Reactor::new()?;
-/// let sandbox = Sandbox::new("web", "Sandboxfile", log_dir)?;
+/// let sandbox = Sandbox::new("web", log_dir)?;
 /// let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), child.into())?;
 /// reactor.run()?;
 /// let end = reactor.remove(id).and_then(Monitor::into_end).ok_or("no end")?;
@@ -272,8 +272,9 @@ impl Stdio {
 
     fn pty(input: bool, size: &Winsize, modes: Option<&Termios>) -> io::Result<(Self, ChildIo)> {
         let Pty { master, slave, .. } = pty::open()?;
-        if let Some(modes) = modes {
-            tcsetattr(&slave, SetArg::TCSANOW, modes)?;
+        match modes {
+            Some(modes) => tcsetattr(&slave, SetArg::TCSANOW, modes)?,
+            None => pty::accept_utf8(slave.as_fd())?,
         }
         resize(master.as_fd(), size)?;
         let stdin = if input { above_stdio(slave.try_clone()?)? } else { null_input()? };

@@ -15,7 +15,7 @@
 //! # let directory = tempfile::tempdir()?;
 //! # let state = directory.path();
 //! let mut reactor = Reactor::new()?;
-//! let sandbox = Sandbox::new("web", "Sandboxfile", state.join("log"))?;
+//! let sandbox = Sandbox::new("web", state.join("log"))?;
 //! // At STATE/run/Sandboxfile/web.sock, from the start to the end.
 //! let server = Server::new(&state.join("run"), &sandbox)?;
 //! let id = Monitor::builder(sandbox)

@@ -21,7 +21,7 @@
 //! # let state = directory.path();
 //! let registry = Registry::open(state.join("sandbox.db"))?;
 //! let mut reactor = Reactor::new()?;
-//! let sandbox = Sandbox::new("web", "Sandboxfile", state.join("log"))?
+//! let sandbox = Sandbox::new("web", state.join("log"))?
 //!     .rootfs(Rootfs::Native("/srv/web".into()))
 //!     .forward(Forward::Block);
 //! let id = Monitor::builder(sandbox)

@@ -66,6 +66,7 @@ pub use transition::{AdoptError, End, Outcome, Reason, StartError, Transition};
 
 use crate::child::{Child, ChildIo, Command, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};
+use crate::terminal::WindowSize;
 use channels::Channels;
 #[cfg(feature = "consoles")]
 use console_channels::GivenConsoles;
@@ -93,7 +94,7 @@ pub type SandboxId = HandlerId;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut reactor = Reactor::new()?;
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?;
+/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?;
 /// let id = Monitor::builder(sandbox).spawn(&mut reactor, Command::new("web-server"));
 /// reactor.run()?;
 /// println!("{:?}", reactor.remove(id).and_then(Monitor::into_end));
@@ -179,7 +180,9 @@ impl Monitor {
     }
 
     /// Gives the child's terminal the size of a session's terminal, which is in effect until
-    /// another writer types or sends its size.
+    /// another writer types or sends its size. If it has that size already, the program is made to
+    /// draw its screen again: the window is a column wider until the next output, for 200 ms at
+    /// most.
     ///
     /// # Errors
     ///
@@ -187,10 +190,10 @@ impl Monitor {
     pub fn resize(
         &mut self,
         session: SessionId,
-        rows: u16,
-        columns: u16,
+        size: WindowSize,
+        cx: &mut Cx<'_>,
     ) -> Result<(), RequestError> {
-        self.lifecycle.parts.channels.resize(session, rows, columns)
+        self.lifecycle.parts.channels.resize(session, size, cx)
     }
 
     /// Gives the child bytes that a client has sent before it was attached, as if they had come

@@ -104,6 +104,7 @@ pub use read::{Run, Status};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;
+use schema::Schema;
 use spool::Spooled;
 use state_dir::StateDir;
 
@@ -285,7 +286,7 @@ impl Registry {
     /// The database can't be read. A database that we may not write can be read if `DB-wal` and
     /// `DB-shm` are readable or `DB-wal` does not exist.
     pub fn runs(&self) -> Result<Vec<Run>, RegistryError> {
-        self.read_runs(Selection::All)
+        self.read_runs(Selection { latest: false, sandbox: None })
     }
 
     /// Like [`runs`](Registry::runs), but only the latest run of each sandbox: the one in progress,
@@ -296,10 +297,29 @@ impl Registry {
     ///
     /// As [`runs`](Registry::runs).
     pub fn latest(&self) -> Result<Vec<Run>, RegistryError> {
-        self.read_runs(Selection::Latest)
+        self.read_runs(Selection { latest: true, sandbox: None })
     }
 
-    fn read_runs(&self, selection: Selection) -> Result<Vec<Run>, RegistryError> {
+    /// Like [`runs`](Registry::runs), but only the runs of this sandbox.
+    ///
+    /// # Errors
+    ///
+    /// As [`runs`](Registry::runs).
+    pub fn runs_of(&self, config_file: &str, name: &str) -> Result<Vec<Run>, RegistryError> {
+        self.read_runs(Selection { latest: false, sandbox: Some((config_file, name)) })
+    }
+
+    /// Like [`latest`](Registry::latest), but only for this sandbox.
+    ///
+    /// # Errors
+    ///
+    /// As [`runs`](Registry::runs).
+    pub fn latest_of(&self, config_file: &str, name: &str) -> Result<Option<Run>, RegistryError> {
+        let sandbox = Some((config_file, name));
+        Ok(self.read_runs(Selection { latest: true, sandbox })?.pop())
+    }
+
+    fn read_runs(&self, selection: Selection<'_>) -> Result<Vec<Run>, RegistryError> {
         let Paths { db, state, .. } = &*self.paths;
         self.import_spooled();
         if !connection::exists(db).at(db)? {
@@ -350,7 +370,7 @@ impl Registry {
     fn prepare(&self) -> Result<Kept, RegistryError> {
         let db = &self.paths.db;
         let mut kept = Kept::open(db, Duration::ZERO).at(db)?;
-        if !kept.is_current(db).at(db)? {
+        if kept.schema(db).at(db)? != Schema::Complete {
             let made = connection::write_kept(db, Duration::ZERO, Some(kept), |_| Ok(()));
             ((), kept) = made.at(db)?;
         }

@@ -7,6 +7,7 @@
 // ioctl and sigaction calls without a safe wrapper.
 #![allow(unsafe_code)]
 
+mod answers;
 mod handle;
 mod messages;
 mod modes;
@@ -30,6 +31,7 @@ use nix::sys::termios::{
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 use tracing::warn;
 
+pub(crate) use answers::is_answer;
 pub use handle::{Direction, Handle};
 pub use messages::Messages;
 pub use modes::Modes;
@@ -54,6 +56,42 @@ impl Saved {
         if is_foreground(self.terminal.as_fd()) {
             // TCSANOW, because TCSADRAIN blocks on a terminal that is stopped by Ctrl-S.
             let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.modes);
+        }
+    }
+}
+
+/// The size of a terminal's window.
+///
+/// ```
+/// use vmon::terminal::WindowSize;
+///
+/// let size = WindowSize::new(24, 80);
+/// assert_eq!((size.rows, size.columns, size.width, size.height), (24, 80, 0, 0));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSize {
+    /// In characters.
+    pub rows: u16,
+    /// In characters.
+    pub columns: u16,
+    /// In pixels; 0 if not known.
+    pub width: u16,
+    /// In pixels; 0 if not known.
+    pub height: u16,
+}
+
+impl WindowSize {
+    /// A window of this size in characters, and of unknown size in pixels.
+    pub fn new(rows: u16, columns: u16) -> Self {
+        Self { rows, columns, width: 0, height: 0 }
+    }
+
+    pub(crate) fn winsize(self) -> Winsize {
+        Winsize {
+            ws_row: self.rows,
+            ws_col: self.columns,
+            ws_xpixel: self.width,
+            ws_ypixel: self.height,
         }
     }
 }
@@ -114,9 +152,14 @@ impl Terminal {
         (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(size)
     }
 
-    /// The rows and columns of the window; `None` if the terminal does not know them.
-    pub fn size(&self) -> Option<(u16, u16)> {
-        self.window_size().map(|size| (size.ws_row, size.ws_col))
+    /// The size of the window; `None` if the terminal does not know it.
+    pub fn size(&self) -> Option<WindowSize> {
+        self.window_size().map(|size| WindowSize {
+            rows: size.ws_row,
+            columns: size.ws_col,
+            width: size.ws_xpixel,
+            height: size.ws_ypixel,
+        })
     }
 
     /// Sets raw mode, if this process group is in the foreground.

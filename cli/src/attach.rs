@@ -6,6 +6,7 @@
 mod attachment;
 mod flow;
 mod keys;
+mod tail;
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,7 @@ use super::shared::SharedArgs;
 use super::{Failure, signalled};
 use attachment::{AttachEnd, Attachment, InputMode};
 use keys::{Keys, Search};
+use tail::{CONTEXT, Tail};
 
 /// Timeout of the request that reports the window size to the supervisor.
 const RESIZE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,11 +86,13 @@ struct Streams {
     tty: bool,
     /// The sequences that set the modes of the sandbox's terminal.
     modes: String,
+    /// The filter for the end of the log, if it is for a terminal.
+    tail: Option<Tail>,
 }
 
 /// Attaches until the sandbox stops or the client detaches. Returns the exit code.
 pub fn attach(args: AttachArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let Some(sandbox) = outcome.ok(record.find(&args.name)) else { return Ok(()) };
     let end = match connect(&args, sandbox) {
         Ok(streams) => {
@@ -112,7 +116,9 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
         ConsoleChoice::Stdio => AttachTo::Stdout,
         ConsoleChoice::Named(name) => AttachTo::Console(name.clone()),
     });
-    let main = Attach { to, read_only: args.read_only, tail: args.tail };
+    let filtered = args.tail > 0 && io::stdout().is_terminal();
+    let tail = if filtered { args.tail.saturating_add(CONTEXT) } else { args.tail };
+    let main = Attach::default().to(to).read_only(args.read_only).tail(tail);
     let (attached, main) =
         live::connect(sandbox)?.attach(&main).map_err(|error| match (error.name(), &main.to) {
             (Some("NoSuchConsole"), Some(AttachTo::Console(name))) => {
@@ -122,8 +128,10 @@ fn connect(args: &AttachArgs, sandbox: &Recorded) -> Result<Streams, LiveError> 
         })?;
     // Consoles are treated as terminals: the guest has the line discipline.
     let tty = matches!(attached.to, AttachTo::Tty | AttachTo::Console(_));
+    let filtered = filtered && attached.tail > 0;
+    let tail = filtered.then(|| Tail::new(attached.tail, args.tail, &attached.modes));
     let stderr = if tty { None } else { connect_stderr(sandbox)? };
-    Ok(Streams { main, stderr, session: attached.session, tty, modes: attached.modes })
+    Ok(Streams { main, stderr, session: attached.session, tty, modes: attached.modes, tail })
 }
 
 /// The names of the sandbox's consoles, for the error message.
@@ -139,7 +147,7 @@ fn consoles(sandbox: &Recorded) -> String {
 
 /// `None` if the sandbox has no stderr stream, as a child of a host may not.
 fn connect_stderr(sandbox: &Recorded) -> Result<Option<UnixStream>, LiveError> {
-    let stderr = Attach { to: Some(AttachTo::Stderr), read_only: true, tail: 0 };
+    let stderr = Attach::default().to(AttachTo::Stderr).read_only(true);
     match live::connect(sandbox)?.attach(&stderr) {
         Ok((_, stderr)) => Ok(Some(stderr)),
         Err(error) if error.name() == Some("NoSuchStream") => Ok(None),
@@ -184,7 +192,7 @@ fn relay(
         false => None,
     };
     let terminal = mode.and_then(|mode| Some((Terminal::open()?, mode)));
-    let size = WindowSize {
+    let size = SizeReport {
         socket: sandbox.running().and_then(|run| run.socket.clone()),
         session: streams.session,
         counts: streams.tty && !args.read_only,
@@ -193,7 +201,7 @@ fn relay(
     let attachment = Attachment::new(streams.main, streams.stderr, terminal, size)
         .reading(!args.no_stdin, search)
         .read_only(args.read_only)
-        .modes(streams.modes);
+        .beginning(streams.modes, streams.tail);
     let id = reactor.add(attachment);
     reactor.run().map_err(Failure::Loop)?;
     // Removing the session restores the terminal; messages are printed after that.
@@ -239,34 +247,21 @@ fn report_end(
 }
 
 /// Reports the window size of the terminal to the supervisor.
-struct WindowSize {
+struct SizeReport {
     socket: Option<std::path::PathBuf>,
     session: SessionId,
     counts: bool,
 }
 
-impl WindowSize {
-    /// Sends the current size. Errors are logged only.
+impl SizeReport {
+    /// Sends the current size. If the command's terminal has it already, the supervisor makes the
+    /// command draw its screen again. Uses a connection of its own. Errors are logged only.
     fn send(&self, terminal: &Terminal) {
-        if let Some((rows, columns)) = terminal.size() {
-            self.resize(rows, columns);
-        }
-    }
-
-    /// Sends a different size first, then the current one. A terminal sends SIGWINCH on a change
-    /// only (tty_ioctl(4)), and a full-screen program has to redraw on the new terminal.
-    fn force_redraw(&self, terminal: &Terminal) {
-        if let Some((rows, columns)) = terminal.size() {
-            self.resize(rows, columns.saturating_add(1));
-            self.resize(rows, columns);
-        }
-    }
-
-    /// Uses a connection of its own.
-    fn resize(&self, rows: u16, columns: u16) {
-        let (true, Some(socket)) = (self.counts, &self.socket) else { return };
+        let (true, Some(socket), Some(size)) = (self.counts, &self.socket, terminal.size()) else {
+            return;
+        };
         let result = Client::connect(socket)
-            .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, rows, columns));
+            .and_then(|client| client.timeout(RESIZE_TIMEOUT).resize(self.session, size));
         if let Err(error) = result {
             info!("can't report the window size: {error}");
         }

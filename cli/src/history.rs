@@ -37,7 +37,7 @@ pub fn history(
     shared: &SharedArgs,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::of_names(shared, &args.names.names)?;
     let selected = record.select(&args.names.names, outcome);
     let runs = selected.into_iter().flat_map(|sandbox| sandbox.runs());
     if args.json {

@@ -53,7 +53,7 @@ pub fn inspect(
 ) -> Result<(), Failure> {
     // The output is always JSON.
     let InspectArgs { names, json: _ } = args;
-    let record = Record::read(shared)?;
+    let record = Record::of_names(shared, &names.names)?;
     let selected = record.select(&names.names, outcome);
     let processes = ProcessSnapshot::new();
     let objects = selected.into_iter().filter_map(|sandbox| object(sandbox, &processes));
@@ -83,7 +83,8 @@ fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
 
 /// The largest size in bytes that the sandbox's files in the log directory can reach.
 fn disk_bound(run: &Run) -> Option<u64> {
-    let (logs, own) = (run.spec.as_ref()?.sandbox.disk_bound()?, supervise::LOG.disk_bound(false)?);
+    let (logs, own) =
+        (run.spec.as_ref()?.sandbox.disk_bound()?, supervise::log_options().disk_bound(false)?);
     logs.checked_add(own)
 }
 

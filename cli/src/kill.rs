@@ -27,7 +27,7 @@ pub struct KillArgs {
 
 /// Sends the signal to each, and does not wait for its effect.
 pub fn kill(args: KillArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     for sandbox in record.select(&args.names.names, outcome) {
         if let Err(error) = send(sandbox, args.signal) {
             outcome.failed(&format!("can't signal {sandbox}: {error}"));

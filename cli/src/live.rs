@@ -215,7 +215,8 @@ impl<'a> Endings<'a> {
                 if let Some(remains) = lost.and_then(|lost| lost.leftovers) {
                     return Err(LiveError::LeftBehind(remains));
                 }
-                self.latest = registry.latest()?;
+                let latest = registry.latest_of(&sandbox.config_file, &sandbox.name)?;
+                self.latest = latest.into_iter().collect();
             }
             Ok(ended.or_else(|| self.ended(sandbox)))
         })?;

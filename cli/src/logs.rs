@@ -41,6 +41,7 @@ Examples:
   vmon logs --since 10m --stream stderr web errors of the last ten minutes
   vmon logs -t --run last web               the last run, with times
   vmon logs --console serial vm             a console of a VM
+  vmon logs --plain web | tail              text only, safe for a terminal
   vmon logs --raw web | less -R             with all escape sequences")]
 pub struct LogsArgs {
     #[command(flatten)]
@@ -73,6 +74,11 @@ pub struct LogsArgs {
     /// Print every byte unchanged, on a terminal too
     #[arg(long)]
     raw: bool,
+
+    /// Print text only, also into a pipe or file: no escape sequences, and of the control characters
+    /// only newline and tab
+    #[arg(long, conflicts_with = "raw")]
+    plain: bool,
 
     /// Do not colour stderr; $NO_COLOR has the same effect
     #[arg(long)]

@@ -87,7 +87,12 @@ impl FromStr for Format {
 /// Prints the list.
 pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
     let format = if args.json { Format::Json } else { args.format };
-    let record = Record::read(shared)?;
+    // Metrics count earlier runs.
+    let record = match format {
+        Format::OpenMetrics => Record::read(shared)?,
+        _ if args.all => Record::read(shared)?,
+        _ => Record::latest(shared)?,
+    };
     match format {
         Format::Table => print(&table(HEADER, runs(&record, args.all).into_iter().map(row))),
         Format::Json => {

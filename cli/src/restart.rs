@@ -81,7 +81,7 @@ pub fn restart(
         }
         return Ok(());
     }
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let trust = record.registry().map_or(Ok(()), Registry::check_trust);
     let mut plans: Vec<(&Recorded, Plan)> = Vec::new();
     let mut locks = Vec::new();

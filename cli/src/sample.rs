@@ -69,7 +69,7 @@ impl Sampler {
 
     /// Adds a row. A sample that can't be written is dropped.
     fn record(&mut self, sample: &Sample) {
-        let (config_file, name) = (self.sandbox.config_file(), self.sandbox.name());
+        let (config_file, name) = (&self.sandbox.config_file, &self.sandbox.name);
         self.activity.note();
         match self.registry.add_metrics(config_file.as_str(), name.as_str(), sample) {
             Ok(_) => {}

@@ -40,6 +40,8 @@ const ALTERNATE: [u16; 3] = [47, 1047, 1049];
 /// What the filter lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Strength {
+    /// Characters, newline and tab.
+    Plain,
     /// Text with colours, line by line.
     Text,
     /// A full-screen session.
@@ -71,6 +73,11 @@ impl Screen {
         Self::new(Strength::Text)
     }
 
+    /// A filter that passes characters, newline and tab only. Otherwise as [`text`](Self::text).
+    pub fn plain() -> Self {
+        Self::new(Strength::Plain)
+    }
+
     /// A filter for a replay. Also passes cursor movement, erasing and scrolling, the alternate
     /// screen, the cursor's visibility and other display modes. [`suspend`](Self::suspend) and
     /// [`end`](Self::end) undo them. Keyboard and mouse modes and the scrollback are not changed.
@@ -92,7 +99,7 @@ impl Screen {
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
             for piece in line.chunks(PIECE) {
                 match piece.strip_suffix(b"\n") {
-                    Some(before) if writer.state.strength == Strength::Text => {
+                    Some(before) if writer.state.strength != Strength::Session => {
                         advance(&mut self.parser, &mut writer, before);
                         self.parser.advance(&mut writer, CANCEL);
                         self.parser.advance(&mut writer, b"\n");
@@ -143,7 +150,7 @@ fn advance(parser: &mut vte::Parser<0>, writer: &mut Writer<'_>, bytes: &[u8]) {
 impl State {
     fn undo(&self, out: &mut Vec<u8>) {
         match self.strength {
-            Strength::Text => self.colours.undo(out),
+            Strength::Plain | Strength::Text => self.colours.undo(out),
             Strength::Session => self.modes.undo(out),
         }
     }
@@ -168,7 +175,9 @@ impl Perform for Writer<'_> {
     fn execute(&mut self, byte: u8) {
         self.state.in_title = false;
         match (byte, self.state.strength) {
-            (b'\n' | b'\r' | b'\t' | b'\x08', _) => self.out.push(byte),
+            (b'\n' | b'\t', _) | (b'\r' | b'\x08', Strength::Text | Strength::Session) => {
+                self.out.push(byte);
+            }
             // The bell, vertical tab and form feed.
             (b'\x07' | b'\x0b' | b'\x0c', Strength::Session) => self.out.push(byte),
             (b'\x0e' | b'\x0f', Strength::Session) => self.out.push(byte),
@@ -178,7 +187,7 @@ impl Perform for Writer<'_> {
 
     fn esc_dispatch(&mut self, intermediates: &[u8], ignore: bool, byte: u8) {
         self.state.in_title = (intermediates, byte) == (b"", b'k');
-        if ignore || self.state.strength == Strength::Text {
+        if ignore || self.state.strength != Strength::Session {
             return;
         }
         match (intermediates, byte) {
@@ -203,11 +212,17 @@ impl Perform for Writer<'_> {
         self.state.in_title = false;
         match (intermediates, action, self.state.strength) {
             _ if ignore => {}
-            ([], 'm', _) => {
+            (_, _, Strength::Plain) => {}
+            ([], 'm', strength) => {
                 let from = self.out.len();
-                self.sequence(params, intermediates, action);
+                match strength {
+                    Strength::Session => self.sequence(params, intermediates, action),
+                    Strength::Plain | Strength::Text => self.visible(params),
+                }
                 let sequence = self.out.get(from..).unwrap_or_default();
-                self.state.colours.add(first(params) == 0, params.len() == 1, sequence);
+                if !sequence.is_empty() {
+                    self.state.colours.add(first(params) == 0, params.len() == 1, sequence);
+                }
             }
             (_, _, Strength::Session) => self.session(params, intermediates, action),
             (_, _, Strength::Text) => {}
@@ -288,20 +303,56 @@ impl Writer<'_> {
         self.out.push(byte);
     }
 
-    fn sequence(&mut self, params: &Params, intermediates: &[u8], action: char) {
-        self.out.extend_from_slice(CONTROL_SEQUENCE);
-        if params.len() > 1 || first(params) != 0 {
-            for (index, param) in params.iter().enumerate() {
-                if index > 0 {
-                    self.out.push(b';');
-                }
-                for (index, part) in param.iter().enumerate() {
-                    if index > 0 {
-                        self.out.push(b':');
-                    }
-                    self.out.extend_from_slice(part.to_string().as_bytes());
-                }
+    /// Passes attributes without the one that hides text (SGR 8), which would hide all that follows
+    /// as well.
+    fn visible(&mut self, params: &Params) {
+        let mut visible = Vec::with_capacity(params.len());
+        // How many parameters of a colour follow, and the parameter before.
+        let (mut colour, mut before) = (0_u8, 0);
+        for param in params {
+            let number = param.first().copied().unwrap_or_default();
+            let previous = std::mem::take(&mut before);
+            match (colour, previous, number) {
+                (1.., _, _) => colour -= 1,
+                // 38, 48 and 58: a colour, by 5 and its index, or by 2 and its parts.
+                (0, 38 | 48 | 58, 5) => colour = 1,
+                (0, 38 | 48 | 58, 2) => colour = 3,
+                (0, _, 8) => continue,
+                (0, _, _) if param.len() == 1 => before = number,
+                (0, _, _) => {}
             }
+            visible.push(param);
+        }
+        if !visible.is_empty() {
+            self.control(visible.into_iter(), &[], 'm');
+        }
+    }
+
+    fn sequence(&mut self, params: &Params, intermediates: &[u8], action: char) {
+        self.control(params.iter(), intermediates, action);
+    }
+
+    fn control<'p>(
+        &mut self,
+        params: impl Iterator<Item = &'p [u16]>,
+        intermediates: &[u8],
+        action: char,
+    ) {
+        self.out.extend_from_slice(CONTROL_SEQUENCE);
+        let from = self.out.len();
+        for (index, param) in params.enumerate() {
+            if index > 0 {
+                self.out.push(b';');
+            }
+            for (index, part) in param.iter().enumerate() {
+                if index > 0 {
+                    self.out.push(b':');
+                }
+                self.out.extend_from_slice(part.to_string().as_bytes());
+            }
+        }
+        if self.out.get(from..) == Some(b"0") {
+            self.out.truncate(from);
         }
         self.out.extend_from_slice(intermediates);
         self.out.extend_from_slice(action.encode_utf8(&mut [0; 4]).as_bytes());

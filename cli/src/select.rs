@@ -17,7 +17,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use tracing::warn;
-use vmon::registry::{Lost, Registry, Run, Status};
+use vmon::registry::{Lost, Registry, RegistryError, Run, Status};
 use vmon::terminal::Messages;
 
 use super::shared::SharedArgs;
@@ -68,7 +68,7 @@ pub struct Record {
 pub struct Recorded {
     pub config_file: String,
     pub name: String,
-    /// Newest first; never empty.
+    /// As far as they were read: newest first; never empty.
     runs: Vec<Run>,
 }
 
@@ -147,27 +147,55 @@ impl Recorded {
         self.latest().filter(|run| run.status == Status::Running)
     }
 
-    /// Number of runs of the latest run's supervisor before that run.
+    /// Number of runs of the latest run's supervisor before that run, if all were read.
     pub fn restarts(&self) -> usize {
         let supervisor = self.runs.first().and_then(|run| run.supervisor);
         self.runs.iter().skip(1).take_while(|run| run.supervisor == supervisor).count()
     }
 
-    /// All runs, newest first.
+    /// The runs that were read, newest first.
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
 }
 
 impl Record {
-    /// Reconciles and reads the record. Without a database it is empty.
+    /// Reconciles and reads the record, with all runs. Without a database it is empty.
     pub fn read(shared: &SharedArgs) -> Result<Self, Failure> {
+        Self::read_with(shared, |registry| Ok(grouped(registry.runs()?)))
+    }
+
+    /// Like [`read`](Self::read), but only the latest run of each sandbox.
+    pub fn latest(shared: &SharedArgs) -> Result<Self, Failure> {
+        Self::read_with(shared, |registry| Ok(grouped(registry.latest()?)))
+    }
+
+    /// Like [`latest`](Self::latest), but with all runs of the sandboxes with these names.
+    pub fn of_names(shared: &SharedArgs, names: &[Selector]) -> Result<Self, Failure> {
+        Self::read_with(shared, |registry| {
+            let mut sandboxes = grouped(registry.latest()?);
+            for Recorded { config_file, name, runs } in &mut sandboxes {
+                if names.iter().any(|selector| selector.matches(config_file, name)) {
+                    let all = registry.runs_of(config_file, name)?;
+                    if !all.is_empty() {
+                        *runs = all.into_iter().rev().collect();
+                    }
+                }
+            }
+            Ok(sandboxes)
+        })
+    }
+
+    fn read_with(
+        shared: &SharedArgs,
+        read: impl FnOnce(&Registry) -> Result<Vec<Recorded>, RegistryError>,
+    ) -> Result<Self, Failure> {
         let places = shared.places()?;
         let Some(registry) = places.registry()? else {
             return Ok(Self { registry: None, sandboxes: Vec::new() });
         };
         let reconciled = registry.reconcile();
-        let sandboxes = grouped(registry.runs()?);
+        let sandboxes = read(&registry)?;
         // A record that can't be reconciled now can still be read.
         match reconciled {
             Ok(lost) => lost.iter().for_each(warn_of_leftovers),

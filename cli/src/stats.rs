@@ -93,7 +93,7 @@ fn running(
     shared: &SharedArgs,
     outcome: &mut Outcome,
 ) -> Result<Vec<Run>, Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let mut runs = Vec::new();
     for sandbox in record.select_or_all(&args.names.names, outcome) {
         match sandbox.running() {
@@ -125,6 +125,7 @@ fn show(
             // Failures printed before the first list were overwritten by it.
             let failures = outcome.failures().iter().map(|text| report::failure_line(text));
             let size = Terminal::open().and_then(|terminal| terminal.size());
+            let size = size.map(|size| (size.rows, size.columns));
             print(&redrawn(&(list + &failures.collect::<String>()), size))
         }
     }

@@ -33,7 +33,7 @@ pub struct StopArgs {
 
 /// Stops the selected sandboxes in parallel.
 pub fn stop(args: StopArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let selected = record.select(&args.names.names, outcome);
     stop_all(&record, &selected, args.timeout, outcome);
     Ok(())

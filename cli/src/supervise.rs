@@ -8,24 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use chrono::Utc;
 use serde_json::{Value, json};
-use vmon::logfile::{Format, LogFile, LogOptions, Retention, Stream, names};
+use vmon::logfile::{LogFile, LogOptions, Retention, Stream, names};
 use vmon::monitor::{Name, Sandbox};
 use vmon::terminal::Messages;
 
 use super::report::{Listener, failure_line};
 
 /// Options of the supervisor's log. It gets few messages, so that a small limit suffices.
-pub const LOG: LogOptions = LogOptions {
-    retention: Retention {
-        max_size: 1 << 20,
-        max_files: 1,
-        max_age: None,
-        rotate_every: None,
-        total_size: None,
-    },
-    format: Format::Raw,
-    index: false,
-};
+pub fn log_options() -> LogOptions {
+    let retention = Retention::default().max_size(1 << 20).max_files(1);
+    LogOptions::default().retention(retention).index(false)
+}
 
 /// The name of the log of the supervisor of a sandbox.
 pub fn log_name(sandbox: &str) -> String {
@@ -51,13 +44,13 @@ impl SupervisorLog {
 
     /// Reports that the command runs. Later messages go to the log file.
     pub fn ready(&self, sandbox: &Sandbox, pid: u32) {
-        let name = sandbox.name();
+        let name = &sandbox.name;
         self.with(|destination| {
             if let Destination::Starter(starter) = destination {
                 send(starter, &json!({ "running": name.as_str(), "pid": pid }));
                 *destination = Destination::Log {
-                    log_dir: sandbox.log_dir().to_owned(),
-                    config_file: sandbox.config_file().clone(),
+                    log_dir: sandbox.log_dir.clone(),
+                    config_file: sandbox.config_file.clone(),
                     name: log_name(name.as_str()),
                     log: None,
                 };
@@ -104,7 +97,8 @@ impl Destination {
             Self::Starter(starter) => send(starter, &json!({ "said": line })),
             Self::Log { log_dir, config_file, name, log } => {
                 if log.is_none() {
-                    let opened = LogFile::open(&*log_dir, config_file.as_str(), name, LOG);
+                    let opened =
+                        LogFile::open(&*log_dir, config_file.as_str(), name, log_options());
                     *log = opened.ok().map(Box::new);
                 }
                 let at = vmon::timestamp::rfc3339(Utc::now());

@@ -28,7 +28,7 @@ const UNKNOWN: i32 = 125;
 
 /// Prints each code as soon as it and those before it are known.
 pub fn wait(args: WaitArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::latest(shared)?;
     let selected = record.select(&args.names.names, outcome);
     // All are watched first: each may end, and be restarted by hand, while another is waited for.
     let watched: Vec<_> = selected.into_iter().map(|sandbox| (sandbox, watch(sandbox))).collect();

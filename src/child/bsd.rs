@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::SigSet;
+use nix::sys::termios::InputFlags;
 use nix::unistd::{Pid, setpgid, setsid};
 
 use super::identity::{Identity, Process};
@@ -205,6 +206,12 @@ impl Drop for KeepChildren {
         }
     }
 }
+
+/// The input mode of a terminal whose characters are UTF-8. Only macOS has one.
+#[cfg(target_os = "macos")]
+pub(super) const UTF8_INPUT: InputFlags = InputFlags::IUTF8;
+#[cfg(not(target_os = "macos"))]
+pub(super) const UTF8_INPUT: InputFlags = InputFlags::empty();
 
 /// A new PTY: its master, close-on-exec and non-blocking, and the path of its slave.
 ///

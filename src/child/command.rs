@@ -94,6 +94,14 @@ impl Command {
         self
     }
 
+    /// Sets `TERM` if the child would have none: on a PTY without a terminal behind it, as under a
+    /// service manager. Every terminal emulator of a client understands the sequences of `xterm`.
+    pub(crate) fn default_term(self) -> Self {
+        let is_set = self.env.iter().any(|(key, _)| key == "TERM");
+        let inherited = !self.env_clear && std::env::var_os("TERM").is_some();
+        if is_set || inherited { self } else { self.env("TERM", "xterm") }
+    }
+
     /// Removes an environment variable from the child's environment.
     #[must_use]
     pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::termios::InputFlags;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
@@ -73,6 +74,9 @@ pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     waitid(Id::Pid(pid), look)?;
     Ok(())
 }
+
+/// The input mode of a terminal whose characters are UTF-8.
+pub(super) const UTF8_INPUT: InputFlags = InputFlags::IUTF8;
 
 /// A new PTY: its master, close-on-exec and non-blocking, and the path of its slave.
 pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {

@@ -38,6 +38,14 @@ pub(crate) fn open_raw_pty(size: &Winsize) -> io::Result<Pty> {
     Ok(pty)
 }
 
+/// Has the line editor erase whole characters of UTF-8 (termios(3): `IUTF8`). The kernel's default
+/// is bytes; a terminal emulator sets this for its shell.
+pub(super) fn accept_utf8(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    let mut modes = tcgetattr(terminal)?;
+    modes.input_flags.insert(platform::UTF8_INPUT);
+    Ok(tcsetattr(terminal, SetArg::TCSANOW, &modes)?)
+}
+
 /// Sets a terminal to raw mode.
 pub(crate) fn make_raw(terminal: BorrowedFd<'_>) -> io::Result<()> {
     let mut modes = tcgetattr(terminal)?;

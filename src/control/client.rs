@@ -24,6 +24,7 @@ use super::view::{Status, console_of, read_stream};
 use crate::child::Signal;
 use crate::monitor::{Attach, AttachTo, Attached, SessionId};
 use crate::socket;
+use crate::terminal::WindowSize;
 
 /// The default timeout of a call.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,13 +135,19 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError::Call`] with `NoSuchSession`, `ReadOnly` or `NotATerminal`, and as all calls.
-    pub fn resize(
-        &mut self,
-        session: SessionId,
-        rows: u16,
-        columns: u16,
-    ) -> Result<(), ClientError> {
-        let size = json!({ "session": int(session.0), "rows": rows, "columns": columns });
+    pub fn resize(&mut self, session: SessionId, size: WindowSize) -> Result<(), ClientError> {
+        let WindowSize { rows, columns, width, height } = size;
+        let session = int(session.0);
+        if (width, height) != (0, 0) {
+            let pixels = json!({ "session": session, "rows": rows, "columns": columns,
+                "width": width, "height": height });
+            match self.call("Resize", pixels) {
+                // The supervisor of an earlier vmon refuses unknown parameters.
+                Err(error) if error.name() == Some("InvalidParameter") => {}
+                result => return result.map(drop),
+            }
+        }
+        let size = json!({ "session": session, "rows": rows, "columns": columns });
         self.call("Resize", size).map(drop)
     }
 

@@ -56,8 +56,8 @@ impl Server {
     ///
     /// [`ControlError::PathTooLong`] if the path exceeds the system's limit.
     pub fn new(runtime_dir: &Path, sandbox: &Sandbox) -> Result<Self, ControlError> {
-        let config_file = sandbox.config_file().as_str();
-        let place = SocketPath::new(runtime_dir, config_file, sandbox.name().as_str())?;
+        let config_file = sandbox.config_file.as_str();
+        let place = SocketPath::new(runtime_dir, config_file, sandbox.name.as_str())?;
         Ok(Self { place, client_timeout: DEFAULT_CLIENT_TIMEOUT, stage: Stage::New })
     }
 

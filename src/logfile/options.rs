@@ -6,26 +6,26 @@ use super::format;
 use super::indexing::Indexing;
 use crate::values::words;
 
-/// How much of a log is kept.
+/// How much of a log is kept. Each field has a method of its name that sets it.
 ///
 /// ```
 /// use std::time::Duration;
-/// use vmon::logfile::Retention;
+/// use vmon::logfile::{LogOptions, Retention};
 /// use vmon::monitor::Sandbox;
 ///
 /// # fn main() -> Result<(), vmon::monitor::NameError> {
 /// // At most 64 MiB of a week's output, in files of 8 MiB.
-/// let mut retention = Retention::default();
-/// retention.max_size = 8 << 20;
-/// retention.max_files = u32::MAX;
-/// retention.max_age = Some(Duration::from_secs(7 * 86_400));
-/// retention.total_size = Some(64 << 20);
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?.retention(retention);
+/// let week = Duration::from_secs(7 * 86_400);
+/// let retention = Retention::default().max_size(8 << 20).max_files(u32::MAX);
+/// let retention = retention.max_age(week).total_size(64 << 20);
+/// let log = LogOptions::default().retention(retention);
+/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?.log(log);
 /// assert!(sandbox.disk_bound().is_some_and(|bound| bound < 66 << 20));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retention {
     /// The size in bytes at which a log is rotated; 0 for never. It is also rotated when its index
     /// reaches this size, or 4 KiB if that is larger: output that switches streams at each byte has
@@ -54,6 +54,41 @@ impl Retention {
     /// The smallest effective [`total_size`](Self::total_size), in bytes. A smaller value counts as
     /// this one.
     pub const SMALLEST_TOTAL: u64 = 4 << 10;
+
+    /// Sets the size at which a log is rotated.
+    #[must_use]
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.max_size = bytes;
+        self
+    }
+
+    /// Sets how many older generations are kept.
+    #[must_use]
+    pub fn max_files(mut self, count: u32) -> Self {
+        self.max_files = count;
+        self
+    }
+
+    /// Sets the age beyond which a generation is removed.
+    #[must_use]
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.max_age = age.into();
+        self
+    }
+
+    /// Sets the time after which a log is rotated.
+    #[must_use]
+    pub fn rotate_every(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.rotate_every = time.into();
+        self
+    }
+
+    /// Sets the limit on all generations, the current log and their indexes together.
+    #[must_use]
+    pub fn total_size(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.total_size = bytes.into();
+        self
+    }
 
     /// The largest [`max_size`](Self::max_size) for a `total_size`: all of it, or a fifth with a
     /// post-rotate `command`. While that works, its input and its output exist beside the log and
@@ -169,8 +204,16 @@ pub enum Format {
 
 words!(Format { Raw = "raw", Cri = "cri", Json = "json" });
 
-/// The options of a log.
+/// The options of a log. Each field has a method of its name that sets it.
+///
+/// ```
+/// use vmon::logfile::{Format, LogOptions, Retention};
+///
+/// let options = LogOptions::default().format(Format::Cri).retention(Retention::default());
+/// assert!(options.index);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogOptions {
     /// How much of the log is kept.
     pub retention: Retention,
@@ -182,6 +225,27 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
+    /// Sets how much of the log is kept.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Sets the format on disk.
+    #[must_use]
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Sets whether a raw log gets a time index.
+    #[must_use]
+    pub fn index(mut self, index: bool) -> Self {
+        self.index = index;
+        self
+    }
+
     /// The upper bound in bytes on the log, its generations and their indexes, and on the input and
     /// output of a post-rotate `command`, together and at any moment; `None` if there is no bound.
     /// It counts file sizes, not blocks, and includes a removed file that the command has open.

@@ -32,8 +32,15 @@ impl AttachTo {
     }
 }
 
-/// A request to attach a client.
+/// A request to attach a client. Each field has a method of its name that sets it.
+///
+/// ```
+/// use vmon::monitor::{Attach, AttachTo};
+/// let request = Attach::default().to(AttachTo::Stderr).read_only(true).tail(1 << 10);
+/// assert_eq!(request.tail, 1024);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attach {
     /// The stream; `None` is the sandbox's interactive console, else the terminal of a child that
     /// has one, else its stdout.
@@ -44,8 +51,32 @@ pub struct Attach {
     pub tail: u64,
 }
 
+impl Attach {
+    /// Sets the stream.
+    #[must_use]
+    pub fn to(mut self, to: impl Into<Option<AttachTo>>) -> Self {
+        self.to = to.into();
+        self
+    }
+
+    /// Sets whether what the client sends is discarded.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Sets how many of the log's last bytes the client gets first.
+    #[must_use]
+    pub fn tail(mut self, bytes: u64) -> Self {
+        self.tail = bytes;
+        self
+    }
+}
+
 /// The answer to a client that is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attached {
     /// Its identifier.
     pub session: SessionId,
@@ -79,6 +110,7 @@ pub enum AttachError {
 
 /// One attached client.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionReport {
     /// Its identifier.
     pub session: SessionId,

@@ -16,6 +16,7 @@ use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources};
 use super::tty::Tty;
 use crate::reactor::{Interest, SourceId};
 use crate::relay::{Audience, Overflow, QUEUE, Sink};
+use crate::terminal::WindowSize;
 
 /// How long clients have to take the end of the output when the sandbox has stopped.
 pub(super) const LAST_OUTPUT: Duration = Duration::from_secs(1);
@@ -40,8 +41,8 @@ enum Role {
         /// Sequence number of this client's last input or resize; the highest one of an output
         /// sets the window size.
         act: u64,
-        /// Rows and columns of its terminal, once it has sent them.
-        size: Option<(u16, u16)>,
+        /// The size of its terminal, once it has sent that.
+        size: Option<WindowSize>,
     },
 }
 
@@ -57,11 +58,13 @@ struct Client {
     /// Whether it has shut down its sending side.
     input_ended: bool,
     sink: Sink<UnixStream, SourceKey>,
+    /// Left-out bytes for which a redraw has been asked.
+    redrawn: u64,
 }
 
 impl Client {
     /// The sequence number and the size of a writer that has sent its size.
-    fn sized(&self) -> Option<(u64, (u16, u16))> {
+    fn sized(&self) -> Option<(u64, WindowSize)> {
         match self.role {
             Role::Reader => None,
             Role::Writer { act, size } => size.map(|size| (act, size)),
@@ -211,6 +214,7 @@ impl Attachments {
             input,
             input_ended: false,
             sink,
+            redrawn: 0,
         });
         self.share_room();
         Ok(())
@@ -295,15 +299,32 @@ impl Attachments {
         }
     }
 
-    /// Sends what waits for a client that takes more.
-    pub(super) fn flush(&mut self, id: SessionId, sources: &mut Sources<'_>) {
+    /// Has a client that is a terminal get the latest output if it does not keep up: the channel's
+    /// program can draw its screen again.
+    pub(super) fn keep_latest(&mut self, id: SessionId) {
+        if let Some(client) = self.get_mut(id) {
+            client.sink.set_overflow(Overflow::Latest);
+            client.redrawn = client.sink.dropped();
+        }
+    }
+
+    /// Sends what waits for a client that takes more. Returns the output that it is attached to, if
+    /// it has all of it that is left, and a redraw is to replace the rest.
+    pub(super) fn flush(&mut self, id: SessionId, sources: &mut Sources<'_>) -> Option<OutputId> {
+        let mut redraw = None;
         if let Some(client) = self.get_mut(id) {
             client.sink.flush(sources);
+            let dropped = client.sink.dropped();
+            if client.sink.is_latest() && client.sink.is_empty() && dropped > client.redrawn {
+                client.redrawn = dropped;
+                redraw = Some(client.output);
+            }
         }
         self.sweep(sources);
         if self.over {
             self.remove_if(sources, |client| client.sink.is_empty());
         }
+        redraw
     }
 
     /// The channel takes input again.
@@ -348,13 +369,20 @@ impl Attachments {
 
     /// The size that clients give an output; `None` if it is that of the host's terminal.
     pub(super) fn size(&self, output: OutputId) -> Option<Winsize> {
-        let (_, (rows, columns)) = self.size_owner(output)?.sized()?;
-        Some(winsize(rows, columns))
+        let (_, size) = self.size_owner(output)?.sized()?;
+        Some(size.winsize())
+    }
+
+    /// Whether answers of this client's terminal are input: those of another one are, if that has
+    /// the size in effect. `host` is whether the host's terminal is at the output as well.
+    pub(super) fn answers(&self, id: SessionId, host: bool) -> bool {
+        let owner = self.output_of(id).map(|output| self.size_owner(output));
+        owner.flatten().map_or(!host, |owner| owner.id == id)
     }
 
     /// Notes input of a writer, or its size; returns whether the size of another one was in effect
     /// until now.
-    pub(super) fn act(&mut self, id: SessionId, new_size: Option<(u16, u16)>) -> bool {
+    pub(super) fn act(&mut self, id: SessionId, new_size: Option<WindowSize>) -> bool {
         let Some(output) = self.output_of(id) else { return false };
         let owner = self.size_owner(output).map(|owner| owner.id);
         self.last_act += 1;
@@ -370,9 +398,4 @@ impl Attachments {
     pub(super) fn take_size_left(&mut self) -> Vec<OutputId> {
         std::mem::take(&mut self.size_left)
     }
-}
-
-/// A window size in characters.
-pub(super) fn winsize(rows: u16, columns: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }

@@ -9,7 +9,7 @@ mod host_terminal;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(feature = "consoles")]
 use std::path::Path;
 
@@ -64,7 +64,7 @@ impl Channel {
         let mut exact = Vec::with_capacity(outputs.size_hint().0);
         exact.extend(outputs);
         let tty = exact.iter().find(|output| output.stream() == Stream::Tty);
-        let tty = tty.map(|output| Box::new(Tty::new(output.forwards_to_terminal())));
+        let tty = tty.map(|output| Box::new(Tty::new(id, output.forwards_to_terminal())));
         Self { id, log, outputs: exact, input: None, host, backend, tty }
     }
 
@@ -239,11 +239,18 @@ impl Channel {
         attachments: &mut Attachments,
         cx: &mut Cx<'_>,
     ) -> bool {
-        self.follow_foreground();
+        self.follow_foreground(cx);
         let tty = self.tty.as_deref_mut();
         let audience = &mut attachments.audience(OutputId { channel: self.id, stream }, tty);
         let output = self.outputs.iter_mut().find(|output| output.stream() == stream);
         let read = output.is_some_and(|output| output.turn(&mut self.log, audience, cx));
+        if read && self.tty.as_ref().is_some_and(|tty| tty.is_held()) {
+            self.with_tty(|tty, master, _| {
+                if let Some(master) = master {
+                    tty.release(master, cx);
+                }
+            });
+        }
         self.follow_end(attachments, cx);
         read
     }
@@ -306,13 +313,14 @@ impl Channel {
         }
     }
 
-    /// Reads the host's stdin.
-    pub(super) fn read_host(&mut self, cx: &mut Cx<'_>) {
-        self.follow_foreground();
-        if let Some(input) = &mut self.input {
-            let event = self.host.read(input, cx);
-            self.input_event(event, &mut cx.sources);
-        }
+    /// Reads the host's stdin, with its terminal's `answers` to queries or without. Returns whether
+    /// anything was passed on.
+    pub(super) fn read_host(&mut self, answers: bool, cx: &mut Cx<'_>) -> bool {
+        self.follow_foreground(cx);
+        let Some(input) = &mut self.input else { return false };
+        let event = self.host.read(answers || !self.host.is_session(), input, cx);
+        self.input_event(event, &mut cx.sources);
+        event != InputEvent::Nothing
     }
 
     fn input_event(&mut self, event: InputEvent, sources: &mut Sources<'_>) {
@@ -353,10 +361,9 @@ impl Channel {
 
     /// Puts the host's terminal into raw mode again, and sets the modes of the output again, after a
     /// SIGCONT.
-    pub(super) fn enter_terminal(&mut self) {
+    pub(super) fn enter_terminal(&mut self, cx: &mut Cx<'_>) {
         self.host.enter();
-        self.set_host_modes();
-        self.resize_to_host();
+        self.restore_host(cx);
     }
 
     /// The sequences that set the modes of the output in another terminal.
@@ -364,12 +371,41 @@ impl Channel {
         self.tty.as_ref().map(|tty| tty.modes()).unwrap_or_default()
     }
 
-    fn set_host_modes(&self) {
-        if let Some(tty) = &self.tty
-            && self.host.is_in_foreground()
-        {
-            tty.set_host_modes();
+    /// Sets the modes of the output again in the host's terminal, and gives the PTY its size. What
+    /// was on the alternate screen is drawn again.
+    fn restore_host(&mut self, cx: &mut Cx<'_>) {
+        let lost = self.host.is_in_foreground()
+            && self.tty.as_ref().is_some_and(|tty| tty.set_host_modes());
+        match self.host.window_size() {
+            Some(size) if lost => {
+                let _ = self.resize_or_redraw(&size, cx);
+            }
+            _ => self.resize_to_host(),
         }
+    }
+
+    /// Calls `f` with the state of the terminal, the master of the PTY if it is ours, and the number
+    /// of bytes in the log.
+    fn with_tty(&mut self, f: impl FnOnce(&mut Tty, Option<BorrowedFd<'_>>, u64)) {
+        let master = self.outputs.iter().find_map(Output::source);
+        let master = master.filter(|_| self.backend.is_pty_master()).map(AsFd::as_fd);
+        if let Some(tty) = &mut self.tty {
+            f(tty, master, self.log.logged());
+        }
+    }
+
+    /// Has the program draw its screen again, once no output comes.
+    pub(super) fn redraw_when_quiet(&mut self, cx: &mut Cx<'_>) {
+        self.with_tty(|tty, master, logged| {
+            if master.is_some() {
+                tty.redraw_when_quiet(logged, cx);
+            }
+        });
+    }
+
+    /// The timer of a redraw has expired.
+    pub(super) fn redraw_timer(&mut self, cx: &mut Cx<'_>) {
+        self.with_tty(|tty, master, logged| tty.redraw_timer(master, logged, cx));
     }
 
     /// Gives the host's terminal its modes back, before this process is suspended.
@@ -377,10 +413,9 @@ impl Channel {
         self.host.leave();
     }
 
-    fn follow_foreground(&mut self) {
+    fn follow_foreground(&mut self, cx: &mut Cx<'_>) {
         if self.host.comes_to_foreground() {
-            self.set_host_modes();
-            self.resize_to_host();
+            self.restore_host(cx);
         }
     }
 
@@ -400,11 +435,33 @@ impl Channel {
 
     /// Gives the PTY this size; `None` if the channel is not a PTY of ours.
     pub(super) fn resize(&mut self, size: &Winsize) -> Option<io::Result<()>> {
-        let resized = child::resize(self.pty_master()?.as_fd(), size);
+        self.pty_master()?;
+        let deferred = self.tty.as_mut().is_some_and(|tty| tty.defer(size));
+        let resized = match self.pty_master()? {
+            _ if deferred => Ok(()),
+            master => child::resize(master.as_fd(), size),
+        };
         if resized.is_ok() {
             self.log.note_size(*size);
         }
         Some(resized)
+    }
+
+    /// The same. If the PTY has this size, has the program draw its screen again.
+    pub(super) fn resize_or_redraw(
+        &mut self,
+        size: &Winsize,
+        cx: &mut Cx<'_>,
+    ) -> Option<io::Result<()>> {
+        if child::window_size(self.pty_master()?.as_fd()).ok().as_ref() != Some(size) {
+            return self.resize(size);
+        }
+        self.with_tty(|tty, master, _| {
+            if let Some(master) = master {
+                tty.redraw(master, cx);
+            }
+        });
+        Some(Ok(()))
     }
 
     /// The child has ended: notes how many bytes are still to be read, and reads.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
-use super::attachments::{Attachments, ClientInput, LAST_OUTPUT, winsize};
+use super::attachments::{Attachments, ClientInput, LAST_OUTPUT};
 use super::channel::Channel;
 use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Timer};
@@ -15,6 +15,7 @@ use super::requests::RequestError;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 use crate::reactor::TimerId;
 use crate::relay::LOG_RETRY;
+use crate::terminal::{self, WindowSize};
 
 /// The channels of one sandbox. Channel 0 exists from the start of a run to its end.
 #[derive(Debug, Default)]
@@ -149,8 +150,9 @@ impl Channels {
         let Some(channel) = list.iter_mut().find(|channel| channel.id() == output.channel) else {
             return;
         };
-        channel.read_host(cx);
-        if channel.is_session() && attachments.host_act(output) {
+        let answers = attachments.size(output).is_none();
+        let typed = channel.read_host(answers, cx);
+        if typed && channel.is_session() && attachments.host_act(output) {
             channel.resize_to_host();
         }
     }
@@ -170,8 +172,15 @@ impl Channels {
     }
 
     /// This process has been continued.
-    pub(super) fn enter_terminal(&mut self) {
-        self.list.iter_mut().for_each(Channel::enter_terminal);
+    pub(super) fn enter_terminal(&mut self, cx: &mut Cx<'_>) {
+        self.list.iter_mut().for_each(|channel| channel.enter_terminal(cx));
+    }
+
+    /// The timer of a redraw has expired.
+    pub(super) fn redraw_timer(&mut self, id: ChannelId, cx: &mut Cx<'_>) {
+        if let Some(channel) = self.get(id) {
+            channel.redraw_timer(cx);
+        }
     }
 }
 
@@ -238,33 +247,42 @@ impl Channels {
         host.name().cloned().map(AttachTo::Console)
     }
 
-    /// Gives a channel's PTY the size of a client's terminal.
+    /// Gives a channel's PTY the size of a client's terminal; if it has that size, has the program
+    /// draw its screen again.
     pub(super) fn resize(
         &mut self,
         session: SessionId,
-        rows: u16,
-        columns: u16,
+        size: WindowSize,
+        cx: &mut Cx<'_>,
     ) -> Result<(), RequestError> {
         let known = self.attachments.is_read_only(session);
         if known.ok_or(RequestError::NoSuchSession(session))? {
             return Err(RequestError::ReadOnly(session));
         }
-        self.attachments.act(session, Some((rows, columns)));
+        self.attachments.act(session, Some(size));
         if self.stdio().is_none() {
             return Err(RequestError::NotRunning);
         }
         let output = self.attachments.output_of(session);
         let channel = output.and_then(|output| self.get(output.channel));
         channel
-            .and_then(|channel| channel.resize(&winsize(rows, columns)))
+            .and_then(|channel| channel.resize_or_redraw(&size.winsize(), cx))
             .ok_or(RequestError::NoTerminal)?
-            .map_err(RequestError::Resize)
+            .map_err(RequestError::Resize)?;
+        self.attachments.keep_latest(session);
+        Ok(())
     }
 
     /// Sends input of a client to its channel; returns whether it has been passed on.
     pub(super) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) -> bool {
         let Some(output) = self.attachments.output_of(session) else { return false };
         if self.attachments.is_read_only(session) != Some(false) {
+            return false;
+        }
+        // Each attached terminal answers a query of the program. The one with the size in effect is
+        // the one that counts.
+        let host = self.get(output.channel).is_some_and(|channel| channel.is_session());
+        if !self.attachments.answers(session, host) && terminal::is_answer(bytes) {
             return false;
         }
         // The size first: the client sees the answer to its keystroke at that size.
@@ -294,7 +312,10 @@ impl Channels {
 
     /// A client takes more.
     pub(super) fn flush_client(&mut self, id: SessionId, cx: &mut Cx<'_>) {
-        self.attachments.flush(id, &mut cx.sources);
+        let redraw = self.attachments.flush(id, &mut cx.sources);
+        if let Some(channel) = redraw.and_then(|output| self.get(output.channel)) {
+            channel.redraw_when_quiet(cx);
+        }
         self.follow_sizes();
     }
 

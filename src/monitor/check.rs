@@ -28,7 +28,7 @@ pub(super) fn check(parts: &Parts) -> Result<(), StartError> {
 /// A record may describe consoles: such a sandbox is refused, and not started without them.
 #[cfg(not(feature = "consoles"))]
 fn refuse_consoles(sandbox: &Sandbox) -> Result<(), ConsoleError> {
-    let described = sandbox.consoles().map(Console::name).next();
+    let described = sandbox.consoles.first().map(Console::name);
     match described.or(sandbox.interactive.as_ref()) {
         Some(name) => Err(ConsoleError::NotBuilt(name.to_string())),
         None => Ok(()),
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn a_sandbox_with_consoles_on_record_is_refused_without_the_feature() {
-        let sandbox = Sandbox::new("a", "b", "/log").unwrap();
+        let sandbox = Sandbox::new("a", "/log").unwrap();
         assert!(refuse_consoles(&sandbox).is_ok());
         let described = Sandbox { consoles: vec!["x=pty".parse().unwrap()], ..sandbox.clone() };
         let interactive = Sandbox { interactive: Some("x".parse().unwrap()), ..sandbox };

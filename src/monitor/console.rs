@@ -45,10 +45,10 @@ pub(super) fn check_name(name: &Name) -> Result<(), ConsoleError> {
 /// # fn main() {}
 /// # #[cfg(feature = "consoles")]
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
+/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?
 ///     .console("serial=unix:/run/host/web-serial.sock".parse()?)
 ///     .console(Console::pty("hvc0".parse()?));
-/// assert_eq!(sandbox.consoles().count(), 2);
+/// assert_eq!(sandbox.consoles.len(), 2);
 /// # Ok(())
 /// # }
 /// ```

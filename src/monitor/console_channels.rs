@@ -49,9 +49,9 @@ pub(super) struct PreparedConsoles {
 ///
 /// A name is used twice, reserved or unknown; the path of a socket is too long; a log is unusable.
 pub(super) fn check(sandbox: &Sandbox, given: &GivenConsoles) -> Result<(), StartError> {
-    sandbox.consoles().try_for_each(Console::check)?;
+    sandbox.consoles.iter().try_for_each(Console::check)?;
     let given = given.list.iter().map(|(name, _)| name);
-    let names: Vec<&Name> = sandbox.consoles().map(Console::name).chain(given).collect();
+    let names: Vec<&Name> = sandbox.consoles.iter().map(Console::name).chain(given).collect();
     for (at, name) in names.iter().enumerate() {
         check_name(name)?;
         if names.get(..at).unwrap_or_default().contains(name) {
@@ -82,10 +82,10 @@ pub(super) fn prepare(
     let size = terminal.as_ref().and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE);
     let mut prepared = PreparedConsoles::default();
     // All back ends before the first log: a start that fails leaves no log.
-    let backends = sandbox.consoles().map(|console| ConsoleBackend::prepare(console, &size));
+    let backends = sandbox.consoles.iter().map(|console| ConsoleBackend::prepare(console, &size));
     let backends: Vec<ConsoleBackend> = backends.collect::<Result<_, _>>()?;
     prepared.channels.reserve_exact(backends.len() + given.list.len() + 1);
-    for (console, backend) in sandbox.consoles().zip(backends) {
+    for (console, backend) in sandbox.consoles.iter().zip(backends) {
         let id = next_id(prepared.channels.len(), 0);
         prepared.add(id, console.name(), backend, sandbox, &mut terminal, logs)?;
     }
@@ -162,7 +162,7 @@ impl GivenConsoles {
         exists: bool,
     ) -> Result<(), StartError> {
         check_name(&name)?;
-        let configured = sandbox.consoles().any(|console| *console.name() == name);
+        let configured = sandbox.consoles.iter().any(|console| *console.name() == name);
         if exists || configured || self.list.iter().any(|(given, _)| *given == name) {
             return Err(ConsoleError::Duplicate(name.to_string()).into());
         }

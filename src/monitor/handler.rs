@@ -93,6 +93,7 @@ impl Handler for Monitor {
                 self.services.timer((service, key), &mut self.lifecycle, cx);
             }
             Timer::ReadOutput(output) => self.lifecycle.read_output(output, cx),
+            Timer::Redraw(channel) => self.channels().redraw_timer(channel, cx),
             Timer::TrimPipe(output) => self.channels().trim(output, cx),
         }
         self.after_call(cx);
@@ -118,7 +119,7 @@ impl Handler for Monitor {
             }
             Some(Signal::WINCH) => self.channels().host_resized(),
             Some(Signal::TSTP) => self.channels().leave_terminal(),
-            Some(Signal::CONT) => self.channels().enter_terminal(),
+            Some(Signal::CONT) => self.channels().enter_terminal(cx),
             _ => {}
         }
         self.after_call(cx);

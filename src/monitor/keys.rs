@@ -89,6 +89,8 @@ pub(super) enum Timer {
     MaxDuration,
     /// The idle timeout.
     Idle,
+    /// The window of a PTY that is wider for a redraw gets its size back, or a redraw begins.
+    Redraw(ChannelId),
     /// The time that attached clients have to take the end of the output.
     Attachments,
     /// The process that works on a generation of a log is polled.

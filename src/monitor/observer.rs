@@ -173,7 +173,7 @@ impl Observers {
                     return Claims::Refused(taken(starting, supervisor));
                 }
                 Ok(Some(Claim::Refused(error))) => {
-                    warn!(name = %starting.sandbox.name(), "this run will not be recorded: {error}");
+                    warn!(name = %starting.sandbox.name, "this run will not be recorded: {error}");
                     false
                 }
                 Ok(None) => false,
@@ -258,8 +258,8 @@ impl Entry {
 
 fn taken(starting: &Starting<'_>, supervisor: u32) -> StartError {
     StartError::Taken {
-        config_file: starting.sandbox.config_file().to_string(),
-        name: starting.sandbox.name().to_string(),
+        config_file: starting.sandbox.config_file.to_string(),
+        name: starting.sandbox.name.to_string(),
         supervisor,
     }
 }

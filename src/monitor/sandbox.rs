@@ -8,7 +8,7 @@ pub mod codec;
 mod options;
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -16,7 +16,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use super::console::Console;
 use super::name::{Name, NameError};
 use crate::child::Signal;
-use crate::logfile::{Format, LogOptions, Retention, names};
+use crate::logfile::{LogOptions, names};
 pub use options::{Forward, Input, LogRate, OnLogError, OverRate, Restart, Rootfs};
 
 /// The config file, and so the namespace, of a sandbox that names none: the ecosystem's default.
@@ -27,17 +27,20 @@ pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The description of one sandbox. A record holds it, and `vmon restart` starts it again.
 ///
+/// Each field has a method of its name that sets it.
+///
 /// ```
 /// use std::time::Duration;
 /// use vmon::child::Signal;
 /// use vmon::monitor::{Forward, Rootfs, Sandbox};
 ///
 /// # fn main() -> Result<(), vmon::monitor::NameError> {
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
+/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?
 ///     .rootfs(Rootfs::Native("/srv/rootfs".into()))
 ///     .forward(Forward::Block)
-///     .stop_with(Signal::INT, Duration::from_secs(3));
-/// assert_eq!(sandbox.name.as_str(), "web");
+///     .stop_signal(Signal::INT)
+///     .stop_timeout(Duration::from_secs(3));
+/// assert_eq!((sandbox.name.as_str(), sandbox.config_file.as_str()), ("web", "Sandboxfile"));
 /// assert_eq!(sandbox.stop_timeout, Duration::from_secs(3));
 /// # Ok(())
 /// # }
@@ -55,8 +58,8 @@ pub struct Sandbox {
     pub log_dir: PathBuf,
     /// The format and the retention of its logs, and whether they have an index.
     pub log: LogOptions,
-    /// The command that is run with each rotated generation; never an empty one.
-    pub(crate) rotate_command: Option<OsString>,
+    /// The command that is run with each rotated generation. An empty one is none.
+    pub rotate_command: Option<OsString>,
     /// What happens while the log can't be written.
     pub on_log_error: OnLogError,
     /// How fast each stream may fill the log; `None` is without limit.
@@ -88,23 +91,19 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox of this name in the namespace `config_file`, which logs to
-    /// `<log_dir>/<config_file>/<name>.log`.
+    /// A sandbox of this name, which logs to `<log_dir>/<config_file>/<name>.log`.
     ///
-    /// By default it forwards nothing, takes no input, has no root file system on record, is stopped
-    /// with TERM and killed ten seconds later, and its config file counts as modified now.
+    /// By default its config file is [`DEFAULT_CONFIG_FILE`] and counts as modified now, it forwards
+    /// nothing, takes no input, has no root file system on record, and is stopped with TERM and
+    /// killed ten seconds later.
     ///
     /// # Errors
     ///
-    /// A [`NameError`] for either name.
-    pub fn new(
-        name: impl Into<String>,
-        config_file: impl Into<String>,
-        log_dir: impl Into<PathBuf>,
-    ) -> Result<Self, NameError> {
+    /// A [`NameError`] that says what a name may be.
+    pub fn new(name: impl Into<String>, log_dir: impl Into<PathBuf>) -> Result<Self, NameError> {
         Ok(Self {
             name: Name::new(name)?,
-            config_file: Name::new(config_file)?,
+            config_file: Name::new(DEFAULT_CONFIG_FILE)?,
             config_last_modified: Utc::now().trunc_subsecs(6),
             log_dir: log_dir.into(),
             log: LogOptions::default(),
@@ -124,6 +123,13 @@ impl Sandbox {
             consoles: Vec::new(),
             interactive: None,
         })
+    }
+
+    /// The namespace of its log and record. Two sandboxes of one name differ in it.
+    #[must_use]
+    pub fn config_file(mut self, config_file: Name) -> Self {
+        self.config_file = config_file;
+        self
     }
 
     /// When the config file was last modified; recorded.
@@ -159,10 +165,10 @@ impl Sandbox {
         self
     }
 
-    /// How much of the log is kept: its size, and how many and which older generations stay.
+    /// The format and the retention of its logs, and whether they have an index.
     #[must_use]
-    pub fn retention(mut self, retention: Retention) -> Self {
-        self.log.retention = retention;
+    pub fn log(mut self, options: LogOptions) -> Self {
+        self.log = options;
         self
     }
 
@@ -183,23 +189,7 @@ impl Sandbox {
     /// for each generation without a recorded end.
     #[must_use]
     pub fn rotate_command(mut self, command: impl Into<OsString>) -> Self {
-        let command = command.into();
-        let is_empty = command.as_encoded_bytes().trim_ascii().is_empty();
-        self.rotate_command = (!is_empty).then_some(command);
-        self
-    }
-
-    /// The format of the log on disk.
-    #[must_use]
-    pub fn log_format(mut self, format: Format) -> Self {
-        self.log.format = format;
-        self
-    }
-
-    /// Whether a raw log has a time index beside it, which is the default.
-    #[must_use]
-    pub fn log_index(mut self, index: bool) -> Self {
-        self.log.index = index;
+        self.rotate_command = Some(command.into()).filter(|command| !is_blank(command));
         self
     }
 
@@ -217,13 +207,19 @@ impl Sandbox {
         self
     }
 
-    /// The signal of a stop, and how long after it the child is killed.
+    /// The signal of a stop.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: Signal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// How long after the stop signal the child is killed.
     ///
     /// The same timeout bounds how long new bytes of a descendant are taken after the child's
     /// end.
     #[must_use]
-    pub fn stop_with(mut self, signal: Signal, timeout: Duration) -> Self {
-        self.stop_signal = signal;
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = timeout;
         self
     }
@@ -286,11 +282,6 @@ impl Sandbox {
         self
     }
 
-    /// The consoles beside the child's own streams.
-    pub fn consoles(&self) -> impl Iterator<Item = &Console> {
-        self.consoles.iter()
-    }
-
     /// The path of a console's log, whether there is such a console or not.
     pub fn console_log_path(&self, console: &Name) -> PathBuf {
         self.path_of_log(&self.log_of(console))
@@ -314,9 +305,10 @@ impl Sandbox {
         }
     }
 
-    /// The [rotate command](Self::rotate_command), where there is one.
-    pub fn command_after_rotation(&self) -> Option<&OsStr> {
-        self.rotate_command.as_deref()
+    /// The [rotate command](Self::rotate_command), unless it is empty.
+    pub(super) fn post_rotate_command(&self) -> Option<&OsStr> {
+        let command = self.rotate_command.as_deref();
+        command.filter(|command| !is_blank(command))
     }
 
     /// The path of the log.
@@ -333,22 +325,11 @@ impl Sandbox {
     /// [rotate command](Self::rotate_command) where there is one. `None` where nothing bounds them. A
     /// console that a host gives a descriptor of is not counted.
     pub fn disk_bound(&self) -> Option<u64> {
-        let each = self.log.disk_bound(self.rotate_command.is_some())?;
-        Some(self.consoles().fold(each, |sum, _| sum.saturating_add(each)))
+        let each = self.log.disk_bound(self.post_rotate_command().is_some())?;
+        Some(self.consoles.iter().fold(each, |sum, _| sum.saturating_add(each)))
     }
+}
 
-    /// The sandbox's name.
-    pub fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// The namespace of its log and record.
-    pub fn config_file(&self) -> &Name {
-        &self.config_file
-    }
-
-    /// The directory above `<config_file>/<name>.log`.
-    pub fn log_dir(&self) -> &Path {
-        &self.log_dir
-    }
+fn is_blank(command: &OsStr) -> bool {
+    command.as_encoded_bytes().trim_ascii().is_empty()
 }

@@ -19,6 +19,7 @@ use super::sandbox::Sandbox;
 use super::transition::Transition;
 use crate::child::Signal;
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
+use crate::terminal::WindowSize;
 
 /// Serves clients on the loop of one monitor, with sources and timers of its own.
 ///
@@ -187,13 +188,8 @@ impl ServiceContext<'_, '_> {
     /// # Errors
     ///
     /// No such session, or a child without a terminal.
-    pub fn resize(
-        &mut self,
-        session: SessionId,
-        rows: u16,
-        columns: u16,
-    ) -> Result<(), RequestError> {
-        self.lifecycle.parts.channels.resize(session, rows, columns)
+    pub fn resize(&mut self, session: SessionId, size: WindowSize) -> Result<(), RequestError> {
+        self.lifecycle.parts.channels.resize(session, size, self.cx)
     }
 }
 

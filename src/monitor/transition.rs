@@ -24,7 +24,7 @@ use crate::logfile::LogError;
 /// # let directory = tempfile::tempdir()?;
 /// # let log_dir = directory.path();
 /// let mut reactor = Reactor::new()?;
-/// Monitor::builder(Sandbox::new("web", "Sandboxfile", log_dir)?)
+/// Monitor::builder(Sandbox::new("web", log_dir)?)
 ///     .observer(|transition: &Transition| match transition {
 ///         Transition::Running { child, .. } => println!("pid {}", child.pid),
 ///         Transition::Stopped { end, .. } => assert_eq!(end.exit_code(), 0),

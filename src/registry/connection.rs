@@ -16,8 +16,9 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{Distrust, Fault};
+use super::schema::{self, Schema};
+use super::sqlite;
 use super::trust::{self, existing};
-use super::{schema, sqlite};
 use crate::access::{is_shared, make_directories};
 
 /// A command checkpoints a write-ahead log that is larger than this.
@@ -212,16 +213,16 @@ impl Kept {
         Ok(Self { connection, files, checked: None, distrust })
     }
 
-    pub(super) fn is_current(&mut self, db: &Path) -> Result<bool, Fault> {
+    pub(super) fn schema(&mut self, db: &Path) -> Result<Schema, Fault> {
         let ((found, version), distrust) = sqlite::with(db, false, |_| {
             // Read first: a change between the two is detected by the next transaction.
             let version = data_version(&self.connection);
-            (schema::is_current(&self.connection), version)
+            (schema::find(&self.connection), version)
         })?;
         self.distrust = self.distrust.take().or(distrust);
-        let is_current = found?;
-        self.checked = version.ok().filter(|_| is_current);
-        Ok(is_current)
+        let found = found?;
+        self.checked = version.ok().filter(|_| found == Schema::Complete);
+        Ok(found)
     }
 
     /// Fails if another user could have written one of the open files, even if their paths name
@@ -347,7 +348,7 @@ pub(super) fn write_own<T>(
 ) -> Result<T, Fault> {
     let mut kept = Kept::open(db, timeout)?;
     // Opens the files that opening the connection did not.
-    kept.is_current(db)?;
+    kept.schema(db)?;
     kept.check_trust()?;
     write_on(db, timeout, kept, work).map(|(value, _)| value)
 }

@@ -5,13 +5,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Result, Row};
+use rusqlite::{Connection, Params, Result, Row, params_from_iter};
 
 use super::columns::{
     ConsoleBytes, RUNNING, SUPERVISOR_LOST, foreign_supervisor, supervisor, unsigned,
 };
 use super::error::Fault;
-use super::schema;
+use super::schema::{self, Schema};
 use super::spec;
 use super::state_dir::StateDir;
 use crate::monitor::codec::Spec;
@@ -109,17 +109,26 @@ pub enum Status {
     Stopped,
 }
 
-const OURS: &str = "
+const COLUMNS: &str = "
 SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r.started_at,
     r.running_at, r.ended_at, r.exit_code, r.signal, r.reason, r.bytes_logged, r.bytes_dropped,
     s.rootfs_paths, r.boot_id, r.pid_namespace, r.supervisor_pid, r.supervisor_start, r.spec,
-    r.socket, s.config_last_modified
+    r.socket, s.config_last_modified";
+
+const ALL: &str = "
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
 
 /// One run per sandbox: an unfinished one, or else the one with the highest number. No time decides,
-/// because the clock may have been set back between two runs.
+/// because the clock may have been set back between two runs. CROSS JOIN: sandboxes first.
 const LATEST: &str = "
-WHERE r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
+FROM sandboxes s CROSS JOIN vmon_runs r ON r.id = coalesce(
+    (SELECT max(id) FROM vmon_runs INDEXED BY vmon_runs_unfinished
+        WHERE sandbox_id = s.id AND state <> 'STOPPED'),
+    (SELECT max(id) FROM vmon_runs WHERE sandbox_id = s.id))";
+
+/// The same without our indexes, in one pass over all runs.
+const LATEST_UNINDEXED: &str = "
+FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id AND r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
     ORDER BY state = 'STOPPED', id DESC) AS place FROM vmon_runs) WHERE place = 1)";
 
 const SANDBOXES: &str = "
@@ -127,23 +136,54 @@ SELECT id, name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths 
 
 /// Sandboxes without a run of vmon, and those that another program runs now.
 const NOT_OURS: &str = "
-WHERE id NOT IN (SELECT sandbox_id FROM vmon_runs)
+WHERE (id NOT IN (SELECT sandbox_id FROM vmon_runs)
     OR (status = 'RUNNING' AND NOT EXISTS
-        (SELECT 1 FROM vmon_runs r WHERE r.sandbox_id = s.id AND r.state <> 'STOPPED'
-            AND r.supervisor_pid = s.supervisor_pid))";
+        (SELECT 1 FROM vmon_runs r INDEXED BY vmon_runs_unfinished
+            WHERE r.sandbox_id = s.id AND r.state <> 'STOPPED'
+            AND r.supervisor_pid = s.supervisor_pid)))";
 
 /// Which runs to read.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Selection {
-    All,
-    /// The latest run of each sandbox.
-    Latest,
+pub(super) struct Selection<'a> {
+    /// Only the latest run of each sandbox.
+    pub(super) latest: bool,
+    /// Only those of the sandbox with this config file and name.
+    pub(super) sandbox: Option<(&'a str, &'a str)>,
+}
+
+impl Selection<'_> {
+    /// The query for runs of vmon, in a database with this schema.
+    fn ours(&self, schema: Schema) -> String {
+        let from = match (self.latest, schema) {
+            (false, _) => ALL,
+            (true, Schema::Complete) => LATEST,
+            (true, _) => LATEST_UNINDEXED,
+        };
+        format!("{COLUMNS}{from} WHERE {} ORDER BY r.id", self.is_selected())
+    }
+
+    /// The query for sandboxes of other programs.
+    fn foreign(&self) -> String {
+        format!("{SANDBOXES}{NOT_OURS} AND {}", self.is_selected())
+    }
+
+    fn is_selected(&self) -> &'static str {
+        match self.sandbox {
+            Some(_) => "s.config_file = ?1 AND s.name = ?2",
+            None => "true",
+        }
+    }
+
+    fn parameters(&self) -> impl Params {
+        let sandbox = self.sandbox.map(|(config_file, name)| [config_file, name]);
+        params_from_iter(sandbox.into_iter().flatten())
+    }
 }
 
 /// Returns runs, oldest first, then the sandboxes of other programs.
 pub(super) fn runs(
     connection: &Connection,
-    selection: Selection,
+    selection: Selection<'_>,
     state: &StateDir,
 ) -> Result<Vec<Run>, Fault> {
     // Both queries must read the same snapshot.
@@ -151,18 +191,17 @@ pub(super) fn runs(
     if !schema::has_table(&transaction, "sandboxes")? {
         return Ok(Vec::new());
     }
-    if !schema::is_current(&transaction)? {
-        return Ok(collect(&transaction, SANDBOXES, foreign_run)?);
+    let schema = schema::find(&transaction)?;
+    let parameters = selection.parameters();
+    if schema == Schema::Missing {
+        let sql = format!("{SANDBOXES} WHERE {}", selection.is_selected());
+        return Ok(collect(&transaction, &sql, parameters, foreign_run)?);
     }
-    let condition = match selection {
-        Selection::All => "",
-        Selection::Latest => LATEST,
-    };
-    let ours = format!("{OURS}{condition} ORDER BY r.id");
-    let mut runs = collect(&transaction, &ours, |row| our_run(row, state))?;
+    let ours = |row: &Row<'_>| our_run(row, state);
+    let mut runs = collect(&transaction, &selection.ours(schema), parameters, ours)?;
     add_consoles(&transaction, &mut runs)?;
-    let foreign = collect(&transaction, &format!("{SANDBOXES}{NOT_OURS}"), foreign_run)?;
-    if matches!(selection, Selection::Latest) {
+    let foreign = collect(&transaction, &selection.foreign(), selection.parameters(), foreign_run)?;
+    if selection.latest {
         runs.retain(|run| foreign.iter().all(|other| other.sandbox_id != run.sandbox_id));
     }
     runs.extend(foreign);
@@ -217,14 +256,16 @@ fn trusted_runs(
     sandbox: i64,
     state: &StateDir,
 ) -> Result<Vec<Run>> {
-    let mut statement = connection.prepare(&format!("{OURS} WHERE {condition} ORDER BY r.id"))?;
+    let mut statement =
+        connection.prepare(&format!("{COLUMNS}{ALL} WHERE {condition} ORDER BY r.id"))?;
     let runs = statement.query_map([sandbox], |row| our_run(row, state))?;
     runs.map(|run| run.map(|run| Run { trusted: true, ..run })).collect()
 }
 
 /// The unfinished runs, oldest first; none without our schema.
 pub(super) fn unfinished(connection: &Connection, state: &StateDir) -> Result<Vec<Run>, Fault> {
-    if !schema::has_table(connection, "sandboxes")? || !schema::is_current(connection)? {
+    if !schema::has_table(connection, "sandboxes")? || schema::find(connection)? == Schema::Missing
+    {
         return Ok(Vec::new());
     }
     Ok(open_runs(connection, state)?)
@@ -232,17 +273,18 @@ pub(super) fn unfinished(connection: &Connection, state: &StateDir) -> Result<Ve
 
 /// The unfinished runs, oldest first, from a database with our schema.
 pub(super) fn open_runs(connection: &Connection, state: &StateDir) -> Result<Vec<Run>> {
-    let sql = format!("{OURS} WHERE r.state <> 'STOPPED' ORDER BY r.id");
-    collect(connection, &sql, |row| our_run(row, state))
+    let sql = format!("{COLUMNS}{ALL} WHERE r.state <> 'STOPPED' ORDER BY r.id");
+    collect(connection, &sql, [], |row| our_run(row, state))
 }
 
 fn collect(
     connection: &Connection,
     sql: &str,
+    parameters: impl Params,
     run: impl FnMut(&Row<'_>) -> Result<Run>,
 ) -> Result<Vec<Run>> {
     let mut statement = connection.prepare(sql)?;
-    statement.query_map([], run)?.collect()
+    statement.query_map(parameters, run)?.collect()
 }
 
 fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
@@ -358,4 +400,80 @@ fn time(row: &Row<'_>, column: &str) -> Result<Option<DateTime<Utc>>> {
     let text: Option<String> = row.get(column)?;
     let time = text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
     Ok(time.map(|time| time.to_utc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selections() -> impl Iterator<Item = Selection<'static>> {
+        let sandboxes = [None, Some(("Sandboxfile", "web"))];
+        sandboxes
+            .into_iter()
+            .flat_map(|sandbox| [false, true].map(|latest| Selection { latest, sandbox }))
+    }
+
+    fn connection() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let transaction = connection.transaction().unwrap();
+        schema::ensure(&transaction).unwrap();
+        transaction.commit().unwrap();
+        connection
+    }
+
+    #[test]
+    fn a_command_reads_no_run_that_it_does_not_show() {
+        let connection = connection();
+        for selection in selections() {
+            for sql in [selection.ours(Schema::Complete), selection.foreign()] {
+                let steps = schema::plan(&connection, &sql);
+                let scans = steps.iter().filter(|step| step.starts_with("SCAN"));
+                // The table that all of the rows come from.
+                let all = match (selection.sandbox, selection.latest) {
+                    (None, _) if sql.contains(NOT_OURS) => "SCAN s",
+                    (None, true) => "SCAN s",
+                    (None, false) => "SCAN r",
+                    (Some(_), _) => "",
+                };
+                let others: Vec<_> = scans.filter(|step| step.as_str() != all).collect();
+                assert!(others.is_empty(), "{selection:?}: {steps:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_selection_is_the_same_with_and_without_our_indexes() {
+        let connection = connection();
+        let rows = "
+            INSERT INTO sandboxes (id, name, config_file, config_last_modified, status,
+                supervisor_pid, microvm_pid, rootfs_paths)
+            VALUES (1, 'web', 'Sandboxfile', '', 'RUNNING', 7, 8, ''),
+                (2, 'web', 'other', '', 'STOPPED', 7, 8, ''),
+                (3, 'foreign', 'Sandboxfile', '', 'STOPPED', 7, 8, '');
+            INSERT INTO vmon_runs (id, sandbox_id, state, boot_id, supervisor_pid,
+                supervisor_start, started_at, spec)
+            VALUES (1, 1, 'STOPPED', 'b', 7, 1, 't', ''), (2, 1, 'RUNNING', 'b', 7, 1, 't', ''),
+                (3, 1, 'STOPPED', 'b', 7, 1, 't', ''), (4, 2, 'STOPPED', 'b', 7, 1, 't', ''),
+                (5, 2, 'STOPPED', 'b', 7, 1, 't', '')";
+        connection.execute_batch(rows).unwrap();
+        let directory = StateDir::new("/state".into());
+        let read = || -> Vec<Vec<_>> {
+            let ids = |selection| {
+                let runs = runs(&connection, selection, &directory).unwrap();
+                runs.into_iter().map(|run| (run.sandbox_id, run.id)).collect()
+            };
+            selections().map(ids).collect()
+        };
+        let (web, other) =
+            ([(1, Some(1)), (1, Some(2)), (1, Some(3))], [(2, Some(4)), (2, Some(5))]);
+        let foreign = (3, None);
+        let all: Vec<_> = web.into_iter().chain(other).chain([foreign]).collect();
+        let latest = vec![(1, Some(2)), (2, Some(5)), foreign];
+        let expected = [all, latest, web.to_vec(), vec![(1, Some(2))]];
+        assert_eq!(read(), expected);
+        connection
+            .execute_batch("DROP INDEX vmon_sandboxes_name; DROP INDEX vmon_runs_sandbox")
+            .unwrap();
+        assert_eq!(read(), expected);
+    }
 }

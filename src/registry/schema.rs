@@ -1,6 +1,8 @@
 //! The tables and their version.
 //!
-//! The ecosystem's tables are created if missing and never changed; ours are versioned.
+//! The ecosystem's tables are created if missing, and get an index of ours; ours are versioned. The
+//! indexes have no version: a database without them is read, only slower, and gets them with the first
+//! write. Earlier versions of vmon use a database with them.
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
@@ -44,7 +46,6 @@ CREATE TABLE IF NOT EXISTS sandbox_metrics (
 );
 ";
 
-/// The index contains unfinished runs only: a claim looks for nothing else.
 const OURS: &str = "
 CREATE TABLE vmon_meta (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE vmon_runs (
@@ -68,36 +69,60 @@ CREATE TABLE vmon_runs (
     spec TEXT NOT NULL,
     socket TEXT
 );
-CREATE INDEX vmon_runs_unfinished ON vmon_runs(sandbox_id) WHERE state <> 'STOPPED';
 ";
 
-/// Creates missing tables. Called in every transaction, because a database may be replaced at any
+/// The first index contains unfinished runs only: a claim looks for nothing else. With the others it
+/// reads the rows of its own sandbox only, and a command those that it shows.
+const INDEXES: &str = "
+CREATE INDEX IF NOT EXISTS vmon_runs_unfinished ON vmon_runs(sandbox_id) WHERE state <> 'STOPPED';
+CREATE INDEX IF NOT EXISTS vmon_sandboxes_name ON sandboxes(name, config_file);
+CREATE INDEX IF NOT EXISTS vmon_runs_sandbox ON vmon_runs(sandbox_id);
+";
+
+/// What of our schema a database has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Schema {
+    /// At most tables of other programs.
+    Missing,
+    /// The tables, as earlier versions of vmon have made them.
+    Unindexed,
+    Complete,
+}
+
+/// Creates missing tables and indexes. Called in every transaction, because a database may be replaced at any
 /// time; cheap if nothing is missing.
 pub(super) fn ensure(transaction: &Transaction<'_>) -> Result<(), Fault> {
-    if is_current(transaction)? {
-        return Ok(());
+    let found = find(transaction)?;
+    if found == Schema::Missing {
+        transaction.execute_batch(ECOSYSTEM)?;
+        transaction.execute_batch(OURS)?;
+        let sql = "INSERT INTO vmon_meta (key, value) VALUES ('schema_version', ?1)";
+        transaction.execute(sql, [VERSION.to_string()])?;
     }
-    transaction.execute_batch(ECOSYSTEM)?;
-    transaction.execute_batch(OURS)?;
-    let version = VERSION.to_string();
-    transaction
-        .execute("INSERT INTO vmon_meta (key, value) VALUES ('schema_version', ?1)", [version])?;
+    if found != Schema::Complete {
+        transaction.execute_batch(INDEXES)?;
+    }
     Ok(())
 }
 
-/// Whether the database has our tables in the current version.
+/// What of our schema, in the current version, the database has.
 ///
 /// # Errors
 ///
 /// As [`check_tables`]; [`Fault::Newer`] for an unknown version; no older version exists yet.
-pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
-    if !check_tables(connection)?.iter().any(|name| name == "vmon_meta") {
-        return Ok(false);
+pub(super) fn find(connection: &Connection) -> Result<Schema, Fault> {
+    let names = check_tables(connection)?;
+    let has = |name: &str| names.iter().any(|found| found == name);
+    if !has("vmon_meta") {
+        return Ok(Schema::Missing);
     }
     let sql = "SELECT value FROM vmon_meta WHERE key = 'schema_version'";
     let found: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
     match found {
-        Some(found) if found == VERSION.to_string() => Ok(true),
+        Some(found) if found == VERSION.to_string() => {
+            let indexes = ["vmon_runs_unfinished", "vmon_sandboxes_name", "vmon_runs_sandbox"];
+            Ok(if indexes.into_iter().all(has) { Schema::Complete } else { Schema::Unindexed })
+        }
         found => Err(Fault::Newer { found: found.unwrap_or_default(), known: VERSION }),
     }
 }
@@ -108,9 +133,11 @@ pub(super) fn is_current(connection: &Connection) -> Result<bool, Fault> {
 /// SQLite stores a table's text starting with `CREATE TABLE`; the other columns of the row can be
 /// changed at will (`PRAGMA writable_schema`).
 const TABLES: &str = "
-SELECT name, sql LIKE 'CREATE TABLE%' FROM sqlite_master
-WHERE type IN ('table', 'view') AND lower(name) IN
-    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
+SELECT name, type = 'index' OR sql LIKE 'CREATE TABLE%' FROM sqlite_master
+WHERE (type IN ('table', 'view') AND lower(name) IN
+    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles'))
+    OR (type = 'index' AND name IN
+        ('vmon_runs_unfinished', 'vmon_sandboxes_name', 'vmon_runs_sandbox'))";
 
 /// A generated column is computed at each access and may have any size.
 const GENERATED: &str = "
@@ -118,7 +145,7 @@ SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
 WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
 
-/// The names of the tables that exist.
+/// The names of the tables and of our indexes that exist.
 ///
 /// # Errors
 ///
@@ -148,4 +175,34 @@ pub(super) fn has_table(connection: &Connection, name: &str) -> Result<bool, Fau
     // sqlite_master: SQLite before 3.33 does not know the name sqlite_schema.
     let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
     Ok(connection.query_row(sql, [name], |row| row.get::<_, u32>(0))? > 0)
+}
+
+/// The steps of `EXPLAIN QUERY PLAN`.
+#[cfg(test)]
+pub(super) fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+    let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut rows = plan.raw_query();
+    let mut steps = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        steps.push(row.get("detail").unwrap());
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_an_earlier_version_gets_its_indexes_with_the_first_write() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(ECOSYSTEM).unwrap();
+        connection.execute_batch(OURS).unwrap();
+        connection.execute_batch("INSERT INTO vmon_meta VALUES ('schema_version', '1')").unwrap();
+        assert_eq!(find(&connection).unwrap(), Schema::Unindexed);
+        let transaction = connection.transaction().unwrap();
+        ensure(&transaction).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(find(&connection).unwrap(), Schema::Complete);
+    }
 }

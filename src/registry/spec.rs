@@ -65,7 +65,7 @@ mod tests {
     fn a_log_directory_in_the_state_directory_is_recorded_relative_to_it() {
         let (a, b) = (StateDir::new("/a".into()), StateDir::new("/b".into()));
         let log_dir = |log_dir: &str, version: &str| {
-            let sandbox = Sandbox::new("web", "x", log_dir).unwrap();
+            let sandbox = Sandbox::new("web", log_dir).unwrap().config_file("x".parse().unwrap());
             let (supervisor, command) = (Identity::current(), Command::new("true"));
             let starting = Starting {
                 sandbox: &sandbox,

@@ -47,8 +47,12 @@ pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> R
     if record.row.is_none() && !record.follows && record.ending().is_none() {
         return claim(tx, record, cleared);
     }
-    // The database was replaced, or already contains the run.
-    match find_run(tx, record)? {
+    // The database was replaced, or already contains the run, which is unfinished if the record is.
+    let found = match record.ending() {
+        Some(_) => find_run(tx, FIND_RUN, record)?,
+        None => find_run(tx, FIND_UNFINISHED, record)?,
+    };
+    match found {
         Some(row) => {
             update_run(tx, record, row)?;
             Ok(Stored::Row(row))
@@ -59,7 +63,7 @@ pub(super) fn store(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> R
 
 /// Stores a spooled end, which may be older than the rows.
 pub(super) fn store_spooled(tx: &Transaction<'_>, record: &Record) -> Result<()> {
-    let found = find_run(tx, record)?;
+    let found = find_run(tx, FIND_RUN, record)?;
     if record.is_over() {
         return store(tx, &Record { row: found, ..record.clone() }, &[]).map(drop);
     }
@@ -102,7 +106,7 @@ fn is_followed(tx: &Transaction<'_>, record: &Record) -> Result<bool> {
 
 /// The condition on the state is repeated so that SQLite uses the index of unfinished runs.
 const CLOSE_RESTARTING: &str = "
-UPDATE vmon_runs SET state = 'STOPPED'
+UPDATE vmon_runs INDEXED BY vmon_runs_unfinished SET state = 'STOPPED'
 WHERE state <> 'STOPPED' AND state = 'RESTARTING' AND started_at <> ?1 AND supervisor_pid = ?2
     AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
     (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)";
@@ -166,20 +170,24 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
     Ok(Stored::Row(run))
 }
 
-const SANDBOX_ROW: &str = "SELECT id, name, config_file, status, supervisor_pid FROM sandboxes";
+const SANDBOX_ROWS: &str = "
+SELECT id, name, config_file, status, supervisor_pid FROM sandboxes
+WHERE name = ?1 AND config_file = ?2 ORDER BY id";
+
+const SANDBOX_ROW: &str = "
+SELECT id, name, config_file, status, supervisor_pid FROM sandboxes WHERE id = ?1";
 
 pub(super) fn sandbox_rows(
     tx: &Transaction<'_>,
     config_file: &str,
     name: &str,
 ) -> Result<Vec<SandboxRow>> {
-    let sql = format!("{SANDBOX_ROW} WHERE name = ?1 AND config_file = ?2 ORDER BY id");
-    let mut statement = tx.prepare(&sql)?;
+    let mut statement = tx.prepare(SANDBOX_ROWS)?;
     statement.query_map([name, config_file], read_sandbox)?.collect()
 }
 
 pub(super) fn sandbox_row(tx: &Transaction<'_>, id: i64) -> Result<SandboxRow> {
-    tx.query_row(&format!("{SANDBOX_ROW} WHERE id = ?1"), [id], read_sandbox)
+    tx.query_row(SANDBOX_ROW, [id], read_sandbox)
 }
 
 fn read_sandbox(row: &Row<'_>) -> Result<SandboxRow> {
@@ -208,7 +216,8 @@ fn holder(row: &SandboxRow, unfinished: &[OpenRun]) -> Option<u32> {
 }
 
 const UNFINISHED_RUNS: &str = "
-SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start FROM vmon_runs
+SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start
+FROM vmon_runs INDEXED BY vmon_runs_unfinished
 WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC";
 
 /// The unfinished runs of a sandbox, newest first.
@@ -245,7 +254,8 @@ pub(super) fn close_lost(tx: &Transaction<'_>, run: &Run) -> Result<()> {
         "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
          WHERE id = ?1 AND status = ?3 AND supervisor_pid = ?4
             AND (?5 IS NULL OR microvm_pid = ?5)
-            AND NOT EXISTS (SELECT 1 FROM vmon_runs WHERE sandbox_id = ?1 AND state <> 'STOPPED')",
+            AND NOT EXISTS (SELECT 1 FROM vmon_runs INDEXED BY vmon_runs_unfinished
+                WHERE sandbox_id = ?1 AND state <> 'STOPPED')",
         params![run.sandbox_id, STOPPED, RUNNING, supervisor.pid, run.pid],
     )?;
     Ok(())
@@ -324,16 +334,21 @@ fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64
     ordering::put_in_place(tx, record, sandbox, row)
 }
 
-/// The row of this run, found by its supervisor and start time.
-fn find_run(tx: &Transaction<'_>, record: &Record) -> Result<Option<i64>> {
-    tx.query_row(
-        "SELECT id FROM vmon_runs WHERE started_at = ?1 AND supervisor_pid = ?2
-            AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
-            (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)",
-        run_key(record),
-        |row| row.get(0),
-    )
-    .optional()
+/// The row of a run, found by its supervisor and start time.
+const FIND_RUN: &str = "
+SELECT id FROM vmon_runs WHERE started_at = ?1 AND supervisor_pid = ?2
+    AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+    (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)";
+
+/// The same among the unfinished runs.
+const FIND_UNFINISHED: &str = "
+SELECT id FROM vmon_runs INDEXED BY vmon_runs_unfinished
+WHERE state <> 'STOPPED' AND started_at = ?1 AND supervisor_pid = ?2
+    AND supervisor_start = ?3 AND boot_id = ?4 AND sandbox_id IN
+    (SELECT id FROM sandboxes WHERE name = ?5 AND config_file = ?6)";
+
+fn find_run(tx: &Transaction<'_>, sql: &str, record: &Record) -> Result<Option<i64>> {
+    tx.query_row(sql, run_key(record), |row| row.get(0)).optional()
 }
 
 /// Updates the rows of the run and its sandbox; `false` if `row` is not this run's.
@@ -405,10 +420,11 @@ fn add_consoles(tx: &Transaction<'_>, run: i64, consoles: &[ConsoleBytes]) -> Re
     Ok(())
 }
 
-/// SQLite uses the index of unfinished runs only for a condition that repeats the index's own.
+/// SQLite can use the index of unfinished runs only for a condition that repeats the index's own.
 const UPDATE_ENDED: &str = "
 UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
-WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS (SELECT 1 FROM vmon_runs
+WHERE id = ?1 AND supervisor_pid = ?3 AND NOT EXISTS (
+    SELECT 1 FROM vmon_runs INDEXED BY vmon_runs_unfinished
     WHERE sandbox_id = ?1 AND state <> 'STOPPED' AND state <> 'RESTARTING')";
 
 /// Updates the status of the sandbox from the record, if the sandbox still belongs to it.
@@ -451,16 +467,22 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         let tx = connection.transaction().unwrap();
         schema::ensure(&tx).unwrap();
-        for sql in [UNFINISHED_RUNS, UPDATE_ENDED, CLOSE_RESTARTING] {
-            let mut plan = tx.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let mut rows = plan.raw_query();
-            let mut steps = Vec::new();
-            while let Some(row) = rows.next().unwrap() {
-                steps.push(row.get::<_, String>("detail").unwrap());
-            }
+        for sql in [UNFINISHED_RUNS, UPDATE_ENDED, CLOSE_RESTARTING, FIND_UNFINISHED] {
+            let steps = schema::plan(&tx, sql);
             let runs: Vec<_> = steps.iter().filter(|step| step.contains("vmon_runs")).collect();
             assert!(!runs.is_empty(), "{steps:?}");
             assert!(runs.iter().all(|step| step.contains("vmon_runs_unfinished")), "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_reads_no_row_of_another_sandbox() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let tx = connection.transaction().unwrap();
+        schema::ensure(&tx).unwrap();
+        for sql in [SANDBOX_ROWS, SANDBOX_ROW, UNFINISHED_RUNS, FIND_RUN, CLOSE_RESTARTING] {
+            let steps = schema::plan(&tx, sql);
+            assert!(steps.iter().all(|step| !step.starts_with("SCAN")), "{steps:?}");
         }
     }
 }

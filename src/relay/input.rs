@@ -23,6 +23,8 @@ pub(crate) enum InputEvent {
     Open,
     /// The source is at its end, and all of it has been read.
     Ended,
+    /// Nothing was passed on: nothing came, or an answer of a terminal that is to be dropped.
+    Nothing,
     /// The target takes no more.
     Refused,
 }
@@ -116,15 +118,17 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
-    /// Reads the source and passes the bytes on. `raw` is whether it is a terminal in raw mode.
+    /// Reads the source and passes the bytes on. `raw` is whether it is a terminal in raw mode, and
+    /// `answers` whether what that sends in answer to queries is passed on.
     pub(crate) fn turn<T>(
         &mut self,
         raw: bool,
+        answers: bool,
         cx: &mut Context<'_, S, T>,
     ) -> io::Result<InputEvent> {
-        let Some((source, id)) = &mut self.source else { return Ok(InputEvent::Open) };
+        let Some((source, id)) = &mut self.source else { return Ok(InputEvent::Nothing) };
         if !self.pending.is_empty() {
-            return Ok(InputEvent::Open);
+            return Ok(InputEvent::Nothing);
         }
         let id = *id;
         let size = CHUNK.min(cx.scratch.len());
@@ -140,12 +144,15 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
                 if self.seen_open && kind.is_emptied_by(count, size) {
                     cx.sources.short_read(id);
                 }
+                if !answers && terminal::is_answer(bytes) {
+                    return Ok(InputEvent::Nothing);
+                }
                 Ok(self.send(bytes, &mut cx.sources))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.seen_open = true;
                 cx.sources.would_block(id, Interest::READ);
-                Ok(InputEvent::Open)
+                Ok(InputEvent::Nothing)
             }
             Err(error) => Err(error),
         }

@@ -38,11 +38,12 @@ const NANOS: u128 = 1_000_000_000;
 /// let rate = LogRate::new(NonZeroU64::new(1 << 20).unwrap());
 /// assert_eq!((rate.burst, rate.over), (1 << 20, OverRate::Block));
 /// assert_eq!("1MiB/s".parse(), Ok(rate));
-/// let sandbox = Sandbox::new("web", "Sandboxfile", "/var/lib/host/log")?
-///     .log_rate(LogRate { over: OverRate::Drop, ..rate });
+/// let sandbox = Sandbox::new("web", "/var/lib/host/log")?
+///     .log_rate(rate.over(OverRate::Drop));
 /// # Ok::<(), vmon::monitor::NameError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogRate {
     /// Bytes per second.
     pub per_second: NonZeroU64,
@@ -78,6 +79,20 @@ impl LogRate {
     pub fn new(per_second: NonZeroU64) -> Self {
         let burst = per_second.get().max(Self::BURST);
         Self { per_second, burst, over: OverRate::Block }
+    }
+
+    /// Sets the size of the bucket.
+    #[must_use]
+    pub fn burst(mut self, burst: u64) -> Self {
+        self.burst = burst;
+        self
+    }
+
+    /// Sets what happens to output that exceeds the rate.
+    #[must_use]
+    pub fn over(mut self, over: OverRate) -> Self {
+        self.over = over;
+        self
     }
 }
 

@@ -10,14 +10,17 @@ use tracing::{debug, warn};
 use super::audience::notice;
 use super::write::write_some;
 use crate::reactor::{Interest, SourceId, Sources};
-use crate::terminal;
+use crate::terminal::{self, Modes};
 
-/// The most bytes that wait for a slow reader under [`Overflow::Drop`]; more are left out.
+/// The most bytes that wait for a slow reader, unless its source waits; more are left out.
 pub(crate) const QUEUE: usize = 256 * 1024;
 
 /// Bytes that wait for a slow reader under [`Overflow::Block`] before the source is read no
 /// further. Enough that the source can be read again before the reader has taken all of them.
 const BLOCK: usize = 64 * 1024;
+
+/// CAN: cancels an incomplete sequence (ECMA-48).
+const CANCEL: u8 = 0x18;
 
 /// What happens if a reader does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,9 @@ pub(crate) enum Overflow {
     Block,
     /// Bytes beyond the queue are left out; the reader gets a line that says how many.
     Drop,
+    /// The reader is a terminal: the oldest bytes in the queue are left out, but the modes that they
+    /// set. What is on the screen then is not what the program has drawn.
+    Latest,
 }
 
 /// The writer of a sink.
@@ -47,12 +53,13 @@ pub(crate) struct Sink<W, S> {
     is_terminal: bool,
     name: S,
     overflow: Overflow,
-    /// How many bytes may wait under [`Overflow::Drop`].
+    /// How many bytes may wait, unless the source waits.
     room: usize,
     queue: Vec<u8>,
     /// How much of the queue has been written.
     sent: usize,
-    /// The end of the line about left-out bytes, if the queue begins with one.
+    /// The end of the line about left-out bytes, or of the modes that they set, if the queue begins
+    /// with that.
     notice_end: usize,
     waiting: Option<SourceId>,
     /// Left-out bytes that have not been reported to the reader.
@@ -77,7 +84,12 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         }
     }
 
-    /// Sets how many bytes may wait under [`Overflow::Drop`]. Bytes that wait already stay.
+    /// Sets what happens if the reader does not keep up, from now on.
+    pub(crate) fn set_overflow(&mut self, overflow: Overflow) {
+        self.overflow = overflow;
+    }
+
+    /// Sets how many bytes may wait, unless the source waits. Bytes that wait already stay.
     pub(crate) fn set_room(&mut self, room: usize) {
         self.room = room;
     }
@@ -85,6 +97,11 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     /// Whether the writer is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_terminal
+    }
+
+    /// Whether the reader gets the latest bytes.
+    pub(crate) fn is_latest(&self) -> bool {
+        self.overflow == Overflow::Latest
     }
 
     /// Whether the reader has closed its side, or writes fail.
@@ -104,7 +121,7 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
 
     /// Whether the source may be read.
     pub(crate) fn accepts(&self) -> bool {
-        self.overflow == Overflow::Drop || self.queue.len() - self.sent < BLOCK
+        self.overflow != Overflow::Block || self.queue.len() - self.sent < BLOCK
     }
 
     /// Forwards `bytes`, as many as the writer takes now; the rest waits or is left out.
@@ -176,8 +193,15 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
     }
 
     fn enqueue(&mut self, rest: &[u8]) {
+        let unsent = self.queue.len() - self.sent;
         let room = match self.overflow {
             Overflow::Block => rest.len(),
+            // Bytes that a notice has still to report were left out before the change.
+            Overflow::Latest if self.missed == 0 && unsent + rest.len() > self.room => {
+                return self.drop_oldest(rest);
+            }
+            Overflow::Latest if self.missed == 0 => rest.len(),
+            Overflow::Latest => 0,
             // After the first left-out byte all are left out, up to the notice: no stray fragments.
             Overflow::Drop if self.missed > 0 => 0,
             Overflow::Drop => {
@@ -193,6 +217,28 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         self.queue.extend_from_slice(kept);
         self.missed += lost.len() as u64;
         self.dropped += lost.len() as u64;
+    }
+
+    /// Leaves out what waits, and puts the last of `rest`, from a whole sequence and character on, in
+    /// its place.
+    fn drop_oldest(&mut self, rest: &[u8]) {
+        let mut lost = Modes::default();
+        lost.scan(self.queue.get(self.sent..).unwrap_or_default());
+        let mut cut = rest.len().saturating_sub(self.room);
+        lost.scan(rest.get(..cut).unwrap_or_default());
+        while let Some(&byte) = rest.get(cut)
+            && (lost.is_in_sequence() || matches!(byte, 0x80..=0xbf))
+        {
+            lost.scan(&[byte]);
+            cut += 1;
+        }
+        self.dropped += self.unsent() + cut as u64;
+        self.sent = 0;
+        // The reader may have got a part of a sequence.
+        self.queue = vec![CANCEL];
+        lost.changes(&mut self.queue);
+        self.notice_end = self.queue.len();
+        self.queue.extend_from_slice(rest.get(cut..).unwrap_or_default());
     }
 
     /// Has the loop call [`flush`](Self::flush) when the writer is ready.

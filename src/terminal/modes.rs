@@ -60,7 +60,13 @@ const CURSOR: u32 = 1 << 6;
 const CURSOR_KEYS: u32 = 1 << 7;
 const KEYPAD: u32 = 1 << 8;
 
-// Bits beside those of `MODES`.
+// Bits beside those of `MODES`. The ones without a value of their own are for `seen`.
+
+const KEYBOARD: u32 = 1 << 23;
+const SCREEN: u32 = 1 << 28;
+const REGION: u32 = 1 << 29;
+const CURSOR_STYLE: u32 = 1 << 30;
+const OTHER_KEYS: u32 = 1 << 31;
 
 /// Character attributes (SGR). Not set again: a program that redraws sets its own.
 const ATTRIBUTES: u32 = 1 << 24;
@@ -121,6 +127,8 @@ pub struct Modes {
     set: u32,
     /// Bit set of what has ever differed.
     touched: u32,
+    /// Bit set of what any sequence has set or reset.
+    seen: u32,
     /// The mode with which the alternate screen was entered.
     alternate: Option<u16>,
     /// Top and bottom row of the scrolling region.
@@ -226,6 +234,47 @@ impl Modes {
         }
     }
 
+    /// Appends the sequences that have the effect on modes that all output so far has had, on a
+    /// terminal in any state: in the place of output that is left out. Nothing if that has had none.
+    pub(crate) fn changes(&self, out: &mut Vec<u8>) {
+        if self.seen & SCREEN != 0 {
+            let number = self.alternate.unwrap_or(1049);
+            set_mode(true, number, self.alternate.is_some(), out);
+        }
+        if self.seen & KEYBOARD != 0 {
+            match self.alternate {
+                Some(_) => self.alternate_keyboard.changes(out),
+                None => self.main_keyboard.changes(out),
+            }
+        }
+        if self.seen & REGION != 0 {
+            let (top, bottom) = self.region.unwrap_or_default();
+            match self.region {
+                Some(_) => out.extend_from_slice(format!("\x1b[{top};{bottom}r").as_bytes()),
+                None => out.extend_from_slice(b"\x1b[r"),
+            }
+        }
+        write_modes(self.seen & !self.set, true, out);
+        write_modes(self.seen & self.set, false, out);
+        for (bit, on, off) in [
+            (ATTRIBUTES, "", "\x1b[m"),
+            (G0, "\x1b(0", "\x1b(B"),
+            (G1, "\x1b)0", "\x1b)B"),
+            (SHIFT, "\x0e", "\x0f"),
+        ] {
+            if self.seen & bit != 0 {
+                let sequence = if self.set & bit != 0 { on } else { off };
+                out.extend_from_slice(sequence.as_bytes());
+            }
+        }
+        if self.seen & OTHER_KEYS != 0 {
+            out.extend_from_slice(format!("\x1b[>4;{}m", self.other_keys).as_bytes());
+        }
+        if self.seen & CURSOR_STYLE != 0 {
+            out.extend_from_slice(format!("\x1b[{} q", self.cursor_style).as_bytes());
+        }
+    }
+
     /// Applies a sequence. Returns whether it concerns a mode.
     fn apply(&mut self, sequence: &Sequence) -> bool {
         match *sequence {
@@ -235,9 +284,13 @@ impl Modes {
             }
             Sequence::Keypad(on) => self.switch(KEYPAD, on),
             Sequence::RestoreCursor => self.touched |= RESTORED,
-            Sequence::Reset => *self = Self::default(),
+            Sequence::Reset => {
+                let parser = self.parser;
+                *self = Self { parser, seen: u32::MAX, ..Self::default() };
+            }
             Sequence::SoftReset => {
                 self.set &= !SOFT;
+                self.seen |= SOFT | REGION;
                 self.region = None;
             }
             Sequence::Mode { private, number, on } => return self.mode(private, number, on),
@@ -247,19 +300,30 @@ impl Modes {
                 return was == reset;
             }
             Sequence::Region(top, bottom) => {
+                self.seen |= REGION;
                 self.region = (top != 0 || bottom != 0).then_some((top, bottom));
             }
-            Sequence::CursorStyle(style) => self.cursor_style = style,
-            Sequence::OtherKeys(value) => self.other_keys = value,
-            Sequence::Keyboard(change) => match self.alternate {
-                Some(_) => self.alternate_keyboard.apply(change),
-                None => self.main_keyboard.apply(change),
-            },
+            Sequence::CursorStyle(style) => {
+                self.seen |= CURSOR_STYLE;
+                self.cursor_style = style;
+            }
+            Sequence::OtherKeys(value) => {
+                self.seen |= OTHER_KEYS;
+                self.other_keys = value;
+            }
+            Sequence::Keyboard(change) => {
+                self.seen |= KEYBOARD;
+                match self.alternate {
+                    Some(_) => self.alternate_keyboard.apply(change),
+                    None => self.main_keyboard.apply(change),
+                }
+            }
         }
         true
     }
 
     fn switch(&mut self, bit: u32, on: bool) {
+        self.seen |= bit;
         self.set = if on { self.set | bit } else { self.set & !bit };
         self.touched |= self.set;
     }
@@ -270,6 +334,7 @@ impl Modes {
         if let Some((at, mode)) = known.next() {
             self.switch(1 << at, on != mode.normal);
         } else if private && ALTERNATE.contains(&number) {
+            self.seen |= SCREEN;
             self.alternate = on.then_some(self.alternate.unwrap_or(number));
             if !on && number == 1049 {
                 self.touched |= RESTORED;

@@ -28,6 +28,34 @@ fn a_template_gives_a_line_a_run() {
 }
 
 #[test]
+fn commands_read_only_the_runs_that_they_show() {
+    let state = State::new();
+    for name in ["a", "b", "b"] {
+        ran(&state, name, &[], "exit 3");
+    }
+    let sleeping = state.vmon().args(["run", "-d", "--name", "c", "--", "sleep", "1000"]).status();
+    assert!(sleeping.unwrap().success());
+    // No command can read a value of this size.
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    let broken = db.execute("UPDATE vmon_runs SET spec = zeroblob(20000000) WHERE id = 2", []);
+    assert_eq!(broken.unwrap(), 1);
+    assert_eq!(ps(&state, &["--format", "{name}"]), "c\n");
+    for (args, expected) in [
+        (["stop", "c"], 0),
+        (["wait", "b"], 0),
+        (["history", "a"], 0),
+        (["inspect", "a"], 0),
+        (["rm", "a"], 0),
+        (["history", "b"], 125),
+        (["ps", "--all"], 125),
+    ] {
+        let output = state.vmon().args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
 fn an_unknown_field_is_a_usage_error_that_lists_the_fields() {
     let state = State::new();
     for (format, needle) in [("{nmae}", "config_file, state, status"), ("csv", "openmetrics")] {

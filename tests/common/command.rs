@@ -1,4 +1,4 @@
-//! What the tests of the command share beside what all tests do: `vmon` in a state directory.
+//! The tests of the command: `vmon` in a state directory.
 
 #![allow(dead_code)] // each area uses a part
 

@@ -12,7 +12,7 @@ use vmon::monitor::{
 use vmon::reactor::{HandlerId, Reactor};
 
 use crate::common::turning::start_added;
-use crate::common::{CONFIG, State, TIMEOUT, contains};
+use crate::common::{State, TIMEOUT, contains};
 
 /// The sandbox `a`.
 pub struct Host {
@@ -28,7 +28,7 @@ impl Host {
         describe: impl FnOnce(Sandbox) -> Sandbox,
         build: impl FnOnce(Builder) -> Builder,
     ) -> Self {
-        let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
+        let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
         let mut reactor = Reactor::new().unwrap();
         let command = Command::new(&command[0]).args(&command[1..]);
         let builder = build(Monitor::builder(describe(sandbox)));
@@ -75,7 +75,7 @@ impl Host {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let to = console.map(|name| AttachTo::Console(name.parse().unwrap()));
-        let request = Attach { to, read_only: false, tail };
+        let request = Attach::default().to(to).tail(tail);
         let attached = self
             .reactor
             .call(self.id, |it, cx| it.attach(ours, &request, |_| Vec::new(), cx))

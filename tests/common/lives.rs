@@ -74,7 +74,7 @@ pub struct Life {
 impl Life {
     pub fn of(name: &str) -> Self {
         Self {
-            sandbox: Sandbox::new(name, "Sandboxfile", "/var/log/vmon").unwrap(),
+            sandbox: Sandbox::new(name, "/var/log/vmon").unwrap(),
             command: Some(Command::new("sh").args(["-c", "exit 7"])),
             supervisor: Identity::current(),
             at: time("2026-11-23T17:02:03.123456Z"),

@@ -1,4 +1,4 @@
-//! Logs as they lie on disk, made without the code that writes them: what is in them is known.
+//! Log files with known contents, made without the library's writer.
 
 use std::fs;
 use std::path::{Path, PathBuf};

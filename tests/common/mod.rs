@@ -29,7 +29,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 #[allow(unused_imports)] // as above
-pub use terminal::{Terminal, raw, set_size};
+pub use terminal::{Terminal, raw, set_size, set_window, size};
 
 /// How long anything may take before a test gives up on it: no more than a bound on failure.
 pub const TIMEOUT: Duration = Duration::from_secs(60);

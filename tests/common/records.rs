@@ -1,4 +1,4 @@
-//! What is in logs with records, `cri` and `json`.
+//! The contents of logs in `cri` and `json`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

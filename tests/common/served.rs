@@ -38,7 +38,7 @@ pub fn run_with_timeout(
     timeout: Duration,
     describe: impl FnOnce(Sandbox) -> Sandbox,
 ) -> End {
-    let sandbox = describe(Sandbox::new(name, CONFIG, state.join("log")).unwrap());
+    let sandbox = describe(Sandbox::new(name, state.join("log")).unwrap());
     let server = Server::new(&state.join("run"), &sandbox).unwrap().client_timeout(timeout);
     let mut reactor = Reactor::new().unwrap();
     let id = Monitor::builder(sandbox)

@@ -165,8 +165,20 @@ pub fn raw(modes: &Termios) -> Termios {
     raw
 }
 
+/// The window size of a terminal, through either side.
+pub fn size(terminal: &File) -> Winsize {
+    let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize to a live exclusive reference.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
+    assert_eq!(result, 0);
+    size
+}
+
 pub fn set_size(master: &File, rows: u16, columns: u16) {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    set_window(master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+}
+
+pub fn set_window(master: &File, size: Winsize) {
     // SAFETY: TIOCSWINSZ reads one winsize from a live reference.
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
     assert_eq!(result, 0);

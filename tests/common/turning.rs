@@ -1,4 +1,4 @@
-//! A loop that a test turns by itself.
+//! An event loop that a test drives turn by turn.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Stand-ins for VMMs: this very test program, started as one, with a console of the kind that is
-//! asked for, at which it holds a dialogue.
+//! Stand-ins for VMMs: this test program, started with a console of the requested kind, at which it
+//! answers requests.
 //!
 //! A module that uses it has a test named `stand_in` that is ignored and calls [`stand_in`].
 

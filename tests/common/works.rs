@@ -1,4 +1,4 @@
-//! A rotate command that a test sees and holds.
+//! A rotate command whose start a test observes and whose end it controls.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

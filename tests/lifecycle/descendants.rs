@@ -299,7 +299,7 @@ mod hosts {
             away = file("away"),
         );
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = Sandbox::new("x", "Sandboxfile", directory.join("log")).unwrap();
+        let sandbox = Sandbox::new("x", directory.join("log")).unwrap();
         let id =
             Monitor::builder(sandbox).spawn(&mut reactor, Child::new("sh").args(["-c", &script]));
         reactor.run().unwrap();

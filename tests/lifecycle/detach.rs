@@ -1,4 +1,5 @@
-//! `vmon run --detach`: it returns when the command runs, and what stays behind is on its own.
+//! `vmon run --detach`: it returns when the command runs, and the supervisor is independent of the
+//! caller.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,4 @@
-//! What vmon does when a system call fails that never fails on a healthy machine.
+//! System calls that fail.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -210,7 +210,7 @@ mod hosts {
         let mut child = Process::spawn(&mut child);
         let io = ChildIo::from(&mut child.0);
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = Sandbox::new("a", common::CONFIG, &log_dir).unwrap();
+        let sandbox = Sandbox::new("a", &log_dir).unwrap();
         let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), io).unwrap();
         reactor.run().unwrap();
         let end = reactor.remove(id).and_then(Monitor::into_end).unwrap();

@@ -1,4 +1,4 @@
-//! What a stop request does while an ended child's output is still on its way.
+//! Stop requests while the output of an ended child is drained.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,4 @@
-//! Five hundred clients that come and go while a child floods: what the log has, and what each of
-//! them got.
+//! Five hundred clients that come and go during a flood: the log, and what each of them got.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -92,7 +91,7 @@ fn five_hundred_clients_during_a_flood_lose_no_byte_of_the_log() {
     let mut open = std::collections::VecDeque::new();
     for choice in choices.chunks_exact(2) {
         let tail = if choice[0] < 128 { u64::from(choice[0]) * 10 } else { 0 };
-        let request = Attach { tail, read_only: true, to: None };
+        let request = Attach::default().tail(tail).read_only(true);
         let (attached, mut stream) = Client::connect(&path).unwrap().attach(&request).unwrap();
         assert!(attached.tail <= tail);
         got.push(read_some(&mut stream, usize::from(choice[1]) * 200));

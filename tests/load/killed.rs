@@ -1,4 +1,4 @@
-//! A supervisor that SIGKILL ends at any moment: what is on record, on disk and among the processes
+//! A supervisor that is killed by SIGKILL at any moment: the record, the disk and the processes
 //! afterwards.
 
 use std::fs;

@@ -1,10 +1,10 @@
-//! The disk that a sandbox can use is a number that is known before it runs.
+//! The disk usage of a sandbox has a bound that is known before it runs.
 
 use crate::common::{directory_size, noise};
 use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
 
 fn retention(max_size: u64, max_files: u32) -> Retention {
-    Retention { max_size, max_files, ..Retention::default() }
+    Retention::default().max_size(max_size).max_files(max_files)
 }
 
 /// Has `write` fill a log, and looks at all its files after some calls. Says how large they were at
@@ -35,10 +35,10 @@ fn output_that_changes_its_stream_with_each_byte_stays_within_the_bound() {
         retention(16 << 10, 2),
         retention(16 << 10, 0),
         retention(100, 3),
-        Retention { total_size: Some(32 << 10), max_files: 100, ..retention(8 << 10, 2) },
-        Retention { total_size: Some(4 << 10), max_files: 100, ..retention(0, 2) },
+        retention(8 << 10, 2).total_size(Some(32 << 10)).max_files(100),
+        retention(0, 2).total_size(Some(4 << 10)).max_files(100),
     ] {
-        let options = LogOptions { retention, ..LogOptions::default() };
+        let options = LogOptions::default().retention(retention);
         let (most, bound) = fill(options, 2_500, write_alternating);
         assert!(most <= bound, "{retention:?}: {most} of {bound}");
         assert!(most > bound / 4, "{retention:?}: {most} of {bound}");
@@ -47,7 +47,7 @@ fn output_that_changes_its_stream_with_each_byte_stays_within_the_bound() {
 
 #[test]
 fn runs_that_print_nothing_stay_within_the_bound() {
-    let options = LogOptions { retention: retention(8 << 10, 2), ..LogOptions::default() };
+    let options = LogOptions::default().retention(retention(8 << 10, 2));
     let (most, bound) = fill(options, 3_000, |log, call| {
         log.mark(Mark::Start { pid: call });
         log.mark(Mark::Stop(End::Exited(1)));
@@ -59,8 +59,7 @@ fn runs_that_print_nothing_stay_within_the_bound() {
 fn logs_of_every_format_stay_within_the_bound() {
     for format in [Format::Raw, Format::Cri, Format::Json] {
         for max_size in [30, 100, 10_000] {
-            let options =
-                LogOptions { format, retention: retention(max_size, 2), ..LogOptions::default() };
+            let options = LogOptions::default().format(format).retention(retention(max_size, 2));
             let line = noise(700, 5);
             let (most, bound) = fill(options, 300, |log, call| {
                 log.write(Stream::Stdout, &line[..call as usize * 2]).unwrap();
@@ -72,12 +71,12 @@ fn logs_of_every_format_stay_within_the_bound() {
 
 #[test]
 fn a_log_that_is_never_rotated_has_no_bound() {
-    let options = LogOptions { retention: retention(0, 7), ..LogOptions::default() };
+    let options = LogOptions::default().retention(retention(0, 7));
     assert_eq!(options.disk_bound(true), None);
 }
 
 #[test]
 fn a_bound_that_no_number_can_have_is_the_largest() {
-    let options = LogOptions { retention: retention(u64::MAX, u32::MAX), ..LogOptions::default() };
+    let options = LogOptions::default().retention(retention(u64::MAX, u32::MAX));
     assert_eq!(options.disk_bound(true), Some(u64::MAX));
 }

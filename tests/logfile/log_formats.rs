@@ -1,5 +1,5 @@
-//! Logs with records, `cri` and `json`, on real files: what a reader joins is what was written,
-//! whatever rotates, fills the disk or crashes in between.
+//! Logs in `cri` and `json` on real files: a reader gets what was written, after rotations, full
+//! disks and crashes.
 
 use std::fs;
 use std::path::Path;
@@ -16,8 +16,8 @@ const FORMATS: [Format; 2] = [Format::Cri, Format::Json];
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 fn open_at(log_dir: &Path, format: Format, max_size: u64, max_files: u32) -> LogFile {
-    let retention = Retention { max_size, max_files, ..Retention::default() };
-    let options = LogOptions { retention, format, ..LogOptions::default() };
+    let retention = Retention::default().max_size(max_size).max_files(max_files);
+    let options = LogOptions::default().retention(retention).format(format);
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 
@@ -261,7 +261,7 @@ fn a_run_in_another_format_begins_a_new_generation() {
         for index in [true, false] {
             for after in all {
                 let directory = tempdir().unwrap();
-                let options = LogOptions { format: before, index, ..LogOptions::default() };
+                let options = LogOptions::default().format(before).index(index);
                 let mut log = LogFile::open(directory.path(), "config", "vm", options).unwrap();
                 log.write(Stream::Stdout, b"before\n").unwrap();
                 let path = log.path().to_owned();

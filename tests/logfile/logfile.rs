@@ -1,6 +1,6 @@
-//! The log on real files: appending, rotation, retention, permissions, and a full disk.
-//! What takes the place of a log or its directory, before or meanwhile, is in
-//! `src/logfile/tests.rs`, which can make the once-a-second look due at will.
+//! The log on real files: appending, rotation, retention, permissions, and a full disk. Replacement
+//! of a log or its directory is in `src/logfile/tests.rs`, which can trigger the check of the path
+//! that happens once a second.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,8 +16,8 @@ use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
 const ALL: u32 = u32::MAX;
 
 fn open_at(log_dir: &Path, max_size: u64, max_files: u32) -> LogFile {
-    let retention = Retention { max_size, max_files, ..Retention::default() };
-    let options = LogOptions { retention, index: false, ..LogOptions::default() };
+    let retention = Retention::default().max_size(max_size).max_files(max_files);
+    let options = LogOptions::default().retention(retention).index(false);
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 

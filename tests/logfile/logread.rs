@@ -1,4 +1,4 @@
-//! Reading a log back, on real files: what is in them, and what is wrong with them.
+//! Reading a log back from real files: contents, and damaged files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -13,8 +13,8 @@ use crate::common::logs::{
 };
 
 fn log(log_dir: &Path, max_size: u64) -> LogFile {
-    let retention = Retention { max_size, max_files: u32::MAX, ..Retention::default() };
-    let options = LogOptions { retention, ..LogOptions::default() };
+    let retention = Retention::default().max_size(max_size).max_files(u32::MAX);
+    let options = LogOptions::default().retention(retention);
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 

@@ -47,8 +47,8 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn options(format: Format, max_files: u32) -> LogOptions {
-    let retention = Retention { max_size: 64 << 10, max_files, ..Retention::default() };
-    LogOptions { retention, format, ..LogOptions::default() }
+    let retention = Retention::default().max_size(64 << 10).max_files(max_files);
+    LogOptions::default().retention(retention).format(format)
 }
 
 /// Reads until the writer has ended and nothing is left, and compares as it goes.

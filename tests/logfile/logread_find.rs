@@ -1,4 +1,4 @@
-//! Places in a log: of a time, of the last lines.
+//! Positions in a log: by time, and of the last lines.
 
 use std::path::Path;
 

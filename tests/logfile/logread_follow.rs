@@ -1,4 +1,4 @@
-//! Reading a log on while it is written, rotated, compressed, moved and removed.
+//! Reading a log while it is written, rotated, compressed, moved and removed.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
 use crate::common::logs::{Chunk, Made, STDOUT, generation};
 
 fn log(log_dir: &Path, max_size: u64, max_files: u32) -> LogFile {
-    let retention = Retention { max_size, max_files, ..Retention::default() };
-    let options = LogOptions { retention, ..LogOptions::default() };
+    let retention = Retention::default().max_size(max_size).max_files(max_files);
+    let options = LogOptions::default().retention(retention);
     LogFile::open(log_dir, "config", "vm", options).unwrap()
 }
 

@@ -13,7 +13,7 @@ const ALL: u32 = u32::MAX;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn open_with(directory: &TempDir, retention: Retention, index: bool) -> LogFile {
-    let options = LogOptions { retention, index, ..LogOptions::default() };
+    let options = LogOptions::default().retention(retention).index(index);
     LogFile::open(directory.path(), "config", "vm", options).unwrap()
 }
 
@@ -49,7 +49,7 @@ fn make_older(path: &Path, by: Duration) {
 
 /// A log with generations of four bytes, of these ages in hours; the numbers begin with 1.
 fn with_ages(directory: &TempDir, ages: &[u32]) {
-    let retention = Retention { max_size: 4, max_files: ALL, ..Retention::default() };
+    let retention = Retention::default().max_size(4).max_files(ALL);
     let mut log = open(directory, retention);
     for _ in 0..=ages.len() {
         log.write(Stream::Stdout, b"abc\n").unwrap();
@@ -61,7 +61,7 @@ fn with_ages(directory: &TempDir, ages: &[u32]) {
 
 fn of_age(hours: u32) -> Retention {
     let max_age = Some(HOUR * hours);
-    Retention { max_size: 4, max_files: ALL, max_age, ..Retention::default() }
+    Retention::default().max_size(4).max_files(ALL).max_age(max_age)
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn the_age_of_a_compressed_generation_is_its_files() {
 fn a_log_is_rotated_a_time_after_its_first_byte_also_when_nothing_more_comes() {
     let directory = tempdir().unwrap();
     let every = Duration::from_millis(300);
-    let retention = Retention { rotate_every: Some(every), max_files: ALL, ..Retention::default() };
+    let retention = Retention::default().rotate_every(Some(every)).max_files(ALL);
     let mut log = open(&directory, retention);
     assert_eq!(log.deadline(), None, "an empty log waits for nothing");
     let before = Instant::now();
@@ -156,7 +156,7 @@ fn the_time_of_a_log_that_is_there_already_began_when_it_was_made() {
         eprintln!("skipped: this file system does not know when a file was made");
         return;
     };
-    let every = |time| Retention { rotate_every: Some(time), ..Retention::default() };
+    let every = |time| Retention::default().rotate_every(Some(time));
     let log = open(&directory, every(HOUR));
     let left = log.deadline().unwrap().duration_since(Instant::now());
     let age = born.elapsed().unwrap();
@@ -173,7 +173,7 @@ fn the_time_of_a_log_that_is_there_already_began_when_it_was_made() {
 fn a_log_that_another_process_has_emptied_or_moved_is_not_rotated_by_age() {
     let directory = tempdir().unwrap();
     let every = Duration::from_millis(1);
-    let retention = Retention { rotate_every: Some(every), ..Retention::default() };
+    let retention = Retention::default().rotate_every(Some(every));
     let mut log = open(&directory, retention);
     log.write(Stream::Stdout, b"one\n").unwrap();
     File::create(log.path()).unwrap();
@@ -190,7 +190,7 @@ fn a_log_that_another_process_has_emptied_or_moved_is_not_rotated_by_age() {
 
 fn total(total: u64, max_size: u64) -> Retention {
     let total_size = Some(total);
-    Retention { max_size, max_files: ALL, total_size, ..Retention::default() }
+    Retention::default().max_size(max_size).max_files(ALL).total_size(total_size)
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn the_total_holds_in_each_format() {
     for format in [Format::Cri, Format::Json] {
         for max_size in [100, 5_000] {
             let directory = tempdir().unwrap();
-            let options = LogOptions { retention: total(20_000, max_size), format, index: true };
+            let options = LogOptions::default().retention(total(20_000, max_size)).format(format);
             let mut log = LogFile::open(directory.path(), "config", "vm", options).unwrap();
             let mut largest = 0;
             for number in 0..2_000_usize {
@@ -306,7 +306,7 @@ fn a_log_whose_size_does_not_fit_into_the_total_gets_an_eighth_of_it() {
 #[test]
 fn the_limit_that_is_reached_first_holds() {
     let directory = tempdir().unwrap();
-    let retention = Retention { max_files: 3, ..total(100_000, 1_000) };
+    let retention = total(100_000, 1_000).max_files(3);
     let mut log = open(&directory, retention);
     log.write(Stream::Stdout, &[b'x'; 50_500]).unwrap();
     assert_eq!(generations(&directory), ["00000048", "00000049", "00000050"]);
@@ -316,7 +316,7 @@ fn the_limit_that_is_reached_first_holds() {
 #[test]
 fn rotations_cost_the_same_however_many_generations_there_are() {
     let directory = tempdir().unwrap();
-    let retention = Retention { max_age: Some(HOUR), ..total(60_000, 10) };
+    let retention = total(60_000, 10).max_age(Some(HOUR));
     let mut log = open(&directory, retention);
     for _ in 0..12_000 {
         log.write(Stream::Stdout, b"123456789\n").unwrap();
@@ -330,7 +330,7 @@ fn rotations_cost_the_same_however_many_generations_there_are() {
 fn marks_without_output_push_no_byte_out() {
     for format in [Format::Raw, Format::Cri] {
         let directory = tempdir().unwrap();
-        let options = LogOptions { retention: total(64 << 10, 0), format, ..LogOptions::default() };
+        let options = LogOptions::default().retention(total(64 << 10, 0)).format(format);
         let open = || LogFile::open(directory.path(), "config", "vm", options).unwrap();
         let mut log = open();
         log.mark(Mark::Start { pid: 1 });

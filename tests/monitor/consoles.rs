@@ -12,8 +12,9 @@ use crate::common::host::Host;
 use crate::common::{self, State, assert_same, contains, eventually, vmm};
 use vmon::child::Signal;
 use vmon::logfile::read::{Entry, LogReader};
-use vmon::logfile::{Mark, Retention};
+use vmon::logfile::{LogOptions, Mark, Retention};
 use vmon::monitor::{AttachTo, ConsoleState, Input, Outcome, Phase, Reason, Sandbox, StartError};
+use vmon::terminal::WindowSize;
 
 #[test]
 #[ignore = "a process of its own that other tests start"]
@@ -437,8 +438,9 @@ fn a_console_rotates_as_the_log_does() {
     let path = state.file("fifo");
     let command = vmm::arguments(module_path!(), "write", path.to_str().unwrap());
     let console = format!("serial=fifo:{}", path.display()).parse().unwrap();
-    let retention = Retention { max_size: 100_000, max_files: 10, ..Retention::default() };
-    let describe = |sandbox: Sandbox| sandbox.console(console).retention(retention);
+    let retention = Retention::default().max_size(100_000).max_files(10);
+    let describe =
+        |sandbox: Sandbox| sandbox.console(console).log(LogOptions::default().retention(retention));
     let (_, state) = Host::new(state, &command, describe, |builder| builder).end();
     assert_eq!(state.generations("a@serial").len(), 4);
     assert_same(&state.whole_log("a@serial"), &vmm::flood(), "all generations");
@@ -452,8 +454,9 @@ fn a_pty_console_has_the_window_size_of_the_attached_client() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let (mut client, attached) = host.try_attach(Some("serial"), 100).unwrap();
     host.until_seen(&mut client, "login: ");
-    let resize = |it: &mut vmon::monitor::Monitor| it.resize(attached.session, 33, 99);
-    host.reactor.call(host.id, |it, _| resize(it)).unwrap().unwrap();
+    let size = WindowSize::new(33, 99);
+    let resized = host.reactor.call(host.id, |it, cx| it.resize(attached.session, size, cx));
+    resized.unwrap().unwrap();
     assert_eq!(size_of(&path), "33 99\n");
     client.send(b"quit\n");
     host.end();

@@ -16,6 +16,7 @@ use vmon::child::{Command, Identity, Liveness, Signal};
 use vmon::control::{Client, ClientError, INTERFACE_DESCRIPTION, Server};
 use vmon::monitor::{Attach, AttachTo, End, Input, Monitor, Phase, Restart, Sandbox, StartError};
 use vmon::reactor::Reactor;
+use vmon::terminal::WindowSize;
 
 const SLEEP: &str = "echo up; exec sleep 1000";
 
@@ -143,7 +144,7 @@ fn an_attached_client_gets_the_tail_and_new_output_and_sends_input() {
     let script = "echo one; while read line; do echo got $line; done; exec sleep 1000";
     let host = Served::with(script, false, |it| it.input(Input::Attached));
     host.state.wait_for_log("a", b"one\n");
-    let request = Attach { tail: 3, ..Attach::default() };
+    let request = Attach::default().tail(3);
     let (attached, mut session) = host.client().attach(&request).unwrap();
     assert_eq!((attached.to, attached.tail), (AttachTo::Stdout, 3));
     session.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -156,7 +157,7 @@ fn an_attached_client_gets_the_tail_and_new_output_and_sends_input() {
     assert_eq!(&seen, b"got two\n");
     let sessions = host.client().status().unwrap().sessions;
     assert_eq!((sessions.len(), sessions[0].session), (1, attached.session));
-    let refused = host.client().resize(attached.session, 10, 20).unwrap_err();
+    let refused = host.client().resize(attached.session, WindowSize::new(10, 20)).unwrap_err();
     assert_eq!(refused.name(), Some("NotATerminal"));
     host.stop();
 }
@@ -182,10 +183,10 @@ fn a_terminal_takes_the_size_of_a_session() {
     host.state.wait_for_log("a", b"up");
     let (attached, mut session) = host.client().attach(&Attach::default()).unwrap();
     assert_eq!(attached.to, AttachTo::Tty);
-    host.client().resize(attached.session, 33, 77).unwrap();
+    host.client().resize(attached.session, WindowSize::new(33, 77)).unwrap();
     // The size follows the newest writer, and this one has not written yet.
     session.write_all(b"x").unwrap();
-    host.client().resize(attached.session, 33, 77).unwrap();
+    host.client().resize(attached.session, WindowSize::new(33, 77)).unwrap();
     host.state.wait_for_log("a", b"33 77");
     host.stop();
 }
@@ -280,7 +281,7 @@ fn a_client_that_has_shut_down_its_sending_side_gets_its_replies() {
 #[test]
 fn removing_a_monitor_from_its_reactor_removes_its_socket() {
     let state = State::new();
-    let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
     let path = server.path().to_owned();
     let mut reactor = Reactor::new().unwrap();
@@ -384,7 +385,7 @@ fn a_path_beyond_sun_path_is_served_and_reached() {
     for _ in 0..3 {
         runtime.push("d".repeat(100));
     }
-    let sandbox = Sandbox::new("a", CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let path = runtime.join(CONFIG).join("a.sock");
     let start = {
         let runtime = runtime.clone();

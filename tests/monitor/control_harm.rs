@@ -1,6 +1,5 @@
-//! What a client can't do to a sandbox by its control socket, whatever it sends, does not send or
-//! does not read: the child and the log continue, memory stays bounded, and the client gets an
-//! error.
+//! Clients that send invalid data, stop sending or do not read: the child and the log continue,
+//! memory stays bounded, and the client gets an error.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +15,7 @@ use crate::common::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use vmon::control::{Client, DEFAULT_CLIENT_TIMEOUT, MAX_MESSAGE, Server};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{Attach, Input, Monitor, Phase, Sandbox};
 use vmon::reactor::Reactor;
 
@@ -110,11 +109,10 @@ mod hosts {
         let timeout = std::env::var("VMON_TEST_TIMEOUT").unwrap().parse().unwrap();
         let timeout = Duration::from_millis(timeout);
         served::run_with_timeout(state.as_ref(), "a", &script, false, timeout, |sandbox| {
-            sandbox.input(Input::Attached).retention(Retention {
-                max_size,
-                max_files: 1,
-                ..Retention::default()
-            })
+            sandbox.input(Input::Attached).log(
+                LogOptions::default()
+                    .retention(Retention::default().max_size(max_size).max_files(1)),
+            )
         });
     }
 }
@@ -337,7 +335,7 @@ fn clients_that_do_not_read_delay_nothing_and_use_bounded_memory() {
     let host = Host::start(&script, 4096);
     let mut stuck = Vec::new();
     for _ in 0..20 {
-        let request = Attach { read_only: true, ..Attach::default() };
+        let request = Attach::default().read_only(true);
         stuck.push(host.client().attach(&request).unwrap().1);
     }
     // Clients that send calls and never read the replies.
@@ -385,7 +383,7 @@ fn a_turn_of_the_loop_serves_a_bounded_number_of_clients_and_all_in_turn() {
     /// Far fewer than the clients.
     const MOST: usize = 40;
     let state = State::new();
-    let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
     let mut reactor = Reactor::new().unwrap();
     let command = vmon::child::Command::new("sh").args(["-c", SLEEP]);

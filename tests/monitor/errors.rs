@@ -1,4 +1,4 @@
-//! What an error keeps of its cause.
+//! Errors keep their cause.
 
 use std::error::Error;
 use std::fs;
@@ -14,7 +14,7 @@ use vmon::monitor::{
 };
 use vmon::reactor::{Reactor, Ready};
 
-use crate::common::{self, State};
+use crate::common::State;
 
 /// The errno at the end of the chain of sources.
 fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
@@ -52,7 +52,7 @@ impl Service for Refusing {
 fn a_failed_start_keeps_the_error_of_the_system_call() {
     let state = State::new();
     let log_dir = state.path().join("log");
-    let sandbox = || Sandbox::new("a", common::CONFIG, &log_dir).unwrap();
+    let sandbox = || Sandbox::new("a", &log_dir).unwrap();
     let file = state.path().join("file");
     fs::write(&file, "#!/no/such/interpreter\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
@@ -91,7 +91,7 @@ fn a_failed_start_keeps_the_error_of_the_system_call() {
 fn a_signal_that_can_not_be_sent_keeps_the_error_of_the_system_call() {
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
-    let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let command = Command::new("sleep").args(["1000"]);
     let id = Monitor::builder(sandbox).spawn(&mut reactor, command);
     while reactor.get(id).unwrap().pid().is_none() {
@@ -115,7 +115,7 @@ fn a_child_that_is_refused_comes_back_with_its_streams() {
     let (reader, writer) = io::pipe().unwrap();
     let number = reader.as_raw_fd();
     let io = ChildIo::Piped { stdin: None, stdout: Some(reader.into()), stderr: None };
-    let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
     let error = Monitor::builder(sandbox).start(&mut reactor, 1, io).unwrap_err();
     assert_eq!(error.pid, 1);
     assert_eq!(errno(&error), Some(Errno::ECHILD));

@@ -1,5 +1,5 @@
-//! Floods: a pipe that is read less often while it is flooded, what that takes and gives back, and
-//! that nothing of it shows in the bytes.
+//! Floods: a pipe that is read less often while it is flooded, the memory that this takes and gives
+//! back, and that the bytes are unchanged.
 
 /// The reactor's part, through its public interface.
 mod loops {

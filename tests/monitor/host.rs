@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal as Sig, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use vmon::child::{ChildIo, Command, ExitStatus, Signal};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{
     AdoptError, Claim, End, Monitor, Observer, Outcome, Phase, Progress, Reason, Sandbox,
     StartError, Starting, Transition,
@@ -29,7 +29,7 @@ use vmon::monitor::{
 use vmon::reactor::{HandlerId, Reactor};
 
 fn sandbox(state: &State, name: &str) -> Sandbox {
-    Sandbox::new(name, common::CONFIG, state.path().join("log")).unwrap()
+    Sandbox::new(name, state.path().join("log")).unwrap()
 }
 
 fn sh(script: &str) -> Command {
@@ -491,7 +491,9 @@ mod stops {
     fn a_second_stop_after_a_second_kills() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = sandbox(&state, "web").stop_with(Signal::TERM, Duration::from_secs(3600));
+        let sandbox = sandbox(&state, "web")
+            .stop_signal(Signal::TERM)
+            .stop_timeout(Duration::from_secs(3600));
         let id = spawn(&mut reactor, sandbox, STUBBORN);
         turn_until(&mut reactor, "it is up", |_| state.log("web") == b"up\n");
         let asked = Instant::now();
@@ -508,7 +510,9 @@ mod stops {
     fn the_stop_timeout_kills() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = sandbox(&state, "web").stop_with(Signal::TERM, Duration::from_millis(50));
+        let sandbox = sandbox(&state, "web")
+            .stop_signal(Signal::TERM)
+            .stop_timeout(Duration::from_millis(50));
         let id = spawn(&mut reactor, sandbox, STUBBORN);
         turn_until(&mut reactor, "it is up", |_| state.log("web") == b"up\n");
         stop(&mut reactor, id);
@@ -519,7 +523,8 @@ mod stops {
     fn the_stop_signal_is_the_sandboxes_own() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = sandbox(&state, "web").stop_with(Signal::INT, Duration::from_secs(3600));
+        let sandbox =
+            sandbox(&state, "web").stop_signal(Signal::INT).stop_timeout(Duration::from_secs(3600));
         let id = spawn(
             &mut reactor,
             sandbox,
@@ -612,7 +617,7 @@ mod many {
 
     /// A log whose generations show how much was written.
     fn small() -> Retention {
-        Retention { max_size: 1 << 20, max_files: 1, ..Retention::default() }
+        Retention::default().max_size(1 << 20).max_files(1)
     }
 
     /// The number of the newest generation: how many MiB a flood has brought.
@@ -648,7 +653,7 @@ mod many {
     fn a_child_that_floods_starves_none_of_the_others() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = sandbox(&state, "flood").retention(small());
+        let sandbox = sandbox(&state, "flood").log(LogOptions::default().retention(small()));
         let flood = spawn(&mut reactor, sandbox, "exec cat /dev/zero");
         a_neighbour_answers(&mut reactor, &state);
         assert!(reactor.get(flood).unwrap().end().is_none());
@@ -666,9 +671,11 @@ mod many {
         endless.set_len(16 << 30).unwrap();
         let mut child = host_child("exec sleep 1000").spawn().unwrap();
         let io = ChildIo::Piped { stdin: None, stdout: Some(endless.into()), stderr: None };
-        let flood = Monitor::builder(sandbox(&state, "flood").retention(small()))
-            .start(&mut reactor, child.id(), io)
-            .unwrap();
+        let flood = Monitor::builder(
+            sandbox(&state, "flood").log(LogOptions::default().retention(small())),
+        )
+        .start(&mut reactor, child.id(), io)
+        .unwrap();
         a_neighbour_answers(&mut reactor, &state);
         reactor.remove(flood).unwrap();
         child.kill().unwrap();
@@ -965,7 +972,9 @@ mod nested {
     fn the_stop_timeout_is_a_deadline_of_the_hosts_loop() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = sandbox(&state, "web").stop_with(Signal::TERM, Duration::from_millis(100));
+        let sandbox = sandbox(&state, "web")
+            .stop_signal(Signal::TERM)
+            .stop_timeout(Duration::from_millis(100));
         let id =
             spawn(&mut reactor, sandbox, "trap '' TERM; echo up; while :; do sleep 1000; done");
         turn_until(&mut reactor, "it is up", |_| state.log("web") == b"up\n");
@@ -1094,7 +1103,7 @@ mod hosts {
 
     fn sandbox(name: &str) -> Option<Sandbox> {
         let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
-        Some(Sandbox::new(name, common::CONFIG, directory.join("log")).unwrap())
+        Some(Sandbox::new(name, directory.join("log")).unwrap())
     }
 
     fn ignore_sigchld() {
@@ -1109,7 +1118,7 @@ mod hosts {
         let Some(sandbox) = sandbox("web") else { return };
         ignore_sigchld();
         // None ends before all have been spawned.
-        let go = sandbox.log_dir().with_file_name("go");
+        let go = sandbox.log_dir.with_file_name("go");
         let script = format!("until test -e {}; do sleep 0.01; done; exit 7", go.display());
         let mut reactor = Reactor::new().unwrap();
         let pipes = spawn(&mut reactor, sandbox.clone(), &script);
@@ -1176,7 +1185,7 @@ mod hosts {
                 *calls.lock().unwrap() += 1;
             });
             let builder = {
-                let db = sandbox.log_dir().with_file_name(format!("sandbox-{pty}.db"));
+                let db = sandbox.log_dir.with_file_name(format!("sandbox-{pty}.db"));
                 builder.observer(vmon::registry::Registry::open(db).unwrap().observer())
             };
             builder.spawn(&mut reactor, sh("head -c 1000000 /dev/zero").pty(pty));
@@ -1233,7 +1242,7 @@ mod recorded {
         let state = State::new();
         let registry = Registry::open(state.db()).unwrap();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = Sandbox::new("web", "Sandboxfile", state.path().join("log"))
+        let sandbox = Sandbox::new("web", state.path().join("log"))
             .unwrap()
             .rootfs(Rootfs::Native("/srv/web".into()));
         let id = Monitor::builder(sandbox)

@@ -1,9 +1,9 @@
-//! Restarts, and what ends a run by itself: its time, and its silence.
+//! Restarts, the maximum duration and the idle timeout.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::{self, State, TIMEOUT, contains};
+use crate::common::{State, TIMEOUT, contains};
 use vmon::child::{Command, Signal};
 use vmon::monitor::{
     Builder, End, Input, Monitor, Phase, Reason, Restart, Sandbox, Service, ServiceContext,
@@ -32,7 +32,7 @@ impl Host {
         build: impl FnOnce(Builder) -> Builder,
     ) -> Self {
         let state = State::new();
-        let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+        let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
         let mut reactor = Reactor::new().unwrap();
         let notes = Notes::default();
         let calls = Arc::clone(&notes);
@@ -211,7 +211,10 @@ fn a_stop_while_the_output_is_drained_ends_the_restarts() {
     // What is left ignores the signal that the child's end brings.
     let script = "trap '' TERM; sleep 1000 & exit 5";
     let mut host = Host::sh(script, |sandbox| {
-        sandbox.restart(Restart::Always).stop_with(Signal::TERM, Duration::from_secs(3600))
+        sandbox
+            .restart(Restart::Always)
+            .stop_signal(Signal::TERM)
+            .stop_timeout(Duration::from_secs(3600))
     });
     host.until("it drains", |host| host.monitor().report().phase == Phase::Draining);
     host.stop();

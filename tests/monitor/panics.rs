@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::served::socket_of;
 use crate::common::turning::{Loop, turn_until};
-use crate::common::{self, State, is_alive};
+use crate::common::{State, is_alive};
 use vmon::child::{Command, ExitStatus, Signal};
 use vmon::control::Server;
 use vmon::monitor::{
@@ -152,7 +152,7 @@ impl Host {
         let state = State::new();
         let registry = Registry::open(state.db()).unwrap();
         let mut reactor = Reactor::new().unwrap();
-        let sandbox = |name| Sandbox::new(name, common::CONFIG, state.path().join("log")).unwrap();
+        let sandbox = |name| Sandbox::new(name, state.path().join("log")).unwrap();
         let neighbour = Monitor::builder(sandbox("neighbour"))
             .observer(registry.observer())
             .spawn(&mut reactor, Command::new("sleep").args(["1000"]));
@@ -186,7 +186,7 @@ impl Host {
         // The loop goes on, and the name is free.
         let pid = self.reactor.get(self.neighbour).unwrap().pid().unwrap();
         assert!(is_alive(pid));
-        let sandbox = Sandbox::new("web", common::CONFIG, self.state.path().join("log")).unwrap();
+        let sandbox = Sandbox::new("web", self.state.path().join("log")).unwrap();
         let next = Monitor::builder(sandbox)
             .observer(self.registry.observer())
             .spawn(&mut self.reactor, Command::new("true"));
@@ -338,7 +338,7 @@ fn a_child_that_ignores_the_stop_signal_after_a_panic_is_killed() {
     }
     let host = Host::new(
         "trap '' TERM; echo up; while :; do sleep 1000; done",
-        |sandbox| sandbox.stop_with(Signal::TERM, Duration::from_millis(50)),
+        |sandbox| sandbox.stop_signal(Signal::TERM).stop_timeout(Duration::from_millis(50)),
         |builder| {
             let log = builder.sandbox().log_path();
             builder.observer(Trapped(log))
@@ -422,7 +422,7 @@ fn a_service_that_has_panicked_is_dropped_with_its_sources_and_wakes_the_loop_no
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let mut host = Host::new(
         "trap '' TERM; echo up; while :; do sleep 1000; done",
-        |sandbox| sandbox.stop_with(Signal::TERM, Duration::from_secs(3600)),
+        |sandbox| sandbox.stop_signal(Signal::TERM).stop_timeout(Duration::from_secs(3600)),
         |builder| builder.service(Open(theirs)),
     );
     turn_until(&mut host.reactor, "it is up", |_| host.state.log("web") == b"up\n");

@@ -1,5 +1,5 @@
-//! A rotate command in a host that links the library: no subreaper, no signal handler, many sandboxes
-//! on one loop, and a loop that goes on after one of them.
+//! A rotate command in a host that links the library: no subreaper, no signal handler, many
+//! sandboxes on one loop, and a loop that continues after one of them has ended.
 
 #![cfg(target_os = "linux")]
 
@@ -7,9 +7,9 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use crate::common::turning::{Loop, turn_until};
-use crate::common::{self, State, is_alive, is_gone};
+use crate::common::{State, is_alive, is_gone};
 use vmon::child::{Command, Signal};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{Monitor, Reason, Sandbox};
 use vmon::reactor::{HandlerId, Reactor};
 
@@ -19,10 +19,9 @@ fn sandbox(state: &State, name: &str, retention: Retention) -> Sandbox {
         "sh -c 'echo $$ >{0}/{name}.pid; while [ -e {0}/hold ]; do sleep 0.02; done; gzip \"$1\"' sh",
         state.path().display()
     );
-    Sandbox::new(name, common::CONFIG, state.path().join("log"))
+    Sandbox::new(name, state.path().join("log"))
         .unwrap()
-        .retention(Retention { max_size: 2_000, max_files: 99, ..retention })
-        .log_index(false)
+        .log(LogOptions::default().retention(retention.max_size(2_000).max_files(99)).index(false))
         .rotate_command(command)
 }
 
@@ -124,7 +123,7 @@ fn a_log_that_was_rotated_in_its_time_leaves_no_timer() {
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
     let every = Duration::from_millis(200);
-    let retention = Retention { rotate_every: Some(every), ..Retention::default() };
+    let retention = Retention::default().rotate_every(Some(every));
     let id = spawn(&mut reactor, sandbox(&state, "a", retention), "echo one; exec sleep 1000");
     turn_until(&mut reactor, "it is compressed", |_| exists(&state, "a", "00000001.gz"));
     turn_until(&mut reactor, "nothing is to be done", |reactor| reactor.next_deadline().is_none());

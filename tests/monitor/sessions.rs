@@ -1,5 +1,5 @@
-//! Clients that are attached to a child of a host: what they get, what they send, whose size counts,
-//! and that none of them holds anything up.
+//! Clients that are attached to a child of a host: output, input, window size, and that none of
+//! them delays anything.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use crate::common::host::Client;
 use crate::common::{self, State, TIMEOUT, assert_same, contains};
 use vmon::child::{Command, Signal};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{
     Attach, AttachError, AttachTo, Attached, End, Input, Monitor, RequestError, Restart, Sandbox,
     SessionId,
 };
 use vmon::reactor::{Handler, HandlerId, Reactor};
+use vmon::terminal::WindowSize;
 
 type Loop = Reactor<Monitor>;
 
@@ -30,7 +31,7 @@ struct Host {
 impl Host {
     fn new(script: &str, pty: bool, describe: impl FnOnce(Sandbox) -> Sandbox) -> Self {
         let state = State::new();
-        let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log")).unwrap();
+        let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
         let mut reactor = Reactor::new().unwrap();
         let command = Command::new("sh").args(["-c", script]).pty(pty);
         let id = Monitor::builder(describe(sandbox)).spawn(&mut reactor, command);
@@ -76,7 +77,8 @@ impl Host {
     }
 
     fn resize(&mut self, session: SessionId, rows: u16, columns: u16) -> Result<(), RequestError> {
-        self.reactor.call(self.id, |it, _| it.resize(session, rows, columns)).unwrap()
+        let size = WindowSize::new(rows, columns);
+        self.reactor.call(self.id, |it, cx| it.resize(session, size, cx)).unwrap()
     }
 
     fn monitor(&self) -> &Monitor {
@@ -102,15 +104,20 @@ fn attached_input(sandbox: Sandbox) -> Sandbox {
     sandbox.input(Input::Attached)
 }
 
-const LOOK: Attach = Attach { to: None, read_only: true, tail: 0 };
-const TYPE: Attach = Attach { to: None, read_only: false, tail: 0 };
+fn reader() -> Attach {
+    Attach::default().read_only(true)
+}
+
+fn writer() -> Attach {
+    Attach::default()
+}
 
 #[test]
 fn a_client_gets_the_tail_and_what_follows_without_a_gap() {
     let script = "seq 1 2000; read go; seq 2001 4000";
     let mut host = Host::new(script, false, attached_input);
     host.until_logged(b"\n2000\n");
-    let (mut client, attached) = host.attach(Attach { tail: 100, ..TYPE });
+    let (mut client, attached) = host.attach(writer().tail(100));
     assert_eq!((attached.to, attached.tail), (AttachTo::Stdout, 100));
     client.send(b"go\n");
     let log = host.state.log_path("a");
@@ -127,17 +134,15 @@ fn a_client_gets_the_tail_and_what_follows_without_a_gap() {
 #[test]
 fn a_tail_goes_back_over_rotated_generations_and_no_further_than_the_log() {
     let small = |sandbox: Sandbox| {
-        sandbox.input(Input::Attached).retention(Retention {
-            max_size: 1000,
-            max_files: 100,
-            ..Retention::default()
-        })
+        sandbox.input(Input::Attached).log(
+            LogOptions::default().retention(Retention::default().max_size(1000).max_files(100)),
+        )
     };
     let mut host = Host::new("seq 1 2000; cat", false, small);
     host.until_logged(b"\n2000\n");
     let whole = host.state.whole_log("a");
     for (asked, got) in [(5000, 5000), (1 << 20, whole.len())] {
-        let (mut client, attached) = host.attach(Attach { tail: asked, ..LOOK });
+        let (mut client, attached) = host.attach(reader().tail(asked));
         assert_eq!(attached.tail, got as u64);
         client.read();
         let expected = [HELLO, &whole[whole.len() - got..]].concat();
@@ -149,7 +154,7 @@ fn a_tail_goes_back_over_rotated_generations_and_no_further_than_the_log() {
 fn any_bytes_pass_both_ways() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut client, _) = host.attach(TYPE);
+    let (mut client, _) = host.attach(writer());
     let noise = common::noise(300_000, 7);
     let mut rest = &noise[..];
     let expected = [HELLO, &noise].concat();
@@ -170,14 +175,14 @@ fn any_bytes_pass_both_ways() {
 fn each_client_of_pipes_has_one_stream() {
     let mut host = Host::new("read go; echo out; echo err >&2; cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut out, _) = host.attach(TYPE);
-    let (mut err, attached) = host.attach(Attach { to: Some(AttachTo::Stderr), ..LOOK });
+    let (mut out, _) = host.attach(writer());
+    let (mut err, attached) = host.attach(reader().to(Some(AttachTo::Stderr)));
     assert_eq!(attached.to, AttachTo::Stderr);
     out.send(b"go\n");
     host.until_seen(&mut out, b"out\n");
     host.until_seen(&mut err, b"err\n");
     assert_eq!((&out.seen[..], &err.seen[..]), (&b"hello\0out\n"[..], &b"hello\0err\n"[..]));
-    let refused = host.try_attach(Attach { to: Some(AttachTo::Tty), ..LOOK });
+    let refused = host.try_attach(reader().to(Some(AttachTo::Tty)));
     assert!(matches!(refused.err().unwrap(), AttachError::NoSuchStream(AttachTo::Tty)));
 }
 
@@ -185,8 +190,8 @@ fn each_client_of_pipes_has_one_stream() {
 fn a_read_only_client_sends_no_input() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut reader, attached) = host.attach(LOOK);
-    let (mut writer, _) = host.attach(TYPE);
+    let (mut reader, attached) = host.attach(reader());
+    let (mut writer, _) = host.attach(writer());
     reader.send(b"of the reader\n");
     writer.send(b"of the writer\n");
     host.until_seen(&mut writer, b"of the writer\n");
@@ -203,8 +208,8 @@ fn the_window_size_is_that_of_the_client_that_typed_last() {
     let script = "stty -echo; echo ready; while read line; do stty size; done";
     let mut host = Host::new(script, true, attached_input);
     host.until_logged(b"ready");
-    let (mut one, first) = host.attach(TYPE);
-    let (mut two, second) = host.attach(TYPE);
+    let (mut one, first) = host.attach(writer());
+    let (mut two, second) = host.attach(writer());
     assert_eq!(first.to, AttachTo::Tty);
     host.resize(first.session, 30, 90).unwrap();
     host.resize(second.session, 50, 120).unwrap();
@@ -227,8 +232,8 @@ fn the_window_size_goes_back_when_a_write_fails_to_the_client_that_typed_last() 
     let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
     let mut host = Host::new(script, true, attached_input);
     host.until_logged(b"ready");
-    let (_one, first) = host.attach(TYPE);
-    let (two, second) = host.attach(TYPE);
+    let (_one, first) = host.attach(writer());
+    let (two, second) = host.attach(writer());
     host.resize(first.session, 30, 90).unwrap();
     host.until_logged(b"30 90");
     // Its input is still open, so only a write shows it.
@@ -245,7 +250,7 @@ fn the_window_size_goes_back_when_a_write_fails_to_the_client_that_typed_last() 
 fn pipes_have_no_size() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (_client, attached) = host.attach(TYPE);
+    let (_client, attached) = host.attach(writer());
     assert!(matches!(host.resize(attached.session, 1, 1), Err(RequestError::NoTerminal)));
 }
 
@@ -253,15 +258,13 @@ fn pipes_have_no_size() {
 fn a_client_that_stops_reading_misses_bytes_and_gets_a_notice_and_delays_nothing() {
     let script = "head -c 20000000 /dev/zero | tr '\\0' x; read go; echo; echo last";
     let big = |sandbox: Sandbox| {
-        sandbox.input(Input::Attached).retention(Retention {
-            max_size: 0,
-            max_files: 0,
-            ..Retention::default()
-        })
+        sandbox
+            .input(Input::Attached)
+            .log(LogOptions::default().retention(Retention::default().max_size(0).max_files(0)))
     };
     let mut host = Host::new(script, false, big);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut slow, _) = host.attach(TYPE);
+    let (mut slow, _) = host.attach(writer());
     host.until("the log has it all", |host| host.monitor().report().bytes_logged == 20_000_000);
     let missed = host.monitor().report().sessions[0].missed;
     assert!(missed > 0 && missed < 20_000_000, "{missed}");
@@ -275,14 +278,62 @@ fn a_client_that_stops_reading_misses_bytes_and_gets_a_notice_and_delays_nothing
 }
 
 #[test]
+fn a_terminal_that_is_read_too_slowly_gets_the_latest_output_and_is_drawn_again() {
+    let script = "stty raw -echo; trap 'printf redrawn' WINCH; printf ready; read go
+        flood() { head -c 2000000 /dev/zero | tr '\\0' x; }
+        flood; printf '\\033[?2004h\\033[?25l'; flood; printf last
+        while :; do sleep 0.02; done";
+    let mut host = Host::new(script, true, attached_input);
+    let (mut slow, attached) = host.attach(Attach::default());
+    host.until_seen(&mut slow, b"ready");
+    host.resize(attached.session, 30, 90).unwrap();
+    host.until_seen(&mut slow, b"redrawn");
+    slow.seen.clear();
+    slow.send(b"\n");
+    host.until("the log has it all", |host| {
+        host.monitor().report().bytes_logged > 4_000_000 && host.state.log("a").ends_with(b"last")
+    });
+    let missed = host.monitor().report().sessions[0].missed;
+    assert!(missed > 2_000_000, "{missed}");
+    host.until_seen(&mut slow, b"xlast");
+    host.until_seen(&mut slow, b"redrawn");
+    assert!(!contains(&slow.seen, b"left out"), "a notice on the screen");
+    // The modes that the bytes left out have set are in force.
+    let mut modes = vmon::terminal::Modes::default();
+    modes.scan(&slow.seen);
+    let mut set = Vec::new();
+    modes.set(&mut set);
+    assert_eq!(set, b"\x1b[?25l\x1b[?2004h");
+    let got = slow.seen.iter().filter(|&&byte| byte == b'x').count() as u64;
+    assert!(got + missed >= 4_000_000, "{got} {missed}");
+    host.stop();
+}
+
+#[test]
+fn a_program_that_polls_its_window_size_draws_again_for_a_client_of_the_same_size() {
+    let script = "stty -echo; last=; while :; do
+        size=$(stty size); if [ \"$size\" != \"$last\" ]; then echo drawn $size; last=$size; fi
+        sleep 0.1; done";
+    let mut host = Host::new(script, true, attached_input);
+    let (mut client, attached) = host.attach(Attach::default());
+    host.resize(attached.session, 30, 90).unwrap();
+    host.until_seen(&mut client, b"drawn 30 90");
+    client.seen.clear();
+    host.resize(attached.session, 30, 90).unwrap();
+    host.until_seen(&mut client, b"drawn 30 91");
+    host.until_seen(&mut client, b"drawn 30 90");
+    host.stop();
+}
+
+#[test]
 fn the_end_of_a_clients_input_ends_neither_its_session_nor_the_childs_input() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut one, _) = host.attach(TYPE);
+    let (mut one, _) = host.attach(writer());
     one.send(b"the first\n");
     one.stream.shutdown(std::net::Shutdown::Write).unwrap();
     host.until_seen(&mut one, b"the first\n");
-    let (mut two, _) = host.attach(TYPE);
+    let (mut two, _) = host.attach(writer());
     two.send(b"the second\n");
     host.until_seen(&mut one, b"the second\n");
     // Gone altogether, it is let go although nothing is written to it.
@@ -294,7 +345,7 @@ fn the_end_of_a_clients_input_ends_neither_its_session_nor_the_childs_input() {
 fn a_terminal_without_forwarded_stdin_takes_the_input_of_clients() {
     let mut host = Host::new("read line </dev/tty; echo got $line", true, plain);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut client, _) = host.attach(TYPE);
+    let (mut client, _) = host.attach(writer());
     client.send(b"it\n");
     host.until_seen(&mut client, b"got it");
     assert_eq!(host.end().0.exit_code(), 0);
@@ -304,7 +355,7 @@ fn a_terminal_without_forwarded_stdin_takes_the_input_of_clients() {
 fn the_preamble_precedes_the_output_of_a_session() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut client, attached) = host.attach(TYPE);
+    let (mut client, attached) = host.attach(writer());
     client.send(b"late\n");
     let session = attached.session;
     host.reactor.call(host.id, |it, cx| it.send(session, b"early\n", cx)).unwrap();
@@ -316,7 +367,7 @@ fn a_session_lasts_over_a_restart() {
     let always = |sandbox: Sandbox| sandbox.input(Input::Attached).restart(Restart::Always);
     let mut host = Host::new("read line; echo $line of $$", false, always);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut client, _) = host.attach(TYPE);
+    let (mut client, _) = host.attach(writer());
     let first = host.monitor().pid().unwrap();
     client.send(b"first\n");
     host.until_seen(&mut client, format!("first of {first}\n").as_bytes());
@@ -334,8 +385,8 @@ fn a_session_lasts_over_a_restart() {
 fn the_end_of_the_sandbox_is_the_end_of_its_sessions() {
     let mut host = Host::new("read go; echo bye", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut client, _) = host.attach(TYPE);
-    let (stuck, _) = host.attach(LOOK);
+    let (mut client, _) = host.attach(writer());
+    let (stuck, _) = host.attach(reader());
     client.send(b"go\n");
     host.until("the client's end", |_| {
         client.read();
@@ -344,7 +395,7 @@ fn the_end_of_the_sandbox_is_the_end_of_its_sessions() {
     assert_eq!(client.seen, b"hello\0bye\n");
     host.until("the end", |host| host.monitor().is_done());
     assert!(host.monitor().report().sessions.is_empty());
-    assert!(matches!(host.try_attach(LOOK).err().unwrap(), AttachError::NotRunning));
+    assert!(matches!(host.try_attach(reader()).err().unwrap(), AttachError::NotRunning));
     drop(stuck);
 }
 
@@ -353,7 +404,7 @@ fn the_end_waits_for_a_client_that_takes_it() {
     let script = "read go; head -c 400000 /dev/zero";
     let mut host = Host::new(script, false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
-    let (mut client, _) = host.attach(TYPE);
+    let (mut client, _) = host.attach(writer());
     client.send(b"go\n");
     host.until("it has ended", |host| host.monitor().end().is_some());
     assert!(!host.monitor().is_done(), "the client does not have it all yet");
@@ -368,9 +419,7 @@ fn the_end_waits_for_a_client_that_takes_it() {
 #[test]
 fn a_client_of_a_console_of_one_run_gets_nothing_of_another_console_of_the_next() {
     let state = State::new();
-    let sandbox = Sandbox::new("a", common::CONFIG, state.path().join("log"))
-        .unwrap()
-        .restart(Restart::Always);
+    let sandbox = Sandbox::new("a", state.path().join("log")).unwrap().restart(Restart::Always);
     let mut reactor = Reactor::new().unwrap();
     let (first, mut first_peer) = UnixStream::pair().unwrap();
     let id = Monitor::builder(sandbox)
@@ -379,7 +428,7 @@ fn a_client_of_a_console_of_one_run_gets_nothing_of_another_console_of_the_next(
     let mut host = Host { state, reactor, id };
     host.until("it runs", |host| host.monitor().pid().is_some());
     let to = Some(AttachTo::Console("first".parse().unwrap()));
-    let (mut client, _) = host.attach(Attach { to, ..LOOK });
+    let (mut client, _) = host.attach(reader().to(to));
     first_peer.write_all(b"from the first").unwrap();
     host.until_seen(&mut client, b"from the first");
     host.reactor.call(host.id, |it, _| it.signal_child(Signal::TERM)).unwrap().unwrap();

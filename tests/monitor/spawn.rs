@@ -1,5 +1,5 @@
-//! How a child comes into being: what it inherits and what not, how its program is found, and what
-//! its start leaves behind in the host.
+//! Starting a child: what it inherits, how its program is found, and that the host is unchanged
+//! afterwards.
 //!
 //! What concerns a whole process (signals, descriptors, limits) needs one of its own: this test
 //! binary runs itself again for one test that is ignored otherwise, the *host*.
@@ -22,7 +22,7 @@ use crate::common::{self, State, write_program};
 type Loop = Reactor<Monitor>;
 
 fn sandbox(logs: &Path, name: &str) -> Sandbox {
-    Sandbox::new(name, common::CONFIG, logs).unwrap()
+    Sandbox::new(name, logs).unwrap()
 }
 
 /// Runs `command` to its end under the name `name`.

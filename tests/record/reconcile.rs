@@ -1,5 +1,5 @@
-//! The record is true after anything: what a lost supervisor leaves on record and in the process
-//! table, and what is never touched.
+//! Reconciliation of the record: lost supervisors and the processes that they leave, and what is
+//! never changed.
 
 #![cfg(target_os = "linux")]
 

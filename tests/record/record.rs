@@ -1,5 +1,5 @@
-//! The record against a database that is locked, old or busy: it may be late, it is never wrong,
-//! and the child never notices.
+//! The record with a database that is locked, old or busy: it may be late, it is never wrong, and
+//! the child is not affected.
 
 #![cfg(target_os = "linux")]
 
@@ -40,7 +40,7 @@ mod host {
     use vmon::registry::Registry;
 
     fn sandbox(directory: &Path, name: &str) -> Sandbox {
-        Sandbox::new(name, "Sandboxfile", directory.join("log")).unwrap().forward(Forward::Off)
+        Sandbox::new(name, directory.join("log")).unwrap().forward(Forward::Off)
     }
 
     /// Tells of transitions on stderr.

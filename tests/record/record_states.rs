@@ -1,5 +1,5 @@
-//! A database that is locked, full, read-only or replaced for seconds while a child runs, and
-//! across its end: what happened meanwhile arrives, or is spooled and taken in.
+//! A database that is locked, full, read-only or replaced for seconds while a child runs and ends:
+//! the transitions are recorded afterwards, or spooled and imported.
 
 #![cfg(target_os = "linux")]
 

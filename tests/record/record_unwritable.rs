@@ -1,5 +1,5 @@
-//! The record against a database that can't be written: read-only, full, broken, replaced. The
-//! child never notices, and the end arrives or is spooled.
+//! The record with a database that can't be written: read-only, full, broken, replaced. The child
+//! is not affected, and the end is recorded or spooled.
 
 #![cfg(target_os = "linux")]
 

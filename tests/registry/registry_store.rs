@@ -78,7 +78,8 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
         .sandbox
         .rootfs(Rootfs::Native("/srv/root".into()))
         .forward(Forward::Drop)
-        .stop_with(Signal::INT, Duration::from_millis(2500));
+        .stop_signal(Signal::INT)
+        .stop_timeout(Duration::from_millis(2500));
     life.granted(&mut fixture.registry().observer());
 
     let text = fixture.text("SELECT spec FROM vmon_runs");

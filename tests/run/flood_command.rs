@@ -1,4 +1,4 @@
-//! Floods through the command: what its pipes hold, and what reading them costs.
+//! Floods through the command: the capacity of its pipes, and the cost of reading them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};

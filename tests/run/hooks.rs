@@ -1,4 +1,4 @@
-//! The files and the command by which others follow a run.
+//! The PID file, the exit file, and the command of `--on-exit`.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,4 @@
-//! What goes through a child's pipes: its output to ours and to the log, our stdin to it, byte by
-//! byte.
+//! A child's pipes: its output on stdout and in the log, stdin to the child, byte for byte.
 
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code)] // prlimit and close_range, which nothing safe wraps

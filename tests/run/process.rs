@@ -1,4 +1,4 @@
-//! What the command does to its own process: memory comes back, descriptors are closed.
+//! The process of the command: memory is given back, descriptors are closed.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,4 @@
-//! What the program that vmon replaces got wrong, each seen there, each right here: one test a
-//! fault, in the order of the list.
+//! The faults of the program that vmon replaces, one test each, in the order of its list.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,5 @@
-//! What our own stdin, stdout and stderr may be, and that they are as before afterwards.
+//! The kinds of stdin, stdout and stderr that vmon can have, and that their flags are unchanged
+//! afterwards.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,4 @@
-//! What the command refuses, and how: one line on stderr, exit 125, nothing started, nothing
-//! written.
+//! Usage errors: one line on stderr, exit code 125, nothing started, nothing written.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! Directories that are there already, and what other users may do in them.
+//! Existing directories, and write access of other users to them.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! What `docs/security.md` promises of root in the places of another user, and of what a record can
-//! make its reader do.
+//! What `docs/security.md` guarantees for root with the record of another user, and for the readers
+//! of a record.
 
 use std::fs;
 use std::io;

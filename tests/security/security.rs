@@ -1,5 +1,5 @@
-//! What `docs/security.md` promises: a record, a file or a socket that another user could have
-//! written decides nothing.
+//! What `docs/security.md` guarantees: vmon does not act on a record, a file or a socket that
+//! another user could have written.
 
 #![cfg(target_os = "linux")]
 

@@ -6,8 +6,10 @@
 use std::process::Command;
 
 use crate::common::{
-    Detached, State, Terminal, code, contains, eventually, own_test, raw, signal, spawn_piped, wait,
+    Detached, State, Terminal, code, contains, eventually, own_test, raw, set_window, signal, size,
+    spawn_piped, wait,
 };
+use nix::pty::Winsize;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
@@ -231,6 +233,67 @@ fn the_panic_hook_undoes_the_modes_before_the_message() {
     terminal.wait_for("\x1b[?1049l\x1b[?25h");
     terminal.wait_for("the panic");
     assert_eq!(terminal.finish(), 101);
+}
+
+#[test]
+fn the_tail_sends_no_queries_to_a_terminal_and_begins_with_a_whole_sequence() {
+    let state = State::new();
+    let script = r"printf 'before\033[31mred\033[6n\033[c\033[?25h'; stty raw -echo; exec cat";
+    let _web = Detached::start(&state, &mut state.run("web", &["-dt"], script));
+    state.wait_for_log("web", b"\x1b[?25h");
+    // 20 bytes begin within `ESC [ 31 m`.
+    let mut terminal = attached(&mut attach(&state, &["web", "--tail", "20"]));
+    terminal.wait_for("red\x1b[?25h");
+    terminal.send("\x1b[6n");
+    // The output after the tail is not filtered.
+    terminal.wait_for("\x1b[6n");
+    terminal.send(LEAVE);
+    assert_eq!(terminal.finish(), 0);
+    let seen = String::from_utf8_lossy(&terminal.seen).into_owned();
+    assert!(seen.contains("ctrl-q\r\nred\x1b[?25h\x1b[6n"), "{seen:?}");
+    // A pipe gets the bytes unchanged.
+    let mut client = spawn_piped(&mut attach(&state, &["web", "--tail", "12"]));
+    is_attached(&state, 1);
+    end_command(&state, "web");
+    assert_eq!(code(wait(&mut client)), 0);
+    assert_eq!(client.wait_with_output().unwrap().stdout, b"[c\x1b[?25h\x1b[6n");
+}
+
+#[test]
+fn only_the_terminal_whose_size_is_in_effect_answers_queries() {
+    let state = State::new();
+    let script = "stty raw -echo; echo ready; exec cat -v";
+    let mut host = Terminal::spawn(&mut state.run("web", &[], script));
+    host.wait_for("ready");
+    let mut client = attached(&mut attach(&state, &["web"]));
+    client.resize(33, 99);
+    let inner = state.run_column("web", "pid").unwrap();
+    let inner = std::fs::File::open(format!("/proc/{inner}/fd/0")).unwrap();
+    eventually("the client's size", || size(&inner).ws_row == 33);
+    host.send("\x1b[3;1R");
+    client.send("\x1b[4;1R");
+    host.wait_for("^[[4;1R");
+    // A key makes it the other way round.
+    host.send("k");
+    host.wait_for("k");
+    client.send("\x1b[5;1R");
+    host.send("\x1b[6;1R");
+    host.wait_for("^[[6;1R");
+    let log = String::from_utf8(state.log("web")).unwrap();
+    assert!(log.contains("^[[4;1Rk") && log.contains("^[[6;1R"), "{log:?}");
+    assert!(!log.contains("3;1R") && !log.contains("5;1R"), "{log:?}");
+}
+
+#[test]
+fn attach_passes_on_the_size_in_pixels() {
+    let state = State::new();
+    let web = background(&state);
+    let window = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 1000, ws_ypixel: 800 };
+    let mut terminal =
+        Terminal::spawn_on(&mut attach(&state, &["web"]), |master| set_window(master, window));
+    terminal.wait_for("\x1b[?2004h");
+    let inner = std::fs::File::open(format!("/proc/{}/fd/0", web.pid)).unwrap();
+    eventually("the size in pixels", || size(&inner) == window);
 }
 
 /// A program in raw mode that shows what it reads.

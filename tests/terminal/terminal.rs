@@ -135,6 +135,20 @@ fn dash_t_without_a_terminal_gives_a_pty_of_24_rows_and_80_columns() {
 }
 
 #[test]
+fn a_pty_without_a_terminal_behind_it_edits_utf8_and_has_a_terminal_type() {
+    let state = State::new();
+    let script = "stty -a; echo term=$TERM.";
+    let output = fed(state.run("a", &["-t"], script).env_remove("TERM"), b"");
+    let shown = text(&output.stdout);
+    assert!(shown.contains(" iutf8") && shown.contains("term=xterm."), "{shown}");
+    for (options, term) in [(&["-t"][..], "vt100"), (&["-t", "--env", "TERM=ansi"], "ansi")] {
+        let output = fed(state.run("a", options, script).env("TERM", "vt100"), b"");
+        let shown = text(&output.stdout);
+        assert!(shown.contains(&format!("term={term}.")), "{shown}");
+    }
+}
+
+#[test]
 fn capital_dash_t_gives_pipes_on_a_terminal_too() {
     let state = State::new();
     let mut before = None;
@@ -276,10 +290,8 @@ fn panicking_host() {
     if std::env::var_os(HOOK).is_some() {
         vmon::terminal::install_panic_hook();
     }
-    let sandbox = Sandbox::new("panics", "Sandboxfile", directory)
-        .unwrap()
-        .forward(Forward::Block)
-        .input(Input::Forward);
+    let sandbox =
+        Sandbox::new("panics", directory).unwrap().forward(Forward::Block).input(Input::Forward);
     let mut reactor = Reactor::new().unwrap();
     let id = Monitor::builder(sandbox)
         .spawn(&mut reactor, vmon::child::Command::new("sleep").args(["1000"]).pty(true));

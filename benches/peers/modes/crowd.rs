@@ -19,7 +19,7 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 use vmon::child::Command;
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{Monitor, Sandbox};
 use vmon::process::{FileLimit, raise_file_limit};
 use vmon::reactor::{HandlerId, Reactor};
@@ -153,8 +153,9 @@ impl Host {
             .open(&self.fifo)?;
         let child = words("phases", &[])?;
         for number in 0..self.ids.capacity() {
-            let sandbox = Sandbox::new(name(number), "Sandboxfile", &self.logs)?
-                .retention(Retention { max_size: 0, max_files: 0, ..Retention::default() });
+            let sandbox = Sandbox::new(name(number), &self.logs)?.log(
+                LogOptions::default().retention(Retention::default().max_size(0).max_files(0)),
+            );
             let command = Command::new(&child[0]).args(&child[1..]).env(READY, &self.fifo);
             let command = command.file_limit(former);
             self.ids.push(Monitor::builder(sandbox).spawn(&mut self.reactor, command));

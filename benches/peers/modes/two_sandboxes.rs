@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use vmon::child::{Command, Signal};
-use vmon::logfile::Retention;
+use vmon::logfile::{LogOptions, Retention};
 use vmon::monitor::{Forward, Input, LogRate, Monitor, OverRate, Sandbox, command_signals};
 use vmon::reactor::Reactor;
 
@@ -23,13 +23,14 @@ pub fn run(dir: &str, other: &str) -> Result<()> {
     let mut reactor = Reactor::new()?;
     reactor.watch_signals(command_signals())?;
 
-    let flood = Sandbox::new("flood", "Sandboxfile", &logs)?
-        .retention(Retention { max_size: 10 << 20, max_files: 1, ..Retention::default() })
-        .stop_with(Signal::KILL, Duration::from_secs(1));
+    let flood = Sandbox::new("flood", &logs)?
+        .log(LogOptions::default().retention(Retention::default().max_size(10 << 20).max_files(1)))
+        .stop_signal(Signal::KILL)
+        .stop_timeout(Duration::from_secs(1));
     let rate = LogRate::new(RATE);
     let flood = match other {
         "block" => flood.log_rate(rate),
-        "drop" => flood.log_rate(LogRate { over: OverRate::Drop, ..rate }),
+        "drop" => flood.log_rate(rate.over(OverRate::Drop)),
         _ => flood,
     };
     let child = match other {
@@ -38,8 +39,7 @@ pub fn run(dir: &str, other: &str) -> Result<()> {
     };
     let flooding = command(&child).pty(other == "pty");
     let flood = Monitor::builder(flood).spawn(&mut reactor, flooding);
-    let echo =
-        Sandbox::new("echo", "Sandboxfile", &logs)?.forward(Forward::Block).input(Input::Forward);
+    let echo = Sandbox::new("echo", &logs)?.forward(Forward::Block).input(Input::Forward);
     let echo = Monitor::builder(echo).spawn(&mut reactor, command(&words("echo", &[])?).pty(true));
 
     while reactor.get(echo).is_some_and(|echo| echo.end().is_none()) {

@@ -23,7 +23,7 @@ use vmon::reactor::Reactor;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!(\"{}\", std::env::args().count());
     let mut reactor = Reactor::new()?;
-    let sandbox = Sandbox::new(\"web\", \"Sandboxfile\", \"log\")?.forward(Forward::Block);
+    let sandbox = Sandbox::new(\"web\", \"log\")?.forward(Forward::Block);
     let command = Command::new(\"true\").pty(true);
     let id = Monitor::builder(sandbox).spawn(&mut reactor, command);
     reactor.run()?;

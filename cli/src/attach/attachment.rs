@@ -13,9 +13,10 @@ use vmon::child::Signal;
 use vmon::reactor::{Context, Handler, Ready, Sources, TimerId};
 use vmon::terminal::{self, Direction, Handle, Modes, RawState, Terminal};
 
-use super::WindowSize;
+use super::SizeReport;
 use super::flow::{Flow, Got};
 use super::keys::Search;
+use super::tail::Tail;
 use crate::Failure;
 
 /// How long the beginning of the detach keys is withheld from the command.
@@ -68,7 +69,7 @@ pub struct Attachment {
     upstream: Option<UnixStream>,
     terminal: Option<Terminal>,
     mode: InputMode,
-    size: WindowSize,
+    size: SizeReport,
     reads_stdin: bool,
     stdin_is_terminal: bool,
     read_only: bool,
@@ -84,6 +85,8 @@ pub struct Attachment {
     first: Vec<u8>,
     /// The modes that the output has set in the terminal at stdout.
     modes: Modes,
+    /// The end of the log, until a terminal has all of it.
+    tail: Option<Tail>,
     end: Option<io::Result<AttachEnd>>,
 }
 
@@ -92,7 +95,7 @@ impl Attachment {
         main: UnixStream,
         stderr: Option<UnixStream>,
         terminal: Option<(Terminal, InputMode)>,
-        size: WindowSize,
+        size: SizeReport,
     ) -> Self {
         let (terminal, mode) = terminal.unzip();
         let mut connections = vec![(Output::Out, main)];
@@ -113,6 +116,7 @@ impl Attachment {
             terminals: Vec::new(),
             first: Vec::new(),
             modes: Modes::default(),
+            tail: None,
             end: None,
         }
     }
@@ -130,9 +134,11 @@ impl Attachment {
         self
     }
 
-    /// Sets the sequences that put a terminal into the modes of the sandbox's terminal.
-    pub fn modes(mut self, sequences: String) -> Self {
-        self.first = sequences.into_bytes();
+    /// Sets the sequences that put a terminal into the modes of the sandbox's terminal, and the
+    /// filter for the end of the log.
+    pub fn beginning(mut self, modes: String, tail: Option<Tail>) -> Self {
+        self.first = modes.into_bytes();
+        self.tail = tail;
         self
     }
 
@@ -174,9 +180,7 @@ impl Attachment {
             let first = std::mem::take(&mut self.first);
             self.show(Output::Out, &first, &mut cx.sources);
         }
-        if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_foreground()) {
-            self.size.force_redraw(terminal);
-        }
+        self.resize();
         Ok(())
     }
 
@@ -341,9 +345,17 @@ impl Attachment {
             return Ok(());
         };
         match flow.read(cx.scratch, &mut cx.sources) {
-            Ok(Got::Bytes(bytes)) => {
-                self.show(output, bytes, &mut cx.sources);
-            }
+            Ok(Got::Bytes(bytes)) => match self.tail.as_mut().filter(|_| output == Output::Out) {
+                Some(tail) => {
+                    let mut shown = Vec::new();
+                    if let Some(rest) = tail.filter(bytes, &mut shown) {
+                        self.tail = None;
+                        shown.extend_from_slice(rest);
+                    }
+                    self.show(output, &shown, &mut cx.sources);
+                }
+                None => self.show(output, bytes, &mut cx.sources),
+            },
             Ok(Got::Nothing | Got::End) => {}
             Err(error) => {
                 debug!("the connection failed: {error}");

@@ -18,6 +18,8 @@ pub enum Style {
     Exact,
     /// Filtered for a terminal. `tint` colours stderr.
     Terminal { tint: bool },
+    /// Characters, newlines and tabs only.
+    Plain,
 }
 
 /// Converts the bytes of a log to output.
@@ -27,6 +29,8 @@ pub struct Printer {
     stamp: Option<Stamp>,
     /// Whether the next byte starts a line.
     at_start: bool,
+    /// Width of the time prefix of the current line.
+    width: usize,
     out: Vec<u8>,
 }
 
@@ -55,15 +59,11 @@ impl Printer {
     pub fn new(style: Style, with_times: bool) -> Self {
         let screens = match style {
             Style::Exact => None,
-            Style::Terminal { tint } => Some(Screens {
-                output: Screen::text(),
-                errors: Screen::text(),
-                tint,
-                current: None,
-            }),
+            Style::Terminal { tint } => Some(Screens::new(Screen::text, tint)),
+            Style::Plain => Some(Screens::new(Screen::plain, false)),
         };
         let stamp = with_times.then(Stamp::default);
-        Self { screens, stamp, at_start: true, out: Vec::new() }
+        Self { screens, stamp, at_start: true, width: 0, out: Vec::new() }
     }
 
     /// Adds bytes of a log.
@@ -82,10 +82,17 @@ impl Printer {
                     screens.leave(&mut self.out);
                 }
                 self.out.extend_from_slice(text.as_bytes());
+                self.width = text.len();
             }
             self.at_start = line.ends_with(b"\n");
             match &mut self.screens {
-                Some(screens) => screens.show(side, line, &mut self.out),
+                Some(screens) => {
+                    let from = self.out.len();
+                    screens.show(side, line, &mut self.out);
+                    if self.stamp.is_some() {
+                        return_to(self.width, from, &mut self.out);
+                    }
+                }
                 None => self.out.extend_from_slice(line),
             }
         }
@@ -105,7 +112,27 @@ impl Printer {
     }
 }
 
+/// Has each carriage return from `from` on lead to the end of the time prefix, of this width,
+/// instead of the beginning of the line: what follows would overwrite the time.
+fn return_to(width: usize, from: usize, out: &mut Vec<u8>) {
+    if !out.iter().skip(from).any(|&byte| byte == b'\r') {
+        return;
+    }
+    // Cursor forward (CUF).
+    let forward = format!("\r\x1b[{width}C");
+    for byte in out.split_off(from) {
+        match byte {
+            b'\r' => out.extend_from_slice(forward.as_bytes()),
+            _ => out.push(byte),
+        }
+    }
+}
+
 impl Screens {
+    fn new(screen: fn() -> Screen, tint: bool) -> Self {
+        Self { output: screen(), errors: screen(), tint, current: None }
+    }
+
     fn show(&mut self, side: Side, line: &[u8], out: &mut Vec<u8>) {
         if self.current != Some(side) {
             self.leave(out);
@@ -182,6 +209,23 @@ mod tests {
         assert!(printed(style, false, &parts[..2]).ends_with("b\n\x1b[39m"));
         let plain = Style::Terminal { tint: false };
         assert_eq!(printed(plain, false, &parts), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn a_carriage_return_leads_to_the_end_of_the_time() {
+        let style = Style::Terminal { tint: false };
+        let shown = printed(style, true, &[(None, "\r 10%\r 20%\r\n"), (None, "\rend")]);
+        assert_eq!(shown, "- \r\x1b[2C 10%\r\x1b[2C 20%\r\x1b[2C\n- \r\x1b[2Cend");
+        assert_eq!(printed(style, false, &[(None, "\r 10%\n")]), "\r 10%\n");
+        assert_eq!(printed(Style::Exact, true, &[(None, "\r 10%\n")]), "- \r 10%\n");
+    }
+
+    #[test]
+    fn plain_output_is_text_only() {
+        let parts =
+            [(OUT, "\r\x1b[31mred\x1b[6n\x08\x07\ta\r\n"), (ERR, "\x1b]0;t\x07gr\u{fc}n\n")];
+        assert_eq!(printed(Style::Plain, false, &parts), "red\ta\ngr\u{fc}n\n");
+        assert_eq!(printed(Style::Plain, true, &[(None, "\ra\n")]), "- a\n");
     }
 
     #[test]

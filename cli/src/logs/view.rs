@@ -117,6 +117,7 @@ impl<'a> LogView<'a> {
     pub fn run(&mut self, outcome: &mut Outcome) -> Result<(), Failure> {
         let mut output = Output::new()?;
         let style = match output.is_terminal() && !self.args.raw {
+            _ if self.args.plain => Style::Plain,
             true => Style::Terminal { tint: self.args.tints() },
             false => Style::Exact,
         };

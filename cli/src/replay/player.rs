@@ -218,6 +218,7 @@ impl Player {
     /// Warns that the terminal is smaller than that of the session.
     fn warn_if_smaller(&self, columns: u16, rows: u16) {
         let ours = self.terminal.as_ref().and_then(Terminal::size);
+        let ours = ours.map(|size| (size.rows, size.columns));
         if let Some((our_rows, our_columns)) = ours
             && (our_rows < rows || our_columns < columns)
         {

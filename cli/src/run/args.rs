@@ -9,7 +9,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use clap::{ArgAction, ValueEnum};
 use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
-use vmon::logfile::{Format, Retention};
+use vmon::logfile::{Format, LogOptions, Retention};
 use vmon::monitor::{
     Console, DEFAULT_CONFIG_FILE, Forward, Input, LogRate, Name, OnLogError, OverRate, Restart,
     Rootfs, Sandbox,
@@ -323,15 +323,15 @@ impl RunArgs {
         };
         let command = Command::new(program).args(words).pty(streams.wants_pty(detach));
         let log_dir = log.log_dir.clone().unwrap_or_else(|| places.default_log_dir());
-        let mut sandbox = Sandbox::new(name.first.as_str(), record.config_file.as_str(), log_dir)?
+        let mut sandbox = Sandbox::new(name.first.as_str(), log_dir)?
+            .config_file(record.config_file.clone())
             .config_last_modified(record.modified())
-            .retention(log.retention())
-            .log_format(log.log_format)
-            .log_index(log.log_index)
+            .log(log.options())
             .on_log_error(log.on_log_error)
             .forward(streams.forward(detach)?)
             .input(streams.input(detach))
-            .stop_with(child.stop_signal, child.stop_timeout)
+            .stop_signal(child.stop_signal)
+            .stop_timeout(child.stop_timeout)
             .restart(lifecycle.restart)
             .leave_descendants(lifecycle.leave_descendants);
         if let Some(command) = &log.log_rotate_command {
@@ -427,25 +427,25 @@ impl LogArgs {
     fn rate(&self) -> Result<Option<LogRate>, Failure> {
         match (self.log_rate, self.over_rate) {
             (None, Some(_)) => Err(Failure::OverNoRate),
-            (Some(rate), Some(over)) => Ok(Some(LogRate { over, ..rate })),
+            (Some(rate), Some(over)) => Ok(Some(rate.over(over))),
             (rate, None) => Ok(rate),
         }
     }
 
-    /// The retention, with defaults for the options that were not given.
-    fn retention(&self) -> Retention {
+    /// The options of the log, with defaults for those that were not given.
+    fn options(&self) -> LogOptions {
         let defaults = Retention::default();
         let total = self.log_total_size;
         let max_size = total.map_or(defaults.max_size, |total| defaults.max_size.min(total / 8));
         // With a total size alone, only that limits the number of generations.
         let max_files = total.map_or(defaults.max_files, |_| u32::MAX);
-        Retention {
-            max_size: self.log_max_size.unwrap_or(max_size),
-            max_files: self.log_max_files.unwrap_or(max_files),
-            max_age: self.log_max_age,
-            rotate_every: self.log_rotate_every,
-            total_size: total,
-        }
+        let retention = defaults
+            .max_size(self.log_max_size.unwrap_or(max_size))
+            .max_files(self.log_max_files.unwrap_or(max_files))
+            .max_age(self.log_max_age)
+            .rotate_every(self.log_rotate_every)
+            .total_size(total);
+        LogOptions::default().retention(retention).format(self.log_format).index(self.log_index)
     }
 }
 

@@ -39,7 +39,7 @@ impl Plan {
     /// file and the exit file are checked on disk.
     pub fn checked(mut self) -> Result<Self, Failure> {
         let Self { places, sandbox, options, .. } = &mut self;
-        check_retention(&sandbox.log.retention, sandbox.command_after_rotation().is_some())?;
+        check_retention(&sandbox.log.retention, sandbox.rotate_command.is_some())?;
         check_consoles(&sandbox.consoles, sandbox.interactive.as_ref())?;
         let Retention { max_age, rotate_every, .. } = sandbox.log.retention;
         for (time, option) in [

@@ -177,6 +177,23 @@ fn text_keeps_its_colours_and_no_other_sequence() {
 }
 
 #[test]
+fn no_text_is_hidden() {
+    assert_eq!(text("\x1b[8mhidden\x1b[1;8;31mred"), "hidden\x1b[1;31mred");
+    assert_eq!(text("\x1b[38;5;8;8mgrey\x1b[48;2;8;8;8m"), "\x1b[38;5;8mgrey\x1b[48;2;8;8;8m");
+    assert_eq!(text("\x1b[38:5:8;8m\x1b[58;5;8;4m"), "\x1b[38:5:8m\x1b[58;5;8;4m");
+}
+
+#[test]
+fn plain_text_has_no_control_characters_but_newline_and_tab() {
+    let mut random = Rng::with_seed(13);
+    for _ in 0..1000 {
+        let bytes = any_output(&mut random);
+        let out = String::from_utf8(passed(Screen::plain(), &[&bytes])).unwrap();
+        assert!(!out.contains(|c: char| c.is_control() && !"\n\t".contains(c)), "{out:?}");
+    }
+}
+
+#[test]
 fn eight_bit_controls_pass_neither_as_bytes_nor_as_characters() {
     assert_eq!(text(b"a\x9b6nb"), "a6nb");
     assert_eq!(text("a\u{9b}6n\u{9d}0;t\u{9c}b"), "a6n0;tb");

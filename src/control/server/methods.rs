@@ -12,6 +12,7 @@ use crate::child::Signal;
 use crate::monitor::{
     Attach, AttachError, AttachTo, Phase, RequestError, ServiceContext, SessionId,
 };
+use crate::terminal::WindowSize;
 
 const SERVICE: &str = "org.varlink.service";
 const MONITOR: &str = "io.vmon.Monitor";
@@ -217,13 +218,16 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
 }
 
 fn resize(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
-    let parameters = parameters(call, &["session", "rows", "columns"])?;
+    let parameters = parameters(call, &["session", "rows", "columns", "width", "height"])?;
     let size = |name| match parameters.number::<u16>(name)? {
         0 => Err(Fault::parameter(name)),
         number => Ok(number),
     };
     let session = parameters.number("session")?;
-    cx.resize(SessionId(session), size("rows")?, size("columns")?)?;
+    let (rows, columns) = (size("rows")?, size("columns")?);
+    let pixels = |name| Ok::<_, Fault>(parameters.optional_number::<u16>(name)?.unwrap_or(0));
+    let (width, height) = (pixels("width")?, pixels("height")?);
+    cx.resize(SessionId(session), WindowSize { rows, columns, width, height })?;
     Ok(done(()))
 }
 

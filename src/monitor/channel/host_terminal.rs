@@ -123,17 +123,18 @@ impl HostTerminal {
         self.terminal.as_ref().is_some_and(|terminal| !terminal.is_foreground())
     }
 
-    /// Reads the host's stdin into `input`.
+    /// Reads the host's stdin into `input`, with the terminal's `answers` to queries or without.
     pub(super) fn read(
         &mut self,
+        answers: bool,
         input: &mut Input<Handle, SourceKey>,
         cx: &mut Cx<'_>,
     ) -> InputEvent {
         if self.is_outside() {
             input.not_ready(&mut cx.sources);
-            return InputEvent::Open;
+            return InputEvent::Nothing;
         }
-        match input.turn(self.is_raw(), cx) {
+        match input.turn(self.is_raw(), answers, cx) {
             Ok(event) => event,
             // A read from the background with SIGTTIN blocked (termios(3)).
             Err(error)
@@ -142,9 +143,9 @@ impl HostTerminal {
                     && self.is_in_background() =>
             {
                 input.not_ready(&mut cx.sources);
-                InputEvent::Open
+                InputEvent::Nothing
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => InputEvent::Open,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => InputEvent::Nothing,
             Err(error) => {
                 // A terminal that was hung up, or a socket whose peer has closed it, is at its end.
                 if !terminal::peer_has_gone(&error, input.reads_terminal()) {

@@ -68,7 +68,10 @@ struct Fixture {
 }
 
 fn sandbox(directory: &Path) -> Sandbox {
-    Sandbox::new("a", "config", directory).unwrap().input(Input::Attached)
+    Sandbox::new("a", directory)
+        .unwrap()
+        .config_file("config".parse().unwrap())
+        .input(Input::Attached)
 }
 
 impl Fixture {
@@ -217,9 +220,9 @@ fn the_hosts_terminal_at_one_channel_leaves_the_sizes_at_another_alone() {
     fixture.with(|channels, _| {
         let attachments = &mut channels.attachments;
         let output = attachments.output_of(first).unwrap();
-        assert!(attachments.act(first, Some((10, 20))));
+        assert!(attachments.act(first, Some(WindowSize::new(10, 20))));
         attachments.host_act(console);
-        assert_eq!(attachments.size(output), Some(winsize(10, 20)));
+        assert_eq!(attachments.size(output), Some(WindowSize::new(10, 20).winsize()));
         attachments.host_act(output);
         assert_eq!(attachments.size(output), None);
     });
@@ -233,11 +236,11 @@ fn the_size_of_the_writer_before_is_in_effect_when_the_last_one_has_gone() {
     fixture.with(|channels, cx| {
         let attachments = &mut channels.attachments;
         let output = attachments.output_of(first).unwrap();
-        attachments.act(first, Some((10, 20)));
-        attachments.act(second, Some((30, 40)));
-        assert_eq!(attachments.size(output), Some(winsize(30, 40)));
+        attachments.act(first, Some(WindowSize::new(10, 20)));
+        attachments.act(second, Some(WindowSize::new(30, 40)));
+        assert_eq!(attachments.size(output), Some(WindowSize::new(30, 40).winsize()));
         attachments.remove(second, &mut cx.sources);
         assert_eq!(attachments.take_size_left(), [output]);
-        assert_eq!(attachments.size(output), Some(winsize(10, 20)));
+        assert_eq!(attachments.size(output), Some(WindowSize::new(10, 20).winsize()));
     });
 }

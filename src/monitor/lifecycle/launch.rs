@@ -46,7 +46,7 @@ impl Launch {
         parts: &mut Parts,
         cx: &mut Cx<'_>,
     ) -> Result<Process, StartError> {
-        if let Some(command) = &parts.sandbox.rotate_command {
+        if let Some(command) = parts.sandbox.post_rotate_command() {
             let file_limit = self.command().and_then(|command| command.file_limit);
             parts.post_rotate.get_or_insert_with(|| PostRotate::new(command, file_limit));
         }
@@ -70,6 +70,10 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     let log = open_own_log(parts)?;
     #[cfg(feature = "consoles")]
     let command = console_channels::fill_in(command, parts.channels.pty_paths());
+    let command = match command.get_pty() && terminal.is_none() {
+        true => command.default_term(),
+        false => command,
+    };
     let io = stdio::spawn_io(&parts.sandbox, command.get_pty(), terminal.as_ref());
     let (child_stdio, io) = Stdio::open(&command, io)?;
     // Before the child: output that can't be relayed is a reason not to start it.

@@ -5,7 +5,7 @@
 //!
 //! - A word or a path is a string; one that is not UTF-8 is `{"bytes": [104, 255, …]}`, so that a
 //!   command can be started again with the same bytes.
-//! - A console is a word in the syntax of `--console`, with its name.
+//! - A console is a word in the text form of a [`Console`](crate::monitor::Console), with its name.
 //! - Durations are seconds. A value that is absent or `null` was not given.
 //! - `options` is set by the program that started the run.
 //! - `log_dir` is a path. In the record it is relative to the state directory if it is inside that.
@@ -25,8 +25,9 @@ use std::time::Duration;
 use chrono::{SubsecRound, Utc};
 use serde_json::{Value, json};
 
-use super::{DEFAULT_STOP_TIMEOUT, LogOptions, LogRate, Name, Retention, Rootfs, Sandbox, Signal};
+use super::{DEFAULT_STOP_TIMEOUT, LogOptions, LogRate, Name, Rootfs, Sandbox, Signal};
 use crate::child::Command;
+use crate::logfile::Retention;
 
 const VERSION: u64 = 3;
 

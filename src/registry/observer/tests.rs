@@ -51,7 +51,7 @@ impl Fixture {
 }
 
 fn claim(observer: &mut RegistryObserver, command: Option<&Command>) -> Claim {
-    let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+    let sandbox = Sandbox::new("web", "/log").unwrap();
     let supervisor = Identity::current();
     let starting = Starting {
         sandbox: &sandbox,
@@ -125,7 +125,7 @@ fn a_spooled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
 #[test]
 fn a_run_that_comes_on_record_late_has_its_place_by_number_whatever_the_clock_says() {
     let fixture = Fixture::new();
-    let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+    let sandbox = Sandbox::new("web", "/log").unwrap();
     let now = Identity::current();
     // The supervisors in their order; the clock was set back by an hour between them.
     let supervisors = [

@@ -10,6 +10,8 @@ pub(super) struct Keyboard {
     base: u8,
     /// The number of entries.
     depth: u16,
+    /// How many entries were removed that had been there before.
+    popped: u16,
     /// The last entries, in a ring.
     stack: [u8; STACK],
 }
@@ -32,7 +34,10 @@ impl Keyboard {
                 self.depth = self.depth.saturating_add(1);
                 *self.top() = flags;
             }
-            Change::Pop(number) if number > self.depth => *self = Self::default(),
+            Change::Pop(number) if number > self.depth => {
+                let popped = self.popped.saturating_add(number - self.depth);
+                *self = Self { popped, ..Self::default() };
+            }
             Change::Pop(number) => self.depth -= number,
             Change::Set { flags, how } => {
                 let top = self.top();
@@ -51,6 +56,14 @@ impl Keyboard {
             (1.., Some(entry)) => entry,
             _ => &mut self.base,
         }
+    }
+
+    /// What all changes together do.
+    pub(super) fn changes(&self, out: &mut Vec<u8>) {
+        if self.popped > 0 {
+            out.extend_from_slice(format!("\x1b[<{}u", self.popped).as_bytes());
+        }
+        self.set(out);
     }
 
     pub(super) fn undo(&self, out: &mut Vec<u8>) {

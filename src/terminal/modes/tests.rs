@@ -65,6 +65,58 @@ fn each_screen_has_its_own_keyboard_flags() {
 }
 
 #[test]
+fn the_changes_of_output_that_is_left_out_are_kept() {
+    let changes = |output: &[u8]| {
+        let mut out = Vec::new();
+        after(output).changes(&mut out);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(changes(b"text\x1b[3;4H\x1b[6n"), "");
+    assert_eq!(changes(b"\x1b[?25h\x1b[?1049l\x1b[<u\x1b[31mx"), "\x1b[?1049l\x1b[<1u\x1b[?25h");
+    assert_eq!(changes(b"\x1b[?25l\x1b[?25h\x1b[?1049h\x1b[>1u"), "\x1b[?1049h\x1b[>1u\x1b[?25h");
+    assert_eq!(changes(b"\x1b[2;4r\x1b[m\x1b[>4;2m\x0f"), "\x1b[2;4r\x1b[m\x0f\x1b[>4;2m");
+    // The state of a terminal that has got all of it, or the changes in the place of a part.
+    let mut random = fastrand::Rng::with_seed(6);
+    for _ in 0..1000 {
+        let mut output = Vec::new();
+        for _ in 0..random.usize(..30) {
+            match random.u8(..5) {
+                0 => output.extend(format!("\x1b[>{}u", random.u8(..8)).bytes()),
+                1 => output.extend(b"\x1b[4 q\x1b[>4;1m\x1b(0\x0e\x1b[3;9r"),
+                2 => output.extend(b"\x1b[ q\x1b[>4m\x1b(B\x0f\x1b[r"),
+                _ => {
+                    let mode = random.choice(MODES).unwrap();
+                    let end = random.choice(['h', 'l']).unwrap();
+                    let mark = if mode.private { "?" } else { "" };
+                    output.extend(format!("\x1b[{mark}{}{end}", mode.number).bytes());
+                }
+            }
+        }
+        let whole = after(&output);
+        let mut cut = random.usize(..=output.len());
+        while after(&output[..cut]).is_in_sequence() {
+            cut += 1;
+        }
+        let mut short = after(&output[..cut]);
+        let mut changed = Vec::new();
+        after(&output[cut..]).changes(&mut changed);
+        short.scan(&changed);
+        let set = |modes: &Modes| {
+            let mut out = Vec::new();
+            modes.set(&mut out);
+            out.escape_ascii().to_string()
+        };
+        assert_eq!(
+            set(&short),
+            set(&whole),
+            "{} | {}",
+            output.escape_ascii(),
+            changed.escape_ascii()
+        );
+    }
+}
+
+#[test]
 fn an_incomplete_sequence_is_cancelled() {
     assert_eq!(undo(b"\x1b[?25l\x1b]0;titl"), "\x18\x1b[?25h");
     assert_eq!(undo(b"\x1b[?10"), "\x18");

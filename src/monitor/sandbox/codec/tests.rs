@@ -10,7 +10,7 @@ use crate::monitor::{Forward, Input, OnLogError, OverRate, Restart};
 /// A spec in which no field has its default.
 fn everything() -> Spec {
     let odd = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    let mut sandbox = Sandbox::new("web", "config", "/log").unwrap();
+    let mut sandbox = Sandbox::new("web", "/log").unwrap().config_file("config".parse().unwrap());
     sandbox.log = LogOptions {
         retention: Retention {
             max_size: 7,

@@ -4,7 +4,7 @@ use super::*;
 
 /// The claim of the run with this number, 0 for the first.
 fn claim_again(observer: &mut RegistryObserver, restarts: u32) -> Claim {
-    let sandbox = Sandbox::new("web", "Sandboxfile", "/log").unwrap();
+    let sandbox = Sandbox::new("web", "/log").unwrap();
     let (supervisor, command) = (Identity::current(), Command::new("true"));
     let (command, at) = (Some(&command), Utc::now());
     let starting = Starting {
