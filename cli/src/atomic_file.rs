@@ -11,6 +11,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::places::DIRECTORY;
 use super::reason;
 
 /// Number of temporary names to try. Names of killed processes may still exist.
@@ -54,9 +55,8 @@ impl AtomicFile {
             return Err("give the name of a file");
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory =
-            open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(Errno::desc)?;
+        let parent = parent.unwrap_or(Path::new("."));
+        let directory = open(parent, DIRECTORY, Mode::empty()).map_err(Errno::desc)?;
         match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(status) => match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
                 SFlag::S_IFREG => {}

@@ -21,9 +21,10 @@ use vmon::terminal::{Messages, Modes, Terminal};
 
 use super::args::ConsoleChoice;
 use super::live::{self, Endings, LiveError};
-use super::report;
-use super::select::{Outcome, Record, Recorded, Selector};
-use super::shared::SharedArgs;
+use super::messages;
+use super::outcome::Outcome;
+use super::record::{Record, Recorded, Selector};
+use super::shared_args::SharedArgs;
 use super::{Failure, signalled};
 use attachment::{AttachEnd, Attachment, InputMode};
 use keys::{Keys, Search};
@@ -165,13 +166,13 @@ fn say_how_to_leave(args: &AttachArgs, sandbox: &Recorded, streams: &Streams, me
     }
     let keys = match (&args.detach_keys, args.no_stdin || args.read_only || !streams.tty) {
         (keys, false) if keys.is_empty() => {
-            return report::failure(messages, &format!("attached to {sandbox}; no keys detach"));
+            return messages::failure(messages, &format!("attached to {sandbox}; no keys detach"));
         }
         (keys, true) if args.no_stdin || keys.is_empty() => "ctrl-c".to_owned(),
         (keys, true) => format!("ctrl-c, or {keys}"),
         (keys, false) => keys.to_string(),
     };
-    report::failure(messages, &format!("attached to {sandbox}; detach with {keys}"));
+    messages::failure(messages, &format!("attached to {sandbox}; detach with {keys}"));
 }
 
 fn relay(
@@ -218,7 +219,7 @@ fn report_end(
     let say = |text: &str| {
         if let Some(messages) = user {
             // The cursor may be in the middle of a line of output.
-            report::on_new_line(messages, text);
+            messages::on_new_line(messages, text);
         } else {
             info!("{text}");
         }

@@ -11,9 +11,9 @@ use clap::{Arg, Command, CommandFactory, ValueEnum};
 use vmon::registry::{Registry, Run, Status};
 use vmon::terminal::Messages;
 
-use super::output::print;
-use super::shared::default_db;
-use super::{Cli, Failure, NOT_ALL_DONE, report};
+use super::output::{print, stdout};
+use super::shared_args::default_db;
+use super::{Cli, Failure, NOT_ALL_DONE};
 
 /// Set by the script when it requests candidates.
 const VARIABLE: &str = "VMON_COMPLETE";
@@ -96,7 +96,7 @@ pub fn answer(args: &[OsString]) -> Option<u8> {
     let mut vmon = Cli::command();
     vmon.build();
     let answer: String = candidates(&vmon, &words).into_iter().map(|word| word + "\n").collect();
-    match report::stdout(answer.as_bytes()) {
+    match stdout(answer.as_bytes()) {
         Ok(()) => Some(0),
         Err(_) => Some(NOT_ALL_DONE),
     }

@@ -14,11 +14,13 @@ use vmon::registry::{Lost, Registry, RegistryError, Run};
 
 use self::tracker::{Event, RunTracker};
 use super::Failure;
+use super::messages::printable;
+use super::outcome::Outcome;
 use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
 use super::pause::{Next, Pause};
-use super::report::printable;
-use super::select::{AnyNames, Outcome, Selector};
-use super::shared::{Places, SharedArgs};
+use super::places::Places;
+use super::record::{AnyNames, Selector};
+use super::shared_args::SharedArgs;
 
 /// Interval at which the database is checked for changes, with two calls of stat(2).
 const POLL_INTERVAL: Duration = Duration::from_millis(150);

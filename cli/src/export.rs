@@ -20,12 +20,13 @@ use vmon::registry::Run;
 use vmon::terminal;
 
 use super::atomic_file::AtomicFile;
+use super::messages::printable;
+use super::outcome::Outcome;
 use super::output::print;
-use super::report::printable;
-use super::runs::{LogSource, RunArgs, RunLog, Runs};
+use super::record::Record;
+use super::run_log::{LogSource, RunArgs, RunLog, Runs};
 use super::screen::Screen;
-use super::select::{Outcome, Record};
-use super::shared::SharedArgs;
+use super::shared_args::SharedArgs;
 use super::{Failure, reason, signalled};
 use asciicast::Asciicast;
 use scriptreplay::{Recording, Script};

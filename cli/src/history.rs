@@ -4,9 +4,10 @@ use serde_json::Value;
 use vmon::registry::Run;
 
 use super::Failure;
+use super::outcome::Outcome;
 use super::output::{exit, or_dash, print, print_json, run_object, short, table};
-use super::select::{Names, Outcome, Record};
-use super::shared::SharedArgs;
+use super::record::{Names, Record};
+use super::shared_args::SharedArgs;
 
 const HEADER: [&str; 9] =
     ["NAME", "CONFIG", "RUN", "STATE", "STARTED", "ENDED", "EXIT", "REASON", "LOGGED"];

@@ -7,12 +7,13 @@ use vmon::registry::Run;
 
 use super::Failure;
 use super::consoles;
-use super::files::Logs;
+use super::log_files::Logs;
+use super::outcome::Outcome;
 use super::output::{merged, print_json, run_object, stamp};
-use super::processes::{self, ProcessSnapshot};
-use super::select::{Names, Outcome, Record, Recorded};
-use super::shared::SharedArgs;
-use super::{live, supervise};
+use super::record::{Names, Record, Recorded};
+use super::shared_args::SharedArgs;
+use super::usage::{self, ProcessSnapshot};
+use super::{live, supervisor_log};
 
 /// Display detailed information on sandboxes, as JSON
 ///
@@ -83,8 +84,10 @@ fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
 
 /// The largest size in bytes that the sandbox's files in the log directory can reach.
 fn disk_bound(run: &Run) -> Option<u64> {
-    let (logs, own) =
-        (run.spec.as_ref()?.sandbox.disk_bound()?, supervise::log_options().disk_bound(false)?);
+    let (logs, own) = (
+        run.spec.as_ref()?.sandbox.disk_bound()?,
+        supervisor_log::log_options().disk_bound(false)?,
+    );
     logs.checked_add(own)
 }
 
@@ -103,7 +106,7 @@ fn live(sandbox: &Recorded) -> Result<Value, String> {
 
 fn usage(sandbox: &Recorded, processes: &ProcessSnapshot) -> Result<Value, String> {
     let run = sandbox.running().ok_or("it is not running")?;
-    Ok(processes::object(Some(&processes.usage(run)?)))
+    Ok(usage::object(Some(&processes.usage(run)?)))
 }
 
 fn live_object(status: &Status) -> Value {

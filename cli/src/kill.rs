@@ -2,8 +2,9 @@
 
 use vmon::child::Signal;
 
-use super::select::{Names, Outcome, Record, Recorded};
-use super::shared::SharedArgs;
+use super::outcome::Outcome;
+use super::record::{Names, Record, Recorded};
+use super::shared_args::SharedArgs;
 use super::{Failure, live};
 use live::LiveError;
 
@@ -45,7 +46,7 @@ fn send(sandbox: &Recorded, signal: Signal) -> Result<(), LiveError> {
     };
     let Some(run) = live::unserved(sandbox, &error) else { return Err(error) };
     match &run.child {
-        Some(_) if live::is_commands(run) => live::signal_child(run, signal),
+        Some(_) if live::is_commands(run) => live::signalled(run.signal_child(signal), run.pid),
         _ => Err(LiveError::NotServed { supervisor: run.supervisor.unwrap_or_default() }),
     }
 }

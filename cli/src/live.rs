@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
-use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Status as Live, Watch};
 use vmon::monitor::{Identity, Liveness, Name, Phase};
 use vmon::registry::{RegistryError, Run, Status};
 
 use super::reason;
-use super::select::{Record, Recorded};
+use super::record::{Record, Recorded};
 
 /// Timeout of the supervisor's status reply.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -132,17 +131,8 @@ pub fn unserved<'a>(sandbox: &'a Recorded, error: &LiveError) -> Option<&'a Run>
     })
 }
 
-/// Signals the command of a run without a socket. A process that has ended is no error.
-pub fn signal_child(run: &Run, signal: Signal) -> Result<(), LiveError> {
-    signalled(run.signal_child(signal), run.pid)
-}
-
-/// Signals the supervisor of a run, in the same way.
-pub fn signal_supervisor(run: &Run, signal: Signal) -> Result<(), LiveError> {
-    signalled(run.signal_supervisor(signal), run.supervisor)
-}
-
-fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveError> {
+/// The result of signalling a process of a run without a socket. A process that has ended is no error.
+pub fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveError> {
     let pid = pid.unwrap_or_default();
     match outcome {
         Ok(()) => Ok(()),
@@ -151,13 +141,6 @@ fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveError>
         Err(error) if error.raw_os_error().is_none() => Err(LiveError::Unproven { pid }),
         Err(error) => Err(LiveError::Signal { pid, reason: reason(&error) }),
     }
-}
-
-/// Waits for the end of a `vmon run` that was asked to stop: `timeout` for the command, the same
-/// for its output, and the time of --on-exit.
-pub fn ended(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
-    let most = timeout.saturating_mul(2).saturating_add(EXIT_TIMEOUT);
-    exited(supervisor, most)
 }
 
 /// Follows a sandbox that was asked to stop until it has stopped. Fails if the command is still
@@ -259,14 +242,10 @@ pub fn is_closed(run: &Run) -> bool {
     run.status == Status::Stopped && (run.state == "STOPPED" || run.id.is_none())
 }
 
-/// Waits until the supervisor of a run has exited. For a supervisor of a single sandbox only.
-pub fn supervisor_gone(run: &Run) -> Result<(), LiveError> {
-    let Some(supervisor) = &run.supervisor_identity else { return Ok(()) };
-    exited(supervisor, EXIT_TIMEOUT)
-}
-
-fn exited(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
-    within(timeout, LiveError::StillThere, || {
+/// Waits until the supervisor of a single sandbox has exited: `timeout` for the end of the sandbox,
+/// and the time of --on-exit.
+pub fn supervisor_gone(supervisor: &Identity, timeout: Duration) -> Result<(), LiveError> {
+    within(timeout.saturating_add(EXIT_TIMEOUT), LiveError::StillThere, || {
         // An unknown liveness is not the end.
         Ok((supervisor.liveness() == Liveness::Dead).then_some(()))
     })

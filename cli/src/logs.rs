@@ -10,9 +10,10 @@ use std::env;
 use clap::ValueEnum;
 use vmon::logfile::{Stream, Timestamp};
 
-use super::runs::{LogSource, RunArgs};
-use super::select::{Outcome, Record};
-use super::shared::SharedArgs;
+use super::outcome::Outcome;
+use super::record::Record;
+use super::run_log::{LogSource, RunArgs};
+use super::shared_args::SharedArgs;
 use super::{Failure, args};
 use view::LogView;
 

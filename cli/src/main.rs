@@ -13,39 +13,42 @@ mod events;
 mod export;
 mod failure;
 mod file_watcher;
-mod files;
 mod history;
-mod hooks;
 mod inspect;
 mod kill;
 mod live;
+mod log_files;
 mod logs;
 mod man;
-mod name;
+mod messages;
+mod metrics_sampler;
+mod name_choice;
 mod notify;
+mod on_exit;
+mod outcome;
 mod output;
 mod owner;
 mod pause;
-mod processes;
+mod places;
 mod prune;
 mod ps;
+mod record;
 mod replay;
-mod report;
 mod restart;
-mod restarting;
+mod restart_lock;
 mod rm;
 mod run;
-mod runs;
-mod sample;
+mod run_log;
 mod screen;
-mod select;
-mod shared;
+mod shared_args;
 mod startup;
 mod stats;
 mod stop;
-mod supervise;
+mod supervisor_log;
+mod supervisor_loop;
 mod timeline;
-mod trim;
+mod usage;
+mod usage_error;
 mod wait;
 
 use std::ffi::OsString;
@@ -57,10 +60,10 @@ use vmon::terminal::Messages;
 
 pub use failure::OWN_FAILURE;
 use failure::{Failure, NOT_ALL_DONE, reason, signalled};
+use outcome::Outcome;
 use run::detach;
 use run::handover::{self, HandoverError};
-use select::Outcome;
-use shared::SharedArgs;
+use shared_args::SharedArgs;
 
 /// Run and supervise commands, microVMs above all: their output goes to a rotating log and to the
 /// terminal, their lifecycle to a record.
@@ -135,7 +138,7 @@ fn as_caller<A: clap::Args>(
     execute: impl FnOnce(A, &SharedArgs, &mut Outcome) -> Result<(), Failure>,
 ) -> impl FnOnce(Shared<A>, &Messages) -> Result<u8, Failure> {
     |Shared { args, shared }, messages| {
-        report::install(messages, shared.log_level);
+        messages::install(messages, shared.log_level);
         let mut outcome = Outcome::new(messages);
         execute(args, &shared, &mut outcome)?;
         Ok(outcome.code)
@@ -198,7 +201,7 @@ fn dispatch(args: Vec<OsString>) -> ExitCode {
     }
     let code = match parse(&args) {
         Ok(command) => command.execute(&messages).unwrap_or_else(|failure| {
-            report::failure(&messages, &failure.to_string());
+            messages::failure(&messages, &failure.to_string());
             failure.exit_code()
         }),
         Err(error) => answer(&messages, &error, &args),
@@ -214,7 +217,7 @@ fn supervise(messages: &Messages) -> u8 {
         Err(error) => {
             match error {
                 HandoverError::Invalid => detach::refuse(&error.to_string(), OWN_FAILURE),
-                _ => report::failure(messages, &error.to_string()),
+                _ => messages::failure(messages, &error.to_string()),
             }
             return OWN_FAILURE;
         }
@@ -253,16 +256,19 @@ fn frame() -> clap::Command {
 fn answer(messages: &Messages, error: &clap::Error, args: &[OsString]) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            match report::stdout(error.render().to_string().as_bytes()) {
+            match output::stdout(error.render().to_string().as_bytes()) {
                 Ok(()) => 0,
                 Err(error) => {
-                    report::failure(messages, &format!("can't write the help: {}", reason(&error)));
+                    messages::failure(
+                        messages,
+                        &format!("can't write the help: {}", reason(&error)),
+                    );
                     NOT_ALL_DONE
                 }
             }
         }
         _ => {
-            report::failure(messages, &report::usage_error(error, args));
+            messages::failure(messages, &usage_error::one_line(error, args));
             OWN_FAILURE
         }
     }

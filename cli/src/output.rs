@@ -2,7 +2,7 @@
 //!
 //! Another program may have written the database, so control characters are escaped.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use chrono::{DateTime, Local, Utc};
 use comfy_table::{Table, presets};
@@ -11,11 +11,20 @@ use vmon::child::Signal;
 use vmon::registry::{Run, Status};
 use vmon::terminal;
 
-use super::{Failure, consoles, reason, report, signalled};
+use super::{Failure, consoles, messages, reason, signalled};
+
+/// Writes to stdout. A reader that has closed it is not an error.
+pub fn stdout(answer: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(answer).and_then(|()| stdout.flush()) {
+        Err(error) if terminal::peer_has_gone(&error, false) => Ok(()),
+        written => written,
+    }
+}
 
 /// Writes to stdout.
 pub fn print(answer: &str) -> Result<(), Failure> {
-    report::stdout(answer.as_bytes()).map_err(|error| Failure::Output(reason(&error)))
+    stdout(answer.as_bytes()).map_err(|error| Failure::Output(reason(&error)))
 }
 
 /// Writes a value as indented JSON.
@@ -62,7 +71,7 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| report::printable(&cell).into_owned()));
+        table.add_row(row.map(|cell| messages::printable(&cell).into_owned()));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 use tracing::debug;
 
 use super::Failure;
-use super::shared::SharedArgs;
+use super::shared_args::SharedArgs;
 
 /// The group id of a process without group rights.
 #[cfg(not(target_vendor = "apple"))]

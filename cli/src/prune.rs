@@ -11,10 +11,10 @@ use vmon::registry::{Pruned, Registry, Run};
 use vmon::timestamp::rfc3339;
 
 use super::Failure;
-use super::files::{Removal, Roots};
+use super::log_files::{Roots, remove_logs};
+use super::outcome::Outcome;
 use super::output::{print, print_json};
-use super::select::Outcome;
-use super::shared::SharedArgs;
+use super::shared_args::SharedArgs;
 
 /// Remove all ended runs from the record, and sandboxes without runs
 ///
@@ -78,7 +78,7 @@ pub fn prune(args: PruneArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Res
             }
         };
         let also = |pruned: &Pruned| match &roots {
-            Some(roots) if pruned.whole => remove_logs(pruned, roots, outcome),
+            Some(roots) if pruned.whole => may_remove(pruned, roots, outcome),
             _ => true,
         };
         pruned = registry.prune_with(before, also)?;
@@ -132,9 +132,9 @@ fn borne_out(run: &Run, this: &Identity) -> Option<DateTime<Utc>> {
 }
 
 /// Removes the logs of a sandbox. Returns whether the sandbox may be removed.
-fn remove_logs(pruned: &Pruned, roots: &Roots, outcome: &mut Outcome) -> bool {
+fn may_remove(pruned: &Pruned, roots: &Roots, outcome: &mut Outcome) -> bool {
     let Pruned { config_file, name, runs, .. } = pruned;
-    let removed = Removal::prepare(runs, roots).and_then(Removal::carry_out);
+    let removed = remove_logs(runs, roots);
     if let Err(error) = &removed {
         outcome.failed(&format!("can't remove {config_file}/{name}: {error}"));
     }

@@ -11,12 +11,13 @@ use vmon::registry::{Run, Status};
 
 use self::template::{Template, TemplateError};
 use super::Failure;
+use super::messages::printable;
+use super::outcome::Outcome;
 use super::output::{
     exit, is_at_terminal, or_dash, print, print_json, run_object, short, table, word,
 };
-use super::report::printable;
-use super::select::{Outcome, Record, Recorded};
-use super::shared::SharedArgs;
+use super::record::{Record, Recorded};
+use super::shared_args::SharedArgs;
 
 const HEADER: [&str; 8] =
     ["NAME", "CONFIG", "STATUS", "PID", "SUPERVISOR", "STARTED", "ENDED", "EXIT"];

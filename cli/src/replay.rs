@@ -10,9 +10,10 @@ use vmon::monitor::command_signals;
 use vmon::reactor::Reactor;
 use vmon::terminal::{self, Direction, Handle};
 
-use super::runs::{LogSource, RunArgs, Runs};
-use super::select::{Outcome, Record};
-use super::shared::SharedArgs;
+use super::outcome::Outcome;
+use super::record::Record;
+use super::run_log::{LogSource, RunArgs, Runs};
+use super::shared_args::SharedArgs;
 use super::{Failure, args, signalled};
 use player::{Player, ReplayEnd};
 use schedule::Pace;

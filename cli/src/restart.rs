@@ -7,13 +7,15 @@ use nix::unistd::AccessFlags;
 use vmon::monitor::{Forward, Input};
 use vmon::registry::{Registry, Run};
 
-use super::name::NameChoice;
-use super::restarting::RestartLock;
-use super::run::detach::{self, Started};
+use super::name_choice::NameChoice;
+use super::outcome::Outcome;
+use super::places::{Places, check_directory};
+use super::record::{Names, Record, Recorded};
+use super::restart_lock::RestartLock;
+use super::run::detach;
 use super::run::options::Options;
 use super::run::plan::{Plan, limited};
-use super::select::{Names, Outcome, Record, Recorded};
-use super::shared::{Places, SharedArgs, check_directory};
+use super::shared_args::SharedArgs;
 use super::{Failure, live, notify, owner, reason, stop};
 
 /// Stop sandboxes if they run, and start them again in the background
@@ -111,19 +113,16 @@ pub fn restart(
 fn start(sandbox: &Recorded, plan: &Plan, outcome: &mut Outcome) {
     // The last supervisor writes the exit file and runs the --on-exit command after the end.
     let last = sandbox.latest().filter(|run| live::is_commands(run));
-    if let Some(Err(error)) = last.map(live::supervisor_gone) {
+    let supervisor = last.and_then(|run| run.supervisor_identity.as_ref());
+    let gone = supervisor.map(|supervisor| live::supervisor_gone(supervisor, Duration::ZERO));
+    if let Some(Err(error)) = gone {
         outcome.failed(&format!("can't restart {sandbox}: {error}"));
         return;
     }
     match detach::start(plan, &outcome.messages) {
         // A failed write to stdout must not keep the other sandboxes from being started.
-        Ok(Started::Running { name, pid }) => {
-            if let Err(failure) = detach::print_start(&name, pid) {
-                outcome.failed(&failure.to_string());
-            }
-        }
-        Ok(Started::Failed { why, .. }) => {
-            outcome.failed(&format!("can't restart {sandbox}: {why}"));
+        Ok((name, pid)) => {
+            outcome.ok(detach::print_start(&name, pid));
         }
         Err(failure) => outcome.failed(&format!("can't restart {sandbox}: {failure}")),
     }

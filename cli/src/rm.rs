@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use vmon::registry::{Registry, Removal as Removed};
+use vmon::registry::{Registry, Removal};
 
 use super::Failure;
-use super::files::{Removal, Roots};
-use super::select::{Names, Outcome, Record, Recorded};
-use super::shared::SharedArgs;
+use super::log_files::{Roots, remove_logs};
+use super::outcome::Outcome;
+use super::record::{Names, Record, Recorded};
+use super::shared_args::SharedArgs;
 use super::stop::stop_all;
 
 /// Remove stopped sandboxes from the record
@@ -88,15 +89,15 @@ fn remove(registry: &Registry, sandbox: &Recorded, roots: Option<&Roots>) -> Res
     let mut logs = Ok(());
     let removed = registry.remove_with(&sandbox.config_file, &sandbox.name, |runs| {
         if let Some(roots) = roots {
-            logs = Removal::prepare(runs, roots).and_then(Removal::carry_out);
+            logs = remove_logs(runs, roots);
         }
         logs.is_ok()
     });
     match removed.map_err(|error| error.to_string())? {
         // Unknown: another command has removed it in the meantime.
-        Removed::Removed(_) | Removed::Unknown => Ok(()),
-        Removed::Kept => logs,
-        Removed::Live { supervisor } => {
+        Removal::Removed(_) | Removal::Unknown => Ok(()),
+        Removal::Kept => logs,
+        Removal::Live { supervisor } => {
             Err(format!("it is running under pid {supervisor}: stop it first, or give --force"))
         }
     }

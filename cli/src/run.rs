@@ -7,20 +7,20 @@
 mod args;
 pub mod detach;
 mod execute;
-mod files;
 pub mod handover;
+mod lifecycle_files;
 pub mod options;
 pub mod plan;
 
 use vmon::terminal::Messages;
 
-use super::{Failure, report};
+use super::{Failure, messages};
 pub use args::RunArgs;
 
 /// Runs the command until it ends, and returns its exit code. With --detach, returns as soon as the
 /// command runs.
 pub fn run(args: RunArgs, messages: &Messages) -> Result<u8, Failure> {
-    report::install(messages, args.shared.log_level);
+    messages::install(messages, args.shared.log_level);
     let detach = args.detach;
     let plan = args.into_plan()?;
     if detach { detach::launch(&plan, messages) } else { plan.execute(None) }

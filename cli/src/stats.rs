@@ -10,12 +10,13 @@ use vmon::registry::Run;
 use vmon::terminal::Terminal;
 use vmon::usage::Usage;
 
+use super::outcome::Outcome;
 use super::output::{json_line, merged, or_dash, print, print_json, stamp, table};
 use super::pause::{Next, Pause};
-use super::processes::{self, ProcessSnapshot};
-use super::select::{AnyNames, Outcome, Record};
-use super::shared::SharedArgs;
-use super::{Failure, live, report};
+use super::record::{AnyNames, Record};
+use super::shared_args::SharedArgs;
+use super::usage::{self, ProcessSnapshot};
+use super::{Failure, live, messages};
 
 const HEADER: [&str; 10] = [
     "NAME",
@@ -123,7 +124,7 @@ fn show(
                 return print(&list);
             }
             // Failures printed before the first list were overwritten by it.
-            let failures = outcome.failures().iter().map(|text| report::failure_line(text));
+            let failures = outcome.failures().iter().map(|text| messages::failure_line(text));
             let size = Terminal::open().and_then(|terminal| terminal.size());
             let size = size.map(|size| (size.rows, size.columns));
             print(&redrawn(&(list + &failures.collect::<String>()), size))
@@ -239,7 +240,7 @@ impl Figures {
             "bytes_dropped": self.bytes_dropped,
             "error": self.error,
         });
-        merged(figures, processes::object(self.usage.as_ref()))
+        merged(figures, usage::object(self.usage.as_ref()))
     }
 }
 

@@ -7,8 +7,9 @@ use vmon::child::Signal;
 use vmon::control::Watch;
 use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity};
 
-use super::select::{Names, Outcome, Record, Recorded};
-use super::shared::SharedArgs;
+use super::outcome::Outcome;
+use super::record::{Names, Record, Recorded};
+use super::shared_args::SharedArgs;
 use super::{Failure, live};
 use live::{Endings, LiveError};
 
@@ -87,7 +88,10 @@ impl StopRequest {
     fn follow(self) -> Result<(), LiveError> {
         match self {
             Self::Watched(watch, pid, timeout) => live::follow_stop(watch, pid, timeout),
-            Self::Signalled(supervisor, timeout) => live::ended(&supervisor, timeout),
+            // As long for the output as for the command.
+            Self::Signalled(supervisor, timeout) => {
+                live::supervisor_gone(&supervisor, timeout.saturating_mul(2))
+            }
         }
     }
 }
@@ -127,6 +131,6 @@ fn stop_by_signal(
             "no process serves the control socket of {sandbox}: the stop timeout given at its start applies"
         );
     }
-    live::signal_supervisor(run, Signal::TERM)?;
+    live::signalled(run.signal_supervisor(Signal::TERM), run.supervisor)?;
     Ok(StopRequest::Signalled(supervisor, own))
 }

@@ -2,8 +2,9 @@
 
 use vmon::control::Watch;
 
-use super::select::{Names, Outcome, Record, Recorded};
-use super::shared::SharedArgs;
+use super::outcome::Outcome;
+use super::record::{Names, Record, Recorded};
+use super::shared_args::SharedArgs;
 use super::{Failure, live, output};
 use live::{Endings, LiveError};
 use output::exit_code;

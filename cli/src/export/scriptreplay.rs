@@ -8,7 +8,7 @@ use vmon::logfile::read::Entry;
 use vmon::logfile::{Mark, Timestamp};
 
 use super::About;
-use crate::report::printable;
+use crate::messages::printable;
 use crate::timeline::Timeline;
 
 /// The contents of both files.

@@ -7,7 +7,7 @@ use vmon::control::{ClientError, Watch};
 use vmon::monitor::{Identity, Liveness, Phase};
 
 use super::super::live;
-use super::super::select::Recorded;
+use super::super::record::Recorded;
 
 /// Poll interval for a supervisor that has lost its socket.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -12,11 +12,12 @@ use vmon::logfile::read::{Entry, Hold, LogReader, Position, Warning};
 use vmon::logfile::{Mark, Timestamp, names};
 
 use super::super::file_watcher::{FileWatcher, POLL_INTERVAL, Target};
+use super::super::outcome::Outcome;
 use super::super::pause::Next;
-use super::super::runs::{Bounds, BoundsError, LogSource, Runs};
-use super::super::select::{Outcome, Record, Recorded};
-use super::super::shared::SharedArgs;
-use super::super::{Failure, restarting};
+use super::super::record::{Record, Recorded};
+use super::super::run_log::{Bounds, BoundsError, LogSource, Runs};
+use super::super::shared_args::SharedArgs;
+use super::super::{Failure, restart_lock};
 use super::LogsArgs;
 use super::life::Life;
 use super::output::{Output, Wanted};
@@ -334,7 +335,7 @@ impl<'a> LogView<'a> {
             return Ok(None);
         }
         let (config_file, name) = (&self.source.config_file, &self.source.name);
-        let mut lock = restarting::of(&self.shared.places()?, config_file, name);
+        let mut lock = restart_lock::of(&self.shared.places()?, config_file, name);
         while let Some(file) = lock {
             if !self.watcher.watch(&[Target::Held(file.as_fd())]) {
                 let fds = self.watcher.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -344,7 +345,7 @@ impl<'a> LogView<'a> {
                 }
                 self.watcher.clear();
             }
-            lock = restarting::is_held(file);
+            lock = restart_lock::is_held(file);
         }
         let record = Record::read(self.shared)?;
         let is_it = |it: &&Recorded| it.config_file == *config_file && it.name == *name;

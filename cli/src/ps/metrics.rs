@@ -10,10 +10,10 @@ use vmon::usage::Usage;
 
 use self::Kind::{Counter, Gauge};
 use super::super::live;
+use super::super::messages::printable;
 use super::super::output::exit_code;
-use super::super::processes::ProcessSnapshot;
-use super::super::report::printable;
-use super::super::select::Recorded;
+use super::super::record::Recorded;
+use super::super::usage::ProcessSnapshot;
 
 /// The states of a run on record.
 const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use serde_json::Value;
 use vmon::registry::Run;
 
+use super::super::messages::printable;
 use super::super::output::{RUN_KEYS, json_line, run_object, run_without_consoles};
-use super::super::report::printable;
 
 /// A template. All its fields are known keys.
 #[derive(Debug, Clone, PartialEq, Eq)]

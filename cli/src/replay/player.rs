@@ -12,7 +12,7 @@ use vmon::terminal::{self, Direction, Handle, RawState, Terminal};
 
 use super::schedule::{Pace, Schedule};
 use crate::reason;
-use crate::runs::RunLog;
+use crate::run_log::RunLog;
 use crate::screen::Screen;
 
 /// Number of entries played before signals and keys are handled again.

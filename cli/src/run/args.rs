@@ -16,12 +16,13 @@ use vmon::monitor::{
 };
 use vmon::{terminal, values};
 
-use super::files::LifecycleFiles;
+use super::lifecycle_files::LifecycleFiles;
 use super::options::Options;
 use super::plan::Plan;
 use crate::args::{self, ConsoleChoice, EnvArg, one_of, os};
-use crate::name::NameChoice;
-use crate::shared::{SharedArgs, check_directory};
+use crate::name_choice::NameChoice;
+use crate::places::check_directory;
+use crate::shared_args::SharedArgs;
 use crate::{Failure, notify};
 
 /// Run a command, log its output, and exit with its exit code

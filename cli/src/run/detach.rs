@@ -3,10 +3,10 @@
 //! It reads its plan from its stdin, a pipe ([`handover`]). Its stdout is a second pipe, to which it
 //! writes lines of JSON: messages, and finally the name and pid of the running command, or the
 //! failure. It then closes the pipe, keeps no inherited descriptor open, and writes its messages to
-//! `NAME@supervisor.log` ([`supervise`](crate::supervise)).
+//! `NAME@supervisor.log` ([`supervisor_log`](crate::supervisor_log)).
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,41 +20,28 @@ use vmon::terminal::Messages;
 
 use super::handover;
 use super::plan::Plan;
-use crate::report::{self, Listener};
-use crate::supervise::SupervisorLog;
-use crate::{Failure, reason};
-
-/// One line from the supervisor, written by [`SupervisorLog`].
-enum Report {
-    Message(String),
-    Start(Started),
-}
+use crate::messages::{self, Listener};
+use crate::output::stdout;
+use crate::supervisor_log::SupervisorLog;
+use crate::{Failure, OWN_FAILURE, reason};
 
 /// Starts a supervisor for the plan, returns when the command runs, and prints its name and pid.
 pub fn launch(plan: &Plan, messages: &Messages) -> Result<u8, Failure> {
-    match start(plan, messages)? {
-        Started::Running { name, pid } => print_start(&name, pid).map(|()| 0),
-        Started::Failed { why, code } => Err(Failure::Detached { why, code }),
-    }
+    let (name, pid) = start(plan, messages)?;
+    print_start(&name, pid).map(|()| 0)
 }
 
 /// Prints the name and pid of a command that runs. On an error it keeps running.
 pub fn print_start(name: &str, pid: u64) -> Result<(), Failure> {
-    report::stdout(format!("{name} {pid}\n").as_bytes()).map_err(|error| Failure::Unreported {
+    stdout(format!("{name} {pid}\n").as_bytes()).map_err(|error| Failure::Unreported {
         name: name.to_owned(),
         pid,
         reason: reason(&error),
     })
 }
 
-/// The result of a start.
-pub enum Started {
-    Running { name: String, pid: u64 },
-    Failed { why: String, code: u8 },
-}
-
 /// As [`launch`], without printing the result.
-pub fn start(plan: &Plan, messages: &Messages) -> Result<Started, Failure> {
+pub fn start(plan: &Plan, messages: &Messages) -> Result<(String, u64), Failure> {
     // A pipe of the caller that stayed open in the supervisor would withhold end of file from its
     // reader.
     process::keep_descriptors_from_programs().map_err(Failure::Supervisor)?;
@@ -69,16 +56,32 @@ pub fn start(plan: &Plan, messages: &Messages) -> Result<Started, Failure> {
     // `Command` holds the supervisor's ends of the pipes.
     drop(command);
     handover::send(plan, hand_over).map_err(Failure::Supervisor)?;
-    for line in BufReader::new(reader).lines() {
-        let line = line.map_err(Failure::Supervisor)?;
-        match Report::read(&line) {
-            Some(Report::Message(line)) => messages.line(&line),
-            Some(Report::Start(started)) => return Ok(started),
-            None => break,
-        }
+    if let Some(started) = read_start(reader, messages)? {
+        return Ok(started);
     }
     let status = supervisor.wait().map_err(Failure::Supervisor)?;
     Err(Failure::SupervisorDied(status))
+}
+
+/// Reads the lines that [`SupervisorLog`] writes, until the command runs or its start has failed.
+fn read_start(
+    supervisor: PipeReader,
+    messages: &Messages,
+) -> Result<Option<(String, u64)>, Failure> {
+    for line in BufReader::new(supervisor).lines() {
+        let line = line.map_err(Failure::Supervisor)?;
+        let report: Value = serde_json::from_str(&line).unwrap_or_default();
+        let text = |key: &str| report.get(key).and_then(Value::as_str).map(str::to_owned);
+        let number = |key: &str| report.get(key).and_then(Value::as_u64);
+        if let Some(message) = text("said") {
+            messages.line(&message);
+        } else if let (Some(why), Some(code)) = (text("failed"), number("code")) {
+            return Err(Failure::Detached { why, code: u8::try_from(code).unwrap_or(OWN_FAILURE) });
+        } else {
+            return Ok(text("running").zip(number("pid")));
+        }
+    }
+    Ok(None)
 }
 
 /// The path of this program, or `/proc/self/exe` if another file is at that path by now. The path is
@@ -116,53 +119,24 @@ pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     // setsid fails for the leader of a process group.
     detached.and(setsid()).map_err(|errno| Failure::Supervisor(errno.into()))?;
     let log = SupervisorLog::new(starter);
-    report::install_on(log.clone(), plan.options.log_level);
+    messages::install_on(log.clone(), plan.options.log_level);
     log.install_panic_hook();
-    let ready = Ready(log.clone());
-    let done = plan.execute(Some(&ready));
-    if let Err(failure) = &done {
-        log.failed(&failure.to_string(), failure.exit_code());
-    }
-    done.or_else(|failure| Ok(failure.exit_code()))
+    plan.execute(Some(&log))
+        .inspect_err(|failure| log.failed(&failure.to_string(), failure.exit_code()))
 }
 
-/// Reports to the process that waits for the start that the command runs.
-pub struct Ready(SupervisorLog);
-
-impl Ready {
-    /// A service for the start of this sandbox. It must be the monitor's last service: the record,
-    /// the PID file and the control socket must exist when the start is reported.
-    pub fn service(&self, sandbox: &Sandbox) -> impl Service + use<> {
-        ReadyService { log: self.0.clone(), sandbox: sandbox.clone() }
-    }
+/// Reports to the process that waits for the start that the command runs. It must be the monitor's
+/// last service: the record, the PID file and the control socket must exist when the start is
+/// reported.
+pub struct StartReport {
+    pub log: SupervisorLog,
+    pub sandbox: Sandbox,
 }
 
-/// Uses transitions only; it has no sources and no timers.
-struct ReadyService {
-    log: SupervisorLog,
-    sandbox: Sandbox,
-}
-
-impl Service for ReadyService {
+impl Service for StartReport {
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         if let Transition::Running { child, .. } = transition {
             self.log.ready(&self.sandbox, child.pid);
         }
-    }
-}
-
-impl Report {
-    /// `None` if the line is not a supervisor's.
-    fn read(line: &str) -> Option<Self> {
-        let report: Value = serde_json::from_str(line).ok()?;
-        if let Some(message) = report.get("said") {
-            return Some(Self::Message(message.as_str()?.to_owned()));
-        }
-        if let Some(why) = report.get("failed") {
-            let code = u8::try_from(report.get("code")?.as_u64()?).ok()?;
-            return Some(Self::Start(Started::Failed { why: why.as_str()?.to_owned(), code }));
-        }
-        let name = report.get("running")?.as_str()?.to_owned();
-        Some(Self::Start(Started::Running { name, pid: report.get("pid")?.as_u64()? }))
     }
 }

@@ -11,20 +11,21 @@ use vmon::process;
 use vmon::reactor::{HandlerId, Reactor};
 use vmon::registry::Registry;
 
-use super::detach::Ready;
+use super::detach::StartReport;
 use super::plan::Plan;
+use crate::metrics_sampler::Sampler;
 use crate::notify::Notifier;
-use crate::sample::Sampler;
-use crate::shared::{NewDirectories, Place};
-use crate::trim::{self, Activity, Noted};
-use crate::{Failure, hooks};
+use crate::places::{NewDirectories, Place};
+use crate::supervisor_log::SupervisorLog;
+use crate::supervisor_loop::{self, Activity, Noted};
+use crate::{Failure, on_exit};
 
 impl Plan {
     /// Runs the command until it ends, then writes the exit file and runs the --on-exit command.
     ///
     /// The soft limit of open files is the hard limit meanwhile; whatever is started has the former
     /// one.
-    pub fn execute(mut self, ready: Option<&Ready>) -> Result<u8, Failure> {
+    pub fn execute(mut self, starter: Option<&SupervisorLog>) -> Result<u8, Failure> {
         // One command needs few descriptors, so a failure is none of the run.
         let failed = |error| debug!("the file limit stays as it is: {error}");
         let limit = process::raise_file_limit().map_err(failed).ok();
@@ -32,7 +33,7 @@ impl Plan {
             self.command = self.command.file_limit(limit);
         }
         let mut name = self.name.first.clone();
-        let end = self.supervise(&mut name, ready).and_then(|end| match &end.outcome {
+        let end = self.supervise(&mut name, starter).and_then(|end| match &end.outcome {
             Outcome::NotStarted(error) => {
                 Err(Failure::NotStarted { code: end.exit_code(), error: error.clone() })
             }
@@ -45,7 +46,9 @@ impl Plan {
         end.map(|end| end.exit_code())
     }
 
-    fn supervise(&self, name: &mut Name, ready: Option<&Ready>) -> Result<End, Failure> {
+    /// Runs the command under the first free name, and stores that in `name`. Only a claim shows
+    /// whether a name is free, so names are claimed in turn until one is granted.
+    fn supervise(&self, name: &mut Name, starter: Option<&SupervisorLog>) -> Result<End, Failure> {
         // Orphaned descendants of the command are reparented to this process, which ends them with
         // the command. With --leave-descendants init should reap them.
         if !self.sandbox.leave_descendants
@@ -57,7 +60,20 @@ impl Plan {
         // Before the first write, during which SIGXFSZ or SIGTERM would terminate this process.
         reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
         let registry = self.open()?;
-        self.supervise_named(name, &mut reactor, &registry, ready)
+        let mut number = 1;
+        loop {
+            let activity = Activity::default();
+            let id = self.spawn(name, &mut reactor, (&registry, &activity), starter)?;
+            supervisor_loop::run(&mut reactor, &activity, !self.sandbox.leave_descendants)
+                .map_err(Failure::Loop)?;
+            // Dropping the monitor restores the terminal, before anything is printed.
+            let end = reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)?;
+            number += 1;
+            match self.name.numbered(number) {
+                Some(next) if end.error().is_some_and(is_taken) => *name = next,
+                _ => return Ok(end),
+            }
+        }
     }
 
     /// Creates the directories and opens the record. On an error the new directories are removed.
@@ -90,50 +106,13 @@ impl Plan {
         Ok(Registry::open_for_start(&db.path)?.state_dir(&self.places.state_dir))
     }
 
-    /// Runs the command under the first free name, and stores that in `name`. Only a claim shows
-    /// whether a name is free, so names are claimed in turn until one is granted.
-    fn supervise_named(
-        &self,
-        name: &mut Name,
-        reactor: &mut Reactor<Monitor>,
-        registry: &Registry,
-        ready: Option<&Ready>,
-    ) -> Result<End, Failure> {
-        let mut number = 1;
-        loop {
-            let end = self.supervise_as(name, reactor, registry, ready)?;
-            if !end.error().is_some_and(is_taken) {
-                return Ok(end);
-            }
-            number += 1;
-            match self.name.numbered(number) {
-                Some(next) => *name = next,
-                None => return Ok(end),
-            }
-        }
-    }
-
-    fn supervise_as(
-        &self,
-        name: &Name,
-        reactor: &mut Reactor<Monitor>,
-        registry: &Registry,
-        ready: Option<&Ready>,
-    ) -> Result<End, Failure> {
-        let activity = Activity::default();
-        let id = self.spawn(name, reactor, (registry, &activity), ready)?;
-        trim::run(reactor, &activity, !self.sandbox.leave_descendants).map_err(Failure::Loop)?;
-        // Dropping the monitor restores the terminal, before anything is printed.
-        reactor.remove(id).and_then(Monitor::into_end).ok_or(Failure::NoEnd)
-    }
-
     #[inline(never)] // keeps its frame off the stack while the command runs
     fn spawn(
         &self,
         name: &Name,
         reactor: &mut Reactor<Monitor>,
         (registry, activity): (&Registry, &Activity),
-        ready: Option<&Ready>,
+        starter: Option<&SupervisorLog>,
     ) -> Result<HandlerId, Failure> {
         let record = registry.observer().options(self.options.to_json());
         let observer = Noted { registry: record, activity: activity.clone() };
@@ -154,8 +133,9 @@ impl Plan {
         if let Some(notifier) = Notifier::from_environment() {
             monitor = monitor.service(notifier);
         }
-        if let Some(ready) = ready {
-            monitor = monitor.service(ready.service(&sandbox));
+        if let Some(log) = starter {
+            let (log, sandbox) = (log.clone(), sandbox.clone());
+            monitor = monitor.service(StartReport { log, sandbox });
         }
         Ok(monitor.spawn(reactor, self.command.clone()))
     }
@@ -185,7 +165,7 @@ impl Plan {
                 ("VMON_LOG", sandbox.log_path().into()),
                 ("VMON_STATE_DIR", self.places.state_dir.clone().into()),
             ];
-            hooks::on_exit(command, &variables);
+            on_exit::run(command, &variables);
         }
     }
 }

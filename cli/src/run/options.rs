@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 use vmon::monitor::codec;
 
-use super::files::LifecycleFiles;
+use super::lifecycle_files::LifecycleFiles;
 use crate::args;
 
 /// The options, with the defaults of those that were not given.

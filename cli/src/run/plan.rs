@@ -18,8 +18,8 @@ use vmon::monitor::{Console, ConsoleError, Name, Rootfs, Sandbox};
 
 use super::options::Options;
 use crate::args::{self, ValueError};
-use crate::name::NameChoice;
-use crate::shared::{Places, absolute, check_directory};
+use crate::name_choice::NameChoice;
+use crate::places::{Places, absolute, check_directory};
 use crate::{Failure, reason};
 
 /// The sandbox, its command and options, and the paths of its state.

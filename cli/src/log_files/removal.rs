@@ -19,9 +19,9 @@ use vmon::logfile::names::{self, Part};
 use vmon::monitor::Name;
 use vmon::registry::Run;
 
-use super::{DIRECTORY, LogFile, Logs, cannot};
-use crate::shared::Places;
-use crate::{Failure, reason, supervise};
+use super::{LogFile, Logs, cannot};
+use crate::places::{DIRECTORY, Places};
+use crate::{Failure, reason, supervisor_log};
 
 /// Does not block on a FIFO and does not follow a symbolic link.
 const FILE: OFlag = OFlag::O_RDONLY
@@ -95,37 +95,27 @@ fn log_dirs(runs: &[Run]) -> impl Iterator<Item = (&Run, &Path)> {
     all.filter(move |(_, log_dir)| seen.insert(*log_dir))
 }
 
-/// The logs of one sandbox, locked and ready to be removed.
-#[derive(Debug)]
-pub struct Removal(Vec<Locked>);
-
-impl Removal {
-    /// Finds and locks the logs of one sandbox's runs. Removes nothing.
-    pub fn prepare(runs: &[Run], roots: &Roots) -> Result<Self, String> {
-        // A record with an invalid name does not describe a sandbox.
-        for run in runs.iter().filter(|run| run.id.is_some()) {
-            for name in [&run.config_file, &run.name] {
-                Name::new(name).map_err(|error| error.to_string())?;
-            }
+/// Removes the logs of one sandbox's runs, and each directory that is empty then. All logs are found
+/// and locked before the first file is removed.
+pub fn remove_logs(runs: &[Run], roots: &Roots) -> Result<(), String> {
+    // A record with an invalid name does not describe a sandbox.
+    for run in runs.iter().filter(|run| run.id.is_some()) {
+        for name in [&run.config_file, &run.name] {
+            Name::new(name).map_err(|error| error.to_string())?;
         }
-        let mut found: Vec<Locked> = Vec::new();
-        for (run, log_dir) in log_dirs(runs) {
-            let Some(above) = roots.open(log_dir)? else { continue };
-            let logs = Logs::below(&above, log_dir, &run.config_file, &run.name)?;
-            let Some(logs) = logs else { continue };
-            let id = logs.id()?;
-            // Two paths may lead to one directory, and a second lock of a file would fail.
-            if found.iter().all(|other| other.id != id) {
-                found.push(Locked::new(logs, above, run.config_file.clone(), id)?);
-            }
+    }
+    let mut found: Vec<Locked> = Vec::new();
+    for (run, log_dir) in log_dirs(runs) {
+        let Some(above) = roots.open(log_dir)? else { continue };
+        let logs = Logs::below(&above, log_dir, &run.config_file, &run.name)?;
+        let Some(logs) = logs else { continue };
+        let id = logs.id()?;
+        // Two paths may lead to one directory, and a second lock of a file would fail.
+        if found.iter().all(|other| other.id != id) {
+            found.push(Locked::new(logs, above, run.config_file.clone(), id)?);
         }
-        Ok(Self(found))
     }
-
-    /// Removes the files, and each directory that is empty then.
-    pub fn carry_out(self) -> Result<(), String> {
-        self.0.iter().try_for_each(Locked::remove)
-    }
+    found.iter().try_for_each(Locked::remove)
 }
 
 /// Device and inode number.
@@ -153,7 +143,7 @@ impl Locked {
         let files = logs.files()?;
         // The supervisor writes its own log after the end of the sandbox too, while the command of
         // --on-exit runs.
-        let own = names::log(&supervise::log_name(&logs.name));
+        let own = names::log(&supervisor_log::log_name(&logs.name));
         let main = names::log(&logs.name);
         let found: BTreeSet<&str> = files.iter().map(|file| file.log.as_str()).collect();
         // During a rotation the newest generation stays locked until the new log is locked. So the

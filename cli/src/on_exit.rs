@@ -24,7 +24,7 @@ const POLL_INTERVAL: u8 = 5;
 
 /// Runs `command` with `sh -c` and these environment variables. Waits until it ends, the timeout
 /// has passed, or a stop is requested. Failures are warnings.
-pub fn on_exit(command: &OsStr, variables: &[(&str, OsString)]) {
+pub fn run(command: &OsStr, variables: &[(&str, OsString)]) {
     let spawned = Command::new("sh")
         .arg("-c")
         .arg(command)

@@ -18,10 +18,10 @@ use std::str::FromStr;
 
 use tracing::warn;
 use vmon::registry::{Lost, Registry, RegistryError, Run, Status};
-use vmon::terminal::Messages;
 
-use super::shared::SharedArgs;
-use super::{Failure, NOT_ALL_DONE, report};
+use super::Failure;
+use super::outcome::Outcome;
+use super::shared_args::SharedArgs;
 
 /// A name on the command line. Any text is accepted: sandboxes of other programs have names that
 /// vmon does not allow, and a name without a sandbox is unknown, not a usage error.
@@ -70,17 +70,6 @@ pub struct Recorded {
     pub name: String,
     /// As far as they were read: newest first; never empty.
     runs: Vec<Run>,
-}
-
-/// Reports the failures of a command, and has its exit code.
-#[derive(Debug)]
-pub struct Outcome {
-    pub messages: Messages,
-    /// Whether failures are only collected: they have been printed before.
-    is_silent: bool,
-    failures: Vec<String>,
-    /// 1 after a failure.
-    pub code: u8,
 }
 
 impl FromStr for Selector {
@@ -280,36 +269,6 @@ fn grouped(runs: Vec<Run>) -> Vec<Recorded> {
         }
     }
     sandboxes
-}
-
-impl Outcome {
-    pub fn new(messages: &Messages) -> Self {
-        Self { messages: messages.clone(), is_silent: false, failures: Vec::new(), code: 0 }
-    }
-
-    /// One for the same command that does not print failures.
-    pub fn silent(&self) -> Self {
-        Self { is_silent: true, ..Self::new(&self.messages) }
-    }
-
-    /// The value of a result, if it is not a failure, which is printed.
-    pub fn ok<T>(&mut self, result: Result<T, impl fmt::Display>) -> Option<T> {
-        result.map_err(|error| self.failed(&error.to_string())).ok()
-    }
-
-    /// Prints a failure, as one line.
-    pub fn failed(&mut self, text: &str) {
-        if !self.is_silent {
-            report::failure(&self.messages, text);
-        }
-        self.failures.push(text.to_owned());
-        self.code = NOT_ALL_DONE;
-    }
-
-    /// All failures.
-    pub fn failures(&self) -> &[String] {
-        &self.failures
-    }
 }
 
 #[cfg(test)]

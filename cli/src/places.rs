@@ -1,4 +1,4 @@
-//! The options shared by most subcommands, and the paths derived from them.
+//! The paths of the state: where they are by default, absolute paths, and new directories.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -7,37 +7,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{AccessFlags, access};
-use tracing::level_filters::LevelFilter;
 use vmon::registry::{Registry, RegistryError};
 
-use super::args::one_of;
-use super::report::LEVELS;
 use super::{Failure, reason};
 
-// No doc comment: it would replace the description of the subcommand.
-#[derive(Debug, clap::Args)]
-pub struct SharedArgs {
-    /// State directory, with log/, run/ and sandbox.db [default: $VMON_STATE_DIR, else
-    /// $XDG_STATE_HOME/vmon, else ~/.local/state/vmon]
-    #[arg(long, value_name = "DIR", help_heading = "Paths")]
-    state_dir: Option<PathBuf>,
-
-    /// Database of the record; run/ is beside it [default: STATE/sandbox.db]
-    #[arg(long, value_name = "FILE", alias = "sandbox-db-path", help_heading = "Paths")]
-    db: Option<PathBuf>,
-
-    /// Log level of messages on stderr
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        default_value = "warn",
-        value_parser = one_of::<LevelFilter>(LEVELS)
-    )]
-    pub log_level: LevelFilter,
-}
+/// The open(2) flags of a directory. Below a directory that a user names, `O_NOFOLLOW` is added.
+pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// The paths on disk. They need not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,17 +29,6 @@ pub struct Places {
 pub struct Place {
     pub path: PathBuf,
     pub option: &'static str,
-}
-
-impl SharedArgs {
-    /// The paths selected by options and environment.
-    pub fn places(&self) -> Result<Places, Failure> {
-        let state_dir = match &self.state_dir {
-            Some(given) => given.clone(),
-            None => default_state_dir(|name| std::env::var_os(name))?,
-        };
-        Places::new(&state_dir, self.db.as_deref())
-    }
 }
 
 impl Places {
@@ -104,12 +71,6 @@ impl Place {
     }
 }
 
-/// The database selected by these options and the environment, for completion.
-pub fn default_db(state_dir: Option<PathBuf>, db: Option<PathBuf>) -> Option<PathBuf> {
-    let shared = SharedArgs { state_dir, db, log_level: LevelFilter::OFF };
-    shared.places().ok().map(|places| places.db.path)
-}
-
 /// Makes `path` absolute and removes `..`. Symbolic links after the last `..` are not resolved.
 ///
 /// The path goes on record and is used later, when `work` of `work/../state` may be gone.
@@ -126,7 +87,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     Ok(above.components().chain(below.iter().copied()).collect())
 }
 
-fn default_state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
+pub fn default_state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Failure> {
     let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(state_dir) = path("VMON_STATE_DIR") {
         return Ok(state_dir);

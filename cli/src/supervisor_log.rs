@@ -12,7 +12,7 @@ use vmon::logfile::{LogFile, LogOptions, Retention, Stream, names};
 use vmon::monitor::{Name, Sandbox};
 use vmon::terminal::Messages;
 
-use super::report::{Listener, failure_line};
+use super::messages::{Listener, failure_line};
 
 /// Options of the supervisor's log. It gets few messages, so that a small limit suffices.
 pub fn log_options() -> LogOptions {

@@ -17,9 +17,8 @@ use serde_json::{Value, json};
 use vmon::logfile::names::{self, Part};
 use vmon::monitor::Name;
 
-pub use removal::{Removal, Roots};
-
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+use super::places::DIRECTORY;
+pub use removal::{Roots, remove_logs};
 
 /// The log files of one sandbox.
 #[derive(Debug)]

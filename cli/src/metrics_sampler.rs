@@ -9,7 +9,7 @@ use vmon::reactor::TimerId;
 use vmon::registry::{Registry, Sample};
 use vmon::usage;
 
-use super::trim::Activity;
+use super::supervisor_loop::Activity;
 
 /// Timer key.
 const NEXT: u32 = 0;

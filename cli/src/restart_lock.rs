@@ -18,10 +18,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
 use vmon::control::runtime_directory;
 
-use super::select::Recorded;
-use super::shared::Places;
-
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+use super::places::{DIRECTORY, Places};
+use super::record::Recorded;
 
 /// Number of attempts to get the lock, a millisecond apart.
 const TRIES: u32 = 20;

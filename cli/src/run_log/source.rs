@@ -9,8 +9,8 @@ use vmon::monitor::Name;
 use vmon::registry::Run;
 
 use super::super::args::ConsoleChoice;
-use super::super::select::{Record, Recorded, SelectError, Selector};
-use super::super::shared::Places;
+use super::super::places::Places;
+use super::super::record::{Record, Recorded, SelectError, Selector};
 use super::{RunArgs, Runs};
 
 /// A log and its sandbox. Displayed as CONFIG/NAME, or as CONFIG/NAME@CONSOLE.

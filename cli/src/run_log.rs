@@ -11,7 +11,7 @@ use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
 use super::args::ConsoleChoice;
-use super::select::{Recorded, Selector};
+use super::record::{Recorded, Selector};
 pub use bounds::{Bounds, BoundsError};
 pub use source::LogSource;
 

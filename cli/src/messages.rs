@@ -1,0 +1,142 @@
+//! Messages on stderr, one line each.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Metadata, Subscriber, span};
+use vmon::terminal::Messages;
+
+/// The words of [`LevelFilter`].
+pub const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+
+/// Installs a subscriber that writes tracing events to `messages`.
+pub fn install(messages: &Messages, level: LevelFilter) {
+    install_on(messages.clone(), level);
+}
+
+/// Installs a subscriber that passes tracing events to `listener`.
+pub fn install_on(listener: impl Listener, level: LevelFilter) {
+    let lines = Lines { listener, level };
+    // Fails only if the process has a subscriber already, which then stays in use.
+    let _ = tracing::subscriber::set_global_default(lines);
+}
+
+/// Receives messages. Must not block.
+pub trait Listener: Send + Sync + 'static {
+    /// One line, with its newline.
+    fn line(&self, line: &str);
+}
+
+impl Listener for Messages {
+    fn line(&self, line: &str) {
+        // Every write of `Messages` succeeds.
+        let _ = self.clone().write_all(line.as_bytes());
+    }
+}
+
+/// Formats each event as a line, `vmon: warn: message key=value`. Spans are ignored.
+struct Lines<L> {
+    listener: L,
+    level: LevelFilter,
+}
+
+impl<L: Listener> Subscriber for Lines<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        let level = event.metadata().level().as_str().to_ascii_lowercase();
+        self.listener.line(&format!("vmon: {level}: {}\n", one_line(&fields.0)));
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// The fields of an event in order: the message unchanged, the others as `key=value`.
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let Self(line) = self;
+        let gap = if line.is_empty() { "" } else { " " };
+        // Writing to a String does not fail.
+        let _ = match field.name() {
+            "message" => write!(line, "{gap}{value:?}"),
+            name => write!(line, "{gap}{name}={value:?}"),
+        };
+    }
+}
+
+/// Writes the reason of a failure to stderr, as one line.
+pub fn failure(messages: &Messages, text: &str) {
+    // A single write, so that lines of several processes do not mix.
+    messages.line(&failure_line(text));
+}
+
+/// Writes a message on a new line of a terminal whose cursor position is not known.
+pub fn on_new_line(messages: &Messages, text: &str) {
+    messages.line(&format!("\n{}", failure_line(text)));
+}
+
+/// Formats the reason of a failure as one line.
+pub fn failure_line(text: &str) -> String {
+    format!("vmon: {}\n", one_line(text))
+}
+
+/// Escapes control characters, so that `text` can neither break a line nor control a terminal.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut printable = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    Cow::Owned(printable)
+}
+
+fn one_line(text: &str) -> Cow<'_, str> {
+    printable(text.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("a\u{1b}[1m\nb"), "a\\u{1b}[1m\\nb");
+        assert_eq!(printable("plain ä"), "plain ä");
+    }
+}
