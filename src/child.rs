@@ -41,6 +41,7 @@ pub use command::Command;
 pub use identity::{Identity, Liveness};
 pub(crate) use left::{FinalSignal, KillScope, Orphans, reap_orphans};
 pub(crate) use platform::Cgroup;
+pub(crate) use platform::realtime_signals;
 pub(crate) use pty::Pty;
 #[cfg(feature = "consoles")]
 pub(crate) use pty::{make_raw, open_raw_pty};

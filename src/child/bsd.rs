@@ -31,7 +31,7 @@ pub(super) fn last_signal() -> i32 {
 }
 
 /// None: libc does not define them here.
-pub(super) fn realtime_signals() -> Option<(i32, i32)> {
+pub(crate) fn realtime_signals() -> Option<(i32, i32)> {
     None
 }
 

@@ -42,7 +42,7 @@ pub(super) fn last_signal() -> i32 {
 }
 
 /// The first and the last real-time signal for programs (signal(7)).
-pub(super) fn realtime_signals() -> Option<(i32, i32)> {
+pub(crate) fn realtime_signals() -> Option<(i32, i32)> {
     Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
 }
 
@@ -235,7 +235,15 @@ enum Mark {
 ///
 /// The environment can't be read for a reason unrelated to the process, such as `EMFILE`.
 fn mark(pid: i32, marker: &str) -> io::Result<Mark> {
-    match fs::read(format!("/proc/{pid}/environ")) {
+    let environment = match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environment) if environment.is_empty() => {
+            // A main thread that has ended shows none (pthread_exit(3)).
+            let thread = Entry::of(pid).ok().flatten().map_or(pid, |entry| entry.memory_thread());
+            fs::read(format!("/proc/{thread}/environ"))
+        }
+        read => read,
+    };
+    match environment {
         // A process that started without an environment can never be proven.
         Ok(environment) if environment.is_empty() => match Entry::began_without_environment(pid) {
             true => Ok(Mark::Other),

@@ -510,10 +510,18 @@ impl Channel {
         self.backend.is_over() && self.has_ended() && self.is_flushed()
     }
 
-    /// Reads no more from the outputs of which all that the child itself wrote has been read.
-    pub(super) fn end_complete(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
-        for output in self.outputs.iter_mut().filter(|output| output.has_tail()) {
-            output.end(&mut cx.sources);
+    /// Reads no more from the outputs of which all that the child itself wrote has been read. At
+    /// the `limit` of the drain, nor from those of which that is unknown.
+    pub(super) fn end_complete(
+        &mut self,
+        limit: bool,
+        attachments: &mut Attachments,
+        cx: &mut Cx<'_>,
+    ) {
+        for output in &mut self.outputs {
+            if output.has_tail() || limit && output.has_unknown_tail() {
+                output.end(&mut cx.sources);
+            }
         }
         self.follow_end(attachments, cx);
     }

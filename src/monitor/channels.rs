@@ -398,10 +398,11 @@ impl Channels {
         self.list.iter().all(Channel::is_finished)
     }
 
-    /// Reads no more from outputs of which all that the child itself wrote has been read.
-    pub(super) fn end_complete(&mut self, cx: &mut Cx<'_>) {
+    /// Reads no more from outputs of which all that the child itself wrote has been read. At the
+    /// `limit` of the drain, nor from those of which that is unknown.
+    pub(super) fn end_complete(&mut self, limit: bool, cx: &mut Cx<'_>) {
         let Self { list, attachments, .. } = self;
-        list.iter_mut().for_each(|channel| channel.end_complete(attachments, cx));
+        list.iter_mut().for_each(|channel| channel.end_complete(limit, attachments, cx));
     }
 
     /// Accepts no further peer.

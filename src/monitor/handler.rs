@@ -1,6 +1,6 @@
 //! What a monitor does when the reactor calls it.
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Monitor;
 use super::check;
@@ -8,6 +8,7 @@ use super::keys::{Cx, Source, SourceKey, Timer, TimerKey};
 use super::lifecycle::{Event, StopRequest};
 use super::parts::Parts;
 use super::requests::RequestError;
+use super::signals;
 use crate::child::{KillScope, Signal};
 use crate::reactor::{Handler, Ready};
 use crate::terminal;
@@ -120,6 +121,12 @@ impl Handler for Monitor {
             Some(Signal::WINCH) => self.channels().host_resized(),
             Some(Signal::TSTP) => self.channels().leave_terminal(),
             Some(Signal::CONT) => self.channels().enter_terminal(cx),
+            Some(signal) if signals::is_passed_on(signal) => {
+                match self.lifecycle.signal_child(signal) {
+                    Ok(()) => info!("{signal} passed on"),
+                    Err(error) => warn!("{signal} not passed on: {error}"),
+                }
+            }
             _ => {}
         }
         self.after_call(cx);

@@ -159,7 +159,8 @@ impl Lifecycle {
             // RUNNING and STOPPING
             (State::Alive(process, stage), Event::Exit) => {
                 if let Some(exit) = process.try_reap(stage, parts, cx) {
-                    self.drain(exit, cx);
+                    let asked = stage.stop_asked();
+                    self.drain(exit, asked, cx);
                 }
             }
 
@@ -292,14 +293,22 @@ impl Lifecycle {
     /// `RUNNING → STOPPING`.
     fn stop(&mut self, cause: Cause, within: Option<Duration>, cx: &mut Cx<'_>) {
         let State::Alive(process, stage) = &mut self.state else { return };
+        if !matches!(stage, Stage::Running(_)) {
+            return;
+        }
+        // A child that has ended already has not ended because of the stop.
+        if let Ok(Some(exit)) = process.reap(stage, &self.parts) {
+            let asked = (cause == Cause::Request).then(Instant::now);
+            return self.drain(exit, asked, cx);
+        }
         let Stage::Running(limits) = stage else { return };
         let stopping = process.stop(limits, cause, within, &self.parts.sandbox, cx);
         *stage = Stage::Stopping(stopping);
         self.parts.report(&Transition::Stopping { at: Utc::now() }, cx);
     }
 
-    /// `RUNNING → DRAINING` and `STOPPING → DRAINING`.
-    fn drain(&mut self, (status, left): Exit, cx: &mut Cx<'_>) {
+    /// `RUNNING → DRAINING` and `STOPPING → DRAINING`. `asked` is when a stop was last asked for.
+    fn drain(&mut self, (status, left): Exit, asked: Option<Instant>, cx: &mut Cx<'_>) {
         let State::Alive(process, stage) = &mut self.state else { return };
         let parts = &mut self.parts;
         info!(name = %parts.sandbox.name, pid = process.pid(), ?status, "ended; draining");
@@ -307,7 +316,6 @@ impl Lifecycle {
         let cgroup = process.release(stage, cx);
         let signal = stage.final_signal(&parts.sandbox);
         let cleanup = Cleanup::begin(left, cgroup, signal, parts, cx);
-        let asked = stage.stop_asked();
         let draining = Draining::new(status, reason, asked, cleanup, &parts.sandbox, cx);
         self.state = State::Draining(draining);
         parts.channels.begin_drain(cx);

@@ -93,9 +93,17 @@ impl Entry {
         found
     }
 
-    /// Whether it is a zombie.
+    /// Whether it is a zombie. A process whose main thread has ended while others run is shown as
+    /// one too, but lives (pthread_exit(3)).
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
+    }
+
+    /// The thread under whose number `/proc` shows the memory of the process: its main thread, or
+    /// another one where that has ended.
+    pub(crate) fn memory_thread(&self) -> i32 {
+        let is_main_over = matches!(self.state, b'Z' | b'X') && !self.has_ended();
+        is_main_over.then(|| live_thread(self.pid)).flatten().unwrap_or(self.pid)
     }
 
     /// Whether this process was started with an empty environment, as by `env -i`. False for a
@@ -115,8 +123,26 @@ impl Entry {
     fn parse(pid: i32, stat: &[u8], offset: i64) -> io::Result<Self> {
         let entry = parse(pid, stat)
             .ok_or_else(|| io::Error::other(format!("cannot parse /proc/{pid}/stat")))?;
-        Ok(Self { start: entry.start.saturating_add_signed(-offset), ..entry })
+        let resident = match entry.memory_thread() {
+            main if main == pid => entry.resident,
+            other => {
+                let stat = read_stat(other).ok();
+                stat.and_then(|stat| parse(other, &stat)).map_or(0, |thread| thread.resident)
+            }
+        };
+        let start = entry.start.saturating_add_signed(-offset);
+        Ok(Self { start, resident, ..entry })
     }
+}
+
+/// A thread of the process that has not ended.
+fn live_thread(pid: i32) -> Option<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let mut threads = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    threads.find(|&thread| {
+        let stat = read_stat(thread).ok().and_then(|stat| parse(thread, &stat));
+        stat.is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+    })
 }
 
 /// The offset in clock ticks of start times here. `/proc` reports them relative to the time

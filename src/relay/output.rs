@@ -372,6 +372,12 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.has_ended() || self.tail.is_some_and(read)
     }
 
+    /// Whether nothing tells how much of the tail the child itself has written: for a device such as
+    /// `/dev/zero`, which never ends.
+    pub(crate) fn has_unknown_tail(&self) -> bool {
+        self.tail.is_some_and(|tail| tail.left.is_none())
+    }
+
     /// Whether the last read found the output empty, and it is being read.
     pub(crate) fn is_quiet(&self) -> bool {
         self.has_ended() || (!self.is_paused() && self.tail.is_some_and(|tail| tail.empty))

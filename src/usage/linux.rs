@@ -29,7 +29,7 @@ pub(super) fn proportional(root: &Identity) -> Result<Option<u64>, UsageError> {
     let living = tree(&Entry::all()?, root)?.into_iter().filter(|entry| !entry.has_ended());
     let mut total = Some(0);
     for entry in living {
-        add(&mut total, proportional_of(entry.pid));
+        add(&mut total, proportional_of(entry.memory_thread()));
     }
     Ok(total)
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::cgroups::cgroup;
 use crate::common::{
-    Detached, State, code, eventually, is_alive, is_gone, process_state, run_host, signal, wait,
+    Detached, State, code, eventually, is_alive, is_gone, process_state, python, run_host, signal,
+    wait,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -48,6 +49,25 @@ fn a_background_job_and_a_daemon_end_with_the_command() {
         assert!(is_gone(pid), "{pid}: {:?}", process_state(pid));
     }
     assert_eq!(state.run_column("x", "reason").as_deref(), Some("exited"));
+}
+
+#[test]
+fn a_daemon_whose_main_thread_has_ended_ends_with_the_command() {
+    let Some(python) = python() else { return };
+    let state = State::new();
+    let program = "import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print(os.getpid(), file=open('pids', 'w'), flush=True)
+ctypes.CDLL(None).pthread_exit(None)";
+    // A zombie by its state, with a thread that lives.
+    let script = format!(
+        "setsid {} -c \"$PROGRAM\" & while ! grep -qs '(zombie)' /proc/$(cat pids 2>/dev/null)/status; do :; done",
+        python.get_program().display()
+    );
+    let mut run = here(&state, &["--stop-timeout", "1h"], &script);
+    assert!(run.env("PROGRAM", program).status().unwrap().success());
+    let pid = pids(&state, "pids", 1)[0];
+    assert!(is_gone(pid), "{pid}: {:?}", process_state(pid));
 }
 
 #[test]
@@ -315,5 +335,29 @@ mod hosts {
         assert_eq!(ended.try_wait().unwrap().and_then(|status| status.code()), Some(0));
         own.kill().unwrap();
         own.wait().unwrap();
+    }
+}
+
+#[test]
+fn as_process_1_of_a_container_vmon_reaps_every_orphan() {
+    let namespace = ["-r", "-p", "-f", "--mount-proc", "--kill-child"];
+    let possible = Command::new("unshare").args(namespace).arg("true").output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no pid namespace can be made here");
+        return;
+    }
+    let state = State::new();
+    for options in [&[][..], &["--leave-descendants"]] {
+        // The command ends well when it has no zombie beside it any more.
+        let script = "setsid -f sleep 0.1; setsid -f true; (sleep 0.1 &)
+            while pgrep -x 'sleep|true' >/dev/null; do :; done; echo all reaped";
+        let run = state.run("x", options, script);
+        let mut command = Command::new("unshare");
+        command.args(namespace).arg(run.get_program()).args(run.get_args());
+        command.envs(run.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let mut vmon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        assert_eq!(code(wait(&mut vmon)), 0, "{options:?}");
+        assert_eq!(state.log("x"), b"all reaped\n", "{options:?}");
+        fs::remove_file(state.log_path("x")).unwrap();
     }
 }

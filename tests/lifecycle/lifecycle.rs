@@ -959,3 +959,22 @@ fn a_child_on_a_terminal_keeps_its_exit_code_and_signal() {
         assert_eq!(terminal.finish(), expected, "{script}");
     }
 }
+
+#[test]
+fn signals_that_would_end_vmon_are_passed_on_to_the_command() {
+    let state = State::new();
+    let signals = [("USR2", Signal::SIGUSR2 as i32), ("PWR", 30), ("ALRM", 14), ("40", 40)];
+    let traps: String =
+        signals.iter().map(|(name, _)| format!("trap 'echo got {name}' {name}; ")).collect();
+    let script = format!("{traps} echo ready; while :; do sleep 0.05; done");
+    let mut run = Session::spawn(&mut state.run("web", &[], &script));
+    run.wait_for("ready");
+    for (name, number) in signals {
+        // SAFETY: kill(2) has no memory-safety conditions. nix knows no real-time signals.
+        let sent = unsafe { libc::kill(run.vmon.id().try_into().unwrap(), number) };
+        assert_eq!(sent, 0, "{name}");
+        run.wait_for(&format!("got {name}\n"));
+    }
+    signal(&run.vmon, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut run.vmon)), 143);
+}

@@ -389,6 +389,36 @@ mod handed_over {
     }
 
     #[test]
+    fn a_child_that_has_ended_before_a_stop_has_not_ended_because_of_it() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let child = host_child("kill -SEGV $$").spawn().unwrap();
+        let id = start(&mut reactor, sandbox(&state, "crashed"), &child, NO_IO);
+        // Running for the monitor, which has not been called since.
+        turn_until(&mut reactor, "it runs", |it| it.get(id).unwrap().pid().is_some());
+        eventually("it has ended", || common::process_state(child.id()) == Some('Z'));
+        stop(&mut reactor, id);
+        let end = end_of(&mut reactor, id);
+        assert_ended(&end, ExitStatus::Signal("SEGV".parse().unwrap()), Reason::Signalled);
+    }
+
+    #[test]
+    fn the_drain_of_a_source_that_never_ends_ends_at_the_stop_timeout() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let zero = fs::File::open("/dev/zero").unwrap();
+        let child = host_child("exit 3").spawn().unwrap();
+        let io = ChildIo::Piped { stdin: None, stdout: Some(zero.into()), stderr: None };
+        let retention = Retention::default().max_size(1 << 20).max_files(2);
+        let log = LogOptions::default().retention(retention);
+        let sandbox = sandbox(&state, "endless").log(log).stop_timeout(Duration::from_millis(200));
+        let id = start(&mut reactor, sandbox, &child, io);
+        let end = end_of(&mut reactor, id);
+        assert_ended(&end, ExitStatus::Code(3), Reason::Exited);
+        assert!(end.bytes_logged > 0);
+    }
+
+    #[test]
     fn the_transitions_are_those_of_a_spawned_child() {
         let state = State::new();
         let notes = Notes::default();

@@ -32,6 +32,11 @@ impl Plan {
         if let Some(limit) = limit {
             self.command = self.command.file_limit(limit);
         }
+        // The end of the first process of a pid namespace ends all others (pid_namespaces(7)), and
+        // until then they are its orphans to reap.
+        if std::process::id() == 1 {
+            self.sandbox.leave_descendants = false;
+        }
         let mut name = self.name.first.clone();
         let end = self.supervise(&mut name, starter).and_then(|end| match &end.outcome {
             Outcome::NotStarted(error) => {

@@ -206,7 +206,7 @@ fn a_drain_ends_an_output_that_a_descendant_holds_once_it_is_empty() {
         channels.begin_drain(cx);
         while channels.read_all(cx) {}
         assert!(channels.are_quiet() && !channels.are_finished());
-        channels.end_complete(cx);
+        channels.end_complete(false, cx);
         assert!(channels.have_ended() && channels.are_finished());
     });
     assert_eq!(fixture.log(), b"last");

@@ -74,7 +74,7 @@ impl Draining {
         // An output that waits for its sinks is not quiet, and a process that is left may still
         // write.
         if channels.are_quiet() && self.cleanup.is_none() {
-            channels.end_complete(cx);
+            channels.end_complete(false, cx);
             // A peer that has connected meanwhile gets a quiet period of its own.
             if !channels.have_ended() {
                 return Some(false);
@@ -122,7 +122,7 @@ impl Draining {
     pub(super) fn is_over(&self, channels: &mut Channels, cx: &mut Cx<'_>) -> bool {
         if self.limit_passed {
             channels.stop_accepting();
-            channels.end_complete(cx);
+            channels.end_complete(true, cx);
         }
         if !channels.are_finished() || self.cleanup.is_some() {
             return false;

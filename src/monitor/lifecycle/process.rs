@@ -161,7 +161,8 @@ impl Process {
         None
     }
 
-    fn reap(&self, stage: &Stage, parts: &Parts) -> io::Result<Option<Exit>> {
+    /// Reaps the child if it has ended.
+    pub(super) fn reap(&self, stage: &Stage, parts: &Parts) -> io::Result<Option<Exit>> {
         match &parts.run.child {
             Some((identity, _)) if !parts.sandbox.leave_descendants => {
                 self.child.try_end(identity, parts.scope, stage.final_signal(&parts.sandbox))
