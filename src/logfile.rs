@@ -45,7 +45,7 @@ use crate::access::Writers;
 use clock::Moment;
 use current::{Change, Current};
 use directory::{Directory, Place};
-pub use entry::{End, Mark, Stream, Timestamp};
+pub use entry::{Mark, RunEnd, Stream, Timestamp};
 pub use error::{LogError, WriteError};
 use format::Encoder;
 use generations::Generations;

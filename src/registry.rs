@@ -100,7 +100,7 @@ pub use metrics::Sample;
 use nix::unistd::geteuid;
 pub use observer::RegistryObserver;
 use read::Selection;
-pub use read::{Run, Status};
+pub use read::{Run, RunStatus};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
 use rusqlite::Transaction;

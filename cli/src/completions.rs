@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Arg, Command, CommandFactory, ValueEnum};
-use vmon::registry::{Registry, Run, Status};
+use vmon::registry::{Registry, Run, RunStatus};
 use vmon::terminal::Messages;
 
 use super::output::{print, stdout};
@@ -210,7 +210,7 @@ fn arguments(vmon: &Command, command: &Command, number: usize) -> Vec<String> {
     });
     match argument.map(|argument| (argument, argument.get_id().as_str())) {
         Some((_, "names" | "name")) if OF_RUNNING.contains(&command.get_name()) => {
-            names(|run| run.status == Status::Running)
+            names(|run| run.status == RunStatus::Running)
         }
         Some((_, "names" | "name")) => names(|_| true),
         Some((_, "command")) if !runs(command) => subcommands(vmon),

@@ -1,10 +1,10 @@
 //! The consoles of a run as JSON, for `ps`, `history` and `inspect`.
 
 use serde_json::{Value, json};
-use vmon::control::Console;
+use vmon::control::ConsoleStatus;
 use vmon::logfile::names;
 use vmon::monitor::Console as Wanted;
-use vmon::registry::{Run, Status};
+use vmon::registry::{Run, RunStatus};
 
 use super::live;
 
@@ -12,7 +12,7 @@ use super::live;
 /// from the record.
 pub fn of(run: &Run) -> Value {
     let Some(spec) = run.spec.as_ref() else { return json!([]) };
-    if run.status == Status::Running
+    if run.status == RunStatus::Running
         && !spec.sandbox.consoles.is_empty()
         && let Ok(status) = live::status(run)
     {
@@ -39,7 +39,7 @@ pub fn of(run: &Run) -> Value {
 }
 
 /// A console as the supervisor reports it.
-pub fn live(console: &Console) -> Value {
+pub fn live(console: &ConsoleStatus) -> Value {
     json!({
         "name": console.name,
         "kind": console.kind,

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use vmon::control::{Client, ClientError, Ended, Status as Live, Watch};
 use vmon::monitor::{Identity, Liveness, Name, Phase};
-use vmon::registry::{RegistryError, Run, Status};
+use vmon::registry::{RegistryError, Run, RunStatus};
 
 use super::reason;
 use super::record::{Record, Recorded};
@@ -239,7 +239,7 @@ impl<'a> Endings<'a> {
 /// Whether the end of a run is on record. A run can be read as stopped before its supervisor has
 /// written how it ended.
 pub fn is_closed(run: &Run) -> bool {
-    run.status == Status::Stopped && (run.state == "STOPPED" || run.id.is_none())
+    run.status == RunStatus::Stopped && (run.state == "STOPPED" || run.id.is_none())
 }
 
 /// Waits until the supervisor of a single sandbox has exited: `timeout` for the end of the sandbox,

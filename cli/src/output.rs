@@ -8,7 +8,7 @@ use chrono::{DateTime, Local, Utc};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use vmon::child::Signal;
-use vmon::registry::{Run, Status};
+use vmon::registry::{Run, RunStatus};
 use vmon::terminal;
 
 use super::{Failure, consoles, messages, reason, signalled};
@@ -85,10 +85,10 @@ pub fn or_dash(value: Option<impl ToString>) -> String {
 }
 
 /// The status as microsandbox writes it.
-pub fn word(status: Status) -> &'static str {
+pub fn word(status: RunStatus) -> &'static str {
     match status {
-        Status::Running => "RUNNING",
-        Status::Stopped => "STOPPED",
+        RunStatus::Running => "RUNNING",
+        RunStatus::Stopped => "STOPPED",
     }
 }
 

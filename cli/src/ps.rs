@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use serde_json::Value;
-use vmon::registry::{Run, Status};
+use vmon::registry::{Run, RunStatus};
 
 use self::template::{Template, TemplateError};
 use super::Failure;
@@ -116,7 +116,7 @@ pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Fail
 fn runs(record: &Record, all: bool) -> Vec<&Run> {
     let mut runs: Vec<&Run> = record.sandboxes().iter().flat_map(Recorded::runs).collect();
     if !all {
-        runs.retain(|run| run.status == Status::Running);
+        runs.retain(|run| run.status == RunStatus::Running);
     }
     runs.sort_by_key(|run| std::cmp::Reverse((run.started_at, run.id)));
     runs

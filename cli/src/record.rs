@@ -17,7 +17,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use tracing::warn;
-use vmon::registry::{Lost, Registry, RegistryError, Run, Status};
+use vmon::registry::{Lost, Registry, RegistryError, Run, RunStatus};
 
 use super::Failure;
 use super::outcome::Outcome;
@@ -123,7 +123,7 @@ impl fmt::Display for Recorded {
 impl Recorded {
     /// The current run, or the last one.
     pub fn latest(&self) -> Option<&Run> {
-        self.runs.iter().find(|run| run.status == Status::Running).or_else(|| self.runs.first())
+        self.runs.iter().find(|run| run.status == RunStatus::Running).or_else(|| self.runs.first())
     }
 
     /// Whether this run belongs to the sandbox.
@@ -133,7 +133,7 @@ impl Recorded {
 
     /// The current run.
     pub fn running(&self) -> Option<&Run> {
-        self.latest().filter(|run| run.status == Status::Running)
+        self.latest().filter(|run| run.status == RunStatus::Running)
     }
 
     /// Number of runs of the latest run's supervisor before that run, if all were read.

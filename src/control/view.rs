@@ -42,7 +42,7 @@ pub struct Status {
     /// Bytes that the log, or the supervisor's stdout and stderr, dropped.
     pub bytes_dropped: u64,
     /// The consoles beside the child's stdio, in the order of their definition.
-    pub consoles: Vec<Console>,
+    pub consoles: Vec<ConsoleStatus>,
     /// The attached clients.
     pub sessions: Vec<SessionReport>,
     /// How the last run ended, if no run is in progress.
@@ -52,7 +52,7 @@ pub struct Status {
 /// The status of a console at one moment: see [`ConsoleReport`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Console {
+pub struct ConsoleStatus {
     /// Its name.
     pub name: String,
     /// `unix`, `listen`, `pty`, `fifo` or `descriptor`.
@@ -332,9 +332,9 @@ fn read_time(text: &str) -> Result<DateTime<Utc>, Unreadable> {
     Ok(time.with_timezone(&Utc))
 }
 
-fn read_console(value: &Value) -> Result<Console, Unreadable> {
+fn read_console(value: &Value) -> Result<ConsoleStatus, Unreadable> {
     let fields = Fields::of(value)?;
-    Ok(Console {
+    Ok(ConsoleStatus {
         name: fields.text("name")?.to_owned(),
         kind: fields.text("kind")?.to_owned(),
         path: fields.optional_text("path")?.map(PathBuf::from),

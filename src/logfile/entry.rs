@@ -19,14 +19,14 @@ pub enum Stream {
 /// An event between two bytes of a log.
 ///
 /// ```
-/// use vmon::logfile::{End, LogFile, LogOptions, Mark, Stream};
+/// use vmon::logfile::{RunEnd, LogFile, LogOptions, Mark, Stream};
 ///
 /// # let directory = tempfile::tempdir()?;
 /// # let log_dir = directory.path();
 /// let mut log = LogFile::open(log_dir, "Sandboxfile", "vm", LogOptions::default())?;
 /// log.mark(Mark::Start { pid: 4711 });
 /// log.write(Stream::Tty, b"login: ")?;
-/// log.mark(Mark::Stop(End::Exited(0)));
+/// log.mark(Mark::Stop(RunEnd::Exited(0)));
 /// log.finish()?;
 /// assert!(log_dir.join("Sandboxfile/vm.log.idx").exists());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -40,7 +40,7 @@ pub enum Mark {
         pid: u32,
     },
     /// The run ended, and all of its output is in the log.
-    Stop(End),
+    Stop(RunEnd),
     /// The child's terminal was resized.
     Resize {
         /// Width in characters.
@@ -60,7 +60,7 @@ pub enum Mark {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum RunEnd {
     /// With this exit code.
     Exited(u8),
     /// By this signal.

@@ -3,7 +3,7 @@
 //!
 //! This file encodes and decodes alone: nothing is opened, read or written.
 
-use super::entry::{End, Mark, Stream, Timestamp};
+use super::entry::{Mark, RunEnd, Stream, Timestamp};
 use super::options::Format;
 
 /// The magic number at the start of an index.
@@ -168,11 +168,11 @@ impl Record {
             Content::Bytes { stream: Some(Stream::Tty), length } => (TTY, length),
             Content::Bytes { stream: Some(Stream::Notice), length } => (NOTICE, length),
             Content::Mark(Mark::Start { pid }) => (START, pid),
-            Content::Mark(Mark::Stop(End::Exited(code))) => (STOP, EXITED | u32::from(code)),
-            Content::Mark(Mark::Stop(End::Signalled(signal))) => {
+            Content::Mark(Mark::Stop(RunEnd::Exited(code))) => (STOP, EXITED | u32::from(code)),
+            Content::Mark(Mark::Stop(RunEnd::Signalled(signal))) => {
                 (STOP, SIGNALLED | u32::from(signal))
             }
-            Content::Mark(Mark::Stop(End::Unknown)) => (STOP, NOT_KNOWN),
+            Content::Mark(Mark::Stop(RunEnd::Unknown)) => (STOP, NOT_KNOWN),
             Content::Mark(Mark::Resize { columns, rows }) => {
                 (RESIZE, u32::from(columns) << 16 | u32::from(rows))
             }
@@ -203,9 +203,9 @@ impl Record {
             NOTICE => stream(Some(Stream::Notice)),
             START => Content::Mark(Mark::Start { pid: value }),
             STOP => Content::Mark(Mark::Stop(match (value & !0xff, value.to_le_bytes()) {
-                (EXITED, [code, ..]) => End::Exited(code),
-                (SIGNALLED, [signal, ..]) => End::Signalled(signal),
-                _ => End::Unknown,
+                (EXITED, [code, ..]) => RunEnd::Exited(code),
+                (SIGNALLED, [signal, ..]) => RunEnd::Signalled(signal),
+                _ => RunEnd::Unknown,
             })),
             RESIZE => {
                 let [low, high, wide, wider] = value.to_le_bytes();
@@ -249,9 +249,9 @@ mod tests {
     fn every_record_is_read_as_it_was_written() {
         let marks = [
             Mark::Start { pid: u32::MAX },
-            Mark::Stop(End::Exited(255)),
-            Mark::Stop(End::Signalled(9)),
-            Mark::Stop(End::Unknown),
+            Mark::Stop(RunEnd::Exited(255)),
+            Mark::Stop(RunEnd::Signalled(9)),
+            Mark::Stop(RunEnd::Unknown),
             Mark::Resize { columns: 132, rows: 43 },
             Mark::Reopen,
             Mark::BeforeStep,

@@ -4,7 +4,7 @@ use super::post_rotate::PostRotate;
 use super::sandbox::Sandbox;
 use super::transition::{Outcome, StartError};
 use crate::child::ExitStatus;
-use crate::logfile::{End, LogFile, Mark};
+use crate::logfile::{LogFile, Mark, RunEnd};
 
 /// Opens the logs of a sandbox for a run: its own and those of its consoles.
 pub(super) struct LogOpener<'a> {
@@ -32,10 +32,10 @@ impl LogOpener<'_> {
 pub(super) fn end_mark(outcome: &Outcome) -> Option<Mark> {
     let Outcome::Ended { status, .. } = outcome else { return None };
     Some(Mark::Stop(match status {
-        ExitStatus::Code(code) => u8::try_from(*code).map_or(End::Unknown, End::Exited),
+        ExitStatus::Code(code) => u8::try_from(*code).map_or(RunEnd::Unknown, RunEnd::Exited),
         ExitStatus::Signal(signal) => {
-            u8::try_from(signal.number()).map_or(End::Unknown, End::Signalled)
+            u8::try_from(signal.number()).map_or(RunEnd::Unknown, RunEnd::Signalled)
         }
-        ExitStatus::Unknown => End::Unknown,
+        ExitStatus::Unknown => RunEnd::Unknown,
     }))
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::read::{Run, Status};
+use super::read::{Run, RunStatus};
 use super::spool;
 use crate::child::Signal;
 use crate::child::lost::{
@@ -146,7 +146,7 @@ fn marker(run: &Run) -> Option<String> {
 
 /// Whether a live run uses this cgroup, an ancestor or a descendant of it.
 fn is_used(cgroup: &Path, open: &[Run]) -> bool {
-    let live = open.iter().filter(|run| run.status == Status::Running);
+    let live = open.iter().filter(|run| run.status == RunStatus::Running);
     let mut cgroups = live.filter_map(|run| run.spec.as_ref()?.sandbox.cgroup.as_deref());
     cgroups.any(|other| other.starts_with(cgroup) || cgroup.starts_with(other))
 }

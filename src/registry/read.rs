@@ -44,7 +44,7 @@ pub struct Run {
     /// The state on record: STARTING, RUNNING, STOPPING, RESTARTING or STOPPED.
     pub state: String,
     /// The current status.
-    pub status: Status,
+    pub status: RunStatus,
     /// The child's pid, once it ran. The process exists only while [`Run::status`] is `Running`.
     pub pid: Option<u32>,
     /// The child's identity, once it ran; `None` for another program's sandbox.
@@ -101,7 +101,7 @@ impl Run {
 
 /// Whether a run is in progress, judged by its supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum RunStatus {
     /// The run has not ended, and its supervisor lives, or can't be checked (for example in another
     /// pid namespace).
     Running,
@@ -231,7 +231,7 @@ fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> 
 
 /// Ids of unfinished runs whose supervisors are dead.
 pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
-    let lost = runs.iter().filter(|run| run.is_open() && run.status == Status::Stopped);
+    let lost = runs.iter().filter(|run| run.is_open() && run.status == RunStatus::Stopped);
     lost.filter_map(|run| run.id).collect()
 }
 
@@ -315,7 +315,7 @@ fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
         name,
         config_file,
         state,
-        status: if ended || lost { Status::Stopped } else { Status::Running },
+        status: if ended || lost { RunStatus::Stopped } else { RunStatus::Running },
         pid,
         child,
         supervisor: Some(supervisor.pid),
@@ -352,7 +352,7 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
         name: row.get("name")?,
         config_file: row.get("config_file")?,
         state,
-        status: if runs { Status::Running } else { Status::Stopped },
+        status: if runs { RunStatus::Running } else { RunStatus::Stopped },
         pid: pid(row.get("microvm_pid")?),
         child: None,
         supervisor: pid(supervisor),

@@ -1,7 +1,7 @@
 //! The disk usage of a sandbox has a bound that is known before it runs.
 
 use crate::common::{directory_size, noise};
-use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
+use vmon::logfile::{Format, LogFile, LogOptions, Mark, Retention, RunEnd, Stream};
 
 fn retention(max_size: u64, max_files: u32) -> Retention {
     Retention::default().max_size(max_size).max_files(max_files)
@@ -50,7 +50,7 @@ fn runs_that_print_nothing_stay_within_the_bound() {
     let options = LogOptions::default().retention(retention(8 << 10, 2));
     let (most, bound) = fill(options, 3_000, |log, call| {
         log.mark(Mark::Start { pid: call });
-        log.mark(Mark::Stop(End::Exited(1)));
+        log.mark(Mark::Stop(RunEnd::Exited(1)));
     });
     assert!(most <= bound, "{most} of {bound}");
 }

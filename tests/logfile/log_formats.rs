@@ -9,7 +9,7 @@ use crate::common::records::{files, joined, records};
 use crate::common::tmpfs::{Tmpfs, assert_full, write_when_there_is_room};
 use fastrand::Rng;
 use tempfile::{TempDir, tempdir};
-use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
+use vmon::logfile::{Format, LogFile, LogOptions, Mark, Retention, RunEnd, Stream};
 
 const ALL: u32 = u32::MAX;
 const FORMATS: [Format; 2] = [Format::Cri, Format::Json];
@@ -114,7 +114,7 @@ fn rotation_splits_loses_and_repeats_no_record() {
                 expected.add(stream, &line);
             }
         }
-        log.mark(Mark::Stop(End::Exited(0)));
+        log.mark(Mark::Stop(RunEnd::Exited(0)));
         expected.end_run(format);
         expected.is_in(format, log.path());
         for path in files(log.path()) {
@@ -162,7 +162,7 @@ fn an_unfinished_line_is_ended_with_the_run() {
         assert!(log.is_unfinished());
         let path = log.path().to_owned();
         if ends_by_mark {
-            log.mark(Mark::Stop(End::Exited(0)));
+            log.mark(Mark::Stop(RunEnd::Exited(0)));
             assert!(!log.is_unfinished());
         }
         drop(log);
@@ -315,7 +315,7 @@ fn the_index_of_a_run_that_printed_nothing_takes_the_format_of_the_next_run() {
         let directory = tempdir().unwrap();
         let mut silent = open(&directory, Format::Raw);
         silent.mark(Mark::Start { pid: 1 });
-        silent.mark(Mark::Stop(End::Exited(0)));
+        silent.mark(Mark::Stop(RunEnd::Exited(0)));
         drop(silent);
         let mut log = open(&directory, format);
         log.write(Stream::Stdout, b"one\n").unwrap();

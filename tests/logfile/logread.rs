@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::tempdir;
 use vmon::logfile::read::{Entry, Hold, LogReader, ReadError, Warning};
-use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
+use vmon::logfile::{Format, LogFile, LogOptions, Mark, Retention, RunEnd, Stream};
 
 use crate::common::logs::{
     Chunk, Made, START, STDERR, STDOUT, STOP, TTY, generation, index, joined, lines,
@@ -105,7 +105,7 @@ fn an_index_has_times_streams_and_marks() {
         }
     }
     let start = Mark::Start { pid: 77 };
-    let stop = Mark::Stop(End::Signalled(9));
+    let stop = Mark::Stop(RunEnd::Signalled(9));
     assert_eq!(
         seen,
         [
@@ -152,7 +152,7 @@ fn a_truncated_index_is_read_up_to_its_last_whole_record() {
         }
         written.push((stream, bytes));
     }
-    log.mark(Mark::Stop(End::Exited(0)));
+    log.mark(Mark::Stop(RunEnd::Exited(0)));
     drop(log);
     let whole: Vec<u8> = written.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
     let path = directory.path().join("config/vm.log.idx");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::{TempDir, tempdir};
 use vmon::logfile::read::{Entry, LogReader};
-use vmon::logfile::{End, Format, LogFile, LogOptions, Mark, Retention, Stream};
+use vmon::logfile::{Format, LogFile, LogOptions, Mark, Retention, RunEnd, Stream};
 
 const ALL: u32 = u32::MAX;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -225,7 +225,7 @@ fn the_total_holds_in_each_format() {
                 log.write(stream, &bytes).unwrap();
                 largest = largest.max(taken(directory.path()));
             }
-            log.mark(Mark::Stop(End::Exited(0)));
+            log.mark(Mark::Stop(RunEnd::Exited(0)));
             assert!(largest.max(taken(directory.path())) <= 20_000, "{format:?}: {largest}");
             assert!(largest > 14_000, "{format:?}: {largest}");
         }
@@ -335,7 +335,7 @@ fn marks_without_output_push_no_byte_out() {
         let mut log = open();
         log.mark(Mark::Start { pid: 1 });
         log.write(Stream::Stdout, b"kept\n").unwrap();
-        log.mark(Mark::Stop(End::Exited(0)));
+        log.mark(Mark::Stop(RunEnd::Exited(0)));
         let check = |log: &LogFile, what: &str| {
             let text = fs::read_to_string(log.path()).unwrap();
             assert!(text.ends_with("kept\n"), "{format} {what}");
@@ -344,7 +344,7 @@ fn marks_without_output_push_no_byte_out() {
         };
         for pid in 2..1502 {
             log.mark(Mark::Start { pid });
-            log.mark(Mark::Stop(End::Exited(1)));
+            log.mark(Mark::Stop(RunEnd::Exited(1)));
             if pid % 7 == 0 {
                 drop(log);
                 log = open();

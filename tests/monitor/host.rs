@@ -1265,7 +1265,7 @@ mod hosts {
 mod recorded {
     use super::*;
     use vmon::monitor::Rootfs;
-    use vmon::registry::{Registry, Status};
+    use vmon::registry::{Registry, RunStatus};
 
     #[test]
     fn fifteen_lines_embed_it() {
@@ -1357,10 +1357,10 @@ mod recorded {
         stop(&mut reactor, id);
         end_of(&mut reactor, id);
         let expected = [
-            ("Running", "RUNNING".to_owned(), Status::Running),
-            ("Stopping", "STOPPING".to_owned(), Status::Running),
-            ("Draining", "STOPPING".to_owned(), Status::Running),
-            ("Stopped", "STOPPED".to_owned(), Status::Stopped),
+            ("Running", "RUNNING".to_owned(), RunStatus::Running),
+            ("Stopping", "STOPPING".to_owned(), RunStatus::Running),
+            ("Draining", "STOPPING".to_owned(), RunStatus::Running),
+            ("Stopped", "STOPPED".to_owned(), RunStatus::Stopped),
         ];
         assert_eq!(*seen.lock().unwrap(), expected);
     }

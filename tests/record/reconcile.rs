@@ -16,7 +16,7 @@ use crate::common::{Detached, State, eventually, is_alive, lives, signal, wait};
 use chrono::Utc;
 use nix::sys::signal::Signal;
 use vmon::monitor::{Claim, Identity, Observer, Transition};
-use vmon::registry::{Lost, Registry, Run, Status};
+use vmon::registry::{Lost, Registry, Run, RunStatus};
 
 /// A child with a family: two that ignore what can be ignored, one in a group of its own.
 const FAMILY: &str =
@@ -180,7 +180,7 @@ fn a_reused_pid_is_neither_the_supervisor_nor_the_child() {
     let earlier = |identity: Identity| Identity { start: identity.start - 1, ..identity };
     recorded(&fixture, earlier(stranger.identity()), earlier(other.identity()));
     assert_eq!(names(&fixture.registry().reconcile().unwrap()), ["web"]);
-    assert_eq!(only(&fixture.registry()).status, Status::Stopped);
+    assert_eq!(only(&fixture.registry()).status, RunStatus::Stopped);
     assert!(is_alive(stranger.0.id()) && is_alive(other.0.id()));
     stranger.kill();
     other.kill();

@@ -13,7 +13,7 @@ use vmon::child::{Command, ExitStatus, Signal, SpawnError};
 use vmon::monitor::{
     Claim, Forward, Identity, Observer, Outcome, Progress, Reason, Rootfs, StartError, Transition,
 };
-use vmon::registry::{Registry, Status};
+use vmon::registry::{Registry, RunStatus};
 
 #[test]
 fn each_transition_updates_the_rows() {
@@ -33,7 +33,7 @@ fn each_transition_updates_the_rows() {
     let paths = "overlayfs:/lower:/upper";
     assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|0|{paths}"));
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.status, run.pid), ("STARTING", Status::Running, None));
+    assert_eq!((run.state.as_str(), run.status, run.pid), ("STARTING", RunStatus::Running, None));
     assert_eq!(fixture.text("SELECT started_at FROM vmon_runs"), "2026-11-23T17:02:03.123456Z");
 
     write_transition(&mut observer, &running());
@@ -41,7 +41,7 @@ fn each_transition_updates_the_rows() {
     let run = only(&registry);
     assert_eq!(
         (run.state.as_str(), run.status, run.pid),
-        ("RUNNING", Status::Running, Some(4242424))
+        ("RUNNING", RunStatus::Running, Some(4242424))
     );
     assert_eq!(run.running_at, Some(time("2026-11-23T17:02:04Z")));
 
@@ -56,7 +56,7 @@ fn each_transition_updates_the_rows() {
     write_transition(&mut observer, &stopped(Outcome::Ended { status, reason: Reason::Stopped }));
     assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|4242424|{paths}"));
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.status), ("STOPPED", Status::Stopped));
+    assert_eq!((run.state.as_str(), run.status), ("STOPPED", RunStatus::Stopped));
     assert_eq!(
         (run.exit_code, run.signal, run.reason.as_deref()),
         (None, Some(15), Some("stopped"))
@@ -146,7 +146,7 @@ fn the_name_of_a_live_supervisor_is_taken_and_a_dead_ones_is_taken_over() {
 
     supervisor.kill();
     let lost = registry.runs().unwrap().swap_remove(0);
-    assert_eq!((lost.state.as_str(), lost.status), ("RUNNING", Status::Stopped));
+    assert_eq!((lost.state.as_str(), lost.status), ("RUNNING", RunStatus::Stopped));
     assert_eq!(lost.reason.as_deref(), Some("supervisor-lost"));
     assert_eq!(fixture.count("SELECT count(*) FROM vmon_runs WHERE state = 'STOPPED'"), 0);
 
@@ -166,7 +166,7 @@ fn a_supervisor_of_another_pid_namespace_is_never_considered_dead() {
     Life::of("web").under(elsewhere).granted(&mut registry.observer());
     let claim = Life::of("web").claim(&mut registry.observer());
     assert!(matches!(claim, Claim::Taken { supervisor: 2 }), "{claim:?}");
-    assert_eq!(only(&registry).status, Status::Running);
+    assert_eq!(only(&registry).status, RunStatus::Running);
 }
 
 #[test]
@@ -294,8 +294,8 @@ fn a_database_of_the_seed_is_read_and_kept() {
         let runs = registry.runs().unwrap();
         runs.into_iter().map(|run| (run.name, run.status, run.pid)).collect::<Vec<_>>()
     };
-    let old = ("old".to_owned(), Status::Stopped, Some(12));
-    let live = ("live".to_owned(), Status::Running, Some(13));
+    let old = ("old".to_owned(), RunStatus::Stopped, Some(12));
+    let live = ("live".to_owned(), RunStatus::Running, Some(13));
     assert_eq!(seen(&reader), [old, live.clone()]);
     assert_eq!(fixture.count("SELECT count(*) FROM sqlite_master WHERE name LIKE 'vmon%'"), 0);
 
@@ -309,7 +309,7 @@ fn a_database_of_the_seed_is_read_and_kept() {
         "SELECT id || '|' || status || '|' || microvm_pid || '|' || group_id || '|' || group_ip ||
         '|' || created_at || '|' || (modified_at > created_at) FROM sandboxes WHERE name = 'old'";
     assert_eq!(fixture.text(row), "7|RUNNING|4242424|3|10.0.0.2|2025-01-01 00:00:00|1");
-    let old = ("old".to_owned(), Status::Running, Some(4242424));
+    let old = ("old".to_owned(), RunStatus::Running, Some(4242424));
     assert_eq!(seen(&registry), [old, live]);
     assert_eq!(fixture.count("SELECT count(*) FROM groups"), 1);
     assert_eq!(fixture.count("SELECT memory_usage_bytes FROM sandbox_metrics"), 4096);

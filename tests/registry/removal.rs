@@ -3,7 +3,7 @@
 use crate::common::lives::*;
 use chrono::Utc;
 use vmon::monitor::{Claim, Identity, Rootfs};
-use vmon::registry::{Registry, Removal, Sample, Status};
+use vmon::registry::{Registry, Removal, RunStatus, Sample};
 
 fn sample(cpu: f64) -> Sample {
     let mut sample = Sample::new(time("2026-11-23T17:02:05.25Z"));
@@ -191,7 +191,7 @@ fn the_latest_run_of_a_sandbox_is_the_one_in_progress_or_the_last_started() {
         .unwrap();
     let latest = registry.latest().unwrap();
     let ids: Vec<_> = latest.iter().map(|run| (run.name.as_str(), run.id, run.status)).collect();
-    assert_eq!(ids, [("db", Some(4), Status::Running), ("web", Some(5), Status::Stopped)]);
+    assert_eq!(ids, [("db", Some(4), RunStatus::Running), ("web", Some(5), RunStatus::Stopped)]);
 }
 
 #[test]

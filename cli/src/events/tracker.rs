@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use vmon::monitor::Restart;
-use vmon::registry::{Run, Status};
+use vmon::registry::{Run, RunStatus};
 
 /// One transition.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ impl What {
     /// The state of a run on record.
     fn of(run: &Run) -> Self {
         match (run.status, run.state.as_str()) {
-            (Status::Stopped, _) => Self::Stopped,
+            (RunStatus::Stopped, _) => Self::Stopped,
             (_, "STARTING") => Self::Starting,
             (_, "STOPPING") => Self::Stopping,
             (_, "DRAINING") => Self::Draining,

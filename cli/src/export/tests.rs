@@ -1,6 +1,6 @@
 use std::os::unix::ffi::OsStringExt;
 
-use vmon::logfile::End;
+use vmon::logfile::RunEnd;
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn cast(entries: &[Entry<'_>]) -> Vec<String> {
 
 #[test]
 fn an_asciicast_has_the_window_size_the_times_and_the_command() {
-    let end = Entry::Mark { time: at(9000), mark: Mark::Stop(End::Exited(0)) };
+    let end = Entry::Mark { time: at(9000), mark: Mark::Stop(RunEnd::Exited(0)) };
     let entries = [
         start(0),
         size(1, 100, 40),

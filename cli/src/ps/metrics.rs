@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use vmon::control::Status as Live;
-use vmon::registry::{Run, Status};
+use vmon::registry::{Run, RunStatus};
 use vmon::usage::Usage;
 
 use self::Kind::{Counter, Gauge};
@@ -204,9 +204,9 @@ fn info(run: &Run) -> Vec<(&'static str, String)> {
 /// The state, limited to [`STATES`].
 fn state(run: &Run) -> &str {
     match run.status {
-        Status::Stopped => "STOPPED",
-        Status::Running if STATES.contains(&run.state.as_str()) => &run.state,
-        Status::Running => "RUNNING",
+        RunStatus::Stopped => "STOPPED",
+        RunStatus::Running if STATES.contains(&run.state.as_str()) => &run.state,
+        RunStatus::Running => "RUNNING",
     }
 }
 

@@ -56,7 +56,7 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use vmon::logfile::{End, Timestamp};
+    use vmon::logfile::{RunEnd, Timestamp};
 
     use super::*;
 
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn neither_marks_nor_the_time_between_runs_delay_the_replay() {
-        let end = Entry::Mark { time: at(5000), mark: Mark::Stop(End::Exited(0)) };
+        let end = Entry::Mark { time: at(5000), mark: Mark::Stop(RunEnd::Exited(0)) };
         let size = Entry::Mark { time: at(300), mark: Mark::Resize { columns: 1, rows: 1 } };
         let entries = [start(0), size, bytes(400), end, start(90_000), bytes(90_100)];
         assert_eq!(due(1.0, None, &entries), [0, 0, 400, 400, 400, 500]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{TempDir, tempdir};
 
-use super::super::entry::End;
+use super::super::entry::RunEnd;
 use super::super::{LogFile, LogOptions, Retention};
 use super::*;
 
@@ -132,10 +132,10 @@ fn a_stop_puts_the_index_on_disk() {
     scene.mark(Mark::Start { pid: 7 });
     assert!(!scene.path(".idx").exists());
     assert!(scene.log.deadline().is_some());
-    scene.mark(Mark::Stop(End::Exited(3)));
+    scene.mark(Mark::Stop(RunEnd::Exited(3)));
     assert_eq!(scene.log.deadline(), None);
     let contents: Vec<_> = scene.records().iter().map(|record| record.content).collect();
-    let marks = [Mark::Start { pid: 7 }, Mark::Stop(End::Exited(3))];
+    let marks = [Mark::Start { pid: 7 }, Mark::Stop(RunEnd::Exited(3))];
     assert_eq!(contents, marks.map(Content::Mark));
 }
 
@@ -314,7 +314,7 @@ fn records_after_a_truncation_of_log_or_index_are_correct() {
     {
         scene.write(10, stream, bytes.as_bytes());
     }
-    scene.mark(Mark::Stop(End::Unknown));
+    scene.mark(Mark::Stop(RunEnd::Unknown));
     let whole = known(&scene.records(), 14);
     let index = fs::read(scene.path(".idx")).unwrap();
     let log = fs::read(scene.path("")).unwrap();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::child::ChildIo;
-use crate::logfile::{End, LogOptions};
+use crate::logfile::{LogOptions, RunEnd};
 use crate::monitor::keys::{Source, SourceKey, TimerKey};
 use crate::monitor::sandbox::{Input, Sandbox};
 use crate::monitor::stdio;
@@ -193,7 +193,7 @@ fn a_drain_takes_what_is_left_and_is_over_when_the_outputs_are() {
     fixture.until("the end", |fixture| fixture.with(|channels, _| channels.are_finished()));
     assert!(fixture.with(|channels, _| channels.finish_logs()));
     let (logs, bytes_logged) =
-        fixture.with(|channels, cx| channels.close(Some(Mark::Stop(End::Exited(0))), cx));
+        fixture.with(|channels, cx| channels.close(Some(Mark::Stop(RunEnd::Exited(0))), cx));
     assert_eq!((logs.len(), bytes_logged), (1, (40_000, 0)));
     assert_eq!(fixture.log(), bytes);
 }

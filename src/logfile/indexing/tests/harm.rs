@@ -55,7 +55,7 @@ fn a_non_file_in_place_of_an_index_blocks_no_log_and_is_kept() {
         scene.reopen();
         scene.write_and_flush(b"ab");
         scene.write(10, Stream::Stderr, b"c");
-        scene.mark(Mark::Stop(End::Exited(0)));
+        scene.mark(Mark::Stop(RunEnd::Exited(0)));
         assert!(scene.log.deadline().is_some_and(|again| again > Instant::now()));
         assert_eq!(fs::symlink_metadata(&index).unwrap().ino(), planted);
         fs::remove_file(&index).or_else(|_| fs::remove_dir(&index)).unwrap();

@@ -56,7 +56,7 @@ impl Life {
     fn end(&mut self) {
         match self.random.u8(..4) {
             // As it should be.
-            0 => self.scene.mark(Mark::Stop(End::Exited(0))),
+            0 => self.scene.mark(Mark::Stop(RunEnd::Exited(0))),
             // The process dies.
             1 => self.scene.log.index.forget(),
             // The machine goes down, and the end of the index is lost.
