@@ -1,8 +1,8 @@
 //! The control socket of a monitored child: the varlink interface `io.vmon.Monitor` on a Unix
 //! stream socket, described in [`INTERFACE_DESCRIPTION`].
 //!
-//! A [`Server`] is a [`Service`](crate::monitor::Service) of a monitor: it runs on the reactor's
-//! thread, and without a client it costs one descriptor. A [`Client`] is for programs that may
+//! A [`Server`] is served as a [`Service`](crate::monitor::Service) of a monitor: it runs on the
+//! reactor's thread, and without a client it costs one descriptor. A [`Client`] is for programs that may
 //! block: it starts no thread, and every call has a timeout.
 //!
 //! ```
@@ -17,9 +17,8 @@
 //! let mut reactor = Reactor::new()?;
 //! let sandbox = Sandbox::new("web", state.join("log"))?;
 //! // At STATE/run/Sandboxfile/web.sock, from the start to the end.
-//! let server = Server::new(&state.join("run"), &sandbox)?;
 //! let id = Monitor::builder(sandbox)
-//!     .service(server)
+//!     .control_socket(Server::new(state.join("run")))?
 //!     .spawn(&mut reactor, Command::new("echo").args(["hello"]));
 //! reactor.run()?;
 //! # assert!(reactor.remove(id).and_then(Monitor::into_end).is_some());

@@ -62,7 +62,7 @@ pub use sandbox::{
 };
 pub use service::{Service, ServiceContext};
 pub use signals::command_signals;
-pub use transition::{AdoptError, End, Outcome, Reason, StartError, Transition};
+pub use transition::{AdoptError, End, Event, Outcome, Reason, StartError, Transition};
 
 use crate::child::{Child, ChildIo, Command, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};
@@ -71,9 +71,9 @@ use channels::Channels;
 #[cfg(feature = "consoles")]
 use console_channels::GivenConsoles;
 use keys::Cx;
-use lifecycle::{Event, Launch, Lifecycle, StopRequest};
+use lifecycle::{Launch, Lifecycle, StopRequest};
 use observer::Observers;
-use parts::{Parts, Run};
+use parts::{Parts, Reported, Run};
 use service::Services;
 
 /// Identifies a monitored sandbox: its handler in the [`Reactor`]. Unique in the process, also after
@@ -104,6 +104,8 @@ pub type SandboxId = HandlerId;
 pub struct Monitor {
     lifecycle: Lifecycle,
     services: Services,
+    /// Whether [`Event::Done`] has been yielded.
+    done: bool,
 }
 
 impl Monitor {
@@ -125,14 +127,14 @@ impl Monitor {
     ///
     /// Returns at once. The end is reported to the observers.
     pub fn stop(&mut self, cx: &mut Cx<'_>) {
-        self.handle(Event::Stop(StopRequest::Urgent), cx);
+        self.handle(lifecycle::Event::Stop(StopRequest::Urgent), cx);
     }
 
     /// As [`stop`](Self::stop), but KILL follows after `timeout`, if one is given, instead of the
     /// sandbox's stop timeout. A second request never kills at once: the earlier of both times
     /// counts.
     pub fn stop_within(&mut self, timeout: Option<Duration>, cx: &mut Cx<'_>) {
-        self.handle(Event::Stop(StopRequest::Within(timeout)), cx);
+        self.handle(lifecycle::Event::Stop(StopRequest::Within(timeout)), cx);
     }
 
     /// Sends `signal` to the child's process group, or to the child alone if it leads none.
@@ -249,7 +251,7 @@ impl Monitor {
         &mut self.lifecycle.parts.channels
     }
 
-    fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+    fn handle(&mut self, event: lifecycle::Event<'_>, cx: &mut Cx<'_>) {
         self.lifecycle.handle(event, cx);
         self.follow(cx);
     }
@@ -257,16 +259,16 @@ impl Monitor {
     /// What follows each call: the services receive the transitions that it has caused, and a panic
     /// of an observer or a service ends the sandbox.
     fn follow(&mut self, cx: &mut Cx<'_>) {
-        let Self { lifecycle, services } = self;
+        let Self { lifecycle, services, .. } = self;
         services.report(lifecycle, cx);
         if lifecycle.parts.panic.is_some() {
-            lifecycle.handle(Event::Panicked, cx);
+            lifecycle.handle(lifecycle::Event::Panicked, cx);
             services.report(lifecycle, cx);
         }
         if lifecycle.end_of_all().is_some() {
             services.ask_whether_done(lifecycle, cx);
             if lifecycle.parts.panic.is_some() {
-                lifecycle.handle(Event::Panicked, cx);
+                lifecycle.handle(lifecycle::Event::Panicked, cx);
             }
         }
     }
@@ -342,7 +344,13 @@ impl Builder {
     /// On Linux the child is killed when the thread that runs the reactor ends
     /// (`PR_SET_PDEATHSIG`, prctl(2)).
     pub fn spawn(self, reactor: &mut Reactor<Monitor>, command: Command) -> SandboxId {
-        self.add(reactor, Launch::Spawn(command))
+        reactor.add(self.build(command))
+    }
+
+    /// The monitor that [`spawn`](Self::spawn) adds, for a host whose reactor has handlers of its
+    /// own beside monitors: the host adds it as one of them (`examples/beside.rs`).
+    pub fn build(self, command: Command) -> Monitor {
+        self.monitor(Launch::Spawn(command))
     }
 
     /// Adds the monitor to `reactor`, which takes over a child that the host has started. As with
@@ -361,19 +369,28 @@ impl Builder {
         pid: u32,
         io: ChildIo,
     ) -> Result<SandboxId, AdoptError> {
+        self.adopt(pid, io).map(|monitor| reactor.add(monitor))
+    }
+
+    /// The monitor that [`start`](Self::start) adds; compare [`build`](Self::build).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn adopt(self, pid: u32, io: ChildIo) -> Result<Monitor, AdoptError> {
         match Child::adopt(pid) {
-            Ok(child) => Ok(self.add(reactor, Launch::Adopt(Some((child, io))))),
+            Ok(child) => Ok(self.monitor(Launch::Adopt(Some((child, io))))),
             Err(source) => Err(AdoptError { pid, io, source }),
         }
     }
 
-    fn add(self, reactor: &mut Reactor<Monitor>, launch: Launch) -> SandboxId {
+    fn monitor(self, launch: Launch) -> Monitor {
         let parts = Parts {
             sandbox: self.sandbox,
             supervisor: Identity::current(),
             scope: self.scope,
             observers: self.observers,
-            for_services: None,
+            reported: Reported::default(),
             run: Run { asked: Utc::now(), restarts: 0, child: None },
             backoff: None,
             channels: Channels::default(),
@@ -383,7 +400,7 @@ impl Builder {
             panic: None,
         };
         let lifecycle = Lifecycle::new(launch, parts);
-        reactor.add(Monitor { lifecycle, services: self.services })
+        Monitor { lifecycle, services: self.services, done: false }
     }
 }
 

@@ -15,6 +15,7 @@
 //! impl Handler for Collect {
 //!     type Source = ();
 //!     type Timer = ();
+//!     type Event = std::convert::Infallible;
 //!
 //!     fn start(&mut self, cx: &mut Context<'_, (), ()>) {
 //!         self.2 = cx.sources.register(&self.0, Interest::READ, ()).ok();
@@ -52,6 +53,8 @@
 
 mod budget;
 mod context;
+#[cfg(not(mio_unsupported_force_poll_poll))]
+mod descriptor;
 mod detached;
 mod handler;
 mod handler_id;
@@ -59,11 +62,12 @@ mod rearm;
 mod share;
 mod sources;
 mod timers;
+mod waker;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
@@ -76,6 +80,7 @@ pub use handler::Handler;
 pub use handler_id::HandlerId;
 pub use sources::{Interest, Ready, SourceId, Sources};
 pub use timers::{TimerId, Timers};
+pub use waker::Waker;
 
 use share::Share;
 use sources::Slots;
@@ -86,34 +91,6 @@ const EVENTS: usize = 256;
 
 /// The poller's token for signals; sources count from zero.
 const SIGNALS: Token = Token(usize::MAX);
-
-/// The poller's token for a [`Waker`].
-const WAKER: Token = Token(usize::MAX - 1);
-
-/// Makes a reactor's [`poll_once`](Reactor::poll_once) return, from another thread.
-///
-/// ```
-/// # use vmon::{monitor::Monitor, reactor::Reactor};
-/// let mut reactor = Reactor::<Monitor>::new()?;
-/// let waker = reactor.waker()?;
-/// let thread = std::thread::spawn(move || waker.wake());
-/// reactor.poll_once(None)?; // without a timeout
-/// # thread.join().unwrap()?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct Waker(Arc<mio::Waker>);
-
-impl Waker {
-    /// Wakes the reactor, now or, if it is not polling, at its next poll.
-    ///
-    /// # Errors
-    ///
-    /// The poller's.
-    pub fn wake(&self) -> io::Result<()> {
-        self.0.wake()
-    }
-}
 
 struct Slot<H> {
     /// The number of the handler, or of the last one.
@@ -144,6 +121,8 @@ pub struct Reactor<H: Handler> {
     handlers: Vec<Slot<H>>,
     /// Handlers to be started at the beginning of the next turn, in the order of [`add`](Self::add).
     added: Vec<HandlerId>,
+    /// Events that the host has not taken yet, if it collects them.
+    yielded: Option<VecDeque<(HandlerId, H::Event)>>,
     /// Slots without a handler.
     free: Vec<u32>,
     /// Number of handlers that are not done.
@@ -175,6 +154,7 @@ impl<H: Handler> Reactor<H> {
             busy: false,
             handlers: Vec::new(),
             added: Vec::new(),
+            yielded: None,
             free: Vec::new(),
             live: 0,
             more: false,
@@ -261,6 +241,11 @@ impl<H: Handler> Reactor<H> {
             handler.start(&mut cx);
         }
         let result = f(handler, &mut cx);
+        while let Some(event) = handler.take_event() {
+            if let Some(yielded) = &mut self.yielded {
+                yielded.push_back((id, event));
+            }
+        }
         let done = handler.is_done();
         match (mem::replace(&mut slot.done, done), done) {
             (false, true) => {
@@ -271,6 +256,22 @@ impl<H: Handler> Reactor<H> {
             _ => {}
         }
         Some(result)
+    }
+
+    /// Keeps the events of all handlers from now on, for [`next_event`](Self::next_event). Without
+    /// this call they are dropped, and cost nothing.
+    ///
+    /// No event is lost and nothing bounds their number, so the host takes them after each turn.
+    /// They do not end a wait: those that a [`call`](Self::call) has caused are taken before the
+    /// next turn.
+    pub fn collect_events(&mut self) {
+        self.yielded.get_or_insert_default();
+    }
+
+    /// The oldest event that has not been taken, and the handler that it is about, which may have
+    /// been removed since.
+    pub fn next_event(&mut self) -> Option<(HandlerId, H::Event)> {
+        self.yielded.as_mut()?.pop_front()
     }
 
     /// Watches these signals, by number; each is passed to every handler.
@@ -312,7 +313,7 @@ impl<H: Handler> Reactor<H> {
         if let Some(waker) = &self.waker {
             return Ok(waker.clone());
         }
-        let waker = Waker(Arc::new(mio::Waker::new(self.poll.registry(), WAKER)?));
+        let waker = Waker::new(self.poll.registry())?;
         self.waker = Some(waker.clone());
         Ok(waker)
     }
@@ -365,7 +366,7 @@ impl<H: Handler> Reactor<H> {
             match event.token() {
                 SIGNALS => signalled = true,
                 detached::DETACHED => detached = true,
-                WAKER => {}
+                waker::WAKER => {}
                 token => self.slots.mark(token, event),
             }
         }
@@ -479,22 +480,5 @@ impl<H: Handler> fmt::Debug for Reactor<H> {
             .field("handlers", &handlers)
             .field("live", &self.live)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(not(mio_unsupported_force_poll_poll))]
-impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
-    /// As [`as_fd`](std::os::fd::AsFd::as_fd).
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.poll.registry().as_raw_fd()
-    }
-}
-
-#[cfg(not(mio_unsupported_force_poll_poll))]
-impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
-    /// Readable when a turn has something to do. Absent with mio's poll(2) back end, which has no
-    /// descriptor.
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.poll.registry().as_fd()
     }
 }

@@ -8,13 +8,12 @@ mod connections;
 mod methods;
 
 use std::error::Error;
-use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ControlError;
 use super::place::SocketPath;
-use crate::monitor::{Sandbox, Service, ServiceContext, Transition};
+use crate::monitor::{Builder, Sandbox, Service, ServiceContext, Transition};
 use crate::reactor::{Interest, Ready, SourceId};
 use crate::socket::Bound;
 use connections::{Connections, FIRST_KEY};
@@ -26,12 +25,20 @@ const LISTENER: u32 = 0;
 /// [`Server::client_timeout`] says otherwise.
 pub const DEFAULT_CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves the control socket of one sandbox, `<runtime dir>/<config file>/<name>.sock`.
+/// The control socket of a monitor, `<runtime dir>/<config file>/<name>.sock`, to be served with
+/// [`Builder::control_socket`].
 ///
 /// The socket exists from before the start of the child until its end has been reported. The socket
 /// and its directory have modes 0600 and 0700. A stale socket is replaced; if another server
 /// listens on it, the start fails.
+#[derive(Debug, Clone)]
 pub struct Server {
+    runtime_dir: PathBuf,
+    client_timeout: Duration,
+}
+
+/// The service that serves it.
+struct ControlSocket {
     place: SocketPath,
     client_timeout: Duration,
     stage: Stage,
@@ -50,15 +57,9 @@ enum Stage {
 }
 
 impl Server {
-    /// Creates a server for this sandbox. Changes nothing on disk.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::PathTooLong`] if the path exceeds the system's limit.
-    pub fn new(runtime_dir: &Path, sandbox: &Sandbox) -> Result<Self, ControlError> {
-        let config_file = sandbox.config_file.as_str();
-        let place = SocketPath::new(runtime_dir, config_file, sandbox.name.as_str())?;
-        Ok(Self { place, client_timeout: DEFAULT_CLIENT_TIMEOUT, stage: Stage::New })
+    /// A server in this runtime directory. Changes nothing on disk.
+    pub fn new(runtime_dir: impl Into<PathBuf>) -> Self {
+        Self { runtime_dir: runtime_dir.into(), client_timeout: DEFAULT_CLIENT_TIMEOUT }
     }
 
     /// How long a client may take for the rest of a message that it has begun, and to take a reply,
@@ -69,11 +70,35 @@ impl Server {
         self
     }
 
-    /// The path of the socket.
-    pub fn path(&self) -> &Path {
-        self.place.path()
+    /// The path of the socket of this sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::PathTooLong`] if the path exceeds the system's limit.
+    pub fn path(&self, sandbox: &Sandbox) -> Result<PathBuf, ControlError> {
+        self.place(sandbox).map(|place| place.path().to_owned())
     }
 
+    fn place(&self, sandbox: &Sandbox) -> Result<SocketPath, ControlError> {
+        SocketPath::new(&self.runtime_dir, sandbox.config_file.as_str(), sandbox.name.as_str())
+    }
+}
+
+impl Builder {
+    /// Serves the control socket of the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::PathTooLong`] if its path exceeds the system's limit.
+    #[cfg_attr(docsrs, doc(cfg(feature = "control")))]
+    pub fn control_socket(self, server: Server) -> Result<Self, ControlError> {
+        let place = server.place(self.sandbox())?;
+        let client_timeout = server.client_timeout;
+        Ok(self.service(ControlSocket { place, client_timeout, stage: Stage::New }))
+    }
+}
+
+impl ControlSocket {
     fn clients(&mut self) -> Option<&mut Connections> {
         match &mut self.stage {
             Stage::Open { clients, .. } | Stage::Closing(clients) => Some(clients),
@@ -104,7 +129,7 @@ impl Server {
     }
 }
 
-impl Service for Server {
+impl Service for ControlSocket {
     fn address(&self) -> Option<&Path> {
         Some(self.place.path())
     }
@@ -159,11 +184,5 @@ impl Service for Server {
 
     fn is_done(&self) -> bool {
         matches!(self.stage, Stage::New | Stage::Done)
-    }
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("path", &self.place.path()).finish_non_exhaustive()
     }
 }

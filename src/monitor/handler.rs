@@ -1,5 +1,7 @@
 //! What a monitor does when the reactor calls it.
 
+use std::mem;
+
 use tracing::{info, warn};
 
 use super::Monitor;
@@ -16,6 +18,7 @@ use crate::terminal;
 impl Handler for Monitor {
     type Source = SourceKey;
     type Timer = TimerKey;
+    type Event = super::Event;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
         match check::check(&self.lifecycle.parts) {
@@ -53,6 +56,7 @@ impl Handler for Monitor {
                 }
             }
             Source::ClientOutput(client) => self.channels().flush_client(client, cx),
+            Source::Host(_) => {}
         }
         self.after_call(cx);
     }
@@ -96,6 +100,7 @@ impl Handler for Monitor {
             Timer::ReadOutput(output) => self.lifecycle.read_output(output, cx),
             Timer::Redraw(channel) => self.channels().redraw_timer(channel, cx),
             Timer::TrimPipe(output) => self.channels().trim(output, cx),
+            Timer::Host(_) => {}
         }
         self.after_call(cx);
     }
@@ -136,6 +141,14 @@ impl Handler for Monitor {
         terminal::suspend_after(signal);
     }
 
+    fn take_event(&mut self) -> Option<super::Event> {
+        if let Some(transition) = self.lifecycle.parts.reported.take() {
+            return Some(super::Event::Transition(transition));
+        }
+        let done = self.is_done();
+        (done && !mem::replace(&mut self.done, done)).then_some(super::Event::Done)
+    }
+
     fn is_done(&self) -> bool {
         let parts = &self.lifecycle.parts;
         self.end().is_some()
@@ -149,7 +162,7 @@ impl Monitor {
     /// Asks the observers for the claim, opens the services once it is granted, and starts the
     /// child.
     fn claim(&mut self, cx: &mut Cx<'_>) {
-        let Self { lifecycle, services } = self;
+        let Self { lifecycle, services, .. } = self;
         match services.address() {
             Ok(address) => lifecycle.handle(Event::Claim(address), cx),
             Err((service, panic)) => services.remove(service, panic, lifecycle, cx),

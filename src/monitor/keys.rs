@@ -53,6 +53,8 @@ pub(super) enum Source {
     PostRotate,
     /// A source of a service.
     Service { service: usize, key: u32 },
+    /// A source of a handler of the host's, which a monitor never has.
+    Host(u32),
 }
 
 /// The timers of a monitor.
@@ -97,6 +99,38 @@ pub(super) enum Timer {
     PostRotate,
     /// A timer of a service.
     Service { service: usize, key: u32 },
+    /// A timer of a handler of the host's, which a monitor never has.
+    Host(u32),
+}
+
+impl SourceKey {
+    /// The key of a source of a handler that the host has beside monitors in one reactor.
+    pub const fn of_host(key: u32) -> Self {
+        Self(Source::Host(key))
+    }
+
+    /// The number that [`of_host`](Self::of_host) was given; `None` for a monitor's own key.
+    pub const fn host_key(self) -> Option<u32> {
+        match self.0 {
+            Source::Host(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+impl TimerKey {
+    /// The key of a timer of a handler that the host has beside monitors in one reactor.
+    pub const fn of_host(key: u32) -> Self {
+        Self(Timer::Host(key))
+    }
+
+    /// The number that [`of_host`](Self::of_host) was given; `None` for a monitor's own key.
+    pub const fn host_key(self) -> Option<u32> {
+        match self.0 {
+            Timer::Host(key) => Some(key),
+            _ => None,
+        }
+    }
 }
 
 impl Source {

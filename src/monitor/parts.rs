@@ -28,9 +28,7 @@ pub(super) struct Parts {
     /// Which processes are ended with the child.
     pub(super) scope: KillScope,
     pub(super) observers: Observers,
-    /// Transitions that the services have not received yet; `None` before the first one
-    /// is opened.
-    pub(super) for_services: Option<VecDeque<Transition>>,
+    pub(super) reported: Reported,
     pub(super) run: Run,
     /// Set while the command may be started again.
     pub(super) backoff: Option<Box<RestartBackoff>>,
@@ -41,6 +39,43 @@ pub(super) struct Parts {
     pub(super) post_rotate: Option<Box<PostRotate>>,
     /// The first panic of an observer or a service.
     pub(super) panic: Option<Arc<PanicError>>,
+}
+
+/// Transitions that the observers have received, on their way to the services and then to the host.
+/// Allocated only while there are any.
+#[derive(Default)]
+pub(super) struct Reported(Option<Box<Queues>>);
+
+#[derive(Default)]
+struct Queues {
+    for_services: VecDeque<Transition>,
+    for_host: VecDeque<Transition>,
+}
+
+impl Reported {
+    fn add(&mut self, transition: Transition) {
+        self.0.get_or_insert_default().for_services.push_back(transition);
+    }
+
+    /// The next transition for the services, which is [passed on](Self::pass_on) afterwards.
+    pub(super) fn next(&mut self) -> Option<Transition> {
+        self.0.as_mut()?.for_services.pop_front()
+    }
+
+    /// The services have received it.
+    pub(super) fn pass_on(&mut self, transition: Transition) {
+        self.0.get_or_insert_default().for_host.push_back(transition);
+    }
+
+    /// The next transition for the host.
+    pub(super) fn take(&mut self) -> Option<Transition> {
+        let queues = self.0.as_mut()?;
+        let next = queues.for_host.pop_front();
+        if queues.for_services.is_empty() && queues.for_host.is_empty() {
+            self.0 = None;
+        }
+        next
+    }
 }
 
 /// The current run.
@@ -54,14 +89,12 @@ pub(super) struct Run {
 }
 
 impl Parts {
-    /// Reports a transition to the observers, and keeps it for the services.
+    /// Reports a transition to the observers, and keeps it for the services and the host.
     pub(super) fn report(&mut self, transition: &Transition, cx: &mut Cx<'_>) {
         if let Err(panic) = self.observers.report(transition, &mut cx.timers) {
             self.note_panic(panic);
         }
-        if let Some(pending) = &mut self.for_services {
-            pending.push_back(transition.clone());
-        }
+        self.reported.add(transition.clone());
     }
 
     /// Notes a panic of an observer or a service: nothing is started any more. The lifecycle follows

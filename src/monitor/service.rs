@@ -1,6 +1,5 @@
 //! Services of a monitor, such as its control socket: handlers on its loop that serve clients.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -246,10 +245,6 @@ impl Services {
         lifecycle: &mut Lifecycle,
         cx: &mut Cx<'_>,
     ) -> Option<Result<(), Box<dyn Error + Send + Sync>>> {
-        if !self.list.is_empty() {
-            // Before the first one is opened, which may ask for a stop already.
-            lifecycle.parts.for_services.get_or_insert_default();
-        }
         for service in self.open..self.list.len() {
             match self.call(service, lifecycle, cx, |called, cx| called.open(cx))? {
                 Ok(()) => self.open = service + 1,
@@ -283,15 +278,14 @@ impl Services {
     /// Reports to the open services the transitions that they have not received yet. None is called
     /// while another one is: a transition that a service causes is reported afterwards.
     pub(super) fn report(&mut self, lifecycle: &mut Lifecycle, cx: &mut Cx<'_>) {
-        while let Some(transition) =
-            lifecycle.parts.for_services.as_mut().and_then(VecDeque::pop_front)
-        {
+        while let Some(transition) = lifecycle.parts.reported.next() {
             for service in 0..self.open {
                 let report = |called: &mut dyn Service, cx: &mut ServiceContext<'_, '_>| {
                     called.transition(&transition, cx);
                 };
                 self.call(service, lifecycle, cx, report);
             }
+            lifecycle.parts.reported.pass_on(transition);
         }
     }
 

@@ -77,6 +77,17 @@ pub enum Transition {
     },
 }
 
+/// What a monitor yields to its host: [`Reactor::next_event`](crate::reactor::Reactor::next_event).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A transition, after the observers and services have received it.
+    Transition(Transition),
+    /// Observers, services and attached clients are done with the end: nothing follows, and the
+    /// monitor can be removed.
+    Done,
+}
+
 /// How a monitored child ended.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

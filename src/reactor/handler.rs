@@ -12,6 +12,8 @@ pub trait Handler: Sized {
     type Source: Copy;
     /// The key of a timer.
     type Timer: Copy;
+    /// What the handler yields to the host; [`Infallible`](std::convert::Infallible) for nothing.
+    type Event;
 
     /// Called once, in the first turn after the handler was added, before anything else.
     fn start(&mut self, cx: &mut Context<'_, Self::Source, Self::Timer>);
@@ -39,6 +41,13 @@ pub trait Handler: Sized {
     /// Called once for each signal, after [`signal`](Self::signal) of every handler.
     fn after_signal(signal: i32) {
         let _ = signal;
+    }
+
+    /// The next event for the host, in the order in which they happened. Asked after each call until
+    /// it is `None`, whether the host [collects](super::Reactor::collect_events) events or not, so
+    /// that a handler keeps none.
+    fn take_event(&mut self) -> Option<Self::Event> {
+        None
     }
 
     /// Whether nothing is left to do. Asked after each call.

@@ -39,10 +39,11 @@ pub fn run_with_timeout(
     describe: impl FnOnce(Sandbox) -> Sandbox,
 ) -> End {
     let sandbox = describe(Sandbox::new(name, state.join("log")).unwrap());
-    let server = Server::new(&state.join("run"), &sandbox).unwrap().client_timeout(timeout);
+    let server = Server::new(state.join("run")).client_timeout(timeout);
     let mut reactor = Reactor::new().unwrap();
     let id = Monitor::builder(sandbox)
-        .service(server)
+        .control_socket(server)
+        .unwrap()
         .spawn(&mut reactor, Command::new("sh").args(["-c", script]).pty(pty));
     reactor.run().unwrap();
     reactor.remove(id).unwrap().into_end().unwrap()

@@ -282,11 +282,11 @@ fn a_client_that_has_shut_down_its_sending_side_gets_its_replies() {
 fn removing_a_monitor_from_its_reactor_removes_its_socket() {
     let state = State::new();
     let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
-    let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
-    let path = server.path().to_owned();
+    let server = Server::new(state.path().join("run"));
+    let path = server.path(&sandbox).unwrap();
     let mut reactor = Reactor::new().unwrap();
     let command = Command::new("sleep").args(["1000"]);
-    let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+    let id = Monitor::builder(sandbox).control_socket(server).unwrap().spawn(&mut reactor, command);
     start_added(&mut reactor);
     assert!(path.exists());
     let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -390,10 +390,13 @@ fn a_path_beyond_sun_path_is_served_and_reached() {
     let start = {
         let runtime = runtime.clone();
         move || {
-            let server = Server::new(&runtime, &sandbox).unwrap();
+            let server = Server::new(&runtime);
             let mut reactor = Reactor::new().unwrap();
             let command = Command::new("sleep").args(["1000"]);
-            let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+            let id = Monitor::builder(sandbox)
+                .control_socket(server)
+                .unwrap()
+                .spawn(&mut reactor, command);
             reactor.run().unwrap();
             reactor.remove(id).unwrap().into_end().unwrap()
         }

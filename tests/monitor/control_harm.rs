@@ -384,10 +384,10 @@ fn a_turn_of_the_loop_serves_a_bounded_number_of_clients_and_all_in_turn() {
     const MOST: usize = 40;
     let state = State::new();
     let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
-    let server = Server::new(&state.path().join("run"), &sandbox).unwrap();
+    let server = Server::new(state.path().join("run"));
     let mut reactor = Reactor::new().unwrap();
     let command = vmon::child::Command::new("sh").args(["-c", SLEEP]);
-    let id = Monitor::builder(sandbox).service(server).spawn(&mut reactor, command);
+    let id = Monitor::builder(sandbox).control_socket(server).unwrap().spawn(&mut reactor, command);
     start_added(&mut reactor);
     let path = socket_of(&state, "a");
     let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| Raw::connect(&path)).collect();

@@ -4,6 +4,7 @@
 /// The reactor's part, through its public interface.
 mod loops {
     use std::cell::RefCell;
+    use std::convert::Infallible;
     use std::io::{self, PipeReader, Read, Write};
     use std::rc::Rc;
     use std::time::Duration;
@@ -21,6 +22,7 @@ mod loops {
     impl Handler for Collect {
         type Source = ();
         type Timer = ();
+        type Event = Infallible;
 
         fn start(&mut self, _: &mut Context<'_, (), ()>) {}
 
@@ -113,6 +115,7 @@ mod loops {
     impl Handler for Nibble {
         type Source = ();
         type Timer = ();
+        type Event = Infallible;
 
         fn start(&mut self, _: &mut Context<'_, (), ()>) {}
 

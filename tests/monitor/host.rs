@@ -952,6 +952,110 @@ mod observers {
     }
 }
 
+mod events {
+    use super::*;
+    use vmon::monitor::{Event, Restart, SandboxId};
+
+    fn word(event: &Event) -> &'static str {
+        match event {
+            Event::Transition(Transition::Running { .. }) => "Running",
+            Event::Transition(Transition::Stopping { .. }) => "Stopping",
+            Event::Transition(Transition::Draining { .. }) => "Draining",
+            Event::Transition(Transition::Restarting { .. }) => "Restarting",
+            Event::Transition(Transition::Stopped { .. }) => "Stopped",
+            Event::Done => "Done",
+            _ => "another",
+        }
+    }
+
+    /// The events that can be taken now.
+    fn taken(reactor: &mut Loop) -> Vec<(SandboxId, &'static str)> {
+        std::iter::from_fn(|| reactor.next_event()).map(|(id, event)| (id, word(&event))).collect()
+    }
+
+    #[test]
+    fn a_turn_yields_each_transition_with_the_id_of_its_sandbox() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        reactor.collect_events();
+        let one = spawn(&mut reactor, sandbox(&state, "one"), "exit 3");
+        let two = spawn(&mut reactor, sandbox(&state, "two"), "exec sleep 1000");
+        assert_eq!(taken(&mut reactor), []);
+        reactor.poll_once(None).unwrap();
+        assert_eq!(taken(&mut reactor), [(one, "Running"), (two, "Running")]);
+        stop(&mut reactor, two);
+        assert_eq!(taken(&mut reactor), [(two, "Stopping")]);
+        let mut events = Vec::new();
+        while !reactor.is_done() {
+            reactor.poll_once(None).unwrap();
+            events.extend(taken(&mut reactor));
+        }
+        for id in [one, two] {
+            let of_one = events.iter().filter(|(of, _)| *of == id).map(|(_, word)| *word);
+            assert_eq!(of_one.collect::<Vec<_>>(), ["Draining", "Stopped", "Done"]);
+        }
+    }
+
+    #[test]
+    fn an_event_has_the_data_of_its_transition_and_survives_its_monitor() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        reactor.collect_events();
+        let once = sandbox(&state, "web").restart(Restart::OnFailure { max: Some(1) });
+        let id = spawn(&mut reactor, once, "echo out; exit 3");
+        reactor.run().unwrap();
+        assert!(reactor.remove(id).is_some());
+        let events: Vec<Event> =
+            std::iter::from_fn(|| reactor.next_event()).map(|(_, event)| event).collect();
+        let words: Vec<_> = events.iter().map(word).collect();
+        let run = ["Running", "Draining"];
+        assert_eq!(words, [&run[..], &["Restarting"], &run, &["Stopped", "Done"]].concat());
+        let Event::Transition(Transition::Stopped { end, .. }) = &events[5] else { panic!() };
+        assert_eq!((end.exit_code(), end.bytes_logged), (3, 4));
+        assert!(reactor.next_event().is_none());
+    }
+
+    #[test]
+    fn events_of_before_the_host_collects_them_are_not_kept() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let id = spawn(&mut reactor, sandbox(&state, "web"), "exec sleep 1000");
+        start_added(&mut reactor);
+        assert_eq!(taken(&mut reactor), []);
+        reactor.collect_events();
+        stop(&mut reactor, id);
+        assert_eq!(taken(&mut reactor), [(id, "Stopping")]);
+        end_of(&mut reactor, id);
+    }
+
+    #[test]
+    fn done_comes_when_the_observers_are_done_too() {
+        struct Slow;
+        impl Observer for Slow {
+            fn transition(&mut self, transition: &Transition) -> Progress {
+                match transition {
+                    Transition::Stopped { .. } => Progress::Later(Duration::from_millis(5)),
+                    _ => Progress::Done,
+                }
+            }
+        }
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        reactor.collect_events();
+        let id = Monitor::builder(sandbox(&state, "web"))
+            .observer(Slow)
+            .spawn(&mut reactor, sh("exit 0"));
+        let mut last = "";
+        turn_until(&mut reactor, "its end", |reactor| {
+            last = taken(reactor).last().map_or(last, |(_, word)| *word);
+            reactor.get(id).unwrap().end().is_some()
+        });
+        assert_eq!(last, "Stopped");
+        reactor.run().unwrap();
+        assert_eq!(taken(&mut reactor), [(id, "Done")]);
+    }
+}
+
 /// The reactor as one descriptor in a loop of the host's. Not on mio's poll(2) back end, which has
 /// none.
 #[cfg(not(mio_unsupported_force_poll_poll))]

@@ -157,9 +157,10 @@ impl Host {
             .observer(registry.observer())
             .spawn(&mut reactor, Command::new("sleep").args(["1000"]));
         let web = describe(sandbox("web"));
-        let server = Server::new(&state.path().join("run"), &web).unwrap();
+        let server = Server::new(state.path().join("run"));
         let web = build(Monitor::builder(web), &registry)
-            .service(server)
+            .control_socket(server)
+            .unwrap()
             .spawn(&mut reactor, Command::new("sh").args(["-c", script]));
         Self { state, registry, reactor, web, neighbour }
     }

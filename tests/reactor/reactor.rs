@@ -2,6 +2,7 @@
 //! an event, and an id never names another.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
@@ -58,6 +59,7 @@ impl Probe {
 impl Handler for Probe {
     type Source = u32;
     type Timer = u32;
+    type Event = Infallible;
 
     fn start(&mut self, _: &mut Cx<'_>) {
         assert_eq!(self.calls, []);
@@ -620,6 +622,7 @@ static SIGNALLED: Mutex<Vec<(&str, i32)>> = Mutex::new(Vec::new());
 impl Handler for Signalled {
     type Source = ();
     type Timer = ();
+    type Event = Infallible;
 
     fn start(&mut self, _: &mut Context<'_, (), ()>) {}
 
@@ -874,6 +877,7 @@ mod nested {
     impl Handler for Inner {
         type Source = ();
         type Timer = ();
+        type Event = Infallible;
 
         fn start(&mut self, cx: &mut Context<'_, (), ()>) {
             self.source = cx.sources.register(&self.reactor, Interest::READ, ()).ok();

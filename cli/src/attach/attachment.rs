@@ -1,5 +1,6 @@
 //! The event handler of an attachment: relays stdin, stdout and stderr, and sets terminal modes.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -424,6 +425,7 @@ fn is_hung_up() -> bool {
 impl Handler for Attachment {
     type Source = Source;
     type Timer = ();
+    type Event = Infallible;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
         if let Err(error) = self.begin(cx) {

@@ -1,5 +1,6 @@
 //! The event handler of a replay: writes the entries that are due, and sleeps between them.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -340,6 +341,7 @@ fn with_returns(bytes: &[u8], out: &mut Vec<u8>) {
 impl Handler for Player {
     type Source = Source;
     type Timer = ();
+    type Event = Infallible;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
         match self.begin(cx) {

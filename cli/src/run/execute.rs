@@ -85,7 +85,7 @@ impl Plan {
     #[inline(never)] // as `spawn`
     fn open(&self) -> Result<Registry, Failure> {
         // Reports a path that is too long for a socket before anything is created.
-        Server::new(&self.runtime_dir(), &self.sandbox)?;
+        Server::new(self.runtime_dir()).path(&self.sandbox)?;
         let mut made = NewDirectories::default();
         let opened = self.open_into(&mut made);
         if opened.is_err() {
@@ -123,8 +123,9 @@ impl Plan {
         let observer = Noted { registry: record, activity: activity.clone() };
         let mut sandbox = self.sandbox.clone();
         sandbox.name = name.clone();
-        let server = Server::new(&self.runtime_dir(), &sandbox)?;
-        let mut monitor = Monitor::builder(sandbox.clone()).observer(observer).service(server);
+        let mut monitor = Monitor::builder(sandbox.clone())
+            .observer(observer)
+            .control_socket(Server::new(self.runtime_dir()))?;
         if !self.sandbox.leave_descendants {
             monitor = monitor.answer_for_descendants();
         }

@@ -26,6 +26,7 @@ struct Relay {
 impl Handler for Relay {
     type Source = SourceKey;
     type Timer = TimerKey;
+    type Event = std::convert::Infallible;
 
     fn start(&mut self, _: &mut Cx<'_>) {}
 
