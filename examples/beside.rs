@@ -123,7 +123,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     reactor.collect_events();
     let counter = reactor.add(Task::Counter(Counter { pipe, source: None, bytes: 0 }));
     for (name, script) in [("first", "echo one; sleep 0.1"), ("second", "echo two; exit 2")] {
-        let monitor = Monitor::builder(Sandbox::new(name, "Sandboxfile", &logs)?)
+        let monitor = Monitor::builder(Sandbox::new(name, &logs)?)
             .build(Command::new("sh").args(["-c", script]));
         reactor.add(Task::Sandbox(Box::new(monitor)));
     }
