@@ -166,6 +166,8 @@ impl LogFile {
         options: LogOptions,
         with_queue: bool,
     ) -> Result<Self, LogError> {
+        let retention = options.retention.below_file_size_limit();
+        let options = LogOptions { retention, ..options };
         let place = Place::new(log_dir, config_file, name)?;
         let directory = place.directory()?;
         let indexed = options.index && options.format == Format::Raw;

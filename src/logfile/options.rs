@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::format;
 use super::indexing::Indexing;
 use crate::values::words;
@@ -27,7 +29,8 @@ use crate::values::words;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retention {
-    /// The size in bytes at which a log is rotated; 0 for never. It is also rotated when its index
+    /// The size in bytes at which a log is rotated; 0 for never. The file size limit of the process
+    /// (`RLIMIT_FSIZE`) counts instead where it is smaller. It is also rotated when its index
     /// reaches this size, or 4 KiB if that is larger: output that switches streams at each byte has
     /// an index of 24 times its size.
     ///
@@ -135,6 +138,18 @@ impl Limits {
 }
 
 impl Retention {
+    /// With a `max_size` that the file size limit of the process (`RLIMIT_FSIZE`, setrlimit(2))
+    /// allows: a write beyond that fails for ever, and a rotation makes room for it.
+    #[allow(clippy::unnecessary_cast)] // signed on FreeBSD
+    pub(super) fn below_file_size_limit(mut self) -> Self {
+        if self.max_size > 0
+            && let Ok((limit, _)) = getrlimit(Resource::RLIMIT_FSIZE)
+        {
+            self.max_size = self.max_size.min(limit.max(1) as u64);
+        }
+        self
+    }
+
     /// The limits of a log in this format. `command`: a post-rotate command works on one generation
     /// at a time.
     pub(super) fn limits(&self, command: bool, format: Format, indexed: bool) -> Limits {

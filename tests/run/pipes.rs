@@ -193,8 +193,12 @@ fn with_drop_a_log_that_can_not_be_written_counts_the_missing_bytes() {
 
 /// Runs `cat noise; exit 3` with a log that can't grow beyond `size` bytes.
 fn limited(state: &State, policy: &str, size: usize) -> Child {
-    let options = ["--on-log-error", policy, "--log-max-size", "0"];
-    let run = state.run("limited", &options, "cat noise; exit 3");
+    under_limit(state, &["--on-log-error", policy, "--log-max-size", "0"], size)
+}
+
+/// A run whose files may have this size at most.
+fn under_limit(state: &State, options: &[&str], size: usize) -> Child {
+    let run = state.run("limited", options, "cat noise; exit 3");
     let mut command = Command::new("sh");
     // Units of 512 bytes.
     let script = format!("ulimit -S -f {}; exec \"$@\"", size / 512);
@@ -213,6 +217,20 @@ fn lift_limit(supervisor: &Child) {
         limit.rlim_cur = limit.rlim_max;
         assert_eq!(libc::prlimit(pid, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()), 0);
     }
+}
+
+#[test]
+fn a_log_is_rotated_at_the_file_size_limit_of_the_process() {
+    let state = State::new();
+    let bytes = noise(MIB, 4);
+    fs::write(state.file("noise"), &bytes).unwrap();
+    let options = ["--log-max-files", "9", "--log-index", "off"];
+    let mut supervisor = under_limit(&state, &options, MIB / 4);
+    let mut output = Vec::new();
+    supervisor.stdout.take().unwrap().read_to_end(&mut output).unwrap();
+    assert_eq!(code(wait(&mut supervisor)), 3);
+    same(&output, &bytes, "what was forwarded");
+    same(&state.whole_log("limited"), &bytes, "the log");
 }
 
 #[test]

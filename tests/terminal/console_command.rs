@@ -97,7 +97,7 @@ fn a_silent_console_has_the_terminal_in_raw_mode_each_time_it_is_opened() {
 #[test]
 fn a_console_is_opened_again_while_stdout_is_blocked() {
     let state = State::new();
-    let (serial, path) = console(&state, "unix");
+    let (serial, path) = console(&state, "unix-any");
     let listener = UnixListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
     let accepted = || {
