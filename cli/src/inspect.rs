@@ -25,7 +25,7 @@ the keys of 'vmon ps --json', and
   runs, restarts       the number of runs on record; how often this supervisor has restarted it
   spec                 command, directory and options of the run, without the environment
   socket               the supervisor's control socket
-  live                 the supervisor's status: state, pid, restarts, tty, bytes_logged,
+  live                 the supervisor's status: state, pid, restarts, restart_at, tty, bytes_logged,
                        bytes_dropped, consoles, sessions; live_error is the reason if it is null
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error is the reason if it is null
@@ -117,6 +117,7 @@ fn live_object(status: &Status) -> Value {
         "started_at": stamp(status.started_at),
         "running_at": status.running_at.map(stamp),
         "restarts": status.restarts,
+        "restart_at": status.restart_at.map(stamp),
         "tty": status.tty,
         "bytes_logged": status.bytes_logged,
         "bytes_dropped": status.bytes_dropped,

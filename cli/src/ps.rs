@@ -142,11 +142,17 @@ fn names(record: &Record, all: bool) -> String {
 }
 
 fn row(run: &Run) -> [String; 8] {
+    // Between two runs of a command that is restarted, its last process has ended.
+    let is_between = run.state == "RESTARTING";
+    let status = match run.status {
+        RunStatus::Running if run.id.is_some() => run.state.clone(),
+        status => word(status).to_owned(),
+    };
     [
         run.name.clone(),
         run.config_file.clone(),
-        word(run.status).to_owned(),
-        or_dash(run.pid),
+        status,
+        or_dash(run.pid.filter(|_| !is_between)),
         or_dash(run.supervisor),
         or_dash(run.started_at.map(short)),
         or_dash(run.ended_at.map(short)),

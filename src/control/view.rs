@@ -33,6 +33,8 @@ pub struct Status {
     pub running_at: Option<DateTime<Utc>>,
     /// Number of restarts of the command.
     pub restarts: u32,
+    /// When the command is started again, in the state RESTARTING.
+    pub restart_at: Option<DateTime<Utc>>,
     /// Whether the child has a terminal; `None` without streams.
     pub tty: Option<bool>,
     /// The path of the log, with U+FFFD in place of bytes that are not UTF-8.
@@ -137,6 +139,7 @@ pub(super) fn status(report: &Report) -> Value {
         "started_at": rfc3339(report.started_at),
         "running_at": report.running_at.map(rfc3339),
         "restarts": report.restarts,
+        "restart_at": report.restart_at.map(rfc3339),
         "tty": report.tty,
         "log": report.log.to_string_lossy(),
         "bytes_logged": int(report.bytes_logged),
@@ -251,6 +254,7 @@ impl Status {
             started_at: read_time(fields.text("started_at")?)?,
             running_at: fields.optional_text("running_at")?.map(read_time).transpose()?,
             restarts: fields.number("restarts")?,
+            restart_at: fields.optional_text("restart_at")?.map(read_time).transpose()?,
             tty: fields.flag("tty")?,
             log: fields.text("log")?.into(),
             bytes_logged: fields.number("bytes_logged")?,

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tracing::{debug, info};
 
 use super::keys::{Cx, OutputId, Timer};
@@ -51,8 +51,8 @@ enum State {
     Alive(Process, Stage),
     /// `DRAINING`.
     Draining(Draining),
-    /// `RESTARTING`: the command is started again when the timer expires.
-    Restarting(End, TimerId),
+    /// `RESTARTING`: the command is started again when the timer expires, at this time.
+    Restarting(End, TimerId, DateTime<Utc>),
     /// `STOPPED`.
     Stopped(End),
 }
@@ -194,7 +194,7 @@ impl Lifecycle {
 
             // RESTARTING
             (State::Restarting(..), Event::Restart) => self.restart(),
-            (State::Restarting(end, timer), Event::Stop(_)) => {
+            (State::Restarting(end, timer, _), Event::Stop(_)) => {
                 cx.timers.cancel(*timer);
                 let end = end.clone();
                 self.end(end, cx);
@@ -209,7 +209,7 @@ impl Lifecycle {
             (State::Alive(_, Stage::Running(_)), Event::Panicked) => {
                 self.stop(Cause::Panic, None, cx);
             }
-            (State::Restarting(end, timer), Event::Panicked) => {
+            (State::Restarting(end, timer, _), Event::Panicked) => {
                 cx.timers.cancel(*timer);
                 let end = End { panic: parts.panic.clone(), ..end.clone() };
                 self.end(end, cx);
@@ -366,8 +366,9 @@ impl Lifecycle {
         let parts = &mut self.parts;
         info!(name = %parts.sandbox.name, reason = end.reason(), ?after, "starting again");
         let timer = cx.timers.set(after, Timer::Restart.key());
-        self.state = State::Restarting(end.clone(), timer);
-        parts.report(&Transition::Restarting { at: Utc::now(), end, after }, cx);
+        let at = Utc::now();
+        self.state = State::Restarting(end.clone(), timer, at + after);
+        parts.report(&Transition::Restarting { at, end, after }, cx);
     }
 
     /// `RESTARTING → STARTING`.
@@ -449,10 +450,14 @@ impl Lifecycle {
     /// What is known of the sandbox now.
     pub(super) fn report(&self) -> Report {
         let end = match &self.state {
-            State::Stopped(end) | State::Restarting(end, _) => Some(end),
+            State::Stopped(end) | State::Restarting(end, ..) => Some(end),
             _ => None,
         };
-        Report::new(&self.parts, self.phase(), end)
+        let restart_at = match self.state {
+            State::Restarting(_, _, at) => Some(at),
+            _ => None,
+        };
+        Report { restart_at, ..Report::new(&self.parts, self.phase(), end) }
     }
 }
 

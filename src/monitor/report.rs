@@ -65,6 +65,8 @@ pub struct Report {
     pub running_at: Option<DateTime<Utc>>,
     /// How often the child has been started again.
     pub restarts: u32,
+    /// When the child is started again, in the state `RESTARTING`.
+    pub restart_at: Option<DateTime<Utc>>,
     /// Whether the child has a terminal; `None` while it has no streams.
     pub tty: Option<bool>,
     /// The log.
@@ -98,6 +100,7 @@ impl Report {
             started_at: run.asked,
             running_at: run.child.as_ref().map(|(_, at)| *at),
             restarts: run.restarts,
+            restart_at: None,
             tty: channels.stdio().map(Channel::is_terminal),
             log: sandbox.log_path(),
             bytes_logged,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::common::{self, CONFIG, State, code, python, wait};
+use crate::common::{self, CONFIG, Detached, State, code, eventually, python, wait};
 
 /// The output of `vmon ps` with `args`.
 fn ps(state: &State, args: &[&str]) -> String {
@@ -53,6 +53,27 @@ fn commands_read_only_the_runs_that_they_show() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(expected), "{args:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_crash_loop_is_shown_as_restarting_with_the_time_of_its_next_start() {
+    let state = State::new();
+    let mut run = state.vmon();
+    run.args(["run", "-d", "--name", "loop", "--restart", "always", "--", "false"]);
+    let _loop = Detached::start(&state, &mut run);
+    eventually("it is between two runs", || {
+        let table = ps(&state, &[]);
+        let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+        // The process that has ended is not shown as one that runs.
+        row.get(2..4) == Some(&["RESTARTING", "-"])
+    });
+    eventually("the supervisor names the time", || {
+        let output = state.vmon().args(["inspect", "loop"]).output().unwrap();
+        let objects: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let live = &objects[0]["live"];
+        let restart_at = live["restart_at"].as_str().unwrap_or_default();
+        live["state"] == "RESTARTING" && restart_at > live["started_at"].as_str().unwrap()
+    });
 }
 
 #[test]
