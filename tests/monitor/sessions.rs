@@ -279,12 +279,13 @@ fn a_client_that_stops_reading_misses_bytes_and_gets_a_notice_and_delays_nothing
 
 #[test]
 fn a_terminal_that_is_read_too_slowly_gets_the_latest_output_and_is_drawn_again() {
-    let script = "stty raw -echo; trap 'printf redrawn' WINCH; printf ready; read go
+    let script = "stty raw -echo; trap 'printf redrawn' WINCH; printf ready
+        until read go; do :; done
         flood() { head -c 2000000 /dev/zero | tr '\\0' x; }
         flood; printf '\\033[?2004h\\033[?25l'; flood; printf last
         while :; do sleep 0.02; done";
     let mut host = Host::new(script, true, attached_input);
-    let (mut slow, attached) = host.attach(Attach::default());
+    let (mut slow, attached) = host.attach(writer());
     host.until_seen(&mut slow, b"ready");
     host.resize(attached.session, 30, 90).unwrap();
     host.until_seen(&mut slow, b"redrawn");
@@ -315,7 +316,7 @@ fn a_program_that_polls_its_window_size_draws_again_for_a_client_of_the_same_siz
         size=$(stty size); if [ \"$size\" != \"$last\" ]; then echo drawn $size; last=$size; fi
         sleep 0.1; done";
     let mut host = Host::new(script, true, attached_input);
-    let (mut client, attached) = host.attach(Attach::default());
+    let (mut client, attached) = host.attach(writer());
     host.resize(attached.session, 30, 90).unwrap();
     host.until_seen(&mut client, b"drawn 30 90");
     client.seen.clear();
