@@ -291,7 +291,7 @@ impl Registry {
 
     /// Like [`runs`](Registry::runs), but only the latest run of each sandbox: the one in progress,
     /// or the one that began last. A sandbox that another program has taken over is listed as that
-    /// program's.
+    /// program's, unless only our run of it is in progress.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
 //! Reads runs from the record, with their current status.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,10 @@ impl Run {
     /// Whether the run is unfinished on record.
     pub(super) fn is_open(&self) -> bool {
         self.state != "STOPPED"
+    }
+
+    fn is_in_progress(&self) -> bool {
+        self.status == RunStatus::Running
     }
 
     /// The path of the log of this run; `None` for another program's sandbox.
@@ -200,12 +205,22 @@ pub(super) fn runs(
     let ours = |row: &Row<'_>| our_run(row, state);
     let mut runs = collect(&transaction, &selection.ours(schema), parameters, ours)?;
     add_consoles(&transaction, &mut runs)?;
-    let foreign = collect(&transaction, &selection.foreign(), selection.parameters(), foreign_run)?;
+    let mut foreign =
+        collect(&transaction, &selection.foreign(), selection.parameters(), foreign_run)?;
     if selection.latest {
-        runs.retain(|run| foreign.iter().all(|other| other.sandbox_id != run.sandbox_id));
+        // One run for each sandbox: the one in progress.
+        let ours = in_progress(&runs);
+        foreign.retain(|other| other.is_in_progress() || !ours.contains(&other.sandbox_id));
+        let others: BTreeSet<i64> = foreign.iter().map(|other| other.sandbox_id).collect();
+        runs.retain(|run| !others.contains(&run.sandbox_id));
     }
     runs.extend(foreign);
     Ok(runs)
+}
+
+/// The sandboxes with a run in progress.
+fn in_progress(runs: &[Run]) -> BTreeSet<i64> {
+    runs.iter().filter(|run| run.is_in_progress()).map(|run| run.sandbox_id).collect()
 }
 
 fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> {
