@@ -44,7 +44,7 @@ pub fn live(console: &ConsoleStatus) -> Value {
         "name": console.name,
         "kind": console.kind,
         "path": console.path.as_ref().map(|path| path.to_string_lossy()),
-        "state": console.state,
+        "state": console.state.as_str(),
         "log": console.log.to_string_lossy(),
         "bytes_logged": console.bytes_logged,
         "bytes_dropped": console.bytes_dropped,

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::value::{Fields, Unreadable, int, milliseconds};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
-    AttachTo, ConsoleReport, End, Phase, Report, SessionId, SessionReport, StartError, Transition,
+    AttachTo, ConsoleReport, ConsoleState, End, Phase, Report, SessionId, SessionReport,
+    StartError, Transition,
 };
 use crate::timestamp::rfc3339;
 
@@ -61,8 +62,8 @@ pub struct ConsoleStatus {
     pub kind: String,
     /// The path of its socket, FIFO or PTY, with U+FFFD in place of bytes that are not UTF-8.
     pub path: Option<PathBuf>,
-    /// `waiting`, `listening`, `open` or `gone`.
-    pub state: String,
+    /// Its state.
+    pub state: ConsoleState,
     /// The path of its log, likewise.
     pub log: PathBuf,
     /// Bytes of this run in its log.
@@ -287,16 +288,7 @@ impl Event {
 }
 
 fn read_phase(fields: &Fields<'_>) -> Result<Phase, Unreadable> {
-    let phases = [
-        Phase::Starting,
-        Phase::Running,
-        Phase::Stopping,
-        Phase::Draining,
-        Phase::Restarting,
-        Phase::Stopped,
-    ];
-    let word = fields.text("state")?;
-    phases.into_iter().find(|phase| phase.as_str() == word).ok_or(Unreadable("state"))
+    fields.text("state")?.parse().map_err(|_| Unreadable("state"))
 }
 
 fn read_process(value: &Value) -> Result<Identity, Unreadable> {
@@ -342,7 +334,7 @@ fn read_console(value: &Value) -> Result<ConsoleStatus, Unreadable> {
         name: fields.text("name")?.to_owned(),
         kind: fields.text("kind")?.to_owned(),
         path: fields.optional_text("path")?.map(PathBuf::from),
-        state: fields.text("state")?.to_owned(),
+        state: fields.text("state")?.parse().map_err(|_| Unreadable("state"))?,
         log: fields.text("log")?.into(),
         bytes_logged: fields.number("bytes_logged")?,
         bytes_dropped: fields.number("bytes_dropped")?,

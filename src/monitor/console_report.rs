@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::name::Name;
+use crate::values::words;
 
 /// The state of a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +21,17 @@ pub enum ConsoleState {
 
 impl ConsoleState {
     /// `waiting`, `listening`, `open` or `gone`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Listening => "listening",
-            Self::Open => "open",
-            Self::Gone => "gone",
-        }
+    pub const fn as_str(self) -> &'static str {
+        self.word()
     }
 }
+
+words!(ConsoleState {
+    Waiting = "waiting",
+    Listening = "listening",
+    Open = "open",
+    Gone = "gone",
+});
 
 /// A console at one moment: [`Report::consoles`](super::Report::consoles).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use super::name::Name;
 use super::parts::Parts;
 use super::transition::End;
 use crate::child::Identity;
+use crate::values::words;
 
 /// The state of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +34,19 @@ pub enum Phase {
 impl Phase {
     /// The word of the record: `STARTING`, `RUNNING`, `STOPPING`, `DRAINING`, `RESTARTING` or
     /// `STOPPED`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "STARTING",
-            Self::Running => "RUNNING",
-            Self::Stopping => "STOPPING",
-            Self::Draining => "DRAINING",
-            Self::Restarting => "RESTARTING",
-            Self::Stopped => "STOPPED",
-        }
+    pub const fn as_str(self) -> &'static str {
+        self.word()
     }
 }
+
+words!(Phase {
+    Starting = "STARTING",
+    Running = "RUNNING",
+    Stopping = "STOPPING",
+    Draining = "DRAINING",
+    Restarting = "RESTARTING",
+    Stopped = "STOPPED",
+});
 
 /// A sandbox at one moment: [`Monitor::report`](super::Monitor::report).
 #[derive(Debug, Clone)]

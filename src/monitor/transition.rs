@@ -12,6 +12,7 @@ use super::console::ConsoleError;
 use super::console_report::ConsoleReport;
 use crate::child::{CgroupError, ChildIo, ExitStatus, Identity, Signal, SpawnError};
 use crate::logfile::LogError;
+use crate::values::words;
 
 /// A lifecycle transition, reported after it has happened.
 ///
@@ -148,19 +149,21 @@ pub enum Reason {
 impl Reason {
     /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
     /// `idle-timeout`, `out-of-memory` or `supervisor-panicked`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Exited => "exited",
-            Self::Signalled => "signalled",
-            Self::Stopped => "stopped",
-            Self::Killed => "killed",
-            Self::MaxDuration => "max-duration",
-            Self::IdleTimeout => "idle-timeout",
-            Self::OutOfMemory => "out-of-memory",
-            Self::SupervisorPanicked => "supervisor-panicked",
-        }
+    pub const fn as_str(self) -> &'static str {
+        self.word()
     }
 }
+
+words!(Reason {
+    Exited = "exited",
+    Signalled = "signalled",
+    Stopped = "stopped",
+    Killed = "killed",
+    MaxDuration = "max-duration",
+    IdleTimeout = "idle-timeout",
+    OutOfMemory = "out-of-memory",
+    SupervisorPanicked = "supervisor-panicked",
+});
 
 /// Why a child was not started, or a child of the host's is not monitored. No process of a command
 /// is left running; a child of the host's is left to the host, its streams closed.

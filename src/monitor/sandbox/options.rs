@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::child::Signal;
     use crate::logfile::Format;
-    use crate::monitor::Console;
+    use crate::monitor::{Console, ConsoleState, Phase, Reason};
 
     #[track_caller]
     fn round_trip<T: FromStr<Err: Debug> + Display + PartialEq + Debug>(value: T) {
@@ -214,7 +214,7 @@ mod tests {
                 assert_eq!(error.to_string(), format!("\"x\" is not one of {}", <$type>::WORDS.join(", ")));
             )+};
         }
-        all!(Forward, Input, OnLogError, OverRate, Format);
+        all!(Forward, Input, OnLogError, OverRate, Format, Phase, Reason, ConsoleState);
     }
 
     #[test]
