@@ -126,8 +126,10 @@ pub enum ExitStatus {
     Code(i32),
     /// This signal ended it.
     Signal(Signal),
-    /// It has ended with an unknown status: the host reaps all children itself, or ignores
-    /// `SIGCHLD` (wait(2)).
+    /// It has ended with an unknown status: the host reaps all children itself
+    /// ([`Builder::host_reaps`]), or ignores `SIGCHLD` (wait(2)).
+    ///
+    /// [`Builder::host_reaps`]: crate::monitor::Builder::host_reaps
     Unknown,
 }
 
@@ -139,6 +141,15 @@ impl ExitStatus {
             (Some(code), _) => Self::Code(code),
             (None, Some(signal)) => Self::Signal(signal),
             (None, None) => Self::Unknown,
+        }
+    }
+
+    /// From the `si_code` and `si_status` that waitid(2) returns for a child that has ended.
+    fn from_info(code: libc::c_int, status: libc::c_int) -> Self {
+        match (code, Signal::from_number(status)) {
+            (libc::CLD_EXITED, _) => Self::Code(status & 0xff),
+            (_, Some(signal)) => Self::Signal(signal),
+            (_, None) => Self::Unknown,
         }
     }
 
@@ -167,6 +178,13 @@ impl ExitStatus {
         };
         // Always within 0..=255: wait(2) keeps eight bits of a code, and the last signal is 64.
         u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl From<std::process::ExitStatus> for ExitStatus {
+    /// Unknown for a status of a child that has not ended.
+    fn from(status: std::process::ExitStatus) -> Self {
+        Self::from_wait(status.into_raw())
     }
 }
 
@@ -326,11 +344,23 @@ impl From<Errno> for SpawnFailure {
     }
 }
 
-/// A child that has not been reaped, so its pid can't be reused.
+/// A child that has not been reaped, so its pid can't be reused; or one that the host reaps.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
     exit: platform::ExitWatch,
+    reaper: Reaper,
+}
+
+/// What reaps a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaper {
+    /// Its monitor.
+    Monitor,
+    /// The host, which hands in the status if it reaps the child before its end has been seen.
+    Host,
+    /// The host has reaped the child, which ended with this status.
+    Done(ExitStatus),
 }
 
 impl Child {
@@ -347,7 +377,7 @@ impl Child {
         command.check_directory()?;
         let spawned = platform::spawn(command, &stdio.borrowed(), cgroup);
         let (pid, exit) = spawned.map_err(|failure| command.spawn_error(failure))?;
-        Ok(Self { pid, exit })
+        Ok(Self { pid, exit, reaper: Reaper::Monitor })
     }
 
     /// Opens the streams and starts `command` on them.
@@ -377,7 +407,8 @@ impl Child {
             let fds = [reader.as_fd(), null.as_fd(), null.as_fd()];
             let stdio = ChildStdio { fds, terminal: false };
             let (pid, exit) = platform::spawn(&command, &stdio, None)?;
-            Ok((Self { pid, exit }, StartGate { writer, _reader: reader }))
+            let child = Self { pid, exit, reaper: Reaper::Monitor };
+            Ok((child, StartGate { writer, _reader: reader }))
         };
         spawn().map_err(|failure| command.spawn_error(failure))
     }
@@ -395,7 +426,18 @@ impl Child {
             .ok_or(Errno::ECHILD)?;
         platform::check_own_child(pid)?;
         // A child without a pidfd is polled.
-        Ok(Self { pid, exit: platform::ExitWatch::new(pid).unwrap_or_default() })
+        let exit = platform::ExitWatch::new(pid).unwrap_or_default();
+        Ok(Self { pid, exit, reaper: Reaper::Monitor })
+    }
+
+    /// Leaves the child to be reaped by the host.
+    pub(crate) fn reaped_by_host(self) -> Self {
+        Self { reaper: Reaper::Host, ..self }
+    }
+
+    /// The host has reaped the child.
+    pub(crate) fn has_been_reaped(&mut self, status: ExitStatus) {
+        self.reaper = Reaper::Done(status);
     }
 
     /// Moves the running child into this cgroup.
@@ -443,22 +485,38 @@ impl Child {
         }
     }
 
-    /// Reaps the child if it has ended, and returns its exit status. After that its pid may be
-    /// reused, so the `Child` must not be used any more.
+    /// The exit status of the child if it has ended. The child is reaped, unless the host does that.
+    /// After that its pid may be reused, so the `Child` must not be used any more.
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` if the host has reaped the child and has not handed in its status yet, else those
+    /// of waitpid(2).
     pub(crate) fn try_reap(&self) -> io::Result<Option<ExitStatus>> {
+        let ended = match self.reaper {
+            Reaper::Monitor => self.reap(),
+            Reaper::Host | Reaper::Done(_) => platform::ended_status(self.pid),
+        };
+        match (ended, self.reaper) {
+            (Err(Errno::ECHILD), Reaper::Monitor) => Ok(Some(ExitStatus::Unknown)),
+            (Err(Errno::ECHILD), Reaper::Done(status)) => Ok(Some(status)),
+            (ended, _) => Ok(ended?),
+        }
+    }
+
+    fn reap(&self) -> nix::Result<Option<ExitStatus>> {
+        let options = libc::WNOHANG | platform::ANY_CHILD;
         loop {
             let mut status: libc::c_int = 0;
             // SAFETY: waitpid writes one int to the pointer, which is a live exclusive reference.
             // nix's wrapper is not used: for a child that a real-time signal has ended, it reaps it
             // and then returns EINVAL, because its Signal has no real-time signals.
-            let reaped =
-                unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::WNOHANG) };
+            let reaped = unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, options) };
             return match Errno::result(reaped) {
                 Ok(0) => Ok(None),
                 Ok(_) => Ok(Some(ExitStatus::from_wait(status))),
                 Err(Errno::EINTR) => continue,
-                Err(Errno::ECHILD) => Ok(Some(ExitStatus::Unknown)),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
         }
     }

@@ -64,7 +64,7 @@ pub use service::{Service, ServiceContext};
 pub use signals::command_signals;
 pub use transition::{AdoptError, End, Event, Outcome, Reason, StartError, Transition};
 
-use crate::child::{Child, ChildIo, Command, KillScope, Signal};
+use crate::child::{Child, ChildIo, Command, ExitStatus, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};
 use crate::terminal::WindowSize;
 use channels::Channels;
@@ -116,6 +116,7 @@ impl Monitor {
             observers: Observers::default(),
             services: Services::default(),
             scope: KillScope::Group,
+            host_reaps: false,
             #[cfg(feature = "consoles")]
             given_consoles: GivenConsoles::default(),
         }
@@ -135,6 +136,15 @@ impl Monitor {
     /// counts.
     pub fn stop_within(&mut self, timeout: Option<Duration>, cx: &mut Cx<'_>) {
         self.handle(lifecycle::Event::Stop(StopRequest::Within(timeout)), cx);
+    }
+
+    /// Hands in the status of a child that the host has reaped ([`Builder::host_reaps`]): what
+    /// `wait` of a [`std::process::Child`] or of tokio's returns. Other pids than that of the
+    /// current child are ignored, so a loop on `waitpid(-1)` may hand each status to each monitor.
+    ///
+    /// Does nothing if the monitor has seen the end itself.
+    pub fn reaped(&mut self, pid: u32, status: impl Into<ExitStatus>, cx: &mut Cx<'_>) {
+        self.handle(lifecycle::Event::Reaped { pid, status: status.into() }, cx);
     }
 
     /// Sends `signal` to the child's process group, or to the child alone if it leads none.
@@ -280,6 +290,7 @@ pub struct Builder {
     observers: Observers,
     services: Services,
     scope: KillScope,
+    host_reaps: bool,
     #[cfg(feature = "consoles")]
     given_consoles: GivenConsoles,
 }
@@ -334,6 +345,19 @@ impl Builder {
         self
     }
 
+    /// Leaves it to the host to reap the child, for a host that awaits its children itself, with
+    /// `wait` of a [`std::process::Child`] or of tokio's, or with a loop on `waitpid(-1)`.
+    ///
+    /// The monitor looks for the end without reaping the child (`WNOWAIT`, waitid(2)). If the host
+    /// comes first, the status is lost to the monitor, so the host hands each one in with
+    /// [`Monitor::reaped`]. One that has not been handed in five seconds after the monitor has
+    /// missed it is [unknown](ExitStatus::Unknown).
+    #[must_use]
+    pub fn host_reaps(mut self) -> Self {
+        self.host_reaps = true;
+        self
+    }
+
     /// Adds the monitor to `reactor`. The next turn asks the observers for the claim and starts
     /// `command` as soon as they grant it; so does a [`Reactor::call`] of the monitor before that
     /// turn. No observer and no service is called before this method has returned.
@@ -356,8 +380,8 @@ impl Builder {
     /// Adds the monitor to `reactor`, which takes over a child that the host has started. As with
     /// [`spawn`](Self::spawn), observers and services are called from the next turn on.
     ///
-    /// From here on vmon relays, reaps and records: the host must neither wait for the child nor
-    /// read its streams. If another live supervisor has the name, the monitor ends with
+    /// From here on vmon relays, reaps and records: the host must not read the child's streams, nor
+    /// wait for it without [`host_reaps`](Self::host_reaps). If another live supervisor has the name, the monitor ends with
     /// [`StartError::Taken`], closes `io` and leaves the child to the host.
     ///
     /// # Errors
@@ -389,6 +413,7 @@ impl Builder {
             sandbox: self.sandbox,
             supervisor: Identity::current(),
             scope: self.scope,
+            host_reaps: self.host_reaps,
             observers: self.observers,
             reported: Reported::default(),
             run: Run { asked: Utc::now(), restarts: 0, child: None },

@@ -21,7 +21,7 @@ use nix::unistd::{Pid, setpgid, setsid};
 use super::identity::{Identity, Process};
 use super::lost::Leftovers;
 use super::signal::restore_sigchld;
-use super::{ChildStdio, Command, SpawnFailure};
+use super::{ChildStdio, Command, ExitStatus, SpawnFailure};
 
 pub(crate) use left::{Cgroup, Orphans};
 pub(super) use left::{has_ended, has_no_child, reap_orphans};
@@ -65,14 +65,24 @@ impl ExitWatch {
     }
 }
 
+/// The option of wait(2) for children that were cloned without SIGCHLD, which is Linux's.
+pub(super) const ANY_CHILD: libc::c_int = 0;
+
 /// Fails with `ECHILD` unless this is an unreaped child of this process. Reaps nothing.
 pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
-    let id = libc::id_t::try_from(pid.as_raw()).map_err(io::Error::other)?;
+    Ok(ended_status(pid).map(drop)?)
+}
+
+/// The exit status of this child if it has ended. It is not reaped.
+pub(super) fn ended_status(pid: Pid) -> nix::Result<Option<ExitStatus>> {
+    let id = libc::id_t::try_from(pid.as_raw()).map_err(|_| Errno::ECHILD)?;
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: waitid(2) writes one siginfo_t to the pointer, which is valid for one.
     Errno::result(unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), look) })?;
-    Ok(())
+    // SAFETY: zeroed is a valid siginfo_t, and the kernel sets the pid of an ended child.
+    let info = unsafe { info.assume_init() };
+    Ok((info.si_pid != 0).then(|| ExitStatus::from_info(info.si_code, info.si_status)))
 }
 
 /// Starts `command` in a session of its own. Without a parent-death signal on these systems, it

@@ -59,14 +59,20 @@ impl Child {
         identity: &Identity,
         signal: FinalSignal,
     ) -> io::Result<Option<(ExitStatus, Option<Orphans>)>> {
-        let leads = getpgid(Some(self.pid)).is_ok_and(|group| group == self.pid);
+        let group = getpgid(Some(self.pid));
+        let leads = group == Ok(self.pid);
         if leads && !signal.group_signalled && platform::has_ended(self.pid)? {
             // While the child is a zombie, no other process group gets its number.
             let _ = self.signal(signal.signal);
             let _ = self.signal(Signal::CONT);
         }
         let Some(status) = self.try_reap()? else { return Ok(None) };
-        Ok(Some((status, leads.then(|| Orphans::group(identity)).flatten())))
+        let left = match group {
+            Ok(_) => leads.then(|| Orphans::group(identity)).flatten(),
+            // The host has reaped it. A group of its number is the one that it led.
+            Err(_) => Orphans::group(identity).map(|left| left.send_final(signal)),
+        };
+        Ok(Some((status, left)))
     }
 }
 

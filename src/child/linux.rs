@@ -32,7 +32,7 @@ use super::{Identity, Liveness, Signal};
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
 pub(crate) use left::Orphans;
-pub(super) use left::{has_ended, has_no_child, reap_orphans};
+pub(super) use left::{ended_status, has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
 use pidfd::PidFd;
 pub(super) use spawn::spawn;
@@ -68,10 +68,13 @@ impl ExitWatch {
     }
 }
 
+/// The option of wait(2) for children that were cloned without SIGCHLD too.
+pub(super) const ANY_CHILD: libc::c_int = libc::__WALL;
+
 /// Fails with `ECHILD` unless this is an unreaped child of this process. Reaps nothing.
 pub(super) fn check_own_child(pid: Pid) -> io::Result<()> {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::Pid(pid), look)?;
+    waitid(Id::Pid(pid), look | WaitPidFlag::__WALL)?;
     Ok(())
 }
 

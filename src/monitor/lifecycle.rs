@@ -25,7 +25,7 @@ use super::observer::{Claims, Starting};
 use super::parts::Parts;
 use super::report::{Phase, Report};
 use super::transition::{End, Outcome, StartError, Transition};
-use crate::child::{self, Identity, KillScope};
+use crate::child::{self, ExitStatus, Identity, KillScope};
 use crate::reactor::TimerId;
 use cleanup::Cleanup;
 use draining::Draining;
@@ -82,6 +82,8 @@ pub(super) enum Event<'a> {
     Idle,
     /// The child may have ended.
     Exit,
+    /// The host has reaped a child of this pid.
+    Reaped { pid: u32, status: ExitStatus },
     /// KILL is due.
     Kill,
     /// Input has been passed on.
@@ -157,6 +159,11 @@ impl Lifecycle {
             }
 
             // RUNNING and STOPPING
+            (State::Alive(process, _), Event::Reaped { pid, status }) => {
+                if process.hand_in(pid, status) {
+                    self.handle(Event::Exit, cx);
+                }
+            }
             (State::Alive(process, stage), Event::Exit) => {
                 if let Some(exit) = process.try_reap(stage, parts, cx) {
                     let asked = stage.stop_asked();
@@ -296,10 +303,15 @@ impl Lifecycle {
         if !matches!(stage, Stage::Running(_)) {
             return;
         }
-        // A child that has ended already has not ended because of the stop.
-        if let Ok(Some(exit)) = process.reap(stage, &self.parts) {
-            let asked = (cause == Cause::Request).then(Instant::now);
-            return self.drain(exit, asked, cx);
+        match process.reap(stage, &self.parts) {
+            // A child that has ended already has not ended because of the stop.
+            Ok(Some(exit)) => {
+                let asked = (cause == Cause::Request).then(Instant::now);
+                return self.drain(exit, asked, cx);
+            }
+            // So has this one, and its status is to be handed in by the host.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return,
+            Ok(None) | Err(_) => {}
         }
         let Stage::Running(limits) = stage else { return };
         let stopping = process.stop(limits, cause, within, &self.parts.sandbox, cx);

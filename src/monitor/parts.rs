@@ -27,6 +27,8 @@ pub(super) struct Parts {
     pub(super) supervisor: Identity,
     /// Which processes are ended with the child.
     pub(super) scope: KillScope,
+    /// Whether the child is reaped by the host.
+    pub(super) host_reaps: bool,
     pub(super) observers: Observers,
     pub(super) reported: Reported,
     pub(super) run: Run,

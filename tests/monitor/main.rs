@@ -11,6 +11,7 @@ mod control_harm;
 mod errors;
 mod flood;
 mod host;
+mod host_reaps;
 mod limits;
 mod measure;
 mod panics;

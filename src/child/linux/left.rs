@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getsid};
 
 use super::members::{Leader, Scope};
 use crate::child::left::FinalSignal;
-use crate::child::{Identity, Signal};
+use crate::child::{ExitStatus, Identity, Signal};
 use crate::process::table::Entry;
 
 /// The processes that are left of a reaped child.
@@ -146,17 +146,30 @@ pub(in crate::child) fn has_ended(pid: Pid) -> io::Result<bool> {
     }
 }
 
+/// The exit status of this child if it has ended. It is not reaped.
+pub(in crate::child) fn ended_status(pid: Pid) -> nix::Result<Option<ExitStatus>> {
+    let id = libc::id_t::try_from(pid.as_raw()).map_err(|_| Errno::ECHILD)?;
+    let info = ended_info(libc::P_PID, id)?;
+    // SAFETY: the kernel has filled this in for an ended child.
+    Ok(info.map(|info| ExitStatus::from_info(info.si_code, unsafe { info.si_status() })))
+}
+
 /// A zombie child, if there is one. It is not reaped.
 fn ended_child(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<i32>> {
+    // SAFETY: the kernel has filled this in for an ended child.
+    Ok(ended_info(kind, id)?.map(|info| unsafe { info.si_pid() }))
+}
+
+fn ended_info(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<libc::siginfo_t>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | super::ANY_CHILD;
     // SAFETY: waitid(2) writes one siginfo_t to the pointer, which is valid for one. nix's wrapper
     // is not used: it has no status for a child that a real-time signal has ended.
     Errno::result(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) })?;
     // SAFETY: zeroed is a valid siginfo_t. The kernel has set the pid of an ended child; without
     // one, the pid is 0.
-    let pid = unsafe { info.assume_init().si_pid() };
-    Ok((pid != 0).then_some(pid))
+    let (info, pid) = unsafe { (info.assume_init(), info.assume_init().si_pid()) };
+    Ok((pid != 0).then_some(info))
 }
 
 /// See [`reap_orphans`](crate::child::left::reap_orphans).

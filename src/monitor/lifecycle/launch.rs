@@ -85,7 +85,7 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
             cgroup.remove();
         }
     })?;
-    Ok(Process::new(child, cgroup, cx))
+    Ok(watch(child, cgroup, parts, cx))
 }
 
 fn adopt(
@@ -101,7 +101,12 @@ fn adopt(
     if let Some(cgroup) = &cgroup {
         child.join(cgroup).inspect_err(|_| cgroup.remove())?;
     }
-    Ok(Process::new(child, cgroup, cx))
+    Ok(watch(child, cgroup, parts, cx))
+}
+
+fn watch(child: Child, cgroup: Option<Cgroup>, parts: &Parts, cx: &mut Cx<'_>) -> Process {
+    let child = if parts.host_reaps { child.reaped_by_host() } else { child };
+    Process::new(child, cgroup, cx)
 }
 
 /// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own stdio

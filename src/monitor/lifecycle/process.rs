@@ -25,6 +25,9 @@ const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// The time between two KILLs, if the first one has not ended the child.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the status of a child that the host has reaped is awaited.
+const HANDED_IN_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often the end of a process is polled if no descriptor reports it.
 const EXIT_POLL: Duration = Duration::from_millis(50);
 
@@ -34,6 +37,8 @@ pub(super) struct Process {
     /// Reports its end, if the kernel and the poller have a descriptor for that.
     exit: Option<SourceId>,
     cgroup: Option<Cgroup>,
+    /// When it was seen that the host had reaped the child, whose status is awaited since.
+    reaped: Option<Instant>,
 }
 
 /// What a live child is about to do.
@@ -110,11 +115,20 @@ impl Process {
         if exit.is_none() {
             cx.timers.set(EXIT_POLL, Timer::Exit.key());
         }
-        Self { child, exit, cgroup }
+        Self { child, exit, cgroup, reaped: None }
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    /// The host has reaped the child, if this is its pid. Returns whether it is.
+    pub(super) fn hand_in(&mut self, pid: u32, status: ExitStatus) -> bool {
+        let is_child = pid == self.pid();
+        if is_child {
+            self.child.has_been_reaped(status);
+        }
+        is_child
     }
 
     /// Begins a stop: the stop signal now, KILL after `within` or the sandbox's stop timeout.
@@ -144,10 +158,25 @@ impl Process {
     }
 
     /// Reaps the child if it has ended; else its end is polled again later.
-    pub(super) fn try_reap(&self, stage: &Stage, parts: &Parts, cx: &mut Cx<'_>) -> Option<Exit> {
+    pub(super) fn try_reap(
+        &mut self,
+        stage: &Stage,
+        parts: &Parts,
+        cx: &mut Cx<'_>,
+    ) -> Option<Exit> {
         match self.reap(stage, parts) {
             Ok(Some(exit)) => return Some(exit),
             Ok(None) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                let since = *self.reaped.get_or_insert_with(Instant::now);
+                if since.elapsed() >= HANDED_IN_WITHIN {
+                    warn!(
+                        pid = self.pid(),
+                        "the host has reaped the child and has not handed in its exit status"
+                    );
+                    return Some((ExitStatus::Unknown, None));
+                }
+            }
             Err(error) => {
                 warn!(pid = self.pid(), "can't wait for the child: {error}");
                 return Some((ExitStatus::Unknown, None));
