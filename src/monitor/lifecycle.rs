@@ -188,8 +188,9 @@ impl Lifecycle {
                 }
             }
             (State::Draining(draining), Event::DrainLimit) => {
-                draining.pass_limit("the stop timeout has passed", &parts.sandbox.name, cx);
-                self.end_drain(cx);
+                let why = "the stop timeout has passed";
+                draining.pass_limit(why, &mut parts.channels, &parts.sandbox.name, cx);
+                self.output_moved(false, cx);
             }
             (State::Draining(draining), event @ (Event::Leftovers | Event::OrphanEnded)) => {
                 let early = matches!(event, Event::OrphanEnded);
@@ -338,7 +339,8 @@ impl Lifecycle {
     /// `DRAINING → STOPPED` or `DRAINING → RESTARTING`, if the drain is over.
     fn end_drain(&mut self, cx: &mut Cx<'_>) {
         let State::Draining(draining) = &self.state else { return };
-        if !draining.is_over(&mut self.parts.channels, cx) {
+        let Parts { channels, sandbox, .. } = &mut self.parts;
+        if !draining.is_over(channels, &sandbox.name, cx) {
             return;
         }
         draining.release(cx);

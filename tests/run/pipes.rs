@@ -10,8 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
-use crate::common::{self, State, assert_same, code, eventually, noise, wait};
+use crate::common::{self, State, assert_same, code, eventually, noise, signal, wait};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
 
 const MIB: usize = 1024 * 1024;
 
@@ -177,6 +178,25 @@ fn a_log_that_can_not_be_written_blocks_the_child_and_loses_nothing() {
 }
 
 #[test]
+fn a_stop_ends_at_the_stop_timeout_also_while_the_log_can_not_be_written() {
+    let state = State::new();
+    fs::write(state.file("noise"), noise(2 * MIB, 7)).unwrap();
+    let options = ["--log-max-size", "0", "--stop-timeout", "300ms", "--no-forward"];
+    let mut supervisor = under_limit(&state, &options, MIB, "cat noise");
+    eventually("the log is as large as it may be", || {
+        state.log_path("limited").metadata().is_ok_and(|log| log.len() == MIB as u64)
+    });
+    signal(&supervisor, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut supervisor)), 143);
+    let column = |column| state.run_column("limited", column);
+    assert_eq!(column("bytes_logged"), Some(MIB.to_string()));
+    // What was read, and what was still in the pipe.
+    let dropped: usize = column("bytes_dropped").unwrap().parse().unwrap();
+    assert!(dropped > 0 && dropped < 2 * MIB, "{dropped}");
+    assert_eq!(column("reason").as_deref(), Some("stopped"));
+}
+
+#[test]
 fn with_drop_a_log_that_can_not_be_written_counts_the_missing_bytes() {
     let state = State::new();
     let bytes = noise(2 * MIB, 8);
@@ -193,12 +213,17 @@ fn with_drop_a_log_that_can_not_be_written_counts_the_missing_bytes() {
 
 /// Runs `cat noise; exit 3` with a log that can't grow beyond `size` bytes.
 fn limited(state: &State, policy: &str, size: usize) -> Child {
-    under_limit(state, &["--on-log-error", policy, "--log-max-size", "0"], size)
+    under_limit(
+        state,
+        &["--on-log-error", policy, "--log-max-size", "0"],
+        size,
+        "cat noise; exit 3",
+    )
 }
 
 /// A run whose files may have this size at most.
-fn under_limit(state: &State, options: &[&str], size: usize) -> Child {
-    let run = state.run("limited", options, "cat noise; exit 3");
+fn under_limit(state: &State, options: &[&str], size: usize, script: &str) -> Child {
+    let run = state.run("limited", options, script);
     let mut command = Command::new("sh");
     // Units of 512 bytes.
     let script = format!("ulimit -S -f {}; exec \"$@\"", size / 512);
@@ -225,7 +250,7 @@ fn a_log_is_rotated_at_the_file_size_limit_of_the_process() {
     let bytes = noise(MIB, 4);
     fs::write(state.file("noise"), &bytes).unwrap();
     let options = ["--log-max-files", "9", "--log-index", "off"];
-    let mut supervisor = under_limit(&state, &options, MIB / 4);
+    let mut supervisor = under_limit(&state, &options, MIB / 4, "cat noise; exit 3");
     let mut output = Vec::new();
     supervisor.stdout.take().unwrap().read_to_end(&mut output).unwrap();
     assert_eq!(code(wait(&mut supervisor)), 3);

@@ -83,9 +83,19 @@ impl Draining {
         None
     }
 
-    /// The stop timeout has passed.
-    pub(super) fn pass_limit(&mut self, why: &str, name: &Name, cx: &mut Cx<'_>) {
+    /// The stop timeout has passed. A stop is bounded by it: what a full disk or a reader that
+    /// blocks has not taken is given up then. A child that has ended by itself loses nothing.
+    pub(super) fn pass_limit(
+        &mut self,
+        why: &str,
+        channels: &mut Channels,
+        name: &Name,
+        cx: &mut Cx<'_>,
+    ) {
         self.limit_passed = true;
+        if self.was_stopped() {
+            abandon(channels, name, cx);
+        }
         if let Some(cleanup) = &mut self.cleanup {
             cleanup.kill(why, name, cx);
         }
@@ -99,11 +109,7 @@ impl Draining {
             return false;
         }
         self.stop_asked = Some(Instant::now());
-        if !channels.are_flushed() {
-            warn!(%name, "stopped while output was still waiting to be written");
-        }
-        channels.abandon(cx);
-        self.pass_limit("a stop was asked for", name, cx);
+        self.pass_limit("a stop was asked for", channels, name, cx);
         true
     }
 
@@ -119,7 +125,7 @@ impl Draining {
     }
 
     /// Whether everything has been read and has reached its sinks, and no process is left.
-    pub(super) fn is_over(&self, channels: &mut Channels, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn is_over(&self, channels: &mut Channels, name: &Name, cx: &mut Cx<'_>) -> bool {
         if self.limit_passed {
             channels.stop_accepting();
             channels.end_complete(true, cx);
@@ -127,11 +133,15 @@ impl Draining {
         if !channels.are_finished() || self.cleanup.is_some() {
             return false;
         }
-        let finished = channels.finish_logs();
-        if !finished {
-            channels.follow_logs(cx);
+        if channels.finish_logs() {
+            return true;
         }
-        finished
+        if self.limit_passed && self.was_stopped() {
+            abandon(channels, name, cx);
+            return channels.are_finished();
+        }
+        channels.follow_logs(cx);
+        false
     }
 
     /// Cancels the timers.
@@ -139,5 +149,16 @@ impl Draining {
         for timer in [Some(self.limit), self.quiet].into_iter().flatten() {
             cx.timers.cancel(timer);
         }
+    }
+}
+
+/// Gives up what waits for a reader, or for a log that can't be written.
+fn abandon(channels: &mut Channels, name: &Name, cx: &mut Cx<'_>) {
+    let (flushed, (_, before)) = (channels.are_flushed(), channels.bytes());
+    channels.abandon(cx);
+    let (_, after) = channels.bytes();
+    if !flushed || after > before {
+        let missing = after.saturating_sub(before);
+        warn!(%name, "stopped while output was still waiting to be written: {missing} bytes are missing");
     }
 }
