@@ -118,7 +118,7 @@ fn runs(record: &Record, all: bool) -> Vec<&Run> {
     if !all {
         runs.retain(|run| run.status == RunStatus::Running);
     }
-    runs.sort_by_key(|run| std::cmp::Reverse((run.started_at, run.id)));
+    runs.sort_by_key(|run| std::cmp::Reverse(run.id));
     runs
 }
 

@@ -53,7 +53,7 @@ fn the_last_run_is_the_one_with_the_highest_number_whatever_the_clock_says() {
     assert_eq!(numbers, ["2", "1"]);
     let all: serde_json::Value =
         serde_json::from_str(&said(&state, &["ps", "--all", "--json"])).unwrap();
-    assert_eq!([&all[0]["exit_code"], &all[1]["exit_code"]], [3, 7]);
+    assert_eq!([&all[0]["exit_code"], &all[1]["exit_code"]], [7, 3]);
     let restarted = vmon(&state, &["restart", "web"]);
     assert_eq!(restarted.status.code(), Some(0));
     assert_eq!(said(&state, &["wait", "web"]), "7\n");
