@@ -45,6 +45,8 @@ KEYS is a comma-separated list. Each key is one character, or ctrl- followed by 
 only; input from a pipe is passed on unchanged. If the command runs on pipes, your terminal stays in
 line mode: a sequence that does not end with a control character needs Enter, and Ctrl-C detaches.
 
+SIZE is whole bytes or a number with KiB, MiB or GiB (short: K, M, G).
+
 Examples:
   vmon attach web                    detach with Ctrl-P Ctrl-Q
   vmon attach web --tail 4KiB        print the end of the log first
@@ -74,7 +76,7 @@ pub struct AttachArgs {
     no_stdin: bool,
 
     /// Print this many bytes from the end of the log first
-    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = vmon::values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = vmon::values::size)]
     tail: u64,
 }
 

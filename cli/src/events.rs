@@ -39,8 +39,8 @@ const MTIME_RESOLUTION: Duration = Duration::from_millis(100);
 /// stdout.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An event is one of starting, running, stopping, draining, restarting (the run has ended and another
-one follows), stopped and removed (from the record). Times are local.
+An event is one of starting, running, stopping, restarting (the run has ended and another one
+follows), stopped and removed (from the record). Times are local.
 
 With --json, each line is an object; a value that is not known is null:
   time, event, name, config_file, run, pid, supervisor_pid, exit_code, signal, reason,

@@ -59,7 +59,8 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FORMAT", value_enum)]
     to: To,
 
-    /// Write to this file instead of stdout; it is replaced when complete
+    /// Write to this file instead of stdout. An existing file is replaced only when the output is
+    /// complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

@@ -15,6 +15,9 @@ use super::shared_args::SharedArgs;
 use super::usage::{self, ProcessSnapshot};
 use super::{live, supervisor_log};
 
+/// The error of what only a running sandbox has.
+const NOT_RUNNING: &str = "it is not running";
+
 /// Display detailed information on sandboxes, as JSON
 ///
 /// Describes the current run of each sandbox, or the last one if none is running.
@@ -22,11 +25,12 @@ use super::{live, supervisor_log};
 #[command(after_help = "\
 An array of objects, in the order of the names. A value that is not known is null. Each object has
 the keys of 'vmon ps --json', and
-  runs, restarts       the number of runs on record; how often this supervisor has restarted it
+  runs, restarts       the number of runs on record; restarts of the command by this supervisor
   spec                 command, directory and options of the run, without the environment
   socket               the supervisor's control socket
-  live                 the supervisor's status: state, pid, restarts, restart_at, tty, bytes_logged,
-                       bytes_dropped, consoles, sessions; live_error is the reason if it is null
+  live                 the supervisor's status: state, pid, supervisor_pid, started_at, running_at,
+                       restarts, restart_at, tty, bytes_logged, bytes_dropped, consoles, sessions;
+                       live_error is the reason if it is null
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error is the reason if it is null
   disk_bound           the limit in bytes of its logs, indexes and the supervisor's log
@@ -100,12 +104,12 @@ fn parts(value: Result<Value, String>) -> (Value, Option<String>) {
 }
 
 fn live(sandbox: &Recorded) -> Result<Value, String> {
-    let run = sandbox.running().ok_or("it is not running")?;
+    let run = sandbox.running().ok_or(NOT_RUNNING)?;
     live::status(run).map(|status| live_object(&status))
 }
 
 fn usage(sandbox: &Recorded, processes: &ProcessSnapshot) -> Result<Value, String> {
-    let run = sandbox.running().ok_or("it is not running")?;
+    let run = sandbox.running().ok_or(NOT_RUNNING)?;
     Ok(usage::object(Some(&processes.usage(run)?)))
 }
 

@@ -29,12 +29,12 @@ time; a date, meaning its beginning; or an age, such as 10m, 2h30m or 7d. With -
 at the marks of runs in its time index, or at the times on record.
 
 The output of a terminal counts as stdout. So do bytes whose stream is not known, as after a crash
-or with --log-index off. Bytes whose time is not known get - with --timestamps. --since and --until
-leave them out only if they are certainly outside.
+or with --log-index off. With --timestamps, the time of bytes without a known time is '-'. --since
+and --until leave such bytes out only if they are certainly outside.
 
 Exit codes: 0 on success, also when the reader closes stdout; 1 if there is no such log, or if a part
 of it is not available, such as a generation that was removed before it was read; 125 for a usage
-error or an unusable environment.
+error, or a state directory or database that can't be used.
 
 Examples:
   vmon logs web                             the whole log

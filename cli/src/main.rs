@@ -156,7 +156,7 @@ fn as_owner<A: clap::Args>(
 }
 
 const NOTES: &str = "\
-NAME is the name of a sandbox, or CONFIG/NAME where several configs have that name.
+NAME is the name of a sandbox, or CONFIG/NAME if several configs have that name.
 
 Examples:
   vmon run -d --name web -- ./server   run in the background
@@ -182,8 +182,9 @@ Examples:
 Exit codes:
   run     the command's exit code; 128+n if signal n terminated it; 125 if vmon itself failed,
           usage errors included; 126 if the command can't be executed; 127 if it was not found
-  others  0 success; 1 a name is unknown or an operation failed, each reported on stderr; 125 usage
-          or environment";
+  others  0 success; 1 a name is unknown or an operation failed, each reported on stderr; 128+n if
+          signal n ended attach, replay or export; 125 a usage error, or a state directory or database
+          that can't be used";
 
 fn main() -> ExitCode {
     startup::prepare();

@@ -17,8 +17,8 @@ Examples:
   vmon man run | man -l -
   vmon man --out-dir /usr/local/share/man/man1    write all pages: vmon.1, vmon-run.1 ...")]
 pub struct ManArgs {
-    /// The command [default: vmon itself]
-    #[arg(value_name = "COMMAND")]
+    /// Subcommand whose page is printed [default: vmon itself]
+    #[arg(value_name = "SUBCOMMAND")]
     command: Option<String>,
 
     /// Write the pages of all commands to this directory

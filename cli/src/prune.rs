@@ -16,14 +16,15 @@ use super::outcome::Outcome;
 use super::output::{print, print_json};
 use super::shared_args::SharedArgs;
 
-/// Remove all ended runs from the record, and sandboxes without runs
+/// Remove ended runs from the record, and each sandbox whose last run was removed
 ///
 /// Running sandboxes and those of other programs are kept. With --logs, a sandbox whose logs can't
 /// be removed is kept too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-TIME is whole seconds or a number with ms, s, m or h. Ages count up to the present, but not to a later
-time than the last one on record and what the kernel has counted since then.
+TIME is whole seconds or a number with ms, s, m or h. Ages are measured up to now, or up to the last
+recorded time plus the time the kernel has counted since, whichever is earlier. So a clock that is
+ahead removes no run early.
 
 With --json, an object: sandboxes is an array of the removed sandboxes as CONFIG/NAME, runs is the
 number of removed runs.
@@ -40,8 +41,8 @@ pub struct PruneArgs {
     #[arg(long)]
     logs: bool,
 
-    /// Also remove logs in or below DIR; by default only those in the state directory. May be
-    /// repeated
+    /// With --logs, also remove logs in or below DIR; by default only those in the state directory.
+    /// May be repeated
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 
@@ -97,27 +98,27 @@ pub fn prune(args: PruneArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Res
     Ok(())
 }
 
-/// The present, by the clock, but not later than the record bears out: a clock that is years ahead
-/// must not make a run years old. That is the last time on record, and what the kernel has counted
-/// since then; if the machine was started anew, since that start.
+/// The end of all ages: now, or the last recorded time plus the time the kernel has counted since,
+/// whichever is earlier. After a reboot the kernel counts from the boot. A clock that is years ahead
+/// must not make a run years old.
 fn now(registry: &Registry) -> Result<DateTime<Utc>, Failure> {
     let clock = Utc::now();
     let latest = registry.latest()?;
     let newest = latest.iter().filter(|run| run.id.is_some()).max_by_key(|run| run.id);
-    let borne_out = newest.and_then(|run| borne_out(run, &Identity::current()));
-    let Some(known) = borne_out.filter(|known| *known < clock) else { return Ok(clock) };
-    if (clock - known) > chrono::Duration::minutes(1) {
+    let latest = newest.and_then(|run| latest_possible(run, &Identity::current()));
+    let Some(latest) = latest.filter(|latest| *latest < clock) else { return Ok(clock) };
+    if (clock - latest) > chrono::Duration::minutes(1) {
         warn!(
-            "the clock shows {}, but the record bears out no later time than {}: ages count from there",
+            "the clock shows {}, later than {}, the last recorded time plus the time since: ages are measured up to the earlier time",
             rfc3339(clock),
-            rfc3339(known),
+            rfc3339(latest),
         );
     }
-    Ok(known)
+    Ok(latest)
 }
 
-/// The present, from a run and the start of this process, which began a moment ago.
-fn borne_out(run: &Run, this: &Identity) -> Option<DateTime<Utc>> {
+/// The latest possible time now, from a run and the start of this process, which began a moment ago.
+fn latest_possible(run: &Run, this: &Identity) -> Option<DateTime<Utc>> {
     let (begun, process) = match (run.running_at, &run.child) {
         (Some(at), Some(child)) => (at, child),
         _ => (run.started_at?, run.supervisor_identity.as_ref()?),

@@ -28,8 +28,8 @@ pub struct RmArgs {
     #[arg(long)]
     logs: bool,
 
-    /// Also remove logs in or below DIR; by default only those in the state directory. May be
-    /// repeated
+    /// With --logs, also remove logs in or below DIR; by default only those in the state directory.
+    /// May be repeated
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 

@@ -30,7 +30,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "CONSOLE")]
     console: Option<ConsoleChoice>,
 
-    /// Select runs: last, all, or a number of 'vmon history'
+    /// Select runs: last, all, or a number in the column RUN of 'vmon history' [default: all; last for
+    /// replay, asciicast and scriptreplay]
     #[arg(long, value_name = "RUN")]
     run: Option<Runs>,
 }

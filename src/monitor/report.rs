@@ -32,8 +32,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The word of the record: `STARTING`, `RUNNING`, `STOPPING`, `DRAINING`, `RESTARTING` or
-    /// `STOPPED`.
+    /// The word of the control protocol: `STARTING`, `RUNNING`, `STOPPING`, `DRAINING`,
+    /// `RESTARTING` or `STOPPED`. The record has the same words, without `DRAINING`.
     pub const fn as_str(self) -> &'static str {
         self.word()
     }

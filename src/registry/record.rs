@@ -158,8 +158,8 @@ impl Record {
                 self.stage = Stage::Running;
             }
             Transition::Stopping { .. } => self.stage = Stage::Stopping,
-            // The state has no word for it, and usually the end follows at once, with all that is
-            // known now.
+            // The record has no such state. Usually the end follows at once, with all that is known
+            // now.
             Transition::Draining { status, .. } => {
                 self.reaped = Some(*status);
                 return Follow::Later;

@@ -22,7 +22,6 @@ pub enum What {
     Starting,
     Running,
     Stopping,
-    Draining,
     Restarting,
     Stopped,
     Removed,
@@ -34,7 +33,6 @@ impl What {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Stopping => "stopping",
-            Self::Draining => "draining",
             Self::Restarting => "restarting",
             Self::Stopped => "stopped",
             Self::Removed => "removed",
@@ -57,7 +55,6 @@ impl What {
             (RunStatus::Stopped, _) => Self::Stopped,
             (_, "STARTING") => Self::Starting,
             (_, "STOPPING") => Self::Stopping,
-            (_, "DRAINING") => Self::Draining,
             (_, "RESTARTING") => Self::Restarting,
             _ => Self::Running,
         }
@@ -195,7 +192,7 @@ fn report_run(
         reported = What::Running;
     }
     match now {
-        What::Stopping | What::Draining if reported < now => report(now, None),
+        What::Stopping if reported < now => report(now, None),
         What::Restarting if reported < now => report(now, run.ended_at),
         What::Stopped if reported < now && !followed => report(now, run.ended_at),
         What::Stopped if reported < What::Restarting => report(What::Restarting, run.ended_at),

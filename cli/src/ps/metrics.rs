@@ -16,7 +16,7 @@ use super::super::record::Recorded;
 use super::super::usage::ProcessSnapshot;
 
 /// The states of a run on record.
-const STATES: [&str; 6] = ["STARTING", "RUNNING", "STOPPING", "DRAINING", "RESTARTING", "STOPPED"];
+const STATES: [&str; 5] = ["STARTING", "RUNNING", "STOPPING", "RESTARTING", "STOPPED"];
 
 /// A metric family of OpenMetrics.
 struct Family<'a> {

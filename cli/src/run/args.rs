@@ -33,7 +33,16 @@ use crate::{Failure, notify};
     override_usage = "vmon run [OPTIONS] [--] COMMAND [ARG]...",
     after_help = "SIZE is whole bytes or a number with KiB, MiB or GiB (short: K, M, G).\n\
                   TIME is whole seconds or a number with ms, s, m or h.\n\
-                  NAME is letters, digits, '_', '.', '+' and '-' after a letter or digit, at most 128 bytes.\n\n\
+                  NAME, CONFIG and CONSOLE are letters, digits, '_', '.', '+' and '-' after a letter or digit,\n\
+                  at most 128 bytes.\n\n\
+                  BACKEND of a console is one of\n  \
+                  unix:PATH      a socket that the command listens on\n  \
+                  unix-any:PATH  a socket that the command or another program listens on\n  \
+                  listen:PATH    a socket that vmon listens on\n  \
+                  pty            a new PTY, whose path replaces {CONSOLE} in the command's arguments\n  \
+                  pty:PATH       a PTY that the command creates\n  \
+                  fifo:PATH      a FIFO that the command writes to\n\
+                  CONSOLE is 'console' if it is not given.\n\n\
                   Examples:\n  \
                   vmon run -- make -j4                        on this terminal, with a log\n  \
                   vmon run -d --name web -- ./server          in the background\n  \
@@ -77,7 +86,7 @@ pub(super) struct RecordArgs {
     pub(super) name: Option<Name>,
 
     /// Namespace of the sandbox in the log directory and the record
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_CONFIG_FILE)]
+    #[arg(long, value_name = "CONFIG", default_value = DEFAULT_CONFIG_FILE)]
     pub(super) config_file: Name,
 
     /// Modification time of the config file, as RFC 3339 [default: that of the file CONFIG in the
@@ -219,17 +228,14 @@ pub(super) struct StreamArgs {
     never_tty: bool,
 
     /// Input of the command: forward stdin (with --detach: the input of attached clients), or
-    /// /dev/null [default: forward; with --detach and without a PTY null]
+    /// /dev/null [default: 'forward'; 'null' with --detach on pipes]
     #[arg(long, value_name = "SOURCE", value_parser = one_of::<Input>(&["forward", "null"]))]
     stdin: Option<Input>,
 
-    /// Add a console beside the command's stdio, with the log NAME@CONSOLE.log. unix: a socket that
-    /// the command listens on (unix-any: or another program); listen: a socket that vmon listens on;
-    /// pty: a new PTY, whose path replaces {CONSOLE} in the command's arguments; pty:PATH: a PTY that
-    /// the command creates; fifo: a FIFO that the command writes to. May be repeated
+    /// Add a console beside the command's stdio, with the log NAME@CONSOLE.log. May be repeated
     #[arg(
         long = "console",
-        value_name = "[CONSOLE=]unix:PATH|unix-any:PATH|listen:PATH|pty|pty:PATH|fifo:PATH",
+        value_name = "[CONSOLE=]BACKEND",
         value_parser = os(|text| Console::try_from(text.as_os_str()))
     )]
     consoles: Vec<Console>,
@@ -285,7 +291,7 @@ pub(super) struct LifecycleArgs {
     #[arg(long)]
     pub(super) leave_descendants: bool,
 
-    /// Write the command's pid to this file while it runs
+    /// File that has the command's pid while it runs
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
 

@@ -20,14 +20,14 @@ const HEAD: &str = "\
 <!-- Generated from the definition of the command line. Do not edit: change the help text, then run
      VMON_UPDATE_DOCS=1 cargo test -p vmon-cli --bin vmon reference -->
 
-This page has every command and option. `vmon help`, `vmon COMMAND --help` and `vmon man COMMAND`
-print the same text.
+This page has every command and option. `vmon help`, `vmon SUBCOMMAND --help` and
+`vmon man SUBCOMMAND` print the same text.
 
-- Options of vmon come before COMMAND: everything from COMMAND on is passed to the command.
-- NAME is the name of a sandbox, or `CONFIG/NAME` if several configs have a sandbox of that name.
+- In `vmon run`, options come before the command to run.
+- NAME is the name of a sandbox, or CONFIG/NAME if several configs have that name.
   A command that takes several names processes all of them. It reports each failure on stderr and
   continues with the next name.
-- A command that reads the record first closes each run whose supervisor was killed, and ends the
+- Before a command reads the record, it closes each run whose supervisor was killed, and ends the
   processes of that run ([Stopping](stopping.md#a-supervisor-that-is-killed)).
 - `--sandbox-name` is an alias of `--name`, and `--sandbox-db-path` of `--db`.
   `--forward-output=false` is an alias of `--no-forward`.
