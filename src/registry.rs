@@ -18,7 +18,6 @@
 //! environment proves that they belong to that run. SQLite's files are opened without blocking,
 //! queries are bounded, and a view or virtual table under the name of a table is refused.
 //!
-//!
 //! # Ownership
 //!
 //! - A *name* is held by the row of a run that is not STOPPED, for as long as the supervisor in
@@ -193,9 +192,11 @@ impl Registry {
 
     /// Keeps one connection open for this registry and its observers, from the first claim until the
     /// last of them is dropped: for a host with many sandboxes. A start then costs less than half of
-    /// the CPU time that its record costs otherwise. The open connection holds three descriptors and its page cache, at most 2 MB
-    /// unless SQLite was built with another limit; other programs can't change the journal mode of
-    /// the database.
+    /// the CPU time that its record costs otherwise.
+    ///
+    /// The open connection holds three descriptors and its page cache, at most 2 MB unless SQLite was
+    /// built with another limit. Other programs can't change the journal mode of the database
+    /// meanwhile.
     ///
     /// Observers that run at the same time on several threads open connections of their own.
     #[must_use]

@@ -1,7 +1,7 @@
 //! Shows `vmon logs -f` and other followers that a sandbox is stopped only to be started again.
 //!
-//! `vmon restart` holds a lock (flock(2)) on a file beside the control socket,
-//! `run/CONFIG/.NAME.restart`, and removes the file when the restart is complete. The kernel releases
+//! `vmon restart` holds a lock (flock(2)) on the file `run/CONFIG/.NAME.restart` beside the database,
+//! and removes the file when the restart is complete. The kernel releases
 //! the lock when the process ends, in whatever way.
 
 use std::fs::{File, TryLockError};
@@ -17,6 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
 use vmon::control::runtime_directory;
+use vmon::monitor::Name;
 
 use super::places::{DIRECTORY, Places};
 use super::record::Recorded;
@@ -41,8 +42,8 @@ impl RestartLock {
     }
 
     fn lock(places: &Places, sandbox: &Recorded) -> io::Result<Self> {
-        let directory = runtime_directory(&runtime_dir(places), &sandbox.config_file)
-            .map_err(io::Error::other)?;
+        let directory =
+            runtime_directory(&lock_dir(places), &sandbox.config_file).map_err(io::Error::other)?;
         let name = file_name(&sandbox.name).ok_or(Errno::EINVAL)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -73,18 +74,18 @@ impl Drop for RestartLock {
 }
 
 /// The lock file of a restart of this sandbox in progress; `None` if there is none.
-pub fn of(places: &Places, config_file: &str, name: &str) -> Option<File> {
-    let parent = open(&runtime_dir(places), DIRECTORY, Mode::empty()).ok()?;
-    let config_file = is_component(config_file).then_some(config_file)?;
+pub fn find_held(places: &Places, config_file: &str, name: &str) -> Option<File> {
+    let parent = open(&lock_dir(places), DIRECTORY, Mode::empty()).ok()?;
+    let config_file: Name = config_file.parse().ok()?;
     let flags = DIRECTORY | OFlag::O_NOFOLLOW;
-    let directory = openat(&parent, config_file, flags, Mode::empty()).ok()?;
+    let directory = openat(&parent, config_file.as_str(), flags, Mode::empty()).ok()?;
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = openat(&directory, file_name(name)?.as_str(), flags, Mode::empty()).ok()?;
-    is_held(File::from(file))
+    if_held(File::from(file))
 }
 
 /// Returns the file if a process holds its lock and has not removed it yet.
-pub fn is_held(file: File) -> Option<File> {
+pub fn if_held(file: File) -> Option<File> {
     if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
         return None;
     }
@@ -94,17 +95,16 @@ pub fn is_held(file: File) -> Option<File> {
     }
 }
 
-fn runtime_dir(places: &Places) -> PathBuf {
+/// Where the locks are, whatever `--runtime-dir` is: a follower knows the database only.
+fn lock_dir(places: &Places) -> PathBuf {
     places.db.path.parent().unwrap_or(Path::new("/")).join("run")
 }
 
-/// `None` if the name is not a single path component. The record may be another user's.
+/// `None` if it is not a valid name, which is a single path component. The record may be another
+/// user's.
 fn file_name(name: &str) -> Option<String> {
-    is_component(name).then(|| format!(".{name}.restart"))
-}
-
-fn is_component(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.contains('/')
+    let name: Name = name.parse().ok()?;
+    Some(format!(".{name}.restart"))
 }
 
 #[cfg(test)]

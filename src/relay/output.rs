@@ -311,13 +311,13 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         if self.tail.is_some() {
             self.end_pace(cx);
         } else if let (Some(pace), Some((source, id))) = (&mut self.pace, &self.source) {
-            pace.read(source, *id, count, empty, cx);
+            pace.note_read(source, *id, count, empty, cx);
         }
     }
 
     fn end_pace(&mut self, cx: &mut Context<'_, S, T>) {
         if let (Some(pace), Some((_, id))) = (&mut self.pace, &self.source) {
-            pace.over(*id, cx);
+            pace.end_flood(*id, cx);
         }
     }
 

@@ -1,8 +1,8 @@
-//! Reads a flooded source at the pace that the rule of floods advises.
+//! Schedules the reads of a flooded source: disarms it for each pause, and grows its pipe. It reads
+//! nothing itself.
 //!
-//! Carries out the advice of [`Flood`]: the source is disarmed for the length of a pause, a timer
-//! ends the pause, and a pipe grows while the flood lasts. A source at rest has no timer, and a
-//! pipe at rest its own size.
+//! [`Flood`] decides when to pause and for how long; a timer ends the pause. A source at rest has no
+//! timer, and a pipe at rest its own size.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::reactor::{Context, SourceId, TimerId};
 /// How often a pipe that has grown is checked: it gets its size back if there was no flood since.
 const TRIM: Duration = Duration::from_millis(100);
 
-/// The delay before a source is read that the poller has no room for.
+/// Delay between reads of a source that could not be armed.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// The keys of a source's timers.
@@ -67,8 +67,8 @@ impl<T: Copy> Pace<T> {
         self.grows = false;
     }
 
-    /// A read returned `count` bytes; `empty` is whether it left the source empty.
-    pub(super) fn read<S: Copy>(
+    /// Notes a read that returned `count` bytes; `empty` is whether it left the source empty.
+    pub(super) fn note_read<S: Copy>(
         &mut self,
         source: &File,
         id: SourceId,
@@ -79,7 +79,7 @@ impl<T: Copy> Pace<T> {
         let now = Instant::now();
         if count == 0 {
             self.unbroken = 0;
-            self.over(id, cx);
+            self.end_flood(id, cx);
             return self.check_later(cx);
         }
         self.flood.read(count, self.size.capacity(), now);
@@ -108,8 +108,8 @@ impl<T: Copy> Pace<T> {
         self.check_later(cx);
     }
 
-    /// The source is not to be paced any more, or not for now.
-    pub(super) fn over<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
+    /// Ends pacing until the next flood.
+    pub(super) fn end_flood<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         self.flood.over(Instant::now());
         self.watch(id, cx);
     }
@@ -138,7 +138,7 @@ impl<T: Copy> Pace<T> {
                 }
             }
             Err(error) => {
-                debug!("a stream is read by the clock: {error}");
+                debug!("can't poll a stream, reading it every 5 ms: {error}");
                 self.read_after(RETRY, cx);
             }
         }

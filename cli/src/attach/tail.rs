@@ -8,8 +8,8 @@ use crate::screen::Screen;
 /// Bytes before the tail that show where a sequence or a character begins.
 pub const CONTEXT: u64 = 256;
 
-/// The longest rest of a UTF-8 character.
-const LONGEST_REST: usize = 3;
+/// Most continuation bytes in a UTF-8 character.
+const MOST_CONTINUATION: usize = 3;
 
 /// The part of the log that is still to come.
 pub struct Tail {
@@ -17,14 +17,14 @@ pub struct Tail {
     context: u64,
     /// Bytes of the tail.
     left: u64,
-    place: Place,
+    phase: TailPhase,
     /// The state of the bytes before.
     before: Modes,
     screen: Screen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum TailPhase {
     /// Before the first whole character and sequence, with so many bytes of a character skipped.
     Rest(usize),
     Shown,
@@ -39,8 +39,8 @@ impl Tail {
         let context = received.saturating_sub(wanted);
         let mut screen = Screen::session();
         screen.filter(modes.as_bytes(), &mut Vec::new());
-        let place = Place::Rest(0);
-        Self { context, left: received - context, place, before: Modes::default(), screen }
+        let phase = TailPhase::Rest(0);
+        Self { context, left: received - context, phase, before: Modes::default(), screen }
     }
 
     /// Filters the part of `bytes` that belongs to the tail. Returns the other part; `None` if the
@@ -67,23 +67,25 @@ impl Tail {
 
     /// Whether this byte is shown: not one of a sequence or character that began before the tail.
     fn begins_with(&mut self, byte: &[u8]) -> bool {
-        match self.place {
-            Place::Rest(_) if self.before.is_in_sequence() => return false,
-            Place::Rest(skipped) if skipped < LONGEST_REST && matches!(byte, [0x80..=0xbf]) => {
-                self.place = Place::Rest(skipped + 1);
+        match self.phase {
+            TailPhase::Rest(_) if self.before.is_in_sequence() => return false,
+            TailPhase::Rest(skipped)
+                if skipped < MOST_CONTINUATION && matches!(byte, [0x80..=0xbf]) =>
+            {
+                self.phase = TailPhase::Rest(skipped + 1);
                 return false;
             }
-            Place::Rest(_) => self.place = Place::Shown,
-            Place::Shown | Place::End(_) => {}
+            TailPhase::Rest(_) => self.phase = TailPhase::Shown,
+            TailPhase::Shown | TailPhase::End(_) => {}
         }
         true
     }
 
     /// Whether the tail ends before this byte, and not within a sequence or a character.
     fn is_whole_before(&mut self, byte: u8) -> bool {
-        let shown = if let Place::End(shown) = self.place { shown } else { 0 };
-        self.place = Place::End(shown + 1);
-        let continues = matches!(byte, 0x80..=0xbf) && shown < LONGEST_REST;
+        let shown = if let TailPhase::End(shown) = self.phase { shown } else { 0 };
+        self.phase = TailPhase::End(shown + 1);
+        let continues = matches!(byte, 0x80..=0xbf) && shown < MOST_CONTINUATION;
         !self.before.is_in_sequence() && !continues
     }
 }

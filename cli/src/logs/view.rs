@@ -335,7 +335,7 @@ impl<'a> LogView<'a> {
             return Ok(None);
         }
         let (config_file, name) = (&self.source.config_file, &self.source.name);
-        let mut lock = restart_lock::of(&self.shared.places()?, config_file, name);
+        let mut lock = restart_lock::find_held(&self.shared.places()?, config_file, name);
         while let Some(file) = lock {
             if !self.watcher.watch(&[Target::Held(file.as_fd())]) {
                 let fds = self.watcher.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -345,7 +345,7 @@ impl<'a> LogView<'a> {
                 }
                 self.watcher.clear();
             }
-            lock = restart_lock::is_held(file);
+            lock = restart_lock::if_held(file);
         }
         let record = Record::read(self.shared)?;
         let is_it = |it: &&Recorded| it.config_file == *config_file && it.name == *name;

@@ -1,6 +1,6 @@
 //! The character attributes that output has set.
 
-/// Largest size of the stored sequences, in bytes. Programs reset all attributes long before.
+/// Largest size of the stored sequences, in bytes. Programs reset attributes well within this.
 const LARGEST: usize = 256;
 
 const RESET: &[u8] = b"\x1b[m";

@@ -1,5 +1,5 @@
-//! The processes of a child that are not children of this process: its session, its group, and its
-//! reparented descendants, found in the process table.
+//! The processes that a child started, found in the process table by their session, group or
+//! ancestor. Reparented ones are children of this subreaper; the rest are not.
 
 use std::io;
 
@@ -36,9 +36,9 @@ impl Leader {
         (entry.pid, entry.start) == (self.pid, self.start)
     }
 
-    /// Whether the number still means the session and group that this process led. If another
-    /// process has its pid, that may lead a session with the same number. While a member of the old
-    /// session is left, the kernel does not reuse the number.
+    /// Whether the number still means the session and group that this process led. False if another
+    /// process has this pid: it may lead a new session of that id. While a member of the old session
+    /// is left, the kernel does not reuse the number.
     fn is_unambiguous(&self) -> io::Result<bool> {
         match Entry::of(self.pid) {
             Ok(Some(entry)) => Ok(entry.start == self.start),
