@@ -278,7 +278,7 @@ fn waits(timeout: Duration) -> bool {
 }
 
 fn set_up(connection: Connection) -> Result<Connection, Fault> {
-    if connection.is_readonly("main")? {
+    if sqlite::is_readonly(&connection) {
         return Err(Fault::ReadOnly);
     }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
@@ -302,18 +302,16 @@ fn connect(db: &Path, access: OpenFlags, timeout: Duration) -> Result<Connection
     // rusqlite sets five seconds.
     connection.busy_timeout(timeout)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
-    limit_steps(&mut connection, access, timeout)?;
+    // rusqlite has no constant for that before 0.36.
+    connection.execute_batch("PRAGMA trusted_schema=OFF")?;
+    // Fails for values below zero only; before 0.34 it returns no result.
+    let _ = connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE);
+    limit_steps(&mut connection, access, timeout);
     Ok(connection)
 }
 
 /// Gives the next statements of a connection their steps, which they share.
-fn limit_steps(
-    connection: &mut Connection,
-    access: OpenFlags,
-    timeout: Duration,
-) -> rusqlite::Result<()> {
+fn limit_steps(connection: &mut Connection, access: OpenFlags, timeout: Duration) {
     let mut steps_left = match waits(timeout) {
         false => LOOP_STEPS,
         true if access.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) => WRITE_STEPS,
@@ -323,7 +321,8 @@ fn limit_steps(
         steps_left = steps_left.saturating_sub(STEPS.unsigned_abs().into());
         steps_left == 0
     };
-    connection.progress_handler(STEPS, Some(limit_reached))
+    // Fails only on a connection of another program, of which this is none.
+    let _ = connection.progress_handler(STEPS, Some(limit_reached));
 }
 
 /// A number that changes on this connection when another one has changed the content.
@@ -377,7 +376,7 @@ fn write_on<T>(
     let before = kept.files.log_size();
     let Kept { connection, files, checked, .. } = &mut kept;
     let (value, distrust) = sqlite::with(db, waits(timeout), |_| {
-        limit_steps(connection, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout)?;
+        limit_steps(connection, OpenFlags::SQLITE_OPEN_READ_WRITE, timeout);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Our own transactions leave the number as it is.
         let version = data_version(&transaction)?;

@@ -41,7 +41,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::unistd::geteuid;
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 use super::error::Distrust;
 use super::trust::{self, existing};
@@ -132,9 +132,16 @@ pub(super) fn with<T>(
 
 /// The name of the VFS that applies these rules, registered on the first call; "unix" if SQLite was
 /// built without replaceable system calls.
-pub(super) fn vfs() -> &'static CStr {
-    static NAMED: OnceLock<&CStr> = OnceLock::new();
-    NAMED.get_or_init(|| install().map_or(c"unix", |()| NAME))
+pub(super) fn vfs() -> &'static str {
+    static NAMED: OnceLock<&str> = OnceLock::new();
+    NAMED.get_or_init(|| install().and_then(|()| NAME.to_str().ok()).unwrap_or("unix"))
+}
+
+/// Whether the database of a connection can't be written.
+pub(super) fn is_readonly(connection: &Connection) -> bool {
+    // SAFETY: the handle of an open connection, which is not used elsewhere meanwhile, and a
+    // NUL-terminated name.
+    unsafe { ffi::sqlite3_db_readonly(connection.handle(), c"main".as_ptr()) == 1 }
 }
 
 fn install() -> Option<()> {
@@ -392,7 +399,7 @@ mod tests {
     #[test]
     fn only_the_companions_of_the_database_in_use_are_removed() {
         let (directory, db) = scratch();
-        assert_eq!(vfs(), NAME);
+        assert_eq!(Ok(vfs()), NAME.to_str());
         let unlink = |path: &Path| {
             // SAFETY: a NUL-terminated path.
             unsafe { unlink_call(c_string(path).as_ptr()) }
@@ -423,7 +430,7 @@ mod tests {
     #[test]
     fn sqlite_gives_no_file_of_a_registry_to_another_user() {
         let (_directory, db) = scratch();
-        assert_eq!(vfs(), NAME);
+        assert_eq!(Ok(vfs()), NAME.to_str());
         let file = fs::File::open(&db).unwrap();
         let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
         let own_uid = geteuid().as_raw();
@@ -465,7 +472,7 @@ mod tests {
     #[test]
     fn sqlite_sleeps_only_for_a_caller_that_may_wait() {
         let (_directory, db) = scratch();
-        assert_eq!(vfs(), NAME);
+        assert_eq!(Ok(vfs()), NAME.to_str());
         // SAFETY: the method of "unix" uses nothing of the VFS.
         let sleep = |_| unsafe { sleep_call(std::ptr::null_mut(), 1) };
         assert_eq!(with(&db, false, sleep).unwrap().0, 0);
