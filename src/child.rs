@@ -368,7 +368,7 @@ impl Child {
     /// start.
     ///
     /// On Linux the child gets SIGKILL when the calling *thread* ends (`PR_SET_PDEATHSIG`,
-    /// prctl(2)), unless it executes a set-uid program.
+    /// prctl(2)), unless it executes a set-uid program or [`Command::parent_death`] is false.
     pub(crate) fn spawn_on(
         command: &Command,
         stdio: Stdio,
@@ -482,6 +482,14 @@ impl Child {
             // macOS refuses to signal a zombie.
             Err(Errno::EPERM) if platform::has_ended(self.pid)? => Err(Errno::ESRCH.into()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The exit status of the child if that is known. The child is not reaped.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        match self.reaper {
+            Reaper::Done(status) => Some(status),
+            Reaper::Monitor | Reaper::Host => platform::ended_status(self.pid).ok().flatten(),
         }
     }
 

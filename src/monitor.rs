@@ -83,9 +83,13 @@ pub type SandboxId = HandlerId;
 /// Monitors one child. See the [module](self).
 ///
 /// A monitor that is removed from its reactor, or dropped, before its child has ended does not end
-/// the child: the child loses its streams, and the host has to stop and reap it. The same holds for
-/// a [rotate command](Sandbox::rotate_command) that runs at that moment; one that runs when the
-/// sandbox has stopped is reaped by the reactor.
+/// the child: the child loses its streams, and the host has to stop and reap it. When such a monitor
+/// is dropped its observers receive [`Transition::Stopped`], with the child's exit status if the
+/// child has ended and else [`Reason::SupervisorLost`], and its name is free. Added to a reactor
+/// again, it ends in the same way.
+///
+/// A [rotate command](Sandbox::rotate_command) that runs then is left to the host too; one that runs
+/// when the sandbox has stopped is reaped by the reactor.
 ///
 /// ```no_run
 /// use vmon::child::Command;
@@ -284,6 +288,15 @@ impl Monitor {
     }
 }
 
+impl Drop for Monitor {
+    /// The observers receive the end of a run that is not over.
+    fn drop(&mut self) {
+        if let Some(transition) = self.lifecycle.abandon() {
+            self.lifecycle.parts.observers.report_last(&transition);
+        }
+    }
+}
+
 /// A monitor that has no child yet. See [`Monitor::builder`].
 pub struct Builder {
     sandbox: Sandbox,
@@ -365,8 +378,9 @@ impl Builder {
     /// Never blocks: whether the child was started is reported to the observers, and by
     /// [`Monitor::end`] if it was not.
     ///
-    /// On Linux the child is killed when the thread that runs the reactor ends
-    /// (`PR_SET_PDEATHSIG`, prctl(2)).
+    /// On Linux the child is killed when the *thread* ends that has polled the reactor when the child
+    /// was started (`PR_SET_PDEATHSIG`, prctl(2)). A host that polls on threads of a pool, which end
+    /// when they are idle, calls [`Command::parent_death`].
     pub fn spawn(self, reactor: &mut Reactor<Monitor>, command: Command) -> SandboxId {
         reactor.add(self.build(command))
     }

@@ -36,6 +36,7 @@ pub struct Command {
     pub(crate) directory: Option<PathBuf>,
     pub(crate) pty: bool,
     pub(crate) file_limit: Option<FileLimit>,
+    pub(crate) parent_death: bool,
     pub(crate) background: bool,
 }
 
@@ -50,6 +51,7 @@ impl Command {
             directory: None,
             pty: false,
             file_limit: None,
+            parent_death: true,
             background: false,
         }
     }
@@ -129,6 +131,19 @@ impl Command {
     #[must_use]
     pub fn file_limit(mut self, limit: FileLimit) -> Self {
         self.file_limit = Some(limit);
+        self
+    }
+
+    /// Whether the child is killed when the thread that has started it ends (`PR_SET_PDEATHSIG`,
+    /// prctl(2)); the default is true. On Linux only: elsewhere a child always outlives a process
+    /// that is killed.
+    ///
+    /// It is the thread and not the process. A host whose reactor is polled by the threads of a pool
+    /// sets it to false: such a thread ends when it has nothing to do, and its children with it. A
+    /// child then outlives a host that is killed, until the next claim of its name ends it.
+    #[must_use]
+    pub fn parent_death(mut self, parent_death: bool) -> Self {
+        self.parent_death = parent_death;
         self
     }
 

@@ -5,11 +5,13 @@ use std::mem;
 use tracing::{info, warn};
 
 use super::Monitor;
+use super::channels::Channels;
 use super::check;
 use super::keys::{Cx, Source, SourceKey, Timer, TimerKey};
 use super::lifecycle::{Event, StopRequest};
 use super::parts::Parts;
 use super::requests::RequestError;
+use super::service::Services;
 use super::signals;
 use crate::child::{KillScope, Signal};
 use crate::reactor::{Handler, Ready};
@@ -21,6 +23,9 @@ impl Handler for Monitor {
     type Event = super::Event;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
+        if self.lifecycle.has_begun() {
+            return self.end_removed(cx);
+        }
         match check::check(&self.lifecycle.parts) {
             Ok(()) => self.claim(cx),
             Err(error) => self.lifecycle.handle(Event::Unusable(error), cx),
@@ -172,6 +177,21 @@ impl Monitor {
         {
             lifecycle.handle(Event::ServicesOpen(opened), cx);
         }
+    }
+
+    /// Ends a run that goes no further: the reactor that this monitor was removed from has forgotten
+    /// its sources and timers.
+    fn end_removed(&mut self, cx: &mut Cx<'_>) {
+        self.services = Services::default();
+        let ended = self.lifecycle.abandon();
+        let parts = &mut self.lifecycle.parts;
+        parts.channels = Channels::default();
+        parts.post_rotate = None;
+        parts.observers.forget_timers();
+        if let Some(transition) = ended {
+            parts.report(&transition, cx);
+        }
+        self.after_call(cx);
     }
 
     fn poll_post_rotate(&mut self, cx: &mut Cx<'_>) {

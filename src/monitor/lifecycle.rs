@@ -4,6 +4,7 @@
 //! [`Lifecycle::handle`] is the table of transitions; the states and what they do are in the files
 //! of this folder.
 
+mod abandon;
 mod cleanup;
 mod draining;
 mod launch;

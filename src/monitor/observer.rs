@@ -204,6 +204,18 @@ impl Observers {
         reported
     }
 
+    /// As [`report`](Self::report), the last time, without a loop: none is called again.
+    pub(super) fn report_last(&mut self, transition: &Transition) {
+        for entry in self.list.iter_mut().filter(|entry| entry.claimed) {
+            let _ = entry.call(|observer| observer.transition(transition));
+        }
+    }
+
+    /// Forgets which observers ask to be called again: their timers are gone.
+    pub(super) fn forget_timers(&mut self) {
+        self.list.iter_mut().for_each(|entry| entry.retry = None);
+    }
+
     /// Calls an observer again.
     ///
     /// # Errors

@@ -144,11 +144,14 @@ pub enum Reason {
     OutOfMemory,
     /// By a stop after an observer or a service of the supervisor [panicked](End::panic).
     SupervisorPanicked,
+    /// Not known: its monitor was dropped, or removed from its reactor, before it had ended.
+    SupervisorLost,
 }
 
 impl Reason {
     /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
-    /// `idle-timeout`, `out-of-memory` or `supervisor-panicked`.
+    /// `idle-timeout`, `out-of-memory`, `supervisor-panicked` or
+    /// `supervisor-lost`.
     pub const fn as_str(self) -> &'static str {
         self.word()
     }
@@ -163,6 +166,7 @@ words!(Reason {
     IdleTimeout = "idle-timeout",
     OutOfMemory = "out-of-memory",
     SupervisorPanicked = "supervisor-panicked",
+    SupervisorLost = "supervisor-lost",
 });
 
 /// Why a child was not started, or a child of the host's is not monitored. No process of a command

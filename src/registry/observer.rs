@@ -262,6 +262,21 @@ impl RegistryObserver {
     }
 }
 
+impl Drop for RegistryObserver {
+    /// An end that could not be written yet goes to the spool directory, for the next command.
+    fn drop(&mut self) {
+        match self.take_state() {
+            State::Pending(record, delay) if record.is_over() => {
+                self.earlier.spool_after(Duration::ZERO, &self.registry);
+                if !delay.spooled {
+                    spool_record(&self.registry, &record, None);
+                }
+            }
+            _ => self.earlier.spool_after(Duration::ZERO, &self.registry),
+        }
+    }
+}
+
 /// Whether the child runs whatever the result of the claim, so that a failed claim is retried: a
 /// child that was handed over is already running, and a restarted command has the name.
 fn runs_regardless(starting: &Starting<'_>) -> bool {

@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::kind::Kind;
 use super::write::write_some;
+use crate::process::without_sigpipe;
 use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
@@ -234,7 +235,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
 }
 
 fn write_to_child(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
-    match write_some(target, bytes) {
+    match without_sigpipe(|| write_some(target, bytes)) {
         (written, None) => Ok(written),
         // Linux: no process has the slave of the PTY open. The bytes are lost, but the child may
         // open it again. For anything but a terminal, EIO is an error.

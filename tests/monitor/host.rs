@@ -1207,6 +1207,35 @@ mod process {
     }
 
     #[test]
+    fn a_child_that_closes_its_input_does_not_end_a_host_with_the_default_action_of_sigpipe() {
+        let state = State::new();
+        let input = state.file("input");
+        fs::write(&input, common::noise(1 << 20, 1)).unwrap();
+        let stdin = fs::File::open(&input).unwrap();
+        run_host(&state, "has_the_default_action_of_sigpipe", stdin.into());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_child_ends_with_the_thread_that_has_started_it_unless_it_is_told_not_to() {
+        let state = State::new();
+        for (parent_death, signal) in [(true, Signal::KILL), (false, Signal::TERM)] {
+            let mut reactor = Reactor::new().unwrap();
+            let command = sh("exec sleep 1000").parent_death(parent_death);
+            let id = Monitor::builder(sandbox(&state, "web")).spawn(&mut reactor, command);
+            let start = move || {
+                start_added(&mut reactor);
+                reactor
+            };
+            let mut reactor = std::thread::spawn(start).join().unwrap();
+            if !parent_death {
+                stop(&mut reactor, id);
+            }
+            assert_eq!(end_of(&mut reactor, id).signal(), Some(signal));
+        }
+    }
+
+    #[test]
     fn the_library_installs_no_signal_handler_unless_asked() {
         run_host(&State::new(), "looks_at_its_signals", Stdio::null());
     }
@@ -1298,6 +1327,20 @@ mod hosts {
             let id = Monitor::builder(sandbox.clone()).spawn(&mut reactor, Command::new(program));
             assert_eq!(end_of(&mut reactor, id).exit_code(), code);
         }
+    }
+
+    #[test]
+    #[ignore = "a host, run by other tests"]
+    fn has_the_default_action_of_sigpipe() {
+        let Some(sandbox) = sandbox("web") else { return };
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: SIG_DFL installs no handler.
+        unsafe { sigaction(Sig::SIGPIPE, &default) }.unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let sandbox = sandbox.input(vmon::monitor::Input::Forward);
+        let id = spawn(&mut reactor, sandbox, "exec 0<&-; sleep 0.5; exit 4");
+        assert_ended(&end_of(&mut reactor, id), ExitStatus::Code(4), Reason::Exited);
+        assert!(!SigSet::thread_get_mask().unwrap().contains(Sig::SIGPIPE));
     }
 
     fn threads() -> usize {

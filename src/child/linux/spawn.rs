@@ -35,7 +35,7 @@ use super::pidfd::PidFd;
 use crate::child::{Cgroup, ChildStdio, Command, SpawnFailure};
 use crate::process::FileLimit;
 
-/// Starts `command` in a session of its own, to be killed when the calling thread ends.
+/// Starts `command` in a session of its own, by default to be killed when the calling thread ends.
 pub(in crate::child) fn spawn(
     command: &Command,
     stdio: &ChildStdio<'_>,
@@ -81,6 +81,7 @@ struct Plan {
     file_limit: Option<FileLimit>,
     /// Whether it is a background command: see `Child::spawn_in_background`.
     background: bool,
+    parent_death: bool,
     program: Program,
     /// Written by the child before it exits.
     failure: Cell<Option<Failure>>,
@@ -107,6 +108,7 @@ impl Plan {
             directory: directory.transpose()?,
             file_limit: command.file_limit,
             background: command.background,
+            parent_death: command.parent_death,
             program: Program::new(command)?,
             failure: Cell::new(None),
         })
@@ -127,7 +129,9 @@ impl Plan {
             lower_priority().map_err(Failure::Prepare)?;
         } else {
             // First, so that the child does not outlive this process if a later step blocks.
-            die_with_parent(self.parent).map_err(Failure::Prepare)?;
+            if self.parent_death {
+                die_with_parent(self.parent).map_err(Failure::Prepare)?;
+            }
             setsid().map_err(Failure::Prepare)?;
         }
         if let Some(cgroup) = &self.cgroup {

@@ -105,6 +105,7 @@ impl Spec {
                 env_clear: _,
                 env: _,
                 file_limit: _,
+                parent_death: _,
                 background: _,
             }) => {
                 let words = std::iter::once(program).chain(args).map(|it| word(it)).collect();

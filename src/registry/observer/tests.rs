@@ -29,7 +29,9 @@ impl Fixture {
 
     /// An observer that gives up at the first failure after the end.
     fn impatient(&self) -> RegistryObserver {
-        RegistryObserver { spool_after: Duration::ZERO, ..self.registry.observer() }
+        let mut observer = self.registry.observer();
+        observer.spool_after = Duration::ZERO;
+        observer
     }
 
     fn locked(&self) -> Connection {
