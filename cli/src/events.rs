@@ -14,10 +14,10 @@ use vmon::registry::{Lost, Registry, RegistryError, Run};
 
 use self::tracker::{Event, RunTracker};
 use super::Failure;
+use super::interruptible_wait::{InterruptibleWait, WaitResult};
 use super::messages::printable;
 use super::outcome::Outcome;
 use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
-use super::pause::{Next, Pause};
 use super::places::Places;
 use super::record::{AnyNames, Selector};
 use super::shared_args::SharedArgs;
@@ -61,7 +61,7 @@ pub struct EventsArgs {
 
 /// Prints events until a signal arrives or stdout is closed.
 pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
-    let pause = Pause::new().map_err(Failure::SetUp)?;
+    let interruptible = InterruptibleWait::new().map_err(Failure::SetUp)?;
     let mut feed = Feed::new(shared.places()?)?;
     loop {
         for event in feed.poll()? {
@@ -69,7 +69,7 @@ pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<
                 print(&if args.json { json_line(&event) } else { line(&event) })?;
             }
         }
-        if pause.wait(POLL_INTERVAL) == Next::Quit {
+        if interruptible.wait(POLL_INTERVAL) == WaitResult::Quit {
             return Ok(());
         }
     }

@@ -10,9 +10,9 @@ use vmon::registry::Run;
 use vmon::terminal::Terminal;
 use vmon::usage::Usage;
 
+use super::interruptible_wait::{InterruptibleWait, WaitResult};
 use super::outcome::Outcome;
 use super::output::{json_line, merged, or_dash, print, print_json, stamp, table};
-use super::pause::{Next, Pause};
 use super::record::{AnyNames, Record};
 use super::shared_args::SharedArgs;
 use super::usage::{self, ProcessSnapshot};
@@ -67,19 +67,22 @@ pub struct StatsArgs {
 
 /// Prints one list, or with --watch one each second.
 pub fn stats(args: StatsArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let pause = if args.watch { Some(Pause::new().map_err(Failure::SetUp)?) } else { None };
+    let interruptible =
+        if args.watch { Some(InterruptibleWait::new().map_err(Failure::SetUp)?) } else { None };
     let mut samples = Samples::default();
     let runs = running(&args, shared, outcome)?;
     let processes = ProcessSnapshot::new();
     runs.iter().for_each(|run| samples.take(run, &processes));
-    match &pause {
-        Some(pause) if pause.wait(FIRST_INTERVAL) == Next::Quit => return Ok(()),
+    match &interruptible {
+        Some(interruptible) if interruptible.wait(FIRST_INTERVAL) == WaitResult::Quit => {
+            return Ok(());
+        }
         Some(_) => {}
         None => std::thread::sleep(FIRST_INTERVAL),
     }
     show(&args, &runs, outcome, &mut samples)?;
-    let Some(pause) = pause else { return Ok(()) };
-    while pause.wait(INTERVAL) == Next::Continue {
+    let Some(interruptible) = interruptible else { return Ok(()) };
+    while interruptible.wait(INTERVAL) == WaitResult::Continue {
         // Names that select nothing have been reported.
         let mut now = outcome.silent();
         let runs = running(&args, shared, &mut now)?;

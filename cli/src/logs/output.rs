@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags};
 use vmon::terminal::{self, Direction, Handle};
 
-use super::super::pause::{Next, Pause};
+use super::super::interruptible_wait::{InterruptibleWait, WaitResult};
 use super::super::{Failure, reason};
 
 /// CAN ends an incomplete escape sequence, SGR resets all attributes.
@@ -15,7 +15,7 @@ const RESET: &[u8] = b"\x18\x1b[m";
 /// Writes to stdout without blocking signals.
 pub struct Output {
     handle: Option<Handle>,
-    pause: Pause,
+    interruptible: InterruptibleWait,
 }
 
 /// Whether to go on writing.
@@ -28,7 +28,7 @@ pub enum Wanted {
 impl Output {
     pub fn new() -> Result<Self, Failure> {
         let handle = Handle::open(terminal::stdout(), Direction::Write).map_err(Failure::SetUp)?;
-        Ok(Self { handle, pause: Pause::new().map_err(Failure::SetUp)? })
+        Ok(Self { handle, interruptible: InterruptibleWait::new().map_err(Failure::SetUp)? })
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -36,8 +36,8 @@ impl Output {
     }
 
     /// Reports signals and a closed stdout between writes.
-    pub fn pause(&self) -> &Pause {
-        &self.pause
+    pub fn interruptible(&self) -> &InterruptibleWait {
+        &self.interruptible
     }
 
     /// Writes and clears `bytes`. A reader that has closed stdout, or a hangup of the terminal, is
@@ -45,7 +45,7 @@ impl Output {
     pub fn write(&mut self, bytes: &mut Vec<u8>) -> Result<Wanted, Failure> {
         let Some(handle) = &mut self.handle else { return Err(Failure::Output("it is closed")) };
         let mut written = 0;
-        if self.pause.is_over() {
+        if self.interruptible.is_over() {
             return Ok(Wanted::Closed);
         }
         while let Some(rest @ [_, ..]) = bytes.get(written..) {
@@ -53,7 +53,7 @@ impl Output {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let takes = [PollFd::new(handle.as_fd(), PollFlags::POLLOUT)];
-                    if self.pause.wait_for(&takes, None) == Next::Quit {
+                    if self.interruptible.wait_for(&takes, None) == WaitResult::Quit {
                         // A partly written sequence may have left its attributes.
                         let _ = handle.is_terminal().then(|| handle.write(RESET));
                         return Ok(Wanted::Closed);

@@ -12,8 +12,8 @@ use vmon::logfile::read::{Entry, Hold, LogReader, Position, Warning};
 use vmon::logfile::{Mark, Timestamp, names};
 
 use super::super::file_watcher::{FileWatcher, POLL_INTERVAL, Target};
+use super::super::interruptible_wait::WaitResult;
 use super::super::outcome::Outcome;
-use super::super::pause::Next;
 use super::super::record::{Record, Recorded};
 use super::super::run_log::{Bounds, BoundsError, LogSource, Runs};
 use super::super::shared_args::SharedArgs;
@@ -160,7 +160,7 @@ impl<'a> LogView<'a> {
                 }
                 self.late = None;
             }
-            if self.wait(&life, hold, &output) == Next::Quit {
+            if self.wait(&life, hold, &output) == WaitResult::Quit {
                 break;
             }
         }
@@ -312,7 +312,7 @@ impl<'a> LogView<'a> {
     }
 
     /// Waits until there may be more to read.
-    fn wait(&mut self, life: &Life, hold: Hold, output: &Output) -> Next {
+    fn wait(&mut self, life: &Life, hold: Hold, output: &Output) -> WaitResult {
         let late = self.late.filter(|_| hold == Hold::Pending);
         let until = self.args.until.map(|until| with_timeout(until).since(Timestamp::now()));
         let times = [
@@ -324,7 +324,7 @@ impl<'a> LogView<'a> {
         let fds = [life.event_fd(), self.watcher.event_fd()];
         let fds: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let next = output.pause().wait_for(&fds, times.into_iter().flatten().min());
+        let next = output.interruptible().wait_for(&fds, times.into_iter().flatten().min());
         self.watcher.clear();
         next
     }
@@ -340,7 +340,9 @@ impl<'a> LogView<'a> {
             if !self.watcher.watch(&[Target::Held(file.as_fd())]) {
                 let fds = self.watcher.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 // The kernel sends the close event before it releases the lock (Linux: `__fput`).
-                if output.pause().wait_for(fds.as_slice(), Some(POLL_INTERVAL)) == Next::Quit {
+                if output.interruptible().wait_for(fds.as_slice(), Some(POLL_INTERVAL))
+                    == WaitResult::Quit
+                {
                     return Ok(None);
                 }
                 self.watcher.clear();

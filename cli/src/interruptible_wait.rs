@@ -13,20 +13,20 @@ use vmon::terminal;
 
 /// Watches for SIGINT, SIGTERM and SIGHUP, and for the end of stdout's reader.
 #[derive(Debug)]
-pub struct Pause {
+pub struct InterruptibleWait {
     signals: UnixStream,
 }
 
 /// How a wait has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum WaitResult {
     /// The time has passed, or a descriptor is ready.
     Continue,
     /// A signal has arrived, or stdout is closed.
     Quit,
 }
 
-impl Pause {
+impl InterruptibleWait {
     /// Installs the signal handlers. The signals no longer terminate the process.
     pub fn new() -> io::Result<Self> {
         let (signals, written) = UnixStream::pair()?;
@@ -37,27 +37,27 @@ impl Pause {
     }
 
     /// Waits for this time.
-    pub fn wait(&self, time: Duration) -> Next {
+    pub fn wait(&self, time: Duration) -> WaitResult {
         let over = Instant::now() + time;
         loop {
             let left = over.saturating_duration_since(Instant::now());
             match self.poll(&[], Some(left)) {
-                Ok((_, true)) => return Next::Quit,
-                Ok((0, _)) => return Next::Continue,
-                Ok(_) if left.is_zero() => return Next::Continue,
+                Ok((_, true)) => return WaitResult::Quit,
+                Ok((0, _)) => return WaitResult::Continue,
+                Ok(_) if left.is_zero() => return WaitResult::Continue,
                 // A descriptor is ready without an end condition, and poll(2) would return at once.
                 Ok(_) => std::thread::sleep(left),
                 Err(Errno::EINTR) if !left.is_zero() => {}
-                Err(_) => return Next::Continue,
+                Err(_) => return WaitResult::Continue,
             }
         }
     }
 
     /// Waits until one of these is ready, or the time has passed; `None` is no limit.
-    pub fn wait_for(&self, fds: &[PollFd<'_>], time: Option<Duration>) -> Next {
+    pub fn wait_for(&self, fds: &[PollFd<'_>], time: Option<Duration>) -> WaitResult {
         match self.poll(fds, time) {
-            Ok((_, true)) => Next::Quit,
-            _ => Next::Continue,
+            Ok((_, true)) => WaitResult::Quit,
+            _ => WaitResult::Continue,
         }
     }
 
