@@ -24,7 +24,7 @@ use super::messages::printable;
 use super::outcome::Outcome;
 use super::output::print;
 use super::record::Record;
-use super::run_log::{LogSource, RunArgs, RunLog, Runs};
+use super::run_log::{LogSelectionArgs, LogSource, RunLog, Runs};
 use super::screen::Screen;
 use super::shared_args::SharedArgs;
 use super::{Failure, reason, signalled};
@@ -53,7 +53,7 @@ Examples:
   vmon export web --to json | jq -j .log              as a log shipper reads it")]
 pub struct ExportArgs {
     #[command(flatten)]
-    run: RunArgs,
+    run: LogSelectionArgs,
 
     /// Output format
     #[arg(long, value_name = "FORMAT", value_enum)]

@@ -12,7 +12,7 @@ use vmon::logfile::{Stream, Timestamp};
 
 use super::outcome::Outcome;
 use super::record::Record;
-use super::run_log::{LogSource, RunArgs};
+use super::run_log::{LogSelectionArgs, LogSource};
 use super::shared_args::SharedArgs;
 use super::{Failure, args};
 use view::LogView;
@@ -46,7 +46,7 @@ Examples:
   vmon logs --raw web | less -R             with all escape sequences")]
 pub struct LogsArgs {
     #[command(flatten)]
-    run: RunArgs,
+    run: LogSelectionArgs,
 
     /// Follow the log through rotations and restarts, until the sandbox stops
     #[arg(long, short)]

@@ -12,7 +12,7 @@ use vmon::terminal::{self, Direction, Handle};
 
 use super::outcome::Outcome;
 use super::record::Record;
-use super::run_log::{LogSource, RunArgs, Runs};
+use super::run_log::{LogSelectionArgs, LogSource, Runs};
 use super::shared_args::SharedArgs;
 use super::{Failure, args, signalled};
 use player::{Player, ReplayEnd};
@@ -35,7 +35,7 @@ Examples:
   vmon replay web --run 17                 play the run with the number 17 in 'vmon history'")]
 pub struct ReplayArgs {
     #[command(flatten)]
-    run: RunArgs,
+    run: LogSelectionArgs,
 
     /// Speed factor, from 0.1 to 1000
     #[arg(long, value_name = "X", default_value = "1", value_parser = args::speed)]

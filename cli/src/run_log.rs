@@ -17,7 +17,7 @@ pub use source::LogSource;
 
 /// The arguments that select a log and its runs.
 #[derive(Debug, Clone, clap::Args)]
-pub struct RunArgs {
+pub struct LogSelectionArgs {
     /// Sandbox: NAME, or CONFIG/NAME if several configs have that name
     #[arg(value_name = "NAME")]
     name: Selector,
@@ -66,7 +66,7 @@ impl FromStr for Runs {
     }
 }
 
-impl RunArgs {
+impl LogSelectionArgs {
     /// The selected sandbox.
     pub fn selector(&self) -> Selector {
         match &self.config_file {

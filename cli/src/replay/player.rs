@@ -34,19 +34,19 @@ pub enum Source {
     Stdout,
 }
 
-/// The time of the replay. Its start is moved forward by each pause.
+/// The time of the replay. `began` is advanced by the length of each pause.
 #[derive(Debug)]
 struct Clock {
     began: Instant,
-    /// Time since which the user has paused the replay.
+    /// When the user paused.
     paused: Option<Instant>,
-    /// Time since which the process is stopped by a signal.
+    /// When a signal stopped the process.
     stopped: Option<Instant>,
 }
 
 /// The next action.
 #[derive(Debug, Clone, Copy)]
-enum Next {
+enum Action {
     Bytes,
     /// Start of the next run, which gets the terminal in its original state.
     Run,
@@ -61,7 +61,7 @@ pub struct Player {
     stdout: Handle,
     /// Registration of stdout while it does not accept all of `out`.
     blocked: Option<SourceId>,
-    next: Option<(Duration, Next)>,
+    next: Option<(Duration, Action)>,
     /// The bytes of the next action.
     held: Vec<u8>,
     timer: Option<TimerId>,
@@ -175,11 +175,11 @@ impl Player {
             }
             self.next = None;
             match (next, &mut self.screen) {
-                (Next::Bytes, Some(screen)) => screen.filter(&self.held, &mut self.out),
-                (Next::Bytes, None) => self.out.extend_from_slice(&self.held),
-                (Next::Run, Some(screen)) => screen.end(&mut self.out),
-                (Next::Run, None) => {}
-                (Next::End, _) => return self.finish(Ok(ReplayEnd::Ended)),
+                (Action::Bytes, Some(screen)) => screen.filter(&self.held, &mut self.out),
+                (Action::Bytes, None) => self.out.extend_from_slice(&self.held),
+                (Action::Run, Some(screen)) => screen.end(&mut self.out),
+                (Action::Run, None) => {}
+                (Action::End, _) => return self.finish(Ok(ReplayEnd::Ended)),
             }
             self.note_modes();
             self.flush(cx);
@@ -189,11 +189,11 @@ impl Player {
     }
 
     /// Reads the next entry and the time when it is due.
-    fn load(&mut self) -> Result<(Duration, Next), String> {
+    fn load(&mut self) -> Result<(Duration, Action), String> {
         loop {
             let begun = !self.log.is_empty;
             let entry = self.log.next().map_err(|error| error.to_string())?;
-            let Some(entry) = entry else { return Ok((Duration::ZERO, Next::End)) };
+            let Some(entry) = entry else { return Ok((Duration::ZERO, Action::End)) };
             let due = self.schedule.due(&entry);
             match entry {
                 Entry::Bytes { stream, bytes, .. } => {
@@ -203,10 +203,10 @@ impl Player {
                     } else {
                         self.held.extend_from_slice(bytes);
                     }
-                    return Ok((due, Next::Bytes));
+                    return Ok((due, Action::Bytes));
                 }
                 Entry::Mark { mark: Mark::Start { .. }, .. } if begun => {
-                    return Ok((due, Next::Run));
+                    return Ok((due, Action::Run));
                 }
                 Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if !begun => {
                     self.warn_if_smaller(columns, rows);
@@ -306,6 +306,20 @@ impl Player {
         }
     }
 
+    /// Continues after a stop by a signal: the terminal gets its modes and attributes back.
+    fn resume(&mut self, cx: &mut Cx<'_>) {
+        self.disable_echo();
+        if let Some(screen) = &self.screen
+            && self.clock.stopped.is_some()
+        {
+            screen.resume(&mut self.out);
+        }
+        self.note_modes();
+        self.clock.resume();
+        self.flush(cx);
+        self.play(cx);
+    }
+
     /// Restores the terminal, and drops output not yet written.
     fn leave_terminal(&mut self) {
         self.out.clear();
@@ -374,18 +388,7 @@ impl Handler for Player {
                 self.clock.stop();
                 self.leave_terminal();
             }
-            Some(Signal::CONT) => {
-                self.disable_echo();
-                if let Some(screen) = &self.screen
-                    && self.clock.stopped.is_some()
-                {
-                    screen.resume(&mut self.out);
-                }
-                self.note_modes();
-                self.clock.resume();
-                self.flush(cx);
-                self.play(cx);
-            }
+            Some(Signal::CONT) => self.resume(cx),
             _ => {}
         }
     }

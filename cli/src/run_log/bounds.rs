@@ -175,11 +175,11 @@ struct Begun {
     pid: u32,
 }
 
-/// The mark and the record of a start have readings of one clock, a moment apart.
-const MOMENT: Duration = Duration::from_secs(10);
+/// The start mark and the recorded start are read from the same clock within this time.
+const MARK_TOLERANCE: Duration = Duration::from_secs(10);
 
 impl Begun {
-    /// Finds the start mark of a run: near its time on record, or else anywhere.
+    /// Finds the start mark of a run: by its time on record, or else by its pid alone.
     fn find(
         run: &Run,
         others: &[Run],
@@ -187,23 +187,36 @@ impl Begun {
         reader: &mut LogReader,
     ) -> Result<Option<Self>, ReadError> {
         let Some(time) = run.running_at.or(run.started_at).map(moment) else { return Ok(None) };
-        let near = reader.find_time(earlier(time, MOMENT))?;
-        reader.seek(near);
-        let far = |begun: &Self| begun.time.since(time) > MOMENT;
-        let found = Self::nearest(run, time, reader, far)?;
-        if found.is_some() {
-            return Ok(found);
+        if let Some(found) = Self::find_near(run, time, reader)? {
+            return Ok(Some(found));
         }
         reader.seek(beginning);
-        let found = Self::nearest(run, time, reader, |_| false)?;
-        if found.is_some() {
-            return Ok(found);
+        if let Some(found) = Self::nearest(run, time, reader, |_| false)? {
+            return Ok(Some(found));
         }
         // An index of an earlier vmon has no times after the clock was set back.
-        if others.iter().any(|other| other.id != run.id && other.pid == run.pid) {
+        let shares_pid = |other: &Run| other.id != run.id && other.pid == run.pid;
+        if others.iter().any(shares_pid) {
             return Ok(None);
         }
         reader.seek(beginning);
+        Self::find_only_of_pid(run, reader)
+    }
+
+    /// Finds the mark where the index has the time on record.
+    fn find_near(
+        run: &Run,
+        time: Timestamp,
+        reader: &mut LogReader,
+    ) -> Result<Option<Self>, ReadError> {
+        let near = reader.find_time(earlier(time, MARK_TOLERANCE))?;
+        reader.seek(near);
+        let far = |begun: &Self| begun.time.since(time) > MARK_TOLERANCE;
+        Self::nearest(run, time, reader, far)
+    }
+
+    /// Finds the mark with the run's pid; `None` if there are several.
+    fn find_only_of_pid(run: &Run, reader: &mut LogReader) -> Result<Option<Self>, ReadError> {
         let mut of_pid = None;
         while let Some(begun) = Self::next(reader)? {
             if Some(begun.pid) == run.pid && of_pid.replace(begun).is_some() {
@@ -224,7 +237,7 @@ impl Begun {
         while let Some(begun) = Self::next(reader)?.filter(|begun| !far(begun)) {
             let distance = |begun: &Self| apart(begun.time, time);
             if Some(begun.pid) == run.pid
-                && distance(&begun) <= MOMENT
+                && distance(&begun) <= MARK_TOLERANCE
                 && nearest.as_ref().is_none_or(|other| distance(&begun) < distance(other))
             {
                 nearest = Some(begun);
@@ -246,7 +259,8 @@ impl Begun {
     fn follows(&self, run: &Run, others: &[Run]) -> bool {
         next(run, others).is_some_and(|next| {
             let time = next.running_at.or(next.started_at).map(moment);
-            next.pid == Some(self.pid) && time.is_some_and(|time| apart(time, self.time) <= MOMENT)
+            next.pid == Some(self.pid)
+                && time.is_some_and(|time| apart(time, self.time) <= MARK_TOLERANCE)
         })
     }
 }
@@ -257,7 +271,7 @@ struct Head {
     first_start: Option<Begun>,
     /// Behind the first stop mark, if it is before the first start mark.
     first_end: Option<Position>,
-    /// Behind the last mark, if that is of a stop.
+    /// Behind the last mark, if the last mark is a stop mark.
     last_stop: Option<Position>,
 }
 

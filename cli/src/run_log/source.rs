@@ -11,7 +11,7 @@ use vmon::registry::Run;
 use super::super::args::ConsoleChoice;
 use super::super::places::Places;
 use super::super::record::{Record, Recorded, SelectError, Selector};
-use super::{RunArgs, Runs};
+use super::{LogSelectionArgs, Runs};
 
 /// A log and its sandbox. Displayed as CONFIG/NAME, or as CONFIG/NAME@CONSOLE.
 #[derive(Debug, Clone)]
@@ -34,7 +34,11 @@ impl std::fmt::Display for LogSource {
 impl LogSource {
     /// Finds the selected log. For a sandbox that is not on record, the state directory is
     /// searched.
-    pub fn find(args: &RunArgs, record: &Record, places: &Places) -> Result<Self, SelectError> {
+    pub fn find(
+        args: &LogSelectionArgs,
+        record: &Record,
+        places: &Places,
+    ) -> Result<Self, SelectError> {
         let log_dir = places.default_log_dir();
         let console = args.console.as_ref().and_then(ConsoleChoice::name);
         match record.find(&args.selector()) {
