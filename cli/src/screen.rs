@@ -6,14 +6,14 @@
 //! again. Everything else is removed, so that nothing depends on how a terminal parses malformed
 //! input.
 
-mod colours;
+mod attributes;
 #[cfg(test)]
 mod tests;
 
 use vmon::terminal::Modes;
 use vte::{Params, Perform};
 
-use colours::Colours;
+use attributes::Attributes;
 
 /// Number of bytes parsed at a time. The parser searches the rest of its input at each byte that is
 /// not valid UTF-8.
@@ -59,7 +59,7 @@ struct State {
     strength: Strength,
     /// The modes that the output of a session has set.
     modes: Modes,
-    colours: Colours,
+    attributes: Attributes,
     /// Inside the title sequence of screen(1) and tmux(1) (ESC k), which other terminals do not
     /// treat as a string.
     in_title: bool,
@@ -86,8 +86,8 @@ impl Screen {
     }
 
     fn new(strength: Strength) -> Self {
-        let (modes, colours) = (Modes::default(), Colours::default());
-        let state = State { strength, modes, colours, in_title: false };
+        let (modes, attributes) = (Modes::default(), Attributes::default());
+        let state = State { strength, modes, attributes, in_title: false };
         Self { parser: vte::Parser::default(), state }
     }
 
@@ -125,7 +125,7 @@ impl Screen {
     /// contents of the alternate screen are lost.
     pub fn resume(&self, out: &mut Vec<u8>) {
         self.state.modes.set(out);
-        self.state.colours.set(out);
+        self.state.attributes.set(out);
     }
 
     /// Appends the sequences that restore the terminal, and resets the filter.
@@ -150,7 +150,7 @@ fn advance(parser: &mut vte::Parser<0>, writer: &mut Writer<'_>, bytes: &[u8]) {
 impl State {
     fn undo(&self, out: &mut Vec<u8>) {
         match self.strength {
-            Strength::Plain | Strength::Text => self.colours.undo(out),
+            Strength::Plain | Strength::Text => self.attributes.undo(out),
             Strength::Session => self.modes.undo(out),
         }
     }
@@ -197,7 +197,7 @@ impl Perform for Writer<'_> {
             ([], b'c') => {
                 self.scan();
                 self.state.undo(self.out);
-                self.state.colours.clear();
+                self.state.attributes.clear();
                 self.out.extend_from_slice(b"\x1b[H\x1b[2J");
             }
             // Select ASCII or the DEC line-drawing character set.
@@ -221,7 +221,7 @@ impl Perform for Writer<'_> {
                 }
                 let sequence = self.out.get(from..).unwrap_or_default();
                 if !sequence.is_empty() {
-                    self.state.colours.add(first(params) == 0, params.len() == 1, sequence);
+                    self.state.attributes.add(first(params) == 0, params.len() == 1, sequence);
                 }
             }
             (_, _, Strength::Session) => self.session(params, intermediates, action),
@@ -257,7 +257,7 @@ impl Writer<'_> {
             (b"!", 'p') => {
                 self.scan();
                 self.state.modes.undo_soft(self.out);
-                self.state.colours.clear();
+                self.state.attributes.clear();
             }
             ([] | b"?", 'h' | 'l') => {
                 for &number in params.iter().flat_map(<[u16]>::first) {

@@ -62,13 +62,14 @@ fn code(
     sandbox: &Recorded,
     watch: Result<Option<Watch>, LiveError>,
 ) -> Result<Option<i32>, LiveError> {
-    match watch.and_then(|watch| watch.map(live::follow).transpose()) {
-        Ok(Some(Some(end))) => Ok(Some(end.code().into())),
-        Ok(Some(None)) => Ok(endings.settled(sandbox)?.as_ref().and_then(exit_code)),
-        Ok(None) => match sandbox.latest().filter(|run| live::is_closed(run)) {
-            Some(run) => Ok(exit_code(run)),
-            None => Ok(endings.settled(sandbox)?.as_ref().and_then(exit_code)),
-        },
-        Err(error) => Ok(endings.lost(sandbox, error)?.as_ref().and_then(exit_code)),
+    let closed = match watch.and_then(|watch| watch.map(live::follow).transpose()) {
+        Ok(Some(Some(end))) => return Ok(Some(end.code().into())),
+        Ok(Some(None)) => None,
+        Ok(None) => sandbox.latest().filter(|run| live::is_closed(run)),
+        Err(error) => return Ok(endings.lost(sandbox, error)?.as_ref().and_then(exit_code)),
+    };
+    match closed {
+        Some(run) => Ok(exit_code(run)),
+        None => Ok(endings.settled(sandbox)?.as_ref().and_then(exit_code)),
     }
 }
