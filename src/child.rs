@@ -293,7 +293,7 @@ impl Stdio {
         let Pty { master, slave, .. } = pty::open()?;
         match modes {
             Some(modes) => tcsetattr(&slave, SetArg::TCSANOW, modes)?,
-            None => pty::accept_utf8(slave.as_fd())?,
+            None => pty::set_iutf8(slave.as_fd())?,
         }
         resize(master.as_fd(), size)?;
         let stdin = if input { above_stdio(slave.try_clone()?)? } else { null_input()? };

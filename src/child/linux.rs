@@ -138,7 +138,7 @@ pub(crate) fn end_lost_session(
         count => Leftovers::Killed(count),
     };
     let Some(leader) = Leader::of(child) else { return Ok(killed(0)) };
-    let lost = Scope::Lost(leader);
+    let lost = Scope::Session(leader);
     let found = lost.members()?;
     // One process with the marker proves the whole session, which has only descendants of its
     // leader.

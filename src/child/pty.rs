@@ -38,9 +38,9 @@ pub(crate) fn open_raw_pty(size: &Winsize) -> io::Result<Pty> {
     Ok(pty)
 }
 
-/// Has the line editor erase whole characters of UTF-8 (termios(3): `IUTF8`). The kernel's default
-/// is bytes; a terminal emulator sets this for its shell.
-pub(super) fn accept_utf8(terminal: BorrowedFd<'_>) -> io::Result<()> {
+/// Sets `IUTF8` (termios(3)), so the line discipline erases whole UTF-8 characters. The kernel's
+/// default is bytes; a terminal emulator sets this for its shell.
+pub(super) fn set_iutf8(terminal: BorrowedFd<'_>) -> io::Result<()> {
     let mut modes = tcgetattr(terminal)?;
     modes.input_flags.insert(platform::UTF8_INPUT);
     Ok(tcsetattr(terminal, SetArg::TCSANOW, &modes)?)

@@ -30,14 +30,14 @@ impl Orphans {
         let leader = Leader::of(child)?;
         // The table is read only if the processes do not end by themselves.
         let left = Self { leader, scope: Scope::Group(leader), known: Vec::new(), pending: None };
-        (!left.is_surely_gone()).then_some(left)
+        (!left.reap_and_check_empty()).then_some(left)
     }
 
     /// The reparented descendants, or with `session` the child's session; `None` if no process is
     /// left.
     pub(in crate::child) fn below(child: &Identity, session: bool) -> Option<Self> {
         let leader = Leader::of(child)?;
-        let scope = if session { Scope::Lost(leader) } else { Scope::Below };
+        let scope = if session { Scope::Session(leader) } else { Scope::Below };
         let mut left = Self { leader, scope, known: Vec::new(), pending: None };
         // A table that can't be read now is read later.
         (!left.is_gone().unwrap_or(false)).then_some(left)
@@ -68,7 +68,7 @@ impl Orphans {
     ///
     /// The process table can't be read.
     pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
-        if self.is_surely_gone() {
+        if self.reap_and_check_empty() {
             return Ok(true);
         }
         // A check of these few costs less than reading the table.
@@ -79,7 +79,7 @@ impl Orphans {
         let none = self.known.is_empty();
         if none {
             // Reaps the processes that have ended since the first check.
-            self.is_surely_gone();
+            self.reap_and_check_empty();
         }
         Ok(none)
     }
@@ -102,15 +102,18 @@ impl Orphans {
         Ok(())
     }
 
-    /// Whether one system call shows that no process is left. It may miss that, because zombies and
-    /// unrelated processes count. Reaps zombie children.
-    fn is_surely_gone(&self) -> bool {
+    /// Reaps zombie children, and returns whether no process is left. False is not proof: zombies and
+    /// unrelated processes also count.
+    fn reap_and_check_empty(&self) -> bool {
         match self.scope {
             Scope::Group(leader) => {
                 // Signal 0 only checks; EPERM also means that there is a member.
                 kill(Pid::from_raw(-leader.pid), None) == Err(Errno::ESRCH)
             }
-            Scope::Below | Scope::Lost(_) => reap(self.leader, self.scope) == Children::None,
+            Scope::Below | Scope::Session(_) => {
+                reap(self.leader, self.scope);
+                has_no_child()
+            }
         }
     }
 }
@@ -121,13 +124,6 @@ impl Leader {
         let pid = i32::try_from(child.pid).ok().filter(|pid| *pid > 1)?;
         Some(Self { pid, start: child.start })
     }
-}
-
-/// Whether this process has a child, alive or zombie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Children {
-    None,
-    Some,
 }
 
 /// Whether this process has no child, alive or zombie.
@@ -175,27 +171,22 @@ fn ended_info(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<libc::
 /// See [`reap_orphans`](crate::child::left::reap_orphans).
 pub(in crate::child) fn reap_orphans(child: &Identity, session: bool) {
     let Some(leader) = Leader::of(child) else { return };
-    let _ = reap(leader, if session { Scope::Lost(leader) } else { Scope::Below });
+    reap(leader, if session { Scope::Session(leader) } else { Scope::Below });
 }
 
 /// Reaps reparented processes that have ended. Not the child, which its monitor reaps, nor children
 /// that the host has started, which are in our own session.
-fn reap(child: Leader, scope: Scope) -> Children {
+fn reap(child: Leader, scope: Scope) {
     let is_orphan = |entry: &Entry| match scope {
-        Scope::Lost(leader) | Scope::Group(leader) => entry.session == leader.pid,
+        Scope::Session(leader) | Scope::Group(leader) => entry.session == leader.pid,
         Scope::Below => getsid(None).is_ok_and(|own| entry.session != own.as_raw()),
     };
     loop {
-        let pid = match ended_child(libc::P_ALL, 0) {
-            Ok(Some(pid)) => pid,
-            Err(Errno::ECHILD) => return Children::None,
-            Ok(None) | Err(_) => return Children::Some,
-        };
+        let Ok(Some(pid)) = ended_child(libc::P_ALL, 0) else { return };
         let entry = Entry::of(pid).ok().flatten();
         if pid == child.pid || !entry.is_some_and(|entry| is_orphan(&entry)) {
             // waitid returns the same zombie each time, so the others are found in the table.
-            reap_from_table(child, is_orphan);
-            return Children::Some;
+            return reap_from_table(child, is_orphan);
         }
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }

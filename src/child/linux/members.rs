@@ -14,7 +14,7 @@ use crate::process::table::Entry;
 pub(in crate::child) enum Scope {
     /// The leader, and the session and the group that it led. A child that a host has started may
     /// lead neither.
-    Lost(Leader),
+    Session(Leader),
     /// The group that the leader led.
     Group(Leader),
     /// All descendants of this process outside of its session. A monitored child leads a session of
@@ -60,12 +60,12 @@ impl Scope {
         let mut table = Entry::all()?;
         match self {
             Self::Below => table = below(table)?,
-            Self::Lost(_) | Self::Group(_) => table.retain(|entry| self.includes(entry)),
+            Self::Session(_) | Self::Group(_) => table.retain(|entry| self.includes(entry)),
         }
         table.retain(|entry| !entry.has_ended() && !is_self(entry.pid));
         // Checked after the table was read, so that the number was theirs all the time.
         match self {
-            Self::Lost(leader) | Self::Group(leader) if !table.is_empty() => {
+            Self::Session(leader) | Self::Group(leader) if !table.is_empty() => {
                 Ok(if leader.is_unambiguous()? { table } else { Vec::new() })
             }
             _ => Ok(table),
@@ -96,7 +96,7 @@ impl Scope {
 
     fn includes(&self, entry: &Entry) -> bool {
         match self {
-            Self::Lost(leader) => {
+            Self::Session(leader) => {
                 [entry.session, entry.group, entry.pid].contains(&leader.pid)
                     && entry.start >= leader.start
             }
