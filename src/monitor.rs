@@ -73,7 +73,7 @@ use console_channels::GivenConsoles;
 use keys::Cx;
 use lifecycle::{Launch, Lifecycle, StopRequest};
 use observer::Observers;
-use parts::{Parts, Reported, Run};
+use parts::{CurrentRun, Parts, Reported};
 use service::Services;
 
 /// Identifies a monitored sandbox: its handler in the [`Reactor`]. Unique in the process, also after
@@ -430,7 +430,7 @@ impl Builder {
             host_reaps: self.host_reaps,
             observers: self.observers,
             reported: Reported::default(),
-            run: Run { asked: Utc::now(), restarts: 0, child: None },
+            run: CurrentRun { asked: Utc::now(), restarts: 0, child: None },
             backoff: None,
             channels: Channels::default(),
             #[cfg(feature = "consoles")]

@@ -96,12 +96,12 @@ pub struct Ended {
 impl Ended {
     /// The exit code of a command that reports the child's end, as [`End::exit_code`].
     pub fn code(&self) -> u8 {
-        let code = match (self.exit_code, self.signal) {
-            (Some(code), _) => Some(code),
-            (None, Some(signal)) => Some(128 + signal.number()),
-            (None, None) => None,
+        let status = match (self.exit_code, self.signal) {
+            (Some(code), _) => return u8::try_from(code).unwrap_or(125),
+            (None, Some(signal)) => ExitStatus::Signal(signal),
+            (None, None) => ExitStatus::Unknown,
         };
-        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)
+        status.exit_code()
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Parts {
     pub(super) host_reaps: bool,
     pub(super) observers: Observers,
     pub(super) reported: Reported,
-    pub(super) run: Run,
+    pub(super) run: CurrentRun,
     /// Set while the command may be started again.
     pub(super) backoff: Option<Box<RestartBackoff>>,
     pub(super) channels: Channels,
@@ -81,7 +81,7 @@ impl Reported {
 }
 
 /// The current run.
-pub(super) struct Run {
+pub(super) struct CurrentRun {
     /// When it was asked for.
     pub(super) asked: DateTime<Utc>,
     /// How often the command has been started again.
@@ -99,8 +99,8 @@ impl Parts {
         self.reported.add(transition.clone());
     }
 
-    /// Notes a panic of an observer or a service: nothing is started any more. The lifecycle follows
-    /// it at the end of the call.
+    /// Records the first panic of an observer or a service and cancels restarts. The lifecycle stops
+    /// the sandbox after this call.
     pub(super) fn note_panic(&mut self, panic: PanicError) {
         error!(name = %self.sandbox.name, "the sandbox is stopped: {panic}");
         self.panic.get_or_insert_with(|| Arc::new(panic));

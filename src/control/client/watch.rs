@@ -23,7 +23,10 @@ pub struct Watch {
 #[derive(Debug)]
 enum State {
     /// The next event to return, and whether another one may follow.
-    Pending(Box<Event>, bool),
+    Pending {
+        event: Box<Event>,
+        continues: bool,
+    },
     Waiting,
     Over,
 }
@@ -31,7 +34,7 @@ enum State {
 impl Watch {
     pub(super) fn begin(mut client: Client, deadline: Instant) -> Result<Self, ClientError> {
         let (event, continues) = read(&mut client, Some(deadline))?;
-        Ok(Self { client, state: State::Pending(Box::new(event), continues) })
+        Ok(Self { client, state: State::Pending { event: Box::new(event), continues } })
     }
 
     /// Returns the next event, or `None` after the final one. Blocks for at most `timeout`; `None`
@@ -44,7 +47,7 @@ impl Watch {
     pub fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<Event>, ClientError> {
         let (event, continues) = match std::mem::replace(&mut self.state, State::Over) {
             State::Over => return Ok(None),
-            State::Pending(event, continues) => (*event, continues),
+            State::Pending { event, continues } => (*event, continues),
             State::Waiting => match read(&mut self.client, timeout.map(later)) {
                 Ok(read) => read,
                 Err(error) => {

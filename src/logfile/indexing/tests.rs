@@ -1,4 +1,4 @@
-//! The index against a reader of a few lines, which takes `docs/formats.md` at its word.
+//! Checks the index with an independent reader written from `docs/formats.md`.
 
 mod harm;
 mod random;
@@ -17,7 +17,7 @@ const MILLISECOND: u64 = 1_000_000;
 /// What is known of one byte.
 type Known = Option<(Stream, u64)>;
 
-struct Scene {
+struct Fixture {
     directory: TempDir,
     log: LogFile,
     /// The wall clock.
@@ -26,7 +26,7 @@ struct Scene {
     monotonic: Instant,
 }
 
-impl Scene {
+impl Fixture {
     fn new(max_size: u64, max_files: u32) -> Self {
         let directory = tempdir().unwrap();
         let log = open(directory.path(), max_size, max_files);
@@ -110,102 +110,103 @@ fn bytes(stream: Stream, milliseconds: u64, offset: u64, length: u32) -> Record 
 
 #[test]
 fn neighbouring_chunks_of_one_stream_share_a_record_for_five_milliseconds() {
-    let mut scene = Scene::new(0, 1);
-    scene.write(0, Stream::Stdout, b"abc");
-    scene.write(5, Stream::Stdout, b"de");
-    scene.write(1, Stream::Stdout, b"f");
-    scene.write(0, Stream::Stderr, b"g");
-    scene.write(0, Stream::Stdout, b"h");
-    scene.log.flush_index();
+    let mut fixture = Fixture::new(0, 1);
+    fixture.write(0, Stream::Stdout, b"abc");
+    fixture.write(5, Stream::Stdout, b"de");
+    fixture.write(1, Stream::Stdout, b"f");
+    fixture.write(0, Stream::Stderr, b"g");
+    fixture.write(0, Stream::Stdout, b"h");
+    fixture.log.flush_index();
     let expected = [
         bytes(Stream::Stdout, 0, 0, 5),
         bytes(Stream::Stdout, 6, 5, 1),
         bytes(Stream::Stderr, 6, 6, 1),
         bytes(Stream::Stdout, 6, 7, 1),
     ];
-    assert_eq!(scene.records(), expected);
+    assert_eq!(fixture.records(), expected);
 }
 
 #[test]
 fn a_stop_puts_the_index_on_disk() {
-    let mut scene = Scene::new(0, 1);
-    scene.mark(Mark::Start { pid: 7 });
-    assert!(!scene.path(".idx").exists());
-    assert!(scene.log.deadline().is_some());
-    scene.mark(Mark::Stop(RunEnd::Exited(3)));
-    assert_eq!(scene.log.deadline(), None);
-    let contents: Vec<_> = scene.records().iter().map(|record| record.content).collect();
+    let mut fixture = Fixture::new(0, 1);
+    fixture.mark(Mark::Start { pid: 7 });
+    assert!(!fixture.path(".idx").exists());
+    assert!(fixture.log.deadline().is_some());
+    fixture.mark(Mark::Stop(RunEnd::Exited(3)));
+    assert_eq!(fixture.log.deadline(), None);
+    let contents: Vec<_> = fixture.records().iter().map(|record| record.content).collect();
     let marks = [Mark::Start { pid: 7 }, Mark::Stop(RunEnd::Exited(3))];
     assert_eq!(contents, marks.map(Content::Mark));
 }
 
 #[test]
 fn an_idle_log_has_no_deadline_and_no_buffer() {
-    let mut scene = Scene::new(0, 1);
-    assert_eq!(scene.log.deadline(), None);
-    scene.write(0, Stream::Stdout, b"a");
-    scene.log.flush_index();
-    assert!(scene.log.deadline().is_none() && scene.log.index.pending.is_none());
+    let mut fixture = Fixture::new(0, 1);
+    assert_eq!(fixture.log.deadline(), None);
+    fixture.write(0, Stream::Stdout, b"a");
+    fixture.log.flush_index();
+    assert!(fixture.log.deadline().is_none() && fixture.log.index.pending.is_none());
 }
 
 #[test]
 fn a_rotation_takes_the_index_along_and_begins_a_new_one() {
-    let mut scene = Scene::new(4, 9);
-    scene.write(0, Stream::Stdout, b"abcd");
-    scene.write(9, Stream::Stderr, b"ef");
-    drop(std::mem::replace(&mut scene.log, open(tempdir().unwrap().path(), 0, 0)));
-    let rotated = records(&fs::read(scene.path(".00000001.idx")).unwrap());
+    let mut fixture = Fixture::new(4, 9);
+    fixture.write(0, Stream::Stdout, b"abcd");
+    fixture.write(9, Stream::Stderr, b"ef");
+    drop(std::mem::replace(&mut fixture.log, open(tempdir().unwrap().path(), 0, 0)));
+    let rotated = records(&fs::read(fixture.path(".00000001.idx")).unwrap());
     assert_eq!(rotated, [bytes(Stream::Stdout, 0, 0, 4)]);
-    assert_eq!(scene.records(), [bytes(Stream::Stderr, 9, 0, 2)]);
+    assert_eq!(fixture.records(), [bytes(Stream::Stderr, 9, 0, 2)]);
 }
 
 #[test]
 fn a_removed_generation_takes_its_index_along() {
-    let mut scene = Scene::new(2, 1);
-    scene.write(0, Stream::Stdout, b"aabbccd");
-    let kept = [".00000001", ".00000002", ".00000003"]
-        .map(|number| (scene.path(number).exists(), scene.path(&format!("{number}.idx")).exists()));
+    let mut fixture = Fixture::new(2, 1);
+    fixture.write(0, Stream::Stdout, b"aabbccd");
+    let kept = [".00000001", ".00000002", ".00000003"].map(|number| {
+        (fixture.path(number).exists(), fixture.path(&format!("{number}.idx")).exists())
+    });
     assert_eq!(kept, [(false, false), (false, false), (true, true)]);
-    let mut scene = Scene::new(2, 0);
-    scene.write(0, Stream::Stdout, b"aab");
-    scene.log.flush_index();
-    assert_eq!(scene.records(), [bytes(Stream::Stdout, 0, 0, 1)]);
+    let mut fixture = Fixture::new(2, 0);
+    fixture.write(0, Stream::Stdout, b"aab");
+    fixture.log.flush_index();
+    assert_eq!(fixture.records(), [bytes(Stream::Stdout, 0, 0, 1)]);
 }
 
 #[test]
 fn times_do_not_decrease_when_the_clock_is_set_back() {
-    let mut scene = Scene::new(0, 1);
-    scene.write(100, Stream::Stdout, b"a");
-    scene.now -= 50 * MILLISECOND;
-    scene.write(0, Stream::Stderr, b"b");
-    scene.log.flush_index();
-    scene.write(10, Stream::Stderr, b"c");
-    scene.reopen();
-    scene.mark(Mark::Start { pid: 1 });
-    scene.write(60, Stream::Stderr, b"d");
-    scene.log.flush_index();
-    let times: Vec<_> = scene.records().iter().map(|it| it.time.nanoseconds()).collect();
+    let mut fixture = Fixture::new(0, 1);
+    fixture.write(100, Stream::Stdout, b"a");
+    fixture.now -= 50 * MILLISECOND;
+    fixture.write(0, Stream::Stderr, b"b");
+    fixture.log.flush_index();
+    fixture.write(10, Stream::Stderr, b"c");
+    fixture.reopen();
+    fixture.mark(Mark::Start { pid: 1 });
+    fixture.write(60, Stream::Stderr, b"d");
+    fixture.log.flush_index();
+    let times: Vec<_> = fixture.records().iter().map(|it| it.time.nanoseconds()).collect();
     let expected = [100, 100, 100, 100, 120].map(|time| 1_000_000_000 + time * MILLISECOND);
     assert_eq!(times, expected);
 }
 
 #[test]
 fn a_step_of_the_clock_is_a_record_and_times_are_the_new_clocks_after_it() {
-    let mut scene = Scene::new(0, 1);
-    scene.write(100, Stream::Stdout, b"a");
+    let mut fixture = Fixture::new(0, 1);
+    fixture.write(100, Stream::Stdout, b"a");
     let steps: [&dyn Fn(u64) -> u64; 2] =
         [&|now| now + 3_600_000 * MILLISECOND, &|now| now - 3_600_000 * MILLISECOND];
-    let mut expected = vec![(scene.now, None)];
+    let mut expected = vec![(fixture.now, None)];
     for step in steps {
-        scene.pass(40);
-        expected.push((scene.now, Some(Mark::BeforeStep)));
-        scene.now = step(scene.now);
-        expected.push((scene.now, Some(Mark::AfterStep)));
-        expected.push((scene.now, None));
-        scene.write(0, Stream::Stdout, b"b");
+        fixture.pass(40);
+        expected.push((fixture.now, Some(Mark::BeforeStep)));
+        fixture.now = step(fixture.now);
+        expected.push((fixture.now, Some(Mark::AfterStep)));
+        expected.push((fixture.now, None));
+        fixture.write(0, Stream::Stdout, b"b");
     }
-    scene.log.flush_index();
-    let records: Vec<_> = scene
+    fixture.log.flush_index();
+    let records: Vec<_> = fixture
         .records()
         .into_iter()
         .map(|record| match record.content {
@@ -218,32 +219,32 @@ fn a_step_of_the_clock_is_a_record_and_times_are_the_new_clocks_after_it() {
 
 #[test]
 fn a_clock_that_was_set_back_between_two_processes_is_a_step_without_the_time_before_it() {
-    let mut scene = Scene::new(0, 1);
-    scene.write(100, Stream::Stdout, b"a");
-    scene.reopen();
-    scene.now -= 500 * MILLISECOND;
-    scene.write(0, Stream::Stdout, b"b");
-    scene.log.flush_index();
-    let marks: Vec<_> = scene.records().iter().map(|record| record.content).collect();
+    let mut fixture = Fixture::new(0, 1);
+    fixture.write(100, Stream::Stdout, b"a");
+    fixture.reopen();
+    fixture.now -= 500 * MILLISECOND;
+    fixture.write(0, Stream::Stdout, b"b");
+    fixture.log.flush_index();
+    let marks: Vec<_> = fixture.records().iter().map(|record| record.content).collect();
     assert_eq!(marks[1], Content::Mark(Mark::AfterStep));
-    assert_eq!(scene.records().last().map(|last| last.time.nanoseconds()), Some(scene.now));
+    assert_eq!(fixture.records().last().map(|last| last.time.nanoseconds()), Some(fixture.now));
 }
 
 /// An index of the version before, as it lay on disk.
 #[test]
 fn an_index_of_the_version_before_is_continued() {
-    let mut scene = Scene::new(0, 1);
-    scene.write(100, Stream::Stdout, b"before\n");
-    scene.log.flush_index();
-    let mut index = fs::read(scene.path(".idx")).unwrap();
+    let mut fixture = Fixture::new(0, 1);
+    fixture.write(100, Stream::Stdout, b"before\n");
+    fixture.log.flush_index();
+    let mut index = fs::read(fixture.path(".idx")).unwrap();
     index[8] = 1;
     index[HEADER + 21..].fill(0);
-    fs::write(scene.path(".idx"), index).unwrap();
-    scene.reopen();
-    scene.write(100, Stream::Stderr, b"after\n");
-    scene.log.flush_index();
+    fs::write(fixture.path(".idx"), index).unwrap();
+    fixture.reopen();
+    fixture.write(100, Stream::Stderr, b"after\n");
+    fixture.log.flush_index();
     let expected = [bytes(Stream::Stdout, 100, 0, 7), bytes(Stream::Stderr, 200, 7, 6)];
-    assert_eq!(scene.records(), expected);
+    assert_eq!(fixture.records(), expected);
 }
 
 #[cfg(feature = "reader")]
@@ -253,18 +254,18 @@ fn each_stretch_between_steps_of_the_clock_is_searched_by_itself() {
 
     // One file, and one for each three bytes.
     for max_size in [0, 3] {
-        let mut scene = Scene::new(max_size, u32::MAX);
+        let mut fixture = Fixture::new(max_size, u32::MAX);
         let mut written: Vec<(u64, u8)> = Vec::new();
         for (number, step) in [0_i64, 7000, -5000, -3000, 4000].into_iter().enumerate() {
-            scene.now = scene.now.saturating_add_signed(step * 1_000_000);
+            fixture.now = fixture.now.saturating_add_signed(step * 1_000_000);
             for _ in 0..10 {
                 let byte = b'a' + number as u8;
-                scene.write(100, Stream::Stdout, &[byte]);
-                written.push((scene.now, byte));
+                fixture.write(100, Stream::Stdout, &[byte]);
+                written.push((fixture.now, byte));
             }
         }
-        scene.log.flush_index();
-        let mut reader = LogReader::open(scene.directory.path(), "config", "vm").unwrap();
+        fixture.log.flush_index();
+        let mut reader = LogReader::open(fixture.directory.path(), "config", "vm").unwrap();
         for time in (0..12_000).step_by(50).map(|at| at * MILLISECOND) {
             let at = Timestamp::from_nanoseconds(time);
             let first = written.iter().position(|(when, _)| *when >= time);
@@ -291,7 +292,7 @@ fn each_stretch_between_steps_of_the_clock_is_searched_by_itself() {
     }
 }
 
-/// Truth, byte by byte, as the writer has written it.
+/// Stream and time that the records give each byte.
 fn known(records: &[Record], size: usize) -> Vec<Known> {
     let mut known = vec![None; size];
     for record in records {
@@ -307,36 +308,36 @@ fn known(records: &[Record], size: usize) -> Vec<Known> {
 
 #[test]
 fn records_after_a_truncation_of_log_or_index_are_correct() {
-    let mut scene = Scene::new(0, 1);
-    scene.mark(Mark::Start { pid: 1 });
+    let mut fixture = Fixture::new(0, 1);
+    fixture.mark(Mark::Start { pid: 1 });
     for (stream, bytes) in
         [(Stream::Stdout, "one\n"), (Stream::Stderr, "three\n"), (Stream::Tty, "two\n")]
     {
-        scene.write(10, stream, bytes.as_bytes());
+        fixture.write(10, stream, bytes.as_bytes());
     }
-    scene.mark(Mark::Stop(RunEnd::Unknown));
-    let whole = known(&scene.records(), 14);
-    let index = fs::read(scene.path(".idx")).unwrap();
-    let log = fs::read(scene.path("")).unwrap();
+    fixture.mark(Mark::Stop(RunEnd::Unknown));
+    let whole = known(&fixture.records(), 14);
+    let index = fs::read(fixture.path(".idx")).unwrap();
+    let log = fs::read(fixture.path("")).unwrap();
     for (of_index, of_log) in (0..=index.len())
         .flat_map(|cut| [(cut, 14), (cut, 9)])
         .chain((0..=log.len()).map(|cut| (index.len(), cut)))
     {
         // In place, as a crash leaves it.
-        fs::write(scene.path(".idx"), &index[..of_index]).unwrap();
-        fs::write(scene.path(""), &log[..of_log]).unwrap();
-        scene.reopen();
-        scene.mark(Mark::Start { pid: 2 });
-        scene.write(10, Stream::Stdout, b"after");
-        scene.log.flush_index();
-        let records = scene.records();
+        fs::write(fixture.path(".idx"), &index[..of_index]).unwrap();
+        fs::write(fixture.path(""), &log[..of_log]).unwrap();
+        fixture.reopen();
+        fixture.mark(Mark::Start { pid: 2 });
+        fixture.write(10, Stream::Stdout, b"after");
+        fixture.log.flush_index();
+        let records = fixture.records();
         assert_eq!(records.last().map(Record::end), Some(of_log as u64 + 5));
         let now = known(&records, of_log + 5);
-        assert!(now.ends_with(&[Some((Stream::Stdout, scene.now)); 5]));
+        assert!(now.ends_with(&[Some((Stream::Stdout, fixture.now)); 5]));
         for (byte, is) in now[..of_log].iter().enumerate() {
             assert!(is.is_none() || *is == whole[byte], "{of_index} {of_log}: byte {byte}");
         }
-        // No record is lost that was whole and true.
+        // No complete, valid record is lost.
         let kept = of_index.saturating_sub(HEADER) / RECORD;
         let indexed = [0, 0, 4, 10, 14, 14, 14].get(kept).copied().unwrap();
         let first_unknown = now.iter().position(Option::is_none).unwrap_or(of_log);

@@ -23,7 +23,7 @@ impl Truth {
 
 /// One log, and what was written to it.
 struct Life {
-    scene: Scene,
+    fixture: Fixture,
     random: Rng,
     written: Vec<Truth>,
     latest: u64,
@@ -32,22 +32,22 @@ struct Life {
 impl Life {
     fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let mut scene = Scene::new(random.choice([0, 40, 1000]).unwrap(), u32::MAX);
-        scene.now = 1_000_000 * MILLISECOND;
-        Self { scene, random, written: Vec::new(), latest: 0 }
+        let mut fixture = Fixture::new(random.choice([0, 40, 1000]).unwrap(), u32::MAX);
+        fixture.now = 1_000_000 * MILLISECOND;
+        Self { fixture, random, written: Vec::new(), latest: 0 }
     }
 
     fn write(&mut self) {
         // Now and then the clock is set back.
         let back = self.random.choice([0, 0, 0, 0, 0, 0, 7, 300]).unwrap();
-        self.scene.now -= back * MILLISECOND;
+        self.fixture.now -= back * MILLISECOND;
         let stream = self.random.choice([Stream::Stdout, Stream::Stderr, Stream::Tty]).unwrap();
         let bytes: Vec<u8> = (0..=self.random.u8(..30))
             .map(|_| self.random.choice(*b"abcdefg\n").unwrap())
             .collect();
         let later = self.random.choice([0, 1, 2, 4, 5, 6, 50]).unwrap();
-        self.scene.write(later, stream, &bytes);
-        let at = self.scene.now;
+        self.fixture.write(later, stream, &bytes);
+        let at = self.fixture.now;
         self.latest = self.latest.max(at);
         let latest = self.latest;
         self.written.extend(bytes.iter().map(|&byte| Truth { byte, stream, at, latest }));
@@ -56,26 +56,26 @@ impl Life {
     fn end(&mut self) {
         match self.random.u8(..4) {
             // As it should be.
-            0 => self.scene.mark(Mark::Stop(RunEnd::Exited(0))),
+            0 => self.fixture.mark(Mark::Stop(RunEnd::Exited(0))),
             // The process dies.
-            1 => self.scene.log.index.forget(),
+            1 => self.fixture.log.index.forget(),
             // The machine goes down, and the end of the index is lost.
             2 => self.cut(".idx", 60),
             // So is the end of the log.
             _ => {
-                let before = fs::metadata(self.scene.path("")).map_or(0, |it| it.len());
+                let before = fs::metadata(self.fixture.path("")).map_or(0, |it| it.len());
                 self.cut("", 20);
-                let after = fs::metadata(self.scene.path("")).map_or(0, |it| it.len());
+                let after = fs::metadata(self.fixture.path("")).map_or(0, |it| it.len());
                 self.written.truncate(self.written.len() - (before - after) as usize);
             }
         }
-        self.scene.reopen();
-        self.scene.mark(Mark::Start { pid: 1 });
+        self.fixture.reopen();
+        self.fixture.mark(Mark::Start { pid: 1 });
     }
 
     fn cut(&mut self, suffix: &str, most: u64) {
-        self.scene.log.flush_index();
-        if let Ok(file) = File::options().write(true).open(self.scene.path(suffix)) {
+        self.fixture.log.flush_index();
+        if let Ok(file) = File::options().write(true).open(self.fixture.path(suffix)) {
             let size = file.metadata().unwrap().len();
             file.set_len(size.saturating_sub(self.random.u64(..most))).unwrap();
         }
@@ -85,11 +85,11 @@ impl Life {
     fn on_disk(&self) -> Vec<(u8, Known)> {
         let newest = self.written.len() as u64 + 1;
         let generations = (1..newest).map(|number| format!(".{number:08}"));
-        let generations = generations.take_while(|suffix| self.scene.path(suffix).exists());
+        let generations = generations.take_while(|suffix| self.fixture.path(suffix).exists());
         let mut all = Vec::new();
         for suffix in generations.chain([String::new()]) {
-            let log = fs::read(self.scene.path(&suffix)).unwrap();
-            let index = fs::read(self.scene.path(&format!("{suffix}.idx"))).unwrap();
+            let log = fs::read(self.fixture.path(&suffix)).unwrap();
+            let index = fs::read(self.fixture.path(&format!("{suffix}.idx"))).unwrap();
             let known = known(&records(&index), log.len());
             all.extend(log.into_iter().zip(known));
         }
@@ -109,7 +109,7 @@ fn every_record_is_correct_after_random_operations() {
             life.end();
         }
         life.write();
-        life.scene.log.flush_index();
+        life.fixture.log.flush_index();
         let found = life.on_disk();
         assert_eq!(found.len(), life.written.len(), "seed {seed}");
         for (at, ((byte, known), truth)) in found.iter().zip(&life.written).enumerate() {
@@ -128,7 +128,7 @@ fn every_record_is_correct_after_random_operations() {
 fn the_reader_of_the_library_agrees(life: &Life, expected: &[(u8, Known)]) {
     use super::super::super::read::{Entry, LogReader};
 
-    let directory = life.scene.directory.path();
+    let directory = life.fixture.directory.path();
     let mut reader = LogReader::open(directory, "config", "vm").unwrap();
     let mut read = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
