@@ -75,7 +75,7 @@ fn a_start_and_a_prune_under_a_clock_years_ahead_remove_nothing() {
     };
     run_under(&state, 0, &options, "true");
     let output = prune(10 * 365 * 24 * HOUR);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("ages count from there"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ages are measured up to"));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "removed 0 sandboxes and 0 runs\n");
     assert_eq!(said(&state, &["prune"]), "removed 1 sandbox and 3 runs\n");
 }
