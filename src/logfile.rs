@@ -44,7 +44,7 @@ use nix::sys::stat::lstat;
 use crate::access::Writers;
 use clock::Moment;
 use current::{Change, Current};
-use directory::{Directory, Place};
+use directory::{Directory, LogPath};
 pub use entry::{Mark, RunEnd, Stream, Timestamp};
 pub use error::{LogError, WriteError};
 use format::Encoder;
@@ -106,7 +106,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Debug)]
 pub struct LogFile {
-    place: Place,
+    place: LogPath,
     options: LogOptions,
     limits: Limits,
     /// `None` after a failed rotation or reopening, which the next write completes.
@@ -168,7 +168,7 @@ impl LogFile {
     ) -> Result<Self, LogError> {
         let retention = options.retention.below_file_size_limit();
         let options = LogOptions { retention, ..options };
-        let place = Place::new(log_dir, config_file, name)?;
+        let place = LogPath::new(log_dir, config_file, name)?;
         let directory = place.directory()?;
         let indexed = options.index && options.format == Format::Raw;
         let limits = options.retention.limits(with_queue, options.format, indexed);
@@ -202,7 +202,7 @@ impl LogFile {
     /// As [`open`](Self::open), and when the directory is not writable or not searchable for the
     /// effective user of the process. A full disk or a quota is detected only by writing.
     pub fn check(log_dir: &Path, config_file: &str, name: &str) -> Result<(), LogError> {
-        let place = Place::new(log_dir, config_file, name)?;
+        let place = LogPath::new(log_dir, config_file, name)?;
         place.directory()?.check(place.log_name())
     }
 

@@ -21,12 +21,12 @@ pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFl
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     pub state_dir: PathBuf,
-    pub db: Place,
+    pub db: OptionPath,
 }
 
 /// An absolute path, and the option that sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct OptionPath {
     pub path: PathBuf,
     pub option: &'static str,
 }
@@ -35,7 +35,7 @@ impl Places {
     /// The paths of a state directory, with an optional path of the database.
     pub fn new(state_dir: &Path, db: Option<&Path>) -> Result<Self, Failure> {
         let state_dir = absolute(state_dir)?;
-        let db = Place::new(db, "--db", &state_dir, "sandbox.db")?;
+        let db = OptionPath::new(db, "--db", &state_dir, "sandbox.db")?;
         Ok(Self { state_dir, db })
     }
 
@@ -56,7 +56,7 @@ impl Places {
     }
 }
 
-impl Place {
+impl OptionPath {
     /// The path given with `option`, else `name` in the state directory.
     pub fn new(
         given: Option<&Path>,

@@ -37,14 +37,14 @@ const OWNER_ONLY: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// The path of a log, by its parts.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct LogPath {
     log_dir: PathBuf,
     config_file: String,
     log_name: String,
     path: PathBuf,
 }
 
-impl Place {
+impl LogPath {
     pub(super) fn new(log_dir: &Path, config_file: &str, name: &str) -> Result<Self, LogError> {
         check_name("a config file", config_file, LONGEST_NAME)?;
         check_name("a log", name, LONGEST_NAME - names::LOG.len() - names::LONGEST_SUFFIX.len())?;

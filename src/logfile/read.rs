@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use super::LogError;
-use super::directory::Place;
+use super::directory::LogPath;
 use super::entry::{Mark, Stream, Timestamp};
 use super::options::Format;
 use files::{AtLogName, Files};
@@ -200,7 +200,7 @@ impl LogReader {
     ///
     /// As [`open`](Self::open), but for [`ReadError::NoLog`].
     pub fn expect(log_dir: &Path, config_file: &str, name: &str) -> Result<Self, ReadError> {
-        let files = Files::new(Place::new(log_dir, config_file, name)?);
+        let files = Files::new(LogPath::new(log_dir, config_file, name)?);
         let numbers = files.numbers()?;
         let next = numbers.at_or_after(0).unwrap_or(1);
         let (segment, entry, skip, stop) = (None, None, 0, None);

@@ -15,7 +15,7 @@ use super::detach::StartReport;
 use super::plan::Plan;
 use crate::metrics_sampler::Sampler;
 use crate::notify::Notifier;
-use crate::places::{NewDirectories, Place};
+use crate::places::{NewDirectories, OptionPath};
 use crate::supervisor_log::SupervisorLog;
 use crate::supervisor_loop::{self, Activity, Noted};
 use crate::{Failure, on_exit};
@@ -99,8 +99,8 @@ impl Plan {
             made.make(path).map_err(Failure::directory(what, path, option))
         };
         let (log_dir, config_file) = (&self.sandbox.log_dir, self.sandbox.config_file.as_str());
-        let Place { option, .. } =
-            Place::new(Some(log_dir), "--log-dir", &self.places.state_dir, "log")?;
+        let OptionPath { option, .. } =
+            OptionPath::new(Some(log_dir), "--log-dir", &self.places.state_dir, "log")?;
         make(log_dir, "log directory", option)?;
         make(&log_dir.join(config_file), "log directory", option)?;
         LogFile::check(log_dir, config_file, self.name.first.as_str())?;

@@ -7,7 +7,7 @@ use nix::sys::stat::fstat;
 
 use super::super::LogError;
 use super::super::current::{Identity, size_of};
-use super::super::directory::{Directory, Place};
+use super::super::directory::{Directory, LogPath};
 use super::super::names;
 use super::content::Content;
 use super::numbers::Numbers;
@@ -28,7 +28,7 @@ pub(super) enum AtLogName {
 /// The directory of a log, and the warnings about its files.
 #[derive(Debug)]
 pub(super) struct Files {
-    place: Place,
+    place: LogPath,
     /// Warnings that the caller has not taken yet.
     pub(super) warnings: Vec<Warning>,
     /// The files with a warning: each is reported once.
@@ -36,7 +36,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(place: LogPath) -> Self {
         Self { place, warnings: Vec::new(), reported: Vec::new() }
     }
 
