@@ -15,7 +15,7 @@ use std::time::Duration;
 use tracing::info;
 use tracing::level_filters::LevelFilter;
 use vmon::control::Client;
-use vmon::monitor::{Attach, AttachTo, SessionId, command_signals};
+use vmon::monitor::{Attach, AttachTo, Reason, SessionId, command_signals};
 use vmon::reactor::Reactor;
 use vmon::terminal::{Messages, Modes, Terminal};
 
@@ -238,7 +238,7 @@ fn report_end(
                 Ok(_) => Ok(()),
                 Err(error) => Endings::new(record).lost(sandbox, error).and_then(|run| {
                     let reason = run.and_then(|run| run.reason);
-                    let lost = reason.as_deref() == Some("supervisor-lost");
+                    let lost = reason == Some(Reason::SupervisorLost);
                     if lost { Err(LiveError::Lost) } else { Ok(()) }
                 }),
             };

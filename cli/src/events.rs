@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tracing::warn;
+use vmon::monitor::Reason;
 use vmon::registry::{Lost, Registry, RegistryError, Run};
 
 use self::tracker::{Event, RunTracker};
@@ -178,7 +179,7 @@ fn line(event: &Event) -> String {
         line.push_str(&format!("  pid={pid}"));
     }
     if what.is_end() {
-        let reason = or_dash(run.reason.as_deref());
+        let reason = or_dash(run.reason);
         line.push_str(&format!("  reason={reason}  exit={}", exit(run.exit_code, run.signal)));
     }
     format!("{}\n", printable(&line))
@@ -197,7 +198,7 @@ fn json_line(event: &Event) -> String {
         "supervisor_pid": run.supervisor,
         "exit_code": run.exit_code.filter(|_| end),
         "signal": run.signal.filter(|_| end),
-        "reason": run.reason.as_ref().filter(|_| end),
+        "reason": run.reason.map(Reason::as_str).filter(|_| end),
         "bytes_logged": run.bytes_logged.filter(|_| end),
         "bytes_dropped": run.bytes_dropped.filter(|_| end),
     });

@@ -54,11 +54,11 @@ fn row(run: &Run) -> [String; 9] {
         run.name.clone(),
         run.config_file.clone(),
         or_dash(run.id),
-        run.state.clone(),
+        or_dash(run.state),
         or_dash(run.started_at.map(short)),
         or_dash(run.ended_at.map(short)),
         exit(run.exit_code, run.signal),
-        or_dash(run.reason.as_deref()),
+        or_dash(run.reason),
         or_dash(run.bytes_logged),
     ]
 }

@@ -127,7 +127,8 @@ pub fn unserved<'a>(sandbox: &'a Recorded, error: &LiveError) -> Option<&'a Run>
         process.as_ref().is_some_and(|it| it.liveness() == Liveness::Alive)
     };
     sandbox.running().filter(|run| {
-        lives(&run.supervisor_identity) && (run.state == "RESTARTING" || lives(&run.child))
+        lives(&run.supervisor_identity)
+            && (run.state == Some(Phase::Restarting) || lives(&run.child))
     })
 }
 
@@ -239,7 +240,7 @@ impl<'a> Endings<'a> {
 /// Whether the end of a run is on record. A run can be read as stopped before its supervisor has
 /// written how it ended.
 pub fn is_closed(run: &Run) -> bool {
-    run.status == RunStatus::Stopped && (run.state == "STOPPED" || run.id.is_none())
+    run.status == RunStatus::Stopped && (run.state == Some(Phase::Stopped) || run.id.is_none())
 }
 
 /// Waits until the supervisor of a single sandbox has exited: `timeout` for the end of the sandbox,

@@ -8,6 +8,7 @@ use chrono::{DateTime, Local, Utc};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use vmon::child::Signal;
+use vmon::monitor::{Phase, Reason};
 use vmon::registry::{Run, RunStatus};
 use vmon::terminal;
 
@@ -160,7 +161,7 @@ pub fn run_without_consoles(run: &Run) -> Value {
         "id": run.id,
         "name": run.name,
         "config_file": run.config_file,
-        "state": run.state,
+        "state": run.state.map(Phase::as_str),
         "status": word(run.status),
         "pid": run.pid,
         "supervisor_pid": run.supervisor,
@@ -169,7 +170,7 @@ pub fn run_without_consoles(run: &Run) -> Value {
         "ended_at": run.ended_at.map(stamp),
         "exit_code": run.exit_code,
         "signal": run.signal,
-        "reason": run.reason,
+        "reason": run.reason.map(Reason::as_str),
         "bytes_logged": run.bytes_logged,
         "bytes_dropped": run.bytes_dropped,
         "rootfs_paths": run.rootfs_paths,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use serde_json::Value;
+use vmon::monitor::Phase;
 use vmon::registry::{Run, RunStatus};
 
 use self::template::{Template, TemplateError};
@@ -143,15 +144,15 @@ fn names(record: &Record, all: bool) -> String {
 
 fn row(run: &Run) -> [String; 8] {
     // Between two runs of a command that is restarted, its last process has ended.
-    let is_between = run.state == "RESTARTING";
-    let status = match run.status {
-        RunStatus::Running if run.id.is_some() => run.state.clone(),
-        status => word(status).to_owned(),
+    let is_between = run.state == Some(Phase::Restarting);
+    let status = match (run.status, run.state) {
+        (RunStatus::Running, Some(state)) if run.id.is_some() => state.as_str(),
+        (status, _) => word(status),
     };
     [
         run.name.clone(),
         run.config_file.clone(),
-        status,
+        status.to_owned(),
         or_dash(run.pid.filter(|_| !is_between)),
         or_dash(run.supervisor),
         or_dash(run.started_at.map(short)),

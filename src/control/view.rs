@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::value::{Fields, Unreadable, int, milliseconds};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
-    AttachTo, ConsoleReport, ConsoleState, End, Phase, Report, SessionId, SessionReport,
+    AttachTo, ConsoleReport, ConsoleState, End, Phase, Reason, Report, SessionId, SessionReport,
     StartError, Transition,
 };
 use crate::timestamp::rfc3339;
@@ -78,9 +78,9 @@ pub struct ConsoleStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ended {
-    /// The reason, as in the record: see [`End::reason`]. `None` while the output is still being
-    /// read.
-    pub reason: Option<String>,
+    /// The reason: see [`End::reason`]. `None` while the output is still being read, and for a word
+    /// that this version does not know.
+    pub reason: Option<Reason>,
     /// The exit code, if the child exited or could not be started.
     pub exit_code: Option<i32>,
     /// The signal that ended the child.
@@ -221,7 +221,7 @@ fn session(session: &SessionReport) -> Value {
 
 fn end(end: &End) -> Value {
     json!({
-        "reason": end.reason(),
+        "reason": end.reason().as_str(),
         "exit_code": end.recorded_code(),
         "signal": end.signal().map(Signal::number),
         "message": end.error().map(StartError::to_string),
@@ -314,7 +314,7 @@ fn read_session(value: &Value) -> Result<SessionReport, Unreadable> {
 fn read_end(value: &Value) -> Result<Ended, Unreadable> {
     let fields = Fields::of(value)?;
     Ok(Ended {
-        reason: fields.optional_text("reason")?.map(str::to_owned),
+        reason: fields.optional_text("reason")?.and_then(|word| word.parse().ok()),
         exit_code: fields.optional_number("exit_code")?,
         signal: fields.optional_number("signal")?.and_then(Signal::from_number),
         message: fields.optional_text("message")?.map(str::to_owned),

@@ -379,7 +379,7 @@ impl Lifecycle {
     /// `DRAINING → RESTARTING`.
     fn wait_for_restart(&mut self, end: End, after: Duration, cx: &mut Cx<'_>) {
         let parts = &mut self.parts;
-        info!(name = %parts.sandbox.name, reason = end.reason(), ?after, "starting again");
+        info!(name = %parts.sandbox.name, reason = %end.reason(), ?after, "starting again");
         let timer = cx.timers.set(after, Timer::Restart.key());
         let at = Utc::now();
         self.state = State::Restarting(end.clone(), timer, at + after);
@@ -400,7 +400,7 @@ impl Lifecycle {
     /// `STOPPED`.
     fn end(&mut self, end: End, cx: &mut Cx<'_>) {
         let parts = &mut self.parts;
-        info!(name = %parts.sandbox.name, reason = end.reason(), "stopped");
+        info!(name = %parts.sandbox.name, reason = %end.reason(), "stopped");
         parts.channels.finish_attachments(cx);
         parts.backoff = None;
         if let Some(post_rotate) = parts.post_rotate.take() {

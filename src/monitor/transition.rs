@@ -124,7 +124,7 @@ pub enum Outcome {
     NotStarted(Arc<StartError>),
 }
 
-/// Why a child that ran has ended; the words of the record are in [`Reason::as_str`].
+/// Why a run has ended; the words of the record are in [`Reason::as_str`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
@@ -144,13 +144,16 @@ pub enum Reason {
     OutOfMemory,
     /// By a stop after an observer or a service of the supervisor [panicked](End::panic).
     SupervisorPanicked,
-    /// Not known: its monitor was dropped, or removed from its reactor, before it had ended.
+    /// The child never ran: see [`End::error`].
+    StartFailed,
+    /// Not known: the supervisor ended, or its monitor was dropped or removed from its reactor,
+    /// before the run had ended.
     SupervisorLost,
 }
 
 impl Reason {
     /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
-    /// `idle-timeout`, `out-of-memory`, `supervisor-panicked` or
+    /// `idle-timeout`, `out-of-memory`, `supervisor-panicked`, `start-failed` or
     /// `supervisor-lost`.
     pub const fn as_str(self) -> &'static str {
         self.word()
@@ -166,6 +169,7 @@ words!(Reason {
     IdleTimeout = "idle-timeout",
     OutOfMemory = "out-of-memory",
     SupervisorPanicked = "supervisor-panicked",
+    StartFailed = "start-failed",
     SupervisorLost = "supervisor-lost",
 });
 
@@ -265,11 +269,11 @@ impl End {
         }
     }
 
-    /// The word for the reason in the record: that of [`Reason`], or `start-failed`.
-    pub fn reason(&self) -> &'static str {
-        match &self.outcome {
-            Outcome::Ended { reason, .. } => reason.as_str(),
-            Outcome::NotStarted(_) => "start-failed",
+    /// Why the run ended; [`Reason::StartFailed`] if the child never ran.
+    pub fn reason(&self) -> Reason {
+        match self.outcome {
+            Outcome::Ended { reason, .. } => reason,
+            Outcome::NotStarted(_) => Reason::StartFailed,
         }
     }
 

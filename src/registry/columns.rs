@@ -10,9 +10,6 @@ use crate::monitor::{ConsoleReport, Identity};
 /// The ecosystem's status of a sandbox with a running child.
 pub(super) const RUNNING: &str = "RUNNING";
 
-/// The reason of a run whose supervisor ended before it could write the end.
-pub(super) const SUPERVISOR_LOST: &str = "supervisor-lost";
-
 /// Byte counts of a console in one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -4,19 +4,18 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Params, Result, Row, params_from_iter};
 
-use super::columns::{
-    ConsoleBytes, RUNNING, SUPERVISOR_LOST, foreign_supervisor, supervisor, unsigned,
-};
+use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, supervisor, unsigned};
 use super::error::Fault;
 use super::schema::{self, Schema};
 use super::spec;
 use super::state_dir::StateDir;
 use crate::monitor::codec::Spec;
-use crate::monitor::{Identity, Liveness};
+use crate::monitor::{Identity, Liveness, Phase, Reason};
 
 /// A run of a sandbox, or a sandbox of another program.
 ///
@@ -27,7 +26,7 @@ use crate::monitor::{Identity, Liveness};
 /// # let state = directory.path();
 /// let registry = Registry::open(state.join("sandbox.db"))?;
 /// for run in registry.runs()? {
-///     println!("{}/{}: {} {:?}", run.config_file, run.name, run.state, run.exit_code);
+///     println!("{}/{}: {:?} {:?}", run.config_file, run.name, run.state, run.exit_code);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -42,8 +41,9 @@ pub struct Run {
     pub name: String,
     /// The namespace of its log and record.
     pub config_file: String,
-    /// The state on record: STARTING, RUNNING, STOPPING, RESTARTING or STOPPED.
-    pub state: String,
+    /// The state on record, in which `DRAINING` does not occur. `None` for a word that this version
+    /// does not know.
+    pub state: Option<Phase>,
     /// The current status.
     pub status: RunStatus,
     /// The child's pid, once it ran. The process exists only while [`Run::status`] is `Running`.
@@ -67,9 +67,8 @@ pub struct Run {
     pub exit_code: Option<i32>,
     /// The signal that ended the child.
     pub signal: Option<i32>,
-    /// `exited`, `signalled`, `stopped`, `killed`, `max-duration`, `idle-timeout`,
-    /// `out-of-memory`, `supervisor-panicked`, `start-failed` or `supervisor-lost`.
-    pub reason: Option<String>,
+    /// Why the run ended, once it has. `None` also for a word that this version does not know.
+    pub reason: Option<Reason>,
     /// Bytes of the child's output that are in the log.
     pub bytes_logged: Option<u64>,
     /// Bytes that a log or another output dropped.
@@ -91,7 +90,7 @@ pub struct Run {
 impl Run {
     /// Whether the run is unfinished on record.
     pub(super) fn is_open(&self) -> bool {
-        self.state != "STOPPED"
+        self.state != Some(Phase::Stopped)
     }
 
     fn is_in_progress(&self) -> bool {
@@ -304,10 +303,9 @@ fn collect(
 
 fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
     let supervisor = supervisor(row)?;
-    let state: String = row.get("state")?;
-    let ended = state == "STOPPED";
+    let state: Option<Phase> = word(row, "state")?;
+    let ended = state == Some(Phase::Stopped);
     let lost = !ended && supervisor.liveness() == Liveness::Dead;
-    let reason: Option<String> = row.get("reason")?;
     let (name, config_file): (String, String) = (row.get("name")?, row.get("config_file")?);
     let mut spec = row
         .get_ref("spec")?
@@ -341,7 +339,7 @@ fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
         ended_at: time(row, "ended_at")?,
         exit_code: row.get("exit_code")?,
         signal: row.get("signal")?,
-        reason: reason.or_else(|| lost.then(|| SUPERVISOR_LOST.to_owned())),
+        reason: word(row, "reason")?.or(lost.then_some(Reason::SupervisorLost)),
         bytes_logged: row.get::<_, Option<i64>>("bytes_logged")?.map(unsigned),
         bytes_dropped: row.get::<_, Option<i64>>("bytes_dropped")?.map(unsigned),
         consoles: Vec::new(),
@@ -349,6 +347,11 @@ fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
         spec,
         trusted: false,
     })
+}
+
+/// The keyword of an enumeration; `None` for one that this version does not know.
+fn word<T: FromStr>(row: &Row<'_>, column: &str) -> Result<Option<T>> {
+    Ok(row.get::<_, Option<String>>(column)?.and_then(|word| word.parse().ok()))
 }
 
 /// Whether there may be consoles on record. Those on descriptors of a host are not in the spec, but
@@ -366,7 +369,7 @@ fn foreign_run(row: &Row<'_>) -> Result<Run> {
         sandbox_id: row.get("id")?,
         name: row.get("name")?,
         config_file: row.get("config_file")?,
-        state,
+        state: state.parse().ok(),
         status: if runs { RunStatus::Running } else { RunStatus::Stopped },
         pid: pid(row.get("microvm_pid")?),
         child: None,

@@ -186,7 +186,7 @@ impl Ending {
             at: rfc3339(at),
             exit_code: end.recorded_code(),
             signal: end.signal().map(|signal| signal.number()),
-            reason: end.reason().to_owned(),
+            reason: end.reason().to_string(),
             bytes_logged: end.bytes_logged,
             bytes_dropped: end.bytes_dropped,
             consoles: end.consoles.iter().map(ConsoleBytes::of).collect(),

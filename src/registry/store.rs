@@ -9,13 +9,11 @@ use chrono::Utc;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
-use super::columns::{
-    ConsoleBytes, RUNNING, SUPERVISOR_LOST, foreign_supervisor, signed, supervisor,
-};
+use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, signed, supervisor};
 use super::ordering;
 use super::read::{self, Run};
 use super::record::{Record, Stage};
-use crate::monitor::{Identity, Liveness};
+use crate::monitor::{Identity, Liveness, Reason};
 use crate::timestamp::rfc3339;
 
 /// The result of storing a record.
@@ -268,7 +266,7 @@ fn close_run(tx: &Transaction<'_>, id: i64) -> Result<()> {
         "UPDATE vmon_runs SET state = 'STOPPED', reason = coalesce(reason, ?2),
             ended_at = coalesce(ended_at, ?3)
          WHERE id = ?1 AND state <> 'STOPPED'",
-        params![id, SUPERVISOR_LOST, rfc3339(Utc::now())],
+        params![id, Reason::SupervisorLost.as_str(), rfc3339(Utc::now())],
     )?;
     Ok(())
 }

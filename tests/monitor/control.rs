@@ -14,7 +14,9 @@ use crate::common::turning::start_added;
 use crate::common::{self, CONFIG, State, TIMEOUT, contains, eventually, served};
 use vmon::child::{Command, Identity, Liveness, Signal};
 use vmon::control::{Client, ClientError, INTERFACE_DESCRIPTION, Server};
-use vmon::monitor::{Attach, AttachTo, End, Input, Monitor, Phase, Restart, Sandbox, StartError};
+use vmon::monitor::{
+    Attach, AttachTo, End, Input, Monitor, Phase, Reason, Restart, Sandbox, StartError,
+};
 use vmon::reactor::Reactor;
 use vmon::terminal::WindowSize;
 
@@ -47,7 +49,7 @@ fn the_socket_and_its_directories_are_private_and_removed_at_the_end() {
     eventually("the first name is gone", || fs::read_dir(directory).unwrap().count() == 1);
     let path = host.path.clone();
     let (end, _state) = host.stop();
-    assert_eq!((end.reason(), path.exists()), ("stopped", false));
+    assert_eq!((end.reason(), path.exists()), (Reason::Stopped, false));
 }
 
 #[test]
@@ -79,7 +81,7 @@ fn watch_reports_each_transition_and_the_end() {
     let phases: Vec<_> = events.iter().map(|event| event.phase).collect();
     assert_eq!(phases, [Phase::Stopping, Phase::Draining, Phase::Stopped]);
     let reported = events[2].end.clone().unwrap();
-    assert_eq!((reported.reason.as_deref(), reported.exit_code), (Some("stopped"), Some(3)));
+    assert_eq!((reported.reason, reported.exit_code), (Some(Reason::Stopped), Some(3)));
     assert_eq!((reported.code(), reported.bytes_logged), (end.exit_code(), Some(end.bytes_logged)));
     assert_eq!(events[1].end.as_ref().unwrap().reason, None);
 }
@@ -110,7 +112,7 @@ fn an_end_by_a_signal_is_reported_with_the_signal() {
     client.signal(Signal::KILL).unwrap();
     let end = watch.last().unwrap().unwrap().end.unwrap();
     assert_eq!((end.signal, end.exit_code, end.code()), (Some(Signal::KILL), None, 137));
-    assert_eq!(end.reason.as_deref(), Some("signalled"));
+    assert_eq!(end.reason, Some(Reason::Signalled));
     host.end();
 }
 
@@ -119,7 +121,7 @@ fn a_stop_kills_after_the_timeout_that_it_names() {
     let host = Served::start("trap '' TERM; echo up; while :; do sleep 0.01; done");
     host.state.wait_for_log("a", b"up\n");
     host.client().stop(Some(Duration::from_millis(50))).unwrap();
-    assert_eq!(host.end().0.reason(), "killed");
+    assert_eq!(host.end().0.reason(), Reason::Killed);
 }
 
 #[test]
@@ -307,7 +309,7 @@ fn a_stale_socket_is_replaced() {
     let path = socket_of(&state, "a");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     drop(UnixListener::bind(&path).unwrap());
-    assert_eq!(start_in(&state).reason(), "exited");
+    assert_eq!(start_in(&state).reason(), Reason::Exited);
     assert!(!path.exists());
 }
 
@@ -346,7 +348,7 @@ fn of_many_starts_at_once_over_a_stale_socket_one_gets_the_name() {
         eventually("it runs", || client.status().unwrap().phase == Phase::Running);
         client.stop(None).unwrap();
         let ends: Vec<End> = hosts.into_iter().map(|host| host.join().unwrap()).collect();
-        let refused = ends.iter().filter(|end| end.reason() == "start-failed");
+        let refused = ends.iter().filter(|end| end.reason() == Reason::StartFailed);
         assert_eq!(refused.map(refusal).filter(|text| text.contains("in use")).count(), 3);
     }
 }
@@ -406,7 +408,7 @@ fn a_path_beyond_sun_path_is_served_and_reached() {
     let mut client = Client::connect(&path).unwrap();
     eventually("it runs", || client.status().unwrap().phase == Phase::Running);
     client.stop(None).unwrap();
-    assert_eq!(host.join().unwrap().reason(), "stopped");
+    assert_eq!(host.join().unwrap().reason(), Reason::Stopped);
     assert!(!path.exists());
 }
 
@@ -514,7 +516,7 @@ fn an_independent_varlink_command_introspects_and_calls() {
     let status = varlink(&["call", &format!("{address}/io.vmon.Monitor.GetStatus"), "{}"]);
     assert!(status.contains("RUNNING"), "{status}");
     varlink(&["call", &format!("{address}/io.vmon.Monitor.Stop"), r#"{"timeout": 5000}"#]);
-    assert_eq!(host.end().0.reason(), "stopped");
+    assert_eq!(host.end().0.reason(), Reason::Stopped);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal as Sig, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use vmon::child::{ChildIo, Command, ExitStatus};
-use vmon::monitor::{Monitor, Sandbox};
+use vmon::monitor::{Monitor, Phase, Reason, Sandbox};
 use vmon::reactor::{Handler, HandlerId, Reactor};
 use vmon::registry::{Registry, Run};
 
@@ -43,7 +43,7 @@ fn ended_child(script: &str) -> Child {
 #[track_caller]
 fn closed_run(state: &State, registry: &Registry) -> Run {
     let run = registry.runs().unwrap().pop().unwrap();
-    assert_eq!(run.state, "STOPPED");
+    assert_eq!(run.state, Some(Phase::Stopped));
     let mut reactor = Reactor::new().unwrap();
     let next = spawn(&mut reactor, state, registry, "exit 5");
     turn_until(&mut reactor, "its end", |reactor| reactor.get(next).unwrap().is_done());
@@ -61,7 +61,7 @@ fn a_reactor_that_is_dropped_closes_the_runs_of_its_children_and_leaves_those_to
     let pid = reactor.get(id).unwrap().pid().unwrap();
     drop(reactor);
     let run = closed_run(&state, &registry);
-    assert_eq!((run.reason.as_deref(), run.exit_code), (Some("supervisor-lost"), None));
+    assert_eq!((run.reason, run.exit_code), (Some(Reason::SupervisorLost), None));
     assert!(is_alive(pid));
     end_child(pid);
 }
@@ -79,7 +79,7 @@ fn a_monitor_that_is_dropped_after_its_child_has_ended_records_the_exit_code() {
     start_added(&mut reactor);
     drop(reactor.remove(id));
     let run = closed_run(&state, &registry);
-    assert_eq!((run.reason.as_deref(), run.exit_code), (Some("exited"), Some(7)));
+    assert_eq!((run.reason, run.exit_code), (Some(Reason::Exited), Some(7)));
     assert_eq!(ExitStatus::from(wait(&mut child)), ExitStatus::Code(7));
 }
 
@@ -118,9 +118,9 @@ fn a_monitor_that_was_removed_and_is_added_again_ends() {
     let id = reactor.add(removed);
     reactor.run().unwrap();
     let end = reactor.remove(id).and_then(Monitor::into_end).unwrap();
-    assert_eq!((end.status(), end.reason()), (Some(ExitStatus::Unknown), "supervisor-lost"));
+    assert_eq!((end.status(), end.reason()), (Some(ExitStatus::Unknown), Reason::SupervisorLost));
     let run = closed_run(&state, &registry);
-    assert_eq!(run.reason.as_deref(), Some("supervisor-lost"));
+    assert_eq!(run.reason, Some(Reason::SupervisorLost));
     end_child(pid);
 }
 

@@ -153,7 +153,7 @@ mod spawned {
         let id = spawn(&mut reactor, sandbox(&state, "web"), "kill -USR1 $$");
         let end = end_of(&mut reactor, id);
         assert_eq!(end.signal().map(Signal::number), Some(libc::SIGUSR1));
-        assert_eq!((end.reason(), end.exit_code()), ("signalled", 128 + libc::SIGUSR1 as u8));
+        assert_eq!((end.reason(), end.exit_code()), (Reason::Signalled, 128 + libc::SIGUSR1 as u8));
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod spawned {
             .observer(notes.clone())
             .spawn(&mut reactor, Command::new("/nonexistent/program"));
         let end = end_of(&mut reactor, id);
-        assert_eq!((end.exit_code(), end.reason()), (127, "start-failed"));
+        assert_eq!((end.exit_code(), end.reason()), (127, Reason::StartFailed));
         assert_eq!(notes.seen(), ["Stopped"]);
     }
 
@@ -816,7 +816,7 @@ mod observers {
             .observer(behind.clone())
             .spawn(&mut reactor, Command::new("touch").args([&marker]));
         let end = end_of(&mut reactor, id);
-        assert_eq!((end.exit_code(), end.reason()), (125, "start-failed"));
+        assert_eq!((end.exit_code(), end.reason()), (125, Reason::StartFailed));
         let error = not_started(end);
         assert!(error.to_string().contains("not today"), "{error}");
         assert!(!marker.exists());
@@ -1430,7 +1430,7 @@ mod recorded {
         assert_eq!(end.exit_code(), 0);
         assert_eq!(state.log("web"), b"hello\n");
         let [run] = &registry.runs().unwrap()[..] else { panic!("one run") };
-        assert_eq!((run.state.as_str(), run.exit_code), ("STOPPED", Some(0)));
+        assert_eq!((run.state, run.exit_code), (Some(Phase::Stopped), Some(0)));
         assert_eq!(state.sandbox_column("web", "status").as_deref(), Some("STOPPED"));
     }
 
@@ -1477,7 +1477,7 @@ mod recorded {
         let [run] = &registry.runs().unwrap()[..] else { panic!("one run") };
         assert_eq!((run.pid, run.exit_code, run.bytes_logged), (Some(pid), Some(3), Some(4)));
         assert_eq!(run.supervisor, Some(std::process::id()));
-        assert_eq!(run.reason.as_deref(), Some("exited"));
+        assert_eq!(run.reason, Some(Reason::Exited));
     }
 
     #[test]
@@ -1504,10 +1504,10 @@ mod recorded {
         stop(&mut reactor, id);
         end_of(&mut reactor, id);
         let expected = [
-            ("Running", "RUNNING".to_owned(), RunStatus::Running),
-            ("Stopping", "STOPPING".to_owned(), RunStatus::Running),
-            ("Draining", "STOPPING".to_owned(), RunStatus::Running),
-            ("Stopped", "STOPPED".to_owned(), RunStatus::Stopped),
+            ("Running", Some(Phase::Running), RunStatus::Running),
+            ("Stopping", Some(Phase::Stopping), RunStatus::Running),
+            ("Draining", Some(Phase::Stopping), RunStatus::Running),
+            ("Stopped", Some(Phase::Stopped), RunStatus::Stopped),
         ];
         assert_eq!(*seen.lock().unwrap(), expected);
     }
@@ -1559,7 +1559,7 @@ mod recorded {
             .spawn(&mut reactor, sh("exit 0"));
         not_started(end_of(&mut reactor, id));
         let runs = registry.runs().unwrap();
-        assert!(runs.iter().all(|run| run.state == "STOPPED"), "{runs:?}");
+        assert!(runs.iter().all(|run| run.state == Some(Phase::Stopped)), "{runs:?}");
         let id = Monitor::builder(sandbox(&state, "web"))
             .observer(registry.observer())
             .spawn(&mut reactor, sh("exit 0"));

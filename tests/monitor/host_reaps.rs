@@ -10,7 +10,7 @@ use crate::common::turning::{Loop, turn_until};
 use crate::common::{State, eventually, is_alive, wait};
 use nix::unistd::Pid;
 use vmon::child::{ChildIo, ExitStatus, Signal};
-use vmon::monitor::{End, Monitor, Reason, Sandbox};
+use vmon::monitor::{End, Monitor, Phase, Reason, Sandbox};
 use vmon::reactor::{Handler, HandlerId, Reactor};
 use vmon::registry::Registry;
 
@@ -65,7 +65,7 @@ fn a_child_that_the_host_awaits_and_then_stops_ends_with_its_code_or_signal() {
         reactor.call(id, Monitor::stop).unwrap();
         hand_in(&mut reactor, id, child.id(), reaped);
         let end = end_of(&mut reactor, id);
-        assert_eq!((end.status(), end.reason()), (Some(status), reason.as_str()));
+        assert_eq!((end.status(), end.reason()), (Some(status), reason));
         assert_eq!(state.log(&name), b"tail\n");
         let run = registry.runs().unwrap().into_iter().find(|run| run.name.as_str() == name);
         assert_eq!(run.unwrap().exit_code, status.code());
@@ -99,7 +99,7 @@ fn the_status_of_another_child_is_not_taken_for_that_of_this_one() {
     assert_eq!(reactor.get(id).unwrap().pid(), Some(child.id()));
     reactor.call(id, Monitor::stop).unwrap();
     let end = end_of(&mut reactor, id);
-    assert_eq!((end.signal(), end.reason()), (Some(Signal::TERM), "stopped"));
+    assert_eq!((end.signal(), end.reason()), (Some(Signal::TERM), Reason::Stopped));
     wait(&mut child);
 }
 
@@ -184,13 +184,13 @@ fn a_supervisor_on_tokio_awaits_its_children_and_each_end_is_recorded_with_its_s
         for (n, name, task) in tasks {
             let end = task.await.unwrap().unwrap();
             let (status, reason) = match n % 10 {
-                0 => (ExitStatus::Signal(Signal::KILL), "signalled"),
-                _ => (ExitStatus::Code(7), "exited"),
+                0 => (ExitStatus::Signal(Signal::KILL), Reason::Signalled),
+                _ => (ExitStatus::Code(7), Reason::Exited),
             };
             assert_eq!((end.status(), end.reason()), (Some(status), reason));
             let runs = registry.runs().unwrap();
             let run = runs.iter().find(|run| run.name.as_str() == name).unwrap();
-            assert_eq!((run.state.as_str(), run.exit_code), ("STOPPED", status.code()));
+            assert_eq!((run.state, run.exit_code), (Some(Phase::Stopped), status.code()));
             assert_eq!(state.log(&name), format!("{}\n", run.pid.unwrap()).as_bytes());
         }
     });

@@ -193,7 +193,7 @@ fn a_stop_ends_the_restarts_while_it_runs_and_between_two_runs() {
     host.until("it runs", |host| host.monitor().pid().is_some());
     host.stop();
     let end = host.end();
-    assert_eq!((end.reason(), end.exit_code()), ("stopped", 143));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::Stopped, 143));
 
     let mut host = Host::sh("exit 5", |sandbox| sandbox.restart(Restart::Always));
     host.until("it waits", |host| host.monitor().report().phase == Phase::Restarting);
@@ -201,7 +201,7 @@ fn a_stop_ends_the_restarts_while_it_runs_and_between_two_runs() {
     assert_eq!(waiting.end.unwrap().exit_code(), 5);
     host.stop();
     let end = host.end();
-    assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::Exited, 5));
     assert!(host.seen().last().unwrap().starts_with("stopped 5"));
 }
 
@@ -219,7 +219,7 @@ fn a_stop_while_the_output_is_drained_ends_the_restarts() {
     host.until("it drains", |host| host.monitor().report().phase == Phase::Draining);
     host.stop();
     let end = host.end();
-    assert_eq!((end.reason(), end.exit_code()), ("exited", 5));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::Exited, 5));
     assert_eq!(host.seen(), ["running", "stopped 5"]);
 }
 
@@ -230,7 +230,7 @@ fn a_run_is_stopped_after_its_maximum_duration() {
     };
     let mut host = Host::sh("echo up; exec sleep 1000", short);
     let end = host.end();
-    assert_eq!((end.reason(), end.exit_code()), (Reason::MaxDuration.as_str(), 143));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::MaxDuration, 143));
     assert_eq!(host.seen(), ["running", "stopped 143"]);
 }
 
@@ -241,7 +241,7 @@ fn the_idle_timeout_ends_a_silent_run_and_output_renews_it() {
     let script = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done; exec sleep 1000";
     let mut host = Host::sh(script, quiet);
     let end = host.end();
-    assert_eq!(end.reason(), "idle-timeout");
+    assert_eq!(end.reason(), Reason::IdleTimeout);
     assert!(contains(&host.state.log("a"), b"\n8\n"), "{:?}", host.state.log("a"));
 }
 
@@ -264,5 +264,5 @@ fn input_renews_the_idle_timeout() {
         host.until("a moment", |_| Instant::now() >= next);
     }
     assert!(host.monitor().pid().is_some(), "it runs on");
-    assert_eq!(host.end().reason(), "idle-timeout");
+    assert_eq!(host.end().reason(), Reason::IdleTimeout);
 }

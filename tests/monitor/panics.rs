@@ -13,8 +13,8 @@ use crate::common::{State, is_alive};
 use vmon::child::{Command, ExitStatus, Signal};
 use vmon::control::Server;
 use vmon::monitor::{
-    Builder, Claim, End, Monitor, Observer, Progress, Restart, Sandbox, Service, ServiceContext,
-    StartError, Starting, Transition,
+    Builder, Claim, End, Monitor, Observer, Progress, Reason, Restart, Sandbox, Service,
+    ServiceContext, StartError, Starting, Transition,
 };
 use vmon::reactor::{Handler, HandlerId, Interest, Reactor, Ready};
 use vmon::registry::Registry;
@@ -179,7 +179,10 @@ impl Host {
         if let Some(run) = runs.iter().rfind(|run| run.name == "web") {
             let state = self.state.run_column("web", "state");
             assert_eq!(state.as_deref(), Some("STOPPED"));
-            assert_eq!(self.state.run_column("web", "reason").as_deref(), Some(end.reason()));
+            assert_eq!(
+                self.state.run_column("web", "reason").as_deref(),
+                Some(end.reason().as_str())
+            );
             assert_eq!(run.exit_code, end.recorded_code());
         }
         assert!(!socket_of(&self.state, "web").exists());
@@ -223,7 +226,7 @@ fn observed(
 
 #[track_caller]
 fn assert_stopped_by_the_panic(end: &End) {
-    assert_eq!(end.reason(), "supervisor-panicked");
+    assert_eq!(end.reason(), Reason::SupervisorPanicked);
     assert_eq!(end.status(), Some(ExitStatus::Signal(Signal::TERM)));
 }
 
@@ -231,7 +234,7 @@ fn assert_stopped_by_the_panic(end: &End) {
 fn a_panic_in_a_claim_starts_nothing() {
     let (end, panicked, other) = observed("claim", "exit 0", |it| it, |_| {});
     assert!(matches!(end.error(), Some(StartError::Panic(_))), "{end:?}");
-    assert_eq!((end.reason(), end.exit_code()), ("start-failed", 125));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::StartFailed, 125));
     assert_eq!((panicked, other), (vec!["claim"], vec![]));
 }
 
@@ -282,7 +285,7 @@ fn a_panic_at_stopping_leaves_the_stop_to_go_on() {
         host.reactor.call(host.web, Monitor::stop).unwrap();
     };
     let (end, panicked, other) = observed("Stopping", SLEEP, |it| it, stop);
-    assert_eq!(end.reason(), "stopped");
+    assert_eq!(end.reason(), Reason::Stopped);
     assert_eq!(panicked, ["claim", "Running", "Stopping"]);
     assert_eq!(other, ["claim", "Running", "Stopping", "Draining", "Stopped"]);
 }
@@ -291,7 +294,7 @@ fn a_panic_at_stopping_leaves_the_stop_to_go_on() {
 fn a_panic_at_draining_keeps_the_childs_own_end_and_prevents_a_restart() {
     let always = |sandbox: Sandbox| sandbox.restart(Restart::Always);
     let (end, panicked, other) = observed("Draining", "echo tail; exit 3", always, |_| {});
-    assert_eq!((end.reason(), end.exit_code(), end.bytes_logged), ("exited", 3, 5));
+    assert_eq!((end.reason(), end.exit_code(), end.bytes_logged), (Reason::Exited, 3, 5));
     assert_eq!(panicked, ["claim", "Running", "Draining"]);
     assert_eq!(other, ["claim", "Running", "Draining", "Stopped"]);
 }
@@ -300,7 +303,7 @@ fn a_panic_at_draining_keeps_the_childs_own_end_and_prevents_a_restart() {
 fn a_panic_between_two_runs_ends_the_restarts() {
     let always = |sandbox: Sandbox| sandbox.restart(Restart::Always);
     let (end, panicked, other) = observed("Restarting", "exit 3", always, |_| {});
-    assert_eq!((end.reason(), end.exit_code()), ("exited", 3));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::Exited, 3));
     assert_eq!(panicked, ["claim", "Running", "Draining", "Restarting"]);
     assert_eq!(other, ["claim", "Running", "Draining", "Restarting", "Stopped"]);
 }
@@ -308,7 +311,7 @@ fn a_panic_between_two_runs_ends_the_restarts() {
 #[test]
 fn a_panic_at_stopped_is_noted_in_the_end() {
     let (end, panicked, other) = observed("Stopped", "exit 3", |it| it, |_| {});
-    assert_eq!((end.reason(), end.exit_code()), ("exited", 3));
+    assert_eq!((end.reason(), end.exit_code()), (Reason::Exited, 3));
     assert_eq!(panicked, ["claim", "Running", "Draining", "Stopped"]);
     assert_eq!(other, panicked);
 }
@@ -346,7 +349,7 @@ fn a_child_that_ignores_the_stop_signal_after_a_panic_is_killed() {
         },
     );
     let end = host.end();
-    assert_eq!(end.reason(), "supervisor-panicked");
+    assert_eq!(end.reason(), Reason::SupervisorPanicked);
     assert_eq!(end.status(), Some(ExitStatus::Signal(Signal::KILL)));
 }
 
@@ -399,7 +402,7 @@ fn a_panic_of_a_service_in_a_call_for_a_source_or_a_timer_stops_the_child() {
 fn a_panic_of_a_service_after_the_end_is_noted_in_the_end() {
     for at in ["Stopped", "is_done"] {
         let (end, panicked, _) = served(at, "exit 3");
-        assert_eq!((end.reason(), end.exit_code()), ("exited", 3));
+        assert_eq!((end.reason(), end.exit_code()), (Reason::Exited, 3));
         assert_eq!(panicked.last(), Some(&at));
     }
 }
@@ -434,5 +437,5 @@ fn a_service_that_has_panicked_is_dropped_with_its_sources_and_wakes_the_loop_no
     let closed = std::io::Read::read(&mut ours, &mut [0]);
     assert!(matches!(&closed, Ok(0) | Err(_)), "{closed:?}");
     host.reactor.call(host.web, |web, _| web.signal_child(Signal::KILL)).unwrap().unwrap();
-    assert_eq!(host.end().reason(), "supervisor-panicked");
+    assert_eq!(host.end().reason(), Reason::SupervisorPanicked);
 }

@@ -83,7 +83,7 @@ fn the_end_does_not_wait_for_a_rotate_command_which_the_loop_reaps_later() {
     turn_until(&mut reactor, "the end", |reactor| reactor.get(id).unwrap().end().is_some());
     turn_until(&mut reactor, "the command runs", |_| pid(&state, "a").is_some());
     let end = reactor.remove(id).and_then(Monitor::into_end).unwrap();
-    assert_eq!((end.exit_code(), end.reason()), (3, Reason::Exited.as_str()));
+    assert_eq!((end.exit_code(), end.reason()), (3, Reason::Exited));
     let worker = pid(&state, "a").unwrap();
     assert!(is_alive(worker));
     fs::remove_file(state.file("hold")).unwrap();
@@ -110,7 +110,7 @@ fn a_hanging_rotate_command_delays_neither_a_stop_nor_the_loop() {
     reactor.call(id, Monitor::stop).unwrap();
     reactor.run().unwrap();
     let end = reactor.remove(id).and_then(Monitor::into_end).unwrap();
-    assert_eq!(end.reason(), Reason::Stopped.as_str());
+    assert_eq!(end.reason(), Reason::Stopped);
     let worker = pid(&state, "a").unwrap();
     assert!(is_alive(worker));
     fs::remove_file(state.file("hold")).unwrap();

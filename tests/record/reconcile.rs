@@ -15,7 +15,7 @@ use crate::common::lives::{
 use crate::common::{Detached, State, eventually, is_alive, lives, signal, wait};
 use chrono::Utc;
 use nix::sys::signal::Signal;
-use vmon::monitor::{Claim, Identity, Observer, Transition};
+use vmon::monitor::{Claim, Identity, Observer, Phase, Reason, Transition};
 use vmon::registry::{Lost, Registry, Run, RunStatus};
 
 /// A child with a family: two that ignore what can be ignored, one in a group of its own.
@@ -54,7 +54,7 @@ fn names(lost: &[Lost]) -> Vec<&str> {
 
 /// As a test compares them.
 fn end(run: &Run) -> (&str, Option<i32>, Option<&str>) {
-    (&run.state, run.exit_code, run.reason.as_deref())
+    (run.state.unwrap().as_str(), run.exit_code, run.reason.map(Reason::as_str))
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_process_without_proof_is_not_killed_and_keeps_the_run_open() {
     let leftovers = lost[0].leftovers.as_deref().unwrap();
     assert!(leftovers.contains(&format!("pid {}", child.0.id())), "{leftovers}");
     assert!(is_alive(child.0.id()));
-    assert_eq!(only(&fixture.registry()).state, "RUNNING");
+    assert_eq!(only(&fixture.registry()).state, Some(Phase::Running));
     // Nor does a claim of the name.
     let mut observer = fixture.registry().observer();
     let next = Life { at: Utc::now(), ..Life::of("web") };
@@ -340,7 +340,7 @@ fn a_supervisor_that_ends_while_it_is_checked_is_not_lost() {
     thread::scope(|scope| {
         let readers = [
             scope.spawn(|| {
-                let lost = |run: &Run| run.reason.as_deref() == Some("supervisor-lost");
+                let lost = |run: &Run| run.reason == Some(Reason::SupervisorLost);
                 let mut seen = 0;
                 while !over.load(Ordering::Relaxed) {
                     seen += registry.runs().unwrap().iter().filter(|run| lost(run)).count();

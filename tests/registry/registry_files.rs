@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::lives::*;
-use vmon::monitor::{Claim, Observer};
+use vmon::monitor::{Claim, Observer, Phase};
 use vmon::registry::{Registry, RegistryError};
 
 #[test]
@@ -107,7 +107,7 @@ fn a_database_removed_or_replaced_while_a_child_runs_is_recreated() {
     fs::remove_dir_all(fixture.dir.path().join("state")).unwrap();
     write_transition(&mut observer, &stopping());
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.pid), ("STOPPING", Some(4242424)));
+    assert_eq!((run.state, run.pid), (Some(Phase::Stopping), Some(4242424)));
     assert_eq!(fixture.text("SELECT status FROM sandboxes"), "RUNNING");
 
     // The file alone is removed, with its log left behind, and the run's number goes to another.

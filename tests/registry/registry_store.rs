@@ -11,7 +11,8 @@ use crate::common::own_test;
 use chrono::Utc;
 use vmon::child::{Command, ExitStatus, Signal, SpawnError};
 use vmon::monitor::{
-    Claim, Forward, Identity, Observer, Outcome, Progress, Reason, Rootfs, StartError, Transition,
+    Claim, Forward, Identity, Observer, Outcome, Phase, Progress, Reason, Rootfs, StartError,
+    Transition,
 };
 use vmon::registry::{Registry, RunStatus};
 
@@ -33,34 +34,31 @@ fn each_transition_updates_the_rows() {
     let paths = "overlayfs:/lower:/upper";
     assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|0|{paths}"));
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.status, run.pid), ("STARTING", RunStatus::Running, None));
+    assert_eq!((run.state, run.status, run.pid), (Some(Phase::Starting), RunStatus::Running, None));
     assert_eq!(fixture.text("SELECT started_at FROM vmon_runs"), "2026-11-23T17:02:03.123456Z");
 
     write_transition(&mut observer, &running());
     assert_eq!(fixture.text(sandbox), format!("{head}|RUNNING|0|4242424|{paths}"));
     let run = only(&registry);
     assert_eq!(
-        (run.state.as_str(), run.status, run.pid),
-        ("RUNNING", RunStatus::Running, Some(4242424))
+        (run.state, run.status, run.pid),
+        (Some(Phase::Running), RunStatus::Running, Some(4242424))
     );
     assert_eq!(run.running_at, Some(time("2026-11-23T17:02:04Z")));
 
     write_transition(&mut observer, &stopping());
-    assert_eq!(only(&registry).state, "STOPPING");
+    assert_eq!(only(&registry).state, Some(Phase::Stopping));
 
     let status = ExitStatus::Signal(Signal::TERM);
     let at = time("2026-11-23T17:02:06Z");
     write_transition(&mut observer, &Transition::Draining { at, status });
-    assert_eq!(only(&registry).state, "STOPPING");
+    assert_eq!(only(&registry).state, Some(Phase::Stopping));
 
     write_transition(&mut observer, &stopped(Outcome::Ended { status, reason: Reason::Stopped }));
     assert_eq!(fixture.text(sandbox), format!("{head}|STOPPED|0|4242424|{paths}"));
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.status), ("STOPPED", RunStatus::Stopped));
-    assert_eq!(
-        (run.exit_code, run.signal, run.reason.as_deref()),
-        (None, Some(15), Some("stopped"))
-    );
+    assert_eq!((run.state, run.status), (Some(Phase::Stopped), RunStatus::Stopped));
+    assert_eq!((run.exit_code, run.signal, run.reason), (None, Some(15), Some(Reason::Stopped)));
     assert_eq!((run.bytes_logged, run.bytes_dropped), (Some(1000), Some(10)));
     assert_eq!(run.ended_at, Some(time("2026-11-23T17:02:06.5Z")));
     assert_eq!(run.rootfs_paths, paths);
@@ -110,9 +108,20 @@ fn a_run_that_could_not_start_is_recorded_as_start_failed() {
     let error = StartError::Spawn(SpawnError::NotFound { program: "nothing".into(), source });
     write_transition(&mut observer, &stopped(Outcome::NotStarted(error.into())));
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.exit_code, run.pid), ("STOPPED", Some(127), None));
-    assert_eq!(run.reason.as_deref(), Some("start-failed"));
+    assert_eq!((run.state, run.exit_code, run.pid), (Some(Phase::Stopped), Some(127), None));
+    assert_eq!(run.reason, Some(Reason::StartFailed));
     assert_eq!(fixture.text("SELECT status FROM sandboxes"), "STOPPED");
+}
+
+#[test]
+fn a_state_or_reason_of_a_later_version_is_read_as_none_and_the_run_as_unfinished() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    Life::of("web").granted(&mut registry.observer());
+    let db = rusqlite::Connection::open(fixture.db()).unwrap();
+    db.execute("UPDATE vmon_runs SET state = 'PAUSED', reason = 'by-request'", []).unwrap();
+    let run = only(&registry);
+    assert_eq!((run.state, run.reason, run.status), (None, None, RunStatus::Running));
 }
 
 #[test]
@@ -146,13 +155,13 @@ fn the_name_of_a_live_supervisor_is_taken_and_a_dead_ones_is_taken_over() {
 
     supervisor.kill();
     let lost = registry.runs().unwrap().swap_remove(0);
-    assert_eq!((lost.state.as_str(), lost.status), ("RUNNING", RunStatus::Stopped));
-    assert_eq!(lost.reason.as_deref(), Some("supervisor-lost"));
+    assert_eq!((lost.state, lost.status), (Some(Phase::Running), RunStatus::Stopped));
+    assert_eq!(lost.reason, Some(Reason::SupervisorLost));
     assert_eq!(fixture.count("SELECT count(*) FROM vmon_runs WHERE state = 'STOPPED'"), 0);
 
     Life::of("web").granted(&mut registry.observer());
     let lost = registry.runs().unwrap().swap_remove(0);
-    assert_eq!((lost.state.as_str(), lost.reason.as_deref()), ("STOPPED", Some("supervisor-lost")));
+    assert_eq!((lost.state, lost.reason), (Some(Phase::Stopped), Some(Reason::SupervisorLost)));
     assert!(lost.ended_at.is_some());
     assert_eq!(fixture.count("SELECT count(*) FROM sandboxes WHERE name = 'web'"), 1);
     assert_eq!(fixture.count("SELECT count(*) FROM sandboxes WHERE status = 'RUNNING'"), 0);
@@ -193,12 +202,12 @@ fn a_locked_database_delays_claim_and_transitions_without_waiting() {
     assert!(matches!(observer.retry(), Progress::Later(delay) if delay <= Duration::from_secs(1)));
     // Far less than one of SQLite's own busy timeouts of five seconds, however loaded we are.
     assert!(began.elapsed() < Duration::from_secs(4));
-    assert_eq!(only(&registry).state, "STARTING");
+    assert_eq!(only(&registry).state, Some(Phase::Starting));
 
     drop(lock);
     assert_eq!(observer.retry(), Progress::Done);
     let run = only(&registry);
-    assert_eq!((run.state.as_str(), run.exit_code, run.pid), ("STOPPED", Some(3), Some(4242424)));
+    assert_eq!((run.state, run.exit_code, run.pid), (Some(Phase::Stopped), Some(3), Some(4242424)));
     assert_eq!(run.running_at, Some(time("2026-11-23T17:02:04Z")));
     assert_eq!(observer.retry(), Progress::Done);
 }
@@ -214,12 +223,12 @@ fn a_late_claim_of_a_handed_over_child_is_written_with_later_transitions() {
     assert!(matches!(observer.transition(&running()), Progress::Later(_)));
     drop(lock);
     assert_eq!(observer.retry(), Progress::Done);
-    assert_eq!(only(&registry).state, "RUNNING");
+    assert_eq!(only(&registry).state, Some(Phase::Running));
     // Asked once more, as its timer may be under way.
     life.granted(&mut observer);
     write_transition(&mut observer, &exited(0));
     life.granted(&mut observer);
-    assert_eq!(only(&registry).state, "STOPPED");
+    assert_eq!(only(&registry).state, Some(Phase::Stopped));
 }
 
 #[test]
@@ -235,7 +244,7 @@ fn a_late_claim_of_a_name_that_is_taken_is_abandoned() {
     assert_eq!(observer.transition(&running()), Progress::Done);
     assert_eq!(observer.transition(&exited(0)), Progress::Done);
     let run = only(&registry);
-    assert_eq!((run.supervisor, run.state.as_str()), (Some(supervisor.0.id()), "STARTING"));
+    assert_eq!((run.supervisor, run.state), (Some(supervisor.0.id()), Some(Phase::Starting)));
     supervisor.kill();
 }
 
@@ -363,7 +372,7 @@ fn fifty_concurrent_runs_leave_fifty_correct_rows() {
     assert_eq!(runs.len(), 50);
     for (number, run) in (0..).zip(&runs) {
         assert_eq!((run.name.as_str(), run.exit_code), (&*format!("vm-{number}"), Some(number)));
-        assert_eq!((run.state.as_str(), run.pid), ("STOPPED", Some(4242424)));
+        assert_eq!((run.state, run.pid), (Some(Phase::Stopped), Some(4242424)));
     }
     assert_eq!(fixture.count("SELECT count(*) FROM sandboxes WHERE status = 'STOPPED'"), 50);
     assert_eq!(fixture.text("PRAGMA integrity_check"), "ok");

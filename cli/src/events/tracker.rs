@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use vmon::monitor::Restart;
+use vmon::monitor::{Phase, Restart};
 use vmon::registry::{Run, RunStatus};
 
 /// One transition.
@@ -51,11 +51,11 @@ impl What {
 
     /// The state of a run on record.
     fn of(run: &Run) -> Self {
-        match (run.status, run.state.as_str()) {
+        match (run.status, run.state) {
             (RunStatus::Stopped, _) => Self::Stopped,
-            (_, "STARTING") => Self::Starting,
-            (_, "STOPPING") => Self::Stopping,
-            (_, "RESTARTING") => Self::Restarting,
+            (_, Some(Phase::Starting)) => Self::Starting,
+            (_, Some(Phase::Stopping)) => Self::Stopping,
+            (_, Some(Phase::Restarting)) => Self::Restarting,
             _ => Self::Running,
         }
     }
@@ -118,7 +118,8 @@ impl RunTracker {
             let key = Key::of(&run);
             let mut now = What::of(&run);
             let reported = self.known.get(&key).map(|known| known.reported);
-            let lost = now == What::Stopped && run.state != "STOPPED" && run.id.is_some();
+            let lost =
+                now == What::Stopped && run.state != Some(Phase::Stopped) && run.id.is_some();
             if lost && reported != Some(What::Stopped) && !doubted.contains(&key) {
                 self.doubtful.insert(key.clone());
                 now = reported.unwrap_or(What::Starting);

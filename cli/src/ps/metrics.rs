@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use vmon::control::Status as Live;
+use vmon::monitor::Phase;
 use vmon::registry::{Run, RunStatus};
 use vmon::usage::Usage;
 
@@ -16,7 +17,8 @@ use super::super::record::Recorded;
 use super::super::usage::ProcessSnapshot;
 
 /// The states of a run on record.
-const STATES: [&str; 5] = ["STARTING", "RUNNING", "STOPPING", "RESTARTING", "STOPPED"];
+const STATES: [Phase; 5] =
+    [Phase::Starting, Phase::Running, Phase::Stopping, Phase::Restarting, Phase::Stopped];
 
 /// A metric family of OpenMetrics.
 struct Family<'a> {
@@ -145,7 +147,7 @@ pub fn exposition(sandboxes: &[&Recorded]) -> String {
         let now = state(subject.run);
         for state in STATES {
             let is = if state == now { "1" } else { "0" };
-            STATE.sample(&mut text, subject, &[(STATE.name, state.to_owned())], is);
+            STATE.sample(&mut text, subject, &[(STATE.name, state.to_string())], is);
         }
     }
     for (kind, name, help, value) in NUMBERS {
@@ -197,16 +199,17 @@ fn info(run: &Run) -> Vec<(&'static str, String)> {
         ("pid", number(run.pid.map(i64::from))),
         ("supervisor_pid", number(run.supervisor.map(i64::from))),
         ("rootfs_paths", run.rootfs_paths.clone()),
-        ("reason", run.reason.clone().unwrap_or_default()),
+        ("reason", run.reason.map(|reason| reason.to_string()).unwrap_or_default()),
     ]
 }
 
 /// The state, limited to [`STATES`].
-fn state(run: &Run) -> &str {
+fn state(run: &Run) -> Phase {
     match run.status {
-        RunStatus::Stopped => "STOPPED",
-        RunStatus::Running if STATES.contains(&run.state.as_str()) => &run.state,
-        RunStatus::Running => "RUNNING",
+        RunStatus::Stopped => Phase::Stopped,
+        RunStatus::Running => {
+            run.state.filter(|state| STATES.contains(state)).unwrap_or(Phase::Running)
+        }
     }
 }
 

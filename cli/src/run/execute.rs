@@ -6,7 +6,7 @@ use std::path::Path;
 use tracing::debug;
 use vmon::control::Server;
 use vmon::logfile::LogFile;
-use vmon::monitor::{End, Monitor, Name, Outcome, StartError, command_signals};
+use vmon::monitor::{End, Monitor, Name, Outcome, Reason, StartError, command_signals};
 use vmon::process;
 use vmon::reactor::{HandlerId, Reactor};
 use vmon::registry::Registry;
@@ -165,7 +165,7 @@ impl Plan {
             let variables = [
                 ("VMON_NAME", name.as_str().into()),
                 ("VMON_CONFIG", sandbox.config_file.as_str().into()),
-                ("VMON_REASON", end.map_or("start-failed", End::reason).into()),
+                ("VMON_REASON", end.map_or(Reason::StartFailed, End::reason).as_str().into()),
                 ("VMON_EXIT_CODE", code.to_string().into()),
                 ("VMON_SIGNAL", signal.unwrap_or_default().into()),
                 ("VMON_LOG", sandbox.log_path().into()),

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::child::{Command, ExitStatus};
-use crate::monitor::{End, Identity, Outcome, Reason, Sandbox};
+use crate::monitor::{End, Identity, Outcome, Phase, Reason, Sandbox};
 use crate::registry::Run;
 
 struct Fixture {
@@ -107,7 +107,7 @@ fn a_spooled_end_is_private_and_taken_in_by_the_next_reader() {
     assert_eq!(mode(&fixture.spooled()[0]), 0o600);
 
     let run = fixture.only_run();
-    assert_eq!((run.state.as_str(), run.exit_code), ("STOPPED", Some(7)));
+    assert_eq!((run.state, run.exit_code), (Some(Phase::Stopped), Some(7)));
     assert_eq!((run.pid, run.bytes_logged), (Some(std::process::id()), Some(5)));
     assert_eq!(fixture.spooled().len(), 0);
 }
@@ -120,8 +120,8 @@ fn a_spooled_end_is_taken_in_by_the_next_claim_which_it_lets_through() {
     assert!(matches!(next, Claim::Granted), "{next:?}");
     assert_eq!(fixture.spooled().len(), 0);
     let runs = fixture.registry.runs().unwrap();
-    let states: Vec<_> = runs.iter().map(|run| (run.state.as_str(), run.exit_code)).collect();
-    assert_eq!(states, [("STOPPED", Some(7)), ("STARTING", None)]);
+    let states: Vec<_> = runs.iter().map(|run| (run.state, run.exit_code)).collect();
+    assert_eq!(states, [(Some(Phase::Stopped), Some(7)), (Some(Phase::Starting), None)]);
 }
 
 #[test]
@@ -185,7 +185,10 @@ fn a_run_whose_claim_was_never_written_is_spooled_and_taken_in_whole() {
     assert_eq!(observer.transition(&exited()), Progress::Done);
     drop(lock);
     let run = fixture.only_run();
-    assert_eq!((run.name.as_str(), run.state.as_str(), run.exit_code), ("web", "STOPPED", Some(7)));
+    assert_eq!(
+        (run.name.as_str(), run.state, run.exit_code),
+        ("web", Some(Phase::Stopped), Some(7))
+    );
     assert!(run.running_at.is_some());
 }
 
@@ -333,7 +336,7 @@ fn a_view_that_replaces_a_table_while_the_connection_is_kept_is_refused() {
     assert!(matches!(observer.transition(&running()), Progress::Later(_)));
     other.execute_batch("DROP VIEW groups; CREATE TABLE groups (id)").unwrap();
     assert_eq!(observer.retry(), Progress::Done);
-    assert_eq!(fixture.only_run().state, "RUNNING");
+    assert_eq!(fixture.only_run().state, Some(Phase::Running));
 }
 
 #[test]

@@ -24,13 +24,13 @@ fn restarting(code: i32) -> Transition {
     Transition::Restarting { at: Utc::now(), end, after: Duration::from_millis(100) }
 }
 
-fn states(fixture: &Fixture) -> Vec<(String, Option<i32>)> {
+fn states(fixture: &Fixture) -> Vec<(Option<Phase>, Option<i32>)> {
     let runs = fixture.registry.runs().unwrap();
     runs.into_iter().map(|run| (run.state, run.exit_code)).collect()
 }
 
-fn is(state: &str, code: Option<i32>) -> (String, Option<i32>) {
-    (state.to_owned(), code)
+fn is(state: Phase, code: Option<i32>) -> (Option<Phase>, Option<i32>) {
+    (Some(state), code)
 }
 
 fn is_taken(fixture: &Fixture) -> bool {
@@ -50,7 +50,7 @@ fn a_run_that_another_follows_keeps_the_name_until_the_next_claim_closes_it() {
     let fixture = Fixture::new();
     let mut observer = first(fixture.registry.observer());
     assert_eq!(observer.transition(&restarting(1)), Progress::Done);
-    assert_eq!(states(&fixture), [is("RESTARTING", Some(1))]);
+    assert_eq!(states(&fixture), [is(Phase::Restarting, Some(1))]);
     let db = Connection::open(fixture.registry.path()).unwrap();
     let status = || -> String {
         db.query_row("SELECT status FROM sandboxes", [], |row| row.get(0)).unwrap()
@@ -58,12 +58,12 @@ fn a_run_that_another_follows_keeps_the_name_until_the_next_claim_closes_it() {
     assert_eq!(status(), "STOPPED");
     assert!(is_taken(&fixture));
     assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
-    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Starting, None)]);
     assert!(is_taken(&fixture));
     assert_eq!(observer.transition(&running()), Progress::Done);
     assert_eq!(status(), "RUNNING");
     assert_eq!(observer.transition(&exited()), Progress::Done);
-    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STOPPED", Some(7))]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Stopped, Some(7))]);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_stop_while_it_waits_to_be_started_again_is_the_end_with_the_same_end() {
     let mut observer = first(fixture.registry.observer());
     assert_eq!(observer.transition(&restarting(7)), Progress::Done);
     assert_eq!(observer.transition(&exited()), Progress::Done);
-    assert_eq!(states(&fixture), [is("STOPPED", Some(7))]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(7))]);
     assert!(!is_taken(&fixture));
 }
 
@@ -89,9 +89,9 @@ fn ends_that_wait_for_a_lock_are_written_in_order_with_the_run_that_goes_on() {
     }
     drop(lock);
     assert_eq!(observer.retry(), Progress::Done);
-    let ended = [1, 2, 3].map(|code| is("STOPPED", Some(code)));
+    let ended = [1, 2, 3].map(|code| is(Phase::Stopped, Some(code)));
     let mut expected = ended.to_vec();
-    expected.push(is("RUNNING", None));
+    expected.push(is(Phase::Running, None));
     assert_eq!(states(&fixture), expected);
     assert!(is_taken(&fixture));
     assert_eq!(fixture.spooled().len(), 0);
@@ -112,8 +112,8 @@ fn ends_that_have_waited_are_spooled_and_each_is_recorded_once() {
     assert!(fixture.spooled().len() >= 20, "{:?}", fixture.spooled());
     drop(lock);
     assert_eq!(observer.retry(), Progress::Done);
-    let mut expected: Vec<_> = (1..=20).map(|code| is("STOPPED", Some(code))).collect();
-    expected.push(is("RUNNING", None));
+    let mut expected: Vec<_> = (1..=20).map(|code| is(Phase::Stopped, Some(code))).collect();
+    expected.push(is(Phase::Running, None));
     assert_eq!(states(&fixture), expected);
     assert_eq!(fixture.spooled().len(), 0);
 }
@@ -127,10 +127,10 @@ fn an_end_in_a_file_does_not_free_the_name_while_its_supervisor_lives() {
     assert_eq!(fixture.spooled().len(), 1);
     drop(lock);
     // Another command takes it in before the supervisor has written it.
-    assert_eq!(states(&fixture), [is("RESTARTING", Some(1))]);
+    assert_eq!(states(&fixture), [is(Phase::Restarting, Some(1))]);
     assert!(is_taken(&fixture));
     assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
-    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Starting, None)]);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn an_end_that_is_taken_in_late_does_not_open_what_is_closed() {
     drop(lock);
     assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
     fs::write(&path, content).unwrap();
-    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Starting, None)]);
     assert_eq!(fixture.spooled().len(), 0);
 }
 
@@ -157,7 +157,7 @@ fn a_database_that_is_replaced_between_two_runs_gets_both() {
         fs::remove_file(fixture.dir.path().join(name)).unwrap();
     }
     assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
-    assert_eq!(states(&fixture), [is("STOPPED", Some(1)), is("STARTING", None)]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Starting, None)]);
 }
 
 #[test]
@@ -167,9 +167,9 @@ fn a_drain_that_takes_longer_than_a_moment_leaves_the_exit_code_on_record() {
     let status = ExitStatus::Code(7);
     let draining = Transition::Draining { at: Utc::now(), status };
     assert!(matches!(observer.transition(&draining), Progress::Later(_)));
-    assert_eq!(states(&fixture), [is("RUNNING", None)]);
+    assert_eq!(states(&fixture), [is(Phase::Running, None)]);
     assert_eq!(observer.retry(), Progress::Done);
-    assert_eq!(states(&fixture), [is("RUNNING", Some(7))]);
+    assert_eq!(states(&fixture), [is(Phase::Running, Some(7))]);
     assert_eq!(observer.transition(&exited()), Progress::Done);
-    assert_eq!(states(&fixture), [is("STOPPED", Some(7))]);
+    assert_eq!(states(&fixture), [is(Phase::Stopped, Some(7))]);
 }
