@@ -39,7 +39,7 @@ pub use client::{Client, ClientError, DEFAULT_TIMEOUT, Watch};
 pub use error::ControlError;
 pub use place::runtime_directory;
 pub use server::{DEFAULT_CLIENT_TIMEOUT, Server};
-pub use view::{ConsoleStatus, Ended, Event, Status};
+pub use view::{ConsoleStatus, Ended, Status, WatchEvent};
 
 /// The interface of [`Server`] and [`Client`], in varlink's interface definition language.
 pub const INTERFACE_DESCRIPTION: &str = include_str!("../docs/io.vmon.Monitor.varlink");

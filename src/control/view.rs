@@ -108,7 +108,7 @@ impl Ended {
 /// A transition of a sandbox, or its state at the start of a [`Watch`](super::Watch).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Event {
+pub struct WatchEvent {
     /// The new state.
     pub phase: Phase,
     /// Time of the transition; for the first event of a watch, time of the reply.
@@ -121,7 +121,7 @@ pub struct Event {
     pub restart_in: Option<Duration>,
 }
 
-impl Event {
+impl WatchEvent {
     /// Whether no event follows.
     pub fn is_final(&self) -> bool {
         self.phase == Phase::Stopped
@@ -274,7 +274,7 @@ impl Status {
     }
 }
 
-impl Event {
+impl WatchEvent {
     pub(super) fn read(value: &Value) -> Result<Self, Unreadable> {
         let fields = Fields::of(value)?;
         Ok(Self {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Client, ClientError, later};
 use crate::control::value::{Fields, Unreadable};
-use crate::control::view::Event;
+use crate::control::view::WatchEvent;
 
 /// The state of a sandbox and each of its transitions, up to `STOPPED`; see [`Client::watch`].
 ///
@@ -24,7 +24,7 @@ pub struct Watch {
 enum State {
     /// The next event to return, and whether another one may follow.
     Pending {
-        event: Box<Event>,
+        event: Box<WatchEvent>,
         continues: bool,
     },
     Waiting,
@@ -44,7 +44,10 @@ impl Watch {
     ///
     /// [`ClientError::Timeout`] if there was no event; the call can be repeated. After any other
     /// error the watch has ended.
-    pub fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<Event>, ClientError> {
+    pub fn next_within(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> Result<Option<WatchEvent>, ClientError> {
         let (event, continues) = match std::mem::replace(&mut self.state, State::Over) {
             State::Over => return Ok(None),
             State::Pending { event, continues } => (*event, continues),
@@ -65,7 +68,7 @@ impl Watch {
     }
 }
 
-fn read(client: &mut Client, deadline: Option<Instant>) -> Result<(Event, bool), ClientError> {
+fn read(client: &mut Client, deadline: Option<Instant>) -> Result<(WatchEvent, bool), ClientError> {
     let reply = client.reply(deadline)?;
     match event(&reply.parameters) {
         Ok(event) => Ok((event, reply.continues)),
@@ -73,12 +76,12 @@ fn read(client: &mut Client, deadline: Option<Instant>) -> Result<(Event, bool),
     }
 }
 
-fn event(reply: &Value) -> Result<Event, Unreadable> {
-    Event::read(Fields::of(reply)?.some("event")?)
+fn event(reply: &Value) -> Result<WatchEvent, Unreadable> {
+    WatchEvent::read(Fields::of(reply)?.some("event")?)
 }
 
 impl Iterator for Watch {
-    type Item = Result<Event, ClientError>;
+    type Item = Result<WatchEvent, ClientError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_within(None).transpose()
