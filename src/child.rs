@@ -10,6 +10,8 @@
 
 mod cgroup;
 mod command;
+mod descriptors;
+mod error;
 mod identity;
 mod left;
 pub(crate) mod lost;
@@ -18,106 +20,34 @@ pub(crate) mod lost;
 mod platform;
 mod pty;
 mod signal;
+mod stdio;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::Winsize;
 use nix::sys::signal::kill;
-use nix::sys::termios::{
-    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
-};
 use nix::unistd::{Pid, getpgid};
 
 pub use cgroup::CgroupError;
 pub use command::Command;
+use descriptors::{above_stdio, pipe};
+pub(crate) use descriptors::{bytes_available, set_nonblocking};
+pub use error::SpawnError;
 pub use identity::{Identity, Liveness};
 pub(crate) use left::{FinalSignal, KillScope, Orphans, reap_orphans};
-pub(crate) use platform::Cgroup;
-pub(crate) use platform::realtime_signals;
-pub(crate) use pty::Pty;
+pub(crate) use platform::{Cgroup, realtime_signals};
+pub(crate) use pty::{PTY_CAPACITY, resize, terminal_eof, window_size};
 #[cfg(feature = "consoles")]
-pub(crate) use pty::{make_raw, open_raw_pty};
+pub(crate) use pty::{Pty, make_raw, open_raw_pty};
 pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
-
-/// The nice value of background commands (setpriority(2)): the lowest priority.
-const LOWEST_PRIORITY: libc::c_int = 19;
-
-/// The parent's ends of a child's standard streams.
-///
-/// vmon takes ownership and sets `O_NONBLOCK` on each, so their open file descriptions must not be
-/// shared with the child or another process.
-///
-/// Those of a [`std::process::Child`] are its piped streams. From [`Builder::start`] on the child is
-/// reaped by the monitor, so a host gives up the `Child`, whose `wait` would take the exit status
-/// away. A host that wants to wait for the child where the monitor leaves it to the host
-/// ([`StartError`]) keeps the `Child` and converts a `&mut Child`.
-///
-/// ```
-/// use std::process::{Command, Stdio};
-/// use vmon::monitor::{Monitor, Sandbox};
-/// use vmon::reactor::Reactor;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let directory = tempfile::tempdir()?;
-/// # let log_dir = directory.path();
-/// let child = Command::new("echo").arg("hello").stdout(Stdio::piped()).spawn()?;
-/// let mut reactor = Reactor::new()?;
-/// let sandbox = Sandbox::new("web", log_dir)?;
-/// let id = Monitor::builder(sandbox).start(&mut reactor, child.id(), child.into())?;
-/// reactor.run()?;
-/// let end = reactor.remove(id).and_then(Monitor::into_end).ok_or("no end")?;
-/// assert_eq!((end.exit_code(), end.bytes_logged), (0, 6));
-/// # Ok(())
-/// # }
-/// ```
-///
-/// [`Builder::start`]: crate::monitor::Builder::start
-/// [`StartError`]: crate::monitor::StartError
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ChildIo {
-    /// Pipes or stream sockets. An absent stream is not relayed.
-    Piped {
-        /// The write end of the child's standard input.
-        stdin: Option<OwnedFd>,
-        /// The read end of the child's standard output.
-        stdout: Option<OwnedFd>,
-        /// The read end of the child's standard error.
-        stderr: Option<OwnedFd>,
-    },
-    /// The master of the PTY that is the child's terminal.
-    Tty {
-        /// The descriptor for input and output.
-        master: OwnedFd,
-    },
-}
-
-impl From<std::process::Child> for ChildIo {
-    /// The piped streams of a child. Dropping the `Child` neither ends nor reaps the process.
-    fn from(mut child: std::process::Child) -> Self {
-        Self::from(&mut child)
-    }
-}
-
-impl From<&mut std::process::Child> for ChildIo {
-    /// Takes the piped streams of a child.
-    fn from(child: &mut std::process::Child) -> Self {
-        Self::Piped {
-            stdin: child.stdin.take().map(OwnedFd::from),
-            stdout: child.stdout.take().map(OwnedFd::from),
-            stderr: child.stderr.take().map(OwnedFd::from),
-        }
-    }
-}
+pub use stdio::ChildIo;
+use stdio::ChildStdio;
+pub(crate) use stdio::{SpawnIo, Stdio};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,162 +115,6 @@ impl From<std::process::ExitStatus> for ExitStatus {
     /// Unknown for a status of a child that has not ended.
     fn from(status: std::process::ExitStatus) -> Self {
         Self::from_wait(status.into_raw())
-    }
-}
-
-/// The error of a command that could not be started. No process of it exists.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpawnError {
-    /// The program was not found: exit code 127 in shells.
-    #[error("{}: command not found", .program.display())]
-    NotFound {
-        /// The program as it was given.
-        program: OsString,
-        /// The error of execve(2).
-        source: io::Error,
-    },
-    /// The program can't be executed: exit code 126 in shells.
-    #[error("{}: can't be executed: {}", .program.display(), command::exec_reason(.source))]
-    NotExecutable {
-        /// The program as it was given.
-        program: OsString,
-        /// The error of execve(2). `ENOENT` means that the program's interpreter does not exist.
-        source: io::Error,
-    },
-    /// The working directory does not exist or can't be entered.
-    #[error("can't enter the working directory {}: {}", .path.display(), command::reason(.source))]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The error of the system call.
-        source: io::Error,
-    },
-    /// The child can't be moved into its cgroup.
-    #[error("can't put it into the cgroup {}: {}", .path.display(), command::reason(.source))]
-    Cgroup {
-        /// The cgroup's directory.
-        path: PathBuf,
-        /// The error of the system call.
-        source: io::Error,
-    },
-    /// A process, pipe or PTY can't be created.
-    #[error("can't start {}: {}", .program.display(), command::reason(.source))]
-    System {
-        /// The program as it was given.
-        program: OsString,
-        /// The error of the system call.
-        source: io::Error,
-    },
-}
-
-impl SpawnError {
-    /// 127 if the program was not found, 126 if it can't be executed, else 125.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::NotFound { .. } => 127,
-            Self::NotExecutable { .. } => 126,
-            Self::Directory { .. } | Self::Cgroup { .. } | Self::System { .. } => 125,
-        }
-    }
-}
-
-/// The kind of standard streams of a spawned child.
-pub(crate) enum SpawnIo {
-    /// A pipe for each; the null device as input if `input` is false.
-    Pipes { input: bool },
-    /// A new PTY as its controlling terminal; the null device as input if `input` is false.
-    Pty { input: bool, size: Winsize, modes: Option<Termios> },
-}
-
-/// The child's ends of its standard streams. They are opened before the child starts, so that
-/// errors of both ends occur before a process exists. Close-on-exec, with numbers above 2.
-#[derive(Debug)]
-pub(crate) struct Stdio {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    /// `None` for a PTY, which is both stdout and stderr.
-    stderr: Option<OwnedFd>,
-}
-
-impl Stdio {
-    /// Opens the child's ends and ours.
-    ///
-    /// # Errors
-    ///
-    /// A pipe or PTY can't be created. The error names the program of `command`.
-    pub(crate) fn open(command: &Command, io: SpawnIo) -> Result<(Self, ChildIo), SpawnError> {
-        match io {
-            SpawnIo::Pipes { input } => Self::pipes(input),
-            SpawnIo::Pty { input, size, modes } => Self::pty(input, &size, modes.as_ref()),
-        }
-        .map_err(|error| command.spawn_error(SpawnFailure::System(error)))
-    }
-
-    fn pipes(input: bool) -> io::Result<(Self, ChildIo)> {
-        let (stdin, our_stdin) = match input {
-            true => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
-            false => (null_input()?, None),
-        };
-        let (our_stdout, stdout) = pipe()?;
-        let (our_stderr, stderr) = pipe()?;
-        let io =
-            ChildIo::Piped { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
-        Ok((Self { stdin, stdout, stderr: Some(stderr) }, io))
-    }
-
-    fn pty(input: bool, size: &Winsize, modes: Option<&Termios>) -> io::Result<(Self, ChildIo)> {
-        let Pty { master, slave, .. } = pty::open()?;
-        match modes {
-            Some(modes) => tcsetattr(&slave, SetArg::TCSANOW, modes)?,
-            None => pty::set_iutf8(slave.as_fd())?,
-        }
-        resize(master.as_fd(), size)?;
-        let stdin = if input { above_stdio(slave.try_clone()?)? } else { null_input()? };
-        Ok((Self { stdin, stdout: slave, stderr: None }, ChildIo::Tty { master }))
-    }
-
-    fn borrowed(&self) -> ChildStdio<'_> {
-        let stderr = self.stderr.as_ref().unwrap_or(&self.stdout).as_fd();
-        ChildStdio {
-            fds: [self.stdin.as_fd(), self.stdout.as_fd(), stderr],
-            terminal: self.stderr.is_none(),
-        }
-    }
-}
-
-/// The descriptors that become a child's standard streams.
-struct ChildStdio<'a> {
-    /// The future descriptors 0, 1 and 2. Their current numbers are above 2.
-    fds: [BorrowedFd<'a>; 3],
-    /// Whether descriptor 1 is a PTY that becomes the controlling terminal. Descriptor 0 may be the
-    /// null device.
-    terminal: bool,
-}
-
-/// The step at which a spawn failed. No child is left.
-enum SpawnFailure {
-    /// Creating a pipe, a PTY or a process.
-    System(io::Error),
-    /// Entering the cgroup of this directory.
-    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
-    Cgroup(PathBuf, io::Error),
-    /// Entering the working directory.
-    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
-    Directory(io::Error),
-    /// Executing the program. On platforms where std spawns, any step in the child.
-    Execute(io::Error),
-}
-
-impl From<io::Error> for SpawnFailure {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
-    }
-}
-
-impl From<Errno> for SpawnFailure {
-    fn from(error: Errno) -> Self {
-        Self::System(error.into())
     }
 }
 
@@ -599,85 +373,4 @@ pub(crate) fn reap_group(group: u32) {
     // SAFETY: waitpid writes one int to the pointer, which is a live exclusive reference. nix's
     // wrapper returns an error for a child that a real-time signal has ended.
     while unsafe { libc::waitpid(-group, &raw mut status, libc::WNOHANG) } > 0 {}
-}
-
-/// Makes `fd` non-blocking. Only for open file descriptions that no other process shares.
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    if !flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    }
-    Ok(())
-}
-
-/// Sets the window size of a PTY; the kernel sends SIGWINCH to its foreground processes when the
-/// size changes (ioctl_tty(2)).
-pub(crate) fn resize(master: BorrowedFd<'_>, size: &Winsize) -> io::Result<()> {
-    // SAFETY: TIOCSWINSZ reads one winsize from the pointer, which is a live reference.
-    Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, size) })?;
-    Ok(())
-}
-
-/// The window size of a PTY.
-pub(crate) fn window_size(master: BorrowedFd<'_>) -> io::Result<Winsize> {
-    let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize to the pointer, which is a live reference.
-    Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
-    Ok(size)
-}
-
-/// An upper bound on the bytes that a PTY buffers between a writer and the reader of the master.
-/// Linux has 64 KiB of flip buffers and 4 KiB in the line discipline (`TTYB_DEFAULT_MEM_LIMIT`,
-/// `N_TTY_BUF_SIZE`), other systems less. This is about twice that.
-pub(crate) const PTY_CAPACITY: usize = 128 * 1024;
-
-/// The number of bytes that can be read from a pipe or socket now.
-pub(crate) fn bytes_available(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int to the pointer, which is a live exclusive reference.
-    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut bytes) })?;
-    Ok(usize::try_from(bytes).unwrap_or(0))
-}
-
-/// The bytes that signal the end of input to a child on a PTY, after the byte `last`.
-///
-/// In canonical mode the EOF character completes an unfinished line, and is the end of input only
-/// on an empty line (termios(3)). So an unfinished line needs two.
-pub(crate) fn terminal_eof(master: BorrowedFd<'_>, last: Option<u8>) -> Vec<u8> {
-    /// Ctrl-D, for a terminal without an EOF character.
-    const CTRL_D: u8 = 4;
-    let Ok(modes) = tcgetattr(master) else { return vec![CTRL_D] };
-    let character = |index: SpecialCharacterIndices| {
-        modes.control_chars.get(index as usize).copied().filter(|&byte| byte != 0)
-    };
-    let eof = character(SpecialCharacterIndices::VEOF).unwrap_or(CTRL_D);
-    let ends_line = |byte: u8| {
-        byte == b'\n'
-            || byte == eof
-            || Some(byte) == character(SpecialCharacterIndices::VEOL)
-            || (byte == b'\r' && modes.input_flags.contains(InputFlags::ICRNL))
-    };
-    let canonical = modes.local_flags.contains(LocalFlags::ICANON);
-    let unfinished = last.is_some_and(|last| !ends_line(last));
-    if canonical && unfinished { vec![eof, eof] } else { vec![eof] }
-}
-
-/// A new pipe, its reader first. Close-on-exec.
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = io::pipe()?;
-    Ok((above_stdio(reader.into())?, above_stdio(writer.into())?))
-}
-
-fn null_input() -> io::Result<OwnedFd> {
-    above_stdio(File::open("/dev/null")?.into())
-}
-
-/// Moves a descriptor to a number above 2. If a standard stream of this process is closed, a new
-/// descriptor gets its number, and would be used as that stream here and in the child.
-fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > libc::STDERR_FILENO {
-        return Ok(fd);
-    }
-    // try_clone returns a number of at least 3, close-on-exec.
-    fd.try_clone()
 }

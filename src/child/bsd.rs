@@ -18,10 +18,14 @@ use nix::sys::signal::SigSet;
 use nix::sys::termios::InputFlags;
 use nix::unistd::{Pid, setpgid, setsid};
 
+use super::ExitStatus;
+use super::command::{Command, LOWEST_PRIORITY};
+use super::descriptors::set_nonblocking;
+use super::error::SpawnFailure;
 use super::identity::{Identity, Process};
 use super::lost::Leftovers;
 use super::signal::restore_sigchld;
-use super::{ChildStdio, Command, ExitStatus, SpawnFailure};
+use super::stdio::ChildStdio;
 
 pub(crate) use left::{Cgroup, Orphans};
 pub(super) use left::{has_ended, has_no_child, reap_orphans};
@@ -146,7 +150,7 @@ fn lower_priority() -> io::Result<()> {
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     // SAFETY: takes integers. A failure does not stop the command.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, super::LOWEST_PRIORITY) };
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST_PRIORITY) };
     for signal in 1..=last_signal() {
         let mut current = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
@@ -229,7 +233,7 @@ pub(super) const UTF8_INPUT: InputFlags = InputFlags::empty();
 pub(super) fn open_pty() -> io::Result<(OwnedFd, PathBuf)> {
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY)?;
     fcntl(&master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    super::set_nonblocking(master.as_fd())?;
+    set_nonblocking(master.as_fd())?;
     grantpt(&master)?;
     unlockpt(&master)?;
     // SAFETY: ptsname's static buffer is copied before this thread can call it again; other

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::command::reason;
+use super::error::reason;
 
 /// The error of a cgroup that can't be used for a child. No process was started.
 #[derive(Debug, thiserror::Error)]

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use super::{SpawnError, SpawnFailure};
+use super::error::{SpawnError, SpawnFailure};
 use crate::process::FileLimit;
+
+/// The nice value of background commands (setpriority(2)): the lowest priority.
+pub(super) const LOWEST_PRIORITY: libc::c_int = 19;
 
 /// A command for a monitor to spawn.
 ///
@@ -229,21 +232,6 @@ impl Command {
         // A relative path is resolved in the child's working directory.
         let directory = self.directory.as_deref().unwrap_or(Path::new(""));
         self.program.as_bytes().contains(&b'/') && directory.join(path).exists()
-    }
-}
-
-/// The system's error message, without the error number that Rust appends.
-pub(super) fn reason(error: &io::Error) -> String {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
-}
-
-/// Why a program that exists can't be executed.
-pub(super) fn exec_reason(error: &io::Error) -> String {
-    match error.kind() {
-        // The missing file is its interpreter.
-        io::ErrorKind::NotFound => "its interpreter does not exist".to_owned(),
-        _ => reason(error),
     }
 }
 

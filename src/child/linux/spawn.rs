@@ -32,7 +32,10 @@ use nix::unistd::{Pid, SysconfVar, chdir, getppid, setpgid, setsid, sysconf};
 use super::ExitWatch;
 use super::exec::{Program, c_string};
 use super::pidfd::PidFd;
-use crate::child::{Cgroup, ChildStdio, Command, SpawnFailure};
+use crate::child::Cgroup;
+use crate::child::command::{Command, LOWEST_PRIORITY};
+use crate::child::error::SpawnFailure;
+use crate::child::stdio::ChildStdio;
 use crate::process::FileLimit;
 
 /// Starts `command` in a session of its own, by default to be killed when the calling thread ends.
@@ -174,7 +177,7 @@ fn lower_priority() -> nix::Result<()> {
     // SAFETY: both calls take integers and affect the calling process alone. A failure, as by a
     // seccomp filter, does not stop the command.
     unsafe {
-        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, crate::child::LOWEST_PRIORITY);
+        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, LOWEST_PRIORITY);
         libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE);
     }
     Ok(())
