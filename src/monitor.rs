@@ -64,7 +64,7 @@ pub use service::{Service, ServiceContext};
 pub use signals::command_signals;
 pub use transition::{AdoptError, End, Event, Outcome, Reason, StartError, Transition};
 
-use crate::child::{Child, ChildIo, Command, ExitStatus, KillScope, Signal};
+use crate::child::{Child, ChildIo, Command, Counted, ExitStatus, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};
 use crate::terminal::WindowSize;
 use channels::Channels;
@@ -349,7 +349,7 @@ impl Builder {
     /// Orphans that become children of this process are reaped when they end, and count as left
     /// behind when the child has ended, except for processes of this process's own session: the
     /// child leads another session, so this program has started those. If this process has children
-    /// already, only processes of the child's session count.
+    /// already, or other monitors, only processes of the child's session count.
     ///
     /// Linux only: elsewhere the child's process group is ended.
     #[must_use]
@@ -427,6 +427,7 @@ impl Builder {
             sandbox: self.sandbox,
             supervisor: Identity::current(),
             scope: self.scope,
+            _counted: Counted::new(),
             host_reaps: self.host_reaps,
             observers: self.observers,
             reported: Reported::default(),

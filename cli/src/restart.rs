@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::unistd::AccessFlags;
 use vmon::monitor::{Forward, Input};
-use vmon::registry::{Registry, Run};
+use vmon::registry::{Registry, Run, RunStatus};
 
 use super::name_choice::NameChoice;
 use super::outcome::Outcome;
@@ -48,6 +48,8 @@ enum RestartError {
         "its host program started the command itself, so it is not on record: restart it with that program"
     )]
     NoCommand,
+    #[error("its host program runs it: restart it with that program, or stop it first")]
+    InHost,
     #[error(
         "an earlier vmon recorded it without some bytes of its command: start it with 'vmon run'"
     )]
@@ -132,6 +134,10 @@ fn start(sandbox: &Recorded, plan: &Plan, outcome: &mut Outcome) {
 fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     let spec = run.spec.as_ref().ok_or(RestartError::NoSpec)?;
     let command = spec.command.clone().ok_or(RestartError::NoCommand)?;
+    // Started again, it would run outside of its host, which has its streams and its end.
+    if run.status == RunStatus::Running && !live::is_commands(run) {
+        return Err(RestartError::InHost);
+    }
     if !spec.exact {
         return Err(RestartError::NotExact);
     }

@@ -1,6 +1,7 @@
 //! The processes that a child leaves behind when it ends, and which of them a monitor ends.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::unistd::getpgid;
 
@@ -17,6 +18,34 @@ pub(crate) enum KillScope {
     /// The child's session: this subreaper has other children too, and nothing else distinguishes
     /// their orphans from the child's.
     Session,
+}
+
+/// The number of monitors in this process. It is the process, and not a reactor, that gets the
+/// orphans of all of them.
+static MONITORS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one monitor, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(());
+
+impl Counted {
+    pub(crate) fn new() -> Self {
+        MONITORS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        MONITORS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether orphans may belong to the child of another monitor. Then only those in the session of a
+/// child are its own.
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
+pub(super) fn has_other_monitors() -> bool {
+    MONITORS.load(Ordering::Relaxed) > 1
 }
 
 impl KillScope {

@@ -17,7 +17,7 @@ use super::observer::Observers;
 use super::post_rotate::PostRotate;
 use super::sandbox::Sandbox;
 use super::transition::Transition;
-use crate::child::{Identity, KillScope};
+use crate::child::{Counted, Identity, KillScope};
 use crate::logfile::LogFile;
 
 /// Everything of a monitored sandbox but the state of its child.
@@ -27,6 +27,8 @@ pub(super) struct Parts {
     pub(super) supervisor: Identity,
     /// Which processes are ended with the child.
     pub(super) scope: KillScope,
+    /// This monitor, among those of the process.
+    pub(super) _counted: Counted,
     /// Whether the child is reaped by the host.
     pub(super) host_reaps: bool,
     pub(super) observers: Observers,

@@ -126,6 +126,23 @@ fn a_sandbox_without_a_command_on_record_is_not_stopped() {
 }
 
 #[test]
+fn a_sandbox_that_a_host_runs_is_not_taken_out_of_it() {
+    let state = State::new();
+    let sandbox = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 100"));
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    // Like a command that a host has spawned.
+    db.execute("UPDATE vmon_runs SET spec = json_remove(spec, '$.options')", []).unwrap();
+    let output = state.vmon().args(["restart", "web"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("can't restart Sandboxfile/web: its host program runs it"), "{said}");
+    assert!(common::is_alive(sandbox.pid));
+    // Once it has stopped, the command on record is started as any other.
+    assert!(state.vmon().args(["stop", "web"]).output().unwrap().status.success());
+    let _again = restart(&state, "web");
+}
+
+#[test]
 fn a_sandbox_that_could_not_be_started_again_is_not_stopped() {
     let state = State::new();
     let directory = state.file("work");

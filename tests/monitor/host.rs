@@ -1206,6 +1206,12 @@ mod process {
         run_host(&State::new(), "counts_its_threads", Stdio::null());
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn two_sandboxes_that_answer_for_their_descendants_end_each_its_own() {
+        run_host(&State::new(), "answers_for_the_descendants_of_two", Stdio::null());
+    }
+
     #[test]
     fn a_child_that_closes_its_input_does_not_end_a_host_with_the_default_action_of_sigpipe() {
         let state = State::new();
@@ -1341,6 +1347,24 @@ mod hosts {
         let id = spawn(&mut reactor, sandbox, "exec 0<&-; sleep 0.5; exit 4");
         assert_ended(&end_of(&mut reactor, id), ExitStatus::Code(4), Reason::Exited);
         assert!(!SigSet::thread_get_mask().unwrap().contains(Sig::SIGPIPE));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    #[ignore = "a host, run by other tests"]
+    fn answers_for_the_descendants_of_two() {
+        let (Some(first), Some(second)) = (sandbox("first"), sandbox("second")) else { return };
+        vmon::process::become_subreaper().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let mut answer = |sandbox, script| {
+            let builder = Monitor::builder(sandbox).answer_for_descendants();
+            builder.spawn(&mut reactor, sh(script))
+        };
+        // Both before either has a child. The first one leaves a process behind.
+        let first = answer(first, "sleep 1000 >/dev/null 2>&1 & exit 3");
+        let second = answer(second, "sleep 0.5; exit 4");
+        assert_ended(&end_of(&mut reactor, first), ExitStatus::Code(3), Reason::Exited);
+        assert_ended(&end_of(&mut reactor, second), ExitStatus::Code(4), Reason::Exited);
     }
 
     fn threads() -> usize {

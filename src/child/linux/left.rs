@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getsid};
 
 use super::members::{Leader, Scope};
-use crate::child::left::FinalSignal;
+use crate::child::left::{FinalSignal, has_other_monitors};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::process::table::Entry;
 
@@ -43,6 +43,10 @@ impl Orphans {
         (!left.is_gone().unwrap_or(false)).then_some(left)
     }
 
+    fn scope(&self) -> Scope {
+        narrowed(self.scope, self.leader)
+    }
+
     /// Sends the final signal, and CONT.
     pub(in crate::child) fn send_final(mut self, signal: FinalSignal) -> Self {
         if self.known.is_empty() {
@@ -58,8 +62,8 @@ impl Orphans {
         let mut addressed = self.known.clone();
         addressed.retain(|member| !(signal.group_signalled && member.group == group));
         // KILL follows for those that it does not reach, and its errors are reported.
-        let _ = self.scope.send(&addressed, signal.signal);
-        let _ = self.scope.send(&addressed, Signal::CONT);
+        let _ = self.scope().send(&addressed, signal.signal);
+        let _ = self.scope().send(&addressed, Signal::CONT);
     }
 
     /// Whether no process is left.
@@ -72,7 +76,7 @@ impl Orphans {
             return Ok(true);
         }
         // A check of these few costs less than reading the table.
-        if self.known.iter().any(|member| self.scope.still_includes(member)) {
+        if self.known.iter().any(|member| self.scope().still_includes(member)) {
             return Ok(false);
         }
         self.read_table()?;
@@ -91,11 +95,11 @@ impl Orphans {
     /// As [`is_gone`](Self::is_gone), and those of sending a signal.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.read_table()?;
-        self.scope.send(&self.known, Signal::KILL)
+        self.scope().send(&self.known, Signal::KILL)
     }
 
     fn read_table(&mut self) -> io::Result<()> {
-        self.known = self.scope.members()?;
+        self.known = self.scope().members()?;
         if let Some(signal) = self.pending.take() {
             self.send(signal);
         }
@@ -105,16 +109,24 @@ impl Orphans {
     /// Reaps zombie children, and returns whether no process is left. False is not proof: zombies and
     /// unrelated processes also count.
     fn reap_and_check_empty(&self) -> bool {
-        match self.scope {
+        match self.scope() {
             Scope::Group(leader) => {
                 // Signal 0 only checks; EPERM also means that there is a member.
                 kill(Pid::from_raw(-leader.pid), None) == Err(Errno::ESRCH)
             }
             Scope::Below | Scope::Session(_) => {
-                reap(self.leader, self.scope);
+                reap(self.leader, self.scope());
                 has_no_child()
             }
         }
+    }
+}
+
+/// All descendants, unless there are other monitors, whose children are among them.
+fn narrowed(scope: Scope, leader: Leader) -> Scope {
+    match scope {
+        Scope::Below if has_other_monitors() => Scope::Session(leader),
+        scope => scope,
     }
 }
 
@@ -171,7 +183,8 @@ fn ended_info(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<libc::
 /// See [`reap_orphans`](crate::child::left::reap_orphans).
 pub(in crate::child) fn reap_orphans(child: &Identity, session: bool) {
     let Some(leader) = Leader::of(child) else { return };
-    reap(leader, if session { Scope::Session(leader) } else { Scope::Below });
+    let scope = if session { Scope::Session(leader) } else { narrowed(Scope::Below, leader) };
+    reap(leader, scope);
 }
 
 /// Reaps reparented processes that have ended. Not the child, which its monitor reaps, nor children
