@@ -69,22 +69,25 @@ impl Logs {
     /// Lists the files, sorted by name.
     pub fn files(&self) -> Result<Vec<LogFile>, String> {
         let unreadable = |error| cannot("read", &self.path, error);
-        let mut files = Vec::new();
+        let mut names = Vec::new();
         let mut entries =
             Dir::openat(&self.directory, ".", DIRECTORY, Mode::empty()).map_err(unreadable)?;
         for entry in entries.iter() {
             let entry = entry.map_err(unreadable)?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            let Some((log, part)) = part_of(&self.name, name) else { continue };
-            let status = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            names.extend(entry.file_name().to_str().ok().map(str::to_owned));
+        }
+        names.sort();
+        let mut files = Vec::new();
+        for name in names {
+            let Some((log, part)) = part_of(&self.name, &name) else { continue };
+            let status = fstatat(&self.directory, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
             let Ok(status) = status else { continue };
             if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
                 let size = u64::try_from(status.st_size).unwrap_or_default();
-                let (name, log) = (name.to_owned(), log.to_owned());
+                let log = log.to_owned();
                 files.push(LogFile { name, size, log, part });
             }
         }
-        files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
     }
 

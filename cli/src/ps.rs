@@ -119,7 +119,7 @@ fn runs(record: &Record, all: bool) -> Vec<&Run> {
     if !all {
         runs.retain(|run| run.status == RunStatus::Running);
     }
-    runs.sort_by_key(|run| std::cmp::Reverse(run.id));
+    runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.id));
     runs
 }
 

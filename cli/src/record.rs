@@ -205,17 +205,17 @@ impl Record {
 
     /// Finds the sandbox with this name.
     pub fn find(&self, selector: &Selector) -> Result<&Recorded, SelectError> {
-        let mut found: Vec<&Recorded> = self
+        let found: Vec<&Recorded> = self
             .sandboxes
             .iter()
             .filter(|sandbox| selector.matches(&sandbox.config_file, &sandbox.name))
             .collect();
-        found.sort_by(|a, b| a.config_file.cmp(&b.config_file));
         match found.as_slice() {
             [] => Err(SelectError::Unknown(selector.clone())),
             [sandbox] => Ok(sandbox),
             several => {
-                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                let mut names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                names.sort();
                 Err(SelectError::Ambiguous { name: selector.clone(), candidates: names.join(", ") })
             }
         }

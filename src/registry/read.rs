@@ -210,7 +210,8 @@ pub(super) fn runs(
         // One run for each sandbox: the one in progress.
         let ours = in_progress(&runs);
         foreign.retain(|other| other.is_in_progress() || !ours.contains(&other.sandbox_id));
-        let others: BTreeSet<i64> = foreign.iter().map(|other| other.sandbox_id).collect();
+        let mut others = BTreeSet::new();
+        others.extend(foreign.iter().map(|other| other.sandbox_id));
         runs.retain(|run| !others.contains(&run.sandbox_id));
     }
     runs.extend(foreign);
@@ -219,7 +220,10 @@ pub(super) fn runs(
 
 /// The sandboxes with a run in progress.
 fn in_progress(runs: &[Run]) -> BTreeSet<i64> {
-    runs.iter().filter(|run| run.is_in_progress()).map(|run| run.sandbox_id).collect()
+    // Filled one by one: collecting compiles in a sort for each type of element.
+    let mut ids = BTreeSet::new();
+    ids.extend(runs.iter().filter(|run| run.is_in_progress()).map(|run| run.sandbox_id));
+    ids
 }
 
 fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> {

@@ -145,11 +145,13 @@ impl Locked {
         // --on-exit runs.
         let own = names::log(&supervisor_log::log_name(&logs.name));
         let main = names::log(&logs.name);
-        let found: BTreeSet<&str> = files.iter().map(|file| file.log.as_str()).collect();
+        let mut found = BTreeSet::new();
+        found.insert(main.as_str());
+        found.extend(files.iter().map(|file| file.log.as_str()));
         // During a rotation the newest generation stays locked until the new log is locked. So the
         // generations are locked first, and a file that appears in the meantime is an error.
         let mut locks: Vec<(String, File)> = Vec::new();
-        for log in found.union(&[main.as_str()].into()).filter(|log| **log != own) {
+        for log in found.iter().filter(|log| **log != own) {
             let mut plain =
                 files.iter().filter(|file| file.log == *log && file.is_plain_generation());
             let newest = plain.next_back().map(|file| file.name.as_str());

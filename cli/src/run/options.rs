@@ -51,10 +51,11 @@ impl Options {
             ("metrics-interval", interval.as_ref().map(AsRef::as_ref)),
             ("log-level", Some(level.as_ref())),
         ];
-        let given = options
-            .into_iter()
-            .filter_map(|(name, value)| value.map(|value| (name.to_owned(), codec::word(value))));
-        Value::Object(given.collect::<Map<_, _>>())
+        let mut given = Map::new();
+        for (name, value) in options {
+            given.extend(value.map(|value| (name.to_owned(), codec::word(value))));
+        }
+        Value::Object(given)
     }
 
     /// Reads the output of [`to_json`](Self::to_json), and `null`, which a host without options
