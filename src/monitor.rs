@@ -43,6 +43,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use chrono::Utc;
+use tracing::{Span, error_span};
 
 pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
@@ -110,6 +111,8 @@ pub struct Monitor {
     services: Services,
     /// Whether [`Event::Done`] has been yielded.
     done: bool,
+    /// See [`in_span`](Self::in_span). `None` also if no subscriber is interested.
+    span: Option<Box<Span>>,
 }
 
 impl Monitor {
@@ -157,7 +160,7 @@ impl Monitor {
     ///
     /// There is no child to signal now.
     pub fn signal_child(&mut self, signal: Signal) -> Result<(), RequestError> {
-        self.lifecycle.signal_child(signal)
+        self.in_span(|monitor| monitor.lifecycle.signal_child(signal))
     }
 
     /// Closes the log, and those of consoles, and opens them again by their names, after they have
@@ -167,7 +170,7 @@ impl Monitor {
     ///
     /// There is no log now, or one can't be opened; the next write tries again.
     pub fn reopen_log(&mut self) -> Result<(), RequestError> {
-        self.lifecycle.reopen_log()
+        self.in_span(|monitor| monitor.lifecycle.reopen_log())
     }
 
     /// Attaches a client: `preamble` goes to it first, then the end of the log as asked for, then
@@ -192,7 +195,7 @@ impl Monitor {
         preamble: impl FnOnce(&Attached) -> Vec<u8>,
         cx: &mut Cx<'_>,
     ) -> Result<Attached, (AttachError, UnixStream)> {
-        self.lifecycle.attach(client, request, preamble, cx)
+        self.in_span(|monitor| monitor.lifecycle.attach(client, request, preamble, cx))
     }
 
     /// Gives the child's terminal the size of a session's terminal, which is in effect until
@@ -209,13 +212,13 @@ impl Monitor {
         size: WindowSize,
         cx: &mut Cx<'_>,
     ) -> Result<(), RequestError> {
-        self.lifecycle.parts.channels.resize(session, size, cx)
+        self.in_span(|monitor| monitor.channels().resize(session, size, cx))
     }
 
     /// Gives the child bytes that a client has sent before it was attached, as if they had come
     /// after that. Bytes of a read-only session are discarded.
     pub fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) {
-        self.lifecycle.send(session, bytes, cx);
+        self.in_span(|monitor| monitor.lifecycle.send(session, bytes, cx));
     }
 
     /// Adds a console on a descriptor of the host's own, as [`Builder::console`] does, also while
@@ -233,7 +236,8 @@ impl Monitor {
         descriptor: impl Into<OwnedFd>,
         cx: &mut Cx<'_>,
     ) -> Result<(), StartError> {
-        self.lifecycle.add_console(name, descriptor.into(), cx)
+        let descriptor = descriptor.into();
+        self.in_span(|monitor| monitor.lifecycle.add_console(name, descriptor, cx))
     }
 
     /// What is known of the sandbox now.
@@ -266,8 +270,23 @@ impl Monitor {
     }
 
     fn handle(&mut self, event: lifecycle::Event<'_>, cx: &mut Cx<'_>) {
-        self.lifecycle.handle(event, cx);
-        self.follow(cx);
+        self.in_span(|monitor| {
+            monitor.lifecycle.handle(event, cx);
+            monitor.follow(cx);
+        });
+    }
+
+    /// Calls within the span of the sandbox, which every message of the call is in. An inner call
+    /// stays in the span of the outer one.
+    fn in_span<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> R {
+        match self.span.take() {
+            Some(span) => {
+                let result = span.in_scope(|| call(self));
+                self.span = Some(span);
+                result
+            }
+            None => call(self),
+        }
     }
 
     /// What follows each call: the services receive the transitions that it has caused, and a panic
@@ -292,7 +311,7 @@ impl Drop for Monitor {
     /// The observers receive the end of a run that is not over.
     fn drop(&mut self) {
         if let Some(transition) = self.lifecycle.abandon() {
-            self.lifecycle.parts.observers.report_last(&transition);
+            self.in_span(|monitor| monitor.lifecycle.parts.observers.report_last(&transition));
         }
     }
 }
@@ -423,6 +442,7 @@ impl Builder {
     }
 
     fn monitor(self, launch: Launch) -> Monitor {
+        let span = span_of(&self.sandbox);
         let parts = Parts {
             sandbox: self.sandbox,
             supervisor: Identity::current(),
@@ -440,8 +460,16 @@ impl Builder {
             panic: None,
         };
         let lifecycle = Lifecycle::new(launch, parts);
-        Monitor { lifecycle, services: self.services, done: false }
+        Monitor { lifecycle, services: self.services, done: false, span }
     }
+}
+
+/// The span of this sandbox, if a subscriber is interested: its name, and its config file unless
+/// that is the default.
+fn span_of(Sandbox { name, config_file, .. }: &Sandbox) -> Option<Box<Span>> {
+    let config_file = Some(config_file).filter(|it| it.as_str() != DEFAULT_CONFIG_FILE);
+    let span = error_span!("sandbox", %name, config_file = config_file.map(display));
+    (!span.is_disabled()).then(|| Box::new(span))
 }
 
 impl fmt::Debug for Builder {

@@ -1,8 +1,10 @@
 //! Messages on stderr, one line each.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -19,7 +21,7 @@ pub fn install(messages: &Messages, level: LevelFilter) {
 
 /// Installs a subscriber that passes tracing events to `listener`.
 pub fn install_on(listener: impl Listener, level: LevelFilter) {
-    let lines = Lines { listener, level };
+    let lines = Lines { listener, level, spans: Mutex::default() };
     // Fails only if the process has a subscriber already, which then stays in use.
     let _ = tracing::subscriber::set_global_default(lines);
 }
@@ -37,10 +39,19 @@ impl Listener for Messages {
     }
 }
 
-/// Formats each event as a line, `vmon: warn: message key=value`. Spans are ignored.
+/// Formats each event as a line, `vmon: warn: message key=value`. The fields of its span come before
+/// its own.
 struct Lines<L> {
     listener: L,
     level: LevelFilter,
+    /// The fields of each span, at the index that is its id less one. There is one for each monitor
+    /// of the process, which has one at a time.
+    spans: Mutex<Vec<String>>,
+}
+
+thread_local! {
+    /// The id of the span that the thread is in, or 0. Spans of the library are not nested.
+    static SPAN: Cell<u64> = const { Cell::new(0) };
 }
 
 impl<L: Listener> Subscriber for Lines<L> {
@@ -53,27 +64,48 @@ impl<L: Listener> Subscriber for Lines<L> {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(String::new());
+        let span = self.span_fields(SPAN.get()).unwrap_or_default();
+        let mut fields = Fields { line: String::new(), span };
         event.record(&mut fields);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
-        self.listener.line(&format!("vmon: {level}: {}\n", one_line(&fields.0)));
+        self.listener.line(&format!("vmon: {level}: {}\n", one_line(&fields.line)));
     }
 
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        let mut fields = Fields { line: String::new(), span: String::new() };
+        span.record(&mut fields);
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.push(fields.line);
+        span::Id::from_u64(spans.len() as u64)
     }
 
     fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
 
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
-    fn enter(&self, _: &span::Id) {}
+    fn enter(&self, span: &span::Id) {
+        SPAN.set(span.into_u64());
+    }
 
-    fn exit(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {
+        SPAN.set(0);
+    }
 }
 
-/// The fields of an event in order: the message unchanged, the others as `key=value`.
-struct Fields(String);
+impl<L> Lines<L> {
+    fn span_fields(&self, id: u64) -> Option<String> {
+        let index = usize::try_from(id.checked_sub(1)?).ok()?;
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.get(index).cloned()
+    }
+}
+
+/// The fields of an event in order: the message unchanged and the fields of the span, the others as
+/// `key=value`.
+struct Fields {
+    line: String,
+    span: String,
+}
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -84,11 +116,12 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let Self(line) = self;
+        let Self { line, span } = self;
         let gap = if line.is_empty() { "" } else { " " };
         // Writing to a String does not fail.
         let _ = match field.name() {
-            "message" => write!(line, "{gap}{value:?}"),
+            "message" if span.is_empty() => write!(line, "{gap}{value:?}"),
+            "message" => write!(line, "{gap}{value:?} {span}"),
             name => write!(line, "{gap}{name}={value:?}"),
         };
     }

@@ -23,6 +23,53 @@ impl Handler for Monitor {
     type Event = super::Event;
 
     fn start(&mut self, cx: &mut Cx<'_>) {
+        self.handle_call(cx, Self::check_and_claim);
+    }
+
+    fn ready(&mut self, SourceKey(source): SourceKey, ready: Ready, cx: &mut Cx<'_>) {
+        self.handle_call(cx, |monitor, cx| monitor.source_ready(source, ready, cx));
+    }
+
+    fn timer(&mut self, TimerKey(timer): TimerKey, cx: &mut Cx<'_>) {
+        self.handle_call(cx, |monitor, cx| monitor.timer_expired(timer, cx));
+    }
+
+    fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
+        self.handle_call(cx, |monitor, cx| monitor.signal_received(signal, cx));
+    }
+
+    fn after_signal(signal: i32) {
+        terminal::suspend_after(signal);
+    }
+
+    fn take_event(&mut self) -> Option<super::Event> {
+        if let Some(transition) = self.lifecycle.parts.reported.take() {
+            return Some(super::Event::Transition(transition));
+        }
+        let done = self.is_done();
+        (done && !mem::replace(&mut self.done, done)).then_some(super::Event::Done)
+    }
+
+    fn is_done(&self) -> bool {
+        let parts = &self.lifecycle.parts;
+        self.end().is_some()
+            && parts.observers.are_done()
+            && !parts.channels.has_attachments()
+            && self.services.are_done()
+    }
+}
+
+impl Monitor {
+    /// Handles a call of the reactor within the span of the sandbox, and does what follows each one.
+    fn handle_call(&mut self, cx: &mut Cx<'_>, handle: impl FnOnce(&mut Self, &mut Cx<'_>)) {
+        self.in_span(|monitor| {
+            handle(monitor, cx);
+            monitor.follow(cx);
+            monitor.channels().follow_deadline(cx);
+        });
+    }
+
+    fn check_and_claim(&mut self, cx: &mut Cx<'_>) {
         if self.lifecycle.has_begun() {
             return self.end_removed(cx);
         }
@@ -30,10 +77,9 @@ impl Handler for Monitor {
             Ok(()) => self.claim(cx),
             Err(error) => self.lifecycle.handle(Event::Unusable(error), cx),
         }
-        self.after_call(cx);
     }
 
-    fn ready(&mut self, SourceKey(source): SourceKey, ready: Ready, cx: &mut Cx<'_>) {
+    fn source_ready(&mut self, source: Source, ready: Ready, cx: &mut Cx<'_>) {
         match source {
             Source::Exit => self.lifecycle.handle(Event::Exit, cx),
             Source::Service { service, key } => {
@@ -63,10 +109,9 @@ impl Handler for Monitor {
             Source::ClientOutput(client) => self.channels().flush_client(client, cx),
             Source::Host(_) => {}
         }
-        self.after_call(cx);
     }
 
-    fn timer(&mut self, TimerKey(timer): TimerKey, cx: &mut Cx<'_>) {
+    fn timer_expired(&mut self, timer: Timer, cx: &mut Cx<'_>) {
         match timer {
             Timer::Claim => self.claim(cx),
             Timer::Observer(index) => {
@@ -107,10 +152,9 @@ impl Handler for Monitor {
             Timer::TrimPipe(output) => self.channels().trim(output, cx),
             Timer::Host(_) => {}
         }
-        self.after_call(cx);
     }
 
-    fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
+    fn signal_received(&mut self, signal: i32, cx: &mut Cx<'_>) {
         match Signal::from_number(signal) {
             Some(Signal::TERM | Signal::INT | Signal::QUIT) => {
                 self.lifecycle.handle(Event::Stop(StopRequest::Urgent), cx);
@@ -139,31 +183,8 @@ impl Handler for Monitor {
             }
             _ => {}
         }
-        self.after_call(cx);
     }
 
-    fn after_signal(signal: i32) {
-        terminal::suspend_after(signal);
-    }
-
-    fn take_event(&mut self) -> Option<super::Event> {
-        if let Some(transition) = self.lifecycle.parts.reported.take() {
-            return Some(super::Event::Transition(transition));
-        }
-        let done = self.is_done();
-        (done && !mem::replace(&mut self.done, done)).then_some(super::Event::Done)
-    }
-
-    fn is_done(&self) -> bool {
-        let parts = &self.lifecycle.parts;
-        self.end().is_some()
-            && parts.observers.are_done()
-            && !parts.channels.has_attachments()
-            && self.services.are_done()
-    }
-}
-
-impl Monitor {
     /// Asks the observers for the claim, opens the services once it is granted, and starts the
     /// child.
     fn claim(&mut self, cx: &mut Cx<'_>) {
@@ -191,7 +212,6 @@ impl Monitor {
         if let Some(transition) = ended {
             parts.report(&transition, cx);
         }
-        self.after_call(cx);
     }
 
     fn poll_post_rotate(&mut self, cx: &mut Cx<'_>) {
@@ -199,11 +219,5 @@ impl Monitor {
         if let Some(post_rotate) = post_rotate {
             post_rotate.poll(channels, *scope != KillScope::Group, cx);
         }
-    }
-
-    /// What follows each call of the reactor.
-    fn after_call(&mut self, cx: &mut Cx<'_>) {
-        self.follow(cx);
-        self.channels().follow_deadline(cx);
     }
 }

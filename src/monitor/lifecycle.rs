@@ -153,10 +153,10 @@ impl Lifecycle {
 
             // STOPPING
             (State::Alive(process, Stage::Stopping(stopping)), Event::Stop(request)) => {
-                stopping.ask_again(process, request, &parts.sandbox, cx);
+                stopping.ask_again(process, request, cx);
             }
             (State::Alive(process, Stage::Stopping(stopping)), Event::Kill) => {
-                stopping.kill(process, "the stop timeout has passed", &parts.sandbox, cx);
+                stopping.kill(process, "the stop timeout has passed", cx);
             }
 
             // RUNNING and STOPPING
@@ -174,7 +174,7 @@ impl Lifecycle {
 
             // DRAINING
             (State::Draining(draining), Event::Stop(_)) => {
-                if draining.stop(&mut parts.channels, &parts.sandbox.name, cx) {
+                if draining.stop(&mut parts.channels, cx) {
                     self.output_moved(false, cx);
                 }
             }
@@ -190,12 +190,12 @@ impl Lifecycle {
             }
             (State::Draining(draining), Event::DrainLimit) => {
                 let why = "the stop timeout has passed";
-                draining.pass_limit(why, &mut parts.channels, &parts.sandbox.name, cx);
+                draining.pass_limit(why, &mut parts.channels, cx);
                 self.output_moved(false, cx);
             }
             (State::Draining(draining), event @ (Event::Leftovers | Event::OrphanEnded)) => {
                 let early = matches!(event, Event::OrphanEnded);
-                if draining.poll_leftovers(early, &parts.sandbox.name, cx) {
+                if draining.poll_leftovers(early, cx) {
                     // Their last output may still be in the pipes.
                     self.output_moved(true, cx);
                 }
@@ -272,7 +272,7 @@ impl Lifecycle {
                 self.fail(StartError::Claim(reason), cx);
             }
             Claims::Later(after, reason) => {
-                debug!(name = %sandbox.name, "the start waits: {reason}");
+                debug!("the start waits: {reason}");
                 cx.timers.set(after, Timer::Claim.key());
             }
         }
@@ -282,7 +282,7 @@ impl Lifecycle {
     fn run(&mut self, process: Process, cx: &mut Cx<'_>) {
         let parts = &mut self.parts;
         let pid = process.pid();
-        info!(name = %parts.sandbox.name, pid, "running");
+        info!(pid, "running");
         // The child has not been reaped, so there is a process of this pid.
         let child =
             Identity::of(pid).unwrap_or_else(|| Identity { pid, ..parts.supervisor.clone() });
@@ -325,7 +325,7 @@ impl Lifecycle {
     fn drain(&mut self, (status, left): Exit, asked: Option<Instant>, cx: &mut Cx<'_>) {
         let State::Alive(process, stage) = &mut self.state else { return };
         let parts = &mut self.parts;
-        info!(name = %parts.sandbox.name, pid = process.pid(), ?status, "ended; draining");
+        info!(pid = process.pid(), ?status, "ended; draining");
         let reason = process.reason(stage, status);
         let cgroup = process.release(stage, cx);
         let signal = stage.final_signal(&parts.sandbox);
@@ -340,8 +340,7 @@ impl Lifecycle {
     /// `DRAINING → STOPPED` or `DRAINING → RESTARTING`, if the drain is over.
     fn end_drain(&mut self, cx: &mut Cx<'_>) {
         let State::Draining(draining) = &self.state else { return };
-        let Parts { channels, sandbox, .. } = &mut self.parts;
-        if !draining.is_over(channels, &sandbox.name, cx) {
+        if !draining.is_over(&mut self.parts.channels, cx) {
             return;
         }
         draining.release(cx);
@@ -354,7 +353,7 @@ impl Lifecycle {
 
     /// `STARTING → STOPPED`, or `STARTING → RESTARTING` after an earlier run.
     fn fail(&mut self, error: StartError, cx: &mut Cx<'_>) {
-        debug!(name = %self.parts.sandbox.name, "not started: {error}");
+        debug!("not started: {error}");
         self.end_run(Outcome::NotStarted(Arc::new(error)), cx);
     }
 
@@ -379,7 +378,7 @@ impl Lifecycle {
     /// `DRAINING → RESTARTING`.
     fn wait_for_restart(&mut self, end: End, after: Duration, cx: &mut Cx<'_>) {
         let parts = &mut self.parts;
-        info!(name = %parts.sandbox.name, reason = %end.reason(), ?after, "starting again");
+        info!(reason = %end.reason(), ?after, "starting again");
         let timer = cx.timers.set(after, Timer::Restart.key());
         let at = Utc::now();
         self.state = State::Restarting(end.clone(), timer, at + after);
@@ -400,7 +399,7 @@ impl Lifecycle {
     /// `STOPPED`.
     fn end(&mut self, end: End, cx: &mut Cx<'_>) {
         let parts = &mut self.parts;
-        info!(name = %parts.sandbox.name, reason = %end.reason(), "stopped");
+        info!(reason = %end.reason(), "stopped");
         parts.channels.finish_attachments(cx);
         parts.backoff = None;
         if let Some(post_rotate) = parts.post_rotate.take() {

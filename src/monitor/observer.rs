@@ -173,7 +173,7 @@ impl Observers {
                     return Claims::Refused(taken(starting, supervisor));
                 }
                 Ok(Some(Claim::Refused(error))) => {
-                    warn!(name = %starting.sandbox.name, "this run will not be recorded: {error}");
+                    warn!("this run will not be recorded: {error}");
                     false
                 }
                 Ok(None) => false,

@@ -104,7 +104,7 @@ impl Parts {
     /// Records the first panic of an observer or a service and cancels restarts. The lifecycle stops
     /// the sandbox after this call.
     pub(super) fn note_panic(&mut self, panic: PanicError) {
-        error!(name = %self.sandbox.name, "the sandbox is stopped: {panic}");
+        error!("the sandbox is stopped: {panic}");
         self.panic.get_or_insert_with(|| Arc::new(panic));
         self.backoff = None;
     }

@@ -104,11 +104,11 @@ impl Delay {
     }
 
     /// Logs one warning, for a delay that is longer than contention between supervisors explains.
-    fn report(&mut self, registry: &Registry, record: &Record, error: &RegistryError) {
+    fn report(&mut self, registry: &Registry, error: &RegistryError) {
         let is_reportable = !error.is_passing() || self.since.elapsed() >= UNREPORTED_DELAY;
         if is_reportable && !std::mem::replace(&mut self.reported, true) {
             tracing::warn!(
-                registry = %registry.path().display(), sandbox = %record.name, %error,
+                registry = %registry.path().display(), %error,
                 "the record is late; the sandbox keeps running",
             );
         }
@@ -162,7 +162,7 @@ impl RegistryObserver {
             }
             Ok((Written::Taken { supervisor }, _)) => {
                 tracing::warn!(
-                    sandbox = %record.name, config = %record.config_file, supervisor,
+                    supervisor,
                     "another supervisor has this name; this run is not recorded",
                 );
                 Progress::Done
@@ -183,7 +183,7 @@ impl RegistryObserver {
     fn written(&mut self, mut record: Box<Record>, row: i64, delay: Option<Delay>) {
         if delay.is_some_and(|delay| delay.reported) {
             tracing::info!(
-                registry = %self.registry.path().display(), sandbox = %record.name,
+                registry = %self.registry.path().display(),
                 "the record is up to date again",
             );
         }
@@ -202,7 +202,7 @@ impl RegistryObserver {
         error: &RegistryError,
     ) -> Progress {
         let mut delay = delay.unwrap_or_else(Delay::begin);
-        delay.report(&self.registry, &record, error);
+        delay.report(&self.registry, error);
         let mut next = delay.step(LONGEST_DELAY);
         self.earlier.spool_after(self.spool_after, &self.registry);
         if record.ending().is_some() {
@@ -381,7 +381,7 @@ impl Observer for RegistryObserver {
             Err(error) => {
                 let mut delay = delay.unwrap_or_else(Delay::begin);
                 if runs_regardless(starting) {
-                    delay.report(&self.registry, &record, &error);
+                    delay.report(&self.registry, &error);
                 }
                 self.claim_later(starting, record, delay, error)
             }

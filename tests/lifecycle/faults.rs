@@ -58,6 +58,7 @@ fn output_that_a_failing_disk_does_not_take_is_counted_with_one_warning() {
     let output = onto_failing_disk(&mut run, &state.file("out"));
     let said = one_line(&output);
     assert!(said.contains("warn: can't forward the child's output any more"), "{said}");
+    assert!(said.ends_with(" name=a\n"), "{said}");
     assert_eq!(code(output.status), 3);
     assert_eq!(state.log("a"), b"1234567890");
     assert_eq!(state.run_column("a", "bytes_dropped").as_deref(), Some("10"));

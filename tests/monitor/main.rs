@@ -18,4 +18,5 @@ mod measure;
 mod panics;
 mod rotate_host;
 mod sessions;
+mod spans;
 mod spawn;

@@ -8,7 +8,6 @@ use tracing::{info, warn};
 
 use crate::child::{Cgroup, FinalSignal, KillScope, Orphans, Signal};
 use crate::monitor::keys::{Cx, Timer};
-use crate::monitor::name::Name;
 use crate::monitor::parts::Parts;
 use crate::reactor::TimerId;
 
@@ -81,7 +80,7 @@ impl Cleanup {
             cleanup.remove_cgroup();
             return None;
         }
-        info!(name = %parts.sandbox.name, "ending what the child has left behind");
+        info!("ending what the child has left behind");
         if let Some(cgroup) = &cleanup.cgroup
             // Otherwise all processes below this one have got the signal, which is the whole
             // cgroup but for processes that others have moved there: those get KILL.
@@ -112,39 +111,39 @@ impl Cleanup {
     }
 
     /// Polls the processes. Returns whether none is left, or those that are left can't be killed.
-    pub(super) fn poll(&mut self, name: &Name, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn poll(&mut self, cx: &mut Cx<'_>) -> bool {
         let done = self.is_done();
         if !matches!(done, Ok(true)) {
             if self.killed.is_none_or(|killed| killed.elapsed() < UNKILLABLE) {
                 // Processes may have been started since the last KILL.
                 let killed = if self.killed.is_some() { self.send_kill() } else { Ok(()) };
-                self.warn_of(done.map(drop).and(killed), name);
+                self.warn_of(done.map(drop).and(killed));
                 self.delay = (self.delay * 2).min(LONGEST);
                 self.set_timer(cx);
                 return false;
             }
             let reason = self.error.last().unwrap_or("KILL has not ended it");
-            warn!(%name, "what the child has left behind may still be there: {reason}");
+            warn!("what the child has left behind may still be there: {reason}");
         }
         self.remove_cgroup();
         true
     }
 
     /// Polls now instead of when the timer expires.
-    pub(super) fn poll_early(&mut self, name: &Name, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn poll_early(&mut self, cx: &mut Cx<'_>) -> bool {
         cx.timers.cancel(self.timer);
-        self.poll(name, cx)
+        self.poll(cx)
     }
 
     /// Sends KILL, if it has not been sent yet.
-    pub(super) fn kill(&mut self, why: &str, name: &Name, cx: &mut Cx<'_>) {
+    pub(super) fn kill(&mut self, why: &str, cx: &mut Cx<'_>) {
         if self.killed.is_some() {
             return;
         }
-        info!(%name, "killing what the child has left behind: {why}");
+        info!("killing what the child has left behind: {why}");
         self.killed = Some(Instant::now());
         let killed = self.send_kill();
-        self.warn_of(killed, name);
+        self.warn_of(killed);
         cx.timers.cancel(self.timer);
         self.delay = FIRST;
         self.set_timer(cx);
@@ -162,11 +161,11 @@ impl Cleanup {
     }
 
     /// Warns of a poll or a KILL that failed; the next poll tries again.
-    fn warn_of(&mut self, outcome: io::Result<()>, name: &Name) {
+    fn warn_of(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome
             && let Some(error) = self.error.new_error(&error)
         {
-            warn!(%name, "can't end what the child has left behind: {error}; trying again");
+            warn!("can't end what the child has left behind: {error}; trying again");
         }
     }
 

@@ -12,7 +12,6 @@ use super::process::is_further_request;
 use crate::child::ExitStatus;
 use crate::monitor::channels::Channels;
 use crate::monitor::keys::{Cx, Timer};
-use crate::monitor::name::Name;
 use crate::monitor::sandbox::Sandbox;
 use crate::monitor::transition::Reason;
 use crate::reactor::TimerId;
@@ -85,39 +84,33 @@ impl Draining {
 
     /// The stop timeout has passed. A stop is bounded by it: what a full disk or a reader that
     /// blocks has not taken is given up then. A child that has ended by itself loses nothing.
-    pub(super) fn pass_limit(
-        &mut self,
-        why: &str,
-        channels: &mut Channels,
-        name: &Name,
-        cx: &mut Cx<'_>,
-    ) {
+    pub(super) fn pass_limit(&mut self, why: &str, channels: &mut Channels, cx: &mut Cx<'_>) {
         self.limit_passed = true;
         if self.was_stopped() {
-            abandon(channels, name, cx);
+            abandon(channels, cx);
         }
         if let Some(cleanup) = &mut self.cleanup {
-            cleanup.kill(why, name, cx);
+            cleanup.kill(why, cx);
         }
     }
 
     /// A stop request during the drain. A reader that blocks gets no more, bytes of other processes
     /// are taken no longer, and the rest of the child's own goes to the log, unless that can't be
     /// written. Returns whether that has changed anything.
-    pub(super) fn stop(&mut self, channels: &mut Channels, name: &Name, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn stop(&mut self, channels: &mut Channels, cx: &mut Cx<'_>) -> bool {
         if !is_further_request(self.stop_asked) {
             return false;
         }
         self.stop_asked = Some(Instant::now());
-        self.pass_limit("a stop was asked for", channels, name, cx);
+        self.pass_limit("a stop was asked for", channels, cx);
         true
     }
 
     /// Polls the processes that are left; returns whether the last of them has gone. `early` is
     /// whether the timer has not expired.
-    pub(super) fn poll_leftovers(&mut self, early: bool, name: &Name, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn poll_leftovers(&mut self, early: bool, cx: &mut Cx<'_>) -> bool {
         let Some(cleanup) = &mut self.cleanup else { return false };
-        let gone = if early { cleanup.poll_early(name, cx) } else { cleanup.poll(name, cx) };
+        let gone = if early { cleanup.poll_early(cx) } else { cleanup.poll(cx) };
         if gone {
             self.cleanup = None;
         }
@@ -125,7 +118,7 @@ impl Draining {
     }
 
     /// Whether everything has been read and has reached its sinks, and no process is left.
-    pub(super) fn is_over(&self, channels: &mut Channels, name: &Name, cx: &mut Cx<'_>) -> bool {
+    pub(super) fn is_over(&self, channels: &mut Channels, cx: &mut Cx<'_>) -> bool {
         if self.limit_passed {
             channels.stop_accepting();
             channels.end_complete(true, cx);
@@ -137,7 +130,7 @@ impl Draining {
             return true;
         }
         if self.limit_passed && self.was_stopped() {
-            abandon(channels, name, cx);
+            abandon(channels, cx);
             return channels.are_finished();
         }
         channels.follow_logs(cx);
@@ -153,12 +146,12 @@ impl Draining {
 }
 
 /// Gives up what waits for a reader, or for a log that can't be written.
-fn abandon(channels: &mut Channels, name: &Name, cx: &mut Cx<'_>) {
+fn abandon(channels: &mut Channels, cx: &mut Cx<'_>) {
     let (flushed, (_, before)) = (channels.are_flushed(), channels.bytes());
     channels.abandon(cx);
     let (_, after) = channels.bytes();
     if !flushed || after > before {
         let missing = after.saturating_sub(before);
-        warn!(%name, "stopped while output was still waiting to be written: {missing} bytes are missing");
+        warn!("stopped while output was still waiting to be written: {missing} bytes are missing");
     }
 }

@@ -137,7 +137,6 @@ fn open_own_log(parts: &mut Parts) -> Result<LogFile, StartError> {
         && let Some((path, writers)) = log.foreign_writers()
     {
         warn!(
-            name = %sandbox.name,
             "the log directory {} is not safe: {writers} can write into it and replace logs: \
              {}choose another log directory",
             path.display(),

@@ -140,7 +140,7 @@ impl Process {
         sandbox: &Sandbox,
         cx: &mut Cx<'_>,
     ) -> Stopping {
-        info!(name = %sandbox.name, pid = self.pid(), ?cause, "stopping");
+        info!(pid = self.pid(), ?cause, "stopping");
         limits.lift(cx);
         send(&self.child, sandbox.stop_signal);
         // A stopped process does not act on other signals.
@@ -253,19 +253,13 @@ impl Stage {
 
 impl Stopping {
     /// A further stop request.
-    pub(super) fn ask_again(
-        &mut self,
-        process: &Process,
-        request: StopRequest,
-        sandbox: &Sandbox,
-        cx: &mut Cx<'_>,
-    ) {
+    pub(super) fn ask_again(&mut self, process: &Process, request: StopRequest, cx: &mut Cx<'_>) {
         let urgent = request == StopRequest::Urgent && is_further_request(Some(self.asked));
         let now = Instant::now();
         // KILL may have failed, so each request after it repeats it.
         if self.killed || urgent {
             self.asked = now;
-            self.kill(process, "a second stop was asked for", sandbox, cx);
+            self.kill(process, "a second stop was asked for", cx);
         } else if let Some(time) = request.within()
             && let Some(at) = now.checked_add(time).filter(|at| *at < self.kill_at)
         {
@@ -276,22 +270,16 @@ impl Stopping {
     }
 
     /// Sends KILL, and sends it again until the child has ended.
-    pub(super) fn kill(
-        &mut self,
-        process: &Process,
-        why: &str,
-        sandbox: &Sandbox,
-        cx: &mut Cx<'_>,
-    ) {
-        let (name, pid) = (&sandbox.name, process.pid());
+    pub(super) fn kill(&mut self, process: &Process, why: &str, cx: &mut Cx<'_>) {
+        let pid = process.pid();
         if !mem::replace(&mut self.killed, true) {
-            info!(%name, pid, "killing: {why}");
+            info!(pid, "killing: {why}");
         }
         if let Err(error) = process.child.signal(Signal::KILL)
             && error.raw_os_error() != Some(libc::ESRCH)
             && let Some(error) = self.error.new_error(&error)
         {
-            warn!(%name, pid, "can't send SIGKILL: {error}; trying again");
+            warn!(pid, "can't send SIGKILL: {error}; trying again");
         }
         cx.timers.cancel(self.kill);
         self.kill = cx.timers.set(KILL_AGAIN, Timer::Kill.key());

@@ -40,7 +40,7 @@ impl Lifecycle {
             return Err((AttachError::NotRunning, client));
         };
         let attached = self.parts.channels.attach(client, request, preamble, cx)?;
-        debug!(name = %self.parts.sandbox.name, session = attached.session.0, "attached");
+        debug!(session = attached.session.0, "attached");
         Ok(attached)
     }
 
