@@ -60,6 +60,20 @@ fn a_log_that_was_replaced_in_place_is_noticed_and_its_index_goes_with_a_warning
 }
 
 #[test]
+fn a_file_that_is_no_index_is_removed_and_called_that() {
+    let state = State::new();
+    let options = ["--no-forward"];
+    state.ran("web", &options, "echo one");
+    let mut index = state.log_path("web").into_os_string();
+    index.push(".idx");
+    fs::write(index, "x".repeat(100)).unwrap();
+    let output = state.run("web", &options, "echo two").output().unwrap();
+    let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(warning.contains("the time index is removed: it is not an index"), "{warning}");
+    assert!(!warning.contains("another program"), "{warning}");
+}
+
+#[test]
 fn since_waits_for_the_index_of_output_that_has_just_come() {
     let state = State::new();
     let script = "echo one; exec sleep 1000";

@@ -21,3 +21,4 @@ mod rotate_command;
 mod rotate_command_left;
 mod rotate_consoles;
 mod run_log;
+mod unmarked_runs;

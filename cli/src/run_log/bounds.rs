@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use vmon::logfile::read::{LogReader, Position, ReadError};
+use chrono::{DateTime, Utc};
+use vmon::logfile::read::{Entry, LogReader, Position, ReadError};
 use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
@@ -49,7 +50,8 @@ impl Bounds {
     }
 
     /// A run lasts from its start mark to its stop mark or the next start mark. Marks are in the order
-    /// of the runs, so no time decides.
+    /// of the runs, so no time decides. A run without a start mark is between the marks of the runs
+    /// around it; if others are there too, times tell them apart.
     fn of_run(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
         let beginning = reader.position();
         let is_latest = others.iter().all(|other| other.id <= run.id);
@@ -59,17 +61,23 @@ impl Bounds {
             return Ok(Self { start: begun.at, end, mark: Some((begun.time, begun.mark)) });
         }
         reader.seek(beginning);
-        let head = Head::read(reader)?;
+        let gap = Gap::read(run, others, reader)?;
         let without_mark = |start, end| Self { start, end, mark: None };
-        Ok(match (head.first_start, head.last_stop) {
-            // No run after it has left a mark.
-            (_, Some(stop)) if is_latest => without_mark(stop, None),
-            // Its own start mark was rotated away.
-            (Some(first), _) if first.follows(run, others) => {
-                without_mark(beginning, Some(head.first_end.unwrap_or(first.at)))
-            }
-            (first, _) => Self::by_time(run, others, first.map(|first| first.at), reader)?,
-        })
+        if gap.is_closed && gap.is_of_one {
+            return Ok(without_mark(gap.start, gap.end));
+        }
+        let window = Window::of(run, others);
+        let start = window.from.map_or(Ok(gap.start), |from| gap.find_time(from, reader))?;
+        if gap.is_of_one {
+            return Ok(without_mark(start, gap.end));
+        }
+        if !has_time(start, reader)? {
+            // Neither marks nor times tell the runs apart.
+            let end = reader.end()?;
+            return Ok(without_mark(end, (!is_latest).then_some(end)));
+        }
+        let until = window.until.map(|until| gap.find_time(until, reader)).transpose()?;
+        Ok(without_mark(start, until.or(gap.end)))
     }
 
     /// The end of the run whose start mark is just before the reader. Output of the latest run may
@@ -83,25 +91,6 @@ impl Bounds {
             }
         }
         Ok(None)
-    }
-
-    /// The part by the times on record, for runs without marks. It ends with the first run that has
-    /// one.
-    fn by_time(
-        run: &Run,
-        others: &[Run],
-        first: Option<Position>,
-        reader: &mut LogReader,
-    ) -> Result<Self, ReadError> {
-        let window = Window::of(run, others);
-        let start = match window.from {
-            Some(from) => reader.find_time(from)?,
-            None => reader.position(),
-        };
-        let until = window.until.map(|until| reader.find_time(until)).transpose()?;
-        let end = [until, first].into_iter().flatten().min();
-        let start = end.map_or(start, |end| start.min(end));
-        Ok(Self { start, end, mark: None })
     }
 
     /// The part after the last start mark.
@@ -254,48 +243,102 @@ impl Begun {
         }
         Ok(None)
     }
-
-    /// Whether the run that this mark begins is the first one on record after `run`.
-    fn follows(&self, run: &Run, others: &[Run]) -> bool {
-        next(run, others).is_some_and(|next| {
-            let time = next.running_at.or(next.started_at).map(moment);
-            next.pid == Some(self.pid)
-                && time.is_some_and(|time| apart(time, self.time) <= MARK_TOLERANCE)
-        })
-    }
 }
 
-/// What the marks say of the beginning and the end of a log.
-#[derive(Debug, Default)]
-struct Head {
-    first_start: Option<Begun>,
-    /// Behind the first stop mark, if it is before the first start mark.
-    first_end: Option<Position>,
-    /// Behind the last mark, if the last mark is a stop mark.
-    last_stop: Option<Position>,
+/// The part between the marks of other runs in which a run without a start mark is.
+#[derive(Debug)]
+struct Gap {
+    start: Position,
+    end: Option<Position>,
+    /// Whether no output of the run before can be in it.
+    is_closed: bool,
+    /// Whether no other run on record can be in it.
+    is_of_one: bool,
 }
 
-impl Head {
-    fn read(reader: &mut LogReader) -> Result<Self, ReadError> {
-        let mut head = Self::default();
+impl Gap {
+    fn read(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
+        let (mut start, mut end, mut is_closed) = (reader.position(), None, false);
+        let (mut after, mut before) = (None, None);
+        let mut is_first = true;
         while let Some((time, mark)) = reader.next_mark()? {
             let at = reader.position();
             match mark {
                 Mark::Start { pid } => {
-                    head.first_start.get_or_insert(Begun { at, time, mark, pid });
-                    head.last_stop = None;
+                    let begun = begun_by(pid, time, others).and_then(|run| run.id);
+                    if begun > run.id {
+                        (end, before) = (Some(at), begun);
+                        break;
+                    }
+                    (start, after, is_closed) = (at, begun, false);
                 }
                 Mark::Stop(_) => {
-                    if head.first_start.is_none() {
-                        head.first_end.get_or_insert(at);
+                    if is_first {
+                        after = ended_at(time, others).and_then(|run| run.id);
                     }
-                    head.last_stop = Some(at);
+                    if is_first && after == run.id {
+                        // The start marks up to its own were rotated away.
+                        let is_latest = others.iter().all(|other| other.id <= run.id);
+                        let end = (!is_latest).then_some(at);
+                        return Ok(Self { start, end, is_closed: true, is_of_one: true });
+                    }
+                    (start, is_closed) = (at, true);
                 }
-                _ => {}
+                _ => continue,
             }
+            is_first = false;
         }
-        Ok(head)
+        let is_outside = |other: &Run| {
+            other.id == run.id
+                || other.pid.is_none()
+                || other.id <= after
+                || before.is_some_and(|before| other.id >= Some(before))
+        };
+        let is_of_one = others.iter().all(is_outside);
+        Ok(Self { start, end, is_closed, is_of_one })
     }
+
+    /// The position of a time, within the gap.
+    fn find_time(&self, time: Timestamp, reader: &mut LogReader) -> Result<Position, ReadError> {
+        let at = reader.find_time(time)?.max(self.start);
+        Ok(self.end.map_or(at, |end| at.min(end)))
+    }
+}
+
+/// The run of a start mark.
+fn begun_by(pid: u32, time: Timestamp, runs: &[Run]) -> Option<&Run> {
+    let of_pid: Vec<&Run> = runs.iter().filter(|run| run.pid == Some(pid)).collect();
+    match of_pid.as_slice() {
+        // An index of an earlier vmon has no times after the clock was set back.
+        [only] => Some(only),
+        several => nearest(time, several.iter().copied(), |run| run.running_at.or(run.started_at)),
+    }
+}
+
+/// The run of a stop mark.
+fn ended_at(time: Timestamp, runs: &[Run]) -> Option<&Run> {
+    nearest(time, runs.iter(), |run| run.ended_at)
+}
+
+fn nearest<'a>(
+    time: Timestamp,
+    runs: impl Iterator<Item = &'a Run>,
+    of: impl Fn(&Run) -> Option<DateTime<Utc>>,
+) -> Option<&'a Run> {
+    let distances = runs.filter_map(|run| Some((apart(moment(of(run)?), time), run)));
+    let near = distances.filter(|(distance, _)| *distance <= MARK_TOLERANCE);
+    near.min_by_key(|(distance, _)| *distance).map(|(_, run)| run)
+}
+
+/// Whether the bytes at this position have a time. At the end of the log there are none without.
+fn has_time(position: Position, reader: &mut LogReader) -> Result<bool, ReadError> {
+    reader.seek(position);
+    while let Some(entry) = reader.next()? {
+        if let Entry::Bytes { time, .. } = entry {
+            return Ok(time.is_some());
+        }
+    }
+    Ok(true)
 }
 
 fn apart(one: Timestamp, other: Timestamp) -> Duration {

@@ -16,6 +16,11 @@ use super::Indexing;
 /// How many records are read at a time, backwards from the end.
 const WINDOW: u64 = super::FULL as u64;
 
+/// As a reader reports it.
+const NO_INDEX: &str = "it is not an index, or has an unknown version";
+
+const OF_ANOTHER_LOG: &str = "it is not that of the log, which another program has replaced";
+
 /// The valid part of an index.
 struct Valid {
     format: Format,
@@ -28,7 +33,7 @@ struct Valid {
 
 impl Indexing {
     /// Resumes the index of a log that was just opened. Records that are torn or beyond the end of
-    /// the log are cut off. An index of another log is removed, with a warning. A failure is reported
+    /// the log are cut off. A file that is no index, or that of another log, is removed with a warning. A failure is reported
     /// by the first flush, which creates a new index.
     pub(in super::super) fn resume(
         &mut self,
@@ -40,7 +45,7 @@ impl Indexing {
         let name = names::index(log_name);
         let Ok(Some((file, identity, size))) = directory.open_index(&name) else { return };
         match self.valid_part(&file, size, directory, log_name, log) {
-            Ok(Some(valid)) => {
+            Ok(Ok(valid)) => {
                 if valid.length != size && file.set_len(valid.length).is_err() {
                     return;
                 }
@@ -57,19 +62,16 @@ impl Indexing {
                     checked: self.checked,
                 } = valid;
             }
-            Ok(None) => {
-                tracing::warn!(
-                    index = %directory.path().join(&name).display(),
-                    "the time index is removed: it is not that of the log, which another program \
-                     has replaced",
-                );
+            Ok(Err(reason)) => {
+                let index = directory.path().join(&name);
+                tracing::warn!(index = %index.display(), "the time index is removed: {reason}");
                 let _ = directory.remove(&name);
             }
             Err(_) => {}
         }
     }
 
-    /// Reads the end of an index; `None` if it belongs to another log.
+    /// Reads the end of an index, or returns why it is not that of this log.
     fn valid_part(
         &self,
         file: &File,
@@ -77,18 +79,18 @@ impl Indexing {
         directory: &Directory,
         log_name: &str,
         log: &Current,
-    ) -> io::Result<Option<Valid>> {
+    ) -> io::Result<Result<Valid, &'static str>> {
         let mut header = [0; HEADER];
-        let Some(records) = size.checked_sub(HEADER as u64) else { return Ok(None) };
+        let Some(records) = size.checked_sub(HEADER as u64) else { return Ok(Err(NO_INDEX)) };
         file.read_exact_at(&mut header, 0)?;
-        let Some(header) = Header::decode(&header) else { return Ok(None) };
+        let Some(header) = Header::decode(&header) else { return Ok(Err(NO_INDEX)) };
         let same_file = header.inode == log.identity().inode();
         let (mut count, mut last) = valid_records(file, records / RECORD as u64)?;
         if last.is_some_and(|last| last.end() > log.size()) {
             // An empty log is a new file that reuses the inode of a removed log. Any other log has
             // lost its end in a crash of the machine.
             if log.size() == 0 || !same_file {
-                return Ok(None);
+                return Ok(Err(OF_ANOTHER_LOG));
             }
             count = within(file, count, log.size())?;
             last = match count.checked_sub(1) {
@@ -104,7 +106,7 @@ impl Indexing {
             None => same_file || indexed == log.size(),
         };
         if !fits {
-            return Ok(None);
+            return Ok(Err(OF_ANOTHER_LOG));
         }
         // An empty log has no format yet.
         let format = if log.is_empty() { self.format } else { header.format };
@@ -112,7 +114,7 @@ impl Indexing {
         if header != now {
             file.write_all_at(&now.encode(), 0)?;
         }
-        Ok(Some(Valid {
+        Ok(Ok(Valid {
             format,
             length: HEADER as u64 + count * RECORD as u64,
             indexed,
