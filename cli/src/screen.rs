@@ -125,6 +125,7 @@ impl Screen {
     /// contents of the alternate screen are lost.
     pub fn resume(&self, out: &mut Vec<u8>) {
         self.state.modes.set(out);
+        self.state.modes.set_region(out);
         self.state.attributes.set(out);
     }
 

@@ -66,12 +66,12 @@ impl Tty {
     }
 
     /// Sets the modes again in the host's terminal, where they have been undone. Returns whether the
-    /// contents of its screen are lost.
+    /// contents of its screen, or its scrolling region, are lost.
     pub(super) fn set_host_modes(&self) -> bool {
         if self.at_host {
             terminal::set_modes(&self.modes);
         }
-        self.at_host && self.modes.alternate_screen()
+        self.at_host && (self.modes.alternate_screen() || self.modes.scrolling_region())
     }
 
     /// Has the program draw its screen again.

@@ -169,6 +169,11 @@ impl Modes {
         self.set & MARGINS != 0
     }
 
+    /// Whether a scrolling region is set.
+    pub fn scrolling_region(&self) -> bool {
+        self.region.is_some()
+    }
+
     /// Appends the sequences that undo all modes. Nothing if no mode has been set.
     pub fn undo(&self, out: &mut Vec<u8>) {
         if self.is_in_sequence() {
@@ -210,15 +215,14 @@ impl Modes {
     }
 
     /// Appends the sequences that set the modes again on a terminal in its default state. The
-    /// contents of the alternate screen, and attributes, are the program's to draw.
+    /// contents of the alternate screen, attributes and the scrolling region are the program's to
+    /// draw and to set: a terminal drops the region when its size changes, so that it may not apply
+    /// to the terminal's size now.
     pub fn set(&self, out: &mut Vec<u8>) {
         self.main_keyboard.set(out);
         if let Some(number) = self.alternate {
             set_mode(true, number, true, out);
             self.alternate_keyboard.set(out);
-        }
-        if let Some((top, bottom)) = self.region {
-            out.extend_from_slice(format!("\x1b[{top};{bottom}r").as_bytes());
         }
         write_modes(self.set & !SYNCHRONIZED, false, out);
         for (bit, sequence) in [(G0, "\x1b(0"), (G1, "\x1b)0"), (SHIFT, "\x0e")] {
@@ -231,6 +235,14 @@ impl Modes {
         }
         if self.cursor_style != 0 {
             out.extend_from_slice(format!("\x1b[{} q", self.cursor_style).as_bytes());
+        }
+    }
+
+    /// Appends the sequence that sets the scrolling region again, for output that is not drawn again.
+    /// Nothing if there is none. It moves the cursor.
+    pub fn set_region(&self, out: &mut Vec<u8>) {
+        if let Some((top, bottom)) = self.region {
+            out.extend_from_slice(format!("\x1b[{top};{bottom}r").as_bytes());
         }
     }
 
@@ -248,9 +260,8 @@ impl Modes {
             }
         }
         if self.seen & REGION != 0 {
-            let (top, bottom) = self.region.unwrap_or_default();
             match self.region {
-                Some(_) => out.extend_from_slice(format!("\x1b[{top};{bottom}r").as_bytes()),
+                Some(_) => self.set_region(out),
                 None => out.extend_from_slice(b"\x1b[r"),
             }
         }

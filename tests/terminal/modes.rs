@@ -174,6 +174,51 @@ fn modes_are_undone_while_vmon_is_suspended_and_set_again_when_it_continues() {
 }
 
 #[test]
+fn a_scrolling_region_is_not_set_again_in_a_terminal_that_may_have_another_size() {
+    const REGION: &str = "\x1b[1;24r";
+    let script = format!(r"printf '\033[1;24r'; {}", full_screen());
+    for foreground in [false, true] {
+        let state = State::new();
+        std::fs::write(state.file("script"), &script).unwrap();
+        let run = format!("run --name web -- sh {}", state.file("script").display());
+        let _web = (!foreground).then(|| {
+            let web = Detached::start(&state, &mut state.run("web", &["-dt"], &script));
+            state.wait_for_log("web", b"ready");
+            web
+        });
+        let mut terminal = in_shell(&state, if foreground { &run } else { "attach web" });
+        kill(terminal.foreground(), Signal::SIGTSTP).unwrap();
+        terminal.wait_for(if foreground { "\x1b7\x1b[r\x1b8" } else { UNDO });
+        terminal.wait_for("prompt> ");
+        terminal.resize(28, 100);
+        terminal.send("fg\n");
+        terminal.wait_for("\x1b[?2004h");
+        let seen = String::from_utf8_lossy(&terminal.seen).into_owned();
+        // The program itself has set it in the first terminal.
+        assert_eq!(seen.matches(REGION).count(), usize::from(foreground), "{seen:?}");
+        kill(terminal.foreground(), Signal::SIGTERM).unwrap();
+        terminal.wait_for(UNDO);
+        terminal.wait_for("prompt> ");
+    }
+}
+
+#[test]
+fn a_program_with_a_scrolling_region_draws_it_again_after_vmon_was_suspended() {
+    let state = State::new();
+    let script = r"sleep 1000 & trap 'echo drawn; kill $!; exit 0' WINCH
+        printf '\033[2;9r\033[?2004h'; wait";
+    std::fs::write(state.file("script"), script).unwrap();
+    let run = format!("run --name web -- sh {}", state.file("script").display());
+    let mut terminal = in_shell(&state, &run);
+    kill(terminal.foreground(), Signal::SIGTSTP).unwrap();
+    terminal.wait_for("\x1b7\x1b[r\x1b8");
+    terminal.wait_for("prompt> ");
+    terminal.send("fg\n");
+    terminal.wait_for("drawn");
+    terminal.wait_for("prompt> ");
+}
+
+#[test]
 fn each_client_gets_the_modes_that_were_set_before_it_attached() {
     let state = State::new();
     let _web = background(&state);

@@ -353,5 +353,5 @@ fn a_session_is_resumed_where_it_was_suspended() {
     screen.filter(changes, &mut Vec::new());
     let mut out = Vec::new();
     screen.resume(&mut out);
-    assert_eq!(out, b"\x1b[?1049h\x1b[2;5r\x1b[?25l\x1b(0\x1b)0\x0e\x1b[31m");
+    assert_eq!(out, b"\x1b[?1049h\x1b[?25l\x1b(0\x1b)0\x0e\x1b[2;5r\x1b[31m");
 }

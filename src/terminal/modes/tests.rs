@@ -53,6 +53,13 @@ fn modes_that_a_program_has_reset_itself_are_not_undone() {
 }
 
 #[test]
+fn a_scrolling_region_is_undone_but_not_set_again() {
+    let output = b"\x1b[?1049h\x1b[1;24r\x1b[?1h";
+    assert_eq!(undo(output), "\x1b[?1049l\x1b[?1l\x1b7\x1b[r\x1b8");
+    assert_eq!(set(output), "\x1b[?1049h\x1b[?1h");
+}
+
+#[test]
 fn each_screen_has_its_own_keyboard_flags() {
     let output = b"\x1b[>1u\x1b[?1049h\x1b[>3u\x1b[>5u\x1b[=2;2u";
     assert_eq!(undo(output), "\x1b[<2u\x1b[?1049l\x1b[<1u");
@@ -104,6 +111,7 @@ fn the_changes_of_output_that_is_left_out_are_kept() {
         let set = |modes: &Modes| {
             let mut out = Vec::new();
             modes.set(&mut out);
+            modes.set_region(&mut out);
             out.escape_ascii().to_string()
         };
         assert_eq!(
