@@ -8,7 +8,7 @@ mod descriptors;
 pub(crate) mod masters;
 mod memory;
 mod reaper;
-mod sigpipe;
+pub(crate) mod sigpipe;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod table;
 
@@ -19,7 +19,6 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 pub use descriptors::keep_descriptors_from_programs;
 pub use memory::{fix_heap_threshold, trim_heap, trim_stack};
 pub use reaper::become_subreaper;
-pub(crate) use sigpipe::without_sigpipe;
 
 /// A limit of open files: the soft `RLIMIT_NOFILE` of getrlimit(2).
 ///

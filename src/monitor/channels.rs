@@ -45,6 +45,8 @@ impl Channels {
 
     /// Adds the channel of the child's own stdio.
     pub(super) fn add_stdio(&mut self, channel: Channel) {
+        // Exactly as many as there are: each is about a kilobyte.
+        self.list.reserve_exact(1);
         self.list.insert(0, channel);
     }
 

@@ -7,12 +7,9 @@ use std::mem::MaybeUninit;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// Calls `write`, which gets `EPIPE` and no signal from a pipe without a reader. Costs one system
-/// call where SIGPIPE is ignored or caught; its default action would end this process.
-pub(crate) fn without_sigpipe<R>(write: impl FnOnce() -> R) -> R {
-    if !has_default_action() {
-        return write();
-    }
+/// Calls `write`, which gets `EPIPE` and no signal from a pipe without a reader: for a process that
+/// SIGPIPE [kills](kills).
+pub(crate) fn without<R>(write: impl FnOnce() -> R) -> R {
     let mut pipe = SigSet::empty();
     pipe.add(Signal::SIGPIPE);
     let was_pending = is_pending();
@@ -26,7 +23,9 @@ pub(crate) fn without_sigpipe<R>(write: impl FnOnce() -> R) -> R {
     written
 }
 
-fn has_default_action() -> bool {
+/// Whether SIGPIPE has its default action now, which ends the process. Rust's runtime ignores the
+/// signal; a host in C may not.
+pub(crate) fn kills() -> bool {
     let mut current = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
     // which is valid for one sigaction.

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::kind::Kind;
 use super::write::write_some;
-use crate::process::without_sigpipe;
+use crate::process::sigpipe;
 use crate::reactor::{Context, Interest, SourceId, Sources};
 use crate::terminal;
 
@@ -44,6 +44,8 @@ pub(crate) struct Input<R, S> {
     seen_open: bool,
     target: File,
     target_name: S,
+    /// Whether a write to a pipe without a reader would end this process.
+    sigpipe_kills: bool,
     /// Bytes that the target has not taken, and how many of them it has taken since.
     pending: Vec<u8>,
     sent: usize,
@@ -62,6 +64,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
             seen_open: false,
             target: target.into(),
             target_name,
+            sigpipe_kills: sigpipe::kills(),
             pending: Vec::new(),
             sent: 0,
             waiting: None,
@@ -166,7 +169,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
             self.pending.extend_from_slice(bytes);
             return InputEvent::Open;
         }
-        match write_to_child(&mut self.target, bytes) {
+        match write_to_child(&mut self.target, self.sigpipe_kills, bytes) {
             Ok(written) if written == bytes.len() => InputEvent::Open,
             Ok(written) => {
                 self.pending = bytes.get(written..).unwrap_or_default().to_vec();
@@ -179,7 +182,7 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
     /// Sends pending bytes, once the target takes more.
     pub(crate) fn flush(&mut self, sources: &mut Sources<'_, S>) -> InputEvent {
         let rest = self.pending.get(self.sent..).unwrap_or_default();
-        match write_to_child(&mut self.target, rest) {
+        match write_to_child(&mut self.target, self.sigpipe_kills, rest) {
             Ok(written) if written < rest.len() => {
                 self.sent += written;
                 if let Some(waiting) = self.waiting {
@@ -234,8 +237,12 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
     }
 }
 
-fn write_to_child(target: &mut File, bytes: &[u8]) -> io::Result<usize> {
-    match without_sigpipe(|| write_some(target, bytes)) {
+fn write_to_child(target: &mut File, sigpipe_kills: bool, bytes: &[u8]) -> io::Result<usize> {
+    let written = match sigpipe_kills {
+        true => sigpipe::without(|| write_some(target, bytes)),
+        false => write_some(target, bytes),
+    };
+    match written {
         (written, None) => Ok(written),
         // Linux: no process has the slave of the PTY open. The bytes are lost, but the child may
         // open it again. For anything but a terminal, EIO is an error.

@@ -58,7 +58,8 @@ pub(crate) struct Output<W, S, T> {
     throttle: Option<Box<Throttle<T>>>,
     /// Bytes that were read and that the log has not taken.
     held: Vec<u8>,
-    sink: Option<Sink<W, S>>,
+    /// Boxed: most children of a host have none.
+    sink: Option<Box<Sink<W, S>>>,
     tail: Option<Tail>,
 }
 
@@ -72,7 +73,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             pace: None,
             throttle: None,
             held: Vec::new(),
-            sink,
+            sink: sink.map(Box::new),
             tail: None,
         }
     }
@@ -146,18 +147,18 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
 
     /// Whether the output is forwarded to a terminal.
     pub(crate) fn forwards_to_terminal(&self) -> bool {
-        self.sink.as_ref().is_some_and(Sink::is_terminal)
+        self.sink.as_ref().is_some_and(|sink| sink.is_terminal())
     }
 
     /// Whether all bytes that were read are in the log and have been forwarded.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.held.is_empty() && self.sink.as_ref().is_none_or(Sink::is_empty)
+        self.held.is_empty() && self.sink.as_ref().is_none_or(|sink| sink.is_empty())
     }
 
     /// Bytes beyond the rate that were left out, and bytes that the sink has left out.
     pub(crate) fn dropped(&self) -> u64 {
         let left_out = self.throttle.as_ref().map_or(0, |throttle| throttle.left_out());
-        left_out + self.sink.as_ref().map_or(0, Sink::dropped)
+        left_out + self.sink.as_ref().map_or(0, |sink| sink.dropped())
     }
 
     /// Reads what is there, up to a bound, and relays it. Returns whether bytes came.

@@ -15,7 +15,8 @@ use crate::terminal::{self, Direction, Handle, RawState, Terminal};
 /// What a channel has of the host's stdio, beside the sinks of its outputs.
 #[derive(Debug)]
 pub(in crate::monitor) struct HostTerminal {
-    terminal: Option<Terminal>,
+    /// Boxed: most children of a host have none.
+    terminal: Option<Box<Terminal>>,
     stdin: Stdin,
 }
 
@@ -34,7 +35,10 @@ enum Stdin {
 impl HostTerminal {
     /// `takes_stdin` is whether the channel is to read the host's stdin.
     pub(in crate::monitor) fn new(terminal: Option<Terminal>, takes_stdin: bool) -> Self {
-        Self { terminal, stdin: if takes_stdin { Stdin::Waiting } else { Stdin::None } }
+        Self {
+            terminal: terminal.map(Box::new),
+            stdin: if takes_stdin { Stdin::Waiting } else { Stdin::None },
+        }
     }
 
     /// Has `input` read the host's stdin, if it is this channel's; returns whether it does.
@@ -73,7 +77,7 @@ impl HostTerminal {
 
     /// The terminal's window size.
     pub(super) fn window_size(&self) -> Option<Winsize> {
-        self.terminal.as_ref().and_then(Terminal::window_size)
+        self.terminal.as_ref().and_then(|terminal| terminal.window_size())
     }
 
     /// Whether keystrokes at the host's terminal go to this channel.
@@ -111,12 +115,12 @@ impl HostTerminal {
     }
 
     fn is_raw(&self) -> bool {
-        self.terminal.as_ref().is_some_and(Terminal::is_raw)
+        self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw())
     }
 
     /// Whether this process is in the foreground of the terminal.
     pub(super) fn is_in_foreground(&self) -> bool {
-        self.terminal.as_ref().is_some_and(Terminal::is_foreground)
+        self.terminal.as_ref().is_some_and(|terminal| terminal.is_foreground())
     }
 
     fn is_in_background(&self) -> bool {
