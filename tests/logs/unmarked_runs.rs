@@ -4,7 +4,9 @@
 
 use std::fs;
 
-use crate::common::{State, each};
+use nix::sys::signal::Signal;
+
+use crate::common::{Process, State, each, eventually, signal, wait};
 
 const RECORDS: [&str; 2] = ["cri", "json"];
 
@@ -130,5 +132,26 @@ fn a_run_whose_start_mark_was_rotated_away_has_the_rest_of_its_output() {
         assert_eq!(of(&state, &["logs"], "1"), (String::new(), Some(1)));
         assert_eq!(of(&state, &["logs"], "2"), (kept, Some(0)));
         assert_eq!(of(&state, &["logs"], "3"), ("out3\n".to_owned(), Some(0)));
+    });
+}
+
+#[test]
+fn a_run_whose_supervisor_was_killed_ends_where_one_without_marks_begins() {
+    each(&["raw", "cri", "json"], |format| {
+        let state = State::new();
+        let all = ["--no-forward", "--log-format", format];
+        let mut first = Process::spawn(&mut state.run("web", &all, "echo out1; exec sleep 100"));
+        state.wait_for_log("web", b"out1");
+        eventually("its times are indexed", || {
+            let (text, _) = of(&state, &["logs", "-t"], "1");
+            text.ends_with(" out1\n") && !text.starts_with('-')
+        });
+        signal(&first, Signal::SIGKILL);
+        wait(&mut first);
+        run(&state, 2, format, "off", &[]);
+        for _ in 0..2 {
+            assert_eq!(of(&state, &["logs"], "1"), ("out1\n".to_owned(), Some(0)), "{format}");
+            run(&state, 3, format, "off", &[]);
+        }
     });
 }

@@ -57,7 +57,7 @@ impl Bounds {
         let is_latest = others.iter().all(|other| other.id <= run.id);
         if let Some(begun) = Begun::find(run, others, beginning, reader)? {
             reader.seek(begun.at);
-            let end = Self::end(is_latest, reader)?;
+            let end = Self::end(run, others, reader)?;
             return Ok(Self { start: begun.at, end, mark: Some((begun.time, begun.mark)) });
         }
         reader.seek(beginning);
@@ -81,16 +81,32 @@ impl Bounds {
     }
 
     /// The end of the run whose start mark is just before the reader. Output of the latest run may
-    /// follow its stop mark.
-    fn end(is_latest: bool, reader: &mut LogReader) -> Result<Option<Position>, ReadError> {
-        while let Some((_, mark)) = reader.next_mark()? {
+    /// follow its stop mark. A run without a stop mark ends by time if the next one has no mark.
+    fn end(
+        run: &Run,
+        others: &[Run],
+        reader: &mut LogReader,
+    ) -> Result<Option<Position>, ReadError> {
+        let next = next(run, others).and_then(|next| next.id);
+        let is_latest = others.iter().all(|other| other.id <= run.id);
+        let mut gap = Gap::after(reader.position());
+        while let Some((time, mark)) = reader.next_mark()? {
+            let at = reader.position();
             match mark {
-                Mark::Stop(_) if is_latest => {}
-                Mark::Start { .. } | Mark::Stop(_) => return Ok(Some(reader.position())),
+                Mark::Stop(_) if !is_latest => return Ok(Some(at)),
+                Mark::Start { pid } => {
+                    if begun_by(pid, time, others).and_then(|run| run.id) == next {
+                        return Ok(Some(at));
+                    }
+                    gap.end = Some(at);
+                    break;
+                }
                 _ => {}
             }
         }
-        Ok(None)
+        let until = Window::of(run, others).until;
+        let until = until.map(|until| gap.find_time(until, reader)).transpose()?;
+        Ok(until.or(gap.end))
     }
 
     /// The part after the last start mark.
@@ -257,6 +273,10 @@ struct Gap {
 }
 
 impl Gap {
+    fn after(start: Position) -> Self {
+        Self { start, end: None, is_closed: false, is_of_one: false }
+    }
+
     fn read(run: &Run, others: &[Run], reader: &mut LogReader) -> Result<Self, ReadError> {
         let (mut start, mut end, mut is_closed) = (reader.position(), None, false);
         let (mut after, mut before) = (None, None);
