@@ -349,7 +349,7 @@ impl LogFile {
                 self.reopen()?;
                 continue;
             };
-            let part = current.fitting(rest, self.limits.most(&self.index));
+            let part = current.fitting(rest, self.limits.most(self.index.size_at_next()));
             if part.is_empty() {
                 self.rotate()?;
                 continue;

@@ -46,7 +46,7 @@ impl LogFile {
             self.index.clear_silence(&directory, self.place.log_name(), share);
         }
         let Some(current) = &self.current else { return };
-        if self.limits.are_reached(current.size(), &self.index)
+        if self.limits.are_reached(current.size(), self.index.size_at_next())
             && let Err(error) = self.rotate()
         {
             tracing::debug!(%error, "the time index grows beyond its limit");

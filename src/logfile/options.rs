@@ -5,7 +5,6 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::format;
-use super::indexing::Indexing;
 use crate::values::words;
 
 /// How much of a log is kept. Each field has a method of its name that sets it.
@@ -115,13 +114,14 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The size at which the log is rotated now, 0 for none: the limit less the size of the index.
-    pub(super) fn most(&self, index: &Indexing) -> u64 {
+    /// The size at which the log is rotated now, 0 for none: the limit less `index`, the size of the
+    /// index with the next record.
+    pub(super) fn most(&self, index: u64) -> u64 {
         match self.together {
-            None if index.size_at_next() > self.index => 1,
+            None if index > self.index => 1,
             None => self.max_size,
             // At least one byte, so that something fits into an empty log.
-            Some(most) => self.max_size.min(most.saturating_sub(index.size_at_next())).max(1),
+            Some(most) => self.max_size.min(most.saturating_sub(index)).max(1),
         }
     }
 
@@ -131,8 +131,7 @@ impl Limits {
     }
 
     /// Whether the index of a log of this size has no room for the next record.
-    pub(super) fn are_reached(&self, log: u64, index: &Indexing) -> bool {
-        let index = index.size_at_next();
+    pub(super) fn are_reached(&self, log: u64, index: u64) -> bool {
         index > self.index || self.together.is_some_and(|most| log + index > most)
     }
 }

@@ -92,7 +92,7 @@ impl LogFile {
         if current.cut_torn().is_err() {
             return self.rotate().map(|()| Put::Retry);
         }
-        let room = room(current, self.limits.most(&self.index));
+        let room = room(current, self.limits.most(self.index.size_at_next()));
         let before = self.encoder;
         let fitting = room.min(place.len());
         let place = place.get_mut(..fitting).unwrap_or_default();
