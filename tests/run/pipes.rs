@@ -180,7 +180,8 @@ fn a_log_that_can_not_be_written_blocks_the_child_and_loses_nothing() {
 #[test]
 fn a_stop_ends_at_the_stop_timeout_also_while_the_log_can_not_be_written() {
     let state = State::new();
-    fs::write(state.file("noise"), noise(2 * MIB, 7)).unwrap();
+    // More than the log and a pipe that has grown take together: the command can't end by itself.
+    fs::write(state.file("noise"), noise(16 * MIB, 7)).unwrap();
     let options = ["--log-max-size", "0", "--stop-timeout", "300ms", "--no-forward"];
     let mut supervisor = under_limit(&state, &options, MIB, "cat noise");
     eventually("the log is as large as it may be", || {
@@ -192,7 +193,7 @@ fn a_stop_ends_at_the_stop_timeout_also_while_the_log_can_not_be_written() {
     assert_eq!(column("bytes_logged"), Some(MIB.to_string()));
     // What was read, and what was still in the pipe.
     let dropped: usize = column("bytes_dropped").unwrap().parse().unwrap();
-    assert!(dropped > 0 && dropped < 2 * MIB, "{dropped}");
+    assert!(dropped > 0 && dropped < 15 * MIB, "{dropped}");
     assert_eq!(column("reason").as_deref(), Some("stopped"));
 }
 
