@@ -70,6 +70,7 @@ impl<T: Copy> Queue<T> {
 /// impl Handler for Countdown {
 ///     type Source = ();
 ///     type Timer = &'static str;
+///     type Event = std::convert::Infallible;
 ///
 ///     fn start(&mut self, cx: &mut Context<'_, (), &'static str>) {
 ///         cx.timers.set(Duration::from_millis(1), "tick");
