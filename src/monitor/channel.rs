@@ -145,10 +145,15 @@ impl Channel {
         self.close_input(&mut cx.sources);
         self.outputs.iter_mut().for_each(|output| output.end(&mut cx.sources));
         self.serve(opened, true, cx);
+        self.resume_clients(accepted, attachments, cx);
+        read
+    }
+
+    /// Reads the input of clients again if it was held back, `accepted` being false, and is not now.
+    fn resume_clients(&self, accepted: bool, attachments: &mut Attachments, cx: &mut Cx<'_>) {
         if !accepted && self.accepts_input() {
             attachments.resume_input(self.id, &mut cx.sources);
         }
-        read
     }
 
     /// Relays the descriptors of a peer.
@@ -184,9 +189,7 @@ impl Channel {
         if self.backend.peer().is_some_and(|peer| peer.closed(cx)) {
             self.connect(cx);
         }
-        if !accepted && self.accepts_input() {
-            attachments.resume_input(self.id, &mut cx.sources);
-        }
+        self.resume_clients(accepted, attachments, cx);
     }
 
     /// Accepts no further peer.

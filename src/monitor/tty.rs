@@ -34,8 +34,9 @@ pub(super) struct Tty {
 #[derive(Debug)]
 enum Redraw {
     None,
-    /// Begins when no output has come since so many bytes were logged.
+    /// Begins when the timer expires and the log has not grown.
     Quiet {
+        /// The size of the run's output in the log when the timer was set, in bytes.
         logged: u64,
         timer: TimerId,
     },

@@ -373,8 +373,8 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.has_ended() || self.tail.is_some_and(read)
     }
 
-    /// Whether nothing tells how much of the tail the child itself has written: for a device such as
-    /// `/dev/zero`, which never ends.
+    /// Whether the kernel can't report how much of the tail the child itself has written, as for a
+    /// device such as `/dev/zero`, which never ends.
     pub(crate) fn has_unknown_tail(&self) -> bool {
         self.tail.is_some_and(|tail| tail.left.is_none())
     }

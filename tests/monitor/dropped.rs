@@ -51,6 +51,14 @@ fn closed_run(state: &State, registry: &Registry) -> Run {
     run
 }
 
+/// Monitors a child of this process.
+fn hand_over(reactor: &mut Loop, state: &State, registry: &Registry, child: &Child) -> HandlerId {
+    let builder = Monitor::builder(sandbox(state)).observer(registry.observer());
+    let id = builder.start(reactor, child.id(), NO_IO).unwrap();
+    start_added(reactor);
+    id
+}
+
 #[test]
 fn a_reactor_that_is_dropped_closes_the_runs_of_its_children_and_leaves_those_to_the_host() {
     let state = State::new();
@@ -72,11 +80,7 @@ fn a_monitor_that_is_dropped_after_its_child_has_ended_records_the_exit_code() {
     let registry = Registry::open(state.db()).unwrap();
     let mut reactor = Reactor::new().unwrap();
     let mut child = ended_child("exit 7");
-    let id = Monitor::builder(sandbox(&state))
-        .observer(registry.observer())
-        .start(&mut reactor, child.id(), NO_IO)
-        .unwrap();
-    start_added(&mut reactor);
+    let id = hand_over(&mut reactor, &state, &registry, &child);
     drop(reactor.remove(id));
     let run = closed_run(&state, &registry);
     assert_eq!((run.reason, run.exit_code), (Some(Reason::Exited), Some(7)));
@@ -89,11 +93,7 @@ fn a_monitor_that_is_dropped_while_the_database_is_locked_leaves_its_end_for_the
     let registry = Registry::open(state.db()).unwrap();
     let mut reactor = Reactor::new().unwrap();
     let mut child = ended_child("exit 7");
-    let id = Monitor::builder(sandbox(&state))
-        .observer(registry.observer())
-        .start(&mut reactor, child.id(), NO_IO)
-        .unwrap();
-    start_added(&mut reactor);
+    let id = hand_over(&mut reactor, &state, &registry, &child);
     let locked = rusqlite::Connection::open(state.db()).unwrap();
     locked.execute_batch("BEGIN IMMEDIATE").unwrap();
     drop(reactor.remove(id));

@@ -25,10 +25,11 @@ pub struct Tail {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TailPhase {
-    /// Before the first whole character and sequence, with so many bytes of a character skipped.
+    /// Before the first whole character and sequence; the number of bytes of an incomplete
+    /// character that were skipped.
     Rest(usize),
     Shown,
-    /// After the tail, with so many bytes of its last character shown.
+    /// After the tail; the number of bytes of its last character that were shown.
     End(usize),
 }
 
