@@ -85,11 +85,6 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 dmesg -n 1 # from here on the kernel is quiet, the terminal is the shell's
-if [ "$1" = console ]; then
-  shift # QEMU has that terminal in raw mode
-else
-  stty -F /dev/ttyS0 -onlcr # the terminal QEMU runs on adds the carriage returns
-fi
 if [ "$1" = hvc0 ]; then
   for module in virtio_ring virtio virtio_mmio virtio_console; do
     [ ! -e "/modules/$module.ko" ] || insmod "/modules/$module.ko"
@@ -202,7 +197,7 @@ case ${1:-} in
         --consolepty | --console=pty)
           # vmon puts the path of its PTY in the place of {console}.
           serial=(-serial '{console}')
-          qemu_command "$accel" console
+          qemu_command "$accel"
           ;;
       esac
       before=$option

@@ -11,6 +11,7 @@ pub mod handover;
 mod lifecycle_files;
 pub mod options;
 pub mod plan;
+mod silent_console;
 
 use vmon::terminal::Messages;
 

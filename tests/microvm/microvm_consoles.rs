@@ -8,14 +8,39 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
-use crate::common::machine::{READY, machine};
-use crate::common::vm::{Attached, Vm, append, with_serial};
-use crate::common::{self, State, contains, eventually};
+use crate::common::machine::{Machine, READY, machine};
+use crate::common::vm::{Attached, Vm, with_serial};
+use crate::common::{self, Detached, State, contains, eventually};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use vmon::logfile::Mark;
 use vmon::logfile::read::{Entry, LogReader};
+
+/// The commands of docs/vmm.md that contain this, for this machine.
+fn documented(machine: &Machine, what: &str) -> String {
+    let page = include_str!("../../docs/vmm.md");
+    let mut blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let block = blocks.find(|block| block.contains(what)).unwrap();
+    let value = |option: &str| {
+        let at = machine.command.iter().position(|argument| argument == option).unwrap();
+        machine.command[at + 1].as_str()
+    };
+    let parameters = value("-append");
+    ["-accel kvm", "-kernel vmlinuz", "-initrd initramfs.cpio", "console=ttyS0 reboot=t panic=-1"]
+        .into_iter()
+        .zip(
+            ["-accel", "-kernel", "-initrd"]
+                .map(|it| format!("{it} {}", value(it)))
+                .into_iter()
+                .chain([parameters.to_owned()]),
+        )
+        .fold(block.to_owned(), |block, (documented, here)| {
+            assert!(block.contains(documented), "{documented}");
+            block.replace(documented, &here)
+        })
+}
 
 #[test]
 fn a_serial_port_on_a_socket_that_qemu_serves_outlives_a_reset_of_the_guest() {
@@ -83,22 +108,21 @@ fn a_serial_port_that_qemu_closes_is_opened_again_with_a_mark_in_the_index() {
 fn a_serial_port_and_a_virtio_console_have_a_log_each() {
     let Some(machine) = machine().filter(|machine| machine.has_virtio_console()) else { return };
     let state = State::new();
-    let path = state.file("serial.sock").display().to_string();
     // QEMU connects to us, and opens a PTY of ours.
-    let mut command = with_serial(machine, &format!("socket,path={path},server=off"));
-    append(&mut command, " -- hvc0");
-    command.extend(
-        ["-device", "virtio-serial-device", "-chardev", "serial,id=hvc0,path={hvc0}"]
-            .into_iter()
-            .chain(["-device", "virtconsole,chardev=hvc0"])
-            .map(str::to_owned),
-    );
-    let consoles = [format!("serial=listen:{path}"), "hvc0=pty".to_owned()];
-    let vm = Vm::start(state, &[], &consoles, &command);
+    let script = documented(machine, "hvc0=pty");
+    let (script, attach) = script.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(attach, "vmon attach vm --console hvc0");
+    let program = state.vmon().get_program().to_owned();
+    let mut run = Command::new("sh");
+    run.args(["-euc", &format!("vmon() {{ \"$0\" \"$@\"; }}\n{script}")]).arg(program);
+    run.env("VMON_STATE_DIR", state.path()).env("dir", state.path());
+    let run = Detached::start(&state, &mut run);
+    let vm = Vm { run, state };
     vm.wait_for("serial", READY);
     vm.wait_for("hvc0", "hvc0 ready");
     vm.attach("hvc0").ask("echo $((6 * 7)) on hvc0", "42 on hvc0");
-    vm.attach("serial").ask("echo $((6 * 8)) on ttyS0", "48 on ttyS0");
+    // The guest's terminals end lines as a terminal needs them.
+    vm.attach("serial").ask("echo $((6 * 8)) on ttyS0", "48 on ttyS0\r\n");
     let (serial, hvc0) = (vm.log("serial"), vm.log("hvc0"));
     assert!(contains(&serial, b"48 on ttyS0") && !contains(&serial, b"on hvc0"));
     assert!(contains(&hvc0, b"42 on hvc0") && !contains(&hvc0, b"on ttyS0"));

@@ -49,6 +49,40 @@ fn refused(command: &mut Command) -> String {
 }
 
 #[test]
+fn the_own_log_of_a_command_that_fails_at_once_without_output_at_its_console_is_printed() {
+    let state = State::new();
+    let failing = |options: &[&str], script: &str| {
+        let mut command = state.vmon();
+        command.args(["run", "--name", "vm"]).args(options);
+        command.args(["--", "sh", "-c", script]).output().unwrap()
+    };
+    let earlier = failing(&["--console", "pty"], "echo an earlier run");
+    assert!(contains(&earlier.stderr, b"an earlier run\n"), "{earlier:?}");
+
+    let options = ["--console", "pty", "--log-format", "json"];
+    let script = "seq 20; printf 'no such \\033[1mdevice\\n' >&2; exit 3";
+    let output = failing(&options, script);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(code(output.status), 3);
+    assert!(stderr.contains("vm.log:\n12\n13\n"), "the last ten lines: {stderr}");
+    assert!(stderr.ends_with("\n20\nno such \\u{1b}[1mdevice\n"), "{stderr}");
+    assert_eq!(output.stdout, b"");
+
+    // Nothing was missed: the console had output, or the log is what the terminal has shown.
+    for (options, script) in [
+        (&["--console", "pty"][..], "echo own; echo shown >\"$1\"; exit 3"),
+        (&[], "echo own >&2; exit 3"),
+        (&["--console", "pty", "--interactive", "stdio"], "echo own >&2; exit 3"),
+    ] {
+        let mut command = state.vmon();
+        command.args(["run", "--name", "vm"]).args(options);
+        let output = command.args(["--", "sh", "-c", script, "sh", "{console}"]).output().unwrap();
+        assert_eq!(code(output.status), 3);
+        assert!(!contains(&output.stderr, b"vm.log"), "{options:?}: {output:?}");
+    }
+}
+
+#[test]
 fn the_only_console_has_the_terminal_in_raw_mode_while_it_is_open() {
     let state = State::new();
     let (serial, path) = console(&state, "listen");

@@ -2,6 +2,7 @@
 //! exit file and runs the --on-exit command.
 
 use std::path::Path;
+use std::time::Instant;
 
 use tracing::debug;
 use vmon::control::Server;
@@ -13,6 +14,7 @@ use vmon::registry::Registry;
 
 use super::detach::StartReport;
 use super::plan::Plan;
+use super::silent_console;
 use crate::metrics_sampler::Sampler;
 use crate::notify::Notifier;
 use crate::places::{NewDirectories, OptionPath};
@@ -38,6 +40,7 @@ impl Plan {
             self.sandbox.leave_descendants = false;
         }
         let mut name = self.name.first.clone();
+        let begun = Instant::now();
         let end = self.supervise(&mut name, starter).and_then(|end| match &end.outcome {
             Outcome::NotStarted(error) => {
                 Err(Failure::NotStarted { code: end.exit_code(), error: error.clone() })
@@ -46,6 +49,11 @@ impl Plan {
         });
         if let Some(limit) = limit {
             let _ = limit.restore();
+        }
+        if let (Ok(end), None) = (&end, starter) {
+            let mut sandbox = self.sandbox.clone();
+            sandbox.name = name.clone();
+            silent_console::explain(&sandbox, end, begun.elapsed());
         }
         self.follow(&name, &end);
         end.map(|end| end.exit_code())
