@@ -27,6 +27,16 @@ pub(crate) fn is_shared(mode: u32) -> bool {
     mode & OTHERS_WRITE != 0
 }
 
+/// The mode of a socket or a FIFO. On Linux the sticky bit keeps systemd-tmpfiles(8), and others that
+/// follow the XDG Base Directory Specification, from removing it as an old file. A lock on its
+/// directory would do too (tmpfiles.d(5)), but would take a descriptor for each sandbox and lock a
+/// directory that other programs use. Elsewhere only root may set the bit.
+#[cfg_attr(not(any(feature = "consoles", feature = "control")), allow(dead_code))]
+pub(crate) const PRIVATE_NODE: Mode = match cfg!(any(target_os = "linux", target_os = "android")) {
+    true => Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_ISVTX),
+    false => Mode::S_IRUSR.union(Mode::S_IWUSR),
+};
+
 /// The open(2) flags of a directory. Below a directory that a user names, `O_NOFOLLOW` is added.
 pub(crate) const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);

@@ -37,6 +37,7 @@ mod transition;
 mod tty;
 
 use std::fmt;
+use std::mem;
 #[cfg(feature = "consoles")]
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -164,13 +165,17 @@ impl Monitor {
     }
 
     /// Closes the log, and those of consoles, and opens them again by their names, after they have
-    /// been moved away.
+    /// been moved away. Sockets of the sandbox that have been removed are made again.
     ///
     /// # Errors
     ///
     /// There is no log now, or one can't be opened; the next write tries again.
-    pub fn reopen_log(&mut self) -> Result<(), RequestError> {
-        self.in_span(|monitor| monitor.lifecycle.reopen_log())
+    pub fn reopen_log(&mut self, cx: &mut Cx<'_>) -> Result<(), RequestError> {
+        self.in_span(|monitor| {
+            let reopened = monitor.lifecycle.reopen_log();
+            monitor.follow(cx);
+            reopened
+        })
     }
 
     /// Attaches a client: `preamble` goes to it first, then the end of the log as asked for, then
@@ -293,6 +298,11 @@ impl Monitor {
     /// of an observer or a service ends the sandbox.
     fn follow(&mut self, cx: &mut Cx<'_>) {
         let Self { lifecycle, services, .. } = self;
+        if mem::take(&mut lifecycle.parts.reopen) {
+            services.reopen(lifecycle, cx);
+            #[cfg(feature = "consoles")]
+            lifecycle.parts.channels.listen_again(cx);
+        }
         services.report(lifecycle, cx);
         if lifecycle.parts.panic.is_some() {
             lifecycle.handle(lifecycle::Event::Panicked, cx);
@@ -457,6 +467,7 @@ impl Builder {
             #[cfg(feature = "consoles")]
             given_consoles: self.given_consoles,
             post_rotate: None,
+            reopen: false,
             panic: None,
         };
         let lifecycle = Lifecycle::new(launch, parts);

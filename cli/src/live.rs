@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
+use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Status as Live, Watch};
 use vmon::monitor::{Identity, Liveness, Name, Phase};
 use vmon::registry::{RegistryError, Run, RunStatus};
@@ -26,6 +27,9 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Time in which a command ends after SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time in which a supervisor makes its socket again.
+const SOCKET_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Poll interval for states without a notification, in milliseconds.
 const POLL_INTERVAL: u8 = 10;
@@ -103,7 +107,18 @@ pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     }
     let supervisor = run.supervisor.unwrap_or_default();
     let socket = run.socket.as_ref().ok_or(LiveError::NoSocket { supervisor })?;
-    Ok(Client::connect(socket)?)
+    let error = match Client::connect(socket) {
+        Ok(client) => return Ok(client),
+        Err(error) => error.into(),
+    };
+    // Its supervisor makes it again.
+    if unserved(sandbox, &error).is_some_and(is_commands)
+        && run.signal_supervisor(Signal::USR1).is_ok()
+    {
+        let again = || Ok(Client::connect(socket).ok());
+        return within(SOCKET_TIMEOUT, error, again);
+    }
+    Err(error)
 }
 
 /// Returns the status that the supervisor of a run reports.

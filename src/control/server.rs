@@ -11,6 +11,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing::{info, warn};
+
 use super::ControlError;
 use super::place::SocketPath;
 use crate::monitor::{Builder, Sandbox, Service, ServiceContext, Transition};
@@ -50,6 +52,8 @@ enum Stage {
         bound: Bound,
         source: SourceId,
         clients: Connections,
+        /// Whether it has been reported that the socket can't be made again.
+        reported: bool,
     },
     /// The monitor has ended; some clients have yet to read their last reply.
     Closing(Connections),
@@ -106,6 +110,14 @@ impl ControlSocket {
         }
     }
 
+    fn listen(&self, cx: &mut ServiceContext<'_, '_>) -> Result<(Bound, SourceId), ControlError> {
+        let bound = self.place.bind()?;
+        let cannot = |error| ControlError::io("serve", self.place.path(), error);
+        bound.listener.set_nonblocking(true).map_err(cannot)?;
+        let source = cx.register(&bound.listener, Interest::READ, LISTENER).map_err(cannot)?;
+        Ok((bound, source))
+    }
+
     fn finish_if_empty(&mut self) {
         if let Stage::Closing(clients) = &self.stage
             && clients.is_empty()
@@ -118,7 +130,7 @@ impl ControlSocket {
     /// replies.
     fn finish(&mut self, cx: &mut ServiceContext<'_, '_>) {
         let stage = std::mem::replace(&mut self.stage, Stage::Done);
-        let Stage::Open { bound, source, mut clients } = stage else { return };
+        let Stage::Open { bound, source, mut clients, .. } = stage else { return };
         bound.leave();
         clients.accept_all(&bound.listener, cx);
         cx.deregister(source);
@@ -138,12 +150,9 @@ impl Service for ControlSocket {
         &mut self,
         cx: &mut ServiceContext<'_, '_>,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let bound = self.place.bind()?;
-        let cannot = |error| ControlError::io("serve", self.place.path(), error);
-        bound.listener.set_nonblocking(true).map_err(cannot)?;
-        let source = cx.register(&bound.listener, Interest::READ, LISTENER).map_err(cannot)?;
-        self.stage =
-            Stage::Open { bound, source, clients: Connections::new(source, self.client_timeout) };
+        let (bound, source) = self.listen(cx)?;
+        let clients = Connections::new(source, self.client_timeout);
+        self.stage = Stage::Open { bound, source, clients, reported: false };
         Ok(())
     }
 
@@ -177,8 +186,33 @@ impl Service for ControlSocket {
         if let Some(clients) = self.clients() {
             clients.transition(transition, cx);
         }
-        if let Transition::Stopped { .. } = transition {
-            self.finish(cx);
+        match transition {
+            Transition::Stopped { .. } => self.finish(cx),
+            // A client that has come too late for it finds the next run.
+            Transition::Running { .. } => self.reopen(cx),
+            _ => {}
+        }
+    }
+
+    /// Clients that are connected stay.
+    fn reopen(&mut self, cx: &mut ServiceContext<'_, '_>) {
+        if !matches!(&self.stage, Stage::Open { bound, .. } if bound.is_gone()) {
+            return;
+        }
+        let made = self.listen(cx);
+        let Stage::Open { bound, source, clients, reported } = &mut self.stage else { return };
+        match made {
+            Ok((new, listener)) => {
+                info!("the control socket was removed: made again");
+                clients.move_to(listener, &bound.listener, cx);
+                cx.deregister(*source);
+                (*bound, *source, *reported) = (new, listener, false);
+            }
+            Err(error) if !*reported => {
+                warn!("the control socket was removed, and can't be made again: {error}");
+                *reported = true;
+            }
+            Err(_) => {}
         }
     }
 

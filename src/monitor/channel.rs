@@ -149,6 +149,14 @@ impl Channel {
         read
     }
 
+    /// Makes the listening socket again if it is gone.
+    #[cfg(feature = "consoles")]
+    pub(super) fn listen_again(&mut self, cx: &mut Cx<'_>) {
+        if let Some(peer) = self.backend.peer() {
+            peer.listen_again(cx);
+        }
+    }
+
     /// Reads the input of clients again if it was held back, `accepted` being false, and is not now.
     fn resume_clients(&self, accepted: bool, attachments: &mut Attachments, cx: &mut Cx<'_>) {
         if !accepted && self.accepts_input() {

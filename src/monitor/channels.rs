@@ -145,6 +145,12 @@ impl Channels {
         channel.is_some_and(|channel| channel.accept(attachments, cx))
     }
 
+    /// Makes the listening sockets of consoles again that are gone.
+    #[cfg(feature = "consoles")]
+    pub(super) fn listen_again(&mut self, cx: &mut Cx<'_>) {
+        self.list.iter_mut().for_each(|channel| channel.listen_again(cx));
+    }
+
     /// Reads the host's stdin. Typing there makes the size of that terminal the one in effect.
     pub(super) fn read_host(&mut self, cx: &mut Cx<'_>) {
         let output = self.host_output();

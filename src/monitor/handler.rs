@@ -126,6 +126,7 @@ impl Monitor {
             }
             Timer::LogTurn => {
                 self.channels().log_turn();
+                self.lifecycle.parts.reopen = true;
                 // It may have rotated a log.
                 self.lifecycle.parts.start_post_rotate(cx);
             }
@@ -162,7 +163,7 @@ impl Monitor {
             Some(Signal::HUP) => self.lifecycle.handle(Event::Stop(StopRequest::Once), cx),
             Some(Signal::USR1) => {
                 // A sandbox that does not run opens its log at its next start anyway.
-                if let Err(RequestError::Log(error)) = self.reopen_log() {
+                if let Err(RequestError::Log(error)) = self.lifecycle.reopen_log() {
                     warn!("{error}");
                 }
             }

@@ -41,6 +41,8 @@ pub(super) struct Parts {
     pub(super) given_consoles: GivenConsoles,
     /// Set if generations of the logs are handed to a command.
     pub(super) post_rotate: Option<Box<PostRotate>>,
+    /// Whether sockets that are gone are to be made again after this call.
+    pub(super) reopen: bool,
     /// The first panic of an observer or a service.
     pub(super) panic: Option<Arc<PanicError>>,
 }

@@ -65,6 +65,13 @@ pub trait Service: Send {
         let _ = (transition, cx);
     }
 
+    /// A file of the service, such as its socket, may have been removed: it makes it again. Called
+    /// after [`Monitor::reopen_log`](super::Monitor::reopen_log) and a SIGUSR1, and now and then while
+    /// the child writes.
+    fn reopen(&mut self, cx: &mut ServiceContext<'_, '_>) {
+        let _ = cx;
+    }
+
     /// Whether nothing is left to do. The monitor's own end waits for it, so after `Stopped` it
     /// must become true within a bounded time. Asked from then on, after each call of the monitor.
     fn is_done(&self) -> bool {
@@ -286,6 +293,13 @@ impl Services {
                 self.call(service, lifecycle, cx, report);
             }
             lifecycle.parts.reported.pass_on(transition);
+        }
+    }
+
+    /// Has the open services make again what has been removed.
+    pub(super) fn reopen(&mut self, lifecycle: &mut Lifecycle, cx: &mut Cx<'_>) {
+        for service in 0..self.open {
+            self.call(service, lifecycle, cx, |called, cx| called.reopen(cx));
         }
     }
 

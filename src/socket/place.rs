@@ -14,12 +14,13 @@ use nix::NixPath;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat, lstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::{dial, platform};
-use crate::access::DIRECTORY;
+use crate::access::{DIRECTORY, PRIVATE_NODE};
 
+/// The mode of a lock.
 const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// How many temporary names are tried.
@@ -91,6 +92,15 @@ impl Bound {
             let _ = remove(&directory, name);
         }
     }
+
+    /// Whether the file at the path is missing, or is not this socket: no client reaches it any
+    /// more.
+    pub(crate) fn is_gone(&self) -> bool {
+        match lstat(&self.path) {
+            Ok(stat) => identity(&stat) != self.file,
+            Err(error) => matches!(error, Errno::ENOENT | Errno::ENOTDIR),
+        }
+    }
 }
 
 impl Drop for Bound {
@@ -113,7 +123,7 @@ impl Place<'_> {
 
     /// Links the socket of a temporary name to the path; `None` if that name was removed meanwhile.
     fn put(&self, made: &str, listener: UnixListener) -> Result<Option<Bound>, PlaceError> {
-        match fchmodat(self.directory, made, PRIVATE, FchmodatFlags::FollowSymlink) {
+        match fchmodat(self.directory, made, PRIVATE_NODE, FchmodatFlags::FollowSymlink) {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(PlaceError::io("set the mode of", error)),

@@ -181,12 +181,29 @@ fn a_foreground_run_is_stopped_in_the_same_way() {
 }
 
 #[test]
-fn a_run_whose_socket_was_removed_is_still_stopped_and_signalled() {
+fn a_command_has_the_supervisor_make_a_removed_socket_again() {
+    let state = State::new();
+    let _web = start(&state, "web", &["--stop-timeout", "1h"], DEAF);
+    std::fs::remove_file(socket(&state, "web")).unwrap();
+    let mut attach = state.vmon();
+    attach.args(["attach", "web", "--no-stdin"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut client = Process::spawn(&mut attach);
+    eventually("it is there again", || socket(&state, "web").exists());
+    std::fs::remove_dir_all(state.file("run")).unwrap();
+    // The timeout takes effect, which a signal to the supervisor can't give.
+    succeeds(&state, &["stop", "web", "--timeout", "0"]);
+    wait(&mut client);
+    assert_eq!(state.run_column("web", "reason").as_deref(), Some("killed"));
+}
+
+#[test]
+fn a_run_whose_socket_can_not_be_made_again_is_still_stopped_and_signalled() {
     let state = State::new();
     let script = "trap 'echo usr1' USR1; trap 'exit 3' TERM; echo ready
         while :; do sleep 0.05; done";
     let sandbox = start(&state, "web", &[], script);
-    std::fs::remove_file(socket(&state, "web")).unwrap();
+    std::fs::remove_dir_all(state.file("run")).unwrap();
+    std::fs::write(state.file("run"), "").unwrap();
     succeeds(&state, &["kill", "-s", "USR1", "web"]);
     state.wait_for_log("web", b"usr1\n");
     fails(&state, &["wait", "web"], "is alive: signal that process yourself");

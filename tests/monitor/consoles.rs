@@ -359,6 +359,31 @@ fn a_new_connection_replaces_one_that_a_process_holds_open_and_both_are_logged()
 }
 
 #[test]
+fn a_listening_socket_that_was_removed_is_made_again_with_and_without_a_peer() {
+    let state = State::new();
+    let path = state.file("console");
+    let console = format!("serial=listen:{}", path.display()).parse().unwrap();
+    let mut host = Host::new(state, &idle(), |it| it.console(console), |builder| builder);
+    let mut client = None;
+    for (opened, text) in [(1, "one "), (2, "two ")] {
+        host.until("it listens", |_| path.exists());
+        fs::remove_file(&path).unwrap();
+        host.reactor.call(host.id, vmon::monitor::Monitor::reopen_log).unwrap().unwrap();
+        host.until("it is there again", |_| path.exists());
+        let mut peer = UnixStream::connect(&path).unwrap();
+        host.until_open("serial", opened);
+        peer.write_all(text.as_bytes()).unwrap();
+        let client = client.get_or_insert_with(|| host.attach("serial", 100));
+        host.until_seen(client, text);
+        std::mem::forget(peer); // held open, as by a helper of the VMM
+    }
+    host.reactor.call(host.id, vmon::monitor::Monitor::stop).unwrap();
+    let (_, state) = host.end();
+    assert_eq!(state.log("a@serial"), b"one two ");
+    assert!(!path.exists());
+}
+
+#[test]
 fn several_consoles_each_have_a_log_and_so_has_the_vmm() {
     let state = State::new();
     let (one, two) = (state.file("one"), state.file("two"));

@@ -43,7 +43,8 @@ fn the_socket_and_its_directories_are_private_and_removed_at_the_end() {
     let host = Served::start(SLEEP);
     let directory = host.path.parent().unwrap();
     assert!(fs::symlink_metadata(&host.path).unwrap().file_type().is_socket());
-    assert_eq!(mode(&host.path), 0o600);
+    let sticky = if cfg!(target_os = "linux") { 0o1000 } else { 0 };
+    assert_eq!(mode(&host.path), 0o600 | sticky);
     assert_eq!((mode(directory), mode(directory.parent().unwrap())), (0o700, 0o700));
     // Nothing else is left beside it.
     eventually("the first name is gone", || fs::read_dir(directory).unwrap().count() == 1);
@@ -138,6 +139,45 @@ fn the_log_is_reopened_by_its_name() {
     host.state.wait_for_log("a", b"two\n");
     assert_eq!(fs::read(&moved).unwrap(), b"one\n");
     drop(session);
+    host.stop();
+}
+
+#[test]
+fn a_socket_that_was_removed_is_made_again_when_the_log_is_reopened_or_indexed() {
+    let host = Served::with("while read line; do echo $line; done; sleep 1000", false, |it| {
+        it.input(Input::Attached)
+    });
+    let (mut earlier, mut waiting) = (host.client(), host.client());
+    let (_, mut session) = Client::connect(&host.path).unwrap().attach(&Attach::default()).unwrap();
+    // With its directories.
+    fs::remove_dir_all(host.state.file("run")).unwrap();
+    earlier.reopen_log().unwrap();
+    eventually("it is there again", || host.path.exists());
+    assert_eq!(host.client().status().unwrap().phase, Phase::Running);
+    // The index is written soon after output.
+    fs::remove_file(&host.path).unwrap();
+    session.write_all(b"go\n").unwrap();
+    eventually("it is there again", || host.path.exists());
+    host.client().status().unwrap();
+    // A client that was connected before is still served.
+    waiting.status().unwrap();
+    drop(session);
+    let path = host.path.clone();
+    host.stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_removed_socket_whose_path_is_taken_is_made_again_when_it_is_free() {
+    let host = Served::start(SLEEP);
+    let mut client = host.client();
+    fs::remove_file(&host.path).unwrap();
+    fs::write(&host.path, "other").unwrap();
+    client.reopen_log().unwrap();
+    assert_eq!(fs::read(&host.path).unwrap(), b"other");
+    fs::remove_file(&host.path).unwrap();
+    client.reopen_log().unwrap();
+    eventually("it is there again", || host.path.exists());
     host.stop();
 }
 

@@ -5,9 +5,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
-use crate::common::{CONFIG, State, code, is_root, one_line};
+use crate::common::{CONFIG, Detached, State, code, eventually, is_root, one_line};
+use nix::sys::signal::Signal;
 
 const NOBODY: u32 = 65534;
 
@@ -146,4 +147,52 @@ fn a_log_directory_that_another_user_can_write_is_one_warning_a_start() {
     let expected =
         expected(&own, "its owner, uid 65534,").replace("run 'chmod go-w' on it, or ", "");
     assert_eq!(said(), expected);
+}
+
+#[test]
+fn systemd_tmpfiles_removes_no_socket_or_fifo_of_a_running_sandbox() {
+    let state = State::new();
+    let directory = made(state.file("consoles"), 0o700);
+    let (socket, fifo) = (directory.join("socket"), directory.join("fifo"));
+    let consoles = [
+        format!("--console=a=listen:{}", socket.display()),
+        format!("--console=b=fifo:{}", fifo.display()),
+    ];
+    let options = ["-d", &consoles[0], &consoles[1]];
+    let sandbox = Detached::start(&state, &mut state.run("web", &options, "exec sleep 1000"));
+    let control = state.path().join("run").join(CONFIG).join("web.sock");
+    let old = directory.join("old");
+    fs::write(&old, "").unwrap();
+    // All that is older than no time.
+    let rules = state.file("rules");
+    let lines =
+        ["run", "consoles"].map(|name| format!("e {} - - - 0\n", state.file(name).display()));
+    fs::write(&rules, lines.concat()).unwrap();
+    match Command::new("systemd-tmpfiles").arg("--clean").arg(&rules).output() {
+        Ok(output) => assert!(!old.exists(), "{output:?}"),
+        Err(_) => return eprintln!("skipped: no systemd-tmpfiles"),
+    }
+    for path in [&socket, &fifo, &control] {
+        assert!(path.exists(), "{}", path.display());
+    }
+    drop(sandbox);
+}
+
+#[test]
+fn usr1_makes_removed_sockets_again() {
+    let state = State::new();
+    let socket = state.file("socket");
+    let console = format!("--console=a=listen:{}", socket.display());
+    let sandbox =
+        Detached::start(&state, &mut state.run("web", &["-d", &console], "exec sleep 1000"));
+    let control = state.path().join("run").join(CONFIG).join("web.sock");
+    for path in [&socket, &control] {
+        fs::remove_file(path).unwrap();
+    }
+    sandbox.signal(Signal::SIGUSR1);
+    eventually("both are there again", || socket.exists() && control.exists());
+    assert_eq!((mode(&socket), mode(&control)), (0o1600, 0o1600));
+    let stopped = state.vmon().args(["stop", "web"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&stopped.stderr), "");
+    assert!(!socket.exists() && !control.exists());
 }

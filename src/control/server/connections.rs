@@ -92,7 +92,7 @@ impl Connections {
         }
     }
 
-    /// Accepts all pending connections, for the last time.
+    /// Accepts all pending connections of this listener, for the last time.
     pub(super) fn accept_all(&mut self, listener: &UnixListener, cx: &mut ServiceContext<'_, '_>) {
         for _ in 0..MAX_CLIENTS {
             match listener.accept() {
@@ -104,6 +104,17 @@ impl Connections {
         if let Some(timer) = self.paused.take() {
             cx.cancel_timer(timer);
         }
+    }
+
+    /// Takes what waits at a listener that another one replaces.
+    pub(super) fn move_to(
+        &mut self,
+        listener: SourceId,
+        old: &UnixListener,
+        cx: &mut ServiceContext<'_, '_>,
+    ) {
+        self.accept_all(old, cx);
+        self.listener = listener;
     }
 
     /// Without free descriptors the listener would be reported readable in every turn.

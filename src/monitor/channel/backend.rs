@@ -73,6 +73,10 @@ pub(in crate::monitor) trait Peer: Debug + Send {
     #[cfg(feature = "consoles")]
     fn successor(&mut self, ready: bool, cx: &mut Cx<'_>) -> Option<Opened>;
 
+    /// Makes its listening socket again if that is gone.
+    #[cfg(feature = "consoles")]
+    fn listen_again(&mut self, cx: &mut Cx<'_>);
+
     /// What became of relaying the descriptors.
     fn connected(&mut self, result: io::Result<()>, cx: &mut Cx<'_>);
 

@@ -22,6 +22,7 @@ use crate::relay::Kind;
 use crate::terminal;
 use fifo::Fifo;
 use listen::Listener;
+pub(super) use listen::OldListener;
 use made::Made;
 
 /// The back end of one console.
@@ -102,6 +103,15 @@ impl ConsoleBackend {
         match self {
             Self::Listen(listener) => Some(listener.as_fd()),
             _ => None,
+        }
+    }
+
+    /// Listens again if the listening socket is gone; returns the old one, which is to be deregistered.
+    /// `name` is the console's.
+    pub(super) fn listen_again(&mut self, name: &str) -> Result<Option<OldListener>, ConsoleError> {
+        match self {
+            Self::Listen(listener) => listener.renew(&ErrorContext { name }),
+            _ => Ok(None),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The connection of a console: tried until the peer is there, open, closed, tried again, drained.
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -150,7 +151,7 @@ impl Link {
         }
     }
 
-    fn report_failure(&mut self, error: &io::Error) {
+    fn report_failure(&mut self, error: &dyn Display) {
         if !std::mem::replace(&mut self.reported, true) {
             let path = self.backend.path().map(|path| path.display().to_string());
             let path = path.unwrap_or_default();
@@ -245,6 +246,28 @@ impl Peer for Link {
         }
         self.pause_while_open(cx);
         None
+    }
+
+    fn listen_again(&mut self, cx: &mut Cx<'_>) {
+        let Life::Running { .. } = self.life else { return };
+        let old = match self.backend.listen_again(self.name.as_str()) {
+            Ok(Some(old)) => old,
+            Ok(None) => return,
+            Err(error) => return self.report_failure(&error),
+        };
+        info!(console = %self.name, "the socket was removed: made again");
+        if let Some(listener) = self.listener.take() {
+            cx.sources.deregister(listener);
+        }
+        drop(old);
+        match self.state {
+            State::Listening => self.not_there(cx),
+            State::Open { pause: None, .. } => {
+                self.watch_listener(cx);
+            }
+            // The timer leads to it.
+            State::Open { pause: Some(_), .. } | State::Waiting(_) | State::Gone => {}
+        }
     }
 
     fn connected(&mut self, result: io::Result<()>, cx: &mut Cx<'_>) {

@@ -14,7 +14,6 @@ use crate::monitor::keys::Cx;
 use crate::monitor::logs::LogOpener;
 #[cfg(feature = "consoles")]
 use crate::monitor::name::Name;
-#[cfg(feature = "consoles")]
 use crate::monitor::parts::Parts;
 use crate::monitor::requests::RequestError;
 #[cfg(feature = "consoles")]
@@ -72,7 +71,8 @@ impl Lifecycle {
 
     /// See [`Monitor::reopen_log`](crate::monitor::Monitor::reopen_log).
     pub(in crate::monitor) fn reopen_log(&mut self) -> Result<(), RequestError> {
-        let channels = &mut self.parts.channels;
+        let Parts { channels, reopen, .. } = &mut self.parts;
+        *reopen = true;
         if channels.stdio().is_none() {
             return Err(RequestError::NotRunning);
         }

@@ -11,6 +11,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
 use nix::unistd::{mkfifo, unlink};
 
 use super::{ErrorContext, one_way};
+use crate::access::PRIVATE_NODE;
 use crate::monitor::channel::backend::Opened;
 use crate::monitor::console::ConsoleError;
 use crate::relay::Kind;
@@ -29,7 +30,7 @@ pub(in super::super) struct Fifo {
 impl Fifo {
     pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
         let cannot = |what, error: Errno| context.system(what, &path, error.into());
-        let made = match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        let made = match mkfifo(&path, PRIVATE_NODE) {
             Ok(()) => Some(lstat(&path).map_err(|error| cannot("look at", error))?),
             Err(Errno::EEXIST) => None,
             Err(error) => return Err(cannot("make", error)),
