@@ -126,6 +126,22 @@ pub struct LogFile {
     /// The last check of the path. `None` has the next write check it.
     checked: Option<Instant>,
     bytes_written: u64,
+    /// Whether it has been rotated since it was opened.
+    rotated: bool,
+}
+
+/// The generations of a log that a run has rotated: [`End::rotated`](crate::monitor::End::rotated).
+///
+/// Numbers of generations only grow, so they tell which runs have no output left in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptGenerations {
+    /// The path of the log.
+    pub log: PathBuf,
+    /// The number that the log gets when it becomes a generation.
+    pub current: u64,
+    /// The lowest number of a generation that is kept; `current` without any.
+    pub oldest: u64,
 }
 
 impl LogFile {
@@ -186,6 +202,7 @@ impl LogFile {
             rotate_at: None,
             checked: Some(Instant::now()),
             bytes_written: 0,
+            rotated: false,
             place,
         };
         log.open_in(&directory)?;
@@ -328,6 +345,12 @@ impl LogFile {
     /// those in removed generations, and without the overhead of the format.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written
+    }
+
+    /// The generations, if the log has been rotated since it was opened.
+    pub(crate) fn rotated(&self) -> Option<KeptGenerations> {
+        let (current, oldest) = (self.generations.next(), self.generations.oldest());
+        self.rotated.then(|| KeptGenerations { log: self.path().to_owned(), current, oldest })
     }
 
     fn write_counting(

@@ -59,8 +59,8 @@ pub use requests::RequestError;
 #[cfg(feature = "codec")]
 pub use sandbox::codec;
 pub use sandbox::{
-    DEFAULT_CONFIG_FILE, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate, OnLogError, OverRate,
-    Restart, Rootfs, Sandbox,
+    DEFAULT_CONFIG_FILE, DEFAULT_KEEP_RUNS, DEFAULT_STOP_TIMEOUT, Forward, Input, LogRate,
+    OnLogError, OverRate, Restart, Rootfs, Sandbox,
 };
 pub use service::{Service, ServiceContext};
 pub use signals::command_signals;

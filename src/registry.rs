@@ -67,6 +67,7 @@
 mod columns;
 mod connection;
 mod error;
+mod expiry;
 mod lost;
 mod metrics;
 mod observer;

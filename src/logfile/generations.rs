@@ -148,6 +148,11 @@ impl Generations {
         self.highest.saturating_add(1)
     }
 
+    /// The lowest number in use, or that of the next generation.
+    pub(super) fn oldest(&self) -> u64 {
+        self.kept.front().map_or(self.next(), |range| range.start)
+    }
+
     fn keep(&mut self, number: u64) {
         let after = number.saturating_add(1);
         match self.kept.back_mut() {

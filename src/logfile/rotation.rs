@@ -55,6 +55,7 @@ impl LogFile {
         } else {
             self.generations.add(directory, log_name, self.index.is_there())?;
         }
+        self.rotated = true;
         // The open file is a generation now and must not grow, also if a step below fails.
         self.close_current();
         let log_name = self.place.log_name();

@@ -27,6 +27,7 @@ use super::parts::Parts;
 use super::report::{Phase, Report};
 use super::transition::{End, Outcome, StartError, Transition};
 use crate::child::{self, ExitStatus, Identity, KillScope};
+use crate::logfile::LogFile;
 use crate::reactor::TimerId;
 use cleanup::Cleanup;
 use draining::Draining;
@@ -363,10 +364,11 @@ impl Lifecycle {
         let (logs, (bytes_logged, bytes_dropped)) = parts.channels.close(end_mark(&outcome), cx);
         // What its pipes have taken: the timers that would give it back have no channel any more.
         cx.budget.give_back(usize::MAX);
+        let rotated = logs.iter().filter_map(LogFile::rotated).collect();
         parts.keep_logs(logs);
         parts.start_post_rotate(cx);
         let (consoles, panic) = (parts.channels.consoles(), parts.panic.clone());
-        let end = End { outcome, bytes_logged, bytes_dropped, consoles, panic };
+        let end = End { outcome, bytes_logged, bytes_dropped, consoles, rotated, panic };
         let (policy, restarts) = (parts.sandbox.restart, parts.run.restarts);
         let backoff = parts.backoff.as_mut();
         match backoff.and_then(|backoff| backoff.delay_after(&end.outcome, policy, restarts)) {

@@ -25,6 +25,9 @@ pub const DEFAULT_CONFIG_FILE: &str = "Sandboxfile";
 /// How long after the stop signal a child is killed by default.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many runs of a sandbox stay on record, unless it says otherwise.
+pub const DEFAULT_KEEP_RUNS: u32 = 1000;
+
 /// The description of one sandbox. A record holds it, and `vmon restart` starts it again.
 ///
 /// Each field has a method of its name that sets it.
@@ -88,6 +91,9 @@ pub struct Sandbox {
     pub consoles: Vec<Console>,
     /// The console that `forward` and `input` apply to.
     pub interactive: Option<Name>,
+    /// How many of its runs stay on record, the newest; 0 keeps all. A run whose output is in a log
+    /// stays too.
+    pub keep_runs: u32,
 }
 
 impl Sandbox {
@@ -122,6 +128,7 @@ impl Sandbox {
             cgroup: None,
             consoles: Vec::new(),
             interactive: None,
+            keep_runs: DEFAULT_KEEP_RUNS,
         })
     }
 
@@ -243,6 +250,14 @@ impl Sandbox {
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.idle_timeout = Some(time);
+        self
+    }
+
+    /// How many runs stay on record: the newest ones, and those whose output is in a log or one of its
+    /// generations. Each start removes a few older ones. 0 keeps all.
+    #[must_use]
+    pub fn keep_runs(mut self, runs: u32) -> Self {
+        self.keep_runs = runs;
         self
     }
 

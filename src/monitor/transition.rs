@@ -11,7 +11,7 @@ use super::call_out::PanicError;
 use super::console::ConsoleError;
 use super::console_report::ConsoleReport;
 use crate::child::{CgroupError, ChildIo, ExitStatus, Identity, Signal, SpawnError};
-use crate::logfile::LogError;
+use crate::logfile::{KeptGenerations, LogError};
 use crate::values::words;
 
 /// A lifecycle transition, reported after it has happened.
@@ -105,6 +105,8 @@ pub struct End {
     pub bytes_dropped: u64,
     /// The consoles beside the child's own streams, in the order in which they were given.
     pub consoles: Vec<ConsoleReport>,
+    /// The logs that this run has rotated.
+    pub rotated: Vec<KeptGenerations>,
     /// The first panic of an observer or a service, if there was one. It has stopped the child, if
     /// that still ran, and prevented a restart.
     pub panic: Option<Arc<PanicError>>,
@@ -253,7 +255,8 @@ impl StartError {
 impl End {
     /// An end without output, for the test of an observer.
     pub fn new(outcome: Outcome) -> Self {
-        Self { outcome, bytes_logged: 0, bytes_dropped: 0, consoles: Vec::new(), panic: None }
+        let (consoles, rotated) = (Vec::new(), Vec::new());
+        Self { outcome, bytes_logged: 0, bytes_dropped: 0, consoles, rotated, panic: None }
     }
 
     /// The exit code of a command that represents the child's end: the child's own, 128+n for

@@ -13,6 +13,7 @@ use super::columns::ConsoleBytes;
 use super::spec;
 use super::state_dir::StateDir;
 use crate::child::ExitStatus;
+use crate::logfile::KeptGenerations;
 use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
 use crate::timestamp::rfc3339;
 
@@ -40,6 +41,8 @@ pub(super) struct Record {
     pub(super) follows: bool,
     /// How many runs of the same supervisor came before.
     pub(super) restarts: u32,
+    /// How many runs of the sandbox are kept; 0 for all.
+    pub(super) keep_runs: u32,
 }
 
 /// The child, once it runs.
@@ -71,6 +74,7 @@ pub(super) struct Ending {
     pub(super) bytes_logged: u64,
     pub(super) bytes_dropped: u64,
     pub(super) consoles: Vec<ConsoleBytes>,
+    pub(super) rotated: Vec<KeptGenerations>,
 }
 
 impl Stage {
@@ -106,6 +110,7 @@ impl Record {
             stage: Stage::Starting,
             follows: starting.restarts > 0,
             restarts: starting.restarts,
+            keep_runs: sandbox.keep_runs,
         }
     }
 
@@ -190,6 +195,7 @@ impl Ending {
             bytes_logged: end.bytes_logged,
             bytes_dropped: end.bytes_dropped,
             consoles: end.consoles.iter().map(ConsoleBytes::of).collect(),
+            rotated: end.rotated.clone(),
         }
     }
 }

@@ -135,7 +135,8 @@ pub(super) fn find(connection: &Connection) -> Result<Schema, Fault> {
 const TABLES: &str = "
 SELECT name, type = 'index' OR sql LIKE 'CREATE TABLE%' FROM sqlite_master
 WHERE (type IN ('table', 'view') AND lower(name) IN
-    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles'))
+    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles',
+        'vmon_logs'))
     OR (type = 'index' AND name IN
         ('vmon_runs_unfinished', 'vmon_sandboxes_name', 'vmon_runs_sandbox'))";
 
@@ -143,7 +144,8 @@ WHERE (type IN ('table', 'view') AND lower(name) IN
 const GENERATED: &str = "
 SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
 WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
-    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles')";
+    ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles',
+        'vmon_logs')";
 
 /// The names of the tables and of our indexes that exist.
 ///
@@ -171,10 +173,10 @@ pub(super) fn check_columns(connection: &Connection) -> Result<(), Fault> {
 }
 
 /// Whether the database has a table of this name.
-pub(super) fn has_table(connection: &Connection, name: &str) -> Result<bool, Fault> {
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     // sqlite_master: SQLite before 3.33 does not know the name sqlite_schema.
     let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
-    Ok(connection.query_row(sql, [name], |row| row.get::<_, u32>(0))? > 0)
+    connection.query_row(sql, [name], |row| row.get::<_, u32>(0)).map(|count| count > 0)
 }
 
 /// The steps of `EXPLAIN QUERY PLAN`.

@@ -251,6 +251,7 @@ fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
         follows: false,
         // Not in the files of earlier versions.
         restarts: number(&value["restarts"]).unwrap_or_default(),
+        keep_runs: 0,
     })
 }
 
@@ -263,6 +264,8 @@ fn ending(end: &Value) -> Option<Ending> {
         bytes_logged: end["bytes_logged"].as_u64()?,
         bytes_dropped: end["bytes_dropped"].as_u64()?,
         consoles: end["consoles"].as_array().into_iter().flatten().filter_map(console).collect(),
+        // Not in the file. Then runs whose output is gone stay on record for longer.
+        rotated: Vec::new(),
     })
 }
 

@@ -10,9 +10,10 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
 use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, signed, supervisor};
+use super::expiry;
 use super::ordering;
 use super::read::{self, Run};
-use super::record::{Record, Stage};
+use super::record::{Ending, Record, Stage};
 use crate::monitor::{Identity, Liveness, Reason};
 use crate::timestamp::rfc3339;
 
@@ -165,6 +166,7 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
     };
     let run = insert_run(tx, record, sandbox)?;
     update_sandbox(tx, record, sandbox)?;
+    expiry::remove_old(tx, record, sandbox)?;
     Ok(Stored::Row(run))
 }
 
@@ -388,9 +390,11 @@ fn update_run(tx: &Transaction<'_>, record: &Record, row: i64) -> Result<bool> {
         .optional()?;
     if let Some(sandbox) = sandbox {
         update_sandbox(tx, record, sandbox)?;
-        let consoles = ending.map(|ending| ending.consoles.as_slice()).unwrap_or_default();
-        if !consoles.is_empty() {
-            add_consoles(tx, row, consoles)?;
+        if let Some(Ending { consoles, rotated, .. }) = ending {
+            if !consoles.is_empty() {
+                add_consoles(tx, row, consoles)?;
+            }
+            expiry::note_rotations(tx, sandbox, row, rotated, &record.state)?;
         }
     }
     Ok(sandbox.is_some())

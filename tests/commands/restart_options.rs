@@ -69,6 +69,7 @@ const OPTIONS: &[(&str, &[&str], Kept)] = &[
     ("--restart", &["--restart", "on-failure:3"], Spec("restart")),
     ("--max-duration", &["--max-duration", "1h"], Spec("max_duration_seconds")),
     ("--idle-timeout", &["--idle-timeout", "2h"], Spec("idle_timeout_seconds")),
+    ("--keep-runs", &["--keep-runs", "7"], Spec("keep_runs")),
     ("--cgroup", &[], No("the test below has it, where a cgroup can be made")),
     ("--leave-descendants", &["--leave-descendants"], Spec("leave_descendants")),
     ("--pid-file", &["--pid-file", "{}/pid"], Spec("options/pid-file")),

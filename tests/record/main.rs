@@ -5,6 +5,7 @@
 #[path = "../common/command.rs"]
 mod common;
 
+mod keep_runs;
 mod reconcile;
 mod record;
 mod record_states;

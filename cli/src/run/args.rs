@@ -11,8 +11,8 @@ use nix::unistd::AccessFlags;
 use vmon::child::{Command, Signal};
 use vmon::logfile::{Format, LogOptions, Retention};
 use vmon::monitor::{
-    Console, DEFAULT_CONFIG_FILE, Forward, Input, LogRate, Name, OnLogError, OverRate, Restart,
-    Rootfs, Sandbox,
+    Console, DEFAULT_CONFIG_FILE, DEFAULT_KEEP_RUNS, Forward, Input, LogRate, Name, OnLogError,
+    OverRate, Restart, Rootfs, Sandbox,
 };
 use vmon::{terminal, values};
 
@@ -282,6 +282,11 @@ pub(super) struct LifecycleArgs {
     #[arg(long, value_name = "TIME", value_parser = args::positive_time)]
     pub(super) idle_timeout: Option<Duration>,
 
+    /// Number of runs of the sandbox that stay on record, the newest; 0 keeps all. A run whose output
+    /// is in a log or one of its generations stays too
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_KEEP_RUNS)]
+    keep_runs: u32,
+
     /// Run the command in the cgroup (v2) of this directory, which is created if missing
     #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Option<PathBuf>,
@@ -340,7 +345,8 @@ impl RunArgs {
             .stop_signal(child.stop_signal)
             .stop_timeout(child.stop_timeout)
             .restart(lifecycle.restart)
-            .leave_descendants(lifecycle.leave_descendants);
+            .leave_descendants(lifecycle.leave_descendants)
+            .keep_runs(lifecycle.keep_runs);
         if let Some(command) = &log.log_rotate_command {
             sandbox = sandbox.rotate_command(command);
         }

@@ -39,7 +39,8 @@ impl Lifecycle {
         let channels = &self.parts.channels;
         let (bytes_logged, bytes_dropped) = channels.bytes();
         let (consoles, panic) = (channels.consoles(), self.parts.panic.clone());
-        End { outcome, bytes_logged, bytes_dropped, consoles, panic }
+        let rotated = Vec::new();
+        End { outcome, bytes_logged, bytes_dropped, consoles, rotated, panic }
     }
 
     /// Whether this lifecycle has been in a reactor that has started it.

@@ -25,7 +25,9 @@ use std::time::Duration;
 use chrono::{SubsecRound, Utc};
 use serde_json::{Value, json};
 
-use super::{DEFAULT_STOP_TIMEOUT, LogOptions, LogRate, Name, Rootfs, Sandbox, Signal};
+use super::{
+    DEFAULT_KEEP_RUNS, DEFAULT_STOP_TIMEOUT, LogOptions, LogRate, Name, Rootfs, Sandbox, Signal,
+};
 use crate::child::Command;
 use crate::logfile::Retention;
 
@@ -92,6 +94,7 @@ impl Spec {
             cgroup,
             consoles,
             interactive,
+            keep_runs,
         } = sandbox;
         let Retention { max_size, max_files, max_age, rotate_every, total_size } = retention;
         let rate = log_rate.map(|LogRate { per_second, burst, over }| (per_second, burst, over));
@@ -143,6 +146,7 @@ impl Spec {
             "idle_timeout_seconds": seconds(*idle_timeout),
             "leave_descendants": leave_descendants,
             "cgroup": path(cgroup.as_deref()),
+            "keep_runs": keep_runs,
             "options": options,
         })
     }
@@ -190,6 +194,10 @@ impl Spec {
             cgroup: read_path(&value["cgroup"]),
             consoles: consoles.iter().filter_map(|word| word.as_os_str().try_into().ok()).collect(),
             interactive: read(&value["interactive"]),
+            keep_runs: value["keep_runs"]
+                .as_u64()
+                .and_then(|runs| runs.try_into().ok())
+                .unwrap_or(DEFAULT_KEEP_RUNS),
         };
         // In the first version, a replaced byte looks the same as U+FFFD itself.
         let exact = value["version"].is_u64() || !value.to_string().contains('\u{fffd}');

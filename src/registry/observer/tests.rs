@@ -72,7 +72,7 @@ fn running() -> Transition {
 
 fn exited() -> Transition {
     let outcome = Outcome::Ended { status: ExitStatus::Code(7), reason: Reason::Exited };
-    let end = End { outcome, bytes_logged: 5, bytes_dropped: 0, consoles: Vec::new(), panic: None };
+    let end = End { bytes_logged: 5, ..End::new(outcome) };
     Transition::Stopped { at: Utc::now(), end }
 }
 

@@ -15,7 +15,7 @@ fn plan(options: &[&str]) -> Plan {
 }
 
 /// Options that change the plan: clap's id, and the arguments.
-const OPTIONS: [(&str, &[&str]); 43] = [
+const OPTIONS: [(&str, &[&str]); 44] = [
     ("always_tty", &["-t"]),
     ("cgroup", &["--cgroup", "/sys/fs/cgroup/x"]),
     ("config_file", &["--config-file", "other"]),
@@ -29,6 +29,7 @@ const OPTIONS: [(&str, &[&str]); 43] = [
     ("forward_overflow", &["--forward-overflow", "drop"]),
     ("idle_timeout", &["--idle-timeout", "7ms"]),
     ("interactive", &["--interactive", "stdio"]),
+    ("keep_runs", &["--keep-runs", "7"]),
     ("leave_descendants", &["--leave-descendants"]),
     ("log_dir", &["--log-dir", "/l"]),
     ("log_format", &["--log-format", "json"]),

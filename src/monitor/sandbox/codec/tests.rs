@@ -39,6 +39,7 @@ fn everything() -> Spec {
     sandbox.consoles =
         vec!["serial=pty".parse().unwrap(), Console::fifo("out".parse().unwrap(), odd(b"/\xff"))];
     sandbox.interactive = Some("out".parse().unwrap());
+    sandbox.keep_runs = 70;
     let command = Command::new("printf").args([odd(b"a\xff\n")]).current_dir(odd(b"/\xfe"));
     Spec::new(sandbox, Some(command.pty(true)), json!({ "pid_file": "/run/web.pid" }))
 }
@@ -85,7 +86,7 @@ fn the_form_of_version_3_does_not_change() {
         "consoles": ["serial=pty", { "bytes": b"out=fifo:/\xff" }], "interactive": "out",
         "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "on-failure:3",
         "max_duration_seconds": 60.0, "idle_timeout_seconds": 0.1, "leave_descendants": true,
-        "cgroup": "/sys/fs/cgroup/web", "options": { "pid_file": "/run/web.pid" },
+        "cgroup": "/sys/fs/cgroup/web", "keep_runs": 70, "options": { "pid_file": "/run/web.pid" },
     });
     assert_eq!(everything().to_json(), expected);
 }

@@ -20,7 +20,7 @@ fn claim_again(observer: &mut RegistryObserver, restarts: u32) -> Claim {
 
 fn restarting(code: i32) -> Transition {
     let outcome = Outcome::Ended { status: ExitStatus::Code(code), reason: Reason::Exited };
-    let end = End { outcome, bytes_logged: 5, bytes_dropped: 0, consoles: Vec::new(), panic: None };
+    let end = End { bytes_logged: 5, ..End::new(outcome) };
     Transition::Restarting { at: Utc::now(), end, after: Duration::from_millis(100) }
 }
 
