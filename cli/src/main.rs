@@ -50,6 +50,7 @@ mod timeline;
 mod usage;
 mod usage_error;
 mod wait;
+mod writer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

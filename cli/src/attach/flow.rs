@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 
 use vmon::reactor::{Interest, SourceId, Sources};
 
+use crate::writer::Writer;
+
 /// Largest read, in bytes.
 const CHUNK: usize = 64 * 1024;
 
@@ -13,13 +15,9 @@ const CHUNK: usize = 64 * 1024;
 pub struct Flow<R, W, S> {
     /// `None` after end of file.
     source: Option<(R, SourceId)>,
-    /// `None` after a write error. Data is discarded then.
-    sink: Option<W>,
-    sink_name: S,
-    /// Bytes not written yet. The source is not read while there are any.
-    pending: Vec<u8>,
-    /// Registration of the sink while bytes are pending.
-    waiting: Option<SourceId>,
+    /// The source is not read while bytes are pending. `None` after a write error; data is discarded
+    /// then.
+    sink: Option<Writer<W, S>>,
     failed: bool,
 }
 
@@ -40,13 +38,13 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Self> {
         let id = sources.register(&source, Interest::READ, source_name)?;
-        let source = Some((source, id));
-        Ok(Self { source, sink, sink_name, pending: Vec::new(), waiting: None, failed: false })
+        let sink = sink.map(|sink| Writer::new(sink, sink_name));
+        Ok(Self { source: Some((source, id)), sink, failed: false })
     }
 
     /// Whether the source has ended and every byte has been written.
     pub fn is_over(&self) -> bool {
-        self.source.is_none() && self.pending.is_empty()
+        self.source.is_none() && self.is_flushed()
     }
 
     /// Whether a write has failed.
@@ -55,7 +53,11 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
     }
 
     pub fn sink(&self) -> Option<&W> {
-        self.sink.as_ref()
+        self.sink.as_ref().map(Writer::target)
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.sink.as_ref().is_none_or(Writer::is_empty)
     }
 
     /// Reads once, unless bytes are pending.
@@ -64,10 +66,10 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
         buffer: &'a mut [u8],
         sources: &mut Sources<'_, S>,
     ) -> io::Result<Got<'a>> {
-        let Some((source, id)) = &mut self.source else { return Ok(Got::Nothing) };
-        if !self.pending.is_empty() {
+        let flushed = self.is_flushed();
+        let Some((source, id)) = self.source.as_mut().filter(|_| flushed) else {
             return Ok(Got::Nothing);
-        }
+        };
         let size = CHUNK.min(buffer.len());
         match source.read(buffer.get_mut(..size).unwrap_or_default()) {
             Ok(0) => {
@@ -98,73 +100,29 @@ impl<R: Read + AsFd, W: Write + AsFd, S: Copy> Flow<R, W, S> {
         }
     }
 
-    /// Queues the bytes and writes as much as the sink accepts.
+    /// Writes the bytes after those that are pending, as many as the sink accepts.
     pub fn send(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>) -> io::Result<()> {
-        self.pending.extend_from_slice(bytes);
+        if let Some(sink) = &mut self.sink {
+            sink.pending().extend_from_slice(bytes);
+        }
         self.flush(sources)
     }
 
-    /// Writes pending bytes.
+    /// Writes pending bytes. After a write error the sink is dropped and the source is not read any
+    /// more.
     pub fn flush(&mut self, sources: &mut Sources<'_, S>) -> io::Result<()> {
-        let Some(sink) = &mut self.sink else {
-            self.pending.clear();
-            return Ok(());
-        };
-        let mut written = 0;
-        let result = loop {
-            match self.pending.get(written..) {
-                None | Some([]) => break Ok(()),
-                Some(rest) => match sink.write(rest) {
-                    Ok(count) => written += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => break Err(error),
-                },
-            }
-        };
-        self.pending.drain(..written);
-        match result {
-            Ok(()) => self.resume(sources),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(sources),
-            Err(error) => {
-                self.fail(sources);
-                Err(error)
-            }
+        let Some(sink) = &mut self.sink else { return Ok(()) };
+        if let Err(error) = sink.flush(sources) {
+            sink.close(sources);
+            self.sink = None;
+            self.failed = true;
+            self.end(sources);
+            return Err(error);
         }
-    }
-
-    fn resume(&mut self, sources: &mut Sources<'_, S>) -> io::Result<()> {
-        self.pending = Vec::new();
-        if let Some(waiting) = self.waiting.take() {
-            sources.deregister(waiting);
-        }
+        let interest = if sink.is_empty() { Interest::READ } else { Interest::NONE };
         match &self.source {
-            Some((_, id)) => sources.want(*id, Interest::READ),
+            Some((_, id)) => sources.want(*id, interest),
             None => Ok(()),
         }
-    }
-
-    fn wait(&mut self, sources: &mut Sources<'_, S>) -> io::Result<()> {
-        match (self.waiting, &self.sink) {
-            (Some(waiting), _) => sources.would_block(waiting, Interest::WRITE),
-            (None, Some(sink)) => {
-                self.waiting = Some(sources.register(sink, Interest::WRITE, self.sink_name)?);
-            }
-            (None, None) => {}
-        }
-        match &self.source {
-            Some((_, id)) => sources.want(*id, Interest::NONE),
-            None => Ok(()),
-        }
-    }
-
-    /// Drops the sink and stops reading, after a write error.
-    fn fail(&mut self, sources: &mut Sources<'_, S>) {
-        if let Some(waiting) = self.waiting.take() {
-            sources.deregister(waiting);
-        }
-        self.sink = None;
-        self.failed = true;
-        self.pending = Vec::new();
-        self.end(sources);
     }
 }

@@ -1,7 +1,7 @@
 //! The event handler of a replay: writes the entries that are due, and sleeps between them.
 
 use std::convert::Infallible;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -15,6 +15,7 @@ use super::schedule::{Pace, Schedule};
 use crate::reason;
 use crate::run_log::RunLog;
 use crate::screen::Screen;
+use crate::writer::Writer;
 
 /// Number of entries played before signals and keys are handled again.
 const BATCH: usize = 64;
@@ -58,17 +59,12 @@ pub struct Player {
     log: RunLog,
     schedule: Schedule,
     clock: Clock,
-    stdout: Handle,
-    /// Registration of stdout while it does not accept all of `out`.
-    blocked: Option<SourceId>,
+    /// Nothing is played while bytes are pending.
+    stdout: Writer<Handle, Source>,
     next: Option<(Duration, Action)>,
     /// The bytes of the next action.
     held: Vec<u8>,
     timer: Option<TimerId>,
-    /// Bytes being written.
-    out: Vec<u8>,
-    /// Number of them that have been written.
-    written: usize,
     /// The filter, if stdout is a terminal.
     screen: Option<Screen>,
     terminal: Option<Terminal>,
@@ -116,13 +112,10 @@ impl Player {
             log,
             schedule: Schedule::new(pace),
             clock: Clock { began: Instant::now(), paused: None, stopped: None },
-            stdout,
-            blocked: None,
+            stdout: Writer::new(stdout, Source::Stdout),
             next: None,
             held: Vec::new(),
             timer: None,
-            out: Vec::new(),
-            written: 0,
             screen: at_terminal.then(Screen::session),
             terminal: if at_terminal { Terminal::open() } else { None },
             keys: None,
@@ -158,7 +151,7 @@ impl Player {
     /// Plays the entries that are due.
     fn play(&mut self, cx: &mut Cx<'_>) {
         for _ in 0..BATCH {
-            if self.end.is_some() || self.blocked.is_some() || self.clock.is_halted() {
+            if self.end.is_some() || !self.stdout.is_empty() || self.clock.is_halted() {
                 return;
             }
             let (due, next) = match self.next {
@@ -175,9 +168,9 @@ impl Player {
             }
             self.next = None;
             match (next, &mut self.screen) {
-                (Action::Bytes, Some(screen)) => screen.filter(&self.held, &mut self.out),
-                (Action::Bytes, None) => self.out.extend_from_slice(&self.held),
-                (Action::Run, Some(screen)) => screen.end(&mut self.out),
+                (Action::Bytes, Some(screen)) => screen.filter(&self.held, self.stdout.pending()),
+                (Action::Bytes, None) => self.stdout.pending().extend_from_slice(&self.held),
+                (Action::Run, Some(screen)) => screen.end(self.stdout.pending()),
                 (Action::Run, None) => {}
                 (Action::End, _) => return self.finish(Ok(ReplayEnd::Ended)),
             }
@@ -242,34 +235,15 @@ impl Player {
 
     /// Writes as much as stdout accepts.
     fn flush(&mut self, cx: &mut Cx<'_>) {
-        while let Some(rest @ [_, ..]) = self.out.get(self.written..) {
-            match self.stdout.write(rest) {
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.block(cx),
-                Err(error) => return self.refused(&error),
-            }
-        }
-        self.out.clear();
-        self.written = 0;
-        if let Some(blocked) = self.blocked.take() {
-            cx.sources.deregister(blocked);
-        }
-    }
-
-    fn block(&mut self, cx: &mut Cx<'_>) {
-        match self.blocked {
-            Some(blocked) => cx.sources.would_block(blocked, Interest::WRITE),
-            None => match cx.sources.register(&self.stdout, Interest::WRITE, Source::Stdout) {
-                Ok(blocked) => self.blocked = Some(blocked),
-                Err(error) => self.refused(&error),
-            },
+        if let Err(error) = self.stdout.flush(&mut cx.sources) {
+            self.refused(&error);
         }
     }
 
     /// Handles a write error. A closed pipe or a hangup of the terminal ends the replay without an
     /// error.
     fn refused(&mut self, error: &io::Error) {
-        self.finish(if terminal::peer_has_gone(error, self.stdout.is_terminal()) {
+        self.finish(if terminal::peer_has_gone(error, self.stdout.target().is_terminal()) {
             Ok(ReplayEnd::Ended)
         } else {
             Err(format!("can't write to stdout: {}", reason(error)))
@@ -312,7 +286,7 @@ impl Player {
         if let Some(screen) = &self.screen
             && self.clock.stopped.is_some()
         {
-            screen.resume(&mut self.out);
+            screen.resume(self.stdout.pending());
         }
         self.note_modes();
         self.clock.resume();
@@ -322,8 +296,7 @@ impl Player {
 
     /// Restores the terminal, and drops output not yet written.
     fn leave_terminal(&mut self) {
-        self.out.clear();
-        self.written = 0;
+        self.stdout.clear();
         terminal::undo_modes();
         if let Some(terminal) = &mut self.terminal {
             terminal.leave_raw();
