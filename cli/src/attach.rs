@@ -10,8 +10,11 @@ mod tail;
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tracing::info;
 use tracing::level_filters::LevelFilter;
 use vmon::control::Client;
@@ -208,7 +211,13 @@ fn relay(
     let id = reactor.add(attachment);
     reactor.run().map_err(Failure::Loop)?;
     // Removing the session restores the terminal; messages are printed after that.
-    reactor.remove(id).map_or(Err(Failure::NoEnd), Attachment::into_end)
+    let end = reactor.remove(id).map_or(Err(Failure::NoEnd), Attachment::into_end);
+    // No loop handles signals from here on, and the record may be waited for.
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        let always = Arc::new(AtomicBool::new(true));
+        let _ = signal_hook::flag::register_conditional_default(signal, always);
+    }
+    end
 }
 
 /// Reports how the attachment ended. Returns the exit code.

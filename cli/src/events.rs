@@ -65,7 +65,8 @@ pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<
     let interruptible = InterruptibleWait::new().map_err(Failure::SetUp)?;
     let mut feed = Feed::new(shared.places()?)?;
     loop {
-        for event in feed.poll()? {
+        let Some(events) = interruptible.while_blocked(|| feed.poll()) else { return Ok(()) };
+        for event in events? {
             if is_wanted(&args.names.names, &event.run) {
                 print(&if args.json { json_line(&event) } else { line(&event) })?;
             }

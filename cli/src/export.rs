@@ -95,7 +95,7 @@ pub fn export(args: ExportArgs, shared: &SharedArgs, outcome: &mut Outcome) -> R
     if args.to == To::Scriptreplay && args.output.is_none() {
         return Err(Failure::NoScript);
     }
-    let record = Record::read(shared)?;
+    let record = Record::beside_log(shared)?;
     let found = LogSource::find(&args.run, &record, &shared.places()?);
     let Some(source) = outcome.ok(found) else { return Ok(()) };
     match write(&args, &source) {

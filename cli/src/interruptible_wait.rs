@@ -3,11 +3,14 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vmon::terminal;
 
@@ -15,6 +18,8 @@ use vmon::terminal;
 #[derive(Debug)]
 pub struct InterruptibleWait {
     signals: UnixStream,
+    /// Whether a signal ends the process at once.
+    blocked: Arc<AtomicBool>,
 }
 
 /// How a wait has ended.
@@ -30,10 +35,22 @@ impl InterruptibleWait {
     /// Installs the signal handlers. The signals no longer terminate the process.
     pub fn new() -> io::Result<Self> {
         let (signals, written) = UnixStream::pair()?;
+        let blocked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
+            flag::register_conditional_shutdown(signal, 0, blocked.clone())?;
             pipe::register(signal, written.try_clone()?)?;
         }
-        Ok(Self { signals })
+        Ok(Self { signals, blocked })
+    }
+
+    /// Calls what may wait for a supervisor or for a lock of the record, and writes nothing. A signal
+    /// meanwhile ends the process with exit code 0, as between two waits. `None` if it has come
+    /// before.
+    pub fn while_blocked<R>(&self, call: impl FnOnce() -> R) -> Option<R> {
+        self.blocked.store(true, Ordering::SeqCst);
+        let result = (!self.is_over()).then(call);
+        self.blocked.store(false, Ordering::SeqCst);
+        result
     }
 
     /// Waits for this time.

@@ -122,7 +122,7 @@ impl LogsArgs {
 
 /// Prints the log until its end, or until stdout is closed.
 pub fn logs(args: LogsArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::beside_log(shared)?;
     let found = LogSource::find(&args.run, &record, &shared.places()?);
     let Some(source) = outcome.ok(found) else { return Ok(()) };
     drop(record);

@@ -175,6 +175,18 @@ impl Record {
         })
     }
 
+    /// Like [`read`](Self::read), for a command that needs nothing but the log: a record that can't be
+    /// used causes a warning, and is empty.
+    pub fn beside_log(shared: &SharedArgs) -> Result<Self, Failure> {
+        match Self::read(shared) {
+            Err(Failure::Registry(error)) => {
+                warn!("{error}; the log is read without the record");
+                Ok(Self { registry: None, sandboxes: Vec::new() })
+            }
+            read => read,
+        }
+    }
+
     fn read_with(
         shared: &SharedArgs,
         read: impl FnOnce(&Registry) -> Result<Vec<Recorded>, RegistryError>,

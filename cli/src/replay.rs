@@ -48,7 +48,7 @@ pub struct ReplayArgs {
 
 /// Plays the log until it ends, q is typed, or stdout is closed.
 pub fn replay(args: ReplayArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::read(shared)?;
+    let record = Record::beside_log(shared)?;
     let found = LogSource::find(&args.run, &record, &shared.places()?);
     let Some(source) = outcome.ok(found) else { return Ok(()) };
     match play(&args, &source)? {

@@ -67,26 +67,28 @@ pub struct StatsArgs {
 
 /// Prints one list, or with --watch one each second.
 pub fn stats(args: StatsArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let interruptible =
-        if args.watch { Some(InterruptibleWait::new().map_err(Failure::SetUp)?) } else { None };
     let mut samples = Samples::default();
     let runs = running(&args, shared, outcome)?;
     let processes = ProcessSnapshot::new();
     runs.iter().for_each(|run| samples.take(run, &processes));
-    match &interruptible {
-        Some(interruptible) if interruptible.wait(FIRST_INTERVAL) == WaitResult::Quit => {
-            return Ok(());
-        }
-        Some(_) => {}
-        None => std::thread::sleep(FIRST_INTERVAL),
+    if !args.watch {
+        std::thread::sleep(FIRST_INTERVAL);
+        return show(&args, &samples.figures(&runs), outcome);
     }
-    show(&args, &runs, outcome, &mut samples)?;
-    let Some(interruptible) = interruptible else { return Ok(()) };
+    let interruptible = InterruptibleWait::new().map_err(Failure::SetUp)?;
+    if interruptible.wait(FIRST_INTERVAL) == WaitResult::Quit {
+        return Ok(());
+    }
+    if let Some(figures) = interruptible.while_blocked(|| samples.figures(&runs)) {
+        show(&args, &figures, outcome)?;
+    }
     while interruptible.wait(INTERVAL) == WaitResult::Continue {
         // Names that select nothing have been reported.
         let mut now = outcome.silent();
-        let runs = running(&args, shared, &mut now)?;
-        show(&args, &runs, &now, &mut samples)?;
+        let figures = interruptible
+            .while_blocked(|| running(&args, shared, &mut now).map(|runs| samples.figures(&runs)));
+        let Some(figures) = figures else { break };
+        show(&args, &figures?, &now)?;
     }
     Ok(())
 }
@@ -109,14 +111,7 @@ fn running(
     Ok(runs)
 }
 
-fn show(
-    args: &StatsArgs,
-    runs: &[Run],
-    outcome: &Outcome,
-    samples: &mut Samples,
-) -> Result<(), Failure> {
-    let processes = ProcessSnapshot::new();
-    let figures: Vec<Figures> = runs.iter().map(|run| samples.figures(run, &processes)).collect();
+fn show(args: &StatsArgs, figures: &[Figures], outcome: &Outcome) -> Result<(), Failure> {
     let objects = || figures.iter().map(Figures::object).collect::<Value>();
     match (args.json, args.watch) {
         (true, false) => print_json(&objects()),
@@ -170,7 +165,12 @@ impl Samples {
         }
     }
 
-    fn figures(&mut self, run: &Run, processes: &ProcessSnapshot) -> Figures {
+    fn figures(&mut self, runs: &[Run]) -> Vec<Figures> {
+        let processes = ProcessSnapshot::new();
+        runs.iter().map(|run| self.figures_of(run, &processes)).collect()
+    }
+
+    fn figures_of(&mut self, run: &Run, processes: &ProcessSnapshot) -> Figures {
         let measured = processes.measure(run);
         let mut cpu_percent = None;
         if let Ok((now, usage)) = &measured

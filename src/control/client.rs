@@ -187,6 +187,17 @@ impl Client {
         Watch::begin(self, deadline)
     }
 
+    /// As [`watch`](Self::watch), without waiting for the supervisor, which may be suspended: errors of
+    /// the call and the first event come from [`Watch::next_within`].
+    ///
+    /// # Errors
+    ///
+    /// The call can't be sent.
+    pub fn begin_watch(mut self) -> Result<Watch, ClientError> {
+        self.send("Watch", json!({}), "more")?;
+        Ok(Watch::asked(self))
+    }
+
     fn call(&mut self, method: &'static str, parameters: Value) -> Result<Value, ClientError> {
         let deadline = self.send(method, parameters, "")?;
         Ok(self.reply(Some(deadline))?.parameters)

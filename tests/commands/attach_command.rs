@@ -3,11 +3,12 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::common::{
-    self, Detached, State, Terminal, assert_same, code, eventually, noise, raw, signal,
+    self, Detached, Process, State, Terminal, assert_same, code, eventually, noise, raw, signal,
     spawn_piped, wait,
 };
 use nix::sys::signal::{Signal, kill};
@@ -367,4 +368,29 @@ fn attach_ends_when_its_terminal_hangs_up_and_sighup_is_ignored() {
     terminal.wait_for_modes(&raw(&modes));
     terminal.hang_up();
     wait(&mut terminal.child);
+}
+
+#[test]
+fn a_signal_ends_a_client_that_waits_for_the_record_of_the_end() {
+    let state = State::new();
+    let web = Detached::start(&state, &mut state.run("web", &["-d"], "echo ready; sleep 1000"));
+    let mut attach = attach(&state, &["web", "--tail", "1KiB"]);
+    let mut client = Process::spawn(attach.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let mut out = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let descriptors = format!("/proc/{}/fd", client.id());
+    let open = || fs::read_dir(&descriptors).unwrap().count();
+    let attached = open();
+    let lock = rusqlite::Connection::open(state.db()).unwrap();
+    lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    web.signal(Signal::SIGKILL);
+    eventually("its streams and its loop are closed", || open() + 4 <= attached);
+    let begun = Instant::now();
+    signal(&client, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut client)), 143);
+    // Commands wait five seconds for a lock.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    drop(lock);
 }

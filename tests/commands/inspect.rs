@@ -1,10 +1,15 @@
 //! `vmon inspect`, `vmon history` and `vmon stats`.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::common::{self, CONFIG, State, Terminal, code, contains, eventually, wait};
+use crate::common::{
+    self, CONFIG, Process, State, Terminal, code, contains, eventually, signal, wait,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -221,6 +226,27 @@ fn stats_with_watch_append_on_a_pipe_and_end_with_its_reader() {
     }
     drop(lines);
     assert_eq!(code(wait(&mut child)), 0);
+}
+
+#[test]
+fn a_signal_ends_stats_that_wait_for_a_supervisor() {
+    let state = State::new();
+    let _web = Running::start(&state, "web", &[], "exec sleep 600");
+    // One that does not answer.
+    let path = state.file("mute.sock");
+    let mute = UnixListener::bind(&path).unwrap();
+    let db = rusqlite::Connection::open(state.db()).unwrap();
+    db.execute("UPDATE vmon_runs SET socket = ?1", [path.to_str().unwrap()]).unwrap();
+    drop(db);
+    let mut stats = Process::spawn(state.vmon().args(["stats", "--watch"]).stdout(Stdio::piped()));
+    let (mut asked, _) = mute.accept().unwrap();
+    let mut byte = [0];
+    asked.read_exact(&mut byte).unwrap();
+    let begun = Instant::now();
+    signal(&stats, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut stats)), 0);
+    // It waits for two seconds.
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
 }
 
 #[test]

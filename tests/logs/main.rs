@@ -5,6 +5,7 @@
 #[path = "../common/command.rs"]
 mod common;
 
+mod alone;
 mod clock;
 mod disk_bound_command;
 mod export;

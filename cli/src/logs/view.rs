@@ -116,6 +116,11 @@ impl<'a> LogView<'a> {
 
     /// Prints the log until it ends, or until a signal arrives or stdout is closed.
     pub fn run(&mut self, outcome: &mut Outcome) -> Result<(), Failure> {
+        // Before signals are handled: the socket may take no connection for a while.
+        let mut life = match self.args.follow {
+            true => Life::asked(&self.source, &self.shared.places()?),
+            false => Life::unasked(&self.source),
+        };
         let mut output = Output::new()?;
         let style = match output.is_terminal() && !self.args.raw {
             _ if self.args.plain => Style::Plain,
@@ -123,7 +128,6 @@ impl<'a> LogView<'a> {
             false => Style::Exact,
         };
         let mut printer = Printer::new(style, self.args.timestamps);
-        let mut life = Life::of(self.source.sandbox.as_ref());
         let mut print = |view: &mut Self, hold, output: &mut Output| {
             view.reader.hold(hold);
             view.print(&mut printer, output, outcome)
@@ -335,7 +339,8 @@ impl<'a> LogView<'a> {
             return Ok(None);
         }
         let (config_file, name) = (&self.source.config_file, &self.source.name);
-        let mut lock = restart_lock::find_held(&self.shared.places()?, config_file, name);
+        let places = self.shared.places()?;
+        let mut lock = restart_lock::find_held(&places, config_file, name);
         while let Some(file) = lock {
             if !self.watcher.watch(&[Target::Held(file.as_fd())]) {
                 let fds = self.watcher.event_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -349,7 +354,13 @@ impl<'a> LogView<'a> {
             }
             lock = restart_lock::if_held(file);
         }
-        let record = Record::read(self.shared)?;
+        // A record that could not be used at first is not tried again.
+        if self.source.sandbox.is_none() {
+            return Ok(None);
+        }
+        let read = || Record::beside_log(self.shared);
+        let Some(record) = output.interruptible().while_blocked(read) else { return Ok(None) };
+        let record = record?;
         let is_it = |it: &&Recorded| it.config_file == *config_file && it.name == *name;
         let Some(sandbox) = record.sandboxes().iter().find(is_it) else { return Ok(None) };
         let id = |sandbox: &Recorded| sandbox.latest().and_then(|run| run.id);
@@ -365,7 +376,7 @@ impl<'a> LogView<'a> {
         if let Some(options) = self.source.options() {
             self.reader.written_as(options.format);
         }
-        Ok(Some(Life::of(Some(sandbox))))
+        Ok(output.interruptible().while_blocked(|| Life::asked(&self.source, &places)))
     }
 }
 

@@ -37,6 +37,10 @@ impl Watch {
         Ok(Self { client, state: State::Pending { event: Box::new(event), continues } })
     }
 
+    pub(super) fn asked(client: Client) -> Self {
+        Self { client, state: State::Waiting }
+    }
+
     /// Returns the next event, or `None` after the final one. Blocks for at most `timeout`; `None`
     /// means without limit.
     ///
