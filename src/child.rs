@@ -26,6 +26,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -243,7 +244,8 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// `ECHILD` if another thread has reaped it, `ESRCH` if it has ended, else those of kill(2).
+    /// `ECHILD` if another thread has reaped it, `ESRCH` if it has ended, else those of kill(2);
+    /// `EPERM` also if only other processes of its group could be signalled.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         platform::check_own_child(self.pid)?;
         // Checked each time: a child that the host started may become a group leader later.
@@ -252,11 +254,21 @@ impl Child {
         // SAFETY: kill takes two integers and accesses no memory. nix's wrapper is not used because
         // its Signal has no real-time signals.
         match Errno::result(unsafe { libc::kill(target, signal.number()) }) {
-            Ok(_) => Ok(()),
+            // It succeeds if one process of the group was signalled (kill(2)), which need not be
+            // the child: that may have another user's id.
+            Ok(_) => match kill(self.pid, None) {
+                Err(Errno::EPERM) if !platform::has_ended(self.pid)? => Err(Errno::EPERM.into()),
+                _ => Ok(()),
+            },
             // macOS refuses to signal a zombie.
             Err(Errno::EPERM) if platform::has_ended(self.pid)? => Err(Errno::ESRCH.into()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The frozen cgroup that keeps the child from acting on signals, if it is in one.
+    pub(crate) fn frozen_cgroup(&self) -> Option<PathBuf> {
+        platform::frozen_cgroup(self.pid)
     }
 
     /// The exit status of the child if that is known. The child is not reaped.

@@ -35,6 +35,7 @@ mod signals;
 mod stdio;
 mod transition;
 mod tty;
+mod wait;
 
 use std::fmt;
 use std::mem;
@@ -65,6 +66,7 @@ pub use sandbox::{
 pub use service::{Service, ServiceContext};
 pub use signals::command_signals;
 pub use transition::{AdoptError, End, Event, Outcome, Reason, StartError, Transition};
+pub use wait::{Wait, WaitKind};
 
 use crate::child::{Child, ChildIo, Command, Counted, ExitStatus, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};

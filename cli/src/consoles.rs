@@ -4,17 +4,16 @@ use serde_json::{Value, json};
 use vmon::control::ConsoleStatus;
 use vmon::logfile::names;
 use vmon::monitor::Console as Wanted;
-use vmon::registry::{Run, RunStatus};
+use vmon::registry::Run;
 
-use super::live;
+use super::live::Answer;
 
-/// The consoles of a run with their byte counts: from the supervisor while the run goes on, else
-/// from the record.
-pub fn of(run: &Run) -> Value {
+/// The consoles of a run with their byte counts: from its supervisor if that has answered, else from
+/// the record.
+pub fn of(run: &Run, answer: &Answer) -> Value {
     let Some(spec) = run.spec.as_ref() else { return json!([]) };
-    if run.status == RunStatus::Running
-        && !spec.sandbox.consoles.is_empty()
-        && let Ok(status) = live::status(run)
+    if !spec.sandbox.consoles.is_empty()
+        && let Some(Ok(status)) = answer
     {
         return status.consoles.iter().map(live).collect();
     }

@@ -1,12 +1,12 @@
 //! `vmon history`: lists the runs of a sandbox.
 
-use serde_json::Value;
 use vmon::registry::Run;
 
 use super::Failure;
 use super::outcome::Outcome;
-use super::output::{exit, or_dash, print, print_json, run_object, short, table};
+use super::output::{exit, or_dash, print, print_json, short, table};
 use super::record::{Names, Record};
+use super::run_object::run_objects;
 use super::shared_args::SharedArgs;
 
 const HEADER: [&str; 9] =
@@ -42,7 +42,7 @@ pub fn history(
     let selected = record.select(&args.names.names, outcome);
     let runs = selected.into_iter().flat_map(|sandbox| sandbox.runs());
     if args.json {
-        print_json(&Value::Array(runs.map(run_object).collect()))?;
+        print_json(&run_objects(&runs.collect::<Vec<_>>()))?;
     } else {
         print(&table(HEADER, runs.map(row)))?;
     }

@@ -3,20 +3,25 @@
 use serde_json::{Value, json};
 use vmon::control::Status;
 use vmon::monitor::{AttachTo, SessionReport};
-use vmon::registry::Run;
+use vmon::registry::{Run, RunStatus};
 
 use super::Failure;
 use super::consoles;
+use super::live::{self, Answer};
 use super::log_files::Logs;
 use super::outcome::Outcome;
-use super::output::{merged, print_json, run_object, stamp};
+use super::output::{merged, print_json, stamp};
 use super::record::{Names, Record, Recorded};
+use super::run_object::run_object;
 use super::shared_args::SharedArgs;
 use super::usage::{self, ProcessSnapshot};
-use super::{live, supervisor_log};
+use super::{supervisor_log, waits};
 
 /// The error of what only a running sandbox has.
 const NOT_RUNNING: &str = "it is not running";
+
+/// Why a supervisor can't be asked.
+const NO_SOCKET: &str = "its supervisor has no control socket";
 
 /// Display detailed information on sandboxes, as JSON
 ///
@@ -29,8 +34,8 @@ the keys of 'vmon ps --json', and
   spec                 command, directory and options of the run, without the environment
   socket               the supervisor's control socket
   live                 the supervisor's status: state, pid, supervisor_pid, started_at, running_at,
-                       restarts, restart_at, tty, bytes_logged, bytes_dropped, consoles, sessions;
-                       live_error is the reason if it is null
+                       restarts, restart_at, tty, bytes_logged, bytes_dropped, consoles, sessions,
+                       waits; live_error is the reason if it is null
   usage                cpu_seconds, memory_bytes, threads, processes, read_bytes, written_bytes;
                        usage_error is the reason if it is null
   disk_bound           the limit in bytes of its logs, indexes and the supervisor's log
@@ -61,13 +66,19 @@ pub fn inspect(
     let record = Record::of_names(shared, &names.names)?;
     let selected = record.select(&names.names, outcome);
     let processes = ProcessSnapshot::new();
-    let objects = selected.into_iter().filter_map(|sandbox| object(sandbox, &processes));
-    print_json(&objects.collect())
+    let runs = selected.into_iter().filter_map(|sandbox| Some((sandbox, sandbox.latest()?)));
+    let runs: Vec<(&Recorded, &Run)> = runs.collect();
+    let answers = live::answers(&runs.iter().map(|(_, run)| *run).collect::<Vec<_>>());
+    let objects = runs.into_iter().zip(answers);
+    print_json(&objects.map(|(of, answer)| object(of, &answer, &processes)).collect())
 }
 
-fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
-    let run = sandbox.latest()?;
-    let (live, live_error) = parts(live(sandbox));
+fn object(
+    (sandbox, run): (&Recorded, &Run),
+    answer: &Answer,
+    processes: &ProcessSnapshot,
+) -> Value {
+    let (live, live_error) = parts(live(run, answer));
     let (log, log_error) = parts(log(run));
     let (usage, usage_error) = parts(usage(sandbox, processes));
     let details = json!({
@@ -83,7 +94,7 @@ fn object(sandbox: &Recorded, processes: &ProcessSnapshot) -> Option<Value> {
         "log": log,
         "log_error": log_error,
     });
-    Some(merged(run_object(run), details))
+    merged(run_object(run, answer), details)
 }
 
 /// The largest size in bytes that the sandbox's files in the log directory can reach.
@@ -103,9 +114,13 @@ fn parts(value: Result<Value, String>) -> (Value, Option<String>) {
     }
 }
 
-fn live(sandbox: &Recorded) -> Result<Value, String> {
-    let run = sandbox.running().ok_or(NOT_RUNNING)?;
-    live::status(run).map(|status| live_object(&status))
+fn live(run: &Run, answer: &Answer) -> Result<Value, String> {
+    match answer {
+        Some(Ok(status)) => Ok(live_object(status)),
+        Some(Err(error)) => Err(error.to_string()),
+        None if run.status == RunStatus::Running => Err(NO_SOCKET.to_owned()),
+        None => Err(NOT_RUNNING.to_owned()),
+    }
 }
 
 fn usage(sandbox: &Recorded, processes: &ProcessSnapshot) -> Result<Value, String> {
@@ -127,6 +142,7 @@ fn live_object(status: &Status) -> Value {
         "bytes_dropped": status.bytes_dropped,
         "consoles": status.consoles.iter().map(consoles::live).collect::<Value>(),
         "sessions": status.sessions.iter().map(session).collect::<Value>(),
+        "waits": waits::json(&status.waits),
     })
 }
 

@@ -16,7 +16,7 @@ use vmon::registry::{RegistryError, Run, RunStatus};
 use super::reason;
 use super::record::{Record, Recorded};
 
-/// Timeout of the supervisor's status reply.
+/// Timeout of the status replies of all supervisors that a command asks.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time after the end in which the record is updated and the socket removed.
@@ -62,9 +62,10 @@ pub enum LiveError {
     )]
     Untrusted,
     #[error(
-        "pid {pid} has not ended {seconds} s after SIGKILL: it can't be signalled, or hangs in the kernel; its supervisor repeats SIGKILL"
+        "pid {pid} has not ended {seconds} s after SIGKILL: {}; its supervisor repeats SIGKILL",
+        .reason.as_deref().unwrap_or("it can't be signalled, or hangs in the kernel")
     )]
-    Unkillable { pid: u32, seconds: u64 },
+    Unkillable { pid: u32, seconds: u64, reason: Option<String> },
     #[error("it has no console {name}; its consoles: {others}")]
     NoSuchConsole { name: Name, others: String },
     #[error("its supervisor was lost, and the sandbox has ended with it")]
@@ -121,12 +122,16 @@ pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     Err(error)
 }
 
-/// Returns the status that the supervisor of a run reports.
-pub fn status(run: &Run) -> Result<Live, String> {
-    let socket = run.socket.as_ref().ok_or("its supervisor has no control socket")?;
-    Client::connect(socket)
-        .and_then(|client| client.timeout(STATUS_TIMEOUT).status())
-        .map_err(|error| error.to_string())
+/// What a supervisor has answered that was asked for its status. `None` if it was not asked: the run
+/// has ended, or its supervisor has no socket.
+pub type Answer = Option<Result<Live, ClientError>>;
+
+/// The answers of the supervisors of several runs, which are asked at the same time.
+pub fn answers(runs: &[&Run]) -> Vec<Answer> {
+    let socket = |run: &Run| run.socket.clone().filter(|_| run.status == RunStatus::Running);
+    let sockets: Vec<_> = runs.iter().map(|run| socket(run)).collect();
+    let mut answers = Client::statuses(sockets.iter().flatten(), STATUS_TIMEOUT).into_iter();
+    sockets.iter().map(|socket| socket.as_ref().and_then(|_| answers.next())).collect()
 }
 
 /// Whether the supervisor is a `vmon run`, which exits after its sandbox. A host may live on.
@@ -174,7 +179,8 @@ pub fn follow_stop(mut watch: Watch, pid: u32, timeout: Duration) -> Result<(), 
             Ok(Some(event)) => draining = event.phase == Phase::Draining,
             Ok(None) => return Ok(()),
             Err(ClientError::Timeout(_)) => {
-                return Err(LiveError::Unkillable { pid, seconds: KILL_TIMEOUT.as_secs() });
+                let seconds = KILL_TIMEOUT.as_secs();
+                return Err(LiveError::Unkillable { pid, seconds, reason: None });
             }
             Err(error) => return Err(error.into()),
         }

@@ -39,6 +39,7 @@ mod restart_lock;
 mod rm;
 mod run;
 mod run_log;
+mod run_object;
 mod screen;
 mod shared_args;
 mod startup;
@@ -50,6 +51,7 @@ mod timeline;
 mod usage;
 mod usage_error;
 mod wait;
+mod waits;
 mod writer;
 
 use std::ffi::OsString;

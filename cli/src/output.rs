@@ -3,16 +3,16 @@
 //! Another program may have written the database, so control characters are escaped.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use chrono::{DateTime, Local, Utc};
 use comfy_table::{Table, presets};
-use serde_json::{Value, json};
+use serde_json::Value;
 use vmon::child::Signal;
-use vmon::monitor::{Phase, Reason};
 use vmon::registry::{Run, RunStatus};
 use vmon::terminal;
 
-use super::{Failure, consoles, messages, reason, signalled};
+use super::{Failure, messages, reason, signalled};
 
 /// Writes to stdout. A reader that has closed it is not an error.
 pub fn stdout(answer: &[u8]) -> io::Result<()> {
@@ -65,14 +65,15 @@ pub fn is_at_terminal() -> bool {
 }
 
 /// Formats a table without trailing blanks.
-pub fn table<const N: usize>(
-    header: [&'static str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
+pub fn table<R: IntoIterator<Item = String>>(
+    header: impl IntoIterator<Item = &'static str>,
+    rows: impl IntoIterator<Item = R>,
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| messages::printable(&cell).into_owned()));
+        let cells = row.into_iter().map(|cell| messages::printable(&cell).into_owned());
+        table.add_row(cells);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -103,6 +104,17 @@ pub fn stamp(time: DateTime<Utc>) -> String {
     vmon::timestamp::rfc3339(time)
 }
 
+/// A time span for display: `7s`, `3m07s`, `2h03m`, `5d02h`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+        (0, hours, minutes, _) => format!("{hours}h{minutes:02}m"),
+        (days, hours, _, _) => format!("{days}d{hours:02}h"),
+    }
+}
+
 /// The exit code as a shell reports it: 128+n for signal n.
 pub fn exit_code(run: &Run) -> Option<i32> {
     run.exit_code.or_else(|| Some(signalled(Signal::from_number(run.signal?)?).into()))
@@ -121,32 +133,6 @@ fn signal_name(number: i32) -> String {
     }
 }
 
-/// The keys of [`run_object`].
-pub const RUN_KEYS: [&str; 17] = [
-    "id",
-    "name",
-    "config_file",
-    "state",
-    "status",
-    "pid",
-    "supervisor_pid",
-    "started_at",
-    "running_at",
-    "ended_at",
-    "exit_code",
-    "signal",
-    "reason",
-    "bytes_logged",
-    "bytes_dropped",
-    "consoles",
-    "rootfs_paths",
-];
-
-/// A run as JSON, for `ps`, `history` and `inspect`.
-pub fn run_object(run: &Run) -> Value {
-    merged(run_without_consoles(run), json!({ "consoles": consoles::of(run) }))
-}
-
 /// An object with the members of both.
 pub fn merged(mut object: Value, more: Value) -> Value {
     if let (Value::Object(members), Value::Object(more)) = (&mut object, more) {
@@ -155,30 +141,10 @@ pub fn merged(mut object: Value, more: Value) -> Value {
     object
 }
 
-/// The same without consoles, which may require a request to the supervisor.
-pub fn run_without_consoles(run: &Run) -> Value {
-    json!({
-        "id": run.id,
-        "name": run.name,
-        "config_file": run.config_file,
-        "state": run.state.map(Phase::as_str),
-        "status": word(run.status),
-        "pid": run.pid,
-        "supervisor_pid": run.supervisor,
-        "started_at": run.started_at.map(stamp),
-        "running_at": run.running_at.map(stamp),
-        "ended_at": run.ended_at.map(stamp),
-        "exit_code": run.exit_code,
-        "signal": run.signal,
-        "reason": run.reason.map(Reason::as_str),
-        "bytes_logged": run.bytes_logged,
-        "bytes_dropped": run.bytes_dropped,
-        "rootfs_paths": run.rootfs_paths,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -191,7 +157,8 @@ mod tests {
 
     #[test]
     fn an_empty_table_is_its_header() {
-        assert_eq!(table(["NAME", "EXIT"], []), "NAME  EXIT\n");
+        let none: [[String; 2]; 0] = [];
+        assert_eq!(table(["NAME", "EXIT"], none), "NAME  EXIT\n");
     }
 
     #[test]

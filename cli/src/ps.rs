@@ -6,19 +6,18 @@ mod template;
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use serde_json::Value;
 use vmon::monitor::Phase;
 use vmon::registry::{Run, RunStatus};
 
 use self::template::{Template, TemplateError};
-use super::Failure;
+use super::live::{self, Answer};
 use super::messages::printable;
 use super::outcome::Outcome;
-use super::output::{
-    exit, is_at_terminal, or_dash, print, print_json, run_object, short, table, word,
-};
+use super::output::{exit, is_at_terminal, or_dash, print, print_json, short, word};
 use super::record::{Record, Recorded};
+use super::run_object::run_objects;
 use super::shared_args::SharedArgs;
+use super::{Failure, waits};
 
 const HEADER: [&str; 8] =
     ["NAME", "CONFIG", "STATUS", "PID", "SUPERVISOR", "STARTED", "ENDED", "EXIT"];
@@ -26,7 +25,7 @@ const HEADER: [&str; 8] =
 /// List running sandboxes, newest first
 ///
 /// Times in the table are local. EXIT is the exit code, or the name of the signal that terminated
-/// the command.
+/// the command. WAITS FOR is what holds a sandbox up, if anything does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 FORMAT is one of
@@ -41,7 +40,7 @@ FORMAT is one of
 
 With --json, an array of objects, newest first; a value that is not known is null:
   id, name, config_file, state, status, pid, supervisor_pid, started_at, running_at, ended_at,
-  exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths
+  exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths, waits
 Times are RFC 3339, in UTC; a signal is its number.
 
 Examples:
@@ -96,20 +95,19 @@ pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Fail
         _ => Record::latest(shared)?,
     };
     match format {
-        Format::Table => print(&table(HEADER, runs(&record, args.all).into_iter().map(row))),
-        Format::Json => {
-            let objects = runs(&record, args.all).into_iter().map(run_object);
-            print_json(&Value::Array(objects.collect()))
+        Format::Table => {
+            let runs = runs(&record, args.all);
+            let rows = runs.iter().zip(live::answers(&runs));
+            let rows = rows.map(|(run, answer)| (row(run, &answer), waits::cell(&answer)));
+            print(&waits::table_with_waits(HEADER, rows))
         }
+        Format::Json => print_json(&run_objects(&runs(&record, args.all))),
         Format::Names => print(&names(&record, args.all)),
         Format::OpenMetrics if is_at_terminal() => {
             print(&metrics::shown(&sandboxes(&record, args.all)))
         }
         Format::OpenMetrics => print(&metrics::exposition(&sandboxes(&record, args.all))),
-        Format::Template(template) => {
-            let lines = runs(&record, args.all).into_iter().map(|run| template.line(run));
-            print(&lines.collect::<String>())
-        }
+        Format::Template(template) => print(&template.lines(&runs(&record, args.all))),
     }
 }
 
@@ -142,18 +140,21 @@ fn names(record: &Record, all: bool) -> String {
     sandboxes(record, all).into_iter().map(line).collect()
 }
 
-fn row(run: &Run) -> [String; 8] {
-    // Between two runs of a command that is restarted, its last process has ended.
-    let is_between = run.state == Some(Phase::Restarting);
-    let status = match (run.status, run.state) {
+fn row(run: &Run, answer: &Answer) -> [String; 8] {
+    // The supervisor knows states that are not on record, or not yet.
+    let live = answer.as_ref().and_then(|answer| answer.as_ref().ok());
+    let state = live.map(|live| live.phase).or(run.state);
+    let status = match (run.status, state) {
         (RunStatus::Running, Some(state)) if run.id.is_some() => state.as_str(),
         (status, _) => word(status),
     };
+    // Its last process has ended.
+    let has_ended = matches!(state, Some(Phase::Draining | Phase::Restarting));
     [
         run.name.clone(),
         run.config_file.clone(),
         status.to_owned(),
-        or_dash(run.pid.filter(|_| !is_between)),
+        or_dash(run.pid.filter(|_| !has_ended)),
         or_dash(run.supervisor),
         or_dash(run.started_at.map(short)),
         or_dash(run.ended_at.map(short)),

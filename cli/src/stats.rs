@@ -11,12 +11,13 @@ use vmon::terminal::Terminal;
 use vmon::usage::Usage;
 
 use super::interruptible_wait::{InterruptibleWait, WaitResult};
+use super::live::Answer;
 use super::outcome::Outcome;
-use super::output::{json_line, merged, or_dash, print, print_json, stamp, table};
+use super::output::{duration, json_line, merged, or_dash, print, print_json, stamp};
 use super::record::{AnyNames, Record};
 use super::shared_args::SharedArgs;
 use super::usage::{self, ProcessSnapshot};
-use super::{Failure, live, messages};
+use super::{Failure, live, messages, waits};
 
 const HEADER: [&str; 10] = [
     "NAME",
@@ -43,11 +44,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// a second, or with --watch since the previous list; 100 % is one CPU.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-MEMORY is resident memory. READ and WRITTEN are bytes read from and written to storage.
+MEMORY is resident memory. READ and WRITTEN are bytes read from and written to storage. WAITS FOR is
+what holds a sandbox up, if anything does.
 
 With --json, an array of objects, with --watch one on each line; a value that is not known is null:
   time, name, config_file, run, pid, cpu_percent, cpu_seconds, memory_bytes, threads, processes,
-  read_bytes, written_bytes, uptime_seconds, bytes_logged, bytes_dropped, error
+  read_bytes, written_bytes, uptime_seconds, bytes_logged, bytes_dropped, waits, error
 
 Examples:
   vmon stats              all running sandboxes
@@ -117,7 +119,8 @@ fn show(args: &StatsArgs, figures: &[Figures], outcome: &Outcome) -> Result<(), 
         (true, false) => print_json(&objects()),
         (true, true) => print(&format!("{}\n", json_line(&objects()))),
         (false, watch) => {
-            let list = table(HEADER, figures.iter().map(Figures::row));
+            let rows = figures.iter().map(|it| (it.row(), waits::cell(&it.answer)));
+            let list = waits::table_with_waits(HEADER, rows);
             if !watch || !io::stdout().is_terminal() {
                 return print(&list);
             }
@@ -167,10 +170,12 @@ impl Samples {
 
     fn figures(&mut self, runs: &[Run]) -> Vec<Figures> {
         let processes = ProcessSnapshot::new();
-        runs.iter().map(|run| self.figures_of(run, &processes)).collect()
+        let answers = live::answers(&runs.iter().collect::<Vec<_>>());
+        let runs = runs.iter().zip(answers);
+        runs.map(|(run, answer)| self.figures_of(run, answer, &processes)).collect()
     }
 
-    fn figures_of(&mut self, run: &Run, processes: &ProcessSnapshot) -> Figures {
+    fn figures_of(&mut self, run: &Run, answer: Answer, processes: &ProcessSnapshot) -> Figures {
         let measured = processes.measure(run);
         let mut cpu_percent = None;
         if let Ok((now, usage)) = &measured
@@ -181,7 +186,7 @@ impl Samples {
             let time = now.saturating_duration_since(at).as_secs_f64();
             cpu_percent = (time > 0.0).then(|| (used / time * 1000.0).round() / 10.0);
         }
-        let live = live::status(run).ok();
+        let live = answer.as_ref().and_then(|answer| answer.as_ref().ok());
         let (usage, error) = match measured {
             Ok((_, usage)) => (Some(usage), None),
             Err(error) => (None, Some(error)),
@@ -191,9 +196,10 @@ impl Samples {
             cpu_percent,
             usage,
             error,
-            bytes_logged: live.as_ref().map(|live| live.bytes_logged).or(run.bytes_logged),
-            bytes_dropped: live.as_ref().map(|live| live.bytes_dropped).or(run.bytes_dropped),
+            bytes_logged: live.map(|live| live.bytes_logged).or(run.bytes_logged),
+            bytes_dropped: live.map(|live| live.bytes_dropped).or(run.bytes_dropped),
             run: run.clone(),
+            answer,
         }
     }
 }
@@ -207,6 +213,7 @@ struct Figures {
     error: Option<String>,
     bytes_logged: Option<u64>,
     bytes_dropped: Option<u64>,
+    answer: Answer,
 }
 
 impl Figures {
@@ -241,6 +248,7 @@ impl Figures {
             "uptime_seconds": self.uptime().map(|uptime| uptime.as_secs_f64()),
             "bytes_logged": self.bytes_logged,
             "bytes_dropped": self.bytes_dropped,
+            "waits": waits::of(&self.run, &self.answer),
             "error": self.error,
         });
         merged(figures, usage::object(self.usage.as_ref()))
@@ -265,23 +273,12 @@ fn bytes(count: u64) -> String {
     if value < 10.0 { format!("{value:.1}{unit}") } else { format!("{value:.0}{unit}") }
 }
 
-/// `7s`, `3m07s`, `2h03m`, `5d02h`.
-fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, seconds) => format!("{seconds}s"),
-        (0, 0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
-        (0, hours, minutes, _) => format!("{hours}h{minutes:02}m"),
-        (days, hours, _, _) => format!("{days}d{hours:02}h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn bytes_and_times_are_short() {
+    fn bytes_and_time_spans_are_short() {
         for (count, text) in [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (200 << 20, "200MiB")] {
             assert_eq!(bytes(count), text);
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tracing::warn;
 use vmon::child::Signal;
-use vmon::control::Watch;
-use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity};
+use vmon::control::{Client, Watch};
+use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity, WaitKind};
 
 use super::outcome::Outcome;
 use super::record::{Names, Record, Recorded};
@@ -55,7 +55,9 @@ pub fn stop_all<'a>(
         .map(|(sandbox, requested)| {
             (
                 sandbox,
-                requested.and_then(|requested| requested.map(StopRequest::follow).transpose()),
+                requested.and_then(|requested| {
+                    requested.map(|requested| requested.follow(sandbox)).transpose()
+                }),
             )
         })
         .collect();
@@ -85,9 +87,19 @@ enum StopRequest {
 }
 
 impl StopRequest {
-    fn follow(self) -> Result<(), LiveError> {
+    fn follow(self, sandbox: &Recorded) -> Result<(), LiveError> {
         match self {
-            Self::Watched(watch, pid, timeout) => live::follow_stop(watch, pid, timeout),
+            Self::Watched(watch, pid, timeout) => match live::follow_stop(watch, pid, timeout) {
+                Err(LiveError::Unkillable { pid, seconds, .. }) => {
+                    let mut client = live::connect(sandbox)?;
+                    let waits = client.status().map(|status| status.waits).unwrap_or_default();
+                    let wait = waits.into_iter().find(|wait| wait.kind == WaitKind::Command);
+                    let named = format!("pid {pid}: ");
+                    let reason = wait.map(|wait| wait.reason.replacen(&named, "", 1));
+                    Err(LiveError::Unkillable { pid, seconds, reason })
+                }
+                followed => followed,
+            },
             // As long for the output as for the command.
             Self::Signalled(supervisor, timeout) => {
                 live::supervisor_gone(&supervisor, timeout.saturating_mul(2))
@@ -109,8 +121,21 @@ fn request_stop(
     };
     // Watched before the request, so that the end is not missed.
     let watch = client.watch()?;
-    live::connect(sandbox)?.stop(timeout)?;
+    let mut client = live::connect(sandbox)?;
+    client.stop(timeout)?;
+    warn_of_waits(sandbox, &mut client);
     Ok(Some(StopRequest::Watched(watch, run.pid.unwrap_or_default(), timeout.unwrap_or(own))))
+}
+
+/// Reports at once what the stop will have to wait for. A sandbox that has ended by now waits for
+/// nothing.
+fn warn_of_waits(sandbox: &Recorded, client: &mut Client) {
+    let waits = client.status().map(|status| status.waits).unwrap_or_default();
+    for wait in waits {
+        if let WaitKind::Log | WaitKind::Record | WaitKind::Command = wait.kind {
+            warn!("{sandbox} waits for its {}: {}", wait.kind, wait.reason);
+        }
+    }
 }
 
 /// Stops a sandbox whose socket is not served, by a signal to its supervisor. A host's supervisor

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::raise;
 use vmon::child::Signal;
-use vmon::monitor::{Claim, Monitor, Observer, Progress, Starting, Transition};
+use vmon::monitor::{Claim, Monitor, Observer, Progress, Starting, Transition, Wait};
 use vmon::process;
 use vmon::reactor::Reactor;
 use vmon::registry::RegistryObserver;
@@ -60,6 +60,10 @@ impl Observer for Noted {
             self.activity.note();
         }
         progress
+    }
+
+    fn waits_for(&self) -> Option<Wait> {
+        self.registry.waits_for()
     }
 }
 

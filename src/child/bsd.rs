@@ -34,6 +34,11 @@ pub(super) fn last_signal() -> i32 {
     libc::SIGUSR2
 }
 
+/// None: there are no cgroups.
+pub(super) fn frozen_cgroup(_: Pid) -> Option<PathBuf> {
+    None
+}
+
 /// None: libc does not define them here.
 pub(crate) fn realtime_signals() -> Option<(i32, i32)> {
     None

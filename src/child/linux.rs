@@ -29,6 +29,7 @@ use nix::unistd::Pid;
 use super::identity::Process;
 use super::lost::{Leftovers, RUN_VARIABLE};
 use super::{Identity, Liveness, Signal};
+use crate::process::cgroup as cgroup_files;
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
 pub(crate) use left::Orphans;
@@ -44,6 +45,11 @@ pub(super) fn last_signal() -> i32 {
 /// The first and the last real-time signal for programs (signal(7)).
 pub(crate) fn realtime_signals() -> Option<(i32, i32)> {
     Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
+}
+
+/// See [`Child::frozen_cgroup`](super::Child::frozen_cgroup).
+pub(super) fn frozen_cgroup(pid: Pid) -> Option<PathBuf> {
+    cgroup_files::freezes(pid.as_raw())
 }
 
 /// Watches for the end of one process, through a pidfd.

@@ -29,6 +29,12 @@ use crate::terminal::WindowSize;
 /// The default timeout of a call.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The most connections that [`Client::statuses`] has open at once.
+const AT_ONCE: usize = 256;
+
+/// The least time for a connection where the time for all of them has passed.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
+
 /// A connection to the control socket of one sandbox.
 ///
 /// Each call blocks for at most [`DEFAULT_TIMEOUT`] or [`timeout`](Self::timeout), so that a
@@ -64,15 +70,13 @@ impl Client {
     /// [`ClientError::NotServed`] if no supervisor listens on it, and other variants of
     /// [`ClientError`].
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
-        let path = path.as_ref();
-        let stream = socket::dial(path, Some(DEFAULT_TIMEOUT))
+        Self::connect_within(path.as_ref(), DEFAULT_TIMEOUT)
+    }
+
+    fn connect_within(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
+        let stream = socket::dial(path, Some(timeout))
             .map_err(|error| ClientError::of_connect(path, error))?;
-        let client = Self {
-            stream,
-            path: path.to_owned(),
-            timeout: DEFAULT_TIMEOUT,
-            unfinished: Vec::new(),
-        };
+        let client = Self { stream, path: path.to_owned(), timeout, unfinished: Vec::new() };
         // In a directory that others can write to, any user may listen on a socket of that name.
         let owner = socket::peer_uid(&client.stream).map_err(|error| client.io(error))?;
         let us = geteuid();
@@ -96,7 +100,35 @@ impl Client {
     ///
     /// As all calls: see [`ClientError`].
     pub fn status(&mut self) -> Result<Status, ClientError> {
-        let reply = self.call("GetStatus", json!({}))?;
+        let deadline = self.send("GetStatus", json!({}), "")?;
+        self.receive_status(deadline)
+    }
+
+    /// Returns the status of several sandboxes, in the order of their sockets. All are asked at the
+    /// same time, 256 at once, so that those that do not answer cost one `timeout`, not one each.
+    pub fn statuses<P: AsRef<Path>>(
+        sockets: impl IntoIterator<Item = P>,
+        timeout: Duration,
+    ) -> Vec<Result<Status, ClientError>> {
+        let mut statuses = Vec::new();
+        let mut sockets = sockets.into_iter().peekable();
+        while sockets.peek().is_some() {
+            let deadline = later(timeout);
+            let ask = |path: P| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let mut client = Self::connect_within(path.as_ref(), left.max(LEAST_TIMEOUT))?;
+                client.send("GetStatus", json!({}), "")?;
+                Ok(client)
+            };
+            let asked: Vec<_> = sockets.by_ref().take(AT_ONCE).map(ask).collect();
+            let received = asked.into_iter().map(|client| client?.receive_status(deadline));
+            statuses.extend(received);
+        }
+        statuses
+    }
+
+    fn receive_status(&mut self, deadline: Instant) -> Result<Status, ClientError> {
+        let reply = self.reply(Some(deadline))?.parameters;
         let status = Fields::of(&reply).and_then(|reply| Status::read(reply.some("status")?));
         status.map_err(|error| self.unreadable("GetStatus", &error))
     }

@@ -10,7 +10,7 @@ use super::value::{Fields, Unreadable, int, milliseconds};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
     AttachTo, ConsoleReport, ConsoleState, End, Phase, Reason, Report, SessionId, SessionReport,
-    StartError, Transition,
+    StartError, Transition, Wait,
 };
 use crate::timestamp::rfc3339;
 
@@ -48,6 +48,8 @@ pub struct Status {
     pub consoles: Vec<ConsoleStatus>,
     /// The attached clients.
     pub sessions: Vec<SessionReport>,
+    /// What holds it up, as far as this version knows the kinds.
+    pub waits: Vec<Wait>,
     /// How the last run ended, if no run is in progress.
     pub end: Option<Ended>,
 }
@@ -147,6 +149,7 @@ pub(super) fn status(report: &Report) -> Value {
         "bytes_dropped": int(report.bytes_dropped),
         "consoles": report.consoles.iter().map(console).collect::<Value>(),
         "sessions": sessions,
+        "waits": report.waits.iter().map(wait).collect::<Value>(),
         "end": report.end.as_ref().map(end),
     })
 }
@@ -219,6 +222,10 @@ fn session(session: &SessionReport) -> Value {
     })
 }
 
+fn wait(wait: &Wait) -> Value {
+    json!({ "kind": wait.kind.as_str(), "reason": wait.reason, "since": rfc3339(wait.since) })
+}
+
 fn end(end: &End) -> Value {
     json!({
         "reason": end.reason().as_str(),
@@ -269,6 +276,14 @@ impl Status {
                 }
             },
             sessions: sessions.collect::<Result<_, _>>()?,
+            waits: match fields.get("waits") {
+                // Missing in replies of an earlier vmon.
+                None => Vec::new(),
+                Some(_) => {
+                    let waits = fields.list("waits")?.iter().map(read_wait);
+                    waits.filter_map(Result::transpose).collect::<Result<_, _>>()?
+                }
+            },
             end: fields.get("end").map(read_end).transpose()?,
         })
     }
@@ -309,6 +324,14 @@ fn read_session(value: &Value) -> Result<SessionReport, Unreadable> {
         read_only: fields.flag("read_only")?.ok_or(Unreadable("read_only"))?,
         missed: fields.number("missed")?,
     })
+}
+
+/// `None` for a kind that this version does not know.
+fn read_wait(value: &Value) -> Result<Option<Wait>, Unreadable> {
+    let fields = Fields::of(value)?;
+    let Ok(kind) = fields.text("kind")?.parse() else { return Ok(None) };
+    let (reason, since) = (fields.text("reason")?.to_owned(), read_time(fields.text("since")?)?);
+    Ok(Some(Wait { kind, reason, since }))
 }
 
 fn read_end(value: &Value) -> Result<Ended, Unreadable> {

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(feature = "consoles")]
 use std::path::Path;
+use std::time::Instant;
 
 use nix::pty::Winsize;
 use tracing::debug;
@@ -577,6 +578,16 @@ impl Channel {
 
     fn waits_for_log(&self) -> bool {
         self.log.is_ending() || self.outputs.iter().any(Output::waits_for_log)
+    }
+
+    /// The error of a log that can't be written, and since when.
+    pub(super) fn log_failure(&self) -> Option<(&str, Instant)> {
+        self.log.failure()
+    }
+
+    /// Whether bytes wait for a reader, and not for the log.
+    pub(super) fn waits_for_reader(&self) -> bool {
+        self.outputs.iter().any(|output| !output.is_flushed() && !output.waits_for_log())
     }
 
     /// Whether the log is to be tried again without new output.

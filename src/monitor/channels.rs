@@ -4,6 +4,7 @@
 use std::os::unix::net::UnixStream;
 #[cfg(feature = "consoles")]
 use std::path::Path;
+use std::time::Instant;
 
 use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 use super::attachments::{Attachments, ClientInput, LAST_OUTPUT};
@@ -401,6 +402,11 @@ impl Channels {
         self.list.iter().all(Channel::is_flushed)
     }
 
+    /// Whether bytes wait for a reader, and not for a log.
+    pub(super) fn wait_for_reader(&self) -> bool {
+        self.list.iter().any(Channel::waits_for_reader)
+    }
+
     /// Whether no further bytes can come, and all have been logged and forwarded.
     pub(super) fn are_finished(&self) -> bool {
         self.list.iter().all(Channel::is_finished)
@@ -500,6 +506,11 @@ impl Channels {
             finished &= channel.log().finish();
         }
         finished
+    }
+
+    /// The errors of logs that can't be written, and since when.
+    pub(super) fn log_failures(&self) -> impl Iterator<Item = (&str, Instant)> {
+        self.list.iter().filter_map(Channel::log_failure)
     }
 
     /// Opens every log again by its name; returns the first failure.

@@ -11,6 +11,7 @@ mod launch;
 mod limits;
 mod process;
 mod requests;
+mod waits;
 
 use std::error::Error;
 use std::path::Path;
@@ -473,7 +474,8 @@ impl Lifecycle {
             State::Restarting(_, _, at) => Some(at),
             _ => None,
         };
-        Report { restart_at, ..Report::new(&self.parts, self.phase(), end) }
+        let waits = self.waits();
+        Report { restart_at, waits, ..Report::new(&self.parts, self.phase(), end) }
     }
 }
 

@@ -12,6 +12,7 @@ use super::call_out::{Callee, PanicError, call_out, discard};
 use super::keys::{Timer, TimerKey};
 use super::sandbox::Sandbox;
 use super::transition::{StartError, Transition};
+use super::wait::Wait;
 use crate::child::{Command, Identity};
 use crate::reactor::{TimerId, Timers};
 
@@ -48,6 +49,11 @@ pub trait Observer: Send {
     /// Called again after a call that returned [`Progress::Later`].
     fn retry(&mut self) -> Progress {
         Progress::Done
+    }
+
+    /// What the observer is late for, if it is: for [`Report::waits`](super::Report::waits).
+    fn waits_for(&self) -> Option<Wait> {
+        None
     }
 }
 
@@ -229,6 +235,14 @@ impl Observers {
         let Some(entry) = self.list.get_mut(index) else { return Ok(()) };
         let called = entry.call(|observer| observer.retry());
         entry.wait(called, index, timers)
+    }
+
+    /// What the observers are late for. One that panics here is late for nothing.
+    pub(super) fn waits(&self) -> impl Iterator<Item = Wait> {
+        let observers = self.list.iter().filter_map(|entry| entry.observer.as_deref());
+        observers.filter_map(|observer| {
+            call_out(Callee::Observer, || observer.waits_for()).ok().flatten()
+        })
     }
 
     /// Whether no observer asks to be called again.

@@ -10,6 +10,7 @@ use super::console_report::ConsoleReport;
 use super::name::Name;
 use super::parts::Parts;
 use super::transition::End;
+use super::wait::Wait;
 use crate::child::Identity;
 use crate::values::words;
 
@@ -82,6 +83,8 @@ pub struct Report {
     pub consoles: Vec<ConsoleReport>,
     /// The attached clients.
     pub sessions: Vec<SessionReport>,
+    /// What holds it up. Empty for a sandbox that only runs, or ends as it should.
+    pub waits: Vec<Wait>,
     /// How the last run ended, if one has.
     pub end: Option<End>,
 }
@@ -110,6 +113,7 @@ impl Report {
             bytes_dropped,
             consoles: channels.consoles(),
             sessions: channels.attachments(),
+            waits: Vec::new(),
             end: end.cloned(),
         }
     }

@@ -67,6 +67,27 @@ pub(crate) fn holds_processes(directory: &Path) -> io::Result<bool> {
     }
 }
 
+/// The cgroup that freezes a process: of cgroup v2, or of the freezer of v1, where they are usually
+/// mounted. A process in a frozen cgroup acts on no signal, except on SIGKILL in v2.
+pub(crate) fn freezes(pid: i32) -> Option<PathBuf> {
+    let list = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let lines = list.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let mut places = lines.flat_map(|(controllers, path)| {
+        let (mounts, state): (&[&str], _) = match controllers {
+            "" => (&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], "cgroup.events"),
+            "freezer" => (&["/sys/fs/cgroup/freezer"], "freezer.state"),
+            _ => (&[], ""),
+        };
+        let path = path.trim_start_matches('/');
+        mounts.iter().map(move |mount| (Path::new(mount).join(path), state))
+    });
+    places.find_map(|(directory, state)| {
+        let state = fs::read_to_string(directory.join(state)).ok()?;
+        let v1 = ["FROZEN", "FREEZING"].contains(&state.trim());
+        (v1 || value(&state, "frozen") == Some(1)).then_some(directory)
+    })
+}
+
 /// The value of `key` in a flat keyed file.
 pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(' '));

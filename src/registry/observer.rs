@@ -12,7 +12,7 @@ use super::lost::{LostRun, sweep};
 use super::record::{Follow, Record};
 use super::store::{self, Stored};
 use super::{Registry, spool};
-use crate::monitor::{Claim, Observer, Progress, Starting, Transition};
+use crate::monitor::{Claim, Observer, Progress, Starting, Transition, Wait, WaitKind};
 use crate::timestamp::rfc3339;
 use earlier::{Earlier, spool_record};
 
@@ -63,6 +63,8 @@ pub struct RegistryObserver {
     /// transition for a moment.
     kept: Option<Kept>,
     spool_after: Duration,
+    /// Why the record is late, and since when.
+    late: Option<Box<(String, Instant)>>,
 }
 
 #[derive(Debug)]
@@ -130,7 +132,8 @@ impl RegistryObserver {
     pub(super) fn new(registry: Registry) -> Self {
         let options = Value::Null;
         let (state, earlier) = (State::Idle, Earlier::default());
-        Self { registry, options, state, earlier, kept: None, spool_after: SPOOL_AFTER }
+        let spool_after = SPOOL_AFTER;
+        Self { registry, options, state, earlier, kept: None, spool_after, late: None }
     }
 
     /// Sets [`Spec::options`](crate::monitor::codec::Spec::options) of the runs: data of the starting program, for
@@ -188,10 +191,20 @@ impl RegistryObserver {
             );
         }
         record.row = Some(row);
+        self.late = None;
         self.state = match record.is_over() {
             true => State::Over { started_at: record.started_at },
             false => State::Written(record),
         };
+    }
+
+    /// Reports a delay that is longer than contention explains: in a warning, and as what the
+    /// sandbox waits for.
+    fn note_late(&mut self, delay: &mut Delay, error: &RegistryError) {
+        delay.report(&self.registry, error);
+        if delay.reported {
+            self.late = Some(Box::new((error.to_string(), delay.since)));
+        }
     }
 
     /// Schedules a retry, or spools an end that has waited long enough.
@@ -202,7 +215,7 @@ impl RegistryObserver {
         error: &RegistryError,
     ) -> Progress {
         let mut delay = delay.unwrap_or_else(Delay::begin);
-        delay.report(&self.registry, error);
+        self.note_late(&mut delay, error);
         let mut next = delay.step(LONGEST_DELAY);
         self.earlier.spool_after(self.spool_after, &self.registry);
         if record.ending().is_some() {
@@ -228,6 +241,7 @@ impl RegistryObserver {
     fn give_up(&mut self, record: Box<Record>, error: &RegistryError) {
         self.earlier.spool_after(Duration::ZERO, &self.registry);
         self.earlier.clear();
+        self.late = None;
         spool_record(&self.registry, &record, Some(error));
         self.state = State::Over { started_at: record.started_at };
     }
@@ -381,7 +395,7 @@ impl Observer for RegistryObserver {
             Err(error) => {
                 let mut delay = delay.unwrap_or_else(Delay::begin);
                 if runs_regardless(starting) {
-                    delay.report(&self.registry, &error);
+                    self.note_late(&mut delay, &error);
                 }
                 self.claim_later(starting, record, delay, error)
             }
@@ -415,6 +429,11 @@ impl Observer for RegistryObserver {
                 Progress::Done
             }
         }
+    }
+
+    fn waits_for(&self) -> Option<Wait> {
+        let (reason, since) = &**self.late.as_ref()?;
+        Some(Wait::new(WaitKind::Record, reason.as_str(), *since))
     }
 }
 

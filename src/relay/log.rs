@@ -14,14 +14,15 @@ use crate::logfile::{LogFile, Mark, Stream};
 /// The delay after a failure before the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
 
-/// Whether the log is being written.
+/// A log whose last write failed.
 #[derive(Debug)]
-enum State {
-    Writing,
-    /// The last write failed; the next one is tried at this instant.
-    Failing {
-        again: Instant,
-    },
+struct Failure {
+    /// The first failure since a write succeeded.
+    since: Instant,
+    /// The next write is tried at this instant.
+    again: Instant,
+    /// The last error.
+    reason: String,
 }
 
 /// Whether the end of a run is in the log.
@@ -41,7 +42,8 @@ pub(crate) struct Log {
     file: LogFile,
     /// Whether bytes are left out while the log can't be written, instead of waiting.
     drop: bool,
-    state: State,
+    /// Boxed: almost every log is being written.
+    failure: Option<Box<Failure>>,
     ending: Ending,
     logged: u64,
     dropped: u64,
@@ -58,7 +60,7 @@ impl Log {
         Self {
             file,
             drop,
-            state: State::Writing,
+            failure: None,
             ending: Ending::Open,
             logged: 0,
             dropped: 0,
@@ -88,21 +90,21 @@ impl Log {
         self.dropped + self.file.held_back()
     }
 
-    /// Whether the last write failed.
-    fn is_failing(&self) -> bool {
-        matches!(self.state, State::Failing { .. })
+    /// The error of the last write, and since when writes have failed.
+    pub(crate) fn failure(&self) -> Option<(&str, Instant)> {
+        self.failure.as_ref().map(|failure| (failure.reason.as_str(), failure.since))
+    }
+
+    /// Whether the next write is to be tried later.
+    fn is_pausing(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again)
     }
 
     /// Writes `bytes` of an output; returns how many are dealt with: in the log, or dropped. The
     /// rest must be offered again, after [`RETRY`]. `spare` is a buffer for the records of the
     /// log's format.
     pub(crate) fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> usize {
-        if let State::Failing { again } = self.state
-            && Instant::now() < again
-        {
-            return self.refuse(bytes.len(), 0);
-        }
-        if !self.report_unreported() {
+        if self.is_pausing() || !self.report_unreported() {
             return self.refuse(bytes.len(), 0);
         }
         match self.file.write_using(spare, stream, bytes) {
@@ -126,9 +128,7 @@ impl Log {
             self.ending = Ending::Over;
             return true;
         }
-        if let State::Failing { again } = self.state
-            && Instant::now() < again
-        {
+        if self.is_pausing() {
             self.ending = Ending::Waiting;
             return false;
         }
@@ -237,17 +237,25 @@ impl Log {
     }
 
     fn failed(&mut self, error: &impl Display) {
-        if !self.is_failing() {
-            let policy = if self.drop { "leaving bytes out" } else { "the child's output waits" };
-            warn!("{error}; {policy} until it works again");
+        let now = Instant::now();
+        let (reason, again) = (error.to_string(), now + RETRY);
+        match &mut self.failure {
+            Some(failure) => {
+                failure.reason = reason;
+                failure.again = again;
+            }
+            None => {
+                let policy =
+                    if self.drop { "leaving bytes out" } else { "the child's output waits" };
+                warn!("{reason}; {policy} until it works again");
+                self.failure = Some(Box::new(Failure { since: now, again, reason }));
+            }
         }
-        self.state = State::Failing { again: Instant::now() + RETRY };
     }
 
     fn recovered(&mut self) {
-        if self.is_failing() {
+        if self.failure.take().is_some() {
             info!(log = %self.file.path().display(), "the log can be written again");
-            self.state = State::Writing;
         }
     }
 }

@@ -102,13 +102,15 @@ fn inspect_queries_the_supervisor_of_a_running_sandbox() {
 }
 
 #[test]
-fn a_stopped_supervisor_does_not_block_inspect() {
+fn a_stopped_supervisor_blocks_neither_inspect_nor_ps_and_both_say_so() {
     let state = State::new();
     let web = Running::start(&state, "web", &[], "exec sleep 600");
     common::signal(&web.0, Signal::SIGSTOP);
     eventually("the supervisor is stopped", || common::process_state(web.0.id()) == Some('T'));
-    let output = vmon(&state, &["inspect", "web"]);
+    let (output, listed) = (vmon(&state, &["inspect", "web"]), vmon(&state, &["ps"]));
     common::signal(&web.0, Signal::SIGCONT);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("supervisor: it does not answer"), "{listed}");
     let list = json_of(&output);
     assert_eq!(list[0]["live"], Value::Null);
     assert!(list[0]["live_error"].as_str().unwrap().contains("does not answer"), "{list:#}");

@@ -10,3 +10,4 @@ mod detach;
 mod faults;
 mod lifecycle;
 mod stop_and_drain;
+mod waits;

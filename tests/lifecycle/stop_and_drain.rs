@@ -85,7 +85,9 @@ fn a_kill_that_fails_is_repeated_until_the_command_has_ended() {
     let output = state.vmon().args(["stop", "web"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = common::one_line(&output);
-    assert!(said.contains(&format!("pid {} has not ended", sandbox.pid)), "{said}");
+    let expected =
+        format!("pid {} has not ended 5 s after SIGKILL: can't send SIGKILL: Oper", sandbox.pid);
+    assert!(said.contains(&expected), "{said}");
     assert!(is_alive(sandbox.pid));
     let supervisor = state.logs().join("web@supervisor.log");
     let said = fs::read_to_string(supervisor).unwrap();

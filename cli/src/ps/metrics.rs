@@ -10,7 +10,7 @@ use vmon::registry::{Run, RunStatus};
 use vmon::usage::Usage;
 
 use self::Kind::{Counter, Gauge};
-use super::super::live;
+use super::super::live::{self, Answer};
 use super::super::messages::printable;
 use super::super::output::exit_code;
 use super::super::record::Recorded;
@@ -63,7 +63,7 @@ const STATE: Family<'_> =
 /// A family with one number for each sandbox, if that is known. The name is without its prefix.
 type Number = (Kind, &'static str, &'static str, fn(&Subject<'_>) -> Option<String>);
 
-const NUMBERS: [Number; 10] = [
+const NUMBERS: [Number; 11] = [
     (Gauge, "start_time_seconds", "When the command was started, in seconds since 1970.", |of| {
         of.run.running_at.map(seconds)
     }),
@@ -73,6 +73,9 @@ const NUMBERS: [Number; 10] = [
     (Counter, "restarts", "Earlier runs of the same supervisor.", |of| {
         let live = of.live.as_ref().map(|live| live.restarts.to_string());
         live.or_else(|| Some(of.sandbox.restarts().to_string()))
+    }),
+    (Gauge, "waits", "How many things hold the sandbox up: see 'vmon inspect'.", |of| {
+        of.live.as_ref().map(|live| live.waits.len().to_string())
     }),
     (Counter, "cpu_seconds", "CPU time of the processes of the run.", |of| {
         of.usage.map(|usage| format!("{:.6}", usage.cpu.as_secs_f64()))
@@ -112,14 +115,18 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn new(sandbox: &'a Recorded, processes: &ProcessSnapshot) -> Option<Self> {
-        let running = sandbox.running();
-        Some(Self {
+    fn new(
+        sandbox: &'a Recorded,
+        run: &'a Run,
+        answer: Answer,
+        processes: &ProcessSnapshot,
+    ) -> Self {
+        Self {
             sandbox,
-            run: sandbox.latest()?,
-            live: running.and_then(|run| live::status(run).ok()),
-            usage: running.and_then(|run| processes.usage(run).ok()),
-        })
+            run,
+            live: answer.and_then(Result::ok),
+            usage: sandbox.running().and_then(|run| processes.usage(run).ok()),
+        }
     }
 }
 
@@ -135,8 +142,14 @@ pub fn shown(sandboxes: &[&Recorded]) -> String {
 /// The complete exposition, with its end mark.
 pub fn exposition(sandboxes: &[&Recorded]) -> String {
     let processes = ProcessSnapshot::new();
-    let subjects: Vec<Subject<'_>> =
-        sandboxes.iter().filter_map(|sandbox| Subject::new(sandbox, &processes)).collect();
+    let runs: Vec<(&Recorded, &Run)> =
+        sandboxes.iter().filter_map(|sandbox| Some((*sandbox, sandbox.latest()?))).collect();
+    let answers = live::answers(&runs.iter().map(|(_, run)| *run).collect::<Vec<_>>());
+    let subjects: Vec<Subject<'_>> = runs
+        .into_iter()
+        .zip(answers)
+        .map(|((sandbox, run), answer)| Subject::new(sandbox, run, answer, &processes))
+        .collect();
     let mut text = String::new();
     INFO.head(&mut text);
     for subject in &subjects {

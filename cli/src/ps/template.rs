@@ -5,8 +5,10 @@ use std::str::FromStr;
 use serde_json::Value;
 use vmon::registry::Run;
 
+use super::super::live;
 use super::super::messages::printable;
-use super::super::output::{RUN_KEYS, json_line, run_object, run_without_consoles};
+use super::super::output::json_line;
+use super::super::run_object::{RUN_KEYS, recorded, run_object};
 
 /// A template. All its fields are known keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +81,18 @@ fn field(characters: &mut impl Iterator<Item = char>) -> Result<Piece, TemplateE
 }
 
 impl Template {
-    /// Formats one run. Values from the database are escaped; the template's text is not.
-    pub fn line(&self, run: &Run) -> String {
-        let wants_consoles = self.0.contains(&Piece::Field("consoles"));
-        let object = if wants_consoles { run_object(run) } else { run_without_consoles(run) };
+    /// Formats each run as a line. Supervisors are asked only for a field that they answer.
+    pub fn lines(&self, runs: &[&Run]) -> String {
+        let asks = ["consoles", "waits"].iter().any(|key| self.0.contains(&Piece::Field(key)));
+        if !asks {
+            return runs.iter().map(|run| self.line(&recorded(run))).collect();
+        }
+        let answers = live::answers(runs);
+        runs.iter().zip(answers).map(|(run, answer)| self.line(&run_object(run, &answer))).collect()
+    }
+
+    /// Values from the database are escaped; the template's text is not.
+    fn line(&self, object: &Value) -> String {
         let mut line = String::new();
         for piece in &self.0 {
             match piece {

@@ -121,8 +121,11 @@ pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     let log = SupervisorLog::new(starter);
     messages::install_on(log.clone(), plan.options.log_level);
     log.install_panic_hook();
-    plan.execute(Some(&log))
-        .inspect_err(|failure| log.failed(&failure.to_string(), failure.exit_code()))
+    let ended = plan
+        .execute(Some(&log))
+        .inspect_err(|failure| log.failed(&failure.to_string(), failure.exit_code()));
+    log.flush();
+    ended
 }
 
 /// Reports to the process that waits for the start that the command runs. It must be the monitor's

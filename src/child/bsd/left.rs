@@ -119,6 +119,10 @@ impl Cgroup {
         match self.0 {}
     }
 
+    pub(crate) fn thaw(&self) {
+        match self.0 {}
+    }
+
     pub(crate) fn remove(&self) {
         match self.0 {}
     }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::pidfd::PidFd;
 use crate::child::{CgroupError, Signal};
@@ -111,6 +111,18 @@ impl Cgroup {
     /// The members can't be read; or the last error of signalling, after all have been tried.
     pub(crate) fn signal(&self, signal: Signal, except_group: Option<i32>) -> io::Result<()> {
         signal_members(&self.directory, signal, except_group)
+    }
+
+    /// Thaws the cgroup, if it is frozen.
+    pub(crate) fn thaw(&self) {
+        let freeze = self.directory.join("cgroup.freeze");
+        let is_frozen = fs::read_to_string(&freeze).is_ok_and(|state| state.trim() == "1");
+        if is_frozen && is_cgroup(&self.directory) {
+            match fs::write(&freeze, "0") {
+                Ok(()) => info!("thawed the cgroup {}", self.directory.display()),
+                Err(error) => warn!("can't thaw the cgroup {}: {error}", self.directory.display()),
+            }
+        }
     }
 
     /// Removes the cgroup if it was created here and is empty.

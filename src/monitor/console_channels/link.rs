@@ -128,6 +128,11 @@ impl Link {
         self.pause_listener(cx);
         self.state = State::Waiting(cx.timers.set(self.delay, Timer::Connect(self.id).key()));
         self.delay = (self.delay * 2).min(LONGEST);
+        if self.delay == LONGEST && self.opened == 0 && !self.reported {
+            self.reported = true;
+            let path = self.shown_path();
+            warn!(console = %self.name, "the console {path} is not there yet; it is still awaited");
+        }
     }
 
     /// Peers that connect meanwhile wait in the listen queue.
@@ -151,10 +156,13 @@ impl Link {
         }
     }
 
+    fn shown_path(&self) -> String {
+        self.backend.path().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+
     fn report_failure(&mut self, error: &dyn Display) {
         if !std::mem::replace(&mut self.reported, true) {
-            let path = self.backend.path().map(|path| path.display().to_string());
-            let path = path.unwrap_or_default();
+            let path = self.shown_path();
             warn!(console = %self.name, "can't open the console {path}: {error}");
         }
     }

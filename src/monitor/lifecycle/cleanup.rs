@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::child::{Cgroup, FinalSignal, KillScope, Orphans, Signal};
 use crate::monitor::keys::{Cx, Timer};
 use crate::monitor::parts::Parts;
+use crate::monitor::wait::{Wait, WaitKind};
 use crate::reactor::TimerId;
 
 /// The time to the first poll; each further one comes after twice the time, up to [`LONGEST`].
@@ -29,23 +30,29 @@ pub(super) struct Cleanup {
     error: RepeatedError,
 }
 
-/// An operation that fails again and again: each different error is reported once.
+/// An operation that fails again and again: each different error is reported once. Boxed, since
+/// there is room for it in every child.
 #[derive(Debug, Default)]
-pub(super) struct RepeatedError(Option<String>);
+pub(super) struct RepeatedError(Option<Box<(String, Instant)>>);
 
 impl RepeatedError {
-    /// The text of an error that has not been reported yet.
-    pub(super) fn new_error(&mut self, error: &io::Error) -> Option<&str> {
-        let text = error.to_string();
-        if self.0.as_ref() == Some(&text) {
+    /// An error that has not been reported yet.
+    pub(super) fn new_error(&mut self, error: String) -> Option<&str> {
+        if self.last().is_some_and(|(last, _)| last == error) {
             return None;
         }
-        Some(self.0.insert(text))
+        let since = self.0.take().map_or_else(Instant::now, |failed| failed.1);
+        Some(&self.0.insert(Box::new((error, since))).0)
     }
 
-    /// The last error.
-    fn last(&self) -> Option<&str> {
-        self.0.as_deref()
+    /// The operation has succeeded.
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// The last error, and since when the operation has failed.
+    pub(super) fn last(&self) -> Option<(&str, Instant)> {
+        self.0.as_deref().map(|(error, since)| (error.as_str(), *since))
     }
 }
 
@@ -122,7 +129,7 @@ impl Cleanup {
                 self.set_timer(cx);
                 return false;
             }
-            let reason = self.error.last().unwrap_or("KILL has not ended it");
+            let reason = self.error.last().map_or("KILL has not ended it", |(error, _)| error);
             warn!("what the child has left behind may still be there: {reason}");
         }
         self.remove_cgroup();
@@ -149,6 +156,15 @@ impl Cleanup {
         self.set_timer(cx);
     }
 
+    /// What the end of the sandbox waits for, since its child has ended.
+    pub(super) fn wait(&self, since: Instant) -> Wait {
+        let reason = match self.error.last() {
+            Some((error, _)) => format!("can't end what the command has left behind: {error}"),
+            None => "processes that the command has left behind have not ended".to_owned(),
+        };
+        Wait::new(WaitKind::Processes, reason, since)
+    }
+
     fn send_kill(&mut self) -> io::Result<()> {
         let left = self.left.as_mut().map_or(Ok(()), Orphans::kill);
         let cgroup =
@@ -163,7 +179,7 @@ impl Cleanup {
     /// Warns of a poll or a KILL that failed; the next poll tries again.
     fn warn_of(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome
-            && let Some(error) = self.error.new_error(&error)
+            && let Some(error) = self.error.new_error(error.to_string())
         {
             warn!("can't end what the child has left behind: {error}; trying again");
         }

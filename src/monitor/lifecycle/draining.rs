@@ -14,6 +14,7 @@ use crate::monitor::channels::Channels;
 use crate::monitor::keys::{Cx, Timer};
 use crate::monitor::sandbox::Sandbox;
 use crate::monitor::transition::Reason;
+use crate::monitor::wait::{Wait, WaitKind};
 use crate::reactor::TimerId;
 
 /// How long the outputs must be silent to count as ended although a process has them open.
@@ -23,6 +24,7 @@ const QUIET: Duration = Duration::from_millis(200);
 pub(super) struct Draining {
     pub(super) status: ExitStatus,
     pub(super) reason: Reason,
+    begun: Instant,
     /// Ends the quiet period.
     quiet: Option<TimerId>,
     limit: TimerId,
@@ -43,7 +45,8 @@ impl Draining {
         cx: &mut Cx<'_>,
     ) -> Self {
         let limit = cx.timers.set(sandbox.stop_timeout, Timer::DrainLimit.key());
-        Self { status, reason, quiet: None, limit, limit_passed: false, cleanup, stop_asked }
+        let begun = Instant::now();
+        Self { status, reason, begun, quiet: None, limit, limit_passed: false, cleanup, stop_asked }
     }
 
     /// Whether a stop was asked for before or during the drain.
@@ -135,6 +138,14 @@ impl Draining {
         }
         channels.follow_logs(cx);
         false
+    }
+
+    /// What the drain waits for.
+    pub(super) fn waits(&self, channels: &Channels) -> impl Iterator<Item = Wait> {
+        let reason = "its output waits for a reader that does not read";
+        let wait = || Wait::new(WaitKind::Reader, reason, self.begun);
+        let reader = channels.wait_for_reader().then(wait);
+        self.cleanup.as_ref().map(|cleanup| cleanup.wait(self.begun)).into_iter().chain(reader)
     }
 
     /// Cancels the timers.

@@ -1,7 +1,6 @@
 //! A child that runs or is being stopped.
 
 use std::io;
-use std::mem;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -13,6 +12,7 @@ use crate::monitor::keys::{Cx, Source, Timer};
 use crate::monitor::parts::Parts;
 use crate::monitor::sandbox::Sandbox;
 use crate::monitor::transition::Reason;
+use crate::monitor::wait::{Wait, WaitKind};
 use crate::reactor::{Interest, SourceId, TimerId};
 
 /// A stop request that follows another one within this time is the same one, delivered twice: a
@@ -54,8 +54,9 @@ pub(super) struct Stopping {
     asked: Instant,
     kill: TimerId,
     kill_at: Instant,
-    /// Whether KILL has been sent, or tried.
-    killed: bool,
+    /// When KILL was first sent, or tried.
+    killed: Option<Instant>,
+    /// A signal that could not be sent.
     error: RepeatedError,
 }
 
@@ -142,9 +143,13 @@ impl Process {
     ) -> Stopping {
         info!(pid = self.pid(), ?cause, "stopping");
         limits.lift(cx);
-        send(&self.child, sandbox.stop_signal);
+        let mut error = RepeatedError::default();
+        self.send(sandbox.stop_signal, &mut error);
         // A stopped process does not act on other signals.
-        send(&self.child, Signal::CONT);
+        if error.last().is_none() {
+            self.send(Signal::CONT, &mut error);
+        }
+        self.thaw();
         let timeout = within.unwrap_or(sandbox.stop_timeout);
         let asked = Instant::now();
         Stopping {
@@ -152,8 +157,36 @@ impl Process {
             asked,
             kill: cx.timers.set(timeout, Timer::Kill.key()),
             kill_at: asked.checked_add(timeout).unwrap_or(asked + FAR),
-            killed: false,
-            error: RepeatedError::default(),
+            killed: None,
+            error,
+        }
+    }
+
+    /// Sends a signal; a failure is reported once.
+    fn send(&self, signal: Signal, error: &mut RepeatedError) {
+        let pid = self.pid();
+        match self.child.signal(signal) {
+            Ok(()) => error.clear(),
+            // It has ended, which is about to be reported.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                debug!(pid, "{signal} not sent: {error}");
+            }
+            Err(source) => {
+                if let Some(error) = error.new_error(format!("can't send {signal}: {source}")) {
+                    warn!(pid, "{error}; trying again");
+                }
+            }
+        }
+    }
+
+    /// Processes in a frozen cgroup act on no signal. That of the sandbox itself is thawed.
+    fn thaw(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.thaw();
+        }
+        if let Some(cgroup) = self.child.frozen_cgroup() {
+            let (pid, cgroup) = (self.pid(), cgroup.display());
+            warn!(pid, "the command is frozen by the cgroup {cgroup}: thaw it, or it may not end");
         }
     }
 
@@ -223,7 +256,7 @@ impl Process {
             (Stage::Stopping(Stopping { cause: Cause::Panic, .. }), _) => {
                 Reason::SupervisorPanicked
             }
-            (Stage::Stopping(Stopping { killed: true, .. }), _) if killed => Reason::Killed,
+            (Stage::Stopping(Stopping { killed: Some(_), .. }), _) if killed => Reason::Killed,
             (Stage::Stopping(_), _) => Reason::Stopped,
             (Stage::Running(_), ExitStatus::Signal(_)) => Reason::Signalled,
             (Stage::Running(_), ExitStatus::Code(_) | ExitStatus::Unknown) => Reason::Exited,
@@ -233,7 +266,7 @@ impl Process {
 
 impl Stage {
     fn is_killed(&self) -> bool {
-        matches!(self, Self::Stopping(Stopping { killed: true, .. }))
+        matches!(self, Self::Stopping(Stopping { killed: Some(_), .. }))
     }
 
     /// When a stop was last asked for.
@@ -257,7 +290,7 @@ impl Stopping {
         let urgent = request == StopRequest::Urgent && is_further_request(Some(self.asked));
         let now = Instant::now();
         // KILL may have failed, so each request after it repeats it.
-        if self.killed || urgent {
+        if self.killed.is_some() || urgent {
             self.asked = now;
             self.kill(process, "a second stop was asked for", cx);
         } else if let Some(time) = request.within()
@@ -272,27 +305,28 @@ impl Stopping {
     /// Sends KILL, and sends it again until the child has ended.
     pub(super) fn kill(&mut self, process: &Process, why: &str, cx: &mut Cx<'_>) {
         let pid = process.pid();
-        if !mem::replace(&mut self.killed, true) {
+        if self.killed.is_none() {
+            self.killed = Some(Instant::now());
             info!(pid, "killing: {why}");
         }
-        if let Err(error) = process.child.signal(Signal::KILL)
-            && error.raw_os_error() != Some(libc::ESRCH)
-            && let Some(error) = self.error.new_error(&error)
-        {
-            warn!(pid, "can't send SIGKILL: {error}; trying again");
-        }
+        process.send(Signal::KILL, &mut self.error);
         cx.timers.cancel(self.kill);
         self.kill = cx.timers.set(KILL_AGAIN, Timer::Kill.key());
     }
-}
 
-fn send(child: &Child, signal: Signal) {
-    match child.signal(signal) {
-        Ok(()) => {}
-        // It has ended, which is about to be reported.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-            debug!(pid = child.pid(), "{signal} not sent: {error}");
-        }
-        Err(error) => warn!(pid = child.pid(), "can't send {signal}: {error}"),
+    /// What keeps the child from its end, as far as that is known.
+    pub(super) fn wait(&self, process: &Process) -> Option<Wait> {
+        let pid = process.pid();
+        let (what, since) = match (self.error.last(), process.child.frozen_cgroup()) {
+            (Some((error, since)), _) => (error.to_owned(), since),
+            (None, Some(cgroup)) => {
+                (format!("it is frozen by the cgroup {}", cgroup.display()), self.asked)
+            }
+            (None, None) => {
+                let killed = self.killed.filter(|killed| killed.elapsed() >= KILL_AGAIN)?;
+                ("SIGKILL has not ended it yet".to_owned(), killed)
+            }
+        };
+        Some(Wait::new(WaitKind::Command, format!("pid {pid}: {what}"), since))
     }
 }
