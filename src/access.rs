@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstatat, mkdirat};
 use nix::unistd::geteuid;
 
 /// Mode bits that let the group or any user write.
@@ -36,6 +36,16 @@ pub(crate) const PRIVATE_NODE: Mode = match cfg!(any(target_os = "linux", target
     true => Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_ISVTX),
     false => Mode::S_IRUSR.union(Mode::S_IWUSR),
 };
+
+/// Gives the owner back what the umask has taken from a file that was created with mode 0600.
+pub(crate) fn make_private(file: &impl AsFd) -> nix::Result<()> {
+    fchmod(file, Mode::S_IRUSR.union(Mode::S_IWUSR))
+}
+
+/// Whether the umask has taken rights from the owner of a file of this mode.
+pub(crate) fn lacks_rights(created: &FileStat) -> bool {
+    !Mode::from_bits_truncate(created.st_mode).contains(Mode::S_IRUSR | Mode::S_IWUSR)
+}
 
 /// The open(2) flags of a directory. Below a directory that a user names, `O_NOFOLLOW` is added.
 pub(crate) const DIRECTORY: OFlag =

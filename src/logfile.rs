@@ -146,7 +146,7 @@ pub struct KeptGenerations {
 
 impl LogFile {
     /// Opens `<log_dir>/<config_file>/<name>.log` for appending. Missing directories are created
-    /// with mode 0700, and the log with mode 0600, less the umask. The modes of existing ones are
+    /// with mode 0700, and the log with mode 0600, whatever the umask. The modes of existing ones are
     /// not changed.
     ///
     /// An existing log costs a bounded number of reads, whatever its size: the end of its time

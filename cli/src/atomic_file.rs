@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::places::DIRECTORY;
@@ -118,7 +118,11 @@ fn temporary_file(directory: &OwnedFd) -> Result<(String, File), Errno> {
     loop {
         let name = format!(".vmon.{}.{number}", std::process::id());
         match openat(directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-            Ok(fd) => return Ok((name, File::from(fd))),
+            Ok(fd) => {
+                // The umask may have taken rights from the owner.
+                let private = fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR);
+                return private.map(|()| (name, File::from(fd)));
+            }
             Err(Errno::EEXIST) if number < TRIES => number += 1,
             Err(error) => return Err(error),
         }

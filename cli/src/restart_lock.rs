@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollTimeout, poll};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::debug;
 use vmon::control::runtime_directory;
@@ -47,6 +47,8 @@ impl RestartLock {
         let name = file_name(&sandbox.name).ok_or(Errno::EINVAL)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&directory, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        // The umask may have taken rights from the owner.
+        fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let lock = lock_shared(File::from(file))?;
         Ok(Self { directory, name, _lock: lock })
     }

@@ -20,7 +20,9 @@ use super::current::{Current, Identity, size_of};
 use super::lock;
 use super::names;
 use super::rename::rename_exclusive;
-use crate::access::{DIRECTORY, Writers, make_directories, make_directory};
+use crate::access::{
+    DIRECTORY, Writers, lacks_rights, make_directories, make_directory, make_private,
+};
 
 /// `NAME_MAX` of common file systems.
 const LONGEST_NAME: usize = 255;
@@ -153,13 +155,17 @@ impl Directory {
         let path = self.path.join(name);
         // Checked before open(2), which has side effects on a device and on a FIFO with a waiting
         // reader, and after it, for a file that was put there in between.
-        if let Some(stat) = self.stat(name)? {
-            require(SFlag::S_IFREG, &stat, &path)?;
+        let before = self.stat(name)?;
+        if let Some(stat) = &before {
+            require(SFlag::S_IFREG, stat, &path)?;
         }
         let fd = openat(&self.fd, name, LOG_FLAGS, OWNER_ONLY)
             .map_err(|error| LogError::io("open the log", &path, error))?;
         let stat = fstat(&fd).map_err(|error| LogError::io("look at", &path, error))?;
         require(SFlag::S_IFREG, &stat, &path)?;
+        if before.is_none() && lacks_rights(&stat) {
+            make_private(&fd).map_err(|error| LogError::io("set the mode of", &path, error))?;
+        }
         let file = File::from(fd);
         let hold = lock::hold(&file, &path);
         Ok(Current::new(file, &stat, hold))
@@ -190,6 +196,9 @@ impl Directory {
         let flags = FILE_FLAGS | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         let fd = openat(&self.fd, name, flags, OWNER_ONLY).map_err(cannot)?;
         let stat = fstat(&fd).map_err(cannot)?;
+        if lacks_rights(&stat) {
+            make_private(&fd).map_err(cannot)?;
+        }
         Ok((File::from(fd), Identity::of(&stat)))
     }
 
@@ -226,12 +235,16 @@ impl Directory {
     /// missing.
     pub(super) fn overwrite(&self, name: &str, line: &[u8]) -> Result<(), LogError> {
         let path = self.path.join(name);
-        if let Some(stat) = self.stat(name)? {
-            require(SFlag::S_IFREG, &stat, &path)?;
+        let before = self.stat(name)?;
+        if let Some(stat) = &before {
+            require(SFlag::S_IFREG, stat, &path)?;
         }
         // Without O_TRUNC, which would leave the file empty for a moment.
         let flags = FILE_FLAGS | OFlag::O_WRONLY | OFlag::O_CREAT;
         let overwrite = |mut file: File| {
+            if before.is_none() {
+                make_private(&file)?;
+            }
             file.write_all(line)?;
             file.set_len(line.len() as u64)
         };

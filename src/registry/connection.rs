@@ -19,7 +19,7 @@ use super::error::{Distrust, Fault};
 use super::schema::{self, Schema};
 use super::sqlite;
 use super::trust::{self, existing};
-use crate::access::{is_shared, make_directories};
+use crate::access::{is_shared, make_directories, make_private};
 
 /// A command checkpoints a write-ahead log that is larger than this.
 const COMMAND_CHECKPOINT: u64 = 128 << 10;
@@ -111,11 +111,13 @@ pub(super) fn make_file(db: &Path) -> Result<(), Fault> {
     let mut temporary = db.as_os_str().to_owned();
     temporary.push(format!(".{}-{:x}", std::process::id(), random()));
     let temporary = PathBuf::from(temporary);
-    let create =
-        |path: &Path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let create = |path: &Path| {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        make_private(&file).map_err(io::Error::from)
+    };
     create(&temporary)?;
     let linked = match fs::hard_link(&temporary, db) {
-        Err(error) if has_no_links(&error) => create(db).map(drop),
+        Err(error) if has_no_links(&error) => create(db),
         linked => linked,
     };
     let _ = fs::remove_file(&temporary);

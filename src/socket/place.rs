@@ -18,7 +18,7 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fsta
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::{dial, platform};
-use crate::access::{DIRECTORY, PRIVATE_NODE};
+use crate::access::{DIRECTORY, PRIVATE_NODE, lacks_rights, make_private};
 
 /// The mode of a lock.
 const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
@@ -178,6 +178,9 @@ impl Place<'_> {
             }
             // The last holder may have removed the file between open and lock.
             let ours = fstat(&file).map_err(cannot)?;
+            if lacks_rights(&ours) {
+                make_private(&file).map_err(cannot)?;
+            }
             match fstatat(self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(there) if identity(&there) == identity(&ours) => return Ok(file),
                 Ok(_) | Err(Errno::ENOENT) => {}

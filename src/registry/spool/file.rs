@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
 use super::super::connection::random;
+use crate::access::make_private;
 
 /// Prefix of the name of a temporary file; the writer's pid follows.
 const TEMPORARY: &str = ".spill-";
@@ -32,7 +33,9 @@ fn write_named(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> 
     let name = format!("{TEMPORARY}{}-{:x}", std::process::id(), random());
     let temporary = directory.join(name);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(content).and_then(|()| fs::rename(&temporary, path));
+    let written = make_private(&file).map_err(io::Error::from);
+    let written =
+        written.and_then(|()| file.write_all(content)).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -52,11 +55,14 @@ mod unnamed {
     use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
     use nix::unistd::linkat;
 
+    use crate::access::make_private;
+
     /// Fails also if the file system does not support this, or /proc is not mounted.
     pub(super) fn write(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
         let mut file = options.open(directory)?;
+        make_private(&file)?;
         file.write_all(content)?;
         // AT_EMPTY_PATH requires CAP_DAC_READ_SEARCH.
         let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());

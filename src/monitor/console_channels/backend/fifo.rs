@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
+use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, lstat};
 use nix::unistd::{mkfifo, unlink};
 
 use super::{ErrorContext, one_way};
-use crate::access::PRIVATE_NODE;
+use crate::access::{PRIVATE_NODE, lacks_rights};
 use crate::monitor::channel::backend::Opened;
 use crate::monitor::console::ConsoleError;
 use crate::relay::Kind;
@@ -31,7 +31,14 @@ impl Fifo {
     pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
         let cannot = |what, error: Errno| context.system(what, &path, error.into());
         let made = match mkfifo(&path, PRIVATE_NODE) {
-            Ok(()) => Some(lstat(&path).map_err(|error| cannot("look at", error))?),
+            Ok(()) => {
+                let made = lstat(&path).map_err(|error| cannot("look at", error))?;
+                if lacks_rights(&made) {
+                    fchmodat(AT_FDCWD, &path, PRIVATE_NODE, FchmodatFlags::NoFollowSymlink)
+                        .map_err(|error| cannot("set the mode of", error))?;
+                }
+                Some(made)
+            }
             Err(Errno::EEXIST) => None,
             Err(error) => return Err(cannot("make", error)),
         };
