@@ -24,7 +24,7 @@ pub struct Identity {
     /// The pid, in the pid namespace of the process.
     pub pid: u32,
     /// The start time. On Linux in clock ticks since boot, field 22 of `/proc/PID/stat`
-    /// (proc_pid_stat(5)); elsewhere in microseconds since the epoch.
+    /// (proc_pid_stat(5)); elsewhere in microseconds since the epoch. 0 if it could not be read.
     pub start: u64,
     /// The boot id: `/proc/sys/kernel/random/boot_id` on Linux, elsewhere the equivalent of the
     /// kernel. Empty if it is not available.
@@ -48,7 +48,8 @@ pub enum Liveness {
     Alive,
     /// It has ended: it is a zombie, its pid is free or reused, or the machine was rebooted.
     Dead,
-    /// It belongs to another pid namespace, or the system does not report it.
+    /// It belongs to another pid namespace, the system does not report it, or its start time was not
+    /// read.
     Unknown,
 }
 
@@ -63,7 +64,7 @@ impl Identity {
         })
     }
 
-    /// This process.
+    /// This process. Its start is 0 if it can't be read: without a free descriptor, for example.
     pub fn current() -> Self {
         let pid = std::process::id();
         Self::of(pid).unwrap_or_else(|| Self {
@@ -83,7 +84,7 @@ impl Identity {
         if self.boot_id != boot_id {
             return Liveness::Dead;
         }
-        if self.pid_namespace != platform::pid_namespace() {
+        if self.start == 0 || self.pid_namespace != platform::pid_namespace() {
             return Liveness::Unknown;
         }
         match platform::process(self.pid) {
@@ -138,7 +139,9 @@ mod tests {
         assert_eq!(earlier.liveness(), Liveness::Dead);
         let other_boot = Identity { boot_id: "another".to_owned(), ..current.clone() };
         assert_eq!(other_boot.liveness(), Liveness::Dead);
-        let elsewhere = Identity { pid_namespace: Some(1), ..current };
+        let elsewhere = Identity { pid_namespace: Some(1), ..current.clone() };
         assert_eq!(elsewhere.liveness(), Liveness::Unknown);
+        let unread = Identity { start: 0, ..current };
+        assert_eq!(unread.liveness(), Liveness::Unknown);
     }
 }
