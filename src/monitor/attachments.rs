@@ -217,6 +217,8 @@ impl Attachments {
             redrawn: 0,
         });
         self.share_room();
+        // A client that does not get the answer must not wait for it.
+        self.sweep(sources);
         Ok(())
     }
 
