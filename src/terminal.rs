@@ -103,7 +103,7 @@ impl WindowSize {
 ///
 /// # fn main() -> std::io::Result<()> {
 /// terminal::install_panic_hook();
-/// if let Some(mut terminal) = Terminal::open() {
+/// if let Some(mut terminal) = Terminal::open()? {
 ///     let is_raw = matches!(terminal.enter_raw()?, RawState::Raw);
 ///     // Relay keystrokes; dropping the terminal restores its modes.
 /// }
@@ -126,14 +126,20 @@ impl Terminal {
     ///
     /// Blocks `SIGTTIN` and `SIGTTOU` for the calling thread, so that a read or a mode change in
     /// the background does not stop the process (termios(3)).
-    pub fn open() -> Option<Self> {
-        let fd =
-            [stdin(), stdout(), stderr()].into_iter().find(|fd| isatty(fd).unwrap_or(false))?;
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is available, as with `EMFILE`.
+    pub fn open() -> io::Result<Option<Self>> {
+        let streams = [stdin(), stdout(), stderr()];
+        let Some(fd) = streams.into_iter().find(|fd| isatty(fd).unwrap_or(false)) else {
+            return Ok(None);
+        };
         let job_control: SigSet = [Signal::SIGTTIN, Signal::SIGTTOU].into_iter().collect();
-        job_control.thread_block().ok()?;
-        let fd = fd.try_clone_to_owned().ok()?;
-        let modes = tcgetattr(&fd).ok()?;
-        Some(Self { fd, modes, raw: false })
+        job_control.thread_block()?;
+        let fd = fd.try_clone_to_owned()?;
+        // Fails if the terminal was hung up meanwhile.
+        Ok(tcgetattr(&fd).ok().map(|modes| Self { fd, modes, raw: false }))
     }
 
     /// The modes before raw mode.

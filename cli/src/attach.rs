@@ -197,7 +197,10 @@ fn relay(
         false if at_terminal => args.detach_keys.line_end().map(InputMode::Lines),
         false => None,
     };
-    let terminal = mode.and_then(|mode| Some((Terminal::open()?, mode)));
+    let terminal = match mode {
+        Some(mode) => Terminal::open().map_err(Failure::SetUp)?.map(|terminal| (terminal, mode)),
+        None => None,
+    };
     let size = SizeReport {
         socket: sandbox.running().and_then(|run| run.socket.clone()),
         session: streams.session,

@@ -69,7 +69,7 @@ fn play(args: &ReplayArgs, source: &LogSource) -> Result<Result<ReplayEnd, Strin
     let pace = Pace { speed: args.speed, max_idle: args.max_idle };
     let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
     reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
-    let id = reactor.add(Player::new(log, pace, stdout));
+    let id = reactor.add(Player::new(log, pace, stdout).map_err(Failure::SetUp)?);
     reactor.run().map_err(Failure::Loop)?;
     let Some(player) = reactor.remove(id) else { return Err(Failure::NoEnd) };
     // The terminal has been restored, so warnings can be printed.

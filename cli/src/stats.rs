@@ -126,7 +126,7 @@ fn show(args: &StatsArgs, figures: &[Figures], outcome: &Outcome) -> Result<(), 
             }
             // Failures printed before the first list were overwritten by it.
             let failures = outcome.failures().iter().map(|text| messages::failure_line(text));
-            let size = Terminal::open().and_then(|terminal| terminal.size());
+            let size = Terminal::open().ok().flatten().and_then(|terminal| terminal.size());
             let size = size.map(|size| (size.rows, size.columns));
             print(&redrawn(&(list + &failures.collect::<String>()), size))
         }

@@ -34,9 +34,13 @@ pub(super) fn spawn_io(sandbox: &Sandbox, pty: bool, terminal: Option<&Terminal>
 }
 
 /// The host's terminal, if this sandbox uses the host's stdio.
-pub(super) fn open_terminal(sandbox: &Sandbox, pty: bool) -> Option<Terminal> {
+///
+/// # Errors
+///
+/// No descriptor is available.
+pub(super) fn open_terminal(sandbox: &Sandbox, pty: bool) -> io::Result<Option<Terminal>> {
     let uses_stdio = pty || sandbox.input == Input::Forward || sandbox.forward != Forward::Off;
-    uses_stdio.then(Terminal::open).flatten()
+    if uses_stdio { Terminal::open() } else { Ok(None) }
 }
 
 /// The channel of the child's own stdio, open. `terminal` is the host's.

@@ -106,9 +106,9 @@ impl Clock {
 }
 
 impl Player {
-    pub fn new(log: RunLog, pace: Pace, stdout: Handle) -> Self {
+    pub fn new(log: RunLog, pace: Pace, stdout: Handle) -> io::Result<Self> {
         let at_terminal = stdout.is_terminal();
-        Self {
+        Ok(Self {
             log,
             schedule: Schedule::new(pace),
             clock: Clock { began: Instant::now(), paused: None, stopped: None },
@@ -117,10 +117,10 @@ impl Player {
             held: Vec::new(),
             timer: None,
             screen: at_terminal.then(Screen::session),
-            terminal: if at_terminal { Terminal::open() } else { None },
+            terminal: if at_terminal { Terminal::open()? } else { None },
             keys: None,
             end: None,
-        }
+        })
     }
 
     /// Restores the terminal. Returns the end and the log.

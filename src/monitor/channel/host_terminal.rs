@@ -60,7 +60,7 @@ impl HostTerminal {
             self.stdin = Stdin::None;
             return Ok(false);
         };
-        let session = keystrokes && stdin.is_terminal();
+        let session = keystrokes && stdin.is_terminal() && self.terminal.is_some();
         input.take_from(stdin, Source::HostInput.key(), sources)?;
         self.stdin = if session { Stdin::Session } else { Stdin::Relayed };
         Ok(true)

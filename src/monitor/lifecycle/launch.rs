@@ -112,7 +112,7 @@ fn watch(child: Child, cgroup: Option<Cgroup>, parts: &Parts, cx: &mut Cx<'_>) -
 /// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own stdio
 /// and not at a console.
 fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, StartError> {
-    let terminal = stdio::open_terminal(&parts.sandbox, pty);
+    let terminal = stdio::open_terminal(&parts.sandbox, pty).map_err(StartError::Monitor)?;
     #[cfg(feature = "consoles")]
     let terminal = {
         let (own, console) = match parts.sandbox.interactive {
