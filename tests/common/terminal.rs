@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{Termios, cfmakeraw, tcgetattr};
 use nix::unistd::Pid;
 
-use super::{TIMEOUT, code, eventually, wait};
+use super::{TIMEOUT, code, contains, eventually, wait};
 
 /// A terminal with a program in it: the user's side of a PTY.
 pub struct Terminal {
@@ -100,6 +100,25 @@ impl Terminal {
             }
             _ => false,
         }
+    }
+
+    /// Waits until this has appeared, or the program has ended, or so long; whether it has appeared.
+    pub fn is_shown(&mut self, text: &str, bound: Duration) -> bool {
+        let give_up = Instant::now() + bound;
+        loop {
+            let ended = self.child.try_wait().unwrap().is_some();
+            let more = self.read_some(Instant::now() + Duration::from_millis(20));
+            let shown = contains(&self.seen, text.as_bytes());
+            if shown || (ended && !more) || Instant::now() > give_up {
+                return shown;
+            }
+        }
+    }
+
+    /// What has appeared until now, and until the end if the program has ended.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.read_some(Instant::now()) {}
+        std::mem::take(&mut self.seen)
     }
 
     /// Reads to the end of the terminal and gives the program's exit code.
