@@ -38,7 +38,7 @@ pub use command::Command;
 use descriptors::{above_stdio, pipe};
 pub(crate) use descriptors::{bytes_available, set_nonblocking};
 pub use error::SpawnError;
-pub use identity::{Identity, Liveness};
+pub use identity::{Identity, Liveness, ProcessEnd};
 pub(crate) use left::{Counted, FinalSignal, KillScope, Orphans, reap_orphans};
 pub(crate) use platform::{Cgroup, realtime_signals};
 pub(crate) use pty::{PTY_CAPACITY, resize, terminal_eof, window_size};

@@ -72,6 +72,7 @@ mod lost;
 mod metrics;
 mod observer;
 mod ordering;
+mod parts;
 mod read;
 mod reconcile;
 mod record;
@@ -99,11 +100,12 @@ use error::{At, Fault};
 pub use metrics::Sample;
 use nix::unistd::geteuid;
 pub use observer::RegistryObserver;
+pub use parts::{Changes, Seen};
 use read::Selection;
 pub use read::{Run, RunStatus};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 use schema::Schema;
 use spool::Spooled;
 use state_dir::StateDir;
@@ -322,25 +324,36 @@ impl Registry {
     }
 
     fn read_runs(&self, selection: Selection<'_>) -> Result<Vec<Run>, RegistryError> {
+        let runs = |db: &Connection, state: &StateDir| read::runs(db, selection, state);
+        let (runs, ()) = self.read_with((), |db, state| Ok((runs(db, state)?, ())))?;
+        Ok(runs)
+    }
+
+    /// Reads runs, and more, after spooled ends have been imported; `missing` without a database.
+    fn read_with<T>(
+        &self,
+        missing: T,
+        work: impl Fn(&Connection, &StateDir) -> Result<(Vec<Run>, T), Fault>,
+    ) -> Result<(Vec<Run>, T), RegistryError> {
         let Paths { db, state, .. } = &*self.paths;
         self.import_spooled();
         if !connection::exists(db).at(db)? {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), missing));
         }
         let read = || {
-            let read = connection::read(db, COMMAND_TIMEOUT, |db| read::runs(db, selection, state));
-            let (mut runs, distrust) = read.at(db)?;
+            let read = connection::read(db, COMMAND_TIMEOUT, |db| work(db, state));
+            let ((mut runs, more), distrust) = read.at(db)?;
             let foreign = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
             let trusted = distrust.is_none() && !foreign;
             runs.iter_mut().for_each(|run| run.trusted = trusted);
-            Ok(runs)
+            Ok((runs, more))
         };
-        let mut runs = read()?;
+        let (mut runs, mut more) = read()?;
         // A supervisor may have written its end between the reading of the rows and the check that
         // it is dead. Rows that are read after the check are final.
         let mut dead = read::lost(&runs);
         while !dead.is_empty() {
-            runs = read()?;
+            (runs, more) = read()?;
             let still = read::lost(&runs);
             if still.iter().all(|run| dead.contains(run)) {
                 break;
@@ -348,7 +361,7 @@ impl Registry {
             dead = still;
         }
         connection::checkpoint_large(db);
-        Ok(runs)
+        Ok((runs, more))
     }
 
     /// The paths of the registry in `db`. The directory of `db` must exist.

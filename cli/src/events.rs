@@ -1,20 +1,23 @@
 //! `vmon events`: prints each lifecycle transition as it happens.
 
+mod supervisors;
 mod tracker;
 
-use std::collections::hash_map::DefaultHasher;
-use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
 use tracing::warn;
+use vmon::control::Client;
 use vmon::monitor::Reason;
-use vmon::registry::{Lost, Registry, RegistryError, Run};
+use vmon::process;
+use vmon::registry::{Lost, Registry, RegistryError};
 
-use self::tracker::{Event, RunTracker};
+use self::supervisors::Supervisors;
+use self::tracker::{Event, RunTracker, Sandbox, What};
 use super::Failure;
+use super::file_watcher::{FileWatcher, Target, is_remote};
 use super::interruptible_wait::{InterruptibleWait, WaitResult};
 use super::messages::printable;
 use super::outcome::Outcome;
@@ -23,15 +26,14 @@ use super::places::Places;
 use super::record::{AnyNames, Selector};
 use super::shared_args::SharedArgs;
 
-/// Interval at which the database is checked for changes, with two calls of stat(2).
-const POLL_INTERVAL: Duration = Duration::from_millis(150);
+/// Interval at which the record is read again after it could not be read.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Interval at which the record is reconciled. A lost supervisor writes nothing to the database.
+/// Interval at which the record is reconciled while a supervisor can't be watched.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Resolution of a file's modification time. A second change within this time may leave the time
-/// as it was.
-const MTIME_RESOLUTION: Duration = Duration::from_millis(100);
+/// Timeout of a supervisor's status reply.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Stream lifecycle events
 ///
@@ -45,8 +47,9 @@ follows), stopped and removed (from the record). Times are local.
 
 With --json, each line is an object; a value that is not known is null:
   time, event, name, config_file, run, pid, supervisor_pid, exit_code, signal, reason,
-  bytes_logged, bytes_dropped
-The time is RFC 3339, in UTC; run is the id that 'vmon ps --json' prints.
+  bytes_logged, bytes_dropped, restarts, restart_at
+restarts and restart_at are those of restarting: the number of restarts so far, and the time of the
+next start. The time is RFC 3339, in UTC; run is the id that 'vmon ps --json' prints.
 
 Examples:
   vmon events             all sandboxes
@@ -63,22 +66,24 @@ pub struct EventsArgs {
 /// Prints events until a signal arrives or stdout is closed.
 pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
     let interruptible = InterruptibleWait::new().map_err(Failure::SetUp)?;
+    // One descriptor for each supervisor. Those beyond the limit are polled.
+    let _ = process::raise_file_limit();
     let mut feed = Feed::new(shared.places()?)?;
     loop {
-        let Some(events) = interruptible.while_blocked(|| feed.poll()) else { return Ok(()) };
+        let poll = || feed.poll(|sandbox| is_wanted(&args.names.names, sandbox));
+        let Some(events) = interruptible.while_blocked(poll) else { return Ok(()) };
         for event in events? {
-            if is_wanted(&args.names.names, &event.run) {
-                print(&if args.json { json_line(&event) } else { line(&event) })?;
-            }
+            print(&if args.json { json_line(&event) } else { line(&event) })?;
         }
-        if interruptible.wait(POLL_INTERVAL) == WaitResult::Quit {
+        if feed.wait(&interruptible) == WaitResult::Quit {
             return Ok(());
         }
     }
 }
 
-fn is_wanted(names: &[Selector], run: &Run) -> bool {
-    names.is_empty() || names.iter().any(|name| name.matches(&run.config_file, &run.name))
+fn is_wanted(names: &[Selector], sandbox: &Sandbox) -> bool {
+    let is_selected = |name: &Selector| name.matches(&sandbox.config_file, &sandbox.name);
+    names.is_empty() || names.iter().any(is_selected)
 }
 
 /// The record, and the events reported so far.
@@ -87,24 +92,40 @@ struct Feed {
     /// Set once there is a database. Kept open: it remembers which warnings have been printed.
     registry: Option<Registry>,
     tracker: RunTracker,
-    seen: u64,
-    /// Whether the modification time at the last poll was old enough to reveal any later change.
-    settled: bool,
-    reconciled: Instant,
+    /// Of the files of the database.
+    watcher: FileWatcher,
+    supervisors: Supervisors,
+    /// Whether a supervisor has ended, or may have.
+    must_reconcile: bool,
+    /// Whether the last read failed.
+    must_retry: bool,
     /// The last reconciliation error that was reported.
     refused: Option<String>,
 }
 
 impl Feed {
     fn new(places: Places) -> Result<Self, Failure> {
-        let (seen, settled) = fingerprint(&places.db.path);
-        let (tracker, reconciled) = (RunTracker::default(), Instant::now());
-        let (registry, refused) = (None, None);
-        let mut feed = Self { places, registry, tracker, seen, settled, reconciled, refused };
+        let watcher = match is_remote(&places.state_dir) {
+            true => FileWatcher::polling("the file system may be changed by other machines"),
+            false => FileWatcher::default(),
+        };
+        let mut feed = Self {
+            places,
+            registry: None,
+            tracker: RunTracker::default(),
+            watcher,
+            supervisors: Supervisors::default(),
+            must_reconcile: false,
+            must_retry: false,
+            refused: None,
+        };
+        feed.watch_files();
         // Earlier transitions are not reported.
         if let Some(registry) = feed.registry()? {
             let reconciled = registry.reconcile();
-            feed.tracker.begin(registry.runs()?);
+            feed.tracker.begin(registry.latest()?);
+            let unfinished = registry.changes(&feed.tracker.seen())?.runs;
+            feed.tracker.begin_unfinished(unfinished);
             // The same error is reported once.
             feed.report(reconciled);
         }
@@ -128,54 +149,87 @@ impl Feed {
         Ok(self.registry.clone().filter(is_there))
     }
 
-    /// Returns the events since the last poll.
-    fn poll(&mut self) -> Result<Vec<Event>, Failure> {
+    /// Watches what a transition changes: the database or its write-ahead log, or an end in the spool
+    /// directory. Called before the record is read, so that no change is missed.
+    fn watch_files(&mut self) {
+        let db = &self.places.db.path;
+        let mut wal = db.as_os_str().to_owned();
+        wal.push("-wal");
+        let directory = db.parent().unwrap_or(db);
+        self.watcher.watch(&[
+            Target::Directory(directory),
+            Target::Written(db),
+            Target::Written(Path::new(&wal)),
+            Target::Directory(&directory.join("run")),
+        ]);
+        self.watcher.clear();
+    }
+
+    /// Returns the events since the last poll, of sandboxes that are wanted.
+    fn poll(&mut self, is_wanted: impl Fn(&Sandbox) -> bool) -> Result<Vec<Event>, Failure> {
+        self.watch_files();
         let Some(registry) = self.registry()? else { return Ok(Vec::new()) };
-        if self.reconciled.elapsed() >= RECONCILE_INTERVAL || self.tracker.awaits_reconciling() {
+        if std::mem::take(&mut self.must_reconcile) || self.tracker.awaits_reconciling() {
             self.report(registry.reconcile());
-            self.reconciled = Instant::now();
         }
-        let (now, settled) = fingerprint(&self.places.db.path);
-        if now == self.seen && self.settled && !self.tracker.awaits_reconciling() {
-            return Ok(Vec::new());
-        }
-        match registry.runs() {
-            Ok(runs) => {
-                (self.seen, self.settled) = (now, settled);
-                Ok(self.tracker.update(runs))
-            }
+        let read = self.read(&registry);
+        self.supervisors.follow(self.tracker.supervisors());
+        self.must_retry = read.is_err();
+        match read {
             Err(error) if error.is_passing() => {
                 warn!("{error}; events of this time are reported later");
                 Ok(Vec::new())
             }
-            Err(error) => Err(error.into()),
+            read => {
+                let mut events = read?;
+                events.retain(|event| is_wanted(&event.sandbox));
+                events.iter_mut().for_each(find_next_run);
+                Ok(events)
+            }
         }
     }
-}
 
-/// A hash that changes with each write to the database, and whether the last write is old enough
-/// that the next one will change it. Taken before the database is read, so that a write in between
-/// shows at the next poll.
-fn fingerprint(db: &Path) -> (u64, bool) {
-    use std::os::unix::fs::MetadataExt;
-
-    let mut wal = db.as_os_str().to_owned();
-    wal.push("-wal");
-    let mut hasher = DefaultHasher::new();
-    let mut settled = true;
-    for path in [db, Path::new(&wal)] {
-        let Ok(metadata) = fs::metadata(path) else { continue };
-        let (modified, size) = (metadata.modified().ok(), metadata.size());
-        (metadata.dev(), metadata.ino(), modified, size).hash(&mut hasher);
-        let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-        settled &= age.is_some_and(|age| age > MTIME_RESOLUTION);
+    /// Reads what has changed.
+    fn read(&mut self, registry: &Registry) -> Result<Vec<Event>, RegistryError> {
+        let mut changes = registry.changes(&self.tracker.seen())?;
+        if !self.tracker.is_continued_by(&changes.runs) {
+            self.tracker.go_back(&registry.latest()?);
+            changes = registry.changes(&self.tracker.seen())?;
+        }
+        let latest = match self.tracker.lacks(changes.sandboxes, &changes.runs) {
+            true => Some(registry.latest()?),
+            false => None,
+        };
+        let mut events = self.tracker.update(changes.runs);
+        if let Some(latest) = latest {
+            events.extend(self.tracker.compare(&latest));
+        }
+        Ok(events)
     }
-    (hasher.finish(), settled)
+
+    /// Waits until the record may have changed or a supervisor has ended, without a limit where both
+    /// can be watched.
+    fn wait(&mut self, interruptible: &InterruptibleWait) -> WaitResult {
+        let intervals = [
+            self.tracker.awaits_reconciling().then_some(Duration::ZERO),
+            self.must_retry.then_some(RETRY_INTERVAL),
+            (!self.supervisors.are_watched()).then_some(RECONCILE_INTERVAL),
+            self.watcher.poll_interval(),
+        ];
+        let fds = self.watcher.event_fd().into_iter().chain(self.supervisors.event_fds());
+        let fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let result = interruptible.wait_for(&fds, intervals.into_iter().flatten().min());
+        let are_watched = self.supervisors.are_watched();
+        self.must_reconcile = self.supervisors.have_ended() || !are_watched;
+        result
+    }
 }
 
 fn line(event: &Event) -> String {
-    let Event { at, what, run } = event;
-    let mut line = format!("{}  {:<10}  {}/{}", short(*at), what.word(), run.config_file, run.name);
+    let Event { at, what, sandbox, run, .. } = event;
+    let Sandbox { config_file, name, .. } = sandbox;
+    let mut line = format!("{}  {:<10}  {config_file}/{name}", short(*at), what.word());
+    let Some(run) = run else { return format!("{}\n", printable(&line)) };
     if let Some(pid) = run.pid.filter(|_| what.has_child() && !what.is_end()) {
         line.push_str(&format!("  pid={pid}"));
     }
@@ -183,25 +237,48 @@ fn line(event: &Event) -> String {
         let reason = or_dash(run.reason);
         line.push_str(&format!("  reason={reason}  exit={}", exit(run.exit_code, run.signal)));
     }
+    if *what == What::Restarting {
+        let next = or_dash(event.restart_at.map(short));
+        line.push_str(&format!("  restarts={}  next={next}", or_dash(event.restarts)));
+    }
     format!("{}\n", printable(&line))
 }
 
 fn json_line(event: &Event) -> String {
-    let Event { at, what, run } = event;
-    let end = what.is_end();
+    let Event { at, what, sandbox, run, .. } = event;
+    let run = run.as_ref();
+    let ended = run.filter(|_| what.is_end());
     let object = json!({
         "time": stamp(*at),
         "event": what.word(),
-        "name": run.name,
-        "config_file": run.config_file,
-        "run": run.id,
-        "pid": run.pid.filter(|_| what.has_child()),
-        "supervisor_pid": run.supervisor,
-        "exit_code": run.exit_code.filter(|_| end),
-        "signal": run.signal.filter(|_| end),
-        "reason": run.reason.map(Reason::as_str).filter(|_| end),
-        "bytes_logged": run.bytes_logged.filter(|_| end),
-        "bytes_dropped": run.bytes_dropped.filter(|_| end),
+        "name": sandbox.name,
+        "config_file": sandbox.config_file,
+        "run": sandbox.run,
+        "pid": run.and_then(|run| run.pid).filter(|_| what.has_child()),
+        "supervisor_pid": sandbox.supervisor,
+        "exit_code": ended.and_then(|run| run.exit_code),
+        "signal": ended.and_then(|run| run.signal),
+        "reason": ended.and_then(|run| run.reason).map(Reason::as_str),
+        "bytes_logged": ended.and_then(|run| run.bytes_logged),
+        "bytes_dropped": ended.and_then(|run| run.bytes_dropped),
+        "restarts": event.restarts,
+        "restart_at": event.restart_at.map(stamp),
     });
     format!("{}\n", json_text(&object))
+}
+
+/// Finds out how often the command of a run that is restarted has been restarted before, and when the
+/// next run starts, or has started. Its supervisor knows that, during this run and the next one.
+fn find_next_run(event: &mut Event) {
+    let Some(run) = event.run.as_ref().filter(|run| run.trusted) else { return };
+    if event.what != What::Restarting {
+        return;
+    }
+    let Some(Ok(status)) = Client::statuses(&run.socket, STATUS_TIMEOUT).pop() else { return };
+    if Some(status.started_at) == run.started_at {
+        event.restarts = Some(status.restarts);
+        event.restart_at = status.restart_at.or(event.restart_at);
+    } else if Some(status.started_at) == event.restart_at {
+        event.restarts = status.restarts.checked_sub(1);
+    }
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::statfs::statfs;
 use tracing::warn;
 
 use super::reason;
@@ -27,6 +28,9 @@ pub enum Target<'a> {
     Open(BorrowedFd<'a>),
     /// The file with this name, if it exists.
     Named(&'a Path),
+    /// Writes to the file with this name, if it exists. Not changes of its attributes, which SQLite
+    /// causes as it opens a file.
+    Written(&'a Path),
     /// Closing or removal of an open file by other processes.
     Held(BorrowedFd<'a>),
 }
@@ -54,11 +58,16 @@ impl FileWatcher {
             Self::Polling => Ok(false),
         };
         is_new.unwrap_or_else(|error| {
-            let (reason, every) = (reason(&error), POLL_INTERVAL.as_millis());
-            warn!("can't watch files ({reason}): polling every {every} ms");
-            *self = Self::Polling;
+            *self = Self::polling(reason(&error));
             true
         })
+    }
+
+    /// Polls instead, for a reason that is reported.
+    pub fn polling(reason: &str) -> Self {
+        let every = POLL_INTERVAL.as_millis();
+        warn!("can't watch files ({reason}): polling every {every} ms");
+        Self::Polling
     }
 
     /// Readable when there is an event.
@@ -80,6 +89,11 @@ impl FileWatcher {
     pub fn poll_interval(&self) -> Option<Duration> {
         matches!(self, Self::Polling).then_some(POLL_INTERVAL)
     }
+}
+
+/// Whether the path is on a file system that other machines may change, which causes no event here.
+pub fn is_remote(path: &Path) -> bool {
+    statfs(existing(path)).is_ok_and(|found| platform::is_remote(&found))
 }
 
 /// The nearest ancestor that is a directory, which may be `path` itself.

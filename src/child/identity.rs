@@ -2,8 +2,10 @@
 //! pid is never mistaken for the recorded process.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::{Signal, platform};
 
@@ -109,6 +111,48 @@ impl Identity {
             Liveness::Dead => Err(Errno::ESRCH.into()),
             Liveness::Unknown => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+}
+
+/// A descriptor that becomes readable when a process has ended, which need not be a child:
+/// [`ProcessEnd::of`].
+///
+/// ```
+/// use vmon::child::{Identity, ProcessEnd};
+///
+/// let mut child = std::process::Command::new("sleep").arg("1000").spawn()?;
+/// let end = ProcessEnd::of(&Identity::of(child.id()).unwrap())?;
+/// // For poll(2), beside others.
+/// let _fd = end.event_fd();
+/// child.kill()?;
+/// child.wait()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ProcessEnd(platform::ExitWatch);
+
+impl ProcessEnd {
+    /// Watches a process that is alive: with a pidfd on Linux, with kqueue(2) elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if the process is [`Dead`](Liveness::Dead);
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if its liveness is
+    /// [`Unknown`](Liveness::Unknown); `EMFILE` and the like.
+    pub fn of(process: &Identity) -> io::Result<Self> {
+        let pid = i32::try_from(process.pid).map_err(io::Error::other)?;
+        // Opened before the check, so that it can't be of a process that reuses the pid.
+        let watch = platform::ExitWatch::new(Pid::from_raw(pid))?;
+        match process.liveness() {
+            Liveness::Alive => Ok(Self(watch)),
+            Liveness::Unknown => Err(io::ErrorKind::Unsupported.into()),
+            Liveness::Dead => Err(Errno::ESRCH.into()),
+        }
+    }
+
+    /// The descriptor, for poll(2); `None` on a kernel without pidfds.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fd()
     }
 }
 

@@ -113,13 +113,13 @@ pub enum RunStatus {
     Stopped,
 }
 
-const COLUMNS: &str = "
+pub(super) const COLUMNS: &str = "
 SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r.started_at,
     r.running_at, r.ended_at, r.exit_code, r.signal, r.reason, r.bytes_logged, r.bytes_dropped,
     s.rootfs_paths, r.boot_id, r.pid_namespace, r.supervisor_pid, r.supervisor_start, r.spec,
     r.socket, s.config_last_modified";
 
-const ALL: &str = "
+pub(super) const ALL: &str = "
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
 
 /// One run per sandbox: an unfinished one, or else the one with the highest number. No time decides,
@@ -135,7 +135,7 @@ const LATEST_UNINDEXED: &str = "
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id AND r.id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY sandbox_id
     ORDER BY state = 'STOPPED', id DESC) AS place FROM vmon_runs) WHERE place = 1)";
 
-const SANDBOXES: &str = "
+pub(super) const SANDBOXES: &str = "
 SELECT id, name, config_file, status, supervisor_pid, microvm_pid, rootfs_paths FROM sandboxes s";
 
 /// Sandboxes without a run of vmon, and those that another program runs now.
@@ -226,7 +226,7 @@ fn in_progress(runs: &[Run]) -> BTreeSet<i64> {
     ids
 }
 
-fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> {
+pub(super) fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<(), Fault> {
     let have_any = runs.iter().any(|run| run.spec.as_ref().is_some_and(has_consoles));
     if !have_any || !schema::has_table(connection, "vmon_consoles")? {
         return Ok(());
@@ -295,7 +295,7 @@ pub(super) fn open_runs(connection: &Connection, state: &StateDir) -> Result<Vec
     collect(connection, &sql, [], |row| our_run(row, state))
 }
 
-fn collect(
+pub(super) fn collect(
     connection: &Connection,
     sql: &str,
     parameters: impl Params,
@@ -305,7 +305,7 @@ fn collect(
     statement.query_map(parameters, run)?.collect()
 }
 
-fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
+pub(super) fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
     let supervisor = supervisor(row)?;
     let state: Option<Phase> = word(row, "state")?;
     let ended = state == Some(Phase::Stopped);
@@ -364,7 +364,7 @@ fn has_consoles(spec: &Spec) -> bool {
     !spec.sandbox.consoles.is_empty() || !spec.options.is_object()
 }
 
-fn foreign_run(row: &Row<'_>) -> Result<Run> {
+pub(super) fn foreign_run(row: &Row<'_>) -> Result<Run> {
     let state: String = row.get("status")?;
     let supervisor: i64 = row.get("supervisor_pid")?;
     let runs = state == RUNNING && foreign_supervisor(supervisor).is_some();

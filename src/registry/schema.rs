@@ -77,6 +77,7 @@ const INDEXES: &str = "
 CREATE INDEX IF NOT EXISTS vmon_runs_unfinished ON vmon_runs(sandbox_id) WHERE state <> 'STOPPED';
 CREATE INDEX IF NOT EXISTS vmon_sandboxes_name ON sandboxes(name, config_file);
 CREATE INDEX IF NOT EXISTS vmon_runs_sandbox ON vmon_runs(sandbox_id);
+CREATE INDEX IF NOT EXISTS vmon_sandboxes_running ON sandboxes(id) WHERE status = 'RUNNING';
 ";
 
 /// What of our schema a database has.
@@ -120,7 +121,12 @@ pub(super) fn find(connection: &Connection) -> Result<Schema, Fault> {
     let found: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
     match found {
         Some(found) if found == VERSION.to_string() => {
-            let indexes = ["vmon_runs_unfinished", "vmon_sandboxes_name", "vmon_runs_sandbox"];
+            let indexes = [
+                "vmon_runs_unfinished",
+                "vmon_sandboxes_name",
+                "vmon_runs_sandbox",
+                "vmon_sandboxes_running",
+            ];
             Ok(if indexes.into_iter().all(has) { Schema::Complete } else { Schema::Unindexed })
         }
         found => Err(Fault::Newer { found: found.unwrap_or_default(), known: VERSION }),
@@ -138,7 +144,8 @@ WHERE (type IN ('table', 'view') AND lower(name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles',
         'vmon_logs'))
     OR (type = 'index' AND name IN
-        ('vmon_runs_unfinished', 'vmon_sandboxes_name', 'vmon_runs_sandbox'))";
+        ('vmon_runs_unfinished', 'vmon_sandboxes_name', 'vmon_runs_sandbox',
+            'vmon_sandboxes_running'))";
 
 /// A generated column is computed at each access and may have any size.
 const GENERATED: &str = "

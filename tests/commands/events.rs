@@ -1,10 +1,15 @@
 //! `vmon events`: every start and every end is reported, and nothing else.
 
-use std::io::{BufRead, BufReader, Lines};
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::common::{self, State, code, wait};
+use crate::common::inject::faults;
+use crate::common::{self, Detached, State, code, eventually, wait};
+use chrono::DateTime;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 
 /// A running `vmon events --json`.
@@ -18,6 +23,10 @@ impl Events {
     fn follow(state: &State, args: &[&str]) -> Self {
         let mut command = state.vmon();
         command.args(["events", "--json"]).args(args).stdout(Stdio::piped());
+        Self::started_in(state, command)
+    }
+
+    fn started_in(state: &State, mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // The first event reported is that of a marker, which starts afterwards.
@@ -132,6 +141,105 @@ fn a_restart_is_the_end_of_one_run_and_the_start_of_the_next() {
     assert_eq!(words(&reported), expected);
     assert_eq!(reported[2]["exit_code"], 7);
     assert_ne!(reported[0]["run"], reported[3]["run"]);
+}
+
+#[test]
+fn a_restart_is_reported_with_its_count_and_the_time_of_the_next_start() {
+    let state = State::new();
+    let gate = state.file("gate");
+    mkfifo(&gate, Mode::S_IRWXU).unwrap();
+    let mut events = Events::follow(&state, &["web", "marker"]);
+    let script = format!("read line < {}; exit 7", gate.display());
+    let mut web = state.run("web", &["--restart", "on-failure:2"], &script).spawn().unwrap();
+    let time = |value: &Value| DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
+    for count in 0..2 {
+        fs::write(&gate, "go\n").unwrap();
+        let reported = events.until(|event| event["event"] == "restarting");
+        let (restart, others) = reported.split_last().unwrap();
+        // The next run may have started by now; it waits.
+        assert_eq!(restart["restarts"], count, "{restart}");
+        assert!(time(&restart["restart_at"]) > time(&restart["time"]), "{restart}");
+        let is_without = |it: &Value| it["restarts"].is_null() && it["restart_at"].is_null();
+        assert!(others.iter().all(is_without), "{others:?}");
+    }
+    fs::write(&gate, "go\n").unwrap();
+    events.until(is_end);
+    wait(&mut web);
+}
+
+#[test]
+fn runs_of_a_sandbox_that_was_removed_and_started_again_are_all_reported() {
+    let state = State::new();
+    let mut events = Events::follow(&state, &[]);
+    for code in 1..=3 {
+        state.ran("web", &[], &format!("exit {code}"));
+    }
+    let web = events.until(|event| event["exit_code"] == 3);
+    let first = web[0]["run"].as_i64().unwrap();
+    // While it is suspended, the last numbers on record are used again.
+    common::signal(&events.child, Signal::SIGSTOP);
+    assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
+    state.ran("db", &[], "exit 4");
+    state.ran("db", &[], "exit 5");
+    common::signal(&events.child, Signal::SIGCONT);
+    let mut reported = events.until(|event| event["exit_code"] == 5);
+    assert!(state.vmon().args(["rm", "db"]).status().unwrap().success());
+    reported.extend(events.until(|event| event["name"] == "db" && event["event"] == "removed"));
+    let run = |code| {
+        let end = reported.iter().find(|event| event["exit_code"] == code).unwrap();
+        (end["name"].as_str().unwrap(), end["run"].as_i64().unwrap())
+    };
+    assert_eq!((run(4), run(5)), (("db", first), ("db", first + 1)));
+    let mut words = words(&reported);
+    words.sort_unstable();
+    let of_db = ["removed", "running", "running", "starting", "starting", "stopped", "stopped"];
+    let expected = of_db.map(|word| ("db", word)).into_iter().chain([("web", "removed")]);
+    assert_eq!(words, expected.collect::<Vec<_>>());
+}
+
+/// The arguments of the poll(2) or ppoll(2) that a process waits in, without a timeout.
+#[cfg(target_os = "linux")]
+fn waits_for_ever(pid: u32) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let words: Vec<&str> = call.split(' ').collect();
+    let is = |number: nix::libc::c_long| words.first() == Some(&number.to_string().as_str());
+    #[cfg(target_arch = "x86_64")]
+    if is(nix::libc::SYS_poll) {
+        return words[3].ends_with("ffffffff");
+    }
+    is(nix::libc::SYS_ppoll) && words[3] == "0x0"
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn events_waits_without_a_timeout_while_nothing_happens() {
+    let state = State::new();
+    let run = Detached::start(&state, &mut state.run("web", &["-d"], "exec sleep 1000"));
+    let mut events = Events::follow(&state, &[]);
+    eventually("events waits without a timeout", || waits_for_ever(events.child.id()));
+    run.signal(Signal::SIGKILL);
+    let reported = events.until(is_end);
+    assert_eq!(reported.last().unwrap()["reason"], "supervisor-lost", "{reported:?}");
+    eventually("events waits without a timeout", || waits_for_ever(events.child.id()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn where_files_can_not_be_watched_events_says_so_once_and_polls() {
+    let state = State::new();
+    let mut command = state.vmon();
+    command.args(["events", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    faults(&mut command, &[format!("inotify_init1 {}", nix::libc::EMFILE)]);
+    let mut events = Events::started_in(&state, command);
+    state.ran("web", &[], "exit 3");
+    state.ran("web", &[], "exit 4");
+    let reported = events.until(|event| event["exit_code"] == 4);
+    assert_eq!(reported.len(), 6, "{reported:?}");
+    common::signal(&events.child, Signal::SIGTERM);
+    let mut said = String::new();
+    events.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("can't watch files") && said.contains("250 ms"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
  *
  *     CALL ERRNO [arg=N] [fd=TEXT] [while=FILE] [skip=N]
  *
- * CALL    read, write, flock, kill (killpg too), pidfd_send_signal or epoll_ctl.
+ * CALL    read, write, flock, kill (killpg too), pidfd_send_signal, epoll_ctl or inotify_init1.
  * ERRNO   its number.
  * arg     only for this signal (kill, pidfd_send_signal), this operation without LOCK_NB (flock)
  *         or this operation (epoll_ctl).
@@ -59,6 +59,7 @@ static int (*real_flock)(int, int);
 static int (*real_kill)(pid_t, int);
 static int (*real_killpg)(pid_t, int);
 static int (*real_epoll_ctl)(int, int, int, struct epoll_event *);
+static int (*real_inotify_init1)(int);
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static long (*real_syscall)(long, ...);
 
@@ -96,6 +97,7 @@ __attribute__((constructor)) static void begin(void)
     real_kill = dlsym(RTLD_NEXT, "kill");
     real_killpg = dlsym(RTLD_NEXT, "killpg");
     real_epoll_ctl = dlsym(RTLD_NEXT, "epoll_ctl");
+    real_inotify_init1 = dlsym(RTLD_NEXT, "inotify_init1");
     real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
     real_syscall = dlsym(RTLD_NEXT, "syscall");
     const char *program = getenv("VMON_INJECT_PROGRAM");
@@ -186,6 +188,12 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     FAIL("epoll_ctl", fd, operation);
     return real_epoll_ctl(epoll, operation, fd, event);
+}
+
+int inotify_init1(int flags)
+{
+    FAIL("inotify_init1", -1, -1);
+    return real_inotify_init1(flags);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now)

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::libc::{intptr_t, timespec, uintptr_t};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
+use nix::sys::statfs::Statfs;
 
 use super::{Target, existing};
 
@@ -40,7 +41,7 @@ impl FileWatcher {
             match self.watched.iter().position(|(watched, _)| *watched == identity) {
                 Some(place) => now.push(self.watched.swap_remove(place)),
                 None => {
-                    self.add(&fd)?;
+                    self.add(&fd, target)?;
                     now.push((identity, fd));
                     is_new = true;
                 }
@@ -50,13 +51,15 @@ impl FileWatcher {
         Ok(is_new)
     }
 
-    fn add(&self, fd: &OwnedFd) -> io::Result<()> {
-        let what = FilterFlag::NOTE_WRITE
+    fn add(&self, fd: &OwnedFd, target: &Target<'_>) -> io::Result<()> {
+        let mut what = FilterFlag::NOTE_WRITE
             | FilterFlag::NOTE_EXTEND
             | FilterFlag::NOTE_DELETE
             | FilterFlag::NOTE_RENAME
-            | FilterFlag::NOTE_ATTRIB
             | FilterFlag::NOTE_LINK;
+        if !matches!(target, Target::Written(_)) {
+            what |= FilterFlag::NOTE_ATTRIB;
+        }
         let flags = EvFlags::EV_ADD | EvFlags::EV_CLEAR;
         let ident = fd.as_raw_fd() as uintptr_t;
         let event = KEvent::new(ident, EventFilter::EVFILT_VNODE, flags, what, 0, 0 as intptr_t);
@@ -88,7 +91,7 @@ impl AsFd for FileWatcher {
 fn open(target: &Target<'_>) -> io::Result<Option<(Identity, OwnedFd)>> {
     let file = match target {
         Target::Directory(path) => named(existing(path)),
-        Target::Named(path) => named(path),
+        Target::Named(path) | Target::Written(path) => named(path),
         // kqueue(2) does not report closing, but the holder removes the file before it closes it.
         Target::Open(fd) | Target::Held(fd) => fd.try_clone_to_owned().map(File::from),
     };
@@ -105,4 +108,9 @@ fn open(target: &Target<'_>) -> io::Result<Option<(Identity, OwnedFd)>> {
 fn named(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+pub fn is_remote(found: &Statfs) -> bool {
+    let name = found.filesystem_type_name();
+    ["nfs", "smbfs", "afpfs", "webdav", "p9fs"].contains(&name) || name.starts_with("fuse")
 }

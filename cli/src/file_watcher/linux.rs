@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::statfs::Statfs;
 
 use super::{Target, existing};
 
@@ -54,7 +55,7 @@ impl AsFd for FileWatcher {
 fn path(target: &Target<'_>) -> PathBuf {
     match target {
         Target::Directory(path) => existing(path).to_owned(),
-        Target::Named(path) => path.to_path_buf(),
+        Target::Named(path) | Target::Written(path) => path.to_path_buf(),
         Target::Open(fd) | Target::Held(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into(),
     }
 }
@@ -77,10 +78,31 @@ fn flags(target: &Target<'_>) -> AddWatchFlags {
                 | AddWatchFlags::IN_ATTRIB
                 | AddWatchFlags::IN_DONT_FOLLOW
         }
+        Target::Written(_) => moved | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_DONT_FOLLOW,
         Target::Held(_) => {
             AddWatchFlags::IN_ATTRIB
                 | AddWatchFlags::IN_CLOSE_WRITE
                 | AddWatchFlags::IN_CLOSE_NOWRITE
         }
     }
+}
+
+/// The magic numbers of statfs(2): NFS, SMB, CIFS, SMB2, 9P, FUSE (virtiofs too), AFS, Ceph, GFS2, OCFS2
+/// and Lustre.
+const REMOTE: [u32; 11] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x0102_1997,
+    0x6573_5546,
+    0x5346_414f,
+    0x00c3_6400,
+    0x0116_1970,
+    0x7461_636f,
+    0x0bd0_0bd0,
+];
+
+pub fn is_remote(found: &Statfs) -> bool {
+    u32::try_from(found.filesystem_type().0).is_ok_and(|magic| REMOTE.contains(&magic))
 }
