@@ -530,12 +530,22 @@ impl Channel {
         attachments: &mut Attachments,
         cx: &mut Cx<'_>,
     ) {
-        for output in &mut self.outputs {
-            if output.has_tail() || limit && output.has_unknown_tail() {
-                output.end(&mut cx.sources);
+        let last = limit && !self.backend.is_stdio();
+        loop {
+            let mut moved = false;
+            for output in self.outputs.iter_mut().filter(|output| !output.has_ended()) {
+                if output.has_tail() || limit && output.has_unknown_tail() {
+                    output.end(&mut cx.sources);
+                    moved = true;
+                }
+            }
+            self.follow_end(attachments, cx);
+            // At the limit, peers in the listen queue take turns at once.
+            moved |= last && self.read_all(attachments, cx);
+            if !last || !moved {
+                return;
             }
         }
-        self.follow_end(attachments, cx);
     }
 
     /// Gives up bytes that wait for the log if it can't be written, else bytes that wait for the

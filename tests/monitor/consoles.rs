@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::common::host::Host;
 use crate::common::{self, State, assert_same, contains, eventually, vmm};
@@ -356,6 +357,40 @@ fn a_new_connection_replaces_one_that_a_process_holds_open_and_both_are_logged()
     let (_, state) = host.end();
     assert_eq!(state.log("a@serial"), b"one two three");
     assert_eq!(reopened_at(&state, "a@serial"), [8]);
+}
+
+/// A burst of connections that a process holds open, just before the child ends.
+fn end_with_burst(peers: usize) -> String {
+    let state = State::new();
+    let path = state.file("console");
+    let console = format!("serial=listen:{}", path.display()).parse().unwrap();
+    let command = ["sh", "-c", "read line"].map(str::to_owned);
+    let describe = |it: Sandbox| {
+        it.console(console).input(Input::Attached).stop_timeout(Duration::from_millis(1))
+    };
+    let mut host = Host::new(state, &command, describe, |builder| builder);
+    host.until("it listens", |_| path.exists());
+    let mut client = host.try_attach(None, 0).unwrap().0;
+    let held: Vec<UnixStream> = (0..peers)
+        .map(|number| {
+            let mut peer = UnixStream::connect(&path).unwrap();
+            // One has nothing to say.
+            write!(peer, "{}", if number == 1 { String::new() } else { format!("<{number}>") })
+                .unwrap();
+            peer
+        })
+        .collect();
+    client.send(b"\n");
+    let (_, state) = host.end();
+    drop(held);
+    String::from_utf8(state.log("a@serial")).unwrap()
+}
+
+#[test]
+fn connections_that_wait_at_the_end_of_the_run_are_logged_before_it_ends() {
+    let expected: String =
+        (0..20).filter(|number| *number != 1).map(|number| format!("<{number}>")).collect();
+    assert_eq!(end_with_burst(20), expected);
 }
 
 #[test]

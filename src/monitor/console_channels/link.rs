@@ -21,6 +21,10 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// A console that has been open for this time is tried again after the first delay.
 const GOOD: Duration = Duration::from_secs(1);
 
+/// How many peers in the listen queue are served at the limit of the drain, which others may extend
+/// without end.
+const LAST_PEERS: u32 = 256;
+
 /// The state of the connection.
 #[derive(Debug)]
 enum State {
@@ -46,6 +50,8 @@ enum Life {
     /// Bytes that have arrived are read to the end, those of peers in the listen queue included.
     Draining {
         child: u32,
+        /// How many peers of the queue are still taken; without a limit before that of the drain.
+        peers: Option<u32>,
     },
     Over,
 }
@@ -160,6 +166,17 @@ impl Link {
         self.backend.path().map(|path| path.display().to_string()).unwrap_or_default()
     }
 
+    /// Reports peers whose output is not read any more.
+    fn refuse_rest(&mut self, child: u32) {
+        let mut rest = 0;
+        while rest < LAST_PEERS && matches!(self.backend.open(child), Ok(Some(_))) {
+            rest += 1;
+        }
+        if rest > 0 {
+            warn!(console = %self.name, "{rest} or more connections came too late: their output is lost");
+        }
+    }
+
     fn report_failure(&mut self, error: &dyn Display) {
         if !std::mem::replace(&mut self.reported, true) {
             let path = self.shown_path();
@@ -199,7 +216,7 @@ impl Peer for Link {
 
     fn begin_drain(&mut self) {
         if let Life::Running { child } = self.life {
-            self.life = Life::Draining { child };
+            self.life = Life::Draining { child, peers: None };
             self.backend.let_end();
         }
     }
@@ -208,7 +225,15 @@ impl Peer for Link {
         let child = match self.life {
             Life::Running { child } => child,
             // Peers in the listen queue are the only ones that have bytes left.
-            Life::Draining { child } if self.backend.listener().is_some() => child,
+            Life::Draining { child, peers } if self.backend.listener().is_some() => {
+                if peers == Some(0) {
+                    self.refuse_rest(child);
+                    self.gone(cx);
+                    return None;
+                }
+                self.life = Life::Draining { child, peers: peers.map(|left| left - 1) };
+                child
+            }
             Life::Draining { .. } => {
                 self.gone(cx);
                 return None;
@@ -316,7 +341,12 @@ impl Peer for Link {
     }
 
     fn stop_accepting(&mut self) {
-        self.life = Life::Over;
+        match &mut self.life {
+            Life::Draining { peers, .. } => {
+                peers.get_or_insert(LAST_PEERS);
+            }
+            life => *life = Life::Over,
+        }
     }
 
     fn close(&mut self, cx: &mut Cx<'_>) {
