@@ -28,7 +28,10 @@
 //! - The row of a run is written only by its supervisor while that lives. Once the supervisor is
 //!   dead ([`Liveness::Dead`](crate::monitor::Liveness)), [`Registry::reconcile`] or the next claim
 //!   of the name ends the remaining processes and closes the row. A supervisor that can't be
-//!   checked, for example in another pid namespace, keeps its row.
+//!   checked, for example on another machine, keeps its row until [`Registry::close_unproven`].
+//! - A supervising process holds a lock in the spool directory for as long as it has an unfinished run
+//!   on record: one descriptor for each process and spool directory. It proves to a process in
+//!   another pid namespace, or without a complete /proc, whether the supervisor lives.
 //! - The row in `sandboxes` belongs to the run, or the program, whose supervisor's pid it contains.
 //! - SQLite's write lock is held for one transaction. [`Registry::remove_with`] also holds it while
 //!   the sandbox's other files are removed.
@@ -68,6 +71,8 @@ mod columns;
 mod connection;
 mod error;
 mod expiry;
+mod holder;
+mod lock;
 mod lost;
 mod metrics;
 mod observer;
@@ -77,7 +82,9 @@ mod read;
 mod reconcile;
 mod record;
 mod remove;
+mod run;
 mod schema;
+mod site;
 mod spec;
 mod spool;
 mod sqlite;
@@ -102,11 +109,12 @@ use nix::unistd::geteuid;
 pub use observer::RegistryObserver;
 pub use parts::{Changes, Seen};
 use read::Selection;
-pub use read::{Run, RunStatus};
 pub use reconcile::Lost;
 pub use remove::{Pruned, Removal};
+pub use run::{Run, RunStatus};
 use rusqlite::{Connection, Transaction};
 use schema::Schema;
+pub use site::Location;
 use spool::Spooled;
 use state_dir::StateDir;
 
@@ -157,8 +165,6 @@ struct Shared {
 struct Paths {
     /// Absolute; its directory contains no symbolic links.
     db: PathBuf,
-    spool: PathBuf,
-    /// Base of relative paths in the record.
     state: Arc<StateDir>,
 }
 
@@ -251,7 +257,8 @@ impl Registry {
     /// imported is reported in a warning.
     #[must_use]
     pub fn spool_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        Arc::make_mut(&mut self.paths).spool = dir.into();
+        let paths = Arc::make_mut(&mut self.paths);
+        Arc::make_mut(&mut paths.state).spool = dir.into();
         self
     }
 
@@ -264,7 +271,8 @@ impl Registry {
     /// unchanged.
     #[must_use]
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        Arc::make_mut(&mut self.paths).state = Arc::new(StateDir::new(dir.into()));
+        let paths = Arc::make_mut(&mut self.paths);
+        paths.state = Arc::new(StateDir::new(dir.into(), paths.state.spool.clone()));
         self
     }
 
@@ -335,7 +343,7 @@ impl Registry {
         missing: T,
         work: impl Fn(&Connection, &StateDir) -> Result<(Vec<Run>, T), Fault>,
     ) -> Result<(Vec<Run>, T), RegistryError> {
-        let Paths { db, state, .. } = &*self.paths;
+        let Paths { db, state } = &*self.paths;
         self.import_spooled();
         if !connection::exists(db).at(db)? {
             return Ok((Vec::new(), missing));
@@ -372,9 +380,9 @@ impl Registry {
         let directory = fs::canonicalize(trust::parent(db))?;
         let spool = directory.join("run");
         let db = directory.join(name);
-        let state = Arc::new(StateDir::new(directory));
+        let state = Arc::new(StateDir::new(directory, spool));
         Ok(Self {
-            paths: Arc::new(Paths { db, spool, state }),
+            paths: Arc::new(Paths { db, state }),
             shared: None,
             timed_out: Arc::default(),
             reported: Arc::default(),
@@ -429,8 +437,8 @@ impl Registry {
     /// [`RegistryError::Foreign`] or [`RegistryError::Exposed`] if another user could have written it;
     /// [`RegistryError::System`] if lstat(2) failed.
     pub fn check_trust(&self) -> Result<(), RegistryError> {
-        let Paths { db, spool, .. } = &*self.paths;
-        trust::check(db, spool).at(db)
+        let Paths { db, state } = &*self.paths;
+        trust::check(db, &state.spool).at(db)
     }
 
     /// Reads the ends in the spool directory. Each skipped file is reported once.
@@ -460,7 +468,7 @@ impl Registry {
             Ok(()) => spool::remove(&spooled),
             Err(_) if timed_out => {}
             Err(error) => tracing::warn!(
-                count = spooled.len(), directory = %self.paths.spool.display(), %error,
+                count = spooled.len(), directory = %self.paths.state.spool.display(), %error,
                 "spooled ends can't be imported yet",
             ),
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use vmon::control::Status;
 use vmon::monitor::{AttachTo, SessionReport};
-use vmon::registry::{Run, RunStatus};
+use vmon::registry::{Location, Run, RunStatus};
 
 use super::Failure;
 use super::consoles;
@@ -118,6 +118,9 @@ fn live(run: &Run, answer: &Answer) -> Result<Value, String> {
     match answer {
         Some(Ok(status)) => Ok(live_object(status)),
         Some(Err(error)) => Err(error.to_string()),
+        None if run.location == Some(Location::OtherMachine) => {
+            Err("its supervisor is on another machine".to_owned())
+        }
         None if run.status == RunStatus::Running => Err(NO_SOCKET.to_owned()),
         None => Err(NOT_RUNNING.to_owned()),
     }

@@ -47,6 +47,6 @@ fn send(sandbox: &Recorded, signal: Signal) -> Result<(), LiveError> {
     let Some(run) = live::unserved(sandbox, &error) else { return Err(error) };
     match &run.child {
         Some(_) if live::is_commands(run) => live::signalled(run.signal_child(signal), run.pid),
-        _ => Err(LiveError::NotServed { supervisor: run.supervisor.unwrap_or_default() }),
+        _ => Err(live::not_served(run)),
     }
 }

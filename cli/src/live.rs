@@ -11,7 +11,7 @@ use nix::poll::{PollTimeout, poll};
 use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Status as Live, Watch};
 use vmon::monitor::{Identity, Liveness, Name, Phase};
-use vmon::registry::{RegistryError, Run, RunStatus};
+use vmon::registry::{Location, RegistryError, Run, RunStatus};
 
 use super::reason;
 use super::record::{Record, Recorded};
@@ -39,14 +39,20 @@ const POLL_INTERVAL: u8 = 10;
 pub enum LiveError {
     #[error("it is not running; 'vmon restart' starts it again")]
     NotRunning,
+    #[error("its supervisor, {supervisor}, has no control socket: signal that process yourself")]
+    NoSocket { supervisor: String },
     #[error(
-        "its supervisor, pid {supervisor}, has no control socket: signal that process yourself"
+        "no process serves its control socket, though its supervisor, {supervisor}, is alive: signal that process yourself"
     )]
-    NoSocket { supervisor: u32 },
+    NotServed { supervisor: String },
     #[error(
-        "no process serves its control socket, though its supervisor, pid {supervisor}, is alive: signal that process yourself"
+        "it is on record as running on another machine, {host}: run this command there; if it is gone, 'vmon rm --force' removes it from the record"
     )]
-    NotServed { supervisor: u32 },
+    OtherMachine { host: String },
+    #[error(
+        "its control socket is not served, and it can't be told whether its supervisor, {supervisor}, is alive; if it is gone, 'vmon rm --force' removes it from the record"
+    )]
+    Unproven { supervisor: String },
     #[error(transparent)]
     Client(ClientError),
     #[error(transparent)]
@@ -56,7 +62,7 @@ pub enum LiveError {
     #[error(
         "no process serves its control socket, and pid {pid} is not proven to belong to it: signal that process yourself"
     )]
-    Unproven { pid: u32 },
+    NotItsOwn { pid: u32 },
     #[error(
         "its record could have been written by another user, so it is not acted upon: run this as the user that owns the database, and make sure that no other user can write to it"
     )]
@@ -106,10 +112,21 @@ pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     if !run.trusted {
         return Err(LiveError::Untrusted);
     }
-    let supervisor = run.supervisor.unwrap_or_default();
-    let socket = run.socket.as_ref().ok_or(LiveError::NoSocket { supervisor })?;
+    if run.location == Some(Location::OtherMachine) {
+        let host = run.host.as_deref().unwrap_or("whose name is not on record").to_owned();
+        return Err(LiveError::OtherMachine { host });
+    }
+    let unproven = || LiveError::Unproven { supervisor: supervisor(run) };
+    let is_unproven = run.liveness == Some(Liveness::Unknown);
+    let Some(socket) = &run.socket else {
+        return Err(match is_unproven {
+            true => unproven(),
+            false => LiveError::NoSocket { supervisor: supervisor(run) },
+        });
+    };
     let error = match Client::connect(socket) {
         Ok(client) => return Ok(client),
+        Err(ClientError::NotServed(_)) if is_unproven => return Err(unproven()),
         Err(error) => error.into(),
     };
     // Its supervisor makes it again.
@@ -122,16 +139,35 @@ pub fn connect(sandbox: &Recorded) -> Result<Client, LiveError> {
     Err(error)
 }
 
+/// The supervisor, for a message.
+fn supervisor(run: &Run) -> String {
+    let pid = run.supervisor.unwrap_or_default();
+    match run.location {
+        Some(Location::OtherNamespace) => format!("pid {pid} of another pid namespace"),
+        _ => format!("pid {pid}"),
+    }
+}
+
 /// What a supervisor has answered that was asked for its status. `None` if it was not asked: the run
-/// has ended, or its supervisor has no socket.
+/// has ended, or its supervisor has no socket or is on another machine.
 pub type Answer = Option<Result<Live, ClientError>>;
 
 /// The answers of the supervisors of several runs, which are asked at the same time.
 pub fn answers(runs: &[&Run]) -> Vec<Answer> {
-    let socket = |run: &Run| run.socket.clone().filter(|_| run.status == RunStatus::Running);
+    let is_reachable = |run: &Run| {
+        run.status == RunStatus::Running && run.location != Some(Location::OtherMachine)
+    };
+    let socket = |run: &Run| run.socket.clone().filter(|_| is_reachable(run));
     let sockets: Vec<_> = runs.iter().map(|run| socket(run)).collect();
     let mut answers = Client::statuses(sockets.iter().flatten(), STATUS_TIMEOUT).into_iter();
     sockets.iter().map(|socket| socket.as_ref().and_then(|_| answers.next())).collect()
+}
+
+/// Whether only the user can tell that a run is over: its supervisor can't be checked or reached.
+pub fn is_unproven(sandbox: &Recorded) -> bool {
+    let unproven =
+        |error| matches!(error, LiveError::OtherMachine { .. } | LiveError::Unproven { .. });
+    sandbox.running().is_some() && connect(sandbox).is_err_and(unproven)
 }
 
 /// Whether the supervisor is a `vmon run`, which exits after its sandbox. A host may live on.
@@ -159,7 +195,7 @@ pub fn signalled(outcome: io::Result<()>, pid: Option<u32>) -> Result<(), LiveEr
         Ok(()) => Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Ok(()),
         // Errors without errno come from the ownership check.
-        Err(error) if error.raw_os_error().is_none() => Err(LiveError::Unproven { pid }),
+        Err(error) if error.raw_os_error().is_none() => Err(LiveError::NotItsOwn { pid }),
         Err(error) => Err(LiveError::Signal { pid, reason: reason(&error) }),
     }
 }
@@ -245,17 +281,20 @@ impl<'a> Endings<'a> {
             return Err(error);
         }
         if let Some(run) = unserved(sandbox, &error) {
-            return Err(LiveError::NotServed { supervisor: run.supervisor.unwrap_or_default() });
+            return Err(not_served(run));
         }
         match self.settled(sandbox) {
             Err(LiveError::NotOnRecord) => {
-                let running = sandbox.running();
-                let supervisor = running.and_then(|run| run.supervisor).unwrap_or_default();
-                Err(LiveError::NotServed { supervisor })
+                Err(sandbox.running().map_or(LiveError::NotOnRecord, not_served))
             }
             settled => settled,
         }
     }
+}
+
+/// The error for a run whose supervisor does not serve its socket.
+pub fn not_served(run: &Run) -> LiveError {
+    LiveError::NotServed { supervisor: supervisor(run) }
 }
 
 /// Whether the end of a run is on record. A run can be read as stopped before its supervisor has

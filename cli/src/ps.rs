@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use vmon::monitor::Phase;
-use vmon::registry::{Run, RunStatus};
+use vmon::registry::{Location, Run, RunStatus};
 
 use self::template::{Template, TemplateError};
 use super::live::{self, Answer};
@@ -39,8 +39,8 @@ FORMAT is one of
                \\n a newline
 
 With --json, an array of objects, newest first; a value that is not known is null:
-  id, name, config_file, state, status, pid, supervisor_pid, started_at, running_at, ended_at,
-  exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths, waits
+  id, name, config_file, state, status, pid, supervisor_pid, host, started_at, running_at,
+  ended_at, exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths, waits
 Times are RFC 3339, in UTC; a signal is its number.
 
 Examples:
@@ -95,12 +95,7 @@ pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Fail
         _ => Record::latest(shared)?,
     };
     match format {
-        Format::Table => {
-            let runs = runs(&record, args.all);
-            let rows = runs.iter().zip(live::answers(&runs));
-            let rows = rows.map(|(run, answer)| (row(run, &answer), waits::cell(&answer)));
-            print(&waits::table_with_waits(HEADER, rows))
-        }
+        Format::Table => print(&list(&runs(&record, args.all))),
         Format::Json => print_json(&run_objects(&runs(&record, args.all))),
         Format::Names => print(&names(&record, args.all)),
         Format::OpenMetrics if is_at_terminal() => {
@@ -138,6 +133,17 @@ fn names(record: &Record, all: bool) -> String {
         _ => format!("{}\n", printable(&sandbox.to_string())),
     };
     sandboxes(record, all).into_iter().map(line).collect()
+}
+
+/// The table. It has a column for the host if a run is on another machine.
+fn list(runs: &[&Run]) -> String {
+    let is_elsewhere = |run: &Run| run.location == Some(Location::OtherMachine);
+    let has_host = runs.iter().any(|run| is_elsewhere(run));
+    let rows = runs.iter().zip(live::answers(runs)).map(|(run, answer)| {
+        let host = has_host.then(|| or_dash(run.host.as_ref().filter(|_| is_elsewhere(run))));
+        (row(run, &answer).into_iter().chain(host), waits::cell(&answer))
+    });
+    waits::table_with_waits(HEADER.into_iter().chain(has_host.then_some("HOST")), rows)
 }
 
 fn row(run: &Run, answer: &Answer) -> [String; 8] {

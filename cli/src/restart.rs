@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::unistd::AccessFlags;
 use vmon::monitor::{Forward, Input};
-use vmon::registry::{Registry, Run, RunStatus};
+use vmon::registry::{Location, Registry, Run, RunStatus};
 
 use super::name_choice::NameChoice;
 use super::outcome::Outcome;
@@ -114,7 +114,9 @@ pub fn restart(
 
 fn start(sandbox: &Recorded, plan: &Plan, outcome: &mut Outcome) {
     // The last supervisor writes the exit file and runs the --on-exit command after the end.
-    let last = sandbox.latest().filter(|run| live::is_commands(run));
+    // In another pid namespace it can't be seen to exit.
+    let is_here = |run: &&Run| run.location == Some(Location::Here);
+    let last = sandbox.latest().filter(|run| live::is_commands(run)).filter(is_here);
     let supervisor = last.and_then(|run| run.supervisor_identity.as_ref());
     let gone = supervisor.map(|supervisor| live::supervisor_gone(supervisor, Duration::ZERO));
     if let Some(Err(error)) = gone {

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use tracing::warn;
 use vmon::registry::{Registry, Removal};
 
 use super::Failure;
+use super::live::{self, LiveError};
 use super::log_files::{Roots, remove_logs};
 use super::outcome::Outcome;
 use super::record::{Names, Record, Recorded};
@@ -33,7 +35,8 @@ pub struct RmArgs {
     #[arg(long, value_name = "DIR", requires = "logs")]
     log_dir: Vec<PathBuf>,
 
-    /// Stop running sandboxes first
+    /// Stop running sandboxes first. Those whose supervisor can't be checked or is on another machine
+    /// are removed without being stopped
     #[arg(long, short)]
     force: bool,
 }
@@ -52,7 +55,18 @@ pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<()
             permitted.map_err(|error| refuse(sandbox, &error, outcome)).is_ok()
         });
     }
-    for sandbox in stopped(&record, &selected, args.force, outcome) {
+    let mut removable = Vec::new();
+    if args.force {
+        let (unproven, others): (Vec<&Recorded>, _) =
+            selected.into_iter().partition(|sandbox| live::is_unproven(sandbox));
+        selected = others;
+        removable.extend(unproven.into_iter().filter(|sandbox| {
+            let closed = close(registry, sandbox);
+            closed.map_err(|error| refuse(sandbox, &error, outcome)).is_ok()
+        }));
+    }
+    removable.extend(stopped(&record, &selected, args.force, outcome));
+    for sandbox in removable {
         if let Err(error) = remove(registry, sandbox, roots.as_ref()) {
             refuse(sandbox, &error, outcome);
         }
@@ -77,11 +91,27 @@ fn stopped<'a>(
     let (running, stopped): (Vec<&Recorded>, Vec<&Recorded>) =
         selected.iter().partition(|sandbox| sandbox.running().is_some());
     for sandbox in running {
-        outcome.failed(&format!(
-            "can't remove {sandbox}: it is running; run 'vmon stop {sandbox}' first, or give --force"
-        ));
+        let error = match live::connect(sandbox) {
+            Err(error @ (LiveError::OtherMachine { .. } | LiveError::Unproven { .. })) => {
+                error.to_string()
+            }
+            _ => format!("it is running; run 'vmon stop {sandbox}' first, or give --force"),
+        };
+        refuse(sandbox, &error, outcome);
     }
     stopped
+}
+
+/// Closes the run of a sandbox on the word of the user.
+fn close(registry: &Registry, sandbox: &Recorded) -> Result<(), String> {
+    let Some(run) = sandbox.running() else { return Ok(()) };
+    match registry.close_unproven(run).map_err(|error| error.to_string())? {
+        true => {
+            warn!("{sandbox} was not stopped: its supervisor can't be reached");
+            Ok(())
+        }
+        false => Err("its supervisor is alive after all; run the command again".to_owned()),
+    }
 }
 
 /// Removes a sandbox, with its logs if `roots` is given.

@@ -9,7 +9,7 @@ use super::output::{merged, stamp, word};
 use super::{consoles, waits};
 
 /// The keys of [`run_object`].
-pub const RUN_KEYS: [&str; 18] = [
+pub const RUN_KEYS: [&str; 19] = [
     "id",
     "name",
     "config_file",
@@ -17,6 +17,7 @@ pub const RUN_KEYS: [&str; 18] = [
     "status",
     "pid",
     "supervisor_pid",
+    "host",
     "started_at",
     "running_at",
     "ended_at",
@@ -51,6 +52,7 @@ pub fn recorded(run: &Run) -> Value {
         "status": word(run.status),
         "pid": run.pid,
         "supervisor_pid": run.supervisor,
+        "host": run.host,
         "started_at": run.started_at.map(stamp),
         "running_at": run.running_at.map(stamp),
         "ended_at": run.ended_at.map(stamp),

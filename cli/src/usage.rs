@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vmon::registry::Run;
+use vmon::registry::{Location, Run};
 use vmon::usage::{self, Processes, Usage, UsageError};
 
 /// The usage as JSON, for `inspect` and `stats`.
@@ -34,6 +34,9 @@ impl ProcessSnapshot {
     /// The usage of a run's processes and the moment of the measurement, or why it is not known.
     pub fn measure(&self, run: &Run) -> Result<(Instant, Usage), String> {
         let child = run.child.as_ref().ok_or("its command is not running")?;
+        if run.location == Some(Location::OtherMachine) {
+            return Err("its command is on another machine".to_owned());
+        }
         let text = |error: UsageError| error.to_string();
         if let Some(cgroup) = run.spec.as_ref().and_then(|spec| spec.sandbox.cgroup.as_deref()) {
             return Ok((Instant::now(), usage::of_cgroup(cgroup).map_err(text)?));

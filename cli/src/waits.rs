@@ -46,11 +46,11 @@ pub fn text(wait: &Wait) -> String {
 }
 
 /// A table whose rows end with what [`cell`] returns. Without any the column is left out.
-pub fn table_with_waits<const N: usize>(
-    header: [&'static str; N],
-    rows: impl IntoIterator<Item = ([String; N], String)>,
+pub fn table_with_waits<R: IntoIterator<Item = String>>(
+    header: impl IntoIterator<Item = &'static str>,
+    rows: impl IntoIterator<Item = (R, String)>,
 ) -> String {
-    let rows: Vec<([String; N], String)> = rows.into_iter().collect();
+    let rows: Vec<(R, String)> = rows.into_iter().collect();
     if rows.iter().all(|(_, waits)| waits.is_empty()) {
         return table(header, rows.into_iter().map(|(row, _)| row));
     }

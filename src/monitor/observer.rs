@@ -106,6 +106,12 @@ pub enum Claim {
         /// The pid of that supervisor.
         supervisor: u32,
     },
+    /// The name is taken by a run whose supervisor is elsewhere, or can't be checked. Nothing is
+    /// started.
+    Held {
+        /// Where that run is and what to do, after "is on record as running".
+        reason: String,
+    },
     /// Nothing may be started.
     Refused(Box<dyn Error + Send + Sync>),
 }
@@ -157,6 +163,9 @@ impl Observers {
                 Ok(Some(Claim::Taken { supervisor })) => {
                     return Claims::Refused(taken(starting, supervisor));
                 }
+                Ok(Some(Claim::Held { reason })) => {
+                    return Claims::Refused(held(starting, reason));
+                }
                 Ok(Some(Claim::Refused(error))) => {
                     return Claims::Refused(StartError::Claim(error));
                 }
@@ -177,6 +186,9 @@ impl Observers {
                 Ok(Some(Claim::Granted | Claim::Later(..))) => true,
                 Ok(Some(Claim::Taken { supervisor })) => {
                     return Claims::Refused(taken(starting, supervisor));
+                }
+                Ok(Some(Claim::Held { reason })) => {
+                    return Claims::Refused(held(starting, reason));
                 }
                 Ok(Some(Claim::Refused(error))) => {
                     warn!("this run will not be recorded: {error}");
@@ -279,6 +291,14 @@ impl Entry {
             self.retry = Some(timers.set(after, Timer::Observer(index).key()));
         }
         Ok(())
+    }
+}
+
+fn held(starting: &Starting<'_>, reason: String) -> StartError {
+    StartError::Held {
+        config_file: starting.sandbox.config_file.to_string(),
+        name: starting.sandbox.name.to_string(),
+        reason,
     }
 }
 

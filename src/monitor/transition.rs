@@ -192,6 +192,16 @@ pub enum StartError {
         /// The pid of that supervisor.
         supervisor: u32,
     },
+    /// A run whose supervisor is elsewhere, or can't be checked, has the name.
+    #[error("{config_file}/{name} is on record as running {reason}")]
+    Held {
+        /// The namespace.
+        config_file: String,
+        /// The sandbox.
+        name: String,
+        /// Where that run is, and what to do.
+        reason: String,
+    },
     /// An observer refused the claim, or did not grant it in time.
     #[error("can't record the start: {0}")]
     Claim(#[source] Box<dyn Error + Send + Sync>),
@@ -244,6 +254,7 @@ impl StartError {
             | Self::Cgroup(_)
             | Self::Console(_) => true,
             Self::Taken { .. }
+            | Self::Held { .. }
             | Self::Claim(_)
             | Self::Service(_)
             | Self::Stopped

@@ -5,6 +5,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use rusqlite::{Result, Row};
 
+use super::site::Site;
 use crate::monitor::{ConsoleReport, Identity};
 
 /// The ecosystem's status of a sandbox with a running child.
@@ -38,6 +39,12 @@ pub(super) fn supervisor(row: &Row<'_>) -> Result<Identity> {
         boot_id: row.get("boot_id")?,
         pid_namespace: row.get::<_, Option<i64>>("pid_namespace")?.map(unsigned),
     })
+}
+
+/// Where the supervisor is, from a row with named columns.
+pub(super) fn site(row: &Row<'_>) -> Result<Site> {
+    let lock: Option<String> = row.get("supervisor_lock")?;
+    Ok(Site::on_record(row.get("machine_id")?, row.get("host")?, lock.as_deref()))
 }
 
 /// The pid of another program's supervisor, if the process exists.

@@ -4,7 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::read::{Run, RunStatus};
+use super::run::{Run, RunStatus};
+use super::site::Location;
 use super::spool;
 use crate::child::Signal;
 use crate::child::lost::{
@@ -29,21 +30,23 @@ impl LostRun {
     /// of it can exist here.
     pub(super) fn of(run: &Run, open: &[Run]) -> Option<Self> {
         let supervisor = run.supervisor_identity.as_ref()?;
-        // Its processes can exist here only if the supervisor had our boot id and pid namespace.
+        // After a reboot none of its processes exists.
         let here = Identity::current();
-        let is_here = supervisor.boot_id == here.boot_id
-            && supervisor.pid_namespace == here.pid_namespace
-            && !here.boot_id.is_empty();
+        let are_known = !supervisor.boot_id.is_empty() && !here.boot_id.is_empty();
+        let is_rebooted = are_known && supervisor.boot_id != here.boot_id;
+        // In another pid namespace its pids mean other processes here, but the environment of one
+        // proves that it belongs to the run.
+        let is_here = are_known && supervisor.pid_namespace == here.pid_namespace;
         let spec = run.spec.as_ref();
         // The child had ended, and its descendants were configured to survive.
         let leaves_descendants =
             run.ended_at.is_some() && spec.is_some_and(|spec| spec.sandbox.leave_descendants);
-        if !is_here || leaves_descendants {
+        if is_rebooted || leaves_descendants {
             return None;
         }
         let cgroup = spec.and_then(|spec| spec.sandbox.cgroup.clone());
-        let cgroup = cgroup.filter(|cgroup| !is_used(cgroup, open));
-        Some(Self { marker: marker(run), child: run.child.clone(), cgroup })
+        let cgroup = cgroup.filter(|cgroup| is_here && !is_used(cgroup, open));
+        Some(Self { marker: marker(run), child: run.child.clone().filter(|_| is_here), cgroup })
     }
 
     /// Kills the remaining processes of `run` and returns why some may remain. Never waits.
@@ -81,7 +84,8 @@ impl LostRun {
 /// Removes the temporary files of the supervisor of a lost run, which has ended: those of its
 /// control socket and of its spooled ends.
 pub(super) fn sweep(run: &Run, spool: &Path) {
-    let Some(pid) = run.supervisor else { return };
+    // In another pid namespace another supervisor may have this pid.
+    let Some(pid) = run.supervisor.filter(|_| run.location == Some(Location::Here)) else { return };
     if let Some(directory) = run.socket.as_deref().and_then(Path::parent) {
         socket::sweep(directory, pid);
     }

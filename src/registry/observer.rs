@@ -36,7 +36,8 @@ const SPOOL_AFTER: Duration = Duration::from_secs(5);
 /// can't change the journal mode of the database.
 ///
 /// - A claim is refused while the sandbox has an unfinished run whose supervisor lives, or may live
-///   in another pid namespace, or is RUNNING under another program whose supervisor's pid exists.
+///   where that can't be checked, such as on another machine, or is RUNNING under another program
+///   whose supervisor's pid exists.
 ///   Runs that a dead supervisor left open are closed with the reason `supervisor-lost`, once the
 ///   remaining processes of their session or cgroup have been killed and have ended. Until then,
 ///   and while the database is locked or full, the claim is retried; any other failure refuses it.
@@ -167,6 +168,12 @@ impl RegistryObserver {
                 tracing::warn!(
                     supervisor,
                     "another supervisor has this name; this run is not recorded",
+                );
+                Progress::Done
+            }
+            Ok((Written::Held { reason }, _)) => {
+                tracing::warn!(
+                    "the name is on record as running {reason}; this run is not recorded"
                 );
                 Progress::Done
             }
@@ -301,6 +308,7 @@ fn runs_regardless(starting: &Starting<'_>) -> bool {
 enum Written {
     Row(i64),
     Taken { supervisor: u32 },
+    Held { reason: String },
 }
 
 impl RegistryObserver {
@@ -317,6 +325,7 @@ impl RegistryObserver {
             let written = match stored {
                 Stored::Row(row) => Written::Row(row),
                 Stored::Taken { supervisor } => Written::Taken { supervisor },
+                Stored::Held { reason } => Written::Held { reason },
                 Stored::Lost { runs, open } => {
                     self.registry.check_trust()?;
                     now.check_trust().at(&self.registry.paths.db)?;
@@ -326,7 +335,7 @@ impl RegistryObserver {
                             let (config_file, name) = (run.config_file.clone(), run.name.clone());
                             return Err(RegistryError::Leftovers { config_file, name, reason });
                         }
-                        sweep(run, &self.registry.paths.spool);
+                        sweep(run, &self.registry.paths.state.spool);
                     }
                     cleared.extend(runs.iter().filter_map(|run| run.id));
                     kept = Some(now);
@@ -391,6 +400,10 @@ impl Observer for RegistryObserver {
             Ok((Written::Taken { supervisor }, kept)) => {
                 self.registry.give_back(kept);
                 Claim::Taken { supervisor }
+            }
+            Ok((Written::Held { reason }, kept)) => {
+                self.registry.give_back(kept);
+                Claim::Held { reason }
             }
             Err(error) => {
                 let mut delay = delay.unwrap_or_else(Delay::begin);

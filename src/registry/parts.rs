@@ -4,8 +4,10 @@ use rusqlite::{Connection, Row, params};
 
 use super::Registry;
 use super::error::{Fault, RegistryError};
-use super::read::{self, Run};
+use super::read;
+use super::run::Run;
 use super::schema::{self, Schema};
+use super::site::Here;
 use super::state_dir::StateDir;
 
 /// What a reader of changes knows already.
@@ -88,11 +90,13 @@ fn page(
     limit: u32,
 ) -> Result<Vec<Run>, Fault> {
     let transaction = connection.unchecked_transaction()?;
-    if find_schema(&transaction)? == Schema::Missing {
+    let schema = find_schema(&transaction)?;
+    if schema == Schema::Missing {
         return Ok(Vec::new());
     }
-    let ours = |row: &Row<'_>| read::our_run(row, state);
-    let (columns, all) = (read::COLUMNS, read::ALL);
+    let here = Here::new(state);
+    let ours = |row: &Row<'_>| read::our_run(row, &here);
+    let (columns, all) = (read::select(schema), read::ALL);
     let mut runs = match sandbox {
         Some(sandbox) => {
             let sql = format!("{columns}{all} {OF_SANDBOX}");
@@ -119,8 +123,10 @@ fn changes(
     let schema = schema::find(&transaction)?;
     let mut runs = Vec::new();
     if schema != Schema::Missing {
-        let ours = |row: &Row<'_>| read::our_run(row, state);
-        runs = read::collect(&transaction, &changed_runs(&seen.runs), params![seen.last], ours)?;
+        let here = Here::new(state);
+        let ours = |row: &Row<'_>| read::our_run(row, &here);
+        let sql = changed_runs(&seen.runs, schema);
+        runs = read::collect(&transaction, &sql, params![seen.last], ours)?;
         read::add_consoles(&transaction, &mut runs)?;
     }
     let sql = changed_sandboxes(&seen.sandboxes, schema);
@@ -137,13 +143,13 @@ fn find_schema(connection: &Connection) -> Result<Schema, Fault> {
     }
 }
 
-fn changed_runs(seen: &[i64]) -> String {
+fn changed_runs(seen: &[i64], schema: Schema) -> String {
     format!(
         "{}{} WHERE r.id IN (SELECT id FROM vmon_runs WHERE id >= ?1
             UNION ALL SELECT id FROM vmon_runs INDEXED BY vmon_runs_unfinished
                 WHERE state <> 'STOPPED'
             UNION ALL SELECT id FROM vmon_runs WHERE id IN ({})) ORDER BY r.id",
-        read::COLUMNS,
+        read::select(schema),
         read::ALL,
         list(seen),
     )
@@ -189,9 +195,10 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         let transaction = connection.transaction().unwrap();
         schema::ensure(&transaction).unwrap();
-        let pages =
-            [OF_SANDBOX, OF_ALL].map(|page| format!("{}{} {page}", read::COLUMNS, read::ALL));
-        let changes = [changed_runs(&[1, 2]), changed_sandboxes(&[1, 2], Schema::Complete)];
+        let schema = Schema::Complete;
+        let select = read::select(schema);
+        let pages = [OF_SANDBOX, OF_ALL].map(|page| format!("{select}{} {page}", read::ALL));
+        let changes = [changed_runs(&[1, 2], schema), changed_sandboxes(&[1, 2], schema)];
         for sql in pages.iter().chain(&changes) {
             let steps = schema::plan(&transaction, sql);
             let is_bounded = |step: &&String| {

@@ -9,115 +9,30 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Params, Result, Row, params_from_iter};
 
-use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, supervisor, unsigned};
+use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, site, supervisor, unsigned};
 use super::error::Fault;
+use super::run::{Run, RunStatus};
 use super::schema::{self, Schema};
+use super::site::Here;
 use super::spec;
 use super::state_dir::StateDir;
 use crate::monitor::codec::Spec;
 use crate::monitor::{Identity, Liveness, Phase, Reason};
 
-/// A run of a sandbox, or a sandbox of another program.
-///
-/// ```
-/// use vmon::registry::Registry;
-///
-/// # let directory = tempfile::tempdir()?;
-/// # let state = directory.path();
-/// let registry = Registry::open(state.join("sandbox.db"))?;
-/// for run in registry.runs()? {
-///     println!("{}/{}: {:?} {:?}", run.config_file, run.name, run.state, run.exit_code);
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Run {
-    /// The run's row in `vmon_runs`; `None` for another program's sandbox.
-    pub id: Option<i64>,
-    /// The sandbox's row in `sandboxes`, which all its runs share.
-    pub sandbox_id: i64,
-    /// The sandbox's name.
-    pub name: String,
-    /// The namespace of its log and record.
-    pub config_file: String,
-    /// The state on record, in which `DRAINING` does not occur. `None` for a word that this version
-    /// does not know.
-    pub state: Option<Phase>,
-    /// The current status.
-    pub status: RunStatus,
-    /// The child's pid, once it ran. The process exists only while [`Run::status`] is `Running`.
-    pub pid: Option<u32>,
-    /// The child's identity, once it ran; `None` for another program's sandbox.
-    pub child: Option<Identity>,
-    /// The supervisor's pid.
-    pub supervisor: Option<u32>,
-    /// The supervisor's identity; `None` for another program's sandbox.
-    pub supervisor_identity: Option<Identity>,
-    /// The absolute path of the supervisor's control socket, if it has one.
-    pub socket: Option<PathBuf>,
-    /// Time of the request to start.
-    pub started_at: Option<DateTime<Utc>>,
-    /// Time at which the child ran.
-    pub running_at: Option<DateTime<Utc>>,
-    /// Time of the end of the run; `None` also if unknown.
-    pub ended_at: Option<DateTime<Utc>>,
-    /// The child's exit code, or 125 to 127 for a child that could not be started. During a run,
-    /// that of a child that has exited while its output is still being read.
-    pub exit_code: Option<i32>,
-    /// The signal that ended the child.
-    pub signal: Option<i32>,
-    /// Why the run ended, once it has. `None` also for a word that this version does not know.
-    pub reason: Option<Reason>,
-    /// Bytes of the child's output that are in the log.
-    pub bytes_logged: Option<u64>,
-    /// Bytes that a log or another output dropped.
-    pub bytes_dropped: Option<u64>,
-    /// Byte counts of its consoles, from the end of the run on.
-    pub consoles: Vec<ConsoleBytes>,
-    /// `native:PATH`, `overlayfs:PATH:PATH…`, or empty; that of the sandbox's latest run.
-    pub rootfs_paths: String,
-    /// The sandbox, its command and its options; `None` for another program's sandbox, or if the column
-    /// can't be parsed or the name is invalid.
-    pub spec: Option<Spec>,
-    /// Whether only our effective user could have written this record: it owns the database files
-    /// that were read, their directory and the spool directory, and they are not writable for
-    /// others. No process may be signalled, no socket called and no file removed because of any
-    /// other record.
-    pub trusted: bool,
-}
-
-impl Run {
-    /// Whether the run is unfinished on record.
-    pub(super) fn is_open(&self) -> bool {
-        self.state != Some(Phase::Stopped)
-    }
-
-    fn is_in_progress(&self) -> bool {
-        self.status == RunStatus::Running
-    }
-
-    /// The path of the log of this run; `None` for another program's sandbox.
-    pub fn log_path(&self) -> Option<PathBuf> {
-        Some(self.spec.as_ref()?.sandbox.log_path())
-    }
-}
-
-/// Whether a run is in progress, judged by its supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunStatus {
-    /// The run has not ended, and its supervisor lives, or can't be checked (for example in another
-    /// pid namespace).
-    Running,
-    /// The run has ended, or its supervisor is dead.
-    Stopped,
-}
-
-pub(super) const COLUMNS: &str = "
-SELECT r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r.started_at,
+const COLUMNS: &str = "
+r.id, r.sandbox_id, s.name, s.config_file, r.state, r.pid, r.pid_start, r.started_at,
     r.running_at, r.ended_at, r.exit_code, r.signal, r.reason, r.bytes_logged, r.bytes_dropped,
     s.rootfs_paths, r.boot_id, r.pid_namespace, r.supervisor_pid, r.supervisor_start, r.spec,
     r.socket, s.config_last_modified";
+
+/// The start of a query for runs, in a database with this schema.
+pub(super) fn select(schema: Schema) -> String {
+    let site = match schema.has_site() {
+        true => "r.machine_id, r.host, r.supervisor_lock",
+        false => "NULL AS machine_id, NULL AS host, NULL AS supervisor_lock",
+    };
+    format!("SELECT {site}, {COLUMNS}")
+}
 
 pub(super) const ALL: &str = "
 FROM vmon_runs r JOIN sandboxes s ON s.id = r.sandbox_id";
@@ -160,10 +75,10 @@ impl Selection<'_> {
     fn ours(&self, schema: Schema) -> String {
         let from = match (self.latest, schema) {
             (false, _) => ALL,
-            (true, Schema::Complete) => LATEST,
+            (true, schema) if schema.has_indexes() => LATEST,
             (true, _) => LATEST_UNINDEXED,
         };
-        format!("{COLUMNS}{from} WHERE {} ORDER BY r.id", self.is_selected())
+        format!("{}{from} WHERE {} ORDER BY r.id", select(schema), self.is_selected())
     }
 
     /// The query for sandboxes of other programs.
@@ -201,7 +116,8 @@ pub(super) fn runs(
         let sql = format!("{SANDBOXES} WHERE {}", selection.is_selected());
         return Ok(collect(&transaction, &sql, parameters, foreign_run)?);
     }
-    let ours = |row: &Row<'_>| our_run(row, state);
+    let here = Here::new(state);
+    let ours = |row: &Row<'_>| our_run(row, &here);
     let mut runs = collect(&transaction, &selection.ours(schema), parameters, ours)?;
     add_consoles(&transaction, &mut runs)?;
     let mut foreign =
@@ -249,8 +165,7 @@ pub(super) fn add_consoles(connection: &Connection, runs: &mut [Run]) -> Result<
 
 /// Ids of unfinished runs whose supervisors are dead.
 pub(super) fn lost(runs: &[Run]) -> Vec<i64> {
-    let lost = runs.iter().filter(|run| run.is_open() && run.status == RunStatus::Stopped);
-    lost.filter_map(|run| run.id).collect()
+    runs.iter().filter(|run| run.is_lost()).filter_map(|run| run.id).collect()
 }
 
 /// The runs of one sandbox, oldest first, from a trusted database.
@@ -274,25 +189,35 @@ fn trusted_runs(
     sandbox: i64,
     state: &StateDir,
 ) -> Result<Vec<Run>> {
+    let select = select(Schema::Complete);
     let mut statement =
-        connection.prepare(&format!("{COLUMNS}{ALL} WHERE {condition} ORDER BY r.id"))?;
-    let runs = statement.query_map([sandbox], |row| our_run(row, state))?;
+        connection.prepare(&format!("{select}{ALL} WHERE {condition} ORDER BY r.id"))?;
+    let here = Here::new(state);
+    let runs = statement.query_map([sandbox], |row| our_run(row, &here))?;
     runs.map(|run| run.map(|run| Run { trusted: true, ..run })).collect()
 }
 
 /// The unfinished runs, oldest first; none without our schema.
 pub(super) fn unfinished(connection: &Connection, state: &StateDir) -> Result<Vec<Run>, Fault> {
-    if !schema::has_table(connection, "sandboxes")? || schema::find(connection)? == Schema::Missing
-    {
+    if !schema::has_table(connection, "sandboxes")? {
         return Ok(Vec::new());
     }
-    Ok(open_runs(connection, state)?)
+    match schema::find(connection)? {
+        Schema::Missing => Ok(Vec::new()),
+        schema => Ok(open_runs(connection, schema, state)?),
+    }
 }
 
-/// The unfinished runs, oldest first, from a database with our schema.
-pub(super) fn open_runs(connection: &Connection, state: &StateDir) -> Result<Vec<Run>> {
-    let sql = format!("{COLUMNS}{ALL} WHERE r.state <> 'STOPPED' ORDER BY r.id");
-    collect(connection, &sql, [], |row| our_run(row, state))
+/// The unfinished runs, oldest first, from a database with this schema of ours.
+pub(super) fn open_runs(
+    connection: &Connection,
+    schema: Schema,
+    state: &StateDir,
+) -> Result<Vec<Run>> {
+    let select = select(schema);
+    let sql = format!("{select}{ALL} WHERE r.state <> 'STOPPED' ORDER BY r.id");
+    let here = Here::new(state);
+    collect(connection, &sql, [], |row| our_run(row, &here))
 }
 
 pub(super) fn collect(
@@ -305,11 +230,12 @@ pub(super) fn collect(
     statement.query_map(parameters, run)?.collect()
 }
 
-pub(super) fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
-    let supervisor = supervisor(row)?;
+pub(super) fn our_run(row: &Row<'_>, here: &Here<'_>) -> Result<Run> {
+    let (supervisor, site, directory) = (supervisor(row)?, site(row)?, here.state);
     let state: Option<Phase> = word(row, "state")?;
     let ended = state == Some(Phase::Stopped);
-    let lost = !ended && supervisor.liveness() == Liveness::Dead;
+    let liveness = (!ended).then(|| here.liveness(&supervisor, &site));
+    let lost = liveness == Some(Liveness::Dead);
     let (name, config_file): (String, String) = (row.get("name")?, row.get("config_file")?);
     let mut spec = row
         .get_ref("spec")?
@@ -336,6 +262,9 @@ pub(super) fn our_run(row: &Row<'_>, directory: &StateDir) -> Result<Run> {
         pid,
         child,
         supervisor: Some(supervisor.pid),
+        liveness,
+        location: Some(here.location(&supervisor, &site)),
+        host: site.host,
         supervisor_identity: Some(supervisor),
         socket: path(row, "socket")?.and_then(|path| socket(&path, directory)),
         started_at: time(row, "started_at")?,
@@ -379,6 +308,9 @@ pub(super) fn foreign_run(row: &Row<'_>) -> Result<Run> {
         child: None,
         supervisor: pid(supervisor),
         supervisor_identity: None,
+        liveness: None,
+        location: None,
+        host: None,
         socket: None,
         started_at: None,
         running_at: None,
@@ -464,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_is_the_same_with_and_without_our_indexes() {
+    fn a_selection_is_the_same_with_and_without_our_indexes_and_added_columns() {
         let connection = connection();
         let rows = "
             INSERT INTO sandboxes (id, name, config_file, config_last_modified, status,
@@ -478,7 +410,7 @@ mod tests {
                 (3, 1, 'STOPPED', 'b', 7, 1, 't', ''), (4, 2, 'STOPPED', 'b', 7, 1, 't', ''),
                 (5, 2, 'STOPPED', 'b', 7, 1, 't', '')";
         connection.execute_batch(rows).unwrap();
-        let directory = StateDir::new("/state".into());
+        let directory = StateDir::new("/state".into(), "/state/run".into());
         let read = || -> Vec<Vec<_>> {
             let ids = |selection| {
                 let runs = runs(&connection, selection, &directory).unwrap();
@@ -496,6 +428,10 @@ mod tests {
         connection
             .execute_batch("DROP INDEX vmon_sandboxes_name; DROP INDEX vmon_runs_sandbox")
             .unwrap();
+        assert_eq!(read(), expected);
+        let columns = ["machine_id", "host", "supervisor_lock"];
+        let drop = columns.map(|column| format!("ALTER TABLE vmon_runs DROP COLUMN {column}"));
+        connection.execute_batch(&drop.join(";")).unwrap();
         assert_eq!(read(), expected);
     }
 }

@@ -1,9 +1,9 @@
 //! Repairs the record: closes runs whose supervisor is dead, and ends their remaining processes.
 //!
-//! An unfinished run whose supervisor is dead (its pid is free or reused, or the machine was
-//! rebooted) is *lost*. The remaining processes of its child's session or cgroup are ended first,
-//! then the run is closed, so that a record of STOPPED is true. A supervisor that can't be checked,
-//! for example in another pid namespace, is left alone. Nothing is done because of a record that
+//! An unfinished run whose supervisor is dead (its pid is free or reused, its lock is released, or the
+//! machine was rebooted) is *lost*. The remaining processes of its child's session or cgroup are ended
+//! first, then the run is closed, so that a record of STOPPED is true. A supervisor that can't be
+//! checked, for example on another machine, is left alone. Nothing is done because of a record that
 //! another user could have written.
 //!
 //! Any number of commands may do this at once, while sandboxes start and stop: the transaction that
@@ -13,15 +13,16 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
 use super::connection;
 use super::error::{At, RegistryError};
 use super::lost::{LostRun, sweep};
-use super::read::{self, Run};
-use super::{COMMAND_TIMEOUT, Registry, store};
+use super::read;
+use super::run::Run;
+use super::site::Here;
+use super::{COMMAND_TIMEOUT, Paths, Registry, store};
 use crate::child::lost::Leftovers;
-use crate::monitor::Liveness;
 
 /// How long killed processes may take to end before the run is left open.
 const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,7 +73,7 @@ impl Registry {
         open.iter_mut().for_each(|run| run.trusted = true);
         let is_lost = |run: &&Run| {
             run.id.is_some_and(|id| dead.contains(&id))
-                && is_lost(run)
+                && run.is_lost()
                 && !ended.iter().any(|end| end.is_of(run))
         };
         let lost = open.iter().filter(is_lost);
@@ -82,6 +83,22 @@ impl Registry {
         Ok(lost)
     }
 
+    /// Closes an unfinished run whose supervisor can't be checked, or is on another machine, with the
+    /// reason `supervisor-lost`: for a user who knows that the supervisor is gone. No process is
+    /// ended. Returns false, and changes nothing, if the supervisor is known to live on this machine.
+    ///
+    /// For commands, like [`reconcile`](Self::reconcile).
+    ///
+    /// # Errors
+    ///
+    /// The database can't be written, or another user could have written the record.
+    pub fn close_unproven(&self, run: &Run) -> Result<bool, RegistryError> {
+        let Paths { db, state } = &*self.paths;
+        self.check_trust()?;
+        let close = |tx: &Transaction<'_>| Ok(store::close_unproven(tx, run, &Here::new(state))?);
+        connection::write_own(db, COMMAND_TIMEOUT, close).at(db)
+    }
+
     /// Closes the runs without remaining processes.
     fn close(&self, lost: &[Lost]) -> Result<(), RegistryError> {
         let gone: Vec<&Run> =
@@ -89,7 +106,7 @@ impl Registry {
         if gone.is_empty() {
             return Ok(());
         }
-        gone.iter().for_each(|run| sweep(run, &self.paths.spool));
+        gone.iter().for_each(|run| sweep(run, &self.paths.state.spool));
         self.repair(|tx| Ok(gone.iter().try_for_each(|run| store::close_lost(tx, run))?))
     }
 
@@ -99,11 +116,6 @@ impl Registry {
         let (open, _) = connection::read(db, COMMAND_TIMEOUT, unfinished).at(db)?;
         Ok(open)
     }
-}
-
-fn is_lost(run: &Run) -> bool {
-    let supervisor = run.supervisor_identity.as_ref();
-    supervisor.is_some_and(|supervisor| supervisor.liveness() == Liveness::Dead)
 }
 
 /// Kills the remaining processes of a run and waits until they have ended.

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::columns::ConsoleBytes;
+use super::site::Site;
 use super::spec;
 use super::state_dir::StateDir;
 use crate::child::ExitStatus;
@@ -18,7 +19,7 @@ use crate::monitor::{End, Identity, Rootfs, Starting, Transition};
 use crate::timestamp::rfc3339;
 
 /// One run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Record {
     /// Its row in `vmon_runs`, once it has been written.
     pub(super) row: Option<i64>,
@@ -32,6 +33,8 @@ pub(super) struct Record {
     /// As it is recorded.
     pub(super) socket: Option<PathBuf>,
     pub(super) supervisor: Identity,
+    /// With the lock that proves that this process lives, until the end of the run is written.
+    pub(super) site: Arc<Site>,
     pub(super) started_at: String,
     pub(super) child: Option<Child>,
     /// How the child has ended, from its end on.
@@ -104,6 +107,7 @@ impl Record {
             spec: spec::record(starting, options, state).into_boxed_str().into(),
             socket: socket.map(|socket| state.record(socket)),
             supervisor: (*supervisor).clone(),
+            site: Site::of(supervisor, &state.spool),
             started_at: rfc3339(*at),
             child: None,
             reaped: None,

@@ -5,7 +5,9 @@ use rusqlite::{Result, Transaction, params};
 
 use super::columns::{RUNNING, foreign_supervisor};
 use super::error::{At, Fault, RegistryError};
-use super::read::{self, Run};
+use super::holder::unfinished_runs;
+use super::read;
+use super::run::Run;
 use super::state_dir::StateDir;
 use super::store::{self, SandboxRow};
 use super::{COMMAND_TIMEOUT, Registry, connection, metrics};
@@ -162,7 +164,7 @@ fn remove(
 
 /// The supervisor of a sandbox that has not stopped.
 fn holder(tx: &Transaction<'_>, row: &SandboxRow) -> Result<Option<u32>> {
-    if let Some(open) = store::unfinished_runs(tx, row.id)?.first() {
+    if let Some(open) = unfinished_runs(tx, row.id)?.first() {
         return Ok(Some(open.supervisor.pid));
     }
     let foreign = row.status == RUNNING;

@@ -1,8 +1,9 @@
 //! The tables and their version.
 //!
 //! The ecosystem's tables are created if missing, and get an index of ours; ours are versioned. The
-//! indexes have no version: a database without them is read, only slower, and gets them with the first
-//! write. Earlier versions of vmon use a database with them.
+//! indexes, and the columns that say where a supervisor is, have no version of their own: a database
+//! without them is read, and gets them with the first write. Earlier versions of vmon use a database
+//! with them.
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
@@ -71,6 +72,13 @@ CREATE TABLE vmon_runs (
 );
 ";
 
+/// Columns that earlier versions do not have.
+const SITE: &str = "
+ALTER TABLE vmon_runs ADD COLUMN machine_id TEXT;
+ALTER TABLE vmon_runs ADD COLUMN host TEXT;
+ALTER TABLE vmon_runs ADD COLUMN supervisor_lock TEXT;
+";
+
 /// The first index contains unfinished runs only: a claim looks for nothing else. With the others it
 /// reads the rows of its own sandbox only, and a command those that it shows.
 const INDEXES: &str = "
@@ -86,8 +94,22 @@ pub(super) enum Schema {
     /// At most tables of other programs.
     Missing,
     /// The tables, as earlier versions of vmon have made them.
-    Unindexed,
+    Earlier {
+        has_indexes: bool,
+        /// Whether runs have the columns of the supervisor's site.
+        has_site: bool,
+    },
     Complete,
+}
+
+impl Schema {
+    pub(super) fn has_indexes(self) -> bool {
+        matches!(self, Self::Complete | Self::Earlier { has_indexes: true, .. })
+    }
+
+    pub(super) fn has_site(self) -> bool {
+        matches!(self, Self::Complete | Self::Earlier { has_site: true, .. })
+    }
 }
 
 /// Creates missing tables and indexes. Called in every transaction, because a database may be replaced at any
@@ -100,7 +122,10 @@ pub(super) fn ensure(transaction: &Transaction<'_>) -> Result<(), Fault> {
         let sql = "INSERT INTO vmon_meta (key, value) VALUES ('schema_version', ?1)";
         transaction.execute(sql, [VERSION.to_string()])?;
     }
-    if found != Schema::Complete {
+    if !found.has_site() {
+        transaction.execute_batch(SITE)?;
+    }
+    if !found.has_indexes() {
         transaction.execute_batch(INDEXES)?;
     }
     Ok(())
@@ -127,7 +152,11 @@ pub(super) fn find(connection: &Connection) -> Result<Schema, Fault> {
                 "vmon_runs_sandbox",
                 "vmon_sandboxes_running",
             ];
-            Ok(if indexes.into_iter().all(has) { Schema::Complete } else { Schema::Unindexed })
+            let (has_indexes, has_site) = (indexes.into_iter().all(has), has(SITE_COLUMN));
+            Ok(match has_indexes && has_site {
+                true => Schema::Complete,
+                false => Schema::Earlier { has_indexes, has_site },
+            })
         }
         found => Err(Fault::Newer { found: found.unwrap_or_default(), known: VERSION }),
     }
@@ -137,7 +166,8 @@ pub(super) fn find(connection: &Connection) -> Result<Schema, Fault> {
 /// access.
 ///
 /// SQLite stores a table's text starting with `CREATE TABLE`; the other columns of the row can be
-/// changed at will (`PRAGMA writable_schema`).
+/// changed at will (`PRAGMA writable_schema`). Columns are added one by one: with the last one, all are
+/// there.
 const TABLES: &str = "
 SELECT name, type = 'index' OR sql LIKE 'CREATE TABLE%' FROM sqlite_master
 WHERE (type IN ('table', 'view') AND lower(name) IN
@@ -145,7 +175,11 @@ WHERE (type IN ('table', 'view') AND lower(name) IN
         'vmon_logs'))
     OR (type = 'index' AND name IN
         ('vmon_runs_unfinished', 'vmon_sandboxes_name', 'vmon_runs_sandbox',
-            'vmon_sandboxes_running'))";
+            'vmon_sandboxes_running'))
+UNION ALL SELECT name, true FROM pragma_table_info('vmon_runs') WHERE name = 'supervisor_lock'";
+
+/// The last of the added columns, as [`TABLES`] names it.
+const SITE_COLUMN: &str = "supervisor_lock";
 
 /// A generated column is computed at each access and may have any size.
 const GENERATED: &str = "
@@ -154,7 +188,7 @@ WHERE t.type = 'table' AND c.hidden > 1 AND lower(t.name) IN
     ('sandboxes', 'groups', 'sandbox_metrics', 'vmon_meta', 'vmon_runs', 'vmon_consoles',
         'vmon_logs')";
 
-/// The names of the tables and of our indexes that exist.
+/// The names of the tables, of our indexes and of the added column that exist.
 ///
 /// # Errors
 ///
@@ -203,12 +237,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_of_an_earlier_version_gets_its_indexes_with_the_first_write() {
+    fn a_database_of_an_earlier_version_gets_its_indexes_and_columns_with_the_first_write() {
         let mut connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(ECOSYSTEM).unwrap();
         connection.execute_batch(OURS).unwrap();
         connection.execute_batch("INSERT INTO vmon_meta VALUES ('schema_version', '1')").unwrap();
-        assert_eq!(find(&connection).unwrap(), Schema::Unindexed);
+        let earlier = Schema::Earlier { has_indexes: false, has_site: false };
+        assert_eq!(find(&connection).unwrap(), earlier);
         let transaction = connection.transaction().unwrap();
         ensure(&transaction).unwrap();
         transaction.commit().unwrap();

@@ -63,7 +63,10 @@ mod tests {
 
     #[test]
     fn a_log_directory_in_the_state_directory_is_recorded_relative_to_it() {
-        let (a, b) = (StateDir::new("/a".into()), StateDir::new("/b".into()));
+        let (a, b) = (
+            StateDir::new("/a".into(), "/a/run".into()),
+            StateDir::new("/b".into(), "/b/run".into()),
+        );
         let log_dir = |log_dir: &str, version: &str| {
             let sandbox = Sandbox::new("web", log_dir).unwrap().config_file("x".parse().unwrap());
             let (supervisor, command) = (Identity::current(), Command::new("true"));
@@ -92,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_record_under_a_name_that_no_sandbox_can_have_describes_none() {
-        let state = StateDir::new("/a".into());
+        let state = StateDir::new("/a".into(), "/a/run".into());
         let text = json!({ "version": 3, "log_dir": "log" }).to_string();
         assert!(read(&text, "web", "x", &state).is_some());
         assert_eq!(read(&text, "../web", "x", &state), None);

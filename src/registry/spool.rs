@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 use super::columns::ConsoleBytes;
 use super::connection::random;
 use super::error::Fault;
-use super::read::Run;
 use super::record::{Child, Ending, Record, Stage};
+use super::run::Run;
+use super::site::Site;
 use super::state_dir::StateDir;
 use super::{Paths, store};
 use crate::access::make_directories;
@@ -68,7 +69,7 @@ fn file_name(record: &Record) -> String {
 /// each file that has the name of an end and can't be imported, and the reason.
 pub(super) fn read(paths: &Paths, mut skip: impl FnMut(PathBuf, String)) -> Vec<Spooled> {
     let mut ends = Vec::new();
-    let entries = fs::read_dir(&paths.spool).into_iter().flatten();
+    let entries = fs::read_dir(&paths.state.spool).into_iter().flatten();
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         if !path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
             continue;
@@ -130,7 +131,7 @@ fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
 /// whole state directory may have been moved, mounted or linked elsewhere. In any other directory
 /// the whole path counts.
 fn is_for(database: &Path, paths: &Paths) -> Result<bool, String> {
-    let beside = paths.db.parent().filter(|parent| parent.join("run") == paths.spool);
+    let beside = paths.db.parent().filter(|parent| parent.join("run") == paths.state.spool);
     let other = match (beside, database.file_name()) {
         (Some(_), Some(name)) if is_name_of(&paths.db, name) => return Ok(true),
         (Some(beside), Some(name)) => beside.join(name),
@@ -175,7 +176,7 @@ pub(super) fn remove(spooled: &[Spooled]) {
 }
 
 fn to_json(db: &Path, record: &Record) -> Value {
-    let Record { supervisor, child, .. } = record;
+    let Record { supervisor, site, child, .. } = record;
     json!({
         "version": VERSION,
         "database": db.to_string_lossy(),
@@ -191,6 +192,9 @@ fn to_json(db: &Path, record: &Record) -> Value {
             "start": supervisor.start,
             "boot_id": supervisor.boot_id,
             "pid_namespace": supervisor.pid_namespace,
+            "machine_id": site.machine_id,
+            "host": site.host,
+            "lock": site.locked.map(|byte| byte.to_string()),
         },
         "child": child.as_ref().map(|child| json!({
             "pid": child.pid,
@@ -241,6 +245,12 @@ fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
             boot_id: text(&supervisor["boot_id"])?,
             pid_namespace: supervisor["pid_namespace"].as_u64(),
         },
+        // Not in the files of earlier versions.
+        site: Arc::new(Site::on_record(
+            text(&supervisor["machine_id"]),
+            text(&supervisor["host"]),
+            supervisor["lock"].as_str(),
+        )),
         started_at: text(&value["started_at"])?,
         child,
         reaped: None,
@@ -289,6 +299,24 @@ fn number<T: TryFrom<i64>>(value: &Value) -> Option<T> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_spooled_end_tells_where_its_supervisor_was() {
+        let state = Arc::new(StateDir::new("/state".into(), "/state/run".into()));
+        let id = "0123456789abcdef0123456789abcdef";
+        let end = json!({ "at": "", "reason": "exited", "bytes_logged": 0, "bytes_dropped": 0 });
+        let spooled = json!({
+            "name": "web", "config_file": "Sandboxfile", "config_last_modified": "",
+            "rootfs_paths": "", "spec": "{}", "started_at": "", "end": end,
+            "supervisor": { "pid": 7, "start": 8, "boot_id": "", "machine_id": id, "host": "a",
+                "lock": "9:10" },
+        });
+        let record = from_json(&spooled, &state).unwrap();
+        let supervisor = &to_json(Path::new("/state/sandbox.db"), &record)["supervisor"];
+        for key in ["machine_id", "host", "lock"] {
+            assert_eq!(supervisor[key], spooled["supervisor"][key], "{key}");
+        }
+    }
+
     /// In a directory that is not beside the database, an end belongs to the database whose path it
     /// names, with any symbolic links in that path.
     #[test]
@@ -300,8 +328,7 @@ mod tests {
         std::os::unix::fs::symlink("a", base.join("link")).unwrap();
         let paths = Paths {
             db: base.join("a/sandbox.db"),
-            spool: base.join("spool"),
-            state: Arc::new(StateDir::new(base.join("a"))),
+            state: Arc::new(StateDir::new(base.join("a"), base.join("spool"))),
         };
         for (database, expected) in [
             ("a/sandbox.db", Ok(true)),

@@ -4,13 +4,18 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// The absolute path of the state directory, as it was given.
+/// The state directory and its spool directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StateDir(PathBuf);
+pub(super) struct StateDir {
+    /// Absolute, as it was given.
+    path: PathBuf,
+    /// The directory of spooled ends and of the supervisors' lock.
+    pub(super) spool: PathBuf,
+}
 
 impl StateDir {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self(std::path::absolute(&path).unwrap_or(path))
+    pub(super) fn new(path: PathBuf, spool: PathBuf) -> Self {
+        Self { path: std::path::absolute(&path).unwrap_or(path), spool }
     }
 
     /// `path` in the form in which it is recorded: relative within the state directory, else
@@ -20,8 +25,8 @@ impl StateDir {
     /// a path without the state directory as a prefix costs system calls.
     pub(super) fn record(&self, path: &Path) -> PathBuf {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let below = below(&path, &self.0).or_else(|| {
-            let state = fs::canonicalize(&self.0).ok()?;
+        let below = below(&path, &self.path).or_else(|| {
+            let state = fs::canonicalize(&self.path).ok()?;
             below(&path, &state).or_else(|| below(&canonical(&path)?, &state))
         });
         below.unwrap_or(path)
@@ -35,7 +40,7 @@ impl StateDir {
         }
         let stays_inside = !path.as_os_str().is_empty() && !has_parent_component(path);
         // Removes the `.` of the state directory itself.
-        stays_inside.then(|| self.0.join(path).components().collect())
+        stays_inside.then(|| self.path.join(path).components().collect())
     }
 }
 
@@ -66,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_path_in_the_state_directory_is_recorded_relative_and_resolved() {
-        let state = StateDir::new("/state".into());
+        let state = StateDir::new("/state".into(), "/state/run".into());
         for (path, recorded) in [
             ("/state/log", "log"),
             ("/state", "."),
@@ -94,11 +99,14 @@ mod tests {
         symlink(&real, &link).unwrap();
         symlink("/var/log", real.join("out")).unwrap();
         for (state, path) in [(&real, link.join("log")), (&link, real.join("log"))] {
-            let state = StateDir::new(state.clone());
+            let state = StateDir::new(state.clone(), state.join("run"));
             assert_eq!(state.record(&path).to_str(), Some("log"));
             // A socket that is not bound yet.
             assert_eq!(state.record(&path.join("x/y")).to_str(), Some("log/x/y"));
         }
-        assert_eq!(StateDir::new(real.clone()).record(&real.join("out")).to_str(), Some("out"));
+        assert_eq!(
+            StateDir::new(real.clone(), real.join("run")).record(&real.join("out")).to_str(),
+            Some("out")
+        );
     }
 }

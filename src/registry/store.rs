@@ -9,12 +9,16 @@ use chrono::Utc;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OptionalExtension, Result, Row, Transaction, named_params, params};
 
-use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, signed, supervisor};
+use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, signed};
 use super::expiry;
+use super::holder::{Holder, OpenRun, unfinished_runs};
 use super::ordering;
-use super::read::{self, Run};
+use super::read;
 use super::record::{Ending, Record, Stage};
-use crate::monitor::{Identity, Liveness, Reason};
+use super::run::Run;
+use super::schema::Schema;
+use super::site::Here;
+use crate::monitor::{Liveness, Reason};
 use crate::timestamp::rfc3339;
 
 /// The result of storing a record.
@@ -24,6 +28,8 @@ pub(super) enum Stored {
     Row(i64),
     /// Nothing was changed: a live supervisor has the sandbox.
     Taken { supervisor: u32 },
+    /// Nothing was changed: the sandbox has a run whose supervisor is elsewhere or can't be checked.
+    Held { reason: String },
     /// Nothing was changed: the supervisors of these runs of the sandbox are dead, and their
     /// remaining processes must be ended first. `open` are all unfinished runs on record.
     Lost { runs: Vec<Run>, open: Vec<Run> },
@@ -74,7 +80,8 @@ pub(super) fn store_spooled(tx: &Transaction<'_>, record: &Record) -> Result<()>
         return Ok(());
     }
     // If the supervisor is dead or has started the next run already, this run is over.
-    let over = record.supervisor.liveness() == Liveness::Dead || is_followed(tx, record)?;
+    let liveness = Here::new(&record.state).liveness(&record.supervisor, &record.site);
+    let over = liveness == Liveness::Dead || is_followed(tx, record)?;
     let record = if over { record.clone().finished() } else { record.clone() };
     store(tx, &Record { row: found, ..record }, &[]).map(drop)
 }
@@ -125,12 +132,6 @@ pub(super) struct SandboxRow {
     pub(super) supervisor_pid: i64,
 }
 
-/// An unfinished run.
-pub(super) struct OpenRun {
-    id: i64,
-    pub(super) supervisor: Identity,
-}
-
 /// Takes the sandbox for `record`, unless another live supervisor has it, and adds the row of the
 /// run.
 ///
@@ -139,14 +140,17 @@ pub(super) struct OpenRun {
 fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Stored> {
     let rows = sandbox_rows(tx, &record.config_file, &record.name)?;
     let (mut lost, mut to_close) = (Vec::new(), Vec::new());
+    let here = Here::new(&record.state);
     for row in &rows {
         let open = unfinished_runs(tx, row.id)?;
-        let holder = holder(row, &open);
+        let holder = holder(row, &open, &here);
         if record.ending().is_some() && (holder.is_some() || !open.is_empty()) {
             return Ok(Stored::Row(insert_run(tx, &record.clone().finished(), row.id)?));
         }
-        if let Some(supervisor) = holder {
-            return Ok(Stored::Taken { supervisor });
+        match holder {
+            Some(Holder::Live(supervisor)) => return Ok(Stored::Taken { supervisor }),
+            Some(Holder::Elsewhere(reason)) => return Ok(Stored::Held { reason }),
+            None => {}
         }
         if open.iter().any(|open| !cleared.contains(&open.id)) {
             lost.extend(read::open_runs_of(tx, row.id, &record.state)?);
@@ -154,7 +158,10 @@ fn claim(tx: &Transaction<'_>, record: &Record, cleared: &[i64]) -> Result<Store
         to_close.push((row, open));
     }
     if !lost.is_empty() {
-        return Ok(Stored::Lost { runs: lost, open: read::open_runs(tx, &record.state)? });
+        return Ok(Stored::Lost {
+            runs: lost,
+            open: read::open_runs(tx, Schema::Complete, &record.state)?,
+        });
     }
     for (row, open) in to_close {
         close_all(tx, row, open)?;
@@ -200,31 +207,18 @@ fn read_sandbox(row: &Row<'_>) -> Result<SandboxRow> {
     })
 }
 
-/// The pid of the live supervisor that has this sandbox.
-fn holder(row: &SandboxRow, unfinished: &[OpenRun]) -> Option<u32> {
-    // A supervisor that can't be checked, for example in another pid namespace, counts as live.
-    let lives = |open: &&OpenRun| open.supervisor.liveness() != Liveness::Dead;
-    if let Some(open) = unfinished.iter().find(lives) {
-        return Some(open.supervisor.pid);
+/// What has this sandbox. A supervisor that can't be checked, for example on another machine, counts
+/// as live.
+fn holder(row: &SandboxRow, unfinished: &[OpenRun], here: &Here<'_>) -> Option<Holder> {
+    if let Some(holder) = unfinished.iter().find_map(|open| open.holder(here)) {
+        return Some(holder);
     }
     // A lost run may still be unfinished although another program has taken the sandbox since.
     let ours = unfinished.iter().any(|lost| i64::from(lost.supervisor.pid) == row.supervisor_pid);
     if row.status == RUNNING && !ours {
-        return foreign_supervisor(row.supervisor_pid);
+        return foreign_supervisor(row.supervisor_pid).map(Holder::Live);
     }
     None
-}
-
-const UNFINISHED_RUNS: &str = "
-SELECT id, boot_id, pid_namespace, supervisor_pid, supervisor_start
-FROM vmon_runs INDEXED BY vmon_runs_unfinished
-WHERE sandbox_id = ?1 AND state <> 'STOPPED' ORDER BY id DESC";
-
-/// The unfinished runs of a sandbox, newest first.
-pub(super) fn unfinished_runs(tx: &Transaction<'_>, sandbox: i64) -> Result<Vec<OpenRun>> {
-    let mut statement = tx.prepare(UNFINISHED_RUNS)?;
-    let open = |row: &Row<'_>| Ok(OpenRun { id: row.get("id")?, supervisor: supervisor(row)? });
-    statement.query_map([sandbox], open)?.collect()
 }
 
 /// Closes the unfinished runs of a dead supervisor before the sandbox is taken.
@@ -241,22 +235,39 @@ fn close_all(tx: &Transaction<'_>, row: &SandboxRow, open: Vec<OpenRun>) -> Resu
     Ok(())
 }
 
-/// Closes a lost run, unless that was done meanwhile or the id belongs to another run now. Also
-/// updates the row of the sandbox if it still belongs to this run.
+/// Closes a lost run, unless that was done meanwhile or the id belongs to another run now.
 pub(super) fn close_lost(tx: &Transaction<'_>, run: &Run) -> Result<()> {
-    let open = unfinished_runs(tx, run.sandbox_id)?;
-    let same = |open: &&OpenRun| {
+    find_open(tx, run)?.map_or(Ok(()), |open| close_open(tx, run, &open))
+}
+
+/// Closes a run whose supervisor is not known to live on this machine. Returns whether it is closed.
+pub(super) fn close_unproven(tx: &Transaction<'_>, run: &Run, here: &Here<'_>) -> Result<bool> {
+    let Some(open) = find_open(tx, run)? else { return Ok(true) };
+    if open.lives_nearby(here) {
+        return Ok(false);
+    }
+    close_open(tx, run, &open)?;
+    Ok(true)
+}
+
+/// The row of an unfinished run, if its id does not belong to another run now.
+fn find_open(tx: &Transaction<'_>, run: &Run) -> Result<Option<OpenRun>> {
+    let same = |open: &OpenRun| {
         Some(open.id) == run.id && Some(&open.supervisor) == run.supervisor_identity.as_ref()
     };
-    let Some(OpenRun { id, supervisor }) = open.iter().find(same) else { return Ok(()) };
-    close_run(tx, *id)?;
+    Ok(unfinished_runs(tx, run.sandbox_id)?.into_iter().find(same))
+}
+
+/// Also updates the row of the sandbox if it still belongs to this run.
+fn close_open(tx: &Transaction<'_>, run: &Run, open: &OpenRun) -> Result<()> {
+    close_run(tx, open.id)?;
     tx.execute(
         "UPDATE sandboxes SET status = ?2, modified_at = CURRENT_TIMESTAMP
          WHERE id = ?1 AND status = ?3 AND supervisor_pid = ?4
             AND (?5 IS NULL OR microvm_pid = ?5)
             AND NOT EXISTS (SELECT 1 FROM vmon_runs INDEXED BY vmon_runs_unfinished
                 WHERE sandbox_id = ?1 AND state <> 'STOPPED')",
-        params![run.sandbox_id, STOPPED, RUNNING, supervisor.pid, run.pid],
+        params![run.sandbox_id, STOPPED, RUNNING, open.supervisor.pid, run.pid],
     )?;
     Ok(())
 }
@@ -310,11 +321,11 @@ fn insert_sandbox(tx: &Transaction<'_>, record: &Record) -> Result<i64> {
 }
 
 fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64> {
-    let supervisor = &record.supervisor;
+    let (supervisor, site) = (&record.supervisor, &record.site);
     tx.execute(
         "INSERT INTO vmon_runs (sandbox_id, state, boot_id, pid_namespace, supervisor_pid,
-            supervisor_start, started_at, spec, socket)
-         VALUES (?1, 'STARTING', ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            supervisor_start, started_at, spec, socket, machine_id, host, supervisor_lock)
+         VALUES (?1, 'STARTING', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             sandbox,
             supervisor.boot_id,
@@ -324,6 +335,9 @@ fn insert_run(tx: &Transaction<'_>, record: &Record, sandbox: i64) -> Result<i64
             record.started_at,
             record.spec,
             record.socket.as_deref().map(path),
+            site.machine_id,
+            site.host,
+            site.locked.map(|byte| byte.to_string()),
         ],
     )?;
     let row = tx.last_insert_rowid();
@@ -461,6 +475,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::registry::holder::UNFINISHED_RUNS;
     use crate::registry::schema;
 
     /// The record grows with every run; the time of a transition must not.

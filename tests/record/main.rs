@@ -5,6 +5,7 @@
 #[path = "../common/command.rs"]
 mod common;
 
+mod elsewhere;
 mod keep_runs;
 mod reconcile;
 mod record;

@@ -11,10 +11,10 @@ use crate::common::own_test;
 use chrono::Utc;
 use vmon::child::{Command, ExitStatus, Signal, SpawnError};
 use vmon::monitor::{
-    Claim, Forward, Identity, Observer, Outcome, Phase, Progress, Reason, Rootfs, StartError,
-    Transition,
+    Claim, Forward, Identity, Liveness, Observer, Outcome, Phase, Progress, Reason, Rootfs,
+    StartError, Transition,
 };
-use vmon::registry::{Registry, RunStatus};
+use vmon::registry::{Location, Registry, RunStatus};
 
 #[test]
 fn each_transition_updates_the_rows() {
@@ -168,14 +168,31 @@ fn the_name_of_a_live_supervisor_is_taken_and_a_dead_ones_is_taken_over() {
 }
 
 #[test]
-fn a_supervisor_of_another_pid_namespace_is_never_considered_dead() {
+fn a_supervisor_of_another_pid_namespace_without_a_lock_is_dead_only_if_the_user_says_so() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
     let elsewhere = Identity { pid: 2, pid_namespace: Some(1), ..Identity::current() };
     Life::of("web").under(elsewhere).granted(&mut registry.observer());
     let claim = Life::of("web").claim(&mut registry.observer());
-    assert!(matches!(claim, Claim::Taken { supervisor: 2 }), "{claim:?}");
-    assert_eq!(only(&registry).status, RunStatus::Running);
+    assert!(matches!(claim, Claim::Held { .. }), "{claim:?}");
+    assert_eq!(registry.reconcile().unwrap(), []);
+    let run = only(&registry);
+    assert_eq!((run.status, run.liveness), (RunStatus::Running, Some(Liveness::Unknown)));
+    assert_eq!(run.location, Some(Location::OtherNamespace));
+    assert!(registry.close_unproven(&run).unwrap());
+    let run = only(&registry);
+    assert_eq!((run.state, run.reason), (Some(Phase::Stopped), Some(Reason::SupervisorLost)));
+    Life::of("web").granted(&mut registry.observer());
+}
+
+#[test]
+fn the_run_of_a_supervisor_that_lives_is_not_closed_on_the_word_of_the_user() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    let mut observer = registry.observer();
+    Life::of("web").granted(&mut observer);
+    assert!(!registry.close_unproven(&only(&registry)).unwrap());
+    assert_eq!(only(&registry).state, Some(Phase::Starting));
 }
 
 #[test]

@@ -185,5 +185,5 @@ impl Plan {
 }
 
 fn is_taken(error: &StartError) -> bool {
-    matches!(error, StartError::Taken { .. })
+    matches!(error, StartError::Taken { .. } | StartError::Held { .. })
 }

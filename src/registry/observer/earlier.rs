@@ -61,7 +61,8 @@ pub(super) fn spool_record(
     record: &Record,
     error: Option<&RegistryError>,
 ) -> bool {
-    let Paths { db, spool, .. } = &*registry.paths;
+    let Paths { db, state } = &*registry.paths;
+    let spool = &state.spool;
     let error = error.map(tracing::field::display);
     match spool::write(spool, db, record) {
         Ok(path) => {

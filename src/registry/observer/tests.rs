@@ -42,7 +42,8 @@ impl Fixture {
 
     fn spooled(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir.path().join("run")).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().path()).collect()
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|it| it == "json")).collect()
     }
 
     fn only_run(&self) -> Run {
@@ -257,6 +258,42 @@ fn descriptors(fixture: &Fixture) -> usize {
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .filter(|path| is_db(path.clone()))
         .count()
+}
+
+/// The descriptors of this process for the lock of this record's supervisors.
+#[cfg(target_os = "linux")]
+fn locks(fixture: &Fixture) -> usize {
+    let lock = fixture.dir.path().canonicalize().unwrap().join("run/.supervisors.lock");
+    let entries = fs::read_dir("/proc/self/fd").unwrap();
+    entries
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| *path == lock)
+        .count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_has_one_lock_for_all_its_runs_until_the_last_one_has_ended() {
+    let fixture = Fixture::new();
+    let again = Registry::open(fixture.registry.path()).unwrap();
+    let mut observers = [fixture.registry.observer(), again.observer()];
+    for (observer, name) in observers.iter_mut().zip(["a", "b"]) {
+        let sandbox = Sandbox::new(name, "/log").unwrap();
+        let supervisor = Identity::current();
+        let starting = Starting::new(&sandbox, &supervisor, Utc::now());
+        // Threads of other tests may have the list of locks for a moment: then the lock is another.
+        loop {
+            assert!(matches!(observer.claim(&starting), Claim::Granted));
+            if locks(&fixture) == 1 {
+                break;
+            }
+            assert_eq!(observer.transition(&exited()), Progress::Done);
+        }
+    }
+    assert_eq!(observers[0].transition(&exited()), Progress::Done);
+    assert_eq!(locks(&fixture), 1);
+    assert_eq!(observers[1].transition(&exited()), Progress::Done);
+    assert_eq!(locks(&fixture), 0);
 }
 
 #[test]
