@@ -167,9 +167,11 @@ struct Writer<'a> {
 
 impl Perform for Writer<'_> {
     fn print(&mut self, character: char) {
-        // C1 control characters arrive here if their bytes were split between two calls.
-        if !self.state.in_title && !character.is_control() {
-            self.out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        match character {
+            // C1 control characters arrive here if their bytes were split between two calls.
+            '\u{80}'..='\u{9f}' => self.state.in_title = false,
+            _ if self.state.in_title || character.is_control() => {}
+            _ => self.out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
 
