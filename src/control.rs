@@ -29,6 +29,8 @@
 mod call;
 mod client;
 mod error;
+#[cfg(test)]
+mod fuzzed;
 mod place;
 mod server;
 mod stream;

@@ -56,6 +56,9 @@ pub mod child;
 #[cfg(feature = "control")]
 #[cfg_attr(docsrs, doc(cfg(feature = "control")))]
 pub mod control;
+#[cfg(test)]
+#[path = "../tests/common/fuzz.rs"]
+mod fuzz;
 pub mod logfile;
 pub mod monitor;
 pub mod process;

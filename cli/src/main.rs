@@ -279,4 +279,7 @@ fn answer(messages: &Messages, error: &clap::Error, args: &[OsString]) -> u8 {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/fuzz.rs"]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -298,6 +298,7 @@ fn number<T: TryFrom<i64>>(value: &Value) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{mutate, rounds};
 
     #[test]
     fn a_spooled_end_tells_where_its_supervisor_was() {
@@ -340,5 +341,37 @@ mod tests {
         for database in ["b/sandbox.db", "a/gone.db", ".."] {
             assert!(is_for(&base.join(database), &paths).is_err(), "{database}");
         }
+    }
+
+    #[test]
+    fn fuzzed_ends_are_read_or_refused() {
+        let state = Arc::new(StateDir::new("/state".into(), "/state/run".into()));
+        let text = json!({
+            "version": VERSION, "database": "/state/sandbox.db", "name": "a", "config_file": "c",
+            "config_last_modified": "t", "rootfs_paths": "", "spec": "{}", "socket": "/s",
+            "started_at": "t", "restarts": 0, "restarting": false,
+            "supervisor": {
+                "pid": 1, "start": 2, "boot_id": "b", "pid_namespace": 3,
+                "machine_id": "0123456789abcdef0123456789abcdef", "host": "h", "lock": "9:10",
+            },
+            "child": { "pid": 1, "start": 2, "running_at": "t" },
+            "end": {
+                "at": "t", "exit_code": 7, "signal": null, "reason": "exited", "bytes_logged": 1,
+                "bytes_dropped": 0,
+                "consoles": [{ "name": "c", "bytes_logged": 1, "bytes_dropped": 0 }],
+            },
+        });
+        let written = from_json(&text, &state).unwrap();
+        assert_eq!(to_json(Path::new("/state/sandbox.db"), &written), text);
+        let text = text.to_string();
+        rounds(|random| {
+            let mut bytes = text.clone().into_bytes();
+            mutate(random, &mut bytes, &[b"null", b"{}", b"1e999", b"-1", b"true"]);
+            let Ok(value) = serde_json::from_slice(&bytes) else { return };
+            let Some(record) = from_json(&value, &state) else { return };
+            let written = to_json(Path::new("/state/sandbox.db"), &record);
+            let again = from_json(&written, &state).unwrap();
+            assert_eq!(to_json(Path::new("/state/sandbox.db"), &again), written);
+        });
     }
 }

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, unsafe_code)] // each area uses a part; a controlling terminal takes pre_exec
 
+pub mod fuzz;
 pub mod host;
 pub mod lives;
 pub mod logs;

@@ -6,6 +6,7 @@
 mod common;
 
 mod disk_bound;
+mod fuzzed;
 mod log_formats;
 mod logfile;
 mod logread;

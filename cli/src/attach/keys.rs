@@ -164,6 +164,7 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{mutate, pieces, rounds};
 
     const DETACHED: Scan = Scan { passed: Vec::new(), detach: true, interrupt: false };
 
@@ -315,6 +316,40 @@ mod tests {
             all.extend(keys.release());
             assert_eq!(all.escape_ascii().to_string(), input.escape_ascii().to_string());
         }
+    }
+
+    #[test]
+    fn fuzzed_input_is_passed_on_but_for_the_keys() {
+        let typed =
+            b"ls\r\x1b[A\x1b[200~paste \x10\x11\x1b[201~\x1b[112;5u\x1b[M !!\x1b[27;5;112~\xc3\xa4";
+        rounds(|random| {
+            let mut input = typed.to_vec();
+            let words =
+                [&b"\x10"[..], b"\x1b[", b"\x1bO", b"200~", b"\x1b[113;5u", b";", b"\x1b[<0;1;1M"];
+            mutate(random, &mut input, &words);
+            let mut keys = search("ctrl-p,ctrl-q");
+            let mut all = Vec::new();
+            let mut detached = false;
+            for piece in pieces(random, &input) {
+                let scan = keys.scan(piece);
+                all.extend(scan.passed);
+                detached |= scan.detach;
+                if detached {
+                    break;
+                }
+            }
+            if !detached {
+                all.extend(keys.release());
+                assert_eq!(all.escape_ascii().to_string(), input.escape_ascii().to_string());
+            }
+            // Whether it detaches does not depend on the pieces.
+            assert_eq!(
+                search("ctrl-p,ctrl-q").scan(&input).detach,
+                detached,
+                "{}",
+                input.escape_ascii()
+            );
+        });
     }
 
     #[test]

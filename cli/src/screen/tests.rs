@@ -3,6 +3,7 @@ mod emulator;
 use fastrand::Rng;
 
 use super::*;
+use crate::fuzz::{mutate, pieces, rounds};
 
 fn passed(mut screen: Screen, pieces: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -198,6 +199,10 @@ fn eight_bit_controls_pass_neither_as_bytes_nor_as_characters() {
     assert_eq!(text(b"a\x9b6nb"), "a6nb");
     assert_eq!(text("a\u{9b}6n\u{9d}0;t\u{9c}b"), "a6n0;tb");
     assert_eq!(session("a\u{9b}6n\u{90}b\u{85}"), "a6nb");
+    // One ends a title, also if its bytes come one by one.
+    let title = "\x1bktitle\u{9b}text".as_bytes();
+    assert_eq!(session(title), "text");
+    assert_eq!(passed(Screen::session(), &title.chunks(1).collect::<Vec<_>>()), b"text");
 }
 
 #[test]
@@ -354,4 +359,20 @@ fn a_session_is_resumed_where_it_was_suspended() {
     let mut out = Vec::new();
     screen.resume(&mut out);
     assert_eq!(out, b"\x1b[?1049h\x1b[?25l\x1b(0\x1b)0\x0e\x1b[2;5r\x1b[31m");
+}
+
+#[test]
+fn fuzzed_output_is_filtered_alike_however_it_is_split() {
+    rounds(|random| {
+        let mut bytes = any_output(random);
+        mutate(random, &mut bytes, SEQUENCES);
+        for screen in [Screen::text, Screen::plain, Screen::session] {
+            let whole = passed(screen(), &[&bytes]);
+            let split = pieces(random, &bytes);
+            assert_eq!(passed(screen(), &split), whole, "{}", bytes.escape_ascii());
+            // What is permitted stays so, and takes no more room than three bytes for each.
+            assert!(whole.len() <= bytes.len() * 3 + 256, "{}", bytes.escape_ascii());
+            assert!(str::from_utf8(&whole).is_ok(), "{}", bytes.escape_ascii());
+        }
+    });
 }

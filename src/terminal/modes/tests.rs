@@ -1,4 +1,5 @@
 use super::*;
+use crate::fuzz::{mutate, pieces, rounds};
 
 fn after(output: &[u8]) -> Modes {
     let mut modes = Modes::default();
@@ -176,4 +177,27 @@ fn sequences_are_found_in_output_split_anywhere() {
 #[test]
 fn the_memory_of_the_modes_is_bounded() {
     assert!(size_of::<Modes>() <= 112, "{}", size_of::<Modes>());
+}
+
+#[test]
+fn fuzzed_output_sets_modes_that_are_undone_however_it_is_split() {
+    let words =
+        [&b"\x1b["[..], b"\x1b[?", b"\x1b]0;", b"\x1bP", b"\x18", b"1049h", b";", b"u", b"r"];
+    rounds(|random| {
+        let mut output = FULL_SCREEN.to_vec();
+        mutate(random, &mut output, &words);
+        let whole = after(&output);
+        let mut split = Modes::default();
+        for piece in pieces(random, &output) {
+            split.scan(piece);
+        }
+        assert_eq!(split, whole, "{}", output.escape_ascii());
+        let mut undone = whole;
+        let mut out = Vec::new();
+        undone.undo(&mut out);
+        undone.scan(&out);
+        out.clear();
+        undone.set(&mut out);
+        assert_eq!(out.escape_ascii().to_string(), "", "{}", output.escape_ascii());
+    });
 }

@@ -3,6 +3,7 @@
 use clap::{Args, FromArgMatches};
 
 use super::*;
+use crate::fuzz::{mutate, rounds};
 use crate::run::RunArgs;
 
 /// The plan of `vmon run OPTIONS -- printf x`.
@@ -105,4 +106,34 @@ fn a_plan_keeps_every_byte_of_paths_words_and_the_environment() {
         assert_eq!(Plan::decode(&encoded[..cut]), None, "{cut}");
     }
     assert_eq!(Plan::decode(b"run\0--detach\0"), None);
+}
+
+#[test]
+fn fuzzed_plans_are_read_or_refused() {
+    let options = [
+        "--env",
+        "A=b",
+        "--console",
+        "a=listen:sock",
+        "--on-exit",
+        "true",
+        "--pid-file",
+        "/p",
+        "--restart",
+        "on-failure:7",
+        "--log-rate",
+        "7K/s,burst=8K",
+        "--stop-timeout",
+        "7s",
+    ];
+    let encoded = plan(&options).encode();
+    assert!(Plan::decode(&encoded).is_some());
+    rounds(|random| {
+        let mut bytes = encoded.clone();
+        mutate(random, &mut bytes, &[b"null", b"{\"bytes\":[0]}", b"1e999", b"[]", b"\\ud800"]);
+        if let Some(plan) = Plan::decode(&bytes) {
+            assert!(Plan::decode(&plan.encode()).is_some());
+            let _ = plan.checked();
+        }
+    });
 }

@@ -3,6 +3,7 @@
 use serde_json::Map;
 
 use super::*;
+use crate::fuzz::{mutate, rounds};
 use crate::logfile::Format;
 use crate::monitor::Console;
 use crate::monitor::{Forward, Input, OnLogError, OverRate, Restart};
@@ -142,4 +143,19 @@ fn a_real_time_signal_and_an_unlimited_timeout_survive_a_round_trip() {
 fn the_child_of_a_host_has_no_command() {
     let spec = Spec { command: None, ..everything() };
     assert_eq!(read_back(&spec.to_json(), &spec), spec);
+}
+
+#[test]
+fn fuzzed_specs_are_read_to_what_is_written_again() {
+    let text = everything().to_json().to_string();
+    rounds(|random| {
+        let mut bytes = text.clone().into_bytes();
+        mutate(random, &mut bytes, &[b"null", b"{\"bytes\":[255]}", b"1e999", b"-1", b"\\ud800"]);
+        let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return };
+        let (name, config_file) = (Name::new("web").unwrap(), Name::new("c").unwrap());
+        let Some(spec) = Spec::from_json(&value, name, config_file) else { return };
+        let again = read_back(&spec.to_json(), &spec);
+        assert_eq!(again.to_json(), spec.to_json());
+        assert_eq!(again.sandbox, spec.sandbox);
+    });
 }
