@@ -14,6 +14,7 @@ use nix::pty::Winsize;
 use super::attach::{AttachTo, Attached, SessionId, SessionReport};
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources};
 use super::tty::Tty;
+use crate::child;
 use crate::reactor::{Interest, SourceId};
 use crate::relay::{Audience, Overflow, QUEUE, Sink};
 use crate::terminal::WindowSize;
@@ -73,6 +74,12 @@ impl Client {
 
     fn is_reader(&self) -> bool {
         self.role == Role::Reader
+    }
+
+    /// Whether it gets no more output, and no input of it is left.
+    fn is_done(&self) -> bool {
+        let left = || child::bytes_available(self.socket.as_fd()).unwrap_or(0);
+        self.sink.is_gone() && (self.is_reader() || left() == 0)
     }
 
     /// Whether its socket is closed in both directions. After the end of its input, no edge reports
@@ -245,10 +252,11 @@ impl Attachments {
         self.get(id).map(Client::is_reader)
     }
 
-    /// Removes clients that have closed their side.
+    /// Removes clients that have closed their side, but one that has sent something only when that
+    /// has been read.
     fn sweep(&mut self, sources: &mut Sources<'_>) {
-        if self.list.iter().any(|client| client.sink.is_gone()) {
-            self.remove_if(sources, |client| client.sink.is_gone());
+        if self.list.iter().any(Client::is_done) {
+            self.remove_if(sources, Client::is_done);
         }
     }
 

@@ -247,6 +247,26 @@ fn the_window_size_goes_back_when_a_write_fails_to_the_client_that_typed_last() 
 }
 
 #[test]
+fn what_a_client_has_sent_before_it_closed_the_connection_is_input() {
+    let script = "while read line; do echo \"got $line\"; done";
+    let mut host = Host::new(script, false, attached_input);
+    for line in ["one", "two"] {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        writeln!(theirs, "{line}").unwrap();
+        drop(theirs);
+        // The answer finds no reader.
+        let attached = host.reactor.call(host.id, |it, cx| {
+            it.attach(ours, &writer(), |_| HELLO.to_vec(), cx).map_err(|(error, _)| error)
+        });
+        attached.unwrap().unwrap();
+        host.until_logged(format!("got {line}\n").as_bytes());
+        host.until("it is gone", |host| host.monitor().report().sessions.is_empty());
+    }
+    host.stop();
+    host.end();
+}
+
+#[test]
 fn pipes_have_no_size() {
     let mut host = Host::new("cat", false, attached_input);
     host.until("it runs", |host| host.monitor().pid().is_some());
