@@ -129,6 +129,16 @@ impl Screen {
         self.state.attributes.set(out);
     }
 
+    /// The session's terminal has another size, at which it drops the scrolling region. The program
+    /// sets it again if it needs one.
+    pub fn resize(&mut self, out: &mut Vec<u8>) {
+        if self.state.modes.scrolling_region() {
+            // Setting a region moves the cursor.
+            out.extend_from_slice(b"\x1b7\x1b[r\x1b8");
+            self.state.modes.scan(b"\x1b[r");
+        }
+    }
+
     /// Appends the sequences that restore the terminal, and resets the filter.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         self.suspend(out);

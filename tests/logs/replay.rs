@@ -261,6 +261,18 @@ fn a_smaller_terminal_is_reported() {
 }
 
 #[test]
+fn a_recorded_change_of_size_drops_the_scrolling_region() {
+    let state = State::new();
+    let recording = Recording::of(&state, "web").size(80, 24).tty("\x1b[2;23rone").size(80, 30);
+    recording.tty("two").size(90, 30).tty("\x1b[1;29rthree").write(&state);
+    let mut terminal = Terminal::spawn(&mut replay(&state, &["web"]));
+    assert_eq!(terminal.finish(), 0);
+    let seen = String::from_utf8_lossy(&terminal.seen).into_owned();
+    let dropped = "\x1b7\x1b[r\x1b8";
+    assert_eq!(seen, format!("\x1b[2;23rone{dropped}two\x1b[1;29rthree{dropped}"));
+}
+
+#[test]
 fn without_an_index_all_bytes_are_played_at_once_with_a_warning() {
     let state = State::new();
     let log = Recording::of(&state, "web").tty("all of it").write(&state);

@@ -51,6 +51,8 @@ enum Action {
     Bytes,
     /// Start of the next run, which gets the terminal in its original state.
     Run,
+    /// The session's terminal has another size.
+    Resize,
     End,
 }
 
@@ -171,7 +173,8 @@ impl Player {
                 (Action::Bytes, Some(screen)) => screen.filter(&self.held, self.stdout.pending()),
                 (Action::Bytes, None) => self.stdout.pending().extend_from_slice(&self.held),
                 (Action::Run, Some(screen)) => screen.end(self.stdout.pending()),
-                (Action::Run, None) => {}
+                (Action::Resize, Some(screen)) => screen.resize(self.stdout.pending()),
+                (Action::Run | Action::Resize, None) => {}
                 (Action::End, _) => return self.finish(Ok(ReplayEnd::Ended)),
             }
             self.note_modes();
@@ -203,6 +206,9 @@ impl Player {
                 }
                 Entry::Mark { mark: Mark::Resize { columns, rows }, .. } if !begun => {
                     self.warn_if_smaller(columns, rows);
+                }
+                Entry::Mark { mark: Mark::Resize { .. }, .. } => {
+                    return Ok((due, Action::Resize));
                 }
                 Entry::Mark { .. } => {}
             }
