@@ -31,6 +31,8 @@ const ERRORS: &[(&str, &[&str])] = &[
     ("fcntl F_DUPFD", &["EMFILE"]),
     ("fcntl F_DUPFD_CLOEXEC", &["EMFILE"]),
     ("fcntl F_GETLK", &["EAGAIN", "EIO", "ENOMEM"]),
+    ("fcntl F_OFD_GETLK", &["EIO", "ENOMEM"]),
+    ("fcntl F_OFD_SETLK", &["EAGAIN", "EIO", "ENOMEM"]),
     ("fcntl F_SETFL", &["EPERM"]),
     ("fcntl F_SETLK", &["EINTR", "EAGAIN", "EIO", "ENOMEM"]),
     ("fcntl F_SETPIPE_SZ", &["ENOMEM", "EPERM"]),
@@ -159,10 +161,13 @@ const LEFT_OUT: &[&str] = &[
     "waitid",
 ];
 
-/// The errors of a call; `None` if the tables don't have it.
-pub fn of(call: &str) -> Option<&'static [&'static str]> {
+/// The errors of any other call.
+const OTHERS: &[&str] = &["EIO", "ENOMEM", "EPERM"];
+
+/// The errors that a call is given.
+pub fn of(call: &str) -> &'static [&'static str] {
     if LEFT_OUT.contains(&call) {
-        return Some(&[]);
+        return &[];
     }
-    ERRORS.iter().find(|(name, _)| *name == call).map(|(_, errors)| *errors)
+    ERRORS.iter().find(|(name, _)| *name == call).map_or(OTHERS, |(_, errors)| *errors)
 }
