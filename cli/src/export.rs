@@ -23,7 +23,6 @@ use super::atomic_file::AtomicFile;
 use super::messages::printable;
 use super::outcome::Outcome;
 use super::output::print;
-use super::record::Record;
 use super::run_log::{LogSelectionArgs, LogSource, RunLog, Runs};
 use super::screen::Screen;
 use super::shared_args::SharedArgs;
@@ -95,7 +94,7 @@ pub fn export(args: ExportArgs, shared: &SharedArgs, outcome: &mut Outcome) -> R
     if args.to == To::Scriptreplay && args.output.is_none() {
         return Err(Failure::NoScript);
     }
-    let record = Record::beside_log(shared)?;
+    let record = args.run.record(shared, args.to.runs())?;
     let found = LogSource::find(&args.run, &record, &shared.places()?);
     let Some(source) = outcome.ok(found) else { return Ok(()) };
     match write(&args, &source) {

@@ -4,7 +4,7 @@ use vmon::registry::Run;
 
 use super::Failure;
 use super::outcome::Outcome;
-use super::output::{exit, or_dash, print, print_json, short, table};
+use super::output::{JsonArray, TablePages, exit, or_dash, print, short};
 use super::record::{Names, Record};
 use super::run_object::run_objects;
 use super::shared_args::SharedArgs;
@@ -38,15 +38,43 @@ pub fn history(
     shared: &SharedArgs,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
-    let record = Record::of_names(shared, &args.names.names)?;
+    let record = Record::latest(shared)?;
     let selected = record.select(&args.names.names, outcome);
-    let runs = selected.into_iter().flat_map(|sandbox| sandbox.runs());
-    if args.json {
-        print_json(&run_objects(&runs.collect::<Vec<_>>()))?;
-    } else {
-        print(&table(HEADER, runs.map(row)))?;
+    let mut printer = match args.json {
+        true => Printer::Json(JsonArray::default()),
+        false => Printer::Table(TablePages::new(HEADER)),
+    };
+    for sandbox in &selected {
+        let others: Vec<&Run> = sandbox.runs().iter().filter(|run| run.id.is_none()).collect();
+        printer.add(&others)?;
+        for page in record.registry().into_iter().flat_map(|registry| sandbox.pages(registry)) {
+            printer.add(&page?.iter().collect::<Vec<_>>())?;
+        }
     }
-    Ok(())
+    printer.end()
+}
+
+/// Prints the runs page by page.
+enum Printer {
+    Json(JsonArray),
+    Table(TablePages),
+}
+
+impl Printer {
+    fn add(&mut self, runs: &[&Run]) -> Result<(), Failure> {
+        match self {
+            _ if runs.is_empty() => Ok(()),
+            Self::Json(array) => array.add(run_objects(runs)),
+            Self::Table(table) => print(&table.page(runs.iter().map(|run| row(run)))),
+        }
+    }
+
+    fn end(self) -> Result<(), Failure> {
+        match self {
+            Self::Json(array) => array.end(),
+            Self::Table(table) => print(&table.end()),
+        }
+    }
 }
 
 fn row(run: &Run) -> [String; 9] {

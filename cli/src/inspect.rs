@@ -63,7 +63,7 @@ pub fn inspect(
 ) -> Result<(), Failure> {
     // The output is always JSON.
     let InspectArgs { names, json: _ } = args;
-    let record = Record::of_names(shared, &names.names)?;
+    let record = Record::of_names(shared, &names.names, |_| false)?;
     let selected = record.select(&names.names, outcome);
     let processes = ProcessSnapshot::new();
     let runs = selected.into_iter().filter_map(|sandbox| Some((sandbox, sandbox.latest()?)));

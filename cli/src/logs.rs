@@ -12,7 +12,7 @@ use vmon::logfile::{Stream, Timestamp};
 
 use super::outcome::Outcome;
 use super::record::Record;
-use super::run_log::{LogSelectionArgs, LogSource};
+use super::run_log::{LogSelectionArgs, LogSource, Runs};
 use super::shared_args::SharedArgs;
 use super::{Failure, args};
 use view::LogView;
@@ -122,7 +122,10 @@ impl LogsArgs {
 
 /// Prints the log until its end, or until stdout is closed.
 pub fn logs(args: LogsArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::beside_log(shared)?;
+    let record = match args.run.runs() {
+        None | Some(Runs::All) => Record::beside_log(Record::latest(shared))?,
+        Some(runs) => args.run.record(shared, runs)?,
+    };
     let found = LogSource::find(&args.run, &record, &shared.places()?);
     let Some(source) = outcome.ok(found) else { return Ok(()) };
     drop(record);

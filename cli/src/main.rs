@@ -40,6 +40,7 @@ mod rm;
 mod run;
 mod run_log;
 mod run_object;
+mod run_pages;
 mod screen;
 mod shared_args;
 mod startup;

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use chrono::{DateTime, Local, Utc};
-use comfy_table::{Table, presets};
+use comfy_table::{ColumnConstraint, Table, Width, presets};
 use serde_json::Value;
 use vmon::child::Signal;
 use vmon::registry::{Run, RunStatus};
@@ -69,16 +69,88 @@ pub fn table<R: IntoIterator<Item = String>>(
     header: impl IntoIterator<Item = &'static str>,
     rows: impl IntoIterator<Item = R>,
 ) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    for row in rows {
-        let cells = row.into_iter().map(|cell| messages::printable(&cell).into_owned());
-        table.add_row(cells);
+    TablePages::new(header).page(rows)
+}
+
+/// The blanks between two columns.
+const GAP: u16 = 2;
+
+/// A table that is formatted page by page. A column may get wider with a page, but never narrower.
+#[derive(Debug)]
+pub struct TablePages {
+    /// Taken by the first page.
+    header: Option<Vec<&'static str>>,
+    /// Of the pages so far.
+    widths: Vec<u16>,
+}
+
+impl TablePages {
+    pub fn new(header: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { header: Some(header.into_iter().collect()), widths: Vec::new() }
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+
+    /// Formats the next page. The first one begins with the header.
+    pub fn page<R: IntoIterator<Item = String>>(
+        &mut self,
+        rows: impl IntoIterator<Item = R>,
+    ) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if let Some(header) = self.header.take() {
+            table.set_header(header);
+        }
+        for row in rows {
+            let cells = row.into_iter().map(|cell| messages::printable(&cell).into_owned());
+            table.add_row(cells);
+        }
+        let mut widths = table.column_max_content_widths();
+        for (width, before) in widths.iter_mut().zip(&self.widths) {
+            *width = before.max(width).to_owned();
+        }
+        for (column, width) in table.column_iter_mut().zip(&widths) {
+            column.set_padding((0, GAP));
+            let width = Width::Fixed(width.saturating_add(GAP));
+            column.set_constraint(ColumnConstraint::LowerBoundary(width));
+        }
+        self.widths = widths;
+        table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+
+    /// The header, if there was no page.
+    pub fn end(mut self) -> String {
+        match self.header {
+            Some(_) => self.page(std::iter::empty::<[String; 0]>()),
+            None => String::new(),
+        }
+    }
+}
+
+/// A JSON array that is printed element by element, as [`print_json`] prints a whole one.
+#[derive(Debug, Default)]
+pub struct JsonArray {
+    has_elements: bool,
+}
+
+impl JsonArray {
+    /// Prints further elements.
+    pub fn add(&mut self, elements: impl IntoIterator<Item = Value>) -> Result<(), Failure> {
+        let mut text = String::new();
+        for element in elements {
+            text.push_str(if self.has_elements { ",\n" } else { "[\n" });
+            let element = escaped(format!("{element:#}"));
+            element.lines().enumerate().for_each(|(index, line)| {
+                text.push_str(if index == 0 { "  " } else { "\n  " });
+                text.push_str(line);
+            });
+            self.has_elements = true;
+        }
+        print(&text)
+    }
+
+    /// Prints the end of the array.
+    pub fn end(self) -> Result<(), Failure> {
+        print(if self.has_elements { "\n]\n" } else { "[]\n" })
+    }
 }
 
 /// The value, or a dash if it is not known.
@@ -159,6 +231,16 @@ mod tests {
     fn an_empty_table_is_its_header() {
         let none: [[String; 2]; 0] = [];
         assert_eq!(table(["NAME", "EXIT"], none), "NAME  EXIT\n");
+    }
+
+    #[test]
+    fn the_columns_of_further_pages_stand_below_those_of_the_first() {
+        let row = |one: &str, two: &str| [one.to_owned(), two.to_owned()];
+        let mut pages = TablePages::new(["A", "B"]);
+        assert_eq!(pages.page([row("long", "1")]), "A     B\nlong  1\n");
+        assert_eq!(pages.page([row("x", "2"), row("y", "3")]), "x     2\ny     3\n");
+        assert_eq!(pages.page([row("longer", "4")]), "longer  4\n");
+        assert_eq!(pages.page([row("z", "5")]), "z       5\n");
     }
 
     #[test]

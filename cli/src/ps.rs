@@ -3,6 +3,7 @@
 mod metrics;
 mod template;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::str::FromStr;
 
@@ -13,9 +14,10 @@ use self::template::{Template, TemplateError};
 use super::live::{self, Answer};
 use super::messages::printable;
 use super::outcome::Outcome;
-use super::output::{exit, is_at_terminal, or_dash, print, print_json, short, word};
+use super::output::{JsonArray, TablePages, exit, is_at_terminal, or_dash, print, short, word};
 use super::record::{Record, Recorded};
 use super::run_object::run_objects;
+use super::run_pages::RunPages;
 use super::shared_args::SharedArgs;
 use super::{Failure, waits};
 
@@ -88,32 +90,97 @@ impl FromStr for Format {
 /// Prints the list.
 pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
     let format = if args.json { Format::Json } else { args.format };
-    // Metrics count earlier runs.
     let record = match format {
-        Format::OpenMetrics => Record::read(shared)?,
-        _ if args.all => Record::read(shared)?,
+        // Metrics count earlier runs.
+        Format::OpenMetrics => {
+            Record::with_earlier(shared, |it| args.all || it.running().is_some(), |_| false)?
+        }
         _ => Record::latest(shared)?,
     };
     match format {
-        Format::Table => print(&list(&runs(&record, args.all))),
-        Format::Json => print_json(&run_objects(&runs(&record, args.all))),
+        Format::Table => {
+            let mut table = RunTable::new(&record, args.all);
+            print_pages(&record, args.all, |runs| print(&table.page(runs)))?;
+            print(&table.pages.end())
+        }
+        Format::Json => {
+            let mut array = JsonArray::default();
+            print_pages(&record, args.all, |runs| array.add(run_objects(runs)))?;
+            array.end()
+        }
         Format::Names => print(&names(&record, args.all)),
         Format::OpenMetrics if is_at_terminal() => {
             print(&metrics::shown(&sandboxes(&record, args.all)))
         }
         Format::OpenMetrics => print(&metrics::exposition(&sandboxes(&record, args.all))),
-        Format::Template(template) => print(&template.lines(&runs(&record, args.all))),
+        Format::Template(template) => {
+            print_pages(&record, args.all, |runs| print(&template.lines(runs)))
+        }
     }
 }
 
-/// The current runs, or all, newest first.
-fn runs(record: &Record, all: bool) -> Vec<&Run> {
-    let mut runs: Vec<&Run> = record.sandboxes().iter().flat_map(Recorded::runs).collect();
-    if !all {
-        runs.retain(|run| run.status == RunStatus::Running);
+/// Prints the current runs, or all page by page, newest first.
+fn print_pages(
+    record: &Record,
+    all: bool,
+    mut print: impl FnMut(&[&Run]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    if all {
+        for page in record.registry().into_iter().flat_map(RunPages::all) {
+            print(&page?.iter().collect::<Vec<_>>())?;
+        }
     }
-    runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.id));
-    runs
+    let runs = record.sandboxes().iter().flat_map(Recorded::runs);
+    let mut rest: Vec<&Run> = match all {
+        // Those of other programs are on no page.
+        true => runs.filter(|run| run.id.is_none()).collect(),
+        false => runs.filter(|run| run.status == RunStatus::Running).collect(),
+    };
+    rest.sort_unstable_by_key(|run| Reverse(run.id));
+    match rest.is_empty() {
+        true => Ok(()),
+        false => print(&rest),
+    }
+}
+
+/// The table of runs. It has a column for the host if the last run of a sandbox is on another machine,
+/// and one for what running sandboxes wait for, if one does.
+struct RunTable {
+    pages: TablePages,
+    /// What the supervisors of running sandboxes have answered.
+    answers: HashMap<(i64, Option<i64>), Answer>,
+    has_host: bool,
+    has_waits: bool,
+}
+
+impl RunTable {
+    fn new(record: &Record, all: bool) -> Self {
+        let last = record.sandboxes().iter().filter_map(Recorded::latest);
+        let has_host = last.filter(|run| all || run.status == RunStatus::Running).any(is_elsewhere);
+        let running: Vec<&Run> = record.sandboxes().iter().filter_map(Recorded::running).collect();
+        let answers = live::answers(&running);
+        let has_waits = answers.iter().any(|answer| !waits::cell(answer).is_empty());
+        let columns = [has_host.then_some("HOST"), has_waits.then_some(waits::HEADER)];
+        let header = HEADER.into_iter().chain(columns.into_iter().flatten());
+        let keys = running.iter().map(|run| (run.sandbox_id, run.id));
+        let answers = keys.zip(answers).collect();
+        Self { pages: TablePages::new(header), answers, has_host, has_waits }
+    }
+
+    fn page(&mut self, runs: &[&Run]) -> String {
+        let Self { pages, answers, has_host, has_waits } = self;
+        pages.page(runs.iter().map(|run| {
+            let answer = answers.remove(&(run.sandbox_id, run.id)).flatten();
+            let host = run.host.as_ref().filter(|_| is_elsewhere(run));
+            let host = has_host.then(|| or_dash(host));
+            let waits = has_waits.then(|| waits::cell(&answer));
+            row(run, &answer).into_iter().chain(host).chain(waits)
+        }))
+    }
+}
+
+fn is_elsewhere(run: &Run) -> bool {
+    run.location == Some(Location::OtherMachine)
 }
 
 /// The running sandboxes, or all.
@@ -133,17 +200,6 @@ fn names(record: &Record, all: bool) -> String {
         _ => format!("{}\n", printable(&sandbox.to_string())),
     };
     sandboxes(record, all).into_iter().map(line).collect()
-}
-
-/// The table. It has a column for the host if a run is on another machine.
-fn list(runs: &[&Run]) -> String {
-    let is_elsewhere = |run: &Run| run.location == Some(Location::OtherMachine);
-    let has_host = runs.iter().any(|run| is_elsewhere(run));
-    let rows = runs.iter().zip(live::answers(runs)).map(|(run, answer)| {
-        let host = has_host.then(|| or_dash(run.host.as_ref().filter(|_| is_elsewhere(run))));
-        (row(run, &answer).into_iter().chain(host), waits::cell(&answer))
-    });
-    waits::table_with_waits(HEADER.into_iter().chain(has_host.then_some("HOST")), rows)
 }
 
 fn row(run: &Run, answer: &Answer) -> [String; 8] {

@@ -1,7 +1,7 @@
 //! Selection of sandboxes by `[CONFIG/]NAME` on the command line.
 //!
 //! ```ignore
-//! let record = Record::read(shared)?;
+//! let record = Record::latest(shared)?;
 //! for sandbox in record.select(&args.names, outcome) {
 //!     if let Err(error) = stop(sandbox.latest()) {
 //!         outcome.failed(&format!("can't stop {sandbox}: {error}"));
@@ -12,6 +12,7 @@
 //!
 //! A name that is unknown or ambiguous is reported, and the others are still processed.
 
+use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use vmon::registry::{Lost, Registry, RegistryError, Run, RunStatus};
 
 use super::Failure;
 use super::outcome::Outcome;
+use super::run_pages::RunPages;
 use super::shared_args::SharedArgs;
 
 /// A name on the command line. Any text is accepted: sandboxes of other programs have names that
@@ -142,6 +144,22 @@ impl Recorded {
         self.runs.iter().skip(1).take_while(|run| run.supervisor == supervisor).count()
     }
 
+    /// The runs of vmon, newest first.
+    pub fn pages<'a>(&self, registry: &'a Registry) -> RunPages<'a> {
+        let mut ids: Vec<i64> =
+            self.runs.iter().filter(|run| run.id.is_some()).map(|run| run.sandbox_id).collect();
+        ids.dedup();
+        RunPages::of(registry, ids)
+    }
+
+    /// Adds what is missing of these runs.
+    fn add_earlier(&mut self, runs: Vec<Run>) {
+        let known: Vec<Option<i64>> = self.runs.iter().map(|run| run.id).collect();
+        self.runs.extend(runs.into_iter().filter(|run| !known.contains(&run.id)));
+        // Those of other programs, which have no number, first.
+        self.runs.sort_by_key(|run| Reverse(run.id.unwrap_or(i64::MAX)));
+    }
+
     /// The runs that were read, newest first.
     pub fn runs(&self) -> &[Run] {
         &self.runs
@@ -149,36 +167,50 @@ impl Recorded {
 }
 
 impl Record {
-    /// Reconciles and reads the record, with all runs. Without a database it is empty.
-    pub fn read(shared: &SharedArgs) -> Result<Self, Failure> {
-        Self::read_with(shared, |registry| Ok(grouped(registry.runs()?)))
-    }
-
-    /// Like [`read`](Self::read), but only the latest run of each sandbox.
+    /// Reconciles and reads the record, with the latest run of each sandbox. Without a database it is
+    /// empty.
     pub fn latest(shared: &SharedArgs) -> Result<Self, Failure> {
         Self::read_with(shared, |registry| Ok(grouped(registry.latest()?)))
     }
 
-    /// Like [`latest`](Self::latest), but with all runs of the sandboxes with these names.
-    pub fn of_names(shared: &SharedArgs, names: &[Selector]) -> Result<Self, Failure> {
+    /// Like [`latest`](Self::latest), and with the earlier runs of some sandboxes. Those have no `spec`,
+    /// which takes most of a run's memory, unless `is_whole`.
+    pub fn with_earlier(
+        shared: &SharedArgs,
+        is_selected: impl Fn(&Recorded) -> bool,
+        is_whole: impl Fn(&Run) -> bool,
+    ) -> Result<Self, Failure> {
         Self::read_with(shared, |registry| {
             let mut sandboxes = grouped(registry.latest()?);
-            for Recorded { config_file, name, runs } in &mut sandboxes {
-                if names.iter().any(|selector| selector.matches(config_file, name)) {
-                    let all = registry.runs_of(config_file, name)?;
-                    if !all.is_empty() {
-                        *runs = all.into_iter().rev().collect();
-                    }
+            for sandbox in sandboxes.iter_mut().filter(|it| is_selected(it)) {
+                let mut runs = Vec::new();
+                for page in sandbox.pages(registry) {
+                    let mut page = page?;
+                    page.iter_mut().filter(|run| !is_whole(run)).for_each(|run| run.spec = None);
+                    runs.extend(page);
                 }
+                sandbox.add_earlier(runs);
             }
             Ok(sandboxes)
         })
     }
 
-    /// Like [`read`](Self::read), for a command that needs nothing but the log: a record that can't be
-    /// used causes a warning, and is empty.
-    pub fn beside_log(shared: &SharedArgs) -> Result<Self, Failure> {
-        match Self::read(shared) {
+    /// Like [`with_earlier`](Self::with_earlier), for the sandboxes with these names.
+    pub fn of_names(
+        shared: &SharedArgs,
+        names: &[Selector],
+        is_whole: impl Fn(&Run) -> bool,
+    ) -> Result<Self, Failure> {
+        let is_selected = |it: &Recorded| {
+            names.iter().any(|selector| selector.matches(&it.config_file, &it.name))
+        };
+        Self::with_earlier(shared, is_selected, is_whole)
+    }
+
+    /// What was read, for a command that needs nothing but the log: a record that can't be used causes
+    /// a warning, and is empty.
+    pub fn beside_log(read: Result<Self, Failure>) -> Result<Self, Failure> {
+        match read {
             Err(Failure::Registry(error)) => {
                 warn!("{error}; the log is read without the record");
                 Ok(Self { registry: None, sandboxes: Vec::new() })

@@ -11,7 +11,6 @@ use vmon::reactor::Reactor;
 use vmon::terminal::{self, Direction, Handle};
 
 use super::outcome::Outcome;
-use super::record::Record;
 use super::run_log::{LogSelectionArgs, LogSource, Runs};
 use super::shared_args::SharedArgs;
 use super::{Failure, args, signalled};
@@ -48,7 +47,7 @@ pub struct ReplayArgs {
 
 /// Plays the log until it ends, q is typed, or stdout is closed.
 pub fn replay(args: ReplayArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::beside_log(shared)?;
+    let record = args.run.record(shared, Runs::Last)?;
     let found = LogSource::find(&args.run, &record, &shared.places()?);
     let Some(source) = outcome.ok(found) else { return Ok(()) };
     match play(&args, &source)? {

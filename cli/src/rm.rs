@@ -43,7 +43,7 @@ pub struct RmArgs {
 
 /// Removes each selected sandbox.
 pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::of_names(shared, &args.names.names)?;
+    let record = Record::of_names(shared, &args.names.names, |_| true)?;
     let places = shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let mut selected = record.select(&args.names.names, outcome);

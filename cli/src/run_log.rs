@@ -10,8 +10,10 @@ use vmon::logfile::read::{Entry, LogReader, ReadError, Warning};
 use vmon::logfile::{Mark, Timestamp};
 use vmon::registry::Run;
 
+use super::Failure;
 use super::args::ConsoleChoice;
-use super::record::{Recorded, Selector};
+use super::record::{Record, Recorded, Selector};
+use super::shared_args::SharedArgs;
 pub use bounds::{Bounds, BoundsError};
 pub use source::LogSource;
 
@@ -78,6 +80,15 @@ impl LogSelectionArgs {
     /// The selected runs; `None` without --run.
     pub fn runs(&self) -> Option<Runs> {
         self.run
+    }
+
+    /// Reads the record, with the earlier runs of the selected sandbox where they are needed to tell
+    /// runs apart. `otherwise` applies without --run.
+    pub fn record(&self, shared: &SharedArgs, otherwise: Runs) -> Result<Record, Failure> {
+        let (selector, runs) = (self.selector(), self.run.unwrap_or(otherwise));
+        let is_selected = |it: &Recorded| selector.matches(&it.config_file, &it.name);
+        let is_whole = |run: &Run| run.id.is_some_and(|id| runs == Runs::Number(id));
+        Record::beside_log(Record::with_earlier(shared, is_selected, is_whole))
     }
 
     /// Opens the log. `otherwise` applies without --run.

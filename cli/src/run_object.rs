@@ -38,7 +38,7 @@ pub fn run_object(run: &Run, answer: &Answer) -> Value {
 }
 
 /// The same for each run; supervisors are asked at the same time.
-pub fn run_objects(runs: &[&Run]) -> Value {
+pub fn run_objects(runs: &[&Run]) -> Vec<Value> {
     runs.iter().zip(live::answers(runs)).map(|(run, answer)| run_object(run, &answer)).collect()
 }
 

@@ -11,7 +11,7 @@ use super::live::Answer;
 use super::output::{duration, stamp, table};
 
 /// The header of the column, which a table has only if there is something to show.
-const HEADER: &str = "WAITS FOR";
+pub const HEADER: &str = "WAITS FOR";
 
 /// What a run waits for, as JSON; null if that is not known.
 pub fn of(run: &Run, answer: &Answer) -> Value {

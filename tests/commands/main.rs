@@ -10,6 +10,7 @@ mod completions;
 mod events;
 mod inspect;
 mod metrics_interval;
+mod pages;
 mod ps;
 mod remove;
 mod restart_command;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use vmon::monitor::{Identity, Phase, Restart};
-use vmon::registry::{Run, RunStatus, Seen};
+use vmon::registry::{Location, Run, RunStatus, Seen};
 
 /// One transition.
 #[derive(Debug, Clone)]
@@ -207,9 +207,11 @@ impl RunTracker {
         !self.doubtful.is_empty()
     }
 
-    /// The supervisors of unfinished runs.
+    /// The supervisors of unfinished runs on this machine.
     pub fn supervisors(&self) -> impl Iterator<Item = &Identity> {
-        self.known.values().filter_map(|known| known.run.supervisor_identity.as_ref())
+        let runs = self.known.values().map(|known| &known.run);
+        let here = runs.filter(|run| run.location != Some(Location::OtherMachine));
+        here.filter_map(|run| run.supervisor_identity.as_ref())
     }
 
     /// Returns the events since the last call, in the order of time.

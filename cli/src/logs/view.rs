@@ -358,7 +358,7 @@ impl<'a> LogView<'a> {
         if self.source.sandbox.is_none() {
             return Ok(None);
         }
-        let read = || Record::beside_log(self.shared);
+        let read = || Record::beside_log(Record::latest(self.shared));
         let Some(record) = output.interruptible().while_blocked(read) else { return Ok(None) };
         let record = record?;
         let is_it = |it: &&Recorded| it.config_file == *config_file && it.name == *name;
