@@ -149,7 +149,7 @@ pub struct Registry {
     /// Whether the last repair of the record timed out waiting for the lock. Later ones use
     /// [`REPEATED_TIMEOUT`] until one succeeds, because a command makes several.
     timed_out: Arc<AtomicBool>,
-    /// Files of the spool directory that a warning has named. Only accessed with `try_lock`.
+    /// The spool directory and files of it that a warning has named. Only accessed with `try_lock`.
     reported: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
@@ -344,7 +344,7 @@ impl Registry {
         work: impl Fn(&Connection, &StateDir) -> Result<(Vec<Run>, T), Fault>,
     ) -> Result<(Vec<Run>, T), RegistryError> {
         let Paths { db, state } = &*self.paths;
-        self.import_spooled();
+        let ended = self.import_spooled();
         if !connection::exists(db).at(db)? {
             return Ok((Vec::new(), missing));
         }
@@ -353,7 +353,12 @@ impl Registry {
             let ((mut runs, more), distrust) = read.at(db)?;
             let foreign = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
             let trusted = distrust.is_none() && !foreign;
-            runs.iter_mut().for_each(|run| run.trusted = trusted);
+            for run in &mut runs {
+                run.trusted = trusted;
+                if let Some(end) = ended.iter().find(|end| end.is_of(run)) {
+                    end.complete(run);
+                }
+            }
             Ok((runs, more))
         };
         let (mut runs, mut more) = read()?;
@@ -448,30 +453,41 @@ impl Registry {
             return Vec::new();
         }
         spool::read(&self.paths, |path, reason| {
-            if let Ok(mut reported) = self.reported.try_lock()
-                && reported.insert(path.clone())
-            {
+            if self.is_first_report(&path) {
                 tracing::warn!("can't import the spooled end {}: {reason}", path.display());
             }
         })
     }
 
     /// Imports spooled ends, unless the record is not trusted; [`reconcile`](Self::reconcile)
-    /// returns that error.
-    fn import_spooled(&self) {
+    /// returns that error. Returns those that can't be imported now, on a full disk for example.
+    fn import_spooled(&self) -> Vec<Spooled> {
         let spooled = self.spooled();
         if spooled.is_empty() {
-            return;
+            return spooled;
         }
-        let timed_out = self.timed_out.load(Ordering::Relaxed);
+        let directory = &self.paths.state.spool;
         match self.repair(|tx| spool::import(tx, &spooled)) {
-            Ok(()) => spool::remove(&spooled),
-            Err(_) if timed_out => {}
-            Err(error) => tracing::warn!(
-                count = spooled.len(), directory = %self.paths.state.spool.display(), %error,
-                "spooled ends can't be imported yet",
-            ),
+            Ok(()) => {
+                spool::remove(&spooled);
+                if let Ok(mut reported) = self.reported.try_lock() {
+                    reported.remove(directory);
+                }
+                Vec::new()
+            }
+            Err(error) => {
+                if self.is_first_report(directory) {
+                    let (count, directory) = (spooled.len(), directory.display());
+                    tracing::warn!(count, %directory, %error, "spooled ends can't be imported yet");
+                }
+                spooled
+            }
         }
+    }
+
+    /// Whether a warning has not named this path yet.
+    fn is_first_report(&self, path: &Path) -> bool {
+        self.reported.try_lock().is_ok_and(|mut reported| reported.insert(path.to_owned()))
     }
 
     /// Runs a transaction that repairs the record. The busy timeout is short if the last one

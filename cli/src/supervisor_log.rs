@@ -72,6 +72,21 @@ impl SupervisorLog {
         });
     }
 
+    /// Has messages go to the log file if the process that waits for the start has gone. Returns
+    /// whether it has.
+    pub fn leave_lost_starter(&self, sandbox: &Sandbox) -> bool {
+        let mut lost = false;
+        self.with(|destination| {
+            if let Destination::Starter(starter) = destination
+                && starter.reader_is_gone()
+            {
+                *destination = Destination::Log(OwnLog::of(sandbox));
+                lost = true;
+            }
+        });
+        lost
+    }
+
     /// Reports why the command was not started, or what failed later.
     pub fn failed(&self, why: &str, code: u8) {
         self.with(|destination| match destination {

@@ -89,7 +89,9 @@ pub(super) fn sweep(run: &Run, spool: &Path) {
     if let Some(directory) = run.socket.as_deref().and_then(Path::parent) {
         socket::sweep(directory, pid);
     }
-    spool::sweep(spool, pid);
+    if let Some(supervisor) = &run.supervisor_identity {
+        spool::sweep(spool, supervisor);
+    }
 }
 
 impl Leftovers {

@@ -2,6 +2,7 @@
 
 mod earlier;
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,13 +11,15 @@ use super::connection::{self, Kept, random};
 use super::error::{At, RegistryError};
 use super::lost::{LostRun, sweep};
 use super::record::{Follow, Record};
+use super::spool::{self, Reserve};
 use super::store::{self, Stored};
-use super::{Registry, spool};
+use super::{Paths, Registry};
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition, Wait, WaitKind};
 use crate::timestamp::rfc3339;
 use earlier::{Earlier, spool_record};
 
-/// How long an open connection waits for the next transition, where connections are kept.
+/// How long an open connection waits for the next transition, where connections are kept, and a
+/// run until room for its end is reserved.
 const KEEP_CONNECTION: Duration = Duration::from_millis(50);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_CLAIM_DELAY: Duration = Duration::from_millis(500);
@@ -44,6 +47,9 @@ const SPOOL_AFTER: Duration = Duration::from_secs(5);
 /// - After the claim, no failure of the database affects the child. A delay of more than a second
 ///   is reported in one warning, and its end in one message. After the end of the run, writing is
 ///   retried for five seconds, then the record goes to the [spool directory](Registry::spool_dir).
+/// - 50 ms after the child runs, room for the end is reserved in the spool directory: a file of
+///   usually 8 KiB, which is removed at the end. If the database has no room for the end, it is
+///   written there at once.
 /// - The claim of a child that is already running, handed over by a host, may be late too: then the
 ///   whole record is written at once. If another supervisor has the name, this run is not recorded,
 ///   with a warning.
@@ -64,6 +70,9 @@ pub struct RegistryObserver {
     /// transition for a moment.
     kept: Option<Kept>,
     spool_after: Duration,
+    /// Room for the end of the current or the last run, on a disk that is full by then. It is made
+    /// when no transition has come for a moment: a shorter run does without.
+    reserve: Option<Reserve>,
     /// Why the record is late, and since when.
     late: Option<Box<(String, Instant)>>,
 }
@@ -134,7 +143,16 @@ impl RegistryObserver {
         let options = Value::Null;
         let (state, earlier) = (State::Idle, Earlier::default());
         let spool_after = SPOOL_AFTER;
-        Self { registry, options, state, earlier, kept: None, spool_after, late: None }
+        Self {
+            registry,
+            options,
+            state,
+            earlier,
+            kept: None,
+            spool_after,
+            reserve: None,
+            late: None,
+        }
     }
 
     /// Sets [`Spec::options`](crate::monitor::codec::Spec::options) of the runs: data of the starting program, for
@@ -162,7 +180,7 @@ impl RegistryObserver {
                 let keeps = self.registry.keeps_connection() && !record.is_over();
                 self.kept = self.registry.after_use(kept).filter(|_| keeps);
                 self.written(record, row, delay);
-                self.keep_connection()
+                self.after_transition()
             }
             Ok((Written::Taken { supervisor }, _)) => {
                 tracing::warn!(
@@ -185,9 +203,28 @@ impl RegistryObserver {
         self.kept.take().or_else(|| self.registry.take_connection())
     }
 
-    /// Keeps an open connection for a moment, in which the next transition may come.
-    fn keep_connection(&self) -> Progress {
-        self.kept.as_ref().map_or(Progress::Done, |_| Progress::Later(KEEP_CONNECTION))
+    /// Waits for a moment, in which the next transition may come: then an open connection is closed,
+    /// and room for the end is reserved.
+    fn after_transition(&self) -> Progress {
+        let reserves = self.reserve.is_none() && matches!(self.state, State::Written(_));
+        match self.kept.is_some() || reserves {
+            true => Progress::Later(KEEP_CONNECTION),
+            false => Progress::Done,
+        }
+    }
+
+    /// Reserves room for the end of this run, unless there is none: then the end needs some later.
+    fn reserve(&mut self) {
+        if let State::Written(record) = &self.state
+            && self.reserve.is_none()
+        {
+            let Paths { db, state } = &*self.registry.paths;
+            let spool = &state.spool;
+            let failed = |error: &io::Error| {
+                tracing::debug!(directory = %spool.display(), %error, "nothing is reserved");
+            };
+            self.reserve = spool::reserve(spool, db, record).inspect_err(failed).ok();
+        }
     }
 
     fn written(&mut self, mut record: Box<Record>, row: i64, delay: Option<Delay>) {
@@ -200,7 +237,10 @@ impl RegistryObserver {
         record.row = Some(row);
         self.late = None;
         self.state = match record.is_over() {
-            true => State::Over { started_at: record.started_at },
+            true => {
+                self.reserve = None;
+                State::Over { started_at: record.started_at }
+            }
             false => State::Written(record),
         };
     }
@@ -227,7 +267,10 @@ impl RegistryObserver {
         self.earlier.spool_after(self.spool_after, &self.registry);
         if record.ending().is_some() {
             let waited = delay.ended.get_or_insert_with(Instant::now).elapsed();
-            match waited >= self.spool_after {
+            // On a full disk there is room for it in what is reserved only.
+            let is_full = matches!(error, RegistryError::Full { .. });
+            let is_reserved = is_full && record.is_over() && self.reserve.is_some();
+            match waited >= self.spool_after || is_reserved {
                 true if record.is_over() => {
                     self.give_up(record, error);
                     return Progress::Done;
@@ -235,7 +278,7 @@ impl RegistryObserver {
                 // Retries go on: only this supervisor closes the run while it lives.
                 true => {
                     delay.spooled =
-                        delay.spooled || spool_record(&self.registry, &record, Some(error));
+                        delay.spooled || spool_record(&self.registry, &record, Some(error), None);
                 }
                 false => next = next.min(self.spool_after - waited),
             }
@@ -249,7 +292,7 @@ impl RegistryObserver {
         self.earlier.spool_after(Duration::ZERO, &self.registry);
         self.earlier.clear();
         self.late = None;
-        spool_record(&self.registry, &record, Some(error));
+        spool_record(&self.registry, &record, Some(error), self.reserve.take());
         self.state = State::Over { started_at: record.started_at };
     }
 
@@ -290,7 +333,7 @@ impl Drop for RegistryObserver {
             State::Pending(record, delay) if record.is_over() => {
                 self.earlier.spool_after(Duration::ZERO, &self.registry);
                 if !delay.spooled {
-                    spool_record(&self.registry, &record, None);
+                    spool_record(&self.registry, &record, None, self.reserve.take());
                 }
             }
             _ => self.earlier.spool_after(Duration::ZERO, &self.registry),
@@ -439,6 +482,7 @@ impl Observer for RegistryObserver {
                 self.state = state;
                 // No transition has come for a moment.
                 self.kept = None;
+                self.reserve();
                 Progress::Done
             }
         }

@@ -5,6 +5,7 @@
 //! removal of the file has no effect.
 
 mod file;
+mod reserve;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use rusqlite::Transaction;
 use serde_json::{Value, json};
 
@@ -20,14 +22,16 @@ use super::columns::ConsoleBytes;
 use super::connection::random;
 use super::error::Fault;
 use super::record::{Child, Ending, Record, Stage};
-use super::run::Run;
+use super::run::{Run, RunStatus};
 use super::site::Site;
 use super::state_dir::StateDir;
 use super::{Paths, store};
 use crate::access::make_directories;
-use crate::monitor::{Identity, codec};
+use crate::monitor::{Identity, Phase, codec};
 use crate::timestamp::rfc3339;
-pub(super) use file::sweep;
+pub(super) use reserve::Reserve;
+#[cfg(test)]
+pub(super) use reserve::directory as reserved;
 
 /// Version of the file's content. A file of another version is left for a vmon that supports it.
 const VERSION: u64 = 1;
@@ -48,14 +52,58 @@ impl Spooled {
             && run.supervisor_identity.as_ref() == Some(supervisor)
             && run.started_at.is_some_and(|at| rfc3339(at) == *started_at)
     }
+
+    /// Completes a run that was read from the database, which does not have this end of it yet.
+    pub(super) fn complete(&self, run: &mut Run) {
+        let Record { child, .. } = &self.record;
+        let Stage::Stopped(end) = &self.record.stage else { return };
+        (run.state, run.status) = (Some(Phase::Stopped), RunStatus::Stopped);
+        run.pid = run.pid.or(child.as_ref().map(|child| child.pid));
+        run.running_at = run.running_at.or_else(|| time(&child.as_ref()?.running_at));
+        run.ended_at = time(&end.at);
+        (run.exit_code, run.signal) = (end.exit_code, end.signal);
+        run.reason = end.reason.parse().ok();
+        (run.bytes_logged, run.bytes_dropped) = (Some(end.bytes_logged), Some(end.bytes_dropped));
+        run.consoles.clone_from(&end.consoles);
+    }
 }
 
-/// Writes `record` to a file of its own in `directory`. Not synced, because this runs on the loop.
-pub(super) fn write(directory: &Path, db: &Path, record: &Record) -> io::Result<PathBuf> {
-    make_directories(directory)?;
+/// Writes `record` to a file of its own in `directory`, into what is reserved for it if that is
+/// given. Not synced, because this runs on the loop.
+pub(super) fn write(
+    directory: &Path,
+    db: &Path,
+    record: &Record,
+    reserve: Option<Reserve>,
+) -> io::Result<PathBuf> {
     let path = directory.join(format!("{}{SUFFIX}", file_name(record)));
-    file::write(directory, &path, to_json(db, record).to_string().as_bytes())?;
+    let content = to_json(db, record).to_string();
+    if reserve.is_some_and(|reserve| reserve.write(content.as_bytes(), &path).is_ok()) {
+        return Ok(path);
+    }
+    make_directories(directory)?;
+    file::write(directory, &path, content.as_bytes())?;
     Ok(path)
+}
+
+/// Reserves the room that the end of this run takes in the spool directory.
+pub(super) fn reserve(directory: &Path, db: &Path, record: &Record) -> io::Result<Reserve> {
+    /// Other keys, numbers and times, and the counters of a dozen consoles.
+    const OTHERS: usize = 4096;
+    /// The longest form of a byte in JSON.
+    const LONGEST: usize = "\\u0000".len();
+    let Record { spec, rootfs_paths, socket, supervisor, .. } = record;
+    // It is JSON already, whose control characters are escaped.
+    let escapes = spec.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+    let socket = socket.as_ref().map_or(0, |socket| socket.as_os_str().len());
+    let texts = rootfs_paths.len() + socket + db.as_os_str().len();
+    Reserve::new(directory, supervisor, spec.len() + escapes + texts * LONGEST + OTHERS)
+}
+
+/// Removes the temporary and reserved files of a supervisor that was killed.
+pub(super) fn sweep(directory: &Path, supervisor: &Identity) {
+    file::sweep_temporary(directory, supervisor.pid);
+    reserve::sweep(directory, supervisor);
 }
 
 /// Names are ASCII without `@`; each is truncated so that the file name stays below NAME_MAX.
@@ -287,6 +335,10 @@ fn console(value: &Value) -> Option<ConsoleBytes> {
     })
 }
 
+fn time(text: &str) -> Option<DateTime<Utc>> {
+    Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc())
+}
+
 fn text(value: &Value) -> Option<String> {
     value.as_str().map(ToOwned::to_owned)
 }
@@ -298,7 +350,30 @@ fn number<T: TryFrom<i64>>(value: &Value) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::child::{Command, ExitStatus};
     use crate::fuzz::{mutate, rounds};
+    use crate::monitor::{End, Outcome, Reason, Sandbox, Starting, Transition};
+
+    #[test]
+    fn what_is_reserved_is_enough_for_the_end_of_a_run_with_a_long_command() {
+        let spool = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::new("n".repeat(128), "/log \u{1}\"").unwrap();
+        let command = Command::new("sh").args(["-c", &"\"\\\n\u{1}".repeat(5000)]);
+        let supervisor = Identity::current();
+        let mut starting = Starting::new(&sandbox, &supervisor, Utc::now());
+        starting.command = Some(&command);
+        let state = Arc::new(StateDir::new("/state".into(), "/state/run".into()));
+        let mut record = Record::new(&starting, &Value::Null, &state);
+        let db = PathBuf::from(format!("/{}/sandbox.db", "\u{1}".repeat(400)));
+        let _reserve = reserve(spool.path(), &db, &record).unwrap();
+        let reserved = reserved(spool.path()).read_dir().unwrap().next().unwrap().unwrap();
+        record.apply(&Transition::Running { at: Utc::now(), child: supervisor.clone() });
+        let outcome = Outcome::Ended { status: ExitStatus::Code(255), reason: Reason::Exited };
+        record.apply(&Transition::Stopped { at: Utc::now(), end: End::new(outcome) });
+        let length = to_json(&db, &record).to_string().len() as u64;
+        let room = reserved.metadata().unwrap().len();
+        assert!(record.spec.len() > 20_000 && length <= room, "{length} of {room}");
+    }
 
     #[test]
     fn a_spooled_end_tells_where_its_supervisor_was() {

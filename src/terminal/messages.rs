@@ -2,8 +2,10 @@
 //! terminal.
 
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Direction, Handle, is_raw};
 
@@ -23,6 +25,17 @@ impl Messages {
     /// A writer to stdout, likewise.
     pub fn stdout() -> Self {
         Self::to(super::stdout())
+    }
+
+    /// Whether all readers of a pipe have closed it.
+    pub fn reader_is_gone(&self) -> bool {
+        let Some(handle) = &self.0 else { return false };
+        let mut fds = [PollFd::new(handle.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut fds, PollTimeout::ZERO);
+        let [fd] = fds;
+        // Of a pipe without readers (poll(2)). On FreeBSD it is POLLHUP.
+        let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+        polled.is_ok() && fd.revents().is_some_and(|events| events.intersects(gone))
     }
 
     fn to(stream: BorrowedFd<'_>) -> Self {

@@ -11,9 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::common::held::lock;
 use crate::common::{
-    Detached, State, Terminal, assert_same, code, contains, eventually, is_alive, noise, one_line,
-    wait,
+    Detached, Process, State, Terminal, assert_same, code, contains, eventually, is_alive, noise,
+    one_line, wait,
 };
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -132,6 +133,40 @@ fn later_messages_of_the_supervisor_are_in_its_own_log() {
         let (time, rest) = line.split_once(' ').unwrap();
         assert!(chrono::DateTime::parse_from_rfc3339(time).is_ok(), "{line}");
         assert!(rest.starts_with("vmon: "), "{line}");
+    }
+}
+
+#[test]
+fn a_detached_run_that_its_caller_has_given_up_is_not_started_later() {
+    let state = State::new();
+    state.ran("before", &[], "true");
+    let started = state.file("started");
+    for restarts in ["no", "always"] {
+        let locked = lock(&state);
+        let script = format!("touch {}", started.display());
+        let mut starter = state.run("web", &["-d", "--restart", restarts], &script);
+        // The supervisor takes the null device as its stdin once it has read its plan.
+        starter.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut starter = Process::spawn(&mut starter);
+        let children = format!("/proc/{0}/task/{0}/children", starter.id());
+        let children = || fs::read_to_string(&children).unwrap_or_default();
+        eventually("the supervisor has its plan", || {
+            let supervisor = children();
+            let stdin = fs::read_link(format!("/proc/{}/fd/0", supervisor.trim()));
+            !supervisor.is_empty() && stdin.is_ok_and(|stdin| stdin == Path::new("/dev/null"))
+        });
+        let supervisor = children().trim().parse().unwrap();
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        drop(locked);
+        eventually("the supervisor has given up", || !is_alive(supervisor));
+        assert!(!started.exists());
+        let said = fs::read_to_string(state.logs().join("web@supervisor.log"));
+        let said = said.unwrap_or_default();
+        assert!(said.contains("not started: the 'vmon run -d'"), "{said}");
+        // The name is free.
+        state.ran("web", &[], "exit 3");
+        assert_eq!(state.run_column("web", "exit_code").as_deref(), Some("3"));
     }
 }
 

@@ -152,13 +152,54 @@ fn a_full_disk_delays_the_record_and_nothing_else() {
     };
     let sql = "SELECT state || ifnull(exit_code, '-') FROM vmon_runs";
     eventually("it runs", || column(sql).as_deref() == Some("RUNNING-"));
+    let reserved = disk.path().join("run/.reserved");
+    eventually("room for its end is reserved", || {
+        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
+    });
     let filler = disk.fill_up_to(0);
     run.release();
-    run.errors.wait_for("late");
+    run.errors.wait_for("spool directory");
     assert_eq!(state.log("x"), b"begun\nover\n");
-    fs::remove_file(filler).unwrap();
     assert_eq!(run.finish(), 3);
+    let listed = ["--all", "--db", db.to_str().unwrap()];
+    // The database has no room for the end, which is read from the spool directory.
+    assert_eq!(brief(&ps(&state, &listed)), ["x STOPPED 3 exited"]);
+    assert_eq!(column(sql).as_deref(), Some("RUNNING-"));
+    fs::remove_file(filler).unwrap();
+    assert_eq!(brief(&ps(&state, &listed)), ["x STOPPED 3 exited"]);
     assert_eq!(column(sql).as_deref(), Some("STOPPED3"));
+}
+
+#[test]
+fn a_stop_with_all_of_the_state_on_a_full_disk_succeeds_and_its_end_is_on_record() {
+    let Some(disk) = Tmpfs::new("size=2m") else { return };
+    let state = State::new();
+    let vmon = |args: &[&str]| {
+        let mut vmon = state.vmon();
+        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
+        vmon.output().unwrap()
+    };
+    let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done";
+    let started = vmon(&["run", "-d", "--name", "web", "--", "sh", "-c", script]);
+    assert!(started.status.success(), "{started:?}");
+    let reserved = disk.path().join("run/.reserved");
+    eventually("room for its end is reserved", || {
+        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
+    });
+    let log = disk.path().join("log/Sandboxfile/web.log");
+    eventually("it is up", || fs::read(&log).is_ok_and(|log| log == b"up\n"));
+    let filler = disk.fill_up_to(0);
+    let stopped = vmon(&["stop", "web"]);
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    let waited = vmon(&["wait", "web"]);
+    assert_eq!(waited.stdout, b"7\n", "{waited:?}");
+    fs::remove_file(filler).unwrap();
+    let ps = vmon(&["ps", "--all", "--format", "{status} {exit_code} {reason}"]);
+    assert_eq!(ps.stdout, b"STOPPED 7 stopped\n", "{ps:?}");
+    let sql = "SELECT state || exit_code FROM vmon_runs";
+    let db = Connection::open(disk.path().join("sandbox.db")).unwrap();
+    assert_eq!(db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap(), "STOPPED7");
+    assert_eq!(fs::read_dir(reserved).unwrap().count(), 0);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! failure. It then closes the pipe, keeps no inherited descriptor open, and writes its messages to
 //! `NAME@supervisor.log` ([`supervisor_log`](crate::supervisor_log)).
 
+use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::unix::fs::MetadataExt;
@@ -121,22 +122,39 @@ pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     let log = SupervisorLog::new(starter);
     messages::install_on(log.clone(), plan.options.log_level);
     log.install_panic_hook();
-    let ended = plan
-        .execute(Some(&log))
-        .inspect_err(|failure| log.failed(&failure.to_string(), failure.exit_code()));
+    let mut sandbox = plan.sandbox.clone();
+    sandbox.name = plan.name.first.clone();
+    let ended = plan.execute(Some(&log)).inspect_err(|failure| {
+        log.leave_lost_starter(&sandbox);
+        log.failed(&failure.to_string(), failure.exit_code());
+    });
     log.flush();
     ended
 }
 
-/// Reports to the process that waits for the start that the command runs. It must be the monitor's
-/// last service: the record, the PID file and the control socket must exist when the start is
-/// reported.
+/// The process that waits for the start has ended before the command was started.
+#[derive(Debug, thiserror::Error)]
+#[error("not started: the 'vmon run -d' or 'vmon restart' that asked for it has ended before")]
+struct StarterGone;
+
+/// Reports to the process that waits for the start that the command runs. If that process has ended
+/// by then, nothing is started: its user has given up, and does not expect a command to start later.
+///
+/// It must be the monitor's last service: the record, the PID file and the control socket must exist
+/// when the start is reported.
 pub struct StartReport {
     pub log: SupervisorLog,
     pub sandbox: Sandbox,
 }
 
 impl Service for StartReport {
+    fn open(&mut self, _: &mut ServiceContext<'_, '_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        match self.log.leave_lost_starter(&self.sandbox) {
+            true => Err(StarterGone.into()),
+            false => Ok(()),
+        }
+    }
+
     fn transition(&mut self, transition: &Transition, _: &mut ServiceContext<'_, '_>) {
         if let Transition::Running { child, .. } = transition {
             self.log.ready(&self.sandbox, child.pid);

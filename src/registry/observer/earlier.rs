@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::super::error::RegistryError;
 use super::super::record::Record;
-use super::super::{Paths, Registry, spool};
+use super::super::spool::{self, Reserve};
+use super::super::{Paths, Registry};
 
 /// Limit of ends in memory. Each end that has waited is in a file as well, so an end beyond this
 /// limit costs a file that is read later, but is not lost.
@@ -51,20 +52,21 @@ impl Earlier {
 
 impl Ended {
     fn spool(&mut self, registry: &Registry) {
-        self.spooled = self.spooled || spool_record(registry, &self.record, None);
+        self.spooled = self.spooled || spool_record(registry, &self.record, None, None);
     }
 }
 
-/// Writes a record to a file of its own and logs that. Returns whether it was written.
+/// Writes a record to a file of its own, reserved or new, and logs that. Returns whether it was written.
 pub(super) fn spool_record(
     registry: &Registry,
     record: &Record,
     error: Option<&RegistryError>,
+    reserve: Option<Reserve>,
 ) -> bool {
     let Paths { db, state } = &*registry.paths;
     let spool = &state.spool;
     let error = error.map(tracing::field::display);
-    match spool::write(spool, db, record) {
+    match spool::write(spool, db, record, reserve) {
         Ok(path) => {
             tracing::warn!(
                 path = %path.display(), sandbox = %record.name, error,

@@ -13,7 +13,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::child::{Command, ExitStatus};
 use crate::monitor::{End, Identity, Outcome, Phase, Reason, Sandbox};
-use crate::registry::Run;
+use crate::registry::{Run, RunStatus};
+
+/// The answer to a transition that is written and does not end the run.
+const WRITTEN: Progress = Progress::Later(KEEP_CONNECTION);
 
 struct Fixture {
     dir: TempDir,
@@ -43,7 +46,14 @@ impl Fixture {
     fn spooled(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir.path().join("run")).into_iter().flatten();
         let paths = entries.map(|entry| entry.unwrap().path());
-        paths.filter(|path| path.extension().is_some_and(|it| it == "json")).collect()
+        paths.filter(|path| path.to_string_lossy().ends_with(".end.json")).collect()
+    }
+
+    /// The files that are reserved.
+    fn reserved(&self) -> Vec<PathBuf> {
+        let directory = spool::reserved(&self.dir.path().join("run"));
+        let entries = fs::read_dir(directory).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
     }
 
     fn only_run(&self) -> Run {
@@ -82,7 +92,7 @@ fn spool(fixture: &Fixture) {
     let mut observer = fixture.impatient();
     let granted = claim(&mut observer, Some(&Command::new("true")));
     assert!(matches!(granted, Claim::Granted), "{granted:?}");
-    assert_eq!(observer.transition(&running()), Progress::Done);
+    assert_eq!(observer.transition(&running()), WRITTEN);
     let _lock = fixture.locked();
     assert_eq!(observer.transition(&exited()), Progress::Done);
     assert_eq!(fixture.spooled().len(), 1);
@@ -304,7 +314,7 @@ fn the_connection_of_a_claim_serves_the_transition_that_follows_and_no_more() {
     assert_eq!(descriptors(&fixture), 0);
     assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
     assert_eq!(descriptors(&fixture), 1);
-    assert_eq!(observer.transition(&running()), Progress::Done);
+    assert_eq!(observer.transition(&running()), WRITTEN);
     assert_eq!(descriptors(&fixture), 0);
 }
 
@@ -331,7 +341,7 @@ fn the_connection_of_a_name_that_is_taken_serves_the_next_claim() {
     let mut fixture = Fixture::new();
     let mut first = fixture.registry.observer();
     assert!(matches!(claim(&mut first, Some(&Command::new("true"))), Claim::Granted));
-    assert_eq!(first.transition(&running()), Progress::Done);
+    assert_eq!(first.transition(&running()), WRITTEN);
     fixture.registry = Registry::open_for_start(fixture.registry.path()).unwrap();
     let taken = claim(&mut fixture.registry.observer(), Some(&Command::new("true")));
     assert!(matches!(taken, Claim::Taken { .. }), "{taken:?}");
@@ -347,8 +357,8 @@ fn a_registry_that_keeps_its_connection_lends_it_to_all_observers() {
     let mut observers = [fixture.registry.observer(), fixture.registry.observer()];
     assert!(matches!(claim(&mut observers[0], Some(&Command::new("true"))), Claim::Granted));
     assert!(matches!(claim(&mut observers[1], Some(&Command::new("true"))), Claim::Taken { .. }));
-    for transition in [running(), exited()] {
-        assert_eq!(observers[0].transition(&transition), Progress::Done);
+    for (transition, expected) in [(running(), WRITTEN), (exited(), Progress::Done)] {
+        assert_eq!(observers[0].transition(&transition), expected);
         assert_eq!(descriptors(&fixture), 1);
     }
     assert!(matches!(claim(&mut observers[1], Some(&Command::new("true"))), Claim::Granted));
@@ -372,7 +382,7 @@ fn a_view_that_replaces_a_table_while_the_connection_is_kept_is_refused() {
     other.execute_batch("DROP TABLE groups; CREATE VIEW groups AS SELECT 1").unwrap();
     assert!(matches!(observer.transition(&running()), Progress::Later(_)));
     other.execute_batch("DROP VIEW groups; CREATE TABLE groups (id)").unwrap();
-    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(observer.retry(), WRITTEN);
     assert_eq!(fixture.only_run().state, Some(Phase::Running));
 }
 
@@ -474,4 +484,61 @@ fn a_kept_connection_follows_to_a_database_that_was_renamed_over_its_own() {
     assert!(matches!(observer.transition(&exited()), Progress::Done | Progress::Later(_)));
     drop(observer);
     assert_eq!(fixture.only_run().exit_code, Some(7));
+}
+
+/// A run of which no transition has come for a moment.
+fn settled(fixture: &Fixture) -> RegistryObserver {
+    let mut observer = fixture.impatient();
+    assert!(matches!(claim(&mut observer, Some(&Command::new("true"))), Claim::Granted));
+    assert_eq!(observer.transition(&running()), Progress::Later(KEEP_CONNECTION));
+    assert_eq!(observer.retry(), Progress::Done);
+    observer
+}
+
+#[test]
+fn room_for_the_end_is_reserved_while_a_run_lasts_but_not_for_a_short_one() {
+    let fixture = Fixture::new();
+    let mut observer = settled(&fixture);
+    let [reserved] = fixture.reserved().try_into().unwrap();
+    let metadata = fs::metadata(&reserved).unwrap();
+    assert!(metadata.len() >= 4096 && metadata.permissions().mode() & 0o777 == 0o600);
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(fixture.reserved().len(), 0);
+
+    let mut short = fixture.registry.observer();
+    assert!(matches!(claim(&mut short, Some(&Command::new("true"))), Claim::Granted));
+    short.transition(&running());
+    assert_eq!(short.transition(&exited()), Progress::Done);
+    assert_eq!(fixture.reserved().len(), 0);
+}
+
+#[test]
+fn an_end_is_spooled_into_what_was_reserved() {
+    use std::os::unix::fs::MetadataExt;
+
+    let fixture = Fixture::new();
+    let mut observer = settled(&fixture);
+    let inode = |path: &PathBuf| fs::metadata(path).unwrap().ino();
+    let reserved = inode(&fixture.reserved()[0]);
+    let lock = fixture.locked();
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    assert_eq!(fixture.spooled().iter().map(inode).collect::<Vec<_>>(), [reserved]);
+    drop((observer, lock));
+    assert_eq!(fixture.only_run().exit_code, Some(7));
+    assert_eq!((fixture.spooled().len(), fixture.reserved().len()), (0, 0));
+}
+
+#[test]
+fn an_end_that_can_not_be_taken_in_yet_is_read_with_its_run() {
+    let fixture = Fixture::new();
+    let mut observer = settled(&fixture);
+    let _lock = fixture.locked();
+    assert_eq!(observer.transition(&exited()), Progress::Done);
+    fixture.registry.timed_out.store(true, std::sync::atomic::Ordering::Relaxed);
+    let run = fixture.only_run();
+    assert_eq!((run.state, run.exit_code), (Some(Phase::Stopped), Some(7)));
+    assert_eq!((run.status, run.reason), (RunStatus::Stopped, Some(Reason::Exited)));
+    assert_eq!((run.bytes_logged, run.bytes_dropped), (Some(5), Some(0)));
+    assert!(run.ended_at >= run.running_at && run.running_at.is_some());
+    assert_eq!(fixture.spooled().len(), 1);
 }

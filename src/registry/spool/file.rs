@@ -28,7 +28,7 @@ pub(super) fn write(directory: &Path, path: &Path, content: &[u8]) -> io::Result
     write_named(directory, path, content)
 }
 
-/// If the process is killed meanwhile, the temporary file remains: see [`sweep`].
+/// If the process is killed meanwhile, the temporary file remains: see [`sweep_temporary`].
 fn write_named(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let name = format!("{TEMPORARY}{}-{:x}", std::process::id(), random());
     let temporary = directory.join(name);
@@ -71,10 +71,14 @@ mod unnamed {
     }
 }
 
-/// Removes the temporary files of a supervisor that was killed while it wrote: regular files of our
-/// user only. Usually there are none.
-pub(in crate::registry) fn sweep(directory: &Path, pid: u32) {
-    let prefix = format!("{TEMPORARY}{pid}-");
+/// Removes the temporary files of a supervisor that was killed while it wrote. Usually there are
+/// none.
+pub(super) fn sweep_temporary(directory: &Path, pid: u32) {
+    sweep(directory, &format!("{TEMPORARY}{pid}-"));
+}
+
+/// Removes the files whose names begin with this: regular files of our user only.
+pub(super) fn sweep(directory: &Path, prefix: &str) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if !entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
             continue;
@@ -168,7 +172,7 @@ mod tests {
         }
         symlink(path(".spill-123-a"), path(".spill-12-link")).unwrap();
         fs::create_dir(path(".spill-12-directory")).unwrap();
-        sweep(scratch.path(), 12);
+        sweep_temporary(scratch.path(), 12);
         let left =
             [".spill-12-directory", ".spill-12-link", ".spill-123-a", "c@web.12-1-1.end.json"];
         assert_eq!(names(scratch.path()), left);

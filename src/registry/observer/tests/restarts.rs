@@ -41,7 +41,7 @@ fn is_taken(fixture: &Fixture) -> bool {
 /// Claimed and running.
 fn first(mut observer: RegistryObserver) -> RegistryObserver {
     assert!(matches!(claim_again(&mut observer, 0), Claim::Granted));
-    assert_eq!(observer.transition(&running()), Progress::Done);
+    assert_eq!(observer.transition(&running()), WRITTEN);
     observer
 }
 
@@ -49,7 +49,7 @@ fn first(mut observer: RegistryObserver) -> RegistryObserver {
 fn a_run_that_another_follows_keeps_the_name_until_the_next_claim_closes_it() {
     let fixture = Fixture::new();
     let mut observer = first(fixture.registry.observer());
-    assert_eq!(observer.transition(&restarting(1)), Progress::Done);
+    assert_eq!(observer.transition(&restarting(1)), WRITTEN);
     assert_eq!(states(&fixture), [is(Phase::Restarting, Some(1))]);
     let db = Connection::open(fixture.registry.path()).unwrap();
     let status = || -> String {
@@ -60,7 +60,7 @@ fn a_run_that_another_follows_keeps_the_name_until_the_next_claim_closes_it() {
     assert!(matches!(claim_again(&mut observer, 1), Claim::Granted));
     assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Starting, None)]);
     assert!(is_taken(&fixture));
-    assert_eq!(observer.transition(&running()), Progress::Done);
+    assert_eq!(observer.transition(&running()), WRITTEN);
     assert_eq!(status(), "RUNNING");
     assert_eq!(observer.transition(&exited()), Progress::Done);
     assert_eq!(states(&fixture), [is(Phase::Stopped, Some(1)), is(Phase::Stopped, Some(7))]);
@@ -70,7 +70,7 @@ fn a_run_that_another_follows_keeps_the_name_until_the_next_claim_closes_it() {
 fn a_stop_while_it_waits_to_be_started_again_is_the_end_with_the_same_end() {
     let fixture = Fixture::new();
     let mut observer = first(fixture.registry.observer());
-    assert_eq!(observer.transition(&restarting(7)), Progress::Done);
+    assert_eq!(observer.transition(&restarting(7)), WRITTEN);
     assert_eq!(observer.transition(&exited()), Progress::Done);
     assert_eq!(states(&fixture), [is(Phase::Stopped, Some(7))]);
     assert!(!is_taken(&fixture));
@@ -88,7 +88,7 @@ fn ends_that_wait_for_a_lock_are_written_in_order_with_the_run_that_goes_on() {
         assert!(matches!(observer.transition(&running()), Progress::Later(_)));
     }
     drop(lock);
-    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(observer.retry(), WRITTEN);
     let ended = [1, 2, 3].map(|code| is(Phase::Stopped, Some(code)));
     let mut expected = ended.to_vec();
     expected.push(is(Phase::Running, None));
@@ -111,7 +111,7 @@ fn ends_that_have_waited_are_spooled_and_each_is_recorded_once() {
     // As if the supervisor were lost now, all of them are in files.
     assert!(fixture.spooled().len() >= 20, "{:?}", fixture.spooled());
     drop(lock);
-    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(observer.retry(), WRITTEN);
     let mut expected: Vec<_> = (1..=20).map(|code| is(Phase::Stopped, Some(code))).collect();
     expected.push(is(Phase::Running, None));
     assert_eq!(states(&fixture), expected);
@@ -152,7 +152,7 @@ fn an_end_that_is_taken_in_late_does_not_open_what_is_closed() {
 fn a_database_that_is_replaced_between_two_runs_gets_both() {
     let fixture = Fixture::new();
     let mut observer = first(fixture.registry.observer());
-    assert_eq!(observer.transition(&restarting(1)), Progress::Done);
+    assert_eq!(observer.transition(&restarting(1)), WRITTEN);
     for name in ["sandbox.db", "sandbox.db-wal", "sandbox.db-shm"] {
         fs::remove_file(fixture.dir.path().join(name)).unwrap();
     }
@@ -168,7 +168,7 @@ fn a_drain_that_takes_longer_than_a_moment_leaves_the_exit_code_on_record() {
     let draining = Transition::Draining { at: Utc::now(), status };
     assert!(matches!(observer.transition(&draining), Progress::Later(_)));
     assert_eq!(states(&fixture), [is(Phase::Running, None)]);
-    assert_eq!(observer.retry(), Progress::Done);
+    assert_eq!(observer.retry(), WRITTEN);
     assert_eq!(states(&fixture), [is(Phase::Running, Some(7))]);
     assert_eq!(observer.transition(&exited()), Progress::Done);
     assert_eq!(states(&fixture), [is(Phase::Stopped, Some(7))]);
