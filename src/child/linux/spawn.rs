@@ -221,38 +221,34 @@ fn reset_signals(last: c_int, all: bool) -> nix::Result<()> {
     for signal in 1..=last {
         // SAFETY: sigismember reads one set from a live reference.
         let is_pending = unsafe { libc::sigismember(&raw const pending, signal) } == 1;
-        let mut current = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
-        // which is valid for one sigaction.
-        if unsafe { libc::sigaction(signal, ptr::null(), current.as_mut_ptr()) } != 0 {
-            // A signal that the C library reserves for its threads.
-            continue;
-        }
-        // SAFETY: zeroed is a valid sigaction, and the kernel has filled it.
-        let action = unsafe { current.assume_init() }.sa_sigaction;
-        let is_caught = action != libc::SIG_DFL && action != libc::SIG_IGN;
-        if is_caught || is_pending {
+        // One call for most signals. None of them is delivered meanwhile: all are blocked.
+        // It fails for KILL and STOP, and for signals that the C library reserves for its threads.
+        let Ok(before) = set_action(signal, libc::SIG_DFL) else { continue };
+        let by_default = all || matches!(signal, libc::SIGPIPE | libc::SIGCHLD);
+        let stays_ignored = before == libc::SIG_IGN && !by_default;
+        if is_pending || stays_ignored {
             // SIG_IGN discards a pending signal (sigaction(2)).
             set_action(signal, libc::SIG_IGN)?;
-            set_action(signal, if is_caught { libc::SIG_DFL } else { action })?;
         }
-        if all && action == libc::SIG_IGN {
+        if is_pending && !stays_ignored {
             set_action(signal, libc::SIG_DFL)?;
         }
     }
-    set_action(libc::SIGPIPE, libc::SIG_DFL)?;
-    set_action(libc::SIGCHLD, libc::SIG_DFL)
+    Ok(())
 }
 
-/// Sets the action of a signal to `SIG_IGN` or `SIG_DFL`.
-fn set_action(signal: c_int, action: libc::sighandler_t) -> nix::Result<()> {
+/// Sets the action of a signal to `SIG_IGN` or `SIG_DFL`, and returns the one before.
+fn set_action(signal: c_int, action: libc::sighandler_t) -> nix::Result<libc::sighandler_t> {
     // SAFETY: zeroed is a valid sigaction: no flags, and an empty mask.
     let mut new = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
     new.sa_sigaction = action;
-    // SAFETY: sigaction(2) reads one sigaction from a live reference. No handler is installed, and
-    // the table of actions is the child's own (no `CLONE_SIGHAND`).
-    Errno::result(unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) })?;
-    Ok(())
+    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2) reads one sigaction from a live reference, and writes one to a pointer
+    // that is valid for it. No handler is installed, and the table of actions is the child's own
+    // (no `CLONE_SIGHAND`).
+    Errno::result(unsafe { libc::sigaction(signal, &raw const new, before.as_mut_ptr()) })?;
+    // SAFETY: zeroed is a valid sigaction, and the kernel has filled it.
+    Ok(unsafe { before.assume_init() }.sa_sigaction)
 }
 
 /// Starts the child and returns after it has called execve or has failed. Returns its pidfd (Linux
