@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -123,6 +123,45 @@ fn a_lock_that_can_not_be_released_harms_neither_a_start_nor_a_restart() {
     let left: Vec<_> =
         fs::read_dir(&directory).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert_eq!(left, ["a.sock"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_that_no_descriptor_is_left_for_cost_one_warning() {
+    let state = State::new();
+    let messages = state.file("messages");
+    let mut run = state.run("a", &["--no-forward"], "echo up; exec sleep 1000");
+    let run = Process::spawn(run.stderr(File::create(&messages).unwrap()));
+    state.wait_for_log("a", b"up\n");
+    state.wait_for_closed_db(run.id());
+    let proc = Path::new("/proc").join(run.id().to_string());
+    let limit = |descriptors: usize| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args([format!("--pid={}", run.id()), format!("--nofile={descriptors}:")]);
+        assert!(prlimit.status().unwrap().success());
+    };
+    let open = || fs::read_dir(proc.join("fd")).unwrap().count();
+    let switches = || {
+        let status = fs::read_to_string(proc.join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let warnings =
+        || fs::read_to_string(&messages).unwrap().matches("can't accept clients").count();
+    let socket = state.path().join("run").join(common::CONFIG).join("a.sock");
+    let before = open();
+    for round in 1..=2 {
+        limit((0..).find(|number| !proc.join(format!("fd/{number}")).exists()).unwrap());
+        let client = UnixStream::connect(&socket).unwrap();
+        common::eventually("it is reported", || warnings() >= round);
+        let tries = switches();
+        common::eventually("it tries again", || switches() >= tries + 5);
+        limit(1000);
+        common::eventually("the client is accepted", || open() > before);
+        drop(client);
+        common::eventually("the client is gone", || open() == before);
+    }
+    assert_eq!(warnings(), 2);
 }
 
 /// A rule by which the poller has no room for descriptors of this kind (epoll_ctl(2)). The back end

@@ -56,6 +56,8 @@ pub(super) struct Connections {
     slots: Vec<Option<Connection>>,
     open: usize,
     paused: Option<TimerId>,
+    /// Whether it was reported that no client can be accepted. None has been since.
+    refusing: bool,
     turn: Turn,
     /// Slots of clients that did not fit into a turn, oldest first.
     waiting: VecDeque<usize>,
@@ -71,7 +73,16 @@ struct Turn {
 impl Connections {
     pub(super) fn new(listener: SourceId, timeout: Duration) -> Self {
         let (turn, waiting) = (Turn::default(), VecDeque::new());
-        Self { listener, timeout, slots: Vec::new(), open: 0, paused: None, turn, waiting }
+        Self {
+            listener,
+            timeout,
+            slots: Vec::new(),
+            open: 0,
+            paused: None,
+            refusing: false,
+            turn,
+            waiting,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -82,7 +93,10 @@ impl Connections {
     pub(super) fn accept(&mut self, listener: &UnixListener, cx: &mut ServiceContext<'_, '_>) {
         for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
-                Ok((stream, _)) => self.admit(stream, cx),
+                Ok((stream, _)) => {
+                    self.refusing = false;
+                    self.admit(stream, cx);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return cx.would_block(self.listener, Interest::READ);
                 }
@@ -119,7 +133,9 @@ impl Connections {
 
     /// Without free descriptors the listener would be reported readable in every turn.
     fn pause(&mut self, error: &io::Error, cx: &mut ServiceContext<'_, '_>) {
-        warn!("can't accept clients for now: {error}");
+        if !std::mem::replace(&mut self.refusing, true) {
+            warn!("can't accept clients for now: {error}");
+        }
         let _ = cx.want(self.listener, Interest::NONE);
         self.paused = Some(cx.set_timer(PAUSE, 0));
     }
