@@ -22,6 +22,7 @@ mod console_report;
 mod handler;
 mod keys;
 mod lifecycle;
+mod log_claim;
 mod logs;
 mod name;
 mod observer;
@@ -460,6 +461,7 @@ impl Builder {
             supervisor: Identity::current(),
             scope: self.scope,
             _counted: Counted::new(),
+            log_claim: None,
             host_reaps: self.host_reaps,
             observers: self.observers,
             reported: Reported::default(),

@@ -4,18 +4,27 @@
 use super::console::{Console, ConsoleError};
 #[cfg(feature = "consoles")]
 use super::console_channels;
+use super::log_claim::LogClaim;
 use super::parts::Parts;
 use super::sandbox::Sandbox;
 use super::transition::StartError;
 use crate::logfile::LogFile;
 
-/// Checks the logs and consoles of a sandbox.
+/// Checks the logs and consoles of a sandbox, and claims its log.
 ///
 /// # Errors
 ///
-/// A log is unusable; a console is described wrongly, or there are no consoles in this build.
-pub(super) fn check(parts: &Parts) -> Result<(), StartError> {
+/// Another monitor has the log, or it is unusable; a console is described wrongly, or there are no consoles in this build.
+pub(super) fn check(parts: &mut Parts) -> Result<(), StartError> {
+    parts.log_claim = LogClaim::take(&parts.sandbox.log_path());
     let sandbox = &parts.sandbox;
+    if parts.log_claim.is_none() {
+        return Err(StartError::Taken {
+            config_file: sandbox.config_file.to_string(),
+            name: sandbox.name.to_string(),
+            supervisor: parts.supervisor.pid,
+        });
+    }
     let Sandbox { log_dir, config_file, name, .. } = sandbox;
     LogFile::check(log_dir, config_file.as_str(), name.as_str())?;
     #[cfg(feature = "consoles")]

@@ -73,7 +73,7 @@ impl Monitor {
         if self.lifecycle.has_begun() {
             return self.end_removed(cx);
         }
-        match check::check(&self.lifecycle.parts) {
+        match check::check(&mut self.lifecycle.parts) {
             Ok(()) => self.claim(cx),
             Err(error) => self.lifecycle.handle(Event::Unusable(error), cx),
         }

@@ -405,6 +405,7 @@ impl Lifecycle {
         info!(reason = %end.reason(), "stopped");
         parts.channels.finish_attachments(cx);
         parts.backoff = None;
+        parts.log_claim = None;
         if let Some(post_rotate) = parts.post_rotate.take() {
             post_rotate.leave(cx);
         }

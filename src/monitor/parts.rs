@@ -13,6 +13,7 @@ use super::channels::Channels;
 #[cfg(feature = "consoles")]
 use super::console_channels::GivenConsoles;
 use super::keys::Cx;
+use super::log_claim::LogClaim;
 use super::observer::Observers;
 use super::post_rotate::PostRotate;
 use super::sandbox::Sandbox;
@@ -29,6 +30,8 @@ pub(super) struct Parts {
     pub(super) scope: KillScope,
     /// This monitor, among those of the process.
     pub(super) _counted: Counted,
+    /// Its log, from the start of this monitor until it has stopped.
+    pub(super) log_claim: Option<LogClaim>,
     /// Whether the child is reaped by the host.
     pub(super) host_reaps: bool,
     pub(super) observers: Observers,

@@ -180,7 +180,7 @@ words!(Reason {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A live supervisor has the name.
+    /// A live supervisor has the name, or another monitor of this process writes the log.
     #[error(
         "{config_file}/{name} is already running under the supervisor with pid {supervisor}: stop that one, or choose another name"
     )]

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command as StdCommand;
 use std::time::Duration;
 
@@ -353,11 +354,18 @@ fn a_stale_socket_is_replaced() {
     assert!(!path.exists());
 }
 
+/// Another sandbox whose socket would have the same path: one process writes a log once.
+fn logging_to(mut sandbox: Sandbox, log_dir: PathBuf) -> Sandbox {
+    sandbox.log_dir = log_dir;
+    sandbox
+}
+
 #[test]
 fn a_live_socket_is_never_replaced() {
     let host = Served::start(SLEEP);
     let before = fs::metadata(&host.path).unwrap().ino();
-    let end = served::run(host.state.path(), "a", "exit 0", false, |sandbox| sandbox);
+    let log_dir = host.state.file("other");
+    let end = served::run(host.state.path(), "a", "exit 0", false, |it| logging_to(it, log_dir));
     assert!(refusal(&end).contains("in use by a live supervisor"), "{}", refusal(&end));
     assert_eq!(fs::metadata(&host.path).unwrap().ino(), before);
     assert_eq!(fs::read_dir(host.path.parent().unwrap()).unwrap().count(), 1);
@@ -373,10 +381,12 @@ fn of_many_starts_at_once_over_a_stale_socket_one_gets_the_name() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         drop(UnixListener::bind(&path).unwrap());
         let hosts: Vec<_> = (0..4)
-            .map(|_| {
+            .map(|number| {
                 let directory = state.path().to_owned();
+                let log_dir = state.file(&format!("log-{number}"));
                 std::thread::spawn(move || {
-                    served::run(&directory, "a", "exec sleep 1000", false, |it| it)
+                    let describe = |it| logging_to(it, log_dir);
+                    served::run(&directory, "a", "exec sleep 1000", false, describe)
                 })
             })
             .collect();

@@ -191,6 +191,24 @@ mod spawned {
     }
 
     #[test]
+    fn two_monitors_of_one_log_are_refused_without_a_record_too() {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let first = spawn(&mut reactor, sandbox(&state, "web"), "echo up; exec sleep 1000");
+        let other = spawn(&mut reactor, sandbox(&state, "other"), "exit 2");
+        let second = spawn(&mut reactor, sandbox(&state, "web"), "echo second");
+        let error = not_started(end_of(&mut reactor, second));
+        let own = std::process::id();
+        assert!(matches!(*error, StartError::Taken { supervisor, .. } if supervisor == own));
+        assert_eq!(end_of(&mut reactor, other).exit_code(), 2);
+        stop(&mut reactor, first);
+        end_of(&mut reactor, first);
+        let third = spawn(&mut reactor, sandbox(&state, "web"), "echo third");
+        assert_eq!(end_of(&mut reactor, third).exit_code(), 0);
+        assert!(!contains(&state.log("web"), b"second"));
+    }
+
+    #[test]
     fn removing_a_monitor_mid_run_leaves_the_others_alone() {
         let state = State::new();
         let mut reactor = Reactor::new().unwrap();
@@ -1291,11 +1309,11 @@ mod hosts {
         let script = format!("until test -e {}; do sleep 0.01; done; exit 7", go.display());
         let mut reactor = Reactor::new().unwrap();
         let pipes = spawn(&mut reactor, sandbox.clone(), &script);
-        let pty = Monitor::builder(sandbox.clone()).spawn(&mut reactor, sh(&script).pty(true));
+        let builder = |name| Monitor::builder(self::sandbox(name).unwrap());
+        let pty = builder("pty").spawn(&mut reactor, sh(&script).pty(true));
         let child = host_child(&script).spawn().unwrap();
-        let given =
-            Monitor::builder(sandbox.clone()).start(&mut reactor, child.id(), NO_IO).unwrap();
-        let stopped = spawn(&mut reactor, sandbox, "exec sleep 1000");
+        let given = builder("given").start(&mut reactor, child.id(), NO_IO).unwrap();
+        let stopped = builder("stopped").spawn(&mut reactor, sh("exec sleep 1000"));
         fs::write(go, "").unwrap();
         stop(&mut reactor, stopped);
         for (id, why) in [
@@ -1381,7 +1399,10 @@ mod hosts {
         let calls = Arc::new(Mutex::new(0));
         for pty in [false, true] {
             let calls = calls.clone();
-            let builder = Monitor::builder(sandbox.clone()).observer(move |_: &Transition| {
+            let name = format!("{}-{pty}", sandbox.name).parse().unwrap();
+            let mut named = sandbox.clone();
+            named.name = name;
+            let builder = Monitor::builder(named).observer(move |_: &Transition| {
                 assert_eq!(threads(), before);
                 *calls.lock().unwrap() += 1;
             });

@@ -32,6 +32,7 @@ impl Lifecycle {
         };
         self.state = State::Stopped(end.clone());
         self.parts.backoff = None;
+        self.parts.log_claim = None;
         Some(Transition::Stopped { at: Utc::now(), end })
     }
 
