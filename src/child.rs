@@ -44,8 +44,8 @@ pub(crate) use platform::{Cgroup, realtime_signals};
 pub(crate) use pty::{PTY_CAPACITY, resize, terminal_eof, window_size};
 #[cfg(feature = "consoles")]
 pub(crate) use pty::{Pty, make_raw, open_raw_pty};
-pub(crate) use signal::is_ignored;
 pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
+pub(crate) use signal::{block_signals, is_ignored};
 pub use stdio::ChildIo;
 use stdio::ChildStdio;
 pub(crate) use stdio::{SpawnIo, Stdio};

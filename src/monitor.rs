@@ -65,7 +65,7 @@ pub use sandbox::{
     OnLogError, OverRate, Restart, Rootfs, Sandbox,
 };
 pub use service::{Service, ServiceContext};
-pub use signals::command_signals;
+pub use signals::{command_signals, forwarded_signals, hold_forwarded_signals, own_signals};
 pub use transition::{AdoptError, End, Event, Outcome, Reason, StartError, Transition};
 pub use wait::{Wait, WaitKind};
 

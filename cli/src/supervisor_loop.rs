@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::raise;
-use vmon::child::Signal;
-use vmon::monitor::{Claim, Monitor, Observer, Progress, Starting, Transition, Wait};
+use vmon::child::{Signal, unblock_signals};
+use vmon::monitor::{
+    Claim, Monitor, Observer, Progress, Starting, Transition, Wait, forwarded_signals,
+};
 use vmon::process;
 use vmon::reactor::Reactor;
 use vmon::registry::RegistryObserver;
@@ -69,11 +71,8 @@ impl Observer for Noted {
 
 /// Runs the reactor until its handlers are done. With `orphans`, this process is a subreaper that
 /// has to reap orphaned processes.
-pub fn run(
-    reactor: &mut Reactor<Monitor>,
-    activity: &Activity,
-    mut orphans: bool,
-) -> io::Result<()> {
+pub fn run(reactor: &mut Reactor<Monitor>, activity: &Activity, orphans: bool) -> io::Result<()> {
+    let mut is_short = true;
     let mut trim_at: Option<Instant> = None;
     let mut release_at: Option<Instant> = None;
     while !reactor.is_done() {
@@ -83,9 +82,9 @@ pub fn run(
         }
         if trim_at.is_some_and(|at| now >= at) {
             trim_at = None;
-            if mem::take(&mut orphans) {
-                watch_orphans(reactor)?;
-                // After the reactor has handled the signal.
+            if mem::take(&mut is_short) {
+                watch_more_signals(reactor, orphans)?;
+                // After the reactor has handled the signals.
                 trim_at = Some(now);
             } else {
                 trim(reactor);
@@ -101,12 +100,18 @@ pub fn run(
     Ok(())
 }
 
-/// Reaps orphaned processes at SIGCHLD from now on. Not earlier: a short command would only pay for
-/// the setup, and its orphans are handled at its end.
-fn watch_orphans(reactor: &mut Reactor<Monitor>) -> io::Result<()> {
-    reactor.watch_signals([Signal::CHLD])?;
-    // A process may have ended before the handler was installed.
-    Ok(raise(nix::sys::signal::Signal::SIGCHLD)?)
+/// Passes signals on, and reaps orphaned processes at SIGCHLD, from now on. Not earlier: a short
+/// command would only pay for the setup. Signals to be passed on have been blocked until now, and
+/// orphans of a short command are handled at its end.
+fn watch_more_signals(reactor: &mut Reactor<Monitor>, orphans: bool) -> io::Result<()> {
+    reactor.watch_signals(forwarded_signals())?;
+    unblock_signals();
+    if orphans {
+        reactor.watch_signals([Signal::CHLD])?;
+        // A process may have ended before the handler was installed.
+        raise(nix::sys::signal::Signal::SIGCHLD)?;
+    }
+    Ok(())
 }
 
 #[allow(unsafe_code)]

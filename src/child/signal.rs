@@ -127,6 +127,20 @@ pub fn restore_sigchld() {
     let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGCHLD, &default) };
 }
 
+/// Blocks these signals for this thread.
+pub(crate) fn block_signals(signals: impl Iterator<Item = Signal>) {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigemptyset initialises the set that the other calls use, and the numbers are those of
+    // signals. The calls fail only for other numbers.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal.0);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// Unblocks every signal for this thread, for a program that is a command. The signal mask is
 /// inherited (sigprocmask(2)), so a parent that blocks `SIGTERM` would make the program
 /// unstoppable.

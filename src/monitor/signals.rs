@@ -27,13 +27,35 @@ const PASSED_ON_HERE: [i32; 0] = [];
 ///
 /// For [`Reactor::watch_signals`](crate::reactor::Reactor::watch_signals), in a program that is a command.
 pub fn command_signals() -> Vec<Signal> {
+    own_signals().into_iter().chain(forwarded_signals()).collect()
+}
+
+/// The part of [`command_signals`] that is not passed on.
+pub fn own_signals() -> Vec<Signal> {
     let always = [Signal::TERM, Signal::USR1, Signal::WINCH, Signal::CONT, Signal::XFSZ];
     let unless_ignored = [Signal::INT, Signal::QUIT, Signal::HUP, Signal::TSTP];
-    let passed_on = PASSED_ON.into_iter().chain(PASSED_ON_HERE).chain(realtime());
-    let unless_ignored =
-        unless_ignored.into_iter().chain(passed_on.filter_map(Signal::from_number));
-    let handled = unless_ignored.filter(|&signal| !child::is_ignored(signal));
+    let handled = unless_ignored.into_iter().filter(|&signal| !child::is_ignored(signal));
     always.into_iter().chain(handled).collect()
+}
+
+/// The part of [`command_signals`] that is passed on to the child.
+///
+/// Registering some forty handlers takes as long as a tenth of a short run. A program can
+/// [block](hold_forwarded_signals) them at first, and watch them when its child has run for a while.
+pub fn forwarded_signals() -> Vec<Signal> {
+    passed_on().filter(|&signal| !child::is_ignored(signal)).collect()
+}
+
+/// Blocks the [forwarded signals](forwarded_signals) for this thread: they stay pending until
+/// [`unblock_signals`](crate::child::unblock_signals). Children that a monitor starts do not inherit
+/// that, but those of [`std::process::Command`] do.
+pub fn hold_forwarded_signals() {
+    child::block_signals(passed_on());
+}
+
+fn passed_on() -> impl Iterator<Item = Signal> {
+    let numbers = PASSED_ON.into_iter().chain(PASSED_ON_HERE).chain(realtime());
+    numbers.filter_map(Signal::from_number)
 }
 
 /// Whether the child's process group gets this signal of ours.

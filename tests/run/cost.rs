@@ -37,6 +37,24 @@ fn an_idle_supervisor_is_one_thread_that_is_never_woken() {
 }
 
 #[test]
+fn a_short_run_makes_about_one_sigaction_call_for_each_signal_in_each_process() {
+    let state = State::new();
+    let trace = state.file("trace");
+    let vmon = state.vmon();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-e", "trace=rt_sigaction", "-o"]).arg(&trace).arg(vmon.get_program());
+    strace.args(["run", "--", "/bin/true"]).env("VMON_STATE_DIR", state.path());
+    match strace.output() {
+        Ok(output) if output.status.success() => {}
+        skipped => return eprintln!("skipped: no strace: {skipped:?}"),
+    }
+    let calls = fs::read_to_string(trace).unwrap();
+    let calls = calls.lines().filter(|line| line.contains("rt_sigaction(")).count();
+    // 64 in the child.
+    assert!(calls < 128, "{calls}");
+}
+
+#[test]
 fn a_flood_to_a_stuck_reader_uses_bounded_memory() {
     const FLOOD: u64 = 64 << 20;
     let state = State::new();

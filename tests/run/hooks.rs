@@ -161,3 +161,12 @@ fn a_stop_ends_a_command_of_on_exit_that_takes_long() {
     });
     assert_eq!(code(wait(&mut run)), 7);
 }
+
+#[test]
+fn the_command_of_on_exit_has_no_signal_blocked_after_a_short_run() {
+    let state = State::new();
+    let mask = state.file("mask");
+    let hook = format!("grep SigBlk /proc/self/status >{}", mask.display());
+    state.ran("web", &["--on-exit", &hook], "exit 0");
+    assert_eq!(std::fs::read_to_string(mask).unwrap(), "SigBlk:\t0000000000000000\n");
+}

@@ -7,7 +7,10 @@ use std::time::Instant;
 use tracing::debug;
 use vmon::control::Server;
 use vmon::logfile::LogFile;
-use vmon::monitor::{End, Monitor, Name, Outcome, Reason, StartError, command_signals};
+use vmon::monitor::{
+    End, Monitor, Name, Outcome, Reason, StartError, forwarded_signals, hold_forwarded_signals,
+    own_signals,
+};
 use vmon::process;
 use vmon::reactor::{HandlerId, Reactor};
 use vmon::registry::Registry;
@@ -71,7 +74,12 @@ impl Plan {
         }
         let mut reactor = Reactor::new().map_err(Failure::SetUp)?;
         // Before the first write, during which SIGXFSZ or SIGTERM would terminate this process.
-        reactor.watch_signals(command_signals()).map_err(Failure::SetUp)?;
+        reactor.watch_signals(own_signals()).map_err(Failure::SetUp)?;
+        // The command of --on-exit would inherit the signal mask.
+        match self.options.on_exit {
+            Some(_) => reactor.watch_signals(forwarded_signals()).map_err(Failure::SetUp)?,
+            None => hold_forwarded_signals(),
+        }
         let registry = self.open()?;
         let mut number = 1;
         loop {
