@@ -179,7 +179,9 @@ fn a_stop_of_a_command_that_can_not_be_signalled_says_why_and_so_does_ps() {
     };
     let program = program.to_str().unwrap();
     let mut run = as_nobody(&["run", "-d", "--name", "web", "--stop-timeout", "100ms", "--"]);
-    run.args([program, "--ruid", "0", "--euid", "0", "sh", "-c", "echo up; exec sleep 600"]);
+    // Another process of its group can be signalled, so kill(2) of the group succeeds.
+    let script = "setpriv --reuid 65534 sh -c 'echo up; exec sleep 600' & exec sleep 600";
+    run.args([program, "--ruid", "0", "--euid", "0", "sh", "-c", script]);
     let web = Detached::start(&state, &mut run);
     state.wait_for_log("web", b"up");
     let (mut stop, said) = stop(&mut as_nobody(&["stop", "web"]));
