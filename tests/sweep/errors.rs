@@ -171,3 +171,27 @@ pub fn of(call: &str) -> &'static [&'static str] {
     }
     ERRORS.iter().find(|(name, _)| *name == call).map_or(OTHERS, |(_, errors)| *errors)
 }
+
+/// Conditions that may last: no descriptor, no room, a broken disk. Not of calls by which something
+/// is said, or a signal reaches the loop.
+const LASTING: &[(&str, &[&str])] = &[
+    ("accept4", &["EMFILE"]),
+    ("fcntl F_SETLK", &["EIO"]),
+    ("fsync", &["EIO"]),
+    ("ftruncate", &["EIO", "ENOSPC"]),
+    ("linkat", &["ENOSPC"]),
+    ("mkdir", &["ENOSPC"]),
+    ("mkdirat", &["ENOSPC"]),
+    ("openat", &["EMFILE", "ENOSPC"]),
+    ("pipe2", &["EMFILE"]),
+    ("pread64", &["EIO"]),
+    ("pwrite64", &["EIO", "ENOSPC"]),
+    ("renameat2", &["EIO", "ENOSPC"]),
+    ("socket", &["EMFILE"]),
+    ("unlinkat", &["EIO"]),
+];
+
+/// The errors of a call from some time on.
+pub fn lasting(call: &str) -> &'static [&'static str] {
+    LASTING.iter().find(|(name, _)| *name == call).map_or(&[], |(_, errors)| *errors)
+}

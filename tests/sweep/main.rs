@@ -3,7 +3,7 @@
 //! strace(1) injects the error. It detaches from the command of the sandbox at execve(2), so only
 //! calls of vmon fail, and those of its child before it becomes the command.
 //! A short selection runs by default; with `VMON_FULL_SIZE` set, every call fails once with every
-//! error.
+//! error, and some fail from then on.
 
 #![cfg(test)]
 #![cfg(target_os = "linux")]

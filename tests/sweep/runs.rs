@@ -18,6 +18,9 @@ use crate::strace::{self, Fault};
 /// How long one run may take, with anything that fails once.
 const BOUND: Duration = Duration::from_secs(20);
 
+/// How long a run may wait for better times before it is stopped.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// How long its processes may take to go when it has ended.
 const LEFT: Duration = Duration::from_secs(5);
 
@@ -114,7 +117,7 @@ impl Run {
         let mut child = strace.spawn().unwrap();
         // A run that fails at once does not read it.
         let _ = child.stdin.take().unwrap().write_all(self.input.as_bytes());
-        let mut seen = Seen::of(&mut child, state, trace);
+        let mut seen = Seen::of(&mut child, state, trace, fault);
         child.stdout.unwrap().read_to_end(&mut seen.out).unwrap();
         child.stderr.unwrap().read_to_string(&mut seen.said).unwrap();
         seen
@@ -125,7 +128,7 @@ impl Run {
         let mut strace = strace::traced(&self.command(&state), &trace, fault);
         strace.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = strace.spawn().unwrap();
-        let code = wait_bounded(&mut child);
+        let code = wait_for(&mut child, BOUND);
         let (mut out, mut said) = (String::new(), String::new());
         if code.is_some() {
             child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
@@ -140,7 +143,7 @@ impl Run {
                 readers = format!("stop: {stop:?}\n");
             }
         }
-        let mut seen = Seen::of(&mut child, state, trace);
+        let mut seen = Seen::of(&mut child, state, trace, fault);
         seen.code = code;
         seen.out = out.split(' ').next().unwrap().to_owned().into_bytes();
         (seen.said, seen.readers) = (said, readers);
@@ -162,7 +165,7 @@ impl Run {
         if terminal.is_shown("up", BOUND) {
             terminal.send(self.input);
         }
-        let mut seen = Seen::of(&mut terminal.child, state, trace);
+        let mut seen = Seen::of(&mut terminal.child, state, trace, fault);
         if terminal.modes() != before {
             seen.readers.push_str("the terminal's settings are not what they were\n");
         }
@@ -187,7 +190,7 @@ impl Run {
             attach.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut attach = attach.spawn().unwrap();
             let _ = attach.stdin.take().unwrap().write_all(self.input.as_bytes());
-            let ended = wait_bounded(&mut attach);
+            let ended = wait_for(&mut attach, BOUND);
             let _ = attach.kill();
             attach.stdout.unwrap().read_to_end(&mut out).unwrap();
             let mut text = String::new();
@@ -200,13 +203,9 @@ impl Run {
         }
         if !said.is_empty() {
             // The command may wait for its input.
-            for (pid, command) in processes(&state) {
-                if command.contains("--supervisor") && !command.starts_with("strace") {
-                    let _ = kill(pid, Signal::SIGTERM);
-                }
-            }
+            stop(&state);
         }
-        let mut seen = Seen::of(&mut supervisor, state, trace);
+        let mut seen = Seen::of(&mut supervisor, state, trace, fault);
         let log = seen.state.logs().join("a@supervisor.log");
         said.push_str(&fs::read_to_string(log).unwrap_or_default());
         (seen.out, seen.said) = (out, said);
@@ -216,8 +215,16 @@ impl Run {
 
 impl Seen {
     /// Waits for the end, and ends what is left.
-    fn of(child: &mut Child, state: State, trace: PathBuf) -> Self {
-        let code = wait_bounded(child);
+    fn of(child: &mut Child, state: State, trace: PathBuf, fault: Option<&Fault>) -> Self {
+        let mut code = None;
+        if fault.is_some_and(|fault| fault.lasts) {
+            // It may wait for better times until it is stopped.
+            code = wait_for(child, PATIENCE);
+            if code.is_none() {
+                stop(&state);
+            }
+        }
+        let code = code.or_else(|| wait_for(child, BOUND));
         let give_up = Instant::now() + LEFT;
         // The command may end a moment after vmon.
         while code.is_some() && !processes(&state).is_empty() && Instant::now() < give_up {
@@ -324,8 +331,17 @@ fn processes(state: &State) -> Vec<(Pid, String)> {
     found
 }
 
-fn wait_bounded(child: &mut Child) -> Option<i32> {
-    let give_up = Instant::now() + BOUND;
+/// Sends SIGTERM to what is traced, not to strace.
+fn stop(state: &State) {
+    for (pid, command) in processes(state) {
+        if command.contains("vmon run ") && !command.starts_with("strace") {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    }
+}
+
+fn wait_for(child: &mut Child, time: Duration) -> Option<i32> {
+    let give_up = Instant::now() + time;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return Some(code(status));

@@ -14,12 +14,14 @@ pub struct Fault {
     pub error: &'static str,
     /// Counted from 1, among all calls of this name of each process.
     pub at: usize,
+    /// Whether all later ones fail too.
+    pub lasts: bool,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { call, error, at } = self;
-        write!(f, "{call} {error} {at}")
+        let Self { call, error, at, lasts } = self;
+        write!(f, "{call} {error} {at}{}", if *lasts { "+" } else { "" })
     }
 }
 
@@ -40,9 +42,10 @@ pub fn is_usable() -> bool {
 pub fn traced(command: &Command, trace: &Path, fault: Option<&Fault>) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-b", "execve", "-y", "-s", "64", "-o"]).arg(trace);
-    if let Some(Fault { call, error, at }) = fault {
+    if let Some(Fault { call, error, at, lasts }) = fault {
         let call = call.split(' ').next().unwrap();
-        strace.args(["-e", "trace=all", "-e", &format!("inject={call}:error={error}:when={at}")]);
+        let when = format!("{at}{}", if *lasts { "+" } else { "" });
+        strace.args(["-e", "trace=all", "-e", &format!("inject={call}:error={error}:when={when}")]);
     }
     strace.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {

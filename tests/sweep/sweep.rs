@@ -1,6 +1,6 @@
 //! The runs, and the sweep over their calls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,7 +26,7 @@ const FOUND: &[(&str, &str, &str)] = &[
 /// All faults of these calls, or a selection: the first call of each kind with one of its errors, and
 /// what was found before.
 fn faults(calls: &[Call]) -> Vec<Fault> {
-    // One of them alone, as a failure prints it: `VMON_SWEEP='openat EMFILE 22'`.
+    // One of them alone, as a failure prints it: `VMON_SWEEP='openat EMFILE 22'`. Those that last: `+`.
     let only = std::env::var("VMON_SWEEP").ok();
     let whole = only.is_some() || std::env::var_os("VMON_FULL_SIZE").is_some();
     let mut seen = BTreeSet::new();
@@ -39,20 +39,46 @@ fn faults(calls: &[Call]) -> Vec<Fault> {
         let chosen = seen.len() % errors.len().max(1);
         for (number, error) in errors.iter().enumerate() {
             if whole || (is_first && number == chosen) {
-                faults.push(Fault { call: call.name.clone(), error, at: call.at });
+                faults.push(Fault { call: call.name.clone(), error, at: call.at, lasts: false });
             }
         }
         for ((name, part, error), matches) in FOUND.iter().zip(&mut matches) {
             if call.name == *name && call.text.contains(part) && *matches < 3 {
                 *matches += 1;
-                faults.push(Fault { call: call.name.clone(), error, at: call.at });
+                faults.push(Fault { call: call.name.clone(), error, at: call.at, lasts: false });
             }
         }
+    }
+    if whole {
+        faults.extend(lasting_faults(calls));
     }
     // A child has the same number of calls as its parent again.
     let mut unique = BTreeSet::new();
     faults.retain(|fault| unique.insert(fault.to_string()));
-    faults.retain(|fault| only.as_ref().is_none_or(|only| fault.to_string().starts_with(only)));
+    faults.retain(|fault| {
+        only.as_ref().is_none_or(|only| match only.as_str() {
+            "+" => fault.lasts,
+            only => fault.to_string().starts_with(only),
+        })
+    });
+    faults
+}
+
+/// The first, second, middle and last call of each kind, and all later ones.
+fn lasting_faults(calls: &[Call]) -> Vec<Fault> {
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for call in calls {
+        places.entry(&call.name).or_default().push(call.at);
+    }
+    let mut faults = Vec::new();
+    for (call, places) in places {
+        let last = places.len() - 1;
+        for place in [0, 1.min(last), last / 2, last] {
+            for error in errors::lasting(call) {
+                faults.push(Fault { call: call.to_owned(), error, at: places[place], lasts: true });
+            }
+        }
+    }
     faults
 }
 
@@ -63,7 +89,7 @@ fn sweep(run: &Run) {
     let plan = (run.kind == Kind::Detached).then(|| Plan::of_run(run));
     let plain = run.once(plan.as_ref(), None);
     let calls = strace::calls(&plain.trace);
-    let wrong = verdict::anomalies(run, &plain, calls.len());
+    let wrong = verdict::anomalies(run, None, &plain, calls.len());
     assert!(wrong.is_empty() && verdict::words(run, &plain).is_empty(), "{wrong:?} {}", plain.said);
     let faults = faults(&calls);
     let next = AtomicUsize::new(0);
@@ -73,7 +99,7 @@ fn sweep(run: &Run) {
             let seen = run.once(plan.as_ref(), Some(fault));
             // The order of calls varies, so another call may have this number.
             let hit = strace::injected(&seen.trace).is_some_and(|call| call.name == fault.call);
-            let wrong = verdict::anomalies(run, &seen, calls.len());
+            let wrong = verdict::anomalies(run, Some(fault), &seen, calls.len());
             if hit && !wrong.is_empty() {
                 let call = strace::injected(&seen.trace).map(|call| call.text).unwrap_or_default();
                 let wrong = wrong.join("; ");

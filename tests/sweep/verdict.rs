@@ -1,7 +1,7 @@
 //! What is wrong with a run.
 
 use crate::runs::{Kind, Run, Seen};
-use crate::strace;
+use crate::strace::{self, Fault};
 
 /// The exit code of a run that vmon could not carry out.
 const OWN_FAILURE: i32 = 125;
@@ -10,9 +10,13 @@ const OWN_FAILURE: i32 = 125;
 /// process table takes three calls for each process of the machine.
 const MORE_CALLS: usize = 10_000;
 
+/// More lines than this are the same words again and again.
+const MOST_WORDS: usize = 25;
+
 /// What is wrong, one line each; `plain` is the number of calls without a fault.
-pub fn anomalies(run: &Run, seen: &Seen, plain: usize) -> Vec<String> {
+pub fn anomalies(run: &Run, fault: Option<&Fault>, seen: &Seen, plain: usize) -> Vec<String> {
     let mut wrong = Vec::new();
+    let lasts = fault.is_some_and(|fault| fault.lasts);
     let words = words(run, seen);
     let silent = words.trim().is_empty();
     let is_whole = seen.out == run.out.as_bytes();
@@ -20,6 +24,8 @@ pub fn anomalies(run: &Run, seen: &Seen, plain: usize) -> Vec<String> {
         None => wrong.push("it did not end".to_owned()),
         Some(code) if code == run.code => {}
         Some(OWN_FAILURE) if !silent => {}
+        // It was stopped: by a signal, in a drain, or with KILL.
+        Some(143 | 137) if lasts && !silent => {}
         // It runs, which could not be printed.
         Some(1) if run.kind == Kind::Starter && words.contains(" runs, with pid ") => {}
         // Its client did not get through.
@@ -30,7 +36,10 @@ pub fn anomalies(run: &Run, seen: &Seen, plain: usize) -> Vec<String> {
         Some(126) if words.contains("can't be executed") => {}
         Some(code) => wrong.push(format!("exit code {code}")),
     }
-    if words.contains("does not answer") {
+    if words.lines().count() > MOST_WORDS {
+        wrong.push(format!("{} lines were said", words.lines().count()));
+    }
+    if words.contains("does not answer") && !lasts {
         wrong.push("a client waited in vain".to_owned());
     }
     if words.contains("panicked") {
@@ -64,7 +73,8 @@ pub fn anomalies(run: &Run, seen: &Seen, plain: usize) -> Vec<String> {
             if seen.code == Some(run.code)
                 && record.code.as_deref() != Some(&run.code.to_string())
                 && run.code < 128
-                && run.kind != Kind::Starter =>
+                && run.kind != Kind::Starter
+                && (silent || !lasts) =>
         {
             wrong.push(format!("another end on record: {record:?}"));
         }
