@@ -54,8 +54,9 @@ impl Fixture {
 #[test]
 fn as_many_runs_without_output_stay_as_the_sandbox_keeps() {
     let fixture = Fixture::new();
-    for (keep, left) in [(0, 1..=12), (3, 11..=13), (3, 12..=14), (1, 15..=15)] {
-        let runs = if keep == 0 { 12 } else { 1 };
+    // No more than a claim reads at one place: others are read at a random one.
+    for (keep, left) in [(0, 1..=8), (3, 7..=9), (3, 8..=10), (1, 11..=11)] {
+        let runs = if keep == 0 { 8 } else { 1 };
         (0..runs).for_each(|_| fixture.run(&fixture.sandbox(keep), 0, None));
         assert_eq!(fixture.ids(), left.collect::<Vec<_>>(), "{keep}");
     }
