@@ -68,10 +68,11 @@ impl Site {
     pub(super) fn of(supervisor: &Identity, spool: &Path) -> Arc<Self> {
         let pid = std::process::id();
         if supervisor.pid != pid {
+            // A host reports the run of another process.
             return Arc::new(Self::without_lock());
         }
         let Ok(mut own) = OWN.try_lock() else {
-            return Arc::new(Self::locked(supervisor, spool));
+            return Arc::new(Self::locked(spool));
         };
         own.retain(|own| own.site.strong_count() > 0);
         let found = own.iter().filter(|own| own.pid == pid && own.spool == spool);
@@ -79,7 +80,7 @@ impl Site {
         if let Some(site) = found.find(|site| site.is_proof(spool)) {
             return site;
         }
-        let site = Arc::new(Self::locked(supervisor, spool));
+        let site = Arc::new(Self::locked(spool));
         if site.lock.is_some() {
             own.push(Own { spool: spool.to_owned(), pid, site: Arc::downgrade(&site) });
         }
@@ -91,12 +92,8 @@ impl Site {
         Self { machine_id: machine_id(), host, locked: None, lock: None }
     }
 
-    fn locked(supervisor: &Identity, spool: &Path) -> Self {
+    fn locked(spool: &Path) -> Self {
         let site = Self::without_lock();
-        // A host may report another process's run, or one of an earlier boot.
-        if *supervisor != Identity::current() {
-            return site;
-        }
         match SupervisorLock::acquire(spool) {
             Ok(lock) => Self { locked: Some(lock.byte), lock: Some(lock), ..site },
             Err(error) => {
