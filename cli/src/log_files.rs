@@ -4,6 +4,7 @@
 //! Another program may have written the name in the record. Therefore only regular files whose
 //! names vmon itself uses are touched, and no symbolic link below the log directory is followed.
 
+mod leftover;
 mod removal;
 
 use std::os::fd::OwnedFd;
@@ -18,7 +19,8 @@ use vmon::logfile::names::{self, Part};
 use vmon::monitor::Name;
 
 use super::places::DIRECTORY;
-pub use removal::{Roots, remove_logs};
+pub use leftover::Leftover;
+pub use removal::{LockError, Roots, remove_logs};
 
 /// The log files of one sandbox.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub struct Logs {
 pub struct LogFile {
     pub name: String,
     pub size: u64,
+    /// The time of its last write, in seconds since 1970.
+    written: i64,
+    /// The owner.
+    uid: u32,
     /// The name of the log that it is a part of.
     log: String,
     part: Part,
@@ -84,8 +90,8 @@ impl Logs {
             let Ok(status) = status else { continue };
             if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
                 let size = u64::try_from(status.st_size).unwrap_or_default();
-                let log = log.to_owned();
-                files.push(LogFile { name, size, log, part });
+                let (written, uid, log) = (status.st_mtime, status.st_uid, log.to_owned());
+                files.push(LogFile { name, size, written, uid, log, part });
             }
         }
         Ok(files)

@@ -1,19 +1,21 @@
 //! `vmon prune`: removes ended runs from the record.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use tracing::warn;
+use tracing::{debug, warn};
 use vmon::monitor::Identity;
 use vmon::registry::{Pruned, Registry, Run};
 use vmon::timestamp::rfc3339;
 
 use super::Failure;
-use super::log_files::{Roots, remove_logs};
+use super::log_files::{Leftover, LockError, Roots, remove_logs};
 use super::outcome::Outcome;
 use super::output::{print, print_json};
+use super::rm::remove_left;
 use super::shared_args::SharedArgs;
 
 /// Remove ended runs from the record, and each sandbox whose last run was removed
@@ -27,7 +29,7 @@ recorded time plus the time the kernel has counted since, whichever is earlier. 
 ahead removes no run early.
 
 With --json, an object: sandboxes is an array of the removed sandboxes as CONFIG/NAME, runs is the
-number of removed runs.
+number of removed runs, logs is an array of the sandboxes not on record whose logs were removed.
 
 Examples:
   vmon prune                          remove all ended runs
@@ -37,7 +39,8 @@ pub struct PruneArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = vmon::values::time)]
     older_than: Duration,
 
-    /// Remove the logs of removed sandboxes too
+    /// Remove the logs of removed sandboxes too, and the logs in the state directory that belong to no
+    /// sandbox on record
     #[arg(long)]
     logs: bool,
 
@@ -68,34 +71,96 @@ pub fn prune(args: PruneArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Res
     let places = shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let mut pruned = Vec::new();
-    if let Some(registry) = places.registry()? {
+    let registry = places.registry()?;
+    let before = |now: DateTime<Utc>| match args.older_than {
+        // Whatever has ended, also under a clock that was ahead.
+        Duration::ZERO => LAST,
+        age => {
+            let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
+            now.checked_sub_signed(age).unwrap_or_default()
+        }
+    };
+    let mut now = Utc::now();
+    if let Some(registry) = &registry {
         registry.reconcile()?;
-        let before = match args.older_than {
-            // Whatever has ended, also under a clock that was ahead.
-            Duration::ZERO => LAST,
-            age => {
-                let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
-                now(&registry)?.checked_sub_signed(age).unwrap_or_default()
-            }
-        };
+        now = self::now(registry)?;
+        let before = before(now);
         let also = |pruned: &Pruned| match &roots {
             Some(roots) if pruned.whole => may_remove(pruned, roots, outcome),
             _ => true,
         };
         pruned = registry.prune_with(before, also)?;
     }
+    let mut left = Vec::new();
+    if let Some(roots) = &roots {
+        let log_dir = places.default_log_dir();
+        let found = outcome.ok(old_logs(registry.as_ref(), roots, &log_dir, |newest| {
+            before(now.min(latest_after(newest, &Identity::current())))
+        }));
+        for logs in found.unwrap_or_default() {
+            match remove_left(registry.as_ref(), &logs, roots, true) {
+                Ok(()) => left.push(format!("{}/{}", logs.config_file, logs.name)),
+                // Of another state directory, or started meanwhile.
+                Err(LockError::InUse(reason)) => debug!("{reason}"),
+                Err(LockError::Failed(error)) => {
+                    let Leftover { config_file, name, .. } = logs;
+                    outcome
+                        .failed(&format!("can't remove the log of {config_file}/{name}: {error}"));
+                }
+            }
+        }
+    }
     let whole = |pruned: &&Pruned| pruned.whole;
     let name = |pruned: &Pruned| format!("{}/{}", pruned.config_file, pruned.name);
     let runs: usize = pruned.iter().map(|pruned| pruned.runs.len()).sum();
     let sandboxes: Vec<String> = pruned.iter().filter(whole).map(name).collect();
     if args.json {
-        print_json(&json!({ "sandboxes": sandboxes, "runs": runs }))?;
+        print_json(&json!({ "sandboxes": sandboxes, "runs": runs, "logs": left }))?;
     } else {
         let (of_sandboxes, of_runs) =
             (many(sandboxes.len(), "sandbox", "es"), many(runs, "run", "s"));
-        print(&format!("removed {of_sandboxes} and {of_runs}\n"))?;
+        let of_logs = match left.len() {
+            0 => String::new(),
+            count => format!(", and the logs of {} not on record", many(count, "sandbox", "es")),
+        };
+        print(&format!("removed {of_sandboxes} and {of_runs}{of_logs}\n"))?;
     }
     Ok(())
+}
+
+/// The logs of sandboxes that are not on record, and that were last written before a time, which depends
+/// on the last write to any of them.
+fn old_logs(
+    registry: Option<&Registry>,
+    roots: &Roots,
+    log_dir: &Path,
+    before: impl FnOnce(DateTime<Utc>) -> DateTime<Utc>,
+) -> Result<Vec<Leftover>, String> {
+    let recorded = registry.map_or(Ok(Vec::new()), Registry::latest);
+    let recorded = recorded.map_err(|error| error.to_string())?;
+    let recorded: HashSet<(&str, &str)> =
+        recorded.iter().map(|run| (run.config_file.as_str(), run.name.as_str())).collect();
+    let mut logs = Vec::new();
+    for left in Leftover::find(roots, log_dir)? {
+        let is_recorded = recorded.contains(&(left.config_file.as_str(), left.name.as_str()));
+        let written = if is_recorded { None } else { left.written(roots)? };
+        let written = written.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+        logs.extend(written.map(|written| (left, written)));
+    }
+    let Some(newest) = logs.iter().map(|(_, written)| *written).max() else {
+        return Ok(Vec::new());
+    };
+    let before = before(newest);
+    let old = logs.into_iter().filter(|(_, written)| *written < before);
+    Ok(old.map(|(left, _)| left).collect())
+}
+
+/// The latest possible time now, from a time that the clock has shown and the start of this process,
+/// which began a moment ago.
+fn latest_after(shown: DateTime<Utc>, this: &Identity) -> DateTime<Utc> {
+    let passed = Duration::from_secs(this.start / TICKS).saturating_add(ROUNDING);
+    let passed = chrono::Duration::from_std(passed).unwrap_or(chrono::Duration::MAX);
+    shown.checked_add_signed(passed).unwrap_or(LAST)
 }
 
 /// The end of all ages: now, or the last recorded time plus the time the kernel has counted since,

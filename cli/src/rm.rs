@@ -1,5 +1,6 @@
 //! `vmon rm`: removes sandboxes from the record, optionally with their logs.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use tracing::warn;
@@ -7,16 +8,18 @@ use vmon::registry::{Registry, Removal};
 
 use super::Failure;
 use super::live::{self, LiveError};
-use super::log_files::{Roots, remove_logs};
+use super::log_files::{Leftover, LockError, Roots, remove_logs};
 use super::outcome::Outcome;
-use super::record::{Names, Record, Recorded};
+use super::places::Places;
+use super::record::{Names, Record, Recorded, SelectError, Selector};
 use super::shared_args::SharedArgs;
 use super::stop::stop_all;
 
 /// Remove stopped sandboxes from the record
 ///
 /// Removes all runs of a sandbox and its metrics. The logs are kept unless --logs is given. A
-/// sandbox whose logs can't be removed stays on record.
+/// sandbox whose logs can't be removed stays on record. With --logs, a name that is not on record
+/// selects the logs of that name that are left.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +49,20 @@ pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<()
     let record = Record::of_names(shared, &args.names.names, |_| true)?;
     let places = shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
-    let mut selected = record.select(&args.names.names, outcome);
+    let (names, left) = match &roots {
+        Some(roots) => left_logs(&record, &places, roots, &args, outcome),
+        None => (args.names.names.clone(), Vec::new()),
+    };
+    if let Some(roots) = &roots {
+        for (left, is_ours) in &left {
+            if let Err(error) = remove_left(record.registry(), left, roots, *is_ours) {
+                let error = error.into_reason();
+                let Leftover { config_file, name, .. } = left;
+                outcome.failed(&format!("can't remove the log of {config_file}/{name}: {error}"));
+            }
+        }
+    }
+    let mut selected = record.select(&names, outcome);
     let Some(registry) = record.registry() else { return Ok(()) };
     if let Some(roots) = &roots {
         // Checked before any of them is stopped.
@@ -72,6 +88,66 @@ pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The names that are to be looked up in the record, and the logs of the others, with whether they are
+/// in the log directory of the state directory.
+fn left_logs(
+    record: &Record,
+    places: &Places,
+    roots: &Roots,
+    args: &RmArgs,
+    outcome: &mut Outcome,
+) -> (Vec<Selector>, Vec<(Leftover, bool)>) {
+    let (mut names, mut left) = (Vec::new(), Vec::new());
+    for name in &args.names.names {
+        if !matches!(record.find(name), Err(SelectError::Unknown(_))) {
+            names.push(name.clone());
+            continue;
+        }
+        let mut found = Vec::new();
+        let default = places.default_log_dir();
+        for log_dir in std::iter::once(&default).chain(&args.log_dir) {
+            let all = match Leftover::find(roots, log_dir) {
+                Ok(all) => all,
+                Err(error) => {
+                    outcome.failed(&error);
+                    continue;
+                }
+            };
+            let selected = all.into_iter().filter(|it| name.matches(&it.config_file, &it.name));
+            found.extend(selected.map(|it| (it, *log_dir == default)));
+        }
+        let configs: BTreeSet<&str> = found.iter().map(|(it, _)| it.config_file.as_str()).collect();
+        if configs.len() > 1 {
+            let candidates: Vec<String> =
+                configs.iter().map(|config| format!("{config}/{}", name.name())).collect();
+            let candidates = candidates.join(", ");
+            outcome.failed(&SelectError::Ambiguous { name: name.clone(), candidates }.to_string());
+        } else if found.is_empty() {
+            // Reported as unknown.
+            names.push(name.clone());
+        } else {
+            left.extend(found);
+        }
+    }
+    (names, left)
+}
+
+/// Removes the logs of a sandbox that is not on record, while it can't be started.
+pub fn remove_left(
+    registry: Option<&Registry>,
+    left: &Leftover,
+    roots: &Roots,
+    is_ours: bool,
+) -> Result<(), LockError> {
+    let remove = || left.remove(roots, is_ours);
+    let Some(registry) = registry else { return remove() };
+    match registry.unless_recorded(&left.config_file, &left.name, remove) {
+        Ok(Some(removed)) => removed,
+        Ok(None) => Err(LockError::InUse("it has been started".to_owned())),
+        Err(error) => Err(LockError::Failed(error.to_string())),
+    }
 }
 
 fn refuse(sandbox: &Recorded, error: &str, outcome: &mut Outcome) {

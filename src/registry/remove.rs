@@ -79,6 +79,25 @@ impl Registry {
         })
     }
 
+    /// Calls `work` if the sandbox is not on record, and while it can't be started: to remove files
+    /// that it has left. Returns `None` if it is on record. For commands, like
+    /// [`remove`](Registry::remove).
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Registry::remove). `work` has been called already if only the commit fails.
+    pub fn unless_recorded<T>(
+        &self,
+        config_file: &str,
+        name: &str,
+        work: impl FnOnce() -> T,
+    ) -> Result<Option<T>, RegistryError> {
+        self.change(None, |tx| {
+            let is_recorded = !store::sandbox_rows(tx, config_file, name)?.is_empty();
+            Ok((!is_recorded).then(work))
+        })
+    }
+
     /// Removes the runs that ended before `before`, older metrics, and stopped sandboxes without a
     /// remaining run. Sandboxes of other programs are not changed.
     ///

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
+use crate::common::inject::clock;
 use crate::common::{self, Detached, State, eventually, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -93,6 +95,102 @@ fn removal_of_logs_follows_no_symbolic_link() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("linked"), "{}", stderr(&output));
     assert_eq!(files(&state.file("moved")), ["out.log", "out.log.idx"]);
+}
+
+#[test]
+fn logs_without_a_record_are_removed_by_name() {
+    let state = State::new();
+    for (name, config) in [("web", "a"), ("web", "b"), ("db", "a"), ("kept", "a")] {
+        state.ran(name, &["--config-file", config], "echo hello");
+    }
+    let log = |path: &str| state.path().join("log").join(path);
+    fs::write(log("a/db@serial.log"), "x").unwrap();
+    fs::write(log("a/db-notes"), "x").unwrap();
+    assert!(vmon(&state, &["rm", "a/web", "b/web", "db"]).status.success());
+    let output = vmon(&state, &["rm", "--logs", "web", "nothing"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("a/web, b/web"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("'nothing'"), "{}", stderr(&output));
+    assert!(log("a/web.log").exists());
+    let output = vmon(&state, &["rm", "--logs", "b/web", "db"]);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+    assert!(!log("b").exists());
+    assert_eq!(
+        files(&log("a")),
+        ["db-notes", "kept.log", "kept.log.idx", "web.log", "web.log.idx"]
+    );
+    assert_eq!(names(&state), ["kept"]);
+    // Without any record.
+    fs::remove_file(state.db()).unwrap();
+    assert_eq!(vmon(&state, &["rm", "--logs", "web"]).status.code(), Some(0));
+    assert!(!log("a/web.log").exists());
+}
+
+#[test]
+fn prune_removes_logs_without_a_record_once_they_are_old() {
+    let state = State::new();
+    for name in ["web", "old", "kept"] {
+        state.ran(name, &[], "echo hello");
+    }
+    assert!(vmon(&state, &["rm", "web", "old"]).status.success());
+    for suffix in ["log", "log.idx"] {
+        let file = fs::File::open(state.logs().join(format!("old.{suffix}"))).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+    }
+    let output = vmon(&state, &["prune", "--logs", "--older-than", "1h", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["logs"], serde_json::json!(["Sandboxfile/old"]));
+    // A clock that is ten years ahead makes no log old.
+    let mut ahead = state.vmon();
+    ahead.args(["prune", "--logs", "--older-than", "720h"]);
+    clock(&mut ahead, 315_360_000, None);
+    assert_eq!(ahead.output().unwrap().status.code(), Some(0));
+    let all = ["kept.log", "kept.log.idx", "web.log", "web.log.idx"];
+    assert_eq!(files(&state.logs()), all);
+    let output = vmon(&state, &["prune", "--logs"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "removed 1 sandbox and 1 run, and the logs of 1 sandbox not on record\n");
+    assert_eq!(files(&state.logs()), [""; 0]);
+}
+
+#[test]
+fn a_log_without_a_record_that_is_written_or_may_be_foreign_stays() {
+    let (state, other) = (State::new(), State::new());
+    let logs = state.path().join("log");
+    let log_dir = logs.to_str().unwrap();
+    let web = Detached::start(
+        &other,
+        &mut other.run("web", &["-d", "--log-dir", log_dir], "echo hello; exec sleep 1000"),
+    );
+    eventually("the log has the output", || {
+        fs::read(state.log_path("web")).is_ok_and(|log| log == b"hello\n")
+    });
+    // Another state directory's, which is running.
+    let output = vmon(&state, &["prune", "--logs"]);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+    let output = vmon(&state, &["rm", "--logs", "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("a running supervisor writes"), "{}", stderr(&output));
+    assert!(state.log_path("web").exists());
+    drop(web);
+
+    // A file of another program, and links.
+    let elsewhere = State::new();
+    let foreign = elsewhere.path().join("nginx");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("access.log"), "x").unwrap();
+    std::os::unix::fs::symlink(&foreign, logs.join("linked")).unwrap();
+    std::os::unix::fs::symlink(foreign.join("access.log"), logs.join("Sandboxfile/link.log"))
+        .unwrap();
+    let dir = elsewhere.path().to_str().unwrap();
+    let output = vmon(&state, &["rm", "--logs", "--log-dir", dir, "nginx/access"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("remove it yourself"), "{}", stderr(&output));
+    for name in ["linked/access", "link"] {
+        assert_eq!(vmon(&state, &["rm", "--logs", name]).status.code(), Some(1), "{name}");
+    }
+    assert!(vmon(&state, &["prune", "--logs"]).status.success());
+    assert_eq!(files(&foreign), ["access.log"]);
 }
 
 /// Sets the log directory of the runs on record, as an earlier vmon or another program could.
@@ -356,7 +454,10 @@ fn prune_with_logs_keeps_running_sandboxes() {
     state.wait_for_log("web", b"second\n");
     let output = vmon(&state, &["prune", "--logs", "--json"]);
     let pruned: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(pruned, serde_json::json!({ "sandboxes": ["Sandboxfile/gone"], "runs": 2 }));
+    assert_eq!(
+        pruned,
+        serde_json::json!({ "sandboxes": ["Sandboxfile/gone"], "runs": 2, "logs": [] })
+    );
     assert_eq!(files(&state.logs()), ["web.log", "web.log.idx"]);
     assert_eq!(state.log("web"), b"first\nsecond\n");
     common::signal(&web, nix::sys::signal::Signal::SIGTERM);

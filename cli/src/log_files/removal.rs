@@ -73,7 +73,7 @@ impl Roots {
     }
 
     /// Opens a log directory, without following symbolic links below the permitted directory.
-    fn open(&self, log_dir: &Path) -> Result<Option<OwnedFd>, String> {
+    pub(super) fn open(&self, log_dir: &Path) -> Result<Option<OwnedFd>, String> {
         let Some((root, way)) = self.find(log_dir)? else { return Ok(None) };
         let flags = DIRECTORY | OFlag::O_NOFOLLOW;
         let opened = way.iter().try_fold(open(root, flags, Mode::empty()), |above, part| {
@@ -112,10 +112,26 @@ pub fn remove_logs(runs: &[Run], roots: &Roots) -> Result<(), String> {
         let id = logs.id()?;
         // Two paths may lead to one directory, and a second lock of a file would fail.
         if found.iter().all(|other| other.id != id) {
-            found.push(Locked::new(logs, above, run.config_file.clone(), id)?);
+            let locked = Locked::new(logs, above, run.config_file.clone(), id);
+            found.push(locked.map_err(LockError::into_reason)?);
         }
     }
     found.iter().try_for_each(Locked::remove)
+}
+
+/// Why logs were not locked.
+#[derive(Debug)]
+pub enum LockError {
+    /// A supervisor writes one of them.
+    InUse(String),
+    Failed(String),
+}
+
+impl LockError {
+    pub fn into_reason(self) -> String {
+        let (Self::InUse(reason) | Self::Failed(reason)) = self;
+        reason
+    }
 }
 
 /// Device and inode number.
@@ -127,7 +143,7 @@ fn id(stat: &FileStat) -> Id {
 
 /// The log files of a sandbox in one directory, with their locks.
 #[derive(Debug)]
-struct Locked {
+pub(super) struct Locked {
     logs: Logs,
     id: Id,
     above: OwnedFd,
@@ -139,8 +155,8 @@ struct Locked {
 }
 
 impl Locked {
-    fn new(logs: Logs, above: OwnedFd, config_file: String, id: Id) -> Result<Self, String> {
-        let files = logs.files()?;
+    fn new(logs: Logs, above: OwnedFd, config_file: String, id: Id) -> Result<Self, LockError> {
+        let files = logs.files().map_err(LockError::Failed)?;
         // The supervisor writes its own log after the end of the sandbox too, while the command of
         // --on-exit runs.
         let own = names::log(&supervisor_log::log_name(&logs.name));
@@ -163,13 +179,19 @@ impl Locked {
             let is_written = file.part == Part::Log || file.is_plain_generation();
             is_written && file.log != own && files.iter().all(|known| known.name != file.name)
         };
-        if let Some(new) = logs.files()?.iter().find(is_new) {
-            return Err(logs.in_use(&new.name));
+        if let Some(new) = logs.files().map_err(LockError::Failed)?.iter().find(is_new) {
+            return Err(LockError::InUse(logs.in_use(&new.name)));
         }
         Ok(Self { logs, id, above, config_file, files, locks })
     }
 
-    fn remove(&self) -> Result<(), String> {
+    /// Locks the logs that a sandbox has left, without a record.
+    pub(super) fn left(logs: Logs, above: OwnedFd, config_file: &str) -> Result<Self, LockError> {
+        let id = logs.id().map_err(LockError::Failed)?;
+        Self::new(logs, above, config_file.to_owned(), id)
+    }
+
+    pub(super) fn remove(&self) -> Result<(), String> {
         let Logs { path, directory, .. } = &self.logs;
         for LogFile { name: file, .. } in &self.files {
             let lock = self.locks.iter().find(|(locked, _)| locked == file);
@@ -212,23 +234,24 @@ impl Logs {
 
     /// Takes the exclusive lock of a log. A supervisor that writes the log holds it. `None` if
     /// there is no such regular file.
-    fn lock(&self, file: &str) -> Result<Option<File>, String> {
+    fn lock(&self, file: &str) -> Result<Option<File>, LockError> {
         let path = self.path.join(file);
+        let failed = |error| LockError::Failed(cannot("lock", &path, error));
         let fd = match openat(&self.directory, file, FILE, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
             // A symbolic link or a socket is not removed.
             Err(Errno::ELOOP | Errno::ENXIO) => return Ok(None),
-            Err(error) => return Err(cannot("lock", &path, error)),
+            Err(error) => return Err(failed(error)),
         };
-        let stat = fstat(&fd).map_err(|error| cannot("lock", &path, error))?;
+        let stat = fstat(&fd).map_err(failed)?;
         // Other types are not removed.
         if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             return Ok(None);
         }
         let opened = File::from(fd);
         match opened.try_lock() {
-            Err(TryLockError::WouldBlock) => return Err(self.in_use(file)),
+            Err(TryLockError::WouldBlock) => return Err(LockError::InUse(self.in_use(file))),
             // The file system has no locks, so the supervisor holds none either.
             Err(TryLockError::Error(error)) => debug!("can't lock {}: {error}", path.display()),
             Ok(()) => {}
