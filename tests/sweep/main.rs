@@ -1,4 +1,5 @@
-//! System calls that fail, one at a time: each call of a small run, with each error that it can have.
+//! System calls that fail, one at a time: each call of a small run, and of commands
+//! beside one, with each error that it can have.
 //!
 //! strace(1) injects the error. It detaches from the command of the sandbox at execve(2), so only
 //! calls of vmon fail, and those of its child before it becomes the command.

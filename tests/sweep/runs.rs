@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::common::{State, Terminal, code, contains, is_alive, wait};
+use crate::common::{Detached, State, Terminal, code, contains, is_alive, wait};
 use crate::strace::{self, Fault};
 
 /// How long one run may take, with anything that fails once.
@@ -34,6 +34,8 @@ pub enum Kind {
     Detached,
     /// `vmon run -d` itself.
     Starter,
+    /// Another command, which the options are, while a run in the background goes on.
+    Command,
 }
 
 /// A run, and what is right.
@@ -83,6 +85,7 @@ impl Run {
             Kind::Terminal => self.terminal(state, trace, fault),
             Kind::Detached => self.detached(state, trace, plan.unwrap(), fault),
             Kind::Starter => self.starter(state, trace, fault),
+            Kind::Command => self.beside(state, trace, fault),
         };
         let state = &seen.state;
         // Closes lost runs, so it comes first.
@@ -147,6 +150,41 @@ impl Run {
         seen.code = code;
         seen.out = out.split(' ').next().unwrap().to_owned().into_bytes();
         (seen.said, seen.readers) = (said, readers);
+        seen
+    }
+
+    fn beside(&self, state: State, trace: PathBuf, fault: Option<&Fault>) -> Seen {
+        let sandbox = Detached::start(&state, &mut state.run("a", &["-d"], self.script));
+        state.wait_for_log("a", b"hello\n");
+        let mut command = state.vmon();
+        command.args(self.options);
+        let mut strace = strace::traced(&command, &trace, fault);
+        strace.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = strace.spawn().unwrap();
+        let code = wait_for(&mut child, BOUND);
+        let (mut out, mut said) = (Vec::new(), String::new());
+        if code.is_some() {
+            child.stdout.take().unwrap().read_to_end(&mut out).unwrap();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        }
+        let mut readers = String::new();
+        // It still runs, and is on record so; unless it was stopped.
+        let stops = self.options.contains(&"stop");
+        if stops && code == Some(0) {
+            if is_alive(sandbox.pid) {
+                readers.push_str("stopped, and runs\n");
+            }
+        } else {
+            if !stops && !is_alive(sandbox.pid) {
+                readers.push_str("it was ended\n");
+            }
+            let stop = state.vmon().args(["stop", "a"]).output().unwrap();
+            if !stop.status.success() && !stops {
+                readers.push_str(&format!("stop: {stop:?}\n"));
+            }
+        }
+        let mut seen = Seen::of(&mut child, state, trace, None);
+        (seen.code, seen.out, seen.said, seen.readers) = (code, out, said, readers);
         seen
     }
 

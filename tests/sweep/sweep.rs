@@ -241,3 +241,30 @@ fn a_start_in_the_background_survives_every_fault() {
         code: 0,
     });
 }
+
+fn sweep_command(command: &'static [&'static str], out: &str) {
+    sweep(&Run {
+        kind: Kind::Command,
+        options: command,
+        script: "echo hello; exec sleep 1000",
+        input: "",
+        out: out.to_owned(),
+        err: "",
+        code: 0,
+    });
+}
+
+#[test]
+fn reading_a_log_survives_every_fault() {
+    sweep_command(&["logs", "a"], "hello\n");
+}
+
+#[test]
+fn a_list_survives_every_fault() {
+    sweep_command(&["ps", "--format", "{name} {status}"], "a RUNNING\n");
+}
+
+#[test]
+fn a_stop_by_command_survives_every_fault() {
+    sweep_command(&["stop", "a"], "");
+}

@@ -19,11 +19,14 @@ pub fn anomalies(run: &Run, fault: Option<&Fault>, seen: &Seen, plain: usize) ->
     let lasts = fault.is_some_and(|fault| fault.lasts);
     let words = words(run, seen);
     let silent = words.trim().is_empty();
+    let is_command = run.kind == Kind::Command;
     let is_whole = seen.out == run.out.as_bytes();
     match seen.code {
         None => wrong.push("it did not end".to_owned()),
         Some(code) if code == run.code => {}
         Some(OWN_FAILURE) if !silent => {}
+        // Something could not be done.
+        Some(1) if is_command && !silent => {}
         // It was stopped: by a signal, in a drain, or with KILL.
         Some(143 | 137) if lasts && !silent => {}
         // It runs, which could not be printed.
@@ -52,19 +55,25 @@ pub fn anomalies(run: &Run, fault: Option<&Fault>, seen: &Seen, plain: usize) ->
     if !is_prefix(&seen.out, run) && (silent || run.kind != Kind::Terminal) {
         wrong.push(format!("other output: {}", text(&seen.out)));
     }
-    if !is_prefix(&seen.log, run) {
+    if !is_command && !is_prefix(&seen.log, run) {
         wrong.push(format!("another log: {}", text(&seen.log)));
     }
-    if silent && run.kind != Kind::Starter && seen.log.len() < run.out.len() + run.err.len() {
+    if silent
+        && !is_command
+        && run.kind != Kind::Starter
+        && seen.log.len() < run.out.len() + run.err.len()
+    {
         wrong.push(format!("log lost in silence: {}", text(&seen.log)));
     }
-    if silent && !seen.readers.is_empty() {
+    if (silent || is_command) && !seen.readers.is_empty() {
         wrong.push(format!("afterwards: {}", seen.readers));
     }
     for process in &seen.left {
         wrong.push(format!("left behind: {process}"));
     }
     match &seen.record {
+        // A run that is on its way to its end.
+        Some(_) if is_command => {}
         None if seen.code == Some(run.code) && silent => wrong.push("no record".to_owned()),
         Some(record) if record.status != "STOPPED" || record.state != "STOPPED" => {
             wrong.push(format!("on record: {record:?}"));
@@ -73,7 +82,7 @@ pub fn anomalies(run: &Run, fault: Option<&Fault>, seen: &Seen, plain: usize) ->
             if seen.code == Some(run.code)
                 && record.code.as_deref() != Some(&run.code.to_string())
                 && run.code < 128
-                && run.kind != Kind::Starter
+                && !matches!(run.kind, Kind::Starter | Kind::Command)
                 && (silent || !lasts) =>
         {
             wrong.push(format!("another end on record: {record:?}"));
