@@ -49,6 +49,7 @@ pub use entry::{Mark, RunEnd, Stream, Timestamp};
 pub use error::{LogError, WriteError};
 use format::Encoder;
 use generations::Generations;
+pub use generations::KeptGenerations;
 use indexing::Indexing;
 pub(crate) use lock::LogLock;
 use options::Limits;
@@ -128,20 +129,6 @@ pub struct LogFile {
     bytes_written: u64,
     /// Whether it has been rotated since it was opened.
     rotated: bool,
-}
-
-/// The generations of a log that a run has rotated: [`End::rotated`](crate::monitor::End::rotated).
-///
-/// Numbers of generations only grow, so they tell which runs have no output left in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeptGenerations {
-    /// The path of the log.
-    pub log: PathBuf,
-    /// The number that the log gets when it becomes a generation.
-    pub current: u64,
-    /// The lowest number of a generation that is kept; `current` without any.
-    pub oldest: u64,
 }
 
 impl LogFile {
@@ -345,12 +332,6 @@ impl LogFile {
     /// those in removed generations, and without the overhead of the format.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written
-    }
-
-    /// The generations, if the log has been rotated since it was opened.
-    pub(crate) fn rotated(&self) -> Option<KeptGenerations> {
-        let (current, oldest) = (self.generations.next(), self.generations.oldest());
-        self.rotated.then(|| KeptGenerations { log: self.path().to_owned(), current, oldest })
     }
 
     fn write_counting(

@@ -337,46 +337,6 @@ impl Registry {
         Ok(runs)
     }
 
-    /// Reads runs, and more, after spooled ends have been imported; `missing` without a database.
-    fn read_with<T>(
-        &self,
-        missing: T,
-        work: impl Fn(&Connection, &StateDir) -> Result<(Vec<Run>, T), Fault>,
-    ) -> Result<(Vec<Run>, T), RegistryError> {
-        let Paths { db, state } = &*self.paths;
-        let ended = self.import_spooled();
-        if !connection::exists(db).at(db)? {
-            return Ok((Vec::new(), missing));
-        }
-        let read = || {
-            let read = connection::read(db, COMMAND_TIMEOUT, |db| work(db, state));
-            let ((mut runs, more), distrust) = read.at(db)?;
-            let foreign = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
-            let trusted = distrust.is_none() && !foreign;
-            for run in &mut runs {
-                run.trusted = trusted;
-                if let Some(end) = ended.iter().find(|end| end.is_of(run)) {
-                    end.complete(run);
-                }
-            }
-            Ok((runs, more))
-        };
-        let (mut runs, mut more) = read()?;
-        // A supervisor may have written its end between the reading of the rows and the check that
-        // it is dead. Rows that are read after the check are final.
-        let mut dead = read::lost(&runs);
-        while !dead.is_empty() {
-            (runs, more) = read()?;
-            let still = read::lost(&runs);
-            if still.iter().all(|run| dead.contains(run)) {
-                break;
-            }
-            dead = still;
-        }
-        connection::checkpoint_large(db);
-        Ok((runs, more))
-    }
-
     /// The paths of the registry in `db`. The directory of `db` must exist.
     fn at(db: &Path) -> Result<Self, Fault> {
         let name = db.file_name().ok_or(Fault::NotAFile("a directory"))?;

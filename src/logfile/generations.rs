@@ -11,6 +11,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::fs::read_dir;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -33,6 +34,20 @@ pub(super) struct Keep {
     pub(super) max_age: Option<Duration>,
     /// The total size of all generations and their indexes.
     pub(super) bytes: Option<u64>,
+}
+
+/// The generations of a log that a run has rotated: [`End::rotated`](crate::monitor::End::rotated).
+///
+/// Numbers of generations only grow, so they tell which runs have no output left in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptGenerations {
+    /// The path of the log.
+    pub log: PathBuf,
+    /// The number that the log gets when it becomes a generation.
+    pub current: u64,
+    /// The lowest number of a generation that is kept; `current` without any.
+    pub oldest: u64,
 }
 
 /// The numbers in use, oldest first.

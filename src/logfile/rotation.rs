@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::current::{Change, Current};
 use super::directory::Directory;
 use super::generations::Keep;
-use super::{LogError, LogFile, LogLock, names};
+use super::{KeptGenerations, LogError, LogFile, LogLock, names};
 
 /// How long after a failure a rotation by age is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
@@ -63,6 +63,12 @@ impl LogFile {
         // Before the new file is created, which may need the blocks on a full disk.
         self.generations.prune(directory, log_name, &self.keep());
         self.open_in(directory)
+    }
+
+    /// The generations, if the log has been rotated since it was opened.
+    pub(crate) fn rotated(&self) -> Option<KeptGenerations> {
+        let (current, oldest) = (self.generations.next(), self.generations.oldest());
+        self.rotated.then(|| KeptGenerations { log: self.path().to_owned(), current, oldest })
     }
 
     /// Ends writing to the open file, and keeps its lock.

@@ -2,13 +2,13 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::Registry;
-use super::error::{Fault, RegistryError};
+use super::error::{At, Fault, RegistryError};
 use super::read;
 use super::run::Run;
 use super::schema::{self, Schema};
 use super::site::Here;
 use super::state_dir::StateDir;
+use super::{COMMAND_TIMEOUT, Paths, Registry, connection};
 
 /// What a reader of changes knows already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,6 +74,46 @@ impl Registry {
     pub fn changes(&self, seen: &Seen) -> Result<Changes, RegistryError> {
         let (runs, sandboxes) = self.read_with(0, |db, state| changes(db, state, seen))?;
         Ok(Changes { runs, sandboxes })
+    }
+
+    /// Reads runs, and more, after spooled ends have been imported; `missing` without a database.
+    pub(super) fn read_with<T>(
+        &self,
+        missing: T,
+        work: impl Fn(&Connection, &StateDir) -> Result<(Vec<Run>, T), Fault>,
+    ) -> Result<(Vec<Run>, T), RegistryError> {
+        let Paths { db, state } = &*self.paths;
+        let ended = self.import_spooled();
+        if !connection::exists(db).at(db)? {
+            return Ok((Vec::new(), missing));
+        }
+        let read = || {
+            let read = connection::read(db, COMMAND_TIMEOUT, |db| work(db, state));
+            let ((mut runs, more), distrust) = read.at(db)?;
+            let foreign = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
+            let trusted = distrust.is_none() && !foreign;
+            for run in &mut runs {
+                run.trusted = trusted;
+                if let Some(end) = ended.iter().find(|end| end.is_of(run)) {
+                    end.complete(run);
+                }
+            }
+            Ok((runs, more))
+        };
+        let (mut runs, mut more) = read()?;
+        // A supervisor may have written its end between the reading of the rows and the check that
+        // it is dead. Rows that are read after the check are final.
+        let mut dead = read::lost(&runs);
+        while !dead.is_empty() {
+            (runs, more) = read()?;
+            let still = read::lost(&runs);
+            if still.iter().all(|run| dead.contains(run)) {
+                break;
+            }
+            dead = still;
+        }
+        connection::checkpoint_large(db);
+        Ok((runs, more))
     }
 }
 
