@@ -11,7 +11,7 @@ use nix::poll::{PollTimeout, poll};
 use vmon::child::Signal;
 use vmon::control::{Client, ClientError, Ended, Status as Live, Watch};
 use vmon::monitor::{Identity, Liveness, Name, Phase};
-use vmon::registry::{Location, RegistryError, Run, RunStatus};
+use vmon::registry::{Location, Lost, RegistryError, Run, RunStatus};
 
 use super::reason;
 use super::record::{Record, Recorded};
@@ -250,16 +250,30 @@ impl<'a> Endings<'a> {
     pub fn settled(&mut self, sandbox: &Recorded) -> Result<Option<Run>, LiveError> {
         let Some(registry) = self.record.registry() else { return Ok(None) };
         let run = within(RECORD_TIMEOUT, LiveError::NotOnRecord, || {
-            let ended = self.ended(sandbox);
-            if ended.is_none() {
-                let lost = registry.reconcile()?.into_iter().find(|lost| sandbox.is_of(&lost.run));
-                if let Some(remains) = lost.and_then(|lost| lost.leftovers) {
-                    return Err(LiveError::LeftBehind(remains));
-                }
-                let latest = registry.latest_of(&sandbox.config_file, &sandbox.name)?;
-                self.latest = latest.into_iter().collect();
+            if let Some(ended) = self.ended(sandbox) {
+                return Ok(Some(ended));
             }
-            Ok(ended.or_else(|| self.ended(sandbox)))
+            let reconciled = registry.reconcile();
+            let latest = registry.latest_of(&sandbox.config_file, &sandbox.name)?;
+            self.latest = latest.into_iter().collect();
+            if let Some(ended) = self.ended(sandbox) {
+                return Ok(Some(ended));
+            }
+            match reconciled {
+                Ok(lost) => match lost.into_iter().find(|lost| sandbox.is_of(&lost.run)) {
+                    Some(Lost { leftovers: Some(remains), .. }) => {
+                        Err(LiveError::LeftBehind(remains))
+                    }
+                    _ => Ok(None),
+                },
+                // A lost run of another sandbox, that can't be closed, does not concern this one.
+                Err(error) => {
+                    match self.latest.iter().any(|run| run.status == RunStatus::Stopped) {
+                        true => Err(error.into()),
+                        false => Ok(None),
+                    }
+                }
+            }
         })?;
         if let Some(socket) = &run.socket {
             within(RECORD_TIMEOUT, LiveError::StillServed, || {

@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::common::held::{ENDS, Held, brief, lock, look, ps, spooled};
@@ -200,6 +202,39 @@ fn a_stop_with_all_of_the_state_on_a_full_disk_succeeds_and_its_end_is_on_record
     let db = Connection::open(disk.path().join("sandbox.db")).unwrap();
     assert_eq!(db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap(), "STOPPED7");
     assert_eq!(fs::read_dir(reserved).unwrap().count(), 0);
+}
+
+#[test]
+fn a_stop_succeeds_while_a_lost_run_of_another_sandbox_can_not_be_closed() {
+    let Some(disk) = Tmpfs::new("size=2m") else { return };
+    let state = State::new();
+    let vmon = |args: &[&str]| {
+        let mut vmon = state.vmon();
+        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
+        vmon.output().unwrap()
+    };
+    let reserved = disk.path().join("run/.reserved");
+    for (number, name) in ["web", "lost"].into_iter().enumerate() {
+        let started = vmon(&["run", "-d", "--name", name, "--", "sleep", "300"]);
+        assert!(started.status.success(), "{started:?}");
+        eventually("room for its end is reserved", || {
+            fs::read_dir(&reserved).is_ok_and(|entries| entries.count() > number)
+        });
+    }
+    let sql = "SELECT supervisor_pid FROM sandboxes WHERE name = 'lost'";
+    // One that could write would remove the files beside the database when it is closed.
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let db = Connection::open_with_flags(disk.path().join("sandbox.db"), flags).unwrap();
+    let supervisor: i32 = db.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(db);
+    disk.fill_up_to(0);
+    kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
+    let stopped = vmon(&["stop", "web"]);
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    let errors = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(errors.contains("no space is left"), "{errors}");
+    let waited = vmon(&["wait", "web"]);
+    assert_eq!(waited.stdout, b"143\n", "{waited:?}");
 }
 
 #[test]
