@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -197,14 +198,14 @@ impl Run {
         for (name, value) in strace.get_envs() {
             shell.env(name, value.unwrap_or_default());
         }
-        let mut terminal = Terminal::spawn(&mut shell);
-        let before = terminal.modes();
+        let mut before = None;
+        let mut terminal = Terminal::spawn_on(&mut shell, |master| before = tcgetattr(master).ok());
         // Before, the outer terminal would show it too.
         if terminal.is_shown("up", BOUND) {
             terminal.send(self.input);
         }
         let mut seen = Seen::of(&mut terminal.child, state, trace, fault);
-        if terminal.modes() != before {
+        if Some(terminal.modes()) != before {
             seen.readers.push_str("the terminal's settings are not what they were\n");
         }
         seen.out = terminal.rest();
