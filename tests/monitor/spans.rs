@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::State;
 use crate::common::turning::turn_until;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Metadata, Subscriber, span, warn};
+use tracing::{Dispatch, Event, Metadata, Subscriber, span, warn};
 use vmon::child::Command;
 use vmon::monitor::{Monitor, Sandbox};
 use vmon::reactor::Reactor;
@@ -86,6 +86,9 @@ impl Visit for Fields {
 #[test]
 fn every_message_is_in_the_span_of_its_sandbox_also_in_a_call_of_the_host() {
     let recorder = Recorder::default();
+    // With one dispatcher, tracing-core asks only the default one of the thread that comes to a message
+    // first whether it is wanted, and the threads of other tests have none.
+    let _second = Dispatch::new(Recorder::default());
     let _default = tracing::subscriber::set_default(recorder.clone());
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();
