@@ -429,6 +429,26 @@ pub(super) fn read<T>(
     Ok((read?, distrust))
 }
 
+/// Reads `db` as `change` makes it, which is not committed: for what the disk has no room for.
+pub(super) fn read_changed<T>(
+    db: &Path,
+    timeout: Duration,
+    change: impl FnOnce(&Transaction<'_>) -> Result<(), Fault>,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let mut kept = Kept::open(db, timeout)?;
+    // Opens the files that opening the connection did not.
+    kept.schema(db)?;
+    kept.check_trust()?;
+    let (read, _) = sqlite::with(db, waits(timeout), |_| {
+        let begun = kept.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        schema::ensure(&begun)?;
+        change(&begun)?;
+        work(&begun)
+    })?;
+    read
+}
+
 /// Like [`read`], but fails if another user could have written the record.
 pub(super) fn read_own<T>(
     db: &Path,

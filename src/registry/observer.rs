@@ -16,7 +16,7 @@ use super::store::{self, Stored};
 use super::{Paths, Registry};
 use crate::monitor::{Claim, Observer, Progress, Starting, Transition, Wait, WaitKind};
 use crate::timestamp::rfc3339;
-use earlier::{Earlier, spool_record};
+use earlier::{Earlier, spool_last, spool_record};
 
 /// How long an open connection waits for the next transition, where connections are kept, and a
 /// run until room for its end is reserved.
@@ -55,7 +55,8 @@ const SPOOL_AFTER: Duration = Duration::from_secs(5);
 ///   with a warning.
 /// - The claim of a restarted command closes the previous run and adds its own in one transaction:
 ///   the name is never free in between. While that can't be written, the end of the previous run is
-///   retried with it, and goes to a file after five seconds as well.
+///   retried with it, and goes to a file after five seconds as well, or is among the last 16 that
+///   wait for what is reserved.
 /// - `Draining` is written if the end has not followed within 50 ms: a supervisor that is lost
 ///   while it drains for longer leaves a run with its exit code.
 #[derive(Debug)]
@@ -278,7 +279,7 @@ impl RegistryObserver {
                 // Retries go on: only this supervisor closes the run while it lives.
                 true => {
                     delay.spooled =
-                        delay.spooled || spool_record(&self.registry, &record, Some(error), None);
+                        delay.spooled || spool_record(&self.registry, &record, Some(error));
                 }
                 false => next = next.min(self.spool_after - waited),
             }
@@ -289,11 +290,16 @@ impl RegistryObserver {
 
     /// Spools the end and those before it, for the next command.
     fn give_up(&mut self, record: Box<Record>, error: &RegistryError) {
-        self.earlier.spool_after(Duration::ZERO, &self.registry);
-        self.earlier.clear();
         self.late = None;
-        spool_record(&self.registry, &record, Some(error), self.reserve.take());
+        self.spool_last(Some(&record), Some(error));
         self.state = State::Over { started_at: record.started_at };
+    }
+
+    /// Spools the ends of earlier runs that are in no file, and that of the last run.
+    fn spool_last(&mut self, record: Option<&Record>, error: Option<&RegistryError>) {
+        let records: Vec<&Record> = self.earlier.unspooled().chain(record).collect();
+        spool_last(&self.registry, &records, error, self.reserve.take());
+        self.earlier.clear();
     }
 
     /// Keeps the end of the previous run for the transaction that adds the next run.
@@ -329,15 +335,11 @@ impl RegistryObserver {
 impl Drop for RegistryObserver {
     /// An end that could not be written yet goes to the spool directory, for the next command.
     fn drop(&mut self) {
-        match self.take_state() {
-            State::Pending(record, delay) if record.is_over() => {
-                self.earlier.spool_after(Duration::ZERO, &self.registry);
-                if !delay.spooled {
-                    spool_record(&self.registry, &record, None, self.reserve.take());
-                }
-            }
-            _ => self.earlier.spool_after(Duration::ZERO, &self.registry),
-        }
+        let last = match self.take_state() {
+            State::Pending(record, delay) if record.is_over() && !delay.spooled => Some(record),
+            _ => None,
+        };
+        self.spool_last(last.as_deref(), None);
     }
 }
 

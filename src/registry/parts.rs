@@ -1,6 +1,6 @@
 //! Reads a part of the runs on record: page by page, or what has changed.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
 use super::error::{At, Fault, RegistryError};
 use super::read;
@@ -8,7 +8,7 @@ use super::run::Run;
 use super::schema::{self, Schema};
 use super::site::Here;
 use super::state_dir::StateDir;
-use super::{COMMAND_TIMEOUT, Paths, Registry, connection};
+use super::{COMMAND_TIMEOUT, Paths, REPEATED_TIMEOUT, Registry, connection, spool};
 
 /// What a reader of changes knows already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,8 +88,15 @@ impl Registry {
             return Ok((Vec::new(), missing));
         }
         let read = || {
-            let read = connection::read(db, COMMAND_TIMEOUT, |db| work(db, state));
-            let ((mut runs, more), distrust) = read.at(db)?;
+            let work = |db: &Connection| work(db, state);
+            let import = |tx: &Transaction<'_>| spool::import(tx, &ended);
+            // With runs of which the database has nothing yet.
+            let changed = (!ended.is_empty())
+                .then(|| connection::read_changed(db, REPEATED_TIMEOUT, import, work).ok());
+            let ((mut runs, more), distrust) = match changed.flatten() {
+                Some(changed) => (changed, None),
+                None => connection::read(db, COMMAND_TIMEOUT, work).at(db)?,
+            };
             let foreign = matches!(self.check_trust(), Err(RegistryError::Foreign { .. }));
             let trusted = distrust.is_none() && !foreign;
             for run in &mut runs {
@@ -129,8 +136,8 @@ fn page(
     before: i64,
     limit: u32,
 ) -> Result<Vec<Run>, Fault> {
-    let transaction = connection.unchecked_transaction()?;
-    let schema = find_schema(&transaction)?;
+    let _snapshot = read::snapshot(connection)?;
+    let schema = find_schema(connection)?;
     if schema == Schema::Missing {
         return Ok(Vec::new());
     }
@@ -140,14 +147,14 @@ fn page(
     let mut runs = match sandbox {
         Some(sandbox) => {
             let sql = format!("{columns}{all} {OF_SANDBOX}");
-            read::collect(&transaction, &sql, params![before, limit, sandbox], ours)?
+            read::collect(connection, &sql, params![before, limit, sandbox], ours)?
         }
         None => {
             let sql = format!("{columns}{all} {OF_ALL}");
-            read::collect(&transaction, &sql, params![before, limit], ours)?
+            read::collect(connection, &sql, params![before, limit], ours)?
         }
     };
-    read::add_consoles(&transaction, &mut runs)?;
+    read::add_consoles(connection, &mut runs)?;
     Ok(runs)
 }
 
@@ -156,23 +163,23 @@ fn changes(
     state: &StateDir,
     seen: &Seen,
 ) -> Result<(Vec<Run>, u64), Fault> {
-    let transaction = connection.unchecked_transaction()?;
-    if !schema::has_table(&transaction, "sandboxes")? {
+    let _snapshot = read::snapshot(connection)?;
+    if !schema::has_table(connection, "sandboxes")? {
         return Ok((Vec::new(), 0));
     }
-    let schema = schema::find(&transaction)?;
+    let schema = schema::find(connection)?;
     let mut runs = Vec::new();
     if schema != Schema::Missing {
         let here = Here::new(state);
         let ours = |row: &Row<'_>| read::our_run(row, &here);
         let sql = changed_runs(&seen.runs, schema);
-        runs = read::collect(&transaction, &sql, params![seen.last], ours)?;
-        read::add_consoles(&transaction, &mut runs)?;
+        runs = read::collect(connection, &sql, params![seen.last], ours)?;
+        read::add_consoles(connection, &mut runs)?;
     }
     let sql = changed_sandboxes(&seen.sandboxes, schema);
-    runs.extend(read::collect(&transaction, &sql, [], read::foreign_run)?);
+    runs.extend(read::collect(connection, &sql, [], read::foreign_run)?);
     let count: i64 =
-        transaction.query_row("SELECT count(*) FROM sandboxes", [], |row| row.get(0))?;
+        connection.query_row("SELECT count(*) FROM sandboxes", [], |row| row.get(0))?;
     Ok((runs, count.unsigned_abs()))
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Params, Result, Row, params_from_iter};
+use rusqlite::{Connection, Params, Result, Row, Transaction, params_from_iter};
 
 use super::columns::{ConsoleBytes, RUNNING, foreign_supervisor, site, supervisor, unsigned};
 use super::error::Fault;
@@ -106,22 +106,22 @@ pub(super) fn runs(
     state: &StateDir,
 ) -> Result<Vec<Run>, Fault> {
     // Both queries must read the same snapshot.
-    let transaction = connection.unchecked_transaction()?;
-    if !schema::has_table(&transaction, "sandboxes")? {
+    let _snapshot = snapshot(connection)?;
+    if !schema::has_table(connection, "sandboxes")? {
         return Ok(Vec::new());
     }
-    let schema = schema::find(&transaction)?;
+    let schema = schema::find(connection)?;
     let parameters = selection.parameters();
     if schema == Schema::Missing {
         let sql = format!("{SANDBOXES} WHERE {}", selection.is_selected());
-        return Ok(collect(&transaction, &sql, parameters, foreign_run)?);
+        return Ok(collect(connection, &sql, parameters, foreign_run)?);
     }
     let here = Here::new(state);
     let ours = |row: &Row<'_>| our_run(row, &here);
-    let mut runs = collect(&transaction, &selection.ours(schema), parameters, ours)?;
-    add_consoles(&transaction, &mut runs)?;
+    let mut runs = collect(connection, &selection.ours(schema), parameters, ours)?;
+    add_consoles(connection, &mut runs)?;
     let mut foreign =
-        collect(&transaction, &selection.foreign(), selection.parameters(), foreign_run)?;
+        collect(connection, &selection.foreign(), selection.parameters(), foreign_run)?;
     if selection.latest {
         // One run for each sandbox: the one in progress.
         let ours = in_progress(&runs);
@@ -132,6 +132,11 @@ pub(super) fn runs(
     }
     runs.extend(foreign);
     Ok(runs)
+}
+
+/// One snapshot for several queries, unless the connection is within a transaction.
+pub(super) fn snapshot(connection: &Connection) -> Result<Option<Transaction<'_>>, Fault> {
+    Ok(connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?)
 }
 
 /// The sandboxes with a run in progress.

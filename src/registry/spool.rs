@@ -68,22 +68,46 @@ impl Spooled {
     }
 }
 
-/// Writes `record` to a file of its own in `directory`, into what is reserved for it if that is
-/// given. Not synced, because this runs on the loop.
+/// Writes the ends of runs of one supervisor, oldest first, to a file in `directory`: into what is
+/// reserved for it, if that is given and they fit, or else a new one. If that has no room for all of
+/// them, the last ones that fit go into what is reserved. Returns the path, and how many are not in
+/// it. Not synced, because this runs on the loop.
 pub(super) fn write(
     directory: &Path,
     db: &Path,
-    record: &Record,
+    records: &[&Record],
     reserve: Option<Reserve>,
-) -> io::Result<PathBuf> {
-    let path = directory.join(format!("{}{SUFFIX}", file_name(record)));
-    let content = to_json(db, record).to_string();
-    if reserve.is_some_and(|reserve| reserve.write(content.as_bytes(), &path).is_ok()) {
-        return Ok(path);
+) -> io::Result<(PathBuf, usize)> {
+    let last = *records.last().ok_or(io::ErrorKind::InvalidInput)?;
+    let path = directory.join(format!("{}{SUFFIX}", file_name(last)));
+    let room = reserve.as_ref().map_or(0, Reserve::room);
+    let (reserved, left_out) = fitting(db, records, room);
+    let write_new = || {
+        make_directories(directory)?;
+        file::write(directory, &path, content(db, records).as_bytes())
+    };
+    if left_out > 0 && write_new().is_ok() {
+        return Ok((path, 0));
     }
-    make_directories(directory)?;
-    file::write(directory, &path, content.as_bytes())?;
-    Ok(path)
+    if reserve.is_some_and(|reserve| reserve.write(reserved.as_bytes(), &path).is_ok()) {
+        return Ok((path, left_out));
+    }
+    write_new()?;
+    Ok((path, 0))
+}
+
+/// The content of a file with the last ends that `room` bytes hold, at least one, and the number of
+/// those before them.
+fn fitting(db: &Path, records: &[&Record], room: usize) -> (String, usize) {
+    let mut left_out = 0;
+    loop {
+        let kept = records.get(left_out..).unwrap_or_default();
+        let content = content(db, kept);
+        if content.len() <= room || kept.len() <= 1 {
+            return (content, left_out);
+        }
+        left_out += 1;
+    }
 }
 
 /// Reserves the room that the end of this run takes in the spool directory.
@@ -123,8 +147,11 @@ pub(super) fn read(paths: &Paths, mut skip: impl FnMut(PathBuf, String)) -> Vec<
             continue;
         }
         match read_one(&path, paths) {
-            Ok(Some(record)) => ends.push(Spooled { path, record }),
-            Ok(None) => {}
+            Ok(records) => {
+                ends.extend(
+                    records.into_iter().map(|record| Spooled { path: path.clone(), record }),
+                );
+            }
             Err(reason) => skip(path, reason),
         }
     }
@@ -150,18 +177,18 @@ fn sort(ends: &mut [Spooled]) {
     });
 }
 
-/// The record in a file; `None` if it is for another database, or the file was removed.
-fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
+/// The records in a file; none if it is for another database, or was removed.
+fn read_one(path: &Path, paths: &Paths) -> Result<Vec<Record>, String> {
     let content = match file::read(path) {
         // Another process has imported it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         content => content.map_err(|error| error.to_string())?,
     };
     let value: Value = serde_json::from_slice(&content).unwrap_or(Value::Null);
     if let Some(database) = value.get("database").and_then(Value::as_str)
         && !is_for(Path::new(database), paths)?
     {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     if let Some(version) =
         value.get("version").and_then(Value::as_u64).filter(|&version| version != VERSION)
@@ -169,7 +196,7 @@ fn read_one(path: &Path, paths: &Paths) -> Result<Option<Record>, String> {
         return Err(format!("its version {version} is not supported by this vmon"));
     }
     let unreadable = || "it is not a spooled end, or it is truncated; remove it".to_owned();
-    from_json(&value, &paths.state).map(Some).ok_or_else(unreadable)
+    all_from_json(&value, &paths.state).ok_or_else(unreadable)
 }
 
 /// Whether an end is for our database, according to its content; an error if the named database
@@ -223,8 +250,48 @@ pub(super) fn remove(spooled: &[Spooled]) {
     }
 }
 
+/// The last record, with what is different in those before it.
+fn content(db: &Path, records: &[&Record]) -> String {
+    let [earlier @ .., last] = records else { return String::new() };
+    let mut value = to_json(db, last);
+    if let (Value::Object(object), false) = (&mut value, earlier.is_empty()) {
+        let earlier = earlier.iter().map(|record| {
+            json!({
+                "started_at": record.started_at,
+                "restarts": record.restarts,
+                "child": child_to_json(record),
+                "end": end_to_json(record),
+            })
+        });
+        object.insert("earlier".to_owned(), earlier.collect());
+    }
+    value.to_string()
+}
+
+fn child_to_json(record: &Record) -> Option<Value> {
+    let Child { pid, start, running_at } = record.child.as_ref()?;
+    Some(json!({ "pid": pid, "start": start, "running_at": running_at }))
+}
+
+fn end_to_json(record: &Record) -> Option<Value> {
+    let end = record.ending()?;
+    Some(json!({
+        "at": end.at,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "reason": end.reason,
+        "bytes_logged": end.bytes_logged,
+        "bytes_dropped": end.bytes_dropped,
+        "consoles": end.consoles.iter().map(|console| json!({
+            "name": console.name,
+            "bytes_logged": console.bytes_logged,
+            "bytes_dropped": console.bytes_dropped,
+        })).collect::<Value>(),
+    }))
+}
+
 fn to_json(db: &Path, record: &Record) -> Value {
-    let Record { supervisor, site, child, .. } = record;
+    let Record { supervisor, site, .. } = record;
     json!({
         "version": VERSION,
         "database": db.to_string_lossy(),
@@ -244,40 +311,32 @@ fn to_json(db: &Path, record: &Record) -> Value {
             "host": site.host,
             "lock": site.locked.map(|byte| byte.to_string()),
         },
-        "child": child.as_ref().map(|child| json!({
-            "pid": child.pid,
-            "start": child.start,
-            "running_at": child.running_at,
-        })),
+        "child": child_to_json(record),
         "restarts": record.restarts,
         // Whether another run of the same supervisor follows.
         "restarting": !record.is_over(),
-        "end": record.ending().map(|end| json!({
-            "at": end.at,
-            "exit_code": end.exit_code,
-            "signal": end.signal,
-            "reason": end.reason,
-            "bytes_logged": end.bytes_logged,
-            "bytes_dropped": end.bytes_dropped,
-            "consoles": end.consoles.iter().map(|console| json!({
-                "name": console.name,
-                "bytes_logged": console.bytes_logged,
-                "bytes_dropped": console.bytes_dropped,
-            })).collect::<Value>(),
-        })),
+        "end": end_to_json(record),
     })
+}
+
+fn all_from_json(value: &Value, state: &Arc<StateDir>) -> Option<Vec<Record>> {
+    let last = from_json(value, state)?;
+    let mut records = Vec::new();
+    for run in value["earlier"].as_array().into_iter().flatten() {
+        records.push(Record {
+            started_at: text(&run["started_at"])?,
+            restarts: number(&run["restarts"])?,
+            child: child(&run["child"])?,
+            stage: Stage::Stopped(ending(&run["end"])?),
+            ..last.clone()
+        });
+    }
+    records.push(last);
+    Some(records)
 }
 
 fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
     let supervisor = &value["supervisor"];
-    let child = match &value["child"] {
-        Value::Null => None,
-        child => Some(Child {
-            pid: number(&child["pid"])?,
-            start: child["start"].as_u64()?,
-            running_at: text(&child["running_at"])?,
-        }),
-    };
     Some(Record {
         row: None,
         name: text(&value["name"])?,
@@ -300,7 +359,7 @@ fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
             supervisor["lock"].as_str(),
         )),
         started_at: text(&value["started_at"])?,
-        child,
+        child: child(&value["child"])?,
         reaped: None,
         stage: match value["restarting"].as_bool() {
             Some(true) => Stage::Restarting(ending(&value["end"])?),
@@ -311,6 +370,15 @@ fn from_json(value: &Value, state: &Arc<StateDir>) -> Option<Record> {
         restarts: number(&value["restarts"]).unwrap_or_default(),
         keep_runs: 0,
     })
+}
+
+/// The child, if there was one; `None` if it is not readable.
+fn child(child: &Value) -> Option<Option<Child>> {
+    if child.is_null() {
+        return Some(None);
+    }
+    let (pid, start) = (number(&child["pid"])?, child["start"].as_u64()?);
+    Some(Some(Child { pid, start, running_at: text(&child["running_at"])? }))
 }
 
 fn ending(end: &Value) -> Option<Ending> {
@@ -416,6 +484,42 @@ mod tests {
         for database in ["b/sandbox.db", "a/gone.db", ".."] {
             assert!(is_for(&base.join(database), &paths).is_err(), "{database}");
         }
+    }
+
+    #[test]
+    fn the_last_ends_that_fit_are_written_and_each_is_read_as_it_was() {
+        let sandbox = Sandbox::new("web", "/log").unwrap();
+        let supervisor = Identity::current();
+        let state = Arc::new(StateDir::new("/state".into(), "/state/run".into()));
+        let db = Path::new("/state/sandbox.db");
+        let ended = |code: u8| {
+            let starting = Starting::new(&sandbox, &supervisor, Utc::now());
+            let mut record = Record::new(&starting, &Value::Null, &state);
+            record.restarts = code.into();
+            record.apply(&Transition::Running { at: Utc::now(), child: supervisor.clone() });
+            let status = ExitStatus::Code(code.into());
+            let outcome = Outcome::Ended { status, reason: Reason::Exited };
+            record.apply(&Transition::Stopped { at: Utc::now(), end: End::new(outcome) });
+            record
+        };
+        let records: Vec<Record> = (1..=16).map(ended).collect();
+        let all: Vec<&Record> = records.iter().collect();
+        let read = |content: &str| {
+            let value = serde_json::from_str(content).unwrap();
+            let read = all_from_json(&value, &state).unwrap();
+            read.iter().map(|record| to_json(db, record)).collect::<Vec<_>>()
+        };
+        let written = |records: &[&Record]| {
+            records.iter().map(|record| to_json(db, record)).collect::<Vec<_>>()
+        };
+        // What is reserved for a command of usual length.
+        let (content, left_out) = fitting(db, &all, 8192);
+        assert_eq!((read(&content), left_out), (written(&all), 0), "{} bytes", content.len());
+        let (content, left_out) = fitting(db, &all, 4096);
+        assert!(content.len() <= 4096 && (1..15).contains(&left_out), "{left_out}");
+        assert_eq!(read(&content), written(&all[left_out..]));
+        let (content, left_out) = fitting(db, &all, 0);
+        assert_eq!((read(&content), left_out), (written(&all[15..]), 15));
     }
 
     #[test]

@@ -205,6 +205,59 @@ fn a_stop_with_all_of_the_state_on_a_full_disk_succeeds_and_its_end_is_on_record
 }
 
 #[test]
+fn each_end_of_a_command_that_is_started_again_on_a_full_disk_is_kept() {
+    let Some(disk) = Tmpfs::new("size=2m") else { return };
+    let state = State::new();
+    let vmon = |args: &[&str]| {
+        let mut vmon = state.vmon();
+        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
+        vmon.output().unwrap()
+    };
+    let script = "trap 'exit 9' HUP; trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done";
+    let run = ["run", "-d", "--name", "web", "--restart", "always", "--", "sh", "-c", script];
+    let started = vmon(&run);
+    assert!(started.status.success(), "{started:?}");
+    let reserved = disk.path().join("run/.reserved");
+    eventually("room for its end is reserved", || {
+        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
+    });
+    let log = disk.path().join("log/Sandboxfile/web.log");
+    // The shell may log that a signal has ended its own child.
+    let ups = || fs::read_to_string(&log).map(|log| log.lines().filter(|it| *it == "up").count());
+    let is_up = |times| eventually("it is up", || ups().is_ok_and(|ups| ups == times));
+    is_up(1);
+    let filler = disk.fill_up_to(0);
+    for times in [2, 3] {
+        let killed = vmon(&["kill", "-s", "HUP", "web"]);
+        assert!(killed.status.success(), "{killed:?}");
+        is_up(times);
+    }
+    let stopped = vmon(&["stop", "web"]);
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    let waited = vmon(&["wait", "web"]);
+    assert_eq!(waited.stdout, b"7\n", "{waited:?}");
+    let ends = || {
+        let history = vmon(&["history", "web", "--json"]);
+        let runs: Vec<serde_json::Value> = serde_json::from_slice(&history.stdout).unwrap();
+        let end = |run: &serde_json::Value| {
+            format!("{} {} {}", run["id"], run["exit_code"], run["state"].as_str().unwrap())
+        };
+        runs.iter().map(end).collect::<Vec<_>>()
+    };
+    let expected = ["3 7 STOPPED", "2 9 STOPPED", "1 9 STOPPED"];
+    assert_eq!(ends(), expected);
+    let spooled = || {
+        let entries = fs::read_dir(disk.path().join("run")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".end.json")).count()
+    };
+    assert_eq!(spooled(), 1);
+    fs::remove_file(filler).unwrap();
+    assert_eq!(ends(), expected);
+    assert_eq!(spooled(), 0);
+}
+
+#[test]
 fn a_stop_succeeds_while_a_lost_run_of_another_sandbox_can_not_be_closed() {
     let Some(disk) = Tmpfs::new("size=2m") else { return };
     let state = State::new();

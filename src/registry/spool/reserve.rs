@@ -52,6 +52,12 @@ impl Reserve {
         Ok(reserve)
     }
 
+    /// How many bytes it has.
+    pub(super) fn room(&self) -> usize {
+        let length = fs::metadata(&self.0).map_or(0, |metadata| metadata.len());
+        usize::try_from(length).unwrap_or(usize::MAX)
+    }
+
     /// Moves the file to `path`, with this content.
     pub(super) fn write(self, content: &[u8], path: &Path) -> io::Result<()> {
         let flags = OFlag::O_NOFOLLOW.bits();

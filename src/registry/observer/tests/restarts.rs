@@ -173,3 +173,28 @@ fn a_drain_that_takes_longer_than_a_moment_leaves_the_exit_code_on_record() {
     assert_eq!(observer.transition(&exited()), Progress::Done);
     assert_eq!(states(&fixture), [is(Phase::Stopped, Some(7))]);
 }
+
+#[test]
+fn ends_that_wait_for_the_last_one_go_with_it_into_what_was_reserved() {
+    use std::os::unix::fs::MetadataExt;
+
+    let fixture = Fixture::new();
+    let mut observer = first(fixture.registry.observer());
+    assert_eq!(observer.retry(), Progress::Done);
+    let inode = |path: &PathBuf| fs::metadata(path).unwrap().ino();
+    let reserved = inode(&fixture.reserved()[0]);
+    let lock = fixture.locked();
+    for number in 1..=3 {
+        let code = i32::try_from(number).unwrap();
+        assert!(matches!(observer.transition(&restarting(code)), Progress::Later(_)));
+        assert!(matches!(claim_again(&mut observer, number), Claim::Later(..)));
+        assert!(matches!(observer.transition(&running()), Progress::Later(_)));
+    }
+    assert!(matches!(observer.transition(&exited()), Progress::Later(_)));
+    drop(observer);
+    assert_eq!(fixture.spooled().iter().map(inode).collect::<Vec<_>>(), [reserved]);
+    drop(lock);
+    let expected = [1, 2, 3, 7].map(|code| is(Phase::Stopped, Some(code)));
+    assert_eq!(states(&fixture), expected);
+    assert_eq!((fixture.spooled().len(), fixture.reserved().len()), (0, 0));
+}
