@@ -75,6 +75,23 @@ fn a_file_that_is_no_index_is_removed_and_called_that() {
 }
 
 #[test]
+fn records_are_read_as_records_beside_a_file_that_is_no_index() {
+    for format in ["cri", "json"] {
+        let state = State::new();
+        state.ran("web", &["--no-forward", "--log-format", format], "echo one");
+        let mut index = state.log_path("web").into_os_string();
+        index.push(".idx");
+        for damaged in [&b"x"[..], &[b'x'; 100]] {
+            fs::write(&index, damaged).unwrap();
+            let output = logs(&state, &[]);
+            assert_eq!(output.stdout, b"one\n", "{format}");
+            let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(warning.contains("is ignored: it is not an index"), "{format}: {warning}");
+        }
+    }
+}
+
+#[test]
 fn since_waits_for_the_index_of_output_that_has_just_come() {
     let state = State::new();
     let script = "echo one; exec sleep 1000";

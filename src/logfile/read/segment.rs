@@ -89,14 +89,20 @@ impl Segment {
     }
 
     /// Uses this index, or returns a warning if it does not match the file. The index knows the
-    /// format.
+    /// format; if it is none, the first line decides.
     pub(super) fn use_index(&mut self, index: Index) -> Option<Warning> {
-        self.assume(index.format());
+        let format = index.format();
+        match format {
+            Some(format) => self.assume(format),
+            // What can't be read now is reported when it is to be read.
+            None => drop(self.learn_form(Hold::Parts)),
+        }
+        let is_raw = format.map(|format| format == Format::Raw);
         match &mut self.form {
-            Form::Raw(raw) if index.format() == Format::Raw => {
+            Form::Raw(raw) if is_raw != Some(false) => {
                 raw.use_index(index, &self.content, self.offset)
             }
-            Form::Lines(_, marks) if index.format() != Format::Raw => {
+            Form::Lines(_, marks) if is_raw != Some(true) => {
                 self.unmarked = 0;
                 marks.use_index(index, &self.content, self.offset)
             }

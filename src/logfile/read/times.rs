@@ -32,9 +32,9 @@ impl Index {
         self.times.as_ref().map(|times| times.header.inode)
     }
 
-    /// The format of the log; raw if this is not an index.
-    pub(super) fn format(&self) -> Format {
-        self.times.as_ref().map_or(Format::Raw, |times| times.header.format)
+    /// The format of the log; `None` if this is not an index.
+    pub(super) fn format(&self) -> Option<Format> {
+        self.times.as_ref().map(|times| times.header.format)
     }
 }
 
