@@ -3,12 +3,15 @@
 //! Only SQLite opens the database file: closing any descriptor of a file drops all POSIX locks that
 //! the process holds on it (fcntl(2)), including those of a host's own connection.
 
+mod files;
+
 use std::fs::{self, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use rusqlite::config::DbConfig;
@@ -20,6 +23,8 @@ use super::schema::{self, Schema};
 use super::sqlite;
 use super::trust::{self, existing};
 use crate::access::{is_shared, make_directories, make_private};
+pub(super) use files::exists;
+use files::{Files, REGULAR, Stamp, companion, kind};
 
 /// A command checkpoints a write-ahead log that is larger than this.
 const COMMAND_CHECKPOINT: u64 = 128 << 10;
@@ -43,27 +48,6 @@ const READ_STEPS: u64 = 2_000_000_000;
 /// Size limit of one value, so that the database does not decide how much memory its reader takes.
 /// The longest value that vmon writes is a command line, which execve(2) bounds.
 const LONGEST_VALUE: i32 = 16 << 20;
-
-/// Whether the database exists as a regular file; an error for any other file type.
-pub(super) fn exists(db: &Path) -> Result<bool, Fault> {
-    match existing(fs::symlink_metadata(db))?.as_ref().map(kind) {
-        None => Ok(false),
-        Some(REGULAR) => Ok(true),
-        Some(kind) => Err(Fault::NotAFile(kind)),
-    }
-}
-
-const REGULAR: &str = "a regular file";
-
-fn kind(found: &Metadata) -> &'static str {
-    match found.file_type() {
-        kind if kind.is_file() => REGULAR,
-        kind if kind.is_dir() => "a directory",
-        kind if kind.is_symlink() => "a symbolic link",
-        kind if kind.is_fifo() || kind.is_socket() => "a FIFO or socket",
-        _ => "a device",
-    }
-}
 
 /// The files of `db` as they are now; an error for any file beside it that SQLite would fail to open
 /// (see [`sqlite`]).
@@ -149,62 +133,6 @@ pub(super) struct Kept {
     distrust: Option<Distrust>,
 }
 
-/// Identifies a file and detects that another program has changed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    /// Device and inode. No other file can get them while the connection has the file open.
-    id: (u64, u64),
-    len: u64,
-}
-
-/// The files of a database after the last use of a connection. If another program has removed,
-/// truncated or overwritten them, the open connection would write to an unlinked file, use stale
-/// cached pages, or get SIGBUS in a mapping without a file behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Files {
-    database: Option<Stamp>,
-    /// Seconds and nanoseconds. Only of the database: use of the connection changes the others'
-    /// times.
-    modified: Option<(i64, i64)>,
-    companions: [Option<Stamp>; 2],
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self { id: (metadata.dev(), metadata.ino()), len: metadata.len() }
-    }
-}
-
-impl Files {
-    fn of(db: &Path) -> Self {
-        let companions = ["-wal", "-shm"]
-            .map(|suffix| fs::symlink_metadata(companion(db, suffix)).ok().as_ref().map(Stamp::of));
-        Self { companions, ..Self::new(fs::symlink_metadata(db).ok().as_ref()) }
-    }
-
-    /// Without the files beside the database.
-    fn new(database: Option<&Metadata>) -> Self {
-        Self {
-            database: database.map(Stamp::of),
-            modified: database.map(|metadata| (metadata.mtime(), metadata.mtime_nsec())),
-            companions: [None; 2],
-        }
-    }
-
-    fn log_size(&self) -> u64 {
-        let [log, _] = self.companions;
-        log.map_or(0, |log| log.len)
-    }
-
-    /// Updates the stamps after a use of the connection, unless the database was replaced.
-    fn follow(&mut self, db: &Path) {
-        let now = Self::of(db);
-        if now.database.map(|stamp| stamp.id) == self.database.map(|stamp| stamp.id) {
-            *self = now;
-        }
-    }
-}
-
 impl Kept {
     /// Opens `db` for writing; creates it again if it was removed.
     pub(super) fn open(db: &Path, timeout: Duration) -> Result<Self, Fault> {
@@ -245,13 +173,6 @@ impl Kept {
     fn is_of(&self, db: &Path) -> bool {
         self.files.database.is_some() && self.files == Files::of(db)
     }
-}
-
-/// The path of a file that SQLite keeps beside the database.
-fn companion(db: &Path, suffix: &str) -> PathBuf {
-    let mut path = db.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// Opens `db` for writing, set up for one transaction; creates it again if it was removed.
@@ -423,10 +344,36 @@ pub(super) fn read<T>(
                 let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
                 connect(&uri, flags, timeout).and_then(work)
             }
+            Err(fault) if fault.is_index_full() => read_alone(db, timeout, work).map_err(|_| fault),
             result => result,
         }
     })?;
     Ok((read?, distrust))
+}
+
+/// Reads `db` while no other process has it open: then SQLite needs no -shm file (wal.html, "Use of
+/// WAL Without Shared-Memory"). Others wait, or retry, for as long as this reads.
+///
+/// SQLite's busy handler would keep the shared lock while it waits for the exclusive one, and two
+/// processes would wait for each other. So each attempt has a connection of its own.
+fn read_alone<T>(
+    db: &Path,
+    timeout: Duration,
+    work: impl Fn(Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let give_up = Instant::now() + timeout;
+    loop {
+        let alone = connect(db, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
+        alone.execute_batch("PRAGMA locking_mode=EXCLUSIVE")?;
+        match work(alone) {
+            Err(fault)
+                if fault.code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < give_up =>
+            {
+                thread::park_timeout(Duration::from_millis(1 + random() % 8));
+            }
+            read => return read,
+        }
+    }
 }
 
 /// Reads `db` as `change` makes it, which is not committed: for what the disk has no room for.

@@ -213,6 +213,11 @@ impl Fault {
             _ => None,
         }
     }
+
+    /// Whether the disk has no room for the -shm file.
+    pub(super) fn is_index_full(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if is_index_full(error))
+    }
 }
 
 /// Adds the path of the database to a [`Fault`].
@@ -278,6 +283,7 @@ fn name_sqlite(path: PathBuf, error: rusqlite::Error) -> RegistryError {
             RegistryError::System { path, source: error.into(), passing: true }
         }
         Some(ErrorCode::ReadOnly) => RegistryError::ReadOnly { path, source: error.into() },
+        Some(ErrorCode::SystemIoFailure) if is_index_full(&error) => RegistryError::Full { path },
         Some(ErrorCode::SystemIoFailure) => {
             RegistryError::System { path, source: error.into(), passing: true }
         }
@@ -289,6 +295,14 @@ fn name_sqlite(path: PathBuf, error: rusqlite::Error) -> RegistryError {
 }
 
 fn was_moved(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|error| error.extended_code);
-    extended == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED)
+    extended_code(error) == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED)
+}
+
+/// SQLite reports a full disk as a failure of input or output if it makes the -shm file larger.
+fn is_index_full(error: &rusqlite::Error) -> bool {
+    extended_code(error) == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }

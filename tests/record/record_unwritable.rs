@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -255,6 +256,50 @@ fn each_end_of_a_command_that_is_started_again_on_a_full_disk_is_kept() {
     fs::remove_file(filler).unwrap();
     assert_eq!(ends(), expected);
     assert_eq!(spooled(), 0);
+}
+
+#[test]
+fn a_sandbox_is_listed_and_stopped_while_the_disk_has_no_room_for_the_index_of_the_record() {
+    let Some(disk) = Tmpfs::new("size=2m") else { return };
+    let state = State::new();
+    let vmon = |args: &[&str]| {
+        let mut vmon = state.vmon();
+        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
+        vmon.output().unwrap()
+    };
+    let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done";
+    let started = vmon(&["run", "-d", "--name", "web", "--", "sh", "-c", script]);
+    assert!(started.status.success(), "{started:?}");
+    let reserved = disk.path().join("run/.reserved");
+    eventually("room for its end is reserved", || {
+        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
+    });
+    let log = disk.path().join("log/Sandboxfile/web.log");
+    eventually("it is up", || fs::read(&log).is_ok_and(|log| log == b"up\n"));
+    // As SQLite truncates it when it is opened by a process that is alone.
+    let index = fs::OpenOptions::new().write(true).open(disk.path().join("sandbox.db-shm"));
+    index.unwrap().set_len(0).unwrap();
+    let filler = disk.fill_up_to(0);
+    let refused = vmon(&["run", "--name", "other", "--", "true"]);
+    assert!(one_line(&refused).contains("no space is left"), "{refused:?}");
+    let ps = || vmon(&["ps", "--all", "--format", "{name} {status} {exit_code}"]).stdout;
+    // Several at once, none of which waits for another that waits for it.
+    let list = || {
+        let mut vmon = state.vmon();
+        vmon.env("VMON_STATE_DIR", disk.path()).arg("ps");
+        vmon.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let mut lists: Vec<_> = (0..8).map(|_| list()).collect();
+    assert!(lists.iter_mut().all(|list| wait(list).success()));
+    assert_eq!(ps(), b"web RUNNING -\n");
+    let stopped = vmon(&["stop", "web"]);
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    assert_eq!(ps(), b"web STOPPED 7\n");
+    fs::remove_file(filler).unwrap();
+    assert_eq!(ps(), b"web STOPPED 7\n");
+    let sql = "SELECT state || exit_code FROM vmon_runs";
+    let db = Connection::open(disk.path().join("sandbox.db")).unwrap();
+    assert_eq!(db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap(), "STOPPED7");
 }
 
 #[test]
