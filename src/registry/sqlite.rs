@@ -19,6 +19,9 @@
 //! - unlink(2) does nothing except for the database's own `-journal`, `-wal` and `-shm`. A
 //!   remaining super-journal harms no database; an error would fail the completed rollback;
 //! - SQLite's own temporary files, created with O_EXCL, are opened and removed without restriction;
+//! - pages that SQLite adds to `-shm` are written whole: it writes their last bytes only, and where the
+//!   blocks of a file system are smaller than a page, the holes would end the process once the disk is
+//!   full (mmap(2), SIGBUS);
 //! - SQLite's sleeps, up to ten seconds when a lock of `-shm` fails, return at once unless the
 //!   caller may wait.
 //!
@@ -28,7 +31,7 @@
 #![allow(unsafe_code)] // callbacks that SQLite calls, for which rusqlite has no wrapper
 
 use std::cell::RefCell;
-use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::fs;
 use std::io;
 use std::mem;
@@ -76,12 +79,15 @@ struct Previous {
     unlink: UnlinkCall,
     /// `None` if SQLite was built without it.
     chown: Option<ChownCall>,
+    /// `None` if SQLite was built without it, or with file offsets of another size.
+    pwrite: Option<WriteCall>,
     sleep: Option<SleepCall>,
 }
 
 type OpenCall = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
 type UnlinkCall = unsafe extern "C" fn(*const c_char) -> c_int;
 type ChownCall = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
+type WriteCall = unsafe extern "C" fn(c_int, *const c_void, usize, libc::off_t) -> isize;
 type SleepCall = unsafe extern "C" fn(*mut ffi::sqlite3_vfs, c_int) -> c_int;
 type PlainCall = unsafe extern "C" fn();
 
@@ -148,6 +154,7 @@ fn install() -> Option<()> {
     const OPEN: &CStr = c"open";
     const UNLINK: &CStr = c"unlink";
     const CHOWN: &CStr = c"fchown";
+    const PWRITE: &CStr = c"pwrite";
     // SAFETY: the argument is a NUL-terminated name; the result is null or a VFS that stays
     // registered.
     let unix = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
@@ -159,6 +166,8 @@ fn install() -> Option<()> {
     let (open, unlink) = unsafe { (get(unix, OPEN.as_ptr())?, get(unix, UNLINK.as_ptr())?) };
     // SAFETY: as above.
     let chown = unsafe { get(unix, CHOWN.as_ptr()) };
+    // SAFETY: as above.
+    let pwrite = unsafe { get(unix, PWRITE.as_ptr()) }.filter(|_| size_of::<libc::off_t>() == 8);
     let previous = Previous {
         // SAFETY: under this name SQLite has an `int(*)(const char*, int, int)`, os_unix.c.
         open: unsafe { mem::transmute::<PlainCall, OpenCall>(open) },
@@ -166,6 +175,8 @@ fn install() -> Option<()> {
         unlink: unsafe { mem::transmute::<PlainCall, UnlinkCall>(unlink) },
         // SAFETY: under this name SQLite has an `int(*)(int, uid_t, gid_t)`, os_unix.c.
         chown: chown.map(|chown| unsafe { mem::transmute::<PlainCall, ChownCall>(chown) }),
+        // SAFETY: under this name SQLite has a `ssize_t(*)(int, const void*, size_t, off_t)`, os_unix.c.
+        pwrite: pwrite.map(|pwrite| unsafe { mem::transmute::<PlainCall, WriteCall>(pwrite) }),
         sleep: found.xSleep,
     };
     PREVIOUS.set(previous).ok()?;
@@ -189,6 +200,9 @@ fn install() -> Option<()> {
         set(unix, UNLINK.as_ptr(), Some(mem::transmute::<UnlinkCall, PlainCall>(unlink_call)));
         if chown.is_some() {
             set(unix, CHOWN.as_ptr(), Some(mem::transmute::<ChownCall, PlainCall>(chown_call)));
+        }
+        if pwrite.is_some() {
+            set(unix, PWRITE.as_ptr(), Some(mem::transmute::<WriteCall, PlainCall>(pwrite_call)));
         }
     }
     Some(())
@@ -252,6 +266,55 @@ unsafe extern "C" fn chown_call(file: c_int, user: libc::uid_t, group: libc::gid
     };
     // SAFETY: SQLite's own arguments; a user of -1 changes no owner (chown(2)).
     unsafe { chown(file, user, group) }
+}
+
+unsafe extern "C" fn pwrite_call(
+    file: c_int,
+    bytes: *const c_void,
+    count: usize,
+    offset: libc::off_t,
+) -> isize {
+    let Some(pwrite) = PREVIOUS.get().and_then(|previous| previous.pwrite) else {
+        Errno::ENOSYS.set();
+        return -1;
+    };
+    // SAFETY: SQLite's own arguments; the buffer has `count` bytes.
+    let missing = unsafe {
+        let is_nul = count == 1 && bytes.cast::<u8>().read() == 0;
+        if is_nul { missing_of_page(file, offset) } else { None }
+    };
+    let Some((start, zeros)) = missing else {
+        // SAFETY: SQLite's own arguments.
+        return unsafe { pwrite(file, bytes, count, offset) };
+    };
+    // SAFETY: a descriptor of SQLite's, and a buffer of this length.
+    let written = unsafe { pwrite(file, zeros.as_ptr().cast(), zeros.len(), start) };
+    if written >= 0 && written < zeros.len().cast_signed() {
+        Errno::ENOSPC.set();
+        return -1;
+    }
+    written.min(1)
+}
+
+/// The zeros that complete a page whose last byte, at `offset`, is about to be written beyond the end
+/// of the file, and where they begin. `None` if it is another byte, or of a host's own database.
+///
+/// # Safety
+///
+/// The descriptor is open.
+unsafe fn missing_of_page(
+    file: c_int,
+    offset: libc::off_t,
+) -> Option<(libc::off_t, &'static [u8])> {
+    static PAGE: [u8; 4096] = [0; 4096];
+    let page_size = libc::off_t::try_from(PAGE.len()).ok()?;
+    on_access(|_| ()).filter(|()| offset % page_size == page_size - 1)?;
+    // SAFETY: guaranteed by the caller.
+    let size = fstat(unsafe { BorrowedFd::borrow_raw(file) }).ok()?.st_size;
+    // What the file has already is left as it is.
+    let start = size.max(offset + 1 - page_size);
+    Some((start, PAGE.get(..usize::try_from(offset + 1 - start).ok()?)?))
+        .filter(|_| start <= offset)
 }
 
 unsafe extern "C" fn sleep_call(vfs: *mut ffi::sqlite3_vfs, microseconds: c_int) -> c_int {
@@ -467,6 +530,32 @@ mod tests {
         let path = PathBuf::from(format!("{}-wal", db.display()));
         assert_eq!(shared.check(&path, opened), Ok(()));
         assert!(shared.distrust.is_some());
+    }
+
+    #[test]
+    fn a_page_that_is_added_is_written_whole_and_keeps_what_the_file_has() {
+        let (_directory, db) = scratch();
+        assert_eq!(Ok(vfs()), NAME.to_str());
+        fs::write(&db, "abc").unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&db).unwrap();
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
+        // SAFETY: a live descriptor and a buffer of one byte.
+        let extend = |offset| unsafe { pwrite_call(descriptor, [0_u8].as_ptr().cast(), 1, offset) };
+        // SAFETY: a live descriptor.
+        let missing = |offset| unsafe { missing_of_page(descriptor, offset) };
+        let length = |offset| missing(offset).map(|(start, zeros)| (start, zeros.len()));
+        with(&db, false, |_| {
+            assert_eq!(length(4095), Some((3, 4093)));
+            assert_eq!(length(8191), Some((4096, 4096)));
+            assert_eq!(length(4094), None);
+            assert_eq!((extend(4095), extend(8191)), (1, 1));
+            assert_eq!(length(8191), None);
+        })
+        .unwrap();
+        // A host's own databases are written as SQLite writes them.
+        assert_eq!(length(12287), None);
+        let content = fs::read(&db).unwrap();
+        assert!(content.len() == 8192 && content.starts_with(b"abc\0"));
     }
 
     #[test]

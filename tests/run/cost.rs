@@ -36,22 +36,41 @@ fn an_idle_supervisor_is_one_thread_that_is_never_woken() {
     assert_eq!(common::code(wait(&mut run)), 128 + libc::SIGTERM);
 }
 
-#[test]
-fn a_short_run_makes_about_one_sigaction_call_for_each_signal_in_each_process() {
-    let state = State::new();
+/// The calls of a short run, of all its processes, with their descriptors' paths. `None` without strace.
+fn calls(state: &State, filter: &str) -> Option<String> {
     let trace = state.file("trace");
     let vmon = state.vmon();
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-e", "trace=rt_sigaction", "-o"]).arg(&trace).arg(vmon.get_program());
+    strace.args(["-f", "-y", "-e", filter, "-o"]).arg(&trace).arg(vmon.get_program());
     strace.args(["run", "--", "/bin/true"]).env("VMON_STATE_DIR", state.path());
     match strace.output() {
-        Ok(output) if output.status.success() => {}
-        skipped => return eprintln!("skipped: no strace: {skipped:?}"),
+        Ok(output) if output.status.success() => Some(fs::read_to_string(trace).unwrap()),
+        skipped => {
+            eprintln!("skipped: no strace: {skipped:?}");
+            None
+        }
     }
-    let calls = fs::read_to_string(trace).unwrap();
+}
+
+#[test]
+fn a_short_run_makes_about_one_sigaction_call_for_each_signal_in_each_process() {
+    let state = State::new();
+    let Some(calls) = calls(&state, "trace=rt_sigaction") else { return };
     let calls = calls.lines().filter(|line| line.contains("rt_sigaction(")).count();
     // 64 in the child.
     assert!(calls < 128, "{calls}");
+}
+
+/// A hole would end the process on a full disk: SIGBUS (mmap(2)).
+#[test]
+fn the_memory_that_connections_of_the_database_share_has_no_holes() {
+    let state = State::new();
+    let Some(calls) = calls(&state, "trace=pwrite64") else { return };
+    let written = calls.lines().filter(|line| line.contains("-shm>"));
+    let written: Vec<usize> =
+        written.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    // SQLite leaves 3 bytes of an earlier file.
+    assert!(written.iter().sum::<usize>() >= (32 << 10) - 3, "{written:?}");
 }
 
 #[test]
