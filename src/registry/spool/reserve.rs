@@ -3,16 +3,18 @@
 //!
 //! It is in a directory of its own, so that readers of the spool directory do not read its name.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 
 use super::super::connection::random;
 use super::file;
-use crate::access::{make_directories, make_private};
+use crate::access::{self, make_directories, make_private};
 use crate::monitor::Identity;
 
 /// The directory, in the spool directory.
@@ -33,17 +35,18 @@ impl Reserve {
     pub(super) fn new(spool: &Path, supervisor: &Identity, room: usize) -> io::Result<Self> {
         let directory = spool.join(DIRECTORY);
         let name = format!("{}{:x}", prefix(supervisor), random());
-        let create = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600).open(directory.join(&name))
-        };
-        let mut file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let open_directory =
+            || open(&directory, access::DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty());
+        let opened = match open_directory() {
+            Err(Errno::ENOENT) => {
                 make_directories(&directory)?;
-                create()?
+                open_directory()?
             }
-            created => created?,
+            opened => opened?,
         };
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let mut file = File::from(openat(&opened, name.as_str(), flags, mode)?);
         let reserve = Self(directory.join(&name).into_boxed_path());
         make_private(&file)?;
         for _ in 0..room.div_ceil(BLOCK) {
@@ -114,6 +117,14 @@ mod tests {
         let left = names(spool.path());
         assert_eq!(left.len(), 2, "{left:?}");
         assert!(!left.iter().any(|name| name.starts_with(&prefix(&killed))), "{left:?}");
+    }
+
+    #[test]
+    fn nothing_is_reserved_behind_a_symbolic_link() {
+        let (spool, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(elsewhere.path(), directory(spool.path())).unwrap();
+        assert!(Reserve::new(spool.path(), &Identity::current(), 1).is_err());
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 
     #[test]
