@@ -191,7 +191,7 @@ fn a_flood_of_lines_at_a_serial_port_stays_within_its_limits() {
     flood.watch();
     assert_eq!(flood.bytes("bytes_dropped"), 0);
     flood.stop();
-    assert!(contains(&flood.vm.log("serial"), b"y\ny\ny\n"));
+    assert!(contains(&flood.vm.log("serial"), b"y\r\ny\r\ny\r\n"));
 }
 
 #[test]
