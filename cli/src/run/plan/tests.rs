@@ -118,7 +118,7 @@ fn fuzzed_plans_are_read_or_refused() {
         "--on-exit",
         "true",
         "--pid-file",
-        "/p",
+        "/tmp/p",
         "--restart",
         "on-failure:7",
         "--log-rate",
