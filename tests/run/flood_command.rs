@@ -259,6 +259,11 @@ fn an_echoed_keystroke_costs_seven_system_calls() {
     strace.env("VMON_STATE_DIR", state.path());
     let mut terminal = Terminal::spawn(&mut strace);
     terminal.wait_for("ready");
+    // What follows 50 ms after a start: room for the end, and further signal handlers.
+    eventually("the start is complete", || {
+        let calls = fs::read_to_string(&trace).unwrap();
+        calls.contains("/.reserved") && calls.contains("rt_sigaction(SIGUSR2, {")
+    });
     let calls = || fs::read_to_string(&trace).unwrap().lines().count();
     // Until the first keys are through, the record is written and the terminal set up.
     let type_keys = |terminal: &mut Terminal, keys: usize| {
