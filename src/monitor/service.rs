@@ -66,8 +66,8 @@ pub trait Service: Send {
     }
 
     /// A file of the service, such as its socket, may have been removed: it makes it again. Called
-    /// after [`Monitor::reopen_log`](super::Monitor::reopen_log) and a SIGUSR1, and now and then while
-    /// the child writes.
+    /// after [`Monitor::reopen_log`](super::Monitor::reopen_log) and a SIGUSR1, and when the
+    /// time index is written, at most every 200 ms.
     fn reopen(&mut self, cx: &mut ServiceContext<'_, '_>) {
         let _ = cx;
     }

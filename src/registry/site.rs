@@ -23,9 +23,9 @@ pub enum Location {
     Here,
     /// In another pid namespace of this machine: its pid means another process here, or none.
     OtherNamespace,
-    /// On another machine that uses the same state directory, or maybe so: machines are told apart
-    /// by `/etc/machine-id`, or where one has none, by the boot id on a file system that several
-    /// machines can mount.
+    /// On another machine that uses the same state directory: it has another `/etc/machine-id`. Where
+    /// one of them has none, another boot id on a file system that several machines can mount counts
+    /// as another machine.
     OtherMachine,
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -155,10 +155,7 @@ fn a_full_disk_delays_the_record_and_nothing_else() {
     };
     let sql = "SELECT state || ifnull(exit_code, '-') FROM vmon_runs";
     eventually("it runs", || column(sql).as_deref() == Some("RUNNING-"));
-    let reserved = disk.path().join("run/.reserved");
-    eventually("room for its end is reserved", || {
-        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
-    });
+    wait_for_reserved(&disk, 1);
     let filler = disk.fill_up_to(0);
     run.release();
     run.errors.wait_for("spool directory");
@@ -173,22 +170,30 @@ fn a_full_disk_delays_the_record_and_nothing_else() {
     assert_eq!(column(sql).as_deref(), Some("STOPPED3"));
 }
 
+/// The command with all of its state on this disk.
+fn on(disk: &Tmpfs, state: &State) -> Command {
+    let mut vmon = state.vmon();
+    vmon.env("VMON_STATE_DIR", disk.path());
+    vmon
+}
+
+/// Waits until room is reserved for the ends of this many runs.
+fn wait_for_reserved(disk: &Tmpfs, runs: usize) {
+    let reserved = disk.path().join("run/.reserved");
+    eventually("room for the ends is reserved", || {
+        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == runs)
+    });
+}
+
 #[test]
 fn a_stop_with_all_of_the_state_on_a_full_disk_succeeds_and_its_end_is_on_record() {
     let Some(disk) = Tmpfs::new("size=2m") else { return };
     let state = State::new();
-    let vmon = |args: &[&str]| {
-        let mut vmon = state.vmon();
-        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
-        vmon.output().unwrap()
-    };
+    let vmon = |args: &[&str]| on(&disk, &state).args(args).output().unwrap();
     let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done";
     let started = vmon(&["run", "-d", "--name", "web", "--", "sh", "-c", script]);
     assert!(started.status.success(), "{started:?}");
-    let reserved = disk.path().join("run/.reserved");
-    eventually("room for its end is reserved", || {
-        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
-    });
+    wait_for_reserved(&disk, 1);
     let log = disk.path().join("log/Sandboxfile/web.log");
     eventually("it is up", || fs::read(&log).is_ok_and(|log| log == b"up\n"));
     let filler = disk.fill_up_to(0);
@@ -202,26 +207,19 @@ fn a_stop_with_all_of_the_state_on_a_full_disk_succeeds_and_its_end_is_on_record
     let sql = "SELECT state || exit_code FROM vmon_runs";
     let db = Connection::open(disk.path().join("sandbox.db")).unwrap();
     assert_eq!(db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap(), "STOPPED7");
-    assert_eq!(fs::read_dir(reserved).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(disk.path().join("run/.reserved")).unwrap().count(), 0);
 }
 
 #[test]
 fn each_end_of_a_command_that_is_started_again_on_a_full_disk_is_kept() {
     let Some(disk) = Tmpfs::new("size=2m") else { return };
     let state = State::new();
-    let vmon = |args: &[&str]| {
-        let mut vmon = state.vmon();
-        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
-        vmon.output().unwrap()
-    };
+    let vmon = |args: &[&str]| on(&disk, &state).args(args).output().unwrap();
     let script = "trap 'exit 9' HUP; trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done";
     let run = ["run", "-d", "--name", "web", "--restart", "always", "--", "sh", "-c", script];
     let started = vmon(&run);
     assert!(started.status.success(), "{started:?}");
-    let reserved = disk.path().join("run/.reserved");
-    eventually("room for its end is reserved", || {
-        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
-    });
+    wait_for_reserved(&disk, 1);
     let log = disk.path().join("log/Sandboxfile/web.log");
     // The shell may log that a signal has ended its own child.
     let ups = || fs::read_to_string(&log).map(|log| log.lines().filter(|it| *it == "up").count());
@@ -262,18 +260,11 @@ fn each_end_of_a_command_that_is_started_again_on_a_full_disk_is_kept() {
 fn a_sandbox_is_listed_and_stopped_while_the_disk_has_no_room_for_the_index_of_the_record() {
     let Some(disk) = Tmpfs::new("size=2m") else { return };
     let state = State::new();
-    let vmon = |args: &[&str]| {
-        let mut vmon = state.vmon();
-        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
-        vmon.output().unwrap()
-    };
+    let vmon = |args: &[&str]| on(&disk, &state).args(args).output().unwrap();
     let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done";
     let started = vmon(&["run", "-d", "--name", "web", "--", "sh", "-c", script]);
     assert!(started.status.success(), "{started:?}");
-    let reserved = disk.path().join("run/.reserved");
-    eventually("room for its end is reserved", || {
-        fs::read_dir(&reserved).is_ok_and(|entries| entries.count() == 1)
-    });
+    wait_for_reserved(&disk, 1);
     let log = disk.path().join("log/Sandboxfile/web.log");
     eventually("it is up", || fs::read(&log).is_ok_and(|log| log == b"up\n"));
     // As SQLite truncates it when it is opened by a process that is alone.
@@ -284,11 +275,7 @@ fn a_sandbox_is_listed_and_stopped_while_the_disk_has_no_room_for_the_index_of_t
     assert!(one_line(&refused).contains("no space is left"), "{refused:?}");
     let ps = || vmon(&["ps", "--all", "--format", "{name} {status} {exit_code}"]).stdout;
     // Several at once, none of which waits for another that waits for it.
-    let list = || {
-        let mut vmon = state.vmon();
-        vmon.env("VMON_STATE_DIR", disk.path()).arg("ps");
-        vmon.stdout(Stdio::null()).spawn().unwrap()
-    };
+    let list = || on(&disk, &state).arg("ps").stdout(Stdio::null()).spawn().unwrap();
     let mut lists: Vec<_> = (0..8).map(|_| list()).collect();
     assert!(lists.iter_mut().all(|list| wait(list).success()));
     assert_eq!(ps(), b"web RUNNING -\n");
@@ -306,18 +293,11 @@ fn a_sandbox_is_listed_and_stopped_while_the_disk_has_no_room_for_the_index_of_t
 fn a_stop_succeeds_while_a_lost_run_of_another_sandbox_can_not_be_closed() {
     let Some(disk) = Tmpfs::new("size=2m") else { return };
     let state = State::new();
-    let vmon = |args: &[&str]| {
-        let mut vmon = state.vmon();
-        vmon.env("VMON_STATE_DIR", disk.path()).args(args);
-        vmon.output().unwrap()
-    };
-    let reserved = disk.path().join("run/.reserved");
+    let vmon = |args: &[&str]| on(&disk, &state).args(args).output().unwrap();
     for (number, name) in ["web", "lost"].into_iter().enumerate() {
         let started = vmon(&["run", "-d", "--name", name, "--", "sleep", "300"]);
         assert!(started.status.success(), "{started:?}");
-        eventually("room for its end is reserved", || {
-            fs::read_dir(&reserved).is_ok_and(|entries| entries.count() > number)
-        });
+        wait_for_reserved(&disk, number + 1);
     }
     let sql = "SELECT supervisor_pid FROM sandboxes WHERE name = 'lost'";
     // One that could write would remove the files beside the database when it is closed.

@@ -26,7 +26,7 @@ impl Fixture {
         Sandbox::new("web", self.dir.path().join("log")).unwrap().keep_runs(keep_runs)
     }
 
-    /// A run with so many bytes of output, which has rotated the log so that `current` is the number
+    /// A run with this many bytes of output, which has rotated the log so that `current` is the number
     /// of its next generation and `oldest` the lowest one.
     fn run(&self, sandbox: &Sandbox, bytes: u64, rotated: Option<(u64, u64)>) {
         let mut end =

@@ -13,7 +13,7 @@ pub(super) fn is_locked(_: &File, _: u64) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Other machines are told by their machine id only.
+/// Only the machine id identifies another machine.
 pub(in crate::registry) fn is_local(_: &Path) -> bool {
     true
 }
