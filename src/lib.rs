@@ -61,6 +61,9 @@ pub mod control;
 mod fuzz;
 pub mod logfile;
 pub mod monitor;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg_attr(docsrs, doc(cfg(target_os = "linux")))]
+pub mod oom;
 pub mod process;
 pub mod reactor;
 #[cfg(feature = "registry")]

@@ -1,5 +1,7 @@
 //! The files of a cgroup v2: cgroups(7), and the kernel's cgroup-v2 document. Linux only.
 
+pub(crate) mod memory;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

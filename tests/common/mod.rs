@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod host;
 pub mod lives;
 pub mod logs;
+pub mod memory_cgroup;
 pub mod records;
 pub mod seed;
 pub mod served;

@@ -15,6 +15,7 @@ mod host;
 mod host_reaps;
 mod limits;
 mod measure;
+mod oom;
 mod panics;
 mod rotate_host;
 mod sessions;
