@@ -19,6 +19,7 @@ mod console;
 #[cfg(feature = "consoles")]
 mod console_channels;
 mod console_report;
+mod drain;
 mod handler;
 mod keys;
 mod lifecycle;
@@ -53,6 +54,7 @@ pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionRepo
 pub use call_out::PanicError;
 pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
 pub use console_report::{ConsoleReport, ConsoleState};
+pub use drain::Drain;
 pub use keys::{SourceKey, TimerKey};
 pub use name::{Name, NameError};
 pub use observer::{Claim, Observer, Progress, Starting};
@@ -128,6 +130,7 @@ impl Monitor {
             services: Services::default(),
             scope: KillScope::Group,
             host_reaps: false,
+            drain: Drain::default(),
             #[cfg(feature = "consoles")]
             given_consoles: GivenConsoles::default(),
         }
@@ -221,6 +224,18 @@ impl Monitor {
         cx: &mut Cx<'_>,
     ) -> Result<(), RequestError> {
         self.in_span(|monitor| monitor.channels().resize(session, size, cx))
+    }
+
+    /// Gives the child's terminal this size, without a session: rows and columns as given, 0
+    /// included, which is the size of a terminal that was never given one. Programs that poll or
+    /// wait for SIGWINCH notice a change only. The size is in effect until a session that has sent
+    /// its size types, or until the next resize.
+    ///
+    /// # Errors
+    ///
+    /// There is no child, a child without a terminal, or the error of the system.
+    pub fn resize_terminal(&mut self, size: WindowSize) -> Result<(), RequestError> {
+        self.in_span(|monitor| monitor.channels().resize_terminal(size))
     }
 
     /// Gives the child bytes that a client has sent before it was attached, as if they had come
@@ -336,6 +351,7 @@ pub struct Builder {
     services: Services,
     scope: KillScope,
     host_reaps: bool,
+    drain: Drain,
     #[cfg(feature = "consoles")]
     given_consoles: GivenConsoles,
 }
@@ -403,6 +419,14 @@ impl Builder {
         self
     }
 
+    /// Sets when the drain of the output is over, once the child has been reaped: after a quiet
+    /// period by default.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
+        self
+    }
+
     /// Adds the monitor to `reactor`. The next turn asks the observers for the claim and starts
     /// `command` as soon as they grant it; so does a [`Reactor::call`] of the monitor before that
     /// turn. No observer and no service is called before this method has returned.
@@ -463,6 +487,7 @@ impl Builder {
             _counted: Counted::new(),
             log_claim: None,
             host_reaps: self.host_reaps,
+            drain: self.drain,
             observers: self.observers,
             reported: Reported::default(),
             run: CurrentRun { asked: Utc::now(), restarts: 0, child: None },

@@ -282,6 +282,13 @@ impl Channels {
         Ok(())
     }
 
+    /// Gives the child's terminal this size.
+    pub(super) fn resize_terminal(&mut self, size: WindowSize) -> Result<(), RequestError> {
+        let stdio = self.get(ChannelId::STDIO).ok_or(RequestError::NotRunning)?;
+        let resized = stdio.resize(&size.winsize()).ok_or(RequestError::NoTerminal)?;
+        resized.map_err(RequestError::Resize)
+    }
+
     /// Sends input of a client to its channel; returns whether it has been passed on.
     pub(super) fn send(&mut self, session: SessionId, bytes: &[u8], cx: &mut Cx<'_>) -> bool {
         let Some(output) = self.attachments.output_of(session) else { return false };

@@ -197,8 +197,8 @@ impl Lifecycle {
             }
             (State::Draining(draining), event @ (Event::Leftovers | Event::OrphanEnded)) => {
                 let early = matches!(event, Event::OrphanEnded);
-                if draining.poll_leftovers(early, cx) {
-                    // Their last output may still be in the pipes.
+                if draining.poll_leftovers(early, &mut parts.channels, cx) {
+                    // More of their last output may still be in the pipes.
                     self.output_moved(true, cx);
                 }
             }
@@ -332,7 +332,8 @@ impl Lifecycle {
         let cgroup = process.release(stage, cx);
         let signal = stage.final_signal(&parts.sandbox);
         let cleanup = Cleanup::begin(left, cgroup, signal, parts, cx);
-        let draining = Draining::new(status, reason, asked, cleanup, &parts.sandbox, cx);
+        let sandbox = &parts.sandbox;
+        let draining = Draining::new(status, reason, asked, cleanup, parts.drain, sandbox, cx);
         self.state = State::Draining(draining);
         parts.channels.begin_drain(cx);
         parts.report(&Transition::Draining { at: Utc::now(), status }, cx);

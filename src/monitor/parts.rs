@@ -12,6 +12,7 @@ use super::call_out::PanicError;
 use super::channels::Channels;
 #[cfg(feature = "consoles")]
 use super::console_channels::GivenConsoles;
+use super::drain::Drain;
 use super::keys::Cx;
 use super::log_claim::LogClaim;
 use super::observer::Observers;
@@ -34,6 +35,7 @@ pub(super) struct Parts {
     pub(super) log_claim: Option<LogClaim>,
     /// Whether the child is reaped by the host.
     pub(super) host_reaps: bool,
+    pub(super) drain: Drain,
     pub(super) observers: Observers,
     pub(super) reported: Reported,
     pub(super) run: CurrentRun,

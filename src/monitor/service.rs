@@ -197,6 +197,15 @@ impl ServiceContext<'_, '_> {
     pub fn resize(&mut self, session: SessionId, size: WindowSize) -> Result<(), RequestError> {
         self.lifecycle.parts.channels.resize(session, size, self.cx)
     }
+
+    /// See [`Monitor::resize_terminal`](super::Monitor::resize_terminal).
+    ///
+    /// # Errors
+    ///
+    /// There is no child, a child without a terminal, or the error of the system.
+    pub fn resize_terminal(&mut self, size: WindowSize) -> Result<(), RequestError> {
+        self.lifecycle.parts.channels.resize_terminal(size)
+    }
 }
 
 impl fmt::Debug for ServiceContext<'_, '_> {

@@ -8,6 +8,7 @@ mod common;
 mod consoles;
 mod control;
 mod control_harm;
+mod drain;
 mod dropped;
 mod errors;
 mod flood;

@@ -1,7 +1,8 @@
 //! The drain: the rest of the output of a child that has ended.
 //!
 //! It ends when every output is at its end and no process is left, after a quiet period, or at the
-//! stop timeout.
+//! stop timeout. With [`Drain::Available`] an output is at its end once the child's own bytes have
+//! been read.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use super::cleanup::Cleanup;
 use super::process::is_further_request;
 use crate::child::ExitStatus;
 use crate::monitor::channels::Channels;
+use crate::monitor::drain::Drain;
 use crate::monitor::keys::{Cx, Timer};
 use crate::monitor::sandbox::Sandbox;
 use crate::monitor::transition::Reason;
@@ -33,6 +35,7 @@ pub(super) struct Draining {
     cleanup: Option<Cleanup>,
     /// The last stop request before or during the drain.
     stop_asked: Option<Instant>,
+    drain: Drain,
 }
 
 impl Draining {
@@ -41,12 +44,23 @@ impl Draining {
         reason: Reason,
         stop_asked: Option<Instant>,
         cleanup: Option<Cleanup>,
+        drain: Drain,
         sandbox: &Sandbox,
         cx: &mut Cx<'_>,
     ) -> Self {
         let limit = cx.timers.set(sandbox.stop_timeout, Timer::DrainLimit.key());
         let begun = Instant::now();
-        Self { status, reason, begun, quiet: None, limit, limit_passed: false, cleanup, stop_asked }
+        Self {
+            status,
+            reason,
+            begun,
+            quiet: None,
+            limit,
+            limit_passed: false,
+            cleanup,
+            stop_asked,
+            drain,
+        }
     }
 
     /// Whether a stop was asked for before or during the drain.
@@ -109,13 +123,19 @@ impl Draining {
         true
     }
 
-    /// Polls the processes that are left; returns whether the last of them has gone. `early` is
-    /// whether the timer has not expired.
-    pub(super) fn poll_leftovers(&mut self, early: bool, cx: &mut Cx<'_>) -> bool {
+    /// Polls the processes that are left; returns whether the last of them has gone, whose last
+    /// output is read then. `early` is whether the timer has not expired.
+    pub(super) fn poll_leftovers(
+        &mut self,
+        early: bool,
+        channels: &mut Channels,
+        cx: &mut Cx<'_>,
+    ) -> bool {
         let Some(cleanup) = &mut self.cleanup else { return false };
         let gone = if early { cleanup.poll_early(cx) } else { cleanup.poll(cx) };
         if gone {
             self.cleanup = None;
+            channels.read_all(cx);
         }
         gone
     }
@@ -125,6 +145,8 @@ impl Draining {
         if self.limit_passed {
             channels.stop_accepting();
             channels.end_complete(true, cx);
+        } else if self.drain == Drain::Available && self.cleanup.is_none() {
+            channels.end_complete(false, cx);
         }
         if !channels.are_finished() || self.cleanup.is_some() {
             return false;
