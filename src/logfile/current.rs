@@ -1,6 +1,6 @@
 //! The open log file: its size, its identity, and the bytes that still fit.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -83,6 +83,27 @@ impl Current {
     /// The last known size.
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Sets the size of the file to what it is. The bytes stay, and inotify(7) reports a change.
+    pub(super) fn touch(&mut self) -> io::Result<()> {
+        let size = size_of(&fstat(&self.file)?);
+        self.file.set_len(size)
+    }
+
+    /// fsync(2).
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Whether another open file description has a lock on the file (flock(2)). This one has none.
+    pub(super) fn is_locked_elsewhere(&self) -> bool {
+        let locked = matches!(self.file.try_lock(), Err(TryLockError::WouldBlock));
+        if !locked {
+            // It was only a test. A failure means that the file system has no such locks.
+            let _ = self.file.unlock();
+        }
+        locked
     }
 
     /// Compares with the file at the log's path, and takes over its size.

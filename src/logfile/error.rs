@@ -27,6 +27,14 @@ pub enum LogError {
         /// The expected type.
         wanted: &'static str,
     },
+    /// A log can't be rotated as asked for. It is written on, beyond its limit.
+    #[error("cannot rotate {}: {reason}", path.display())]
+    NotRotated {
+        /// The log.
+        path: PathBuf,
+        /// The reason, and what to do.
+        reason: &'static str,
+    },
     /// A system call failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -9,6 +9,7 @@ mod time;
 
 use super::Format;
 use super::entry::{Stream, Timestamp};
+pub(super) use time::Zone;
 
 /// The most bytes of the child's in one record: 16 KiB, as in kubelet and Docker.
 pub const LONGEST: usize = 16 << 10;
@@ -154,6 +155,8 @@ pub struct Encoder {
     format: Format,
     /// The most bytes of the child's in a record.
     longest: usize,
+    /// The zone of the times in [`Format::Cri`].
+    zone: Zone,
     stdout: Line,
     stderr: Line,
 }
@@ -176,7 +179,32 @@ struct Kept {
 impl Encoder {
     /// An encoder for a format. [`Format::Raw`] copies the bytes.
     pub fn new(format: Format) -> Self {
-        Self { format, longest: LONGEST, stdout: Line::default(), stderr: Line::default() }
+        Self {
+            format,
+            longest: LONGEST,
+            zone: Zone::default(),
+            stdout: Line::default(),
+            stderr: Line::default(),
+        }
+    }
+
+    /// The size of a record of [`Format::Cri`], without the child's bytes, that ends no line.
+    pub(super) const CRI_AROUND: usize = cri::AROUND;
+
+    /// An encoder of [`Format::Cri`] with at most `longest` bytes of the child's in a record, and
+    /// no more than [`LONGEST`].
+    pub(super) fn of_cri(longest: usize) -> Self {
+        Self { longest: longest.min(LONGEST), ..Self::new(Format::Cri) }
+    }
+
+    /// Writes times in [`Format::Cri`] in this zone from now on.
+    pub(super) fn set_zone(&mut self, zone: Zone) {
+        self.zone = zone;
+    }
+
+    /// The size of the first record of `bytes` in [`Format::Cri`]; they are not empty.
+    pub(super) fn first_cri_size(&self, bytes: &[u8]) -> usize {
+        cri::first_size(bytes, self.longest)
     }
 
     /// An encoder whose records each fit into a file of `max_size` bytes, or of [`SMALLEST`] if
@@ -221,7 +249,7 @@ impl Encoder {
         stream: Stream,
         bytes: &[u8],
     ) -> (usize, usize) {
-        let longest = self.longest;
+        let (longest, zone) = (self.longest, self.zone);
         let (line, name) = match stream {
             Stream::Stdout | Stream::Tty => (&mut self.stdout, STDOUT),
             Stream::Stderr | Stream::Notice => (&mut self.stderr, STDERR),
@@ -233,7 +261,7 @@ impl Encoder {
                 out.put(part).map_or(0, |()| part.len())
             }
             Format::Cri => {
-                let (taken, open) = cri::encode(time, name, bytes, longest, &mut out);
+                let (taken, open) = cri::encode((time, zone), name, bytes, longest, &mut out);
                 line.open = open.unwrap_or(line.open);
                 taken
             }
@@ -253,11 +281,11 @@ impl Encoder {
     /// As [`finish`](Self::finish), for the streams whose records fit into `place`. Returns how
     /// many bytes are used.
     pub(super) fn finish_into(&mut self, place: &mut [u8], time: Timestamp) -> usize {
-        let mut out = Out { place, used: 0 };
+        let (mut out, zone) = (Out { place, used: 0 }, self.zone);
         for (line, name) in [(&mut self.stdout, STDOUT), (&mut self.stderr, STDERR)] {
             let kept = line.kept.bytes();
             let fits = match (line.open, kept.is_empty()) {
-                (true, _) => cri::encode(time, name, b"\n", 1, &mut out).0 == 1,
+                (true, _) => cri::encode((time, zone), name, b"\n", 1, &mut out).0 == 1,
                 (_, false) => json::write(time, name, kept, &mut out).is_some(),
                 (false, true) => true,
             };

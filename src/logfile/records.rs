@@ -7,6 +7,7 @@
 //! more than everything else.
 
 use std::fs::File;
+use std::io;
 
 use super::clock::Moment;
 use super::current::Current;
@@ -62,7 +63,7 @@ impl LogFile {
                 encoder.encode_into(place, now.wall, stream, rest)
             })?;
             if put == Put::TooLarge {
-                own.resize(if rest.len() > SMALL { BUFFER } else { enough(rest.len()) }, 0);
+                own.resize(buffer_size(rest.len()), 0);
             }
         }
         Ok(())
@@ -93,20 +94,15 @@ impl LogFile {
             return self.rotate().map(|()| Put::Retry);
         }
         let room = room(current, self.limits.most(self.index.size_at_next()));
-        let before = self.encoder;
         let fitting = room.min(place.len());
         let place = place.get_mut(..fitting).unwrap_or_default();
-        let (mut count, size) = make(&mut self.encoder, place);
-        if (count, size) == (0, 0) {
+        let Appended { taken: count, whole, outcome } =
+            append(current, &mut self.encoder, place, make);
+        if (count, whole) == (0, 0) && outcome.is_ok() {
             if fitting < room {
                 return Ok(Put::TooLarge);
             }
             return self.rotate().map(|()| Put::Retry);
-        }
-        let (whole, outcome) = current.append_records(place.get(..size).unwrap_or_default());
-        if whole < size {
-            self.encoder = before;
-            (count, _) = make(&mut self.encoder, place.get_mut(..whole).unwrap_or_default());
         }
         *taken += count;
         if whole > 0 {
@@ -164,6 +160,40 @@ impl LogFile {
         self.left_open = self.encoder.is_unfinished();
         Ok(())
     }
+}
+
+/// What has become of records.
+#[derive(Debug)]
+pub(super) struct Appended {
+    /// The input bytes that the written records carry.
+    pub(super) taken: usize,
+    /// The size of the written records.
+    pub(super) whole: usize,
+    /// The error of a short write. Without one, no records mean that the first one did not fit.
+    pub(super) outcome: io::Result<()>,
+}
+
+/// Appends the records that `make` encodes in `place`; it returns how many input bytes they carry,
+/// and their size. The file and the encoder end with the last whole record that was written.
+pub(super) fn append(
+    current: &mut Current,
+    encoder: &mut Encoder,
+    place: &mut [u8],
+    make: impl Fn(&mut Encoder, &mut [u8]) -> (usize, usize),
+) -> Appended {
+    let before = *encoder;
+    let (mut taken, size) = make(encoder, place);
+    let (whole, outcome) = current.append_records(place.get(..size).unwrap_or_default());
+    if whole < size {
+        *encoder = before;
+        (taken, _) = make(encoder, place.get_mut(..whole).unwrap_or_default());
+    }
+    Appended { taken, whole, outcome }
+}
+
+/// The size of a buffer of its own for the records of this many bytes.
+pub(super) fn buffer_size(count: usize) -> usize {
+    if count > SMALL { BUFFER } else { enough(count) }
 }
 
 /// How many bytes fit into the log.

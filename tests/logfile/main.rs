@@ -7,6 +7,7 @@ mod common;
 
 mod disk_bound;
 mod fuzzed;
+mod k8s_file;
 mod log_formats;
 mod logfile;
 mod logread;

@@ -1,13 +1,14 @@
 //! The lines of the Kubernetes container runtime interface, as its kubelet reads them:
-//! `2026-11-23T17:02:03.123456789+00:00 stdout F text`.
+//! `2026-11-23T17:02:03.123456789+00:00 stdout F text`. The offset is always a number, never `Z`.
 
 use memchr::memchr;
 
+use super::time::Zone;
 use super::{Out, Record, STDERR, STDOUT, time};
 use crate::logfile::entry::{Stream, Timestamp};
 
 /// The size of the head, before the child's bytes.
-const HEAD: usize = time::LENGTH + b"+00:00 stdout F ".len();
+const HEAD: usize = time::LENGTH + time::SUFFIX + b" stdout F ".len();
 
 /// The overhead of a record.
 pub(super) const AROUND: usize = HEAD + 1;
@@ -25,14 +26,14 @@ struct Head {
 /// Encodes as many records of `bytes` as fit. Returns how many of `bytes` they carry, and whether
 /// the last one leaves a line open; `None` if there is no record.
 pub(super) fn encode(
-    time: Timestamp,
+    (time, zone): (Timestamp, Zone),
     stream: &[u8; 6],
     bytes: &[u8],
     longest: usize,
     out: &mut Out<'_>,
 ) -> (usize, Option<bool>) {
-    let full = write_head(time, stream, b'F');
-    let partial = write_head(time, stream, b'P');
+    let full = write_head(time, zone, stream, b'F');
+    let partial = write_head(time, zone, stream, b'P');
     let (mut rest, mut open) = (bytes, None);
     while !rest.is_empty() {
         let most = rest.get(..longest).unwrap_or(rest);
@@ -52,10 +53,19 @@ pub(super) fn encode(
     (bytes.len() - rest.len(), open)
 }
 
-fn write_head(time: Timestamp, stream: &[u8; 6], tag: u8) -> [u8; HEAD] {
+/// The size of the first record of `bytes`, which are not empty.
+pub(super) fn first_size(bytes: &[u8], longest: usize) -> usize {
+    let most = bytes.get(..longest).unwrap_or(bytes);
+    match memchr(b'\n', most) {
+        Some(at) => HEAD + at + 1,
+        None => AROUND + most.len(),
+    }
+}
+
+fn write_head(time: Timestamp, zone: Zone, stream: &[u8; 6], tag: u8) -> [u8; HEAD] {
     let mut head = [b' '; HEAD];
-    let time = time::format(time);
-    let parts = [time.as_slice(), b"+00:00 ", stream, b" ", &[tag]];
+    let (time, zone) = (time::format(zone.shown(time)), zone.suffix());
+    let parts = [time.as_slice(), &zone, b" ", stream, b" ", &[tag]];
     for (place, byte) in head.iter_mut().zip(parts.into_iter().flatten()) {
         *place = *byte;
     }

@@ -14,6 +14,36 @@ const EPOCH: u64 = 719_468;
 /// The size of the output of [`format`].
 pub(super) const LENGTH: usize = 29;
 
+/// The size of the output of [`Zone::suffix`].
+pub(super) const SUFFIX: usize = 6;
+
+/// The offset of local time from UTC, in whole minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::logfile) struct Zone(i16);
+
+impl Zone {
+    /// The zone of this many seconds east of UTC. Seconds beyond the last whole minute, which only
+    /// zones of the 19th century have, are left out.
+    pub(in crate::logfile) fn east(seconds: i32) -> Self {
+        Self(i16::try_from(seconds / 60).unwrap_or(0))
+    }
+
+    /// What a clock in this zone shows, as if it were UTC.
+    pub(super) fn shown(self, time: Timestamp) -> Timestamp {
+        let offset = i64::from(self.0) * 60 * NANOSECONDS.cast_signed();
+        Timestamp::from_nanoseconds(time.nanoseconds().saturating_add_signed(offset))
+    }
+
+    /// `+02:00`
+    pub(super) fn suffix(self) -> [u8; SUFFIX] {
+        let minutes = self.0.unsigned_abs();
+        let digit = |number: u16| b'0' + (number % 10) as u8;
+        let sign = if self.0 < 0 { b'-' } else { b'+' };
+        let (hours, minutes) = (minutes / 60, minutes % 60);
+        [sign, digit(hours / 10), digit(hours), b':', digit(minutes / 10), digit(minutes)]
+    }
+}
+
 /// `2026-11-23T17:02:03.123456789`, in UTC and without an offset.
 pub(super) fn format(time: Timestamp) -> [u8; LENGTH] {
     let mut text = *b"0000-00-00T00:00:00.000000000";
@@ -145,6 +175,27 @@ mod tests {
         }
         let last = format(Timestamp::from_nanoseconds(u64::MAX));
         assert_eq!(&last, b"2554-07-21T23:34:33.709551615");
+    }
+
+    #[test]
+    fn a_time_in_a_zone_is_the_same_instant() {
+        let time = Timestamp::from_nanoseconds(1_796_000_000_123_456_789);
+        for (seconds, suffix) in [
+            (0, "+00:00"),
+            (7200, "+02:00"),
+            (-12_600, "-03:30"),
+            (50_400, "+14:00"),
+            (-43_200, "-12:00"),
+            (20_700, "+05:45"),
+            (1_172, "+00:19"),
+        ] {
+            let zone = Zone::east(seconds);
+            let text = [&format(zone.shown(time))[..], &zone.suffix()].concat();
+            let text = str::from_utf8(&text).unwrap();
+            assert!(text.ends_with(suffix), "{text}");
+            let read = DateTime::parse_from_rfc3339(text).unwrap().timestamp_nanos_opt();
+            assert_eq!(read, Some(time.nanoseconds().cast_signed()), "{text}");
+        }
     }
 
     #[test]
