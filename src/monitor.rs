@@ -73,6 +73,8 @@ pub use wait::{Wait, WaitKind};
 
 use crate::child::{Child, ChildIo, Command, Counted, ExitStatus, KillScope, Signal};
 use crate::reactor::{HandlerId, Reactor};
+use crate::relay::Drivers;
+pub use crate::relay::LogDriver;
 use crate::terminal::WindowSize;
 use channels::Channels;
 #[cfg(feature = "consoles")]
@@ -131,6 +133,7 @@ impl Monitor {
             scope: KillScope::Group,
             host_reaps: false,
             drain: Drain::default(),
+            log_drivers: None,
             #[cfg(feature = "consoles")]
             given_consoles: GivenConsoles::default(),
         }
@@ -278,6 +281,16 @@ impl Monitor {
         self.end().cloned()
     }
 
+    /// The [log drivers](Builder::log_drivers) of a sandbox that has stopped, each once; none
+    /// before. They have every byte then that [`End::bytes_logged`] counts.
+    pub fn take_log_drivers(&mut self) -> Vec<LogDriver> {
+        if self.end().is_none() {
+            return Vec::new();
+        }
+        let drivers = self.lifecycle.parts.log_drivers.take();
+        drivers.map(|drivers| drivers.into_drivers()).unwrap_or_default()
+    }
+
     /// The child's pid, from its start until it has been reaped.
     pub fn pid(&self) -> Option<u32> {
         self.lifecycle.pid()
@@ -352,6 +365,7 @@ pub struct Builder {
     scope: KillScope,
     host_reaps: bool,
     drain: Drain,
+    log_drivers: Option<Box<Drivers>>,
     #[cfg(feature = "consoles")]
     given_consoles: GivenConsoles,
 }
@@ -427,6 +441,42 @@ impl Builder {
         self
     }
 
+    /// Logs the child's own output to exactly these drivers instead of the sandbox's log: without
+    /// any, it is not logged. No directory is made then and no log claimed, [`Report::log`] is
+    /// `None`, and an attached client gets no tail. Consoles keep logs of their own.
+    ///
+    /// Each driver gets every byte. One that can't be written to holds up the others and the child,
+    /// as a log does ([`Sandbox::on_log_error`]). A restart of the command goes on with the same
+    /// drivers; [`Monitor::take_log_drivers`] returns them at the end.
+    ///
+    /// ```
+    /// use vmon::child::Command;
+    /// use vmon::logfile::{K8sFile, K8sFileOptions};
+    /// use vmon::monitor::{LogDriver, Monitor, Sandbox};
+    /// use vmon::reactor::Reactor;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("ctr.log");
+    /// let log = K8sFile::open(&path, K8sFileOptions::default())?;
+    /// let mut reactor = Reactor::new()?;
+    /// let id = Monitor::builder(Sandbox::new("ctr", directory.path())?)
+    ///     .log_drivers([LogDriver::K8sFile(log)])
+    ///     .spawn(&mut reactor, Command::new("echo").args(["hello"]));
+    /// reactor.run()?;
+    /// for driver in reactor.remove(id).map(|mut it| it.take_log_drivers()).unwrap_or_default() {
+    ///     driver.sync()?;
+    /// }
+    /// assert!(std::fs::read_to_string(path)?.ends_with(" stdout F hello\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn log_drivers(mut self, drivers: impl IntoIterator<Item = LogDriver>) -> Self {
+        self.log_drivers = Some(Box::new(Drivers::new(drivers)));
+        self
+    }
+
     /// Adds the monitor to `reactor`. The next turn asks the observers for the claim and starts
     /// `command` as soon as they grant it; so does a [`Reactor::call`] of the monitor before that
     /// turn. No observer and no service is called before this method has returned.
@@ -486,6 +536,8 @@ impl Builder {
             scope: self.scope,
             _counted: Counted::new(),
             log_claim: None,
+            own_log: self.log_drivers.is_none(),
+            log_drivers: self.log_drivers,
             host_reaps: self.host_reaps,
             drain: self.drain,
             observers: self.observers,

@@ -5,6 +5,7 @@
 //! them, and stop reading meanwhile: an idle relay owns no buffer. The bytes are never interpreted.
 
 mod audience;
+mod drivers;
 mod flood;
 mod input;
 mod kind;
@@ -18,9 +19,11 @@ mod throttle;
 mod write;
 
 pub(crate) use audience::Audience;
+pub(crate) use drivers::Drivers;
+pub use drivers::LogDriver;
 pub(crate) use input::{Input, InputEvent};
 pub(crate) use kind::Kind;
-pub(crate) use log::{Log, RETRY as LOG_RETRY};
+pub(crate) use log::{Log, LogTarget, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
 pub use rate::{LogRate, OverRate};

@@ -38,8 +38,9 @@ pub struct Status {
     pub restart_at: Option<DateTime<Utc>>,
     /// Whether the child has a terminal; `None` without streams.
     pub tty: Option<bool>,
-    /// The path of the log, with U+FFFD in place of bytes that are not UTF-8.
-    pub log: PathBuf,
+    /// The path of the log, with U+FFFD in place of bytes that are not UTF-8. `None` if the output
+    /// goes to log drivers of the host.
+    pub log: Option<PathBuf>,
     /// Bytes of this run's output in the log.
     pub bytes_logged: u64,
     /// Bytes that the log, or the supervisor's stdout and stderr, dropped.
@@ -144,7 +145,7 @@ pub(super) fn status(report: &Report) -> Value {
         "restarts": report.restarts,
         "restart_at": report.restart_at.map(rfc3339),
         "tty": report.tty,
-        "log": report.log.to_string_lossy(),
+        "log": report.log.as_ref().map(|path| path.to_string_lossy()),
         "bytes_logged": int(report.bytes_logged),
         "bytes_dropped": int(report.bytes_dropped),
         "consoles": report.consoles.iter().map(console).collect::<Value>(),
@@ -264,7 +265,7 @@ impl Status {
             restarts: fields.number("restarts")?,
             restart_at: fields.optional_text("restart_at")?.map(read_time).transpose()?,
             tty: fields.flag("tty")?,
-            log: fields.text("log")?.into(),
+            log: fields.optional_text("log")?.map(PathBuf::from),
             bytes_logged: fields.number("bytes_logged")?,
             bytes_dropped: fields.number("bytes_dropped")?,
             consoles: match fields.get("consoles") {

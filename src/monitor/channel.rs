@@ -24,8 +24,8 @@ use super::name::Name;
 use super::sandbox::Sandbox;
 use super::tty::Tty;
 use crate::child;
-use crate::logfile::{LogFile, Mark, Stream};
-use crate::relay::{Input, InputEvent, Log, Output, PaceTimers, Sink};
+use crate::logfile::{Mark, Stream};
+use crate::relay::{Input, InputEvent, Log, LogTarget, Output, PaceTimers, Sink};
 use crate::terminal::Handle;
 use backend::{Backend, Opened, Peer};
 pub(super) use host_terminal::HostTerminal;
@@ -221,7 +221,7 @@ impl Channel {
 
     /// The state of a console.
     pub(super) fn report(&self) -> Option<ConsoleReport> {
-        Some(self.backend.console()?.report(self.log.path(), self.bytes()))
+        Some(self.backend.console()?.report(self.log.path()?, self.bytes()))
     }
 
     /// The output of this name.
@@ -397,12 +397,12 @@ impl Channel {
     }
 
     /// Calls `f` with the state of the terminal, the master of the PTY if it is ours, and the number
-    /// of bytes in the log.
+    /// of bytes that the log has taken.
     fn with_tty(&mut self, f: impl FnOnce(&mut Tty, Option<BorrowedFd<'_>>, u64)) {
         let master = self.outputs.iter().find_map(Output::source);
         let master = master.filter(|_| self.backend.is_pty_master()).map(AsFd::as_fd);
         if let Some(tty) = &mut self.tty {
-            f(tty, master, self.log.logged());
+            f(tty, master, self.log.taken());
         }
     }
 
@@ -622,8 +622,8 @@ impl Channel {
     }
 
     /// The log of a channel that is closed.
-    pub(super) fn into_log(self) -> LogFile {
-        self.log.into_file()
+    pub(super) fn into_log(self) -> LogTarget {
+        self.log.into_target()
     }
 
     /// Bytes in the log, and bytes that the log or a stream of the host lacks.

@@ -15,7 +15,7 @@ use super::name::Name;
 use super::requests::RequestError;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 use crate::reactor::TimerId;
-use crate::relay::LOG_RETRY;
+use crate::relay::{LOG_RETRY, LogTarget};
 use crate::terminal::{self, WindowSize};
 
 /// The channels of one sandbox. Channel 0 exists from the start of a run to its end.
@@ -443,7 +443,7 @@ impl Channels {
         &mut self,
         mark: Option<Mark>,
         cx: &mut Cx<'_>,
-    ) -> (Vec<LogFile>, (u64, u64)) {
+    ) -> (Vec<LogTarget>, (u64, u64)) {
         for timer in [self.log_retry.take(), self.log_turn.take()].into_iter().flatten() {
             cx.timers.cancel(timer);
         }
@@ -523,15 +523,15 @@ impl Channels {
     /// Opens every log again by its name; returns the first failure.
     pub(super) fn reopen_logs(&mut self) -> Result<(), LogError> {
         let mut outcome = Ok(());
-        for log in self.log_files() {
-            outcome = outcome.and(log.reopen());
+        for channel in &mut self.list {
+            outcome = outcome.and(channel.log().reopen());
         }
         outcome
     }
 
-    /// The logs.
+    /// The logs that vmon keeps.
     pub(super) fn log_files(&mut self) -> impl Iterator<Item = &mut LogFile> {
-        self.list.iter_mut().map(|channel| channel.log().file())
+        self.list.iter_mut().filter_map(|channel| channel.log().file())
     }
 }
 

@@ -16,21 +16,28 @@ use crate::logfile::LogFile;
 ///
 /// Another monitor has the log, or it is unusable; a console is described wrongly, or there are no consoles in this build.
 pub(super) fn check(parts: &mut Parts) -> Result<(), StartError> {
-    parts.log_claim = LogClaim::take(&parts.sandbox.log_path());
-    let sandbox = &parts.sandbox;
-    if parts.log_claim.is_none() {
-        return Err(StartError::Taken {
-            config_file: sandbox.config_file.to_string(),
-            name: sandbox.name.to_string(),
-            supervisor: parts.supervisor.pid,
-        });
+    if parts.own_log {
+        claim_log(parts)?;
     }
-    let Sandbox { log_dir, config_file, name, .. } = sandbox;
-    LogFile::check(log_dir, config_file.as_str(), name.as_str())?;
+    let sandbox = &parts.sandbox;
     #[cfg(feature = "consoles")]
     console_channels::check(sandbox, &parts.given_consoles)?;
     #[cfg(not(feature = "consoles"))]
     refuse_consoles(sandbox)?;
+    Ok(())
+}
+
+fn claim_log(parts: &mut Parts) -> Result<(), StartError> {
+    parts.log_claim = LogClaim::take(&parts.sandbox.log_path());
+    let Sandbox { log_dir, config_file, name, .. } = &parts.sandbox;
+    if parts.log_claim.is_none() {
+        return Err(StartError::Taken {
+            config_file: config_file.to_string(),
+            name: name.to_string(),
+            supervisor: parts.supervisor.pid,
+        });
+    }
+    LogFile::check(log_dir, config_file.as_str(), name.as_str())?;
     Ok(())
 }
 

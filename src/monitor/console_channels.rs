@@ -22,7 +22,7 @@ use super::stdio::{DEFAULT_SIZE, host_sink};
 use super::transition::StartError;
 use crate::child::Command;
 use crate::logfile::{LogFile, Stream};
-use crate::relay::Log;
+use crate::relay::{Log, LogTarget};
 use crate::terminal::Terminal;
 use backend::ConsoleBackend;
 use link::Link;
@@ -109,6 +109,7 @@ impl PreparedConsoles {
         logs: &mut LogOpener<'_>,
     ) -> Result<(), StartError> {
         let log = logs.open(&sandbox.log_of(name))?;
+        let log = LogTarget::File(log);
         let log = Log::new(log, sandbox.on_log_error == OnLogError::Drop);
         let is_host = sandbox.interactive.as_ref() == Some(name);
         let output = OutputId { channel: id, stream: Stream::Tty };

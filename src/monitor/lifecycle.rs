@@ -28,8 +28,8 @@ use super::parts::Parts;
 use super::report::{Phase, Report};
 use super::transition::{End, Outcome, StartError, Transition};
 use crate::child::{self, ExitStatus, Identity, KillScope};
-use crate::logfile::LogFile;
 use crate::reactor::TimerId;
+use crate::relay::LogTarget;
 use cleanup::Cleanup;
 use draining::Draining;
 pub(super) use launch::Launch;
@@ -366,7 +366,11 @@ impl Lifecycle {
         let (logs, (bytes_logged, bytes_dropped)) = parts.channels.close(end_mark(&outcome), cx);
         // What its pipes have taken: the timers that would give it back have no channel any more.
         cx.budget.give_back(usize::MAX);
-        let rotated = logs.iter().filter_map(LogFile::rotated).collect();
+        let rotated = |log: &LogTarget| match log {
+            LogTarget::File(file) => file.rotated(),
+            LogTarget::Drivers(_) => None,
+        };
+        let rotated = logs.iter().filter_map(rotated).collect();
         parts.keep_logs(logs);
         parts.start_post_rotate(cx);
         let (consoles, panic) = (parts.channels.consoles(), parts.panic.clone());

@@ -21,6 +21,7 @@ use super::sandbox::Sandbox;
 use super::transition::Transition;
 use crate::child::{Counted, Identity, KillScope};
 use crate::logfile::LogFile;
+use crate::relay::{Drivers, LogTarget};
 
 /// Everything of a monitored sandbox but the state of its child.
 pub(super) struct Parts {
@@ -33,6 +34,11 @@ pub(super) struct Parts {
     pub(super) _counted: Counted,
     /// Its log, from the start of this monitor until it has stopped.
     pub(super) log_claim: Option<LogClaim>,
+    /// Whether the output of the child's own stdio goes to the log of the sandbox, and not to log
+    /// drivers.
+    pub(super) own_log: bool,
+    /// The log drivers, while no run uses them.
+    pub(super) log_drivers: Option<Box<Drivers>>,
     /// Whether the child is reaped by the host.
     pub(super) host_reaps: bool,
     pub(super) drain: Drain,
@@ -124,8 +130,20 @@ impl Parts {
     }
 
     /// Keeps the logs of a run that is over. Rotate commands may still need them; if the command
-    /// is started again, they stay locked until the next run has opened them.
-    pub(super) fn keep_logs(&mut self, logs: Vec<LogFile>) {
+    /// is started again, they stay locked until the next run has opened them. Drivers go on in that
+    /// run.
+    pub(super) fn keep_logs(&mut self, logs: Vec<LogTarget>) {
+        let mut files = Vec::with_capacity(logs.len());
+        for log in logs {
+            match log {
+                LogTarget::File(file) => files.push(file),
+                LogTarget::Drivers(drivers) => self.log_drivers = Some(drivers),
+            }
+        }
+        self.keep_files(files);
+    }
+
+    fn keep_files(&mut self, logs: Vec<LogFile>) {
         match (&mut self.post_rotate, &mut self.backoff) {
             (Some(post_rotate), _) => post_rotate.keep_logs(logs),
             (None, Some(backoff)) => backoff.keep_locked(logs),

@@ -73,8 +73,9 @@ pub struct Report {
     pub restart_at: Option<DateTime<Utc>>,
     /// Whether the child has a terminal; `None` while it has no streams.
     pub tty: Option<bool>,
-    /// The log.
-    pub log: PathBuf,
+    /// The log of the child's own output. `None` if that goes to [log
+    /// drivers](super::Builder::log_drivers).
+    pub log: Option<PathBuf>,
     /// Bytes of this run's output that are in the log.
     pub bytes_logged: u64,
     /// Bytes that the log, or the host's stdout and stderr, lack; those of consoles included.
@@ -108,7 +109,7 @@ impl Report {
             restarts: run.restarts,
             restart_at: None,
             tty: channels.stdio().map(Channel::is_terminal),
-            log: sandbox.log_path(),
+            log: parts.own_log.then(|| sandbox.log_path()),
             bytes_logged,
             bytes_dropped,
             consoles: channels.consoles(),

@@ -11,7 +11,7 @@ use super::keys::{ChannelId, OutputId, Source, SourceKey, Sources};
 use super::sandbox::{Forward, Input, Sandbox};
 use crate::child::{self, ChildIo, SpawnIo};
 use crate::logfile::Stream;
-use crate::relay::{Kind, Log, Overflow, Sink};
+use crate::relay::{Kind, Log, LogTarget, Overflow, Sink};
 use crate::terminal::{self, Direction, Handle, Terminal};
 
 /// The size of a PTY if the host has no terminal.
@@ -47,14 +47,39 @@ pub(super) fn open_terminal(sandbox: &Sandbox, pty: bool) -> io::Result<Option<T
 ///
 /// # Errors
 ///
-/// No descriptor or no room in the poller is available. Nothing is relayed then.
+/// No descriptor or no room in the poller is available. Nothing is relayed then, and what the log
+/// writes to is returned.
 pub(super) fn channel(
     sandbox: &Sandbox,
     log: Log,
     io: ChildIo,
     terminal: Option<Terminal>,
     sources: &mut Sources<'_>,
-) -> io::Result<Channel> {
+) -> Result<Channel, (io::Error, Box<LogTarget>)> {
+    let streams = match streams(sandbox, io) {
+        Ok(streams) => streams,
+        Err(error) => return Err((error, Box::new(log.into_target()))),
+    };
+    let Streams { backend, opened, sinks } = streams;
+    let host = HostTerminal::new(terminal, sandbox.stdio_input() == Input::Forward);
+    let mut channel = Channel::new(ChannelId::STDIO, backend, log, host, sinks, sandbox);
+    match channel.open(opened, sources) {
+        Ok(()) => Ok(channel),
+        Err(error) => {
+            channel.discard(sources);
+            Err((error, Box::new(channel.into_log())))
+        }
+    }
+}
+
+/// What the channel of the child's own stdio is made of.
+struct Streams {
+    backend: Backend,
+    opened: Opened,
+    sinks: Vec<(Stream, Option<Sink<Handle, SourceKey>>)>,
+}
+
+fn streams(sandbox: &Sandbox, io: ChildIo) -> io::Result<Streams> {
     let input = sandbox.stdio_input();
     let (backend, opened) = match io {
         ChildIo::Piped { stdin, stdout, stderr } => {
@@ -82,15 +107,7 @@ pub(super) fn channel(
         let id = OutputId { channel: ChannelId::STDIO, stream: *stream };
         sinks.push((*stream, host_sink(id, sandbox.stdio_forward())?));
     }
-    let host = HostTerminal::new(terminal, input == Input::Forward);
-    let mut channel = Channel::new(ChannelId::STDIO, backend, log, host, sinks, sandbox);
-    match channel.open(opened, sources) {
-        Ok(()) => Ok(channel),
-        Err(error) => {
-            channel.discard(sources);
-            Err(error)
-        }
-    }
+    Ok(Streams { backend, opened, sinks })
 }
 
 /// The host's stdout or stderr as the sink of an output; `None` if that is closed or nothing is

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::pty::Winsize;
+use tracing::field::display;
 use tracing::{info, warn};
 
 use super::audience::notice;
-use crate::logfile::{LogFile, Mark, Stream};
+use super::drivers::{Drivers, Taken};
+use crate::logfile::{LogError, LogFile, Mark, Stream};
 
 /// The delay after a failure before the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
@@ -36,16 +38,38 @@ enum Ending {
     Over,
 }
 
+/// What a log writes to.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "almost every log is a file of our own")]
+pub(crate) enum LogTarget {
+    /// A log that vmon keeps, with marks.
+    File(LogFile),
+    /// Drivers of the host's choice, or none. They hold no marks and are not read back.
+    Drivers(Box<Drivers>),
+}
+
+impl LogTarget {
+    fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> Taken {
+        match self {
+            Self::File(file) => match file.write_using(spare, stream, bytes) {
+                Ok(()) => Taken { count: bytes.len(), error: None },
+                Err(error) => Taken { count: error.written, error: Some(error.source) },
+            },
+            Self::Drivers(drivers) => drivers.write(spare, stream, bytes),
+        }
+    }
+}
+
 /// The log of a channel, shared by its outputs.
 #[derive(Debug)]
 pub(crate) struct Log {
-    file: LogFile,
+    target: LogTarget,
     /// Whether bytes are left out while the log can't be written, instead of waiting.
     drop: bool,
     /// Boxed: almost every log is being written.
     failure: Option<Box<Failure>>,
     ending: Ending,
-    logged: u64,
+    taken: u64,
     dropped: u64,
     /// Dropped bytes that the log does not report yet.
     unreported: u64,
@@ -56,13 +80,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(file: LogFile, drop: bool) -> Self {
+    pub(crate) fn new(target: LogTarget, drop: bool) -> Self {
         Self {
-            file,
+            target,
             drop,
             failure: None,
             ending: Ending::Open,
-            logged: 0,
+            taken: 0,
             dropped: 0,
             unreported: 0,
             notice: Vec::new(),
@@ -70,24 +94,54 @@ impl Log {
         }
     }
 
-    /// The file itself.
-    pub(crate) fn file(&mut self) -> &mut LogFile {
-        &mut self.file
+    /// The file, if it is one that vmon keeps.
+    pub(crate) fn file(&mut self) -> Option<&mut LogFile> {
+        match &mut self.target {
+            LogTarget::File(file) => Some(file),
+            LogTarget::Drivers(_) => None,
+        }
     }
 
-    /// The file, when nothing more is written.
-    pub(crate) fn into_file(self) -> LogFile {
-        self.file
+    /// What was written to, when nothing more is written.
+    pub(crate) fn into_target(mut self) -> LogTarget {
+        if let LogTarget::Drivers(drivers) = &mut self.target {
+            drivers.end_run();
+        }
+        self.target
     }
 
-    /// Bytes of the child in the log.
+    /// Opens the log again by its path.
+    pub(crate) fn reopen(&mut self) -> Result<(), LogError> {
+        match &mut self.target {
+            LogTarget::File(file) => file.reopen(),
+            LogTarget::Drivers(drivers) => drivers.reopen(),
+        }
+    }
+
+    /// Bytes of the child that the log has taken, whatever became of them. It grows with output.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Bytes of the child in the log. Of several drivers, every one has them.
     pub(crate) fn logged(&self) -> u64 {
-        self.logged.saturating_sub(self.file.held_back())
+        match &self.target {
+            LogTarget::Drivers(drivers) if drivers.is_empty() => 0,
+            _ => self.taken.saturating_sub(self.missing()),
+        }
     }
 
     /// Bytes of the child that the log lacks.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped + self.file.held_back()
+        self.dropped + self.missing()
+    }
+
+    /// Bytes that were taken and are not in the log.
+    fn missing(&self) -> u64 {
+        match &self.target {
+            LogTarget::File(file) => file.held_back(),
+            LogTarget::Drivers(drivers) => drivers.dropped(),
+        }
     }
 
     /// The error of the last write, and since when writes have failed.
@@ -105,26 +159,22 @@ impl Log {
     /// log's format.
     pub(crate) fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> usize {
         if self.is_pausing() || !self.report_unreported() {
-            return self.refuse(bytes.len(), 0);
+            return self.refuse(stream, bytes.len(), 0);
         }
-        match self.file.write_using(spare, stream, bytes) {
-            Ok(()) => {
-                self.logged += bytes.len() as u64;
-                self.recovered();
-                bytes.len()
-            }
-            Err(error) => {
-                self.logged += error.written as u64;
-                self.failed(&error);
-                self.refuse(bytes.len(), error.written)
-            }
+        let Taken { count, error } = self.target.write(spare, stream, bytes);
+        self.taken += count as u64;
+        match error {
+            Some(error) => self.failed(&error),
+            None => self.recovered(),
         }
+        self.refuse(stream, bytes.len(), count)
     }
 
     /// Writes bytes that the log holds back, when nothing more comes. Returns false if that is to
     /// be tried again.
     pub(crate) fn finish(&mut self) -> bool {
-        if self.ending == Ending::Over || !self.file.is_unfinished() {
+        let LogTarget::File(file) = &mut self.target else { return true };
+        if self.ending == Ending::Over || !file.is_unfinished() {
             self.ending = Ending::Over;
             return true;
         }
@@ -132,7 +182,8 @@ impl Log {
             self.ending = Ending::Waiting;
             return false;
         }
-        self.ending = match self.file.finish() {
+        let finished = self.file().map_or(Ok(()), LogFile::finish);
+        self.ending = match finished {
             Ok(()) => Ending::Over,
             Err(error) => {
                 self.failed(&error);
@@ -155,17 +206,23 @@ impl Log {
 
     /// Notes a mark before the bytes that come next.
     pub(crate) fn mark(&mut self, mark: Mark) {
-        self.file.mark(mark);
+        if let Some(file) = self.file() {
+            file.mark(mark);
+        }
     }
 
-    /// The path of the log.
-    pub(crate) fn path(&self) -> &Path {
-        self.file.path()
+    /// The path of the log, if it is one that vmon keeps.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.target {
+            LogTarget::File(file) => Some(file.path()),
+            LogTarget::Drivers(_) => None,
+        }
     }
 
     /// The last bytes of the log, at most `most`; none if it can't be read.
     pub(crate) fn tail(&mut self, most: usize) -> Vec<u8> {
-        self.file.tail(most).unwrap_or_else(|error| {
+        let Some(file) = self.file() else { return Vec::new() };
+        file.tail(most).unwrap_or_else(|error| {
             warn!("{error}");
             Vec::new()
         })
@@ -201,9 +258,14 @@ impl Log {
         self.dropped += bytes as u64;
     }
 
-    fn refuse(&mut self, offered: usize, written: usize) -> usize {
-        if !self.drop {
+    /// Returns how many of the bytes are dealt with that were offered, of which `written` are in the
+    /// log.
+    fn refuse(&mut self, stream: Stream, offered: usize, written: usize) -> usize {
+        if !self.drop || written == offered {
             return written;
+        }
+        if let LogTarget::Drivers(drivers) = &mut self.target {
+            drivers.skip(stream);
         }
         self.dropped += (offered - written) as u64;
         self.unreported += (offered - written) as u64;
@@ -218,10 +280,7 @@ impl Log {
         while self.has_unreported() {
             let begun = !self.notice.is_empty();
             let line = if begun { mem::take(&mut self.notice) } else { notice(self.unreported) };
-            let (written, error) = match self.file.write(Stream::Notice, &line) {
-                Ok(()) => (line.len(), None),
-                Err(error) => (error.written, Some(error)),
-            };
+            let Taken { count: written, error } = self.target.write(&mut [], Stream::Notice, &line);
             if begun || written > 0 {
                 self.notice = line.get(written..).unwrap_or_default().to_vec();
             }
@@ -230,6 +289,9 @@ impl Log {
             }
             if let Some(error) = error {
                 self.failed(&error);
+                return false;
+            }
+            if written < line.len() {
                 return false;
             }
         }
@@ -255,7 +317,8 @@ impl Log {
 
     fn recovered(&mut self) {
         if self.failure.take().is_some() {
-            info!(log = %self.file.path().display(), "the log can be written again");
+            let log = self.path().map(|path| display(path.display()));
+            info!(log, "the log can be written again");
         }
     }
 }

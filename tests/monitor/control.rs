@@ -63,7 +63,7 @@ fn status_describes_the_sandbox() {
     assert_eq!((status.phase, status.tty, status.restarts), (Phase::Running, Some(false), 0));
     assert_eq!(status.supervisor, Identity::current());
     assert_eq!(status.child.unwrap().liveness(), Liveness::Alive);
-    assert_eq!((status.log, status.bytes_logged), (host.state.log_path("a"), 3));
+    assert_eq!((status.log, status.bytes_logged), (Some(host.state.log_path("a")), 3));
     assert!(status.running_at.unwrap() >= status.started_at);
     assert!(status.sessions.is_empty() && status.end.is_none());
     host.stop();

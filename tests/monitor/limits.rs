@@ -155,7 +155,7 @@ fn starts_that_fail_again_and_again_keep_one_descriptor_on_the_log() {
     let log = host.monitor().report().log;
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
     let open = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
-    assert_eq!(open.filter(|path| *path == log).count(), 1);
+    assert_eq!(open.filter(|path| Some(path) == log.as_ref()).count(), 1);
     host.stop();
     host.end();
 }

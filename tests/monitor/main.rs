@@ -15,6 +15,7 @@ mod flood;
 mod host;
 mod host_reaps;
 mod limits;
+mod log_drivers;
 mod measure;
 mod oom;
 mod panics;

@@ -15,7 +15,7 @@ use crate::monitor::keys::{Source, SourceKey, TimerKey};
 use crate::monitor::sandbox::{Input, Sandbox};
 use crate::monitor::stdio;
 use crate::reactor::{Handler, HandlerId, Reactor, Ready};
-use crate::relay::Log;
+use crate::relay::{Log, LogTarget};
 
 /// Calls the channels for their own sources and timers, and does nothing else.
 struct Relay {
@@ -87,7 +87,7 @@ impl Fixture {
             stderr: Some(OwnedFd::from(our_stderr)),
         };
         let file = LogFile::open(directory.path(), "config", "a", LogOptions::default()).unwrap();
-        let log = Log::new(file, false);
+        let log = Log::new(LogTarget::File(file), false);
         let mut reactor = Reactor::new().unwrap();
         let id = reactor.add(Relay { channels: Channels::default(), read: false });
         reactor

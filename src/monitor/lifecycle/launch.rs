@@ -16,7 +16,7 @@ use crate::monitor::post_rotate::PostRotate;
 use crate::monitor::sandbox::{OnLogError, Restart};
 use crate::monitor::stdio;
 use crate::monitor::transition::StartError;
-use crate::relay::Log;
+use crate::relay::{Log, LogTarget};
 use crate::terminal::Terminal;
 
 /// The child that is to be monitored.
@@ -67,7 +67,7 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     let marker = run_marker(&parts.supervisor, parts.run.asked);
     let command = command.clone().env(RUN_VARIABLE, marker);
     let terminal = open_consoles(command.get_pty(), parts)?;
-    let log = open_own_log(parts)?;
+    let log = open_log(parts)?;
     #[cfg(feature = "consoles")]
     let command = console_channels::fill_in(command, parts.channels.pty_paths());
     let command = match command.get_pty() && terminal.is_none() {
@@ -95,7 +95,7 @@ fn adopt(
     cx: &mut Cx<'_>,
 ) -> Result<Process, StartError> {
     let terminal = open_consoles(matches!(io, ChildIo::Tty { .. }), parts)?;
-    let log = open_own_log(parts)?;
+    let log = open_log(parts)?;
     open_stdio(io, log, terminal, parts, cx)?;
     let cgroup = open_cgroup(parts)?;
     if let Some(cgroup) = &cgroup {
@@ -128,6 +128,14 @@ fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, Start
     Ok(terminal)
 }
 
+/// What the output of the child's own stdio is logged to.
+fn open_log(parts: &mut Parts) -> Result<LogTarget, StartError> {
+    match parts.log_drivers.take() {
+        Some(drivers) => Ok(LogTarget::Drivers(drivers)),
+        None => Ok(LogTarget::File(open_own_log(parts)?)),
+    }
+}
+
 fn open_own_log(parts: &mut Parts) -> Result<LogFile, StartError> {
     let Parts { sandbox, post_rotate, .. } = parts;
     let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
@@ -150,16 +158,23 @@ fn open_own_log(parts: &mut Parts) -> Result<LogFile, StartError> {
 /// later.
 fn open_stdio(
     io: ChildIo,
-    log: LogFile,
+    log: LogTarget,
     terminal: Option<Terminal>,
     parts: &mut Parts,
     cx: &mut Cx<'_>,
 ) -> Result<(), StartError> {
     let log = Log::new(log, parts.sandbox.on_log_error == OnLogError::Drop);
     let channel = stdio::channel(&parts.sandbox, log, io, terminal, &mut cx.sources);
-    let channel = channel.map_err(StartError::Monitor)?;
-    parts.channels.add_stdio(channel);
-    Ok(())
+    match channel {
+        Ok(channel) => {
+            parts.channels.add_stdio(channel);
+            Ok(())
+        }
+        Err((error, log)) => {
+            parts.keep_logs(vec![*log]);
+            Err(StartError::Monitor(error))
+        }
+    }
 }
 
 fn open_cgroup(parts: &Parts) -> Result<Option<Cgroup>, StartError> {

@@ -1,0 +1,154 @@
+//! Log drivers: what the output of a child is logged to in place of its own log.
+
+use crate::logfile::{K8sFile, LogError, Stream};
+
+/// Where the output of a child is logged, in place of the log that vmon keeps itself:
+/// [`Builder::log_drivers`](crate::monitor::Builder::log_drivers).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LogDriver {
+    /// A file in the Kubernetes format, at a path of the caller's.
+    K8sFile(K8sFile),
+}
+
+impl LogDriver {
+    /// Opens a file by its path, after it has been moved away: [`K8sFile::reopen`].
+    ///
+    /// # Errors
+    ///
+    /// As [`K8sFile::reopen`].
+    pub fn reopen(&mut self) -> Result<(), LogError> {
+        match self {
+            Self::K8sFile(file) => file.reopen(),
+        }
+    }
+
+    /// Has the system write a file to the disk: [`K8sFile::sync`]. It may take seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`K8sFile::sync`].
+    pub fn sync(&self) -> Result<(), LogError> {
+        match self {
+            Self::K8sFile(file) => file.sync(),
+        }
+    }
+
+    /// Bytes of the child's that it has taken and dropped.
+    fn dropped(&self) -> u64 {
+        match self {
+            Self::K8sFile(file) => file.dropped(),
+        }
+    }
+
+    fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> Taken {
+        match self {
+            Self::K8sFile(file) => match file.write_using(spare, stream, bytes) {
+                Ok(()) => Taken { count: bytes.len(), error: None },
+                Err(error) => Taken { count: error.written, error: Some(error.source) },
+            },
+        }
+    }
+}
+
+impl From<K8sFile> for LogDriver {
+    fn from(file: K8sFile) -> Self {
+        Self::K8sFile(file)
+    }
+}
+
+/// What a log has taken of the bytes that were offered.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// How many. If fewer than were offered, the rest must be offered again.
+    pub(super) count: usize,
+    /// Why no more. `None` also if it only has to be waited for.
+    pub(super) error: Option<LogError>,
+}
+
+/// The drivers of one child, which receive the same bytes. The slowest one sets the pace.
+#[derive(Debug, Default)]
+pub(crate) struct Drivers(Vec<Slot>);
+
+#[derive(Debug)]
+struct Slot {
+    driver: LogDriver,
+    /// For each kind of bytes, how many of those that are offered next it has taken already: it was
+    /// given them together with a driver that could not take them.
+    ahead: [usize; KINDS],
+}
+
+/// Standard output or the terminal, standard error, and notices are offered independently.
+const KINDS: usize = 3;
+
+impl Drivers {
+    pub(crate) fn new(drivers: impl IntoIterator<Item = LogDriver>) -> Self {
+        let slot = |driver| Slot { driver, ahead: [0; KINDS] };
+        Self(drivers.into_iter().map(slot).collect())
+    }
+
+    /// The drivers, when nothing more is written.
+    pub(crate) fn into_drivers(self) -> Vec<LogDriver> {
+        self.0.into_iter().map(|slot| slot.driver).collect()
+    }
+
+    /// Whether nothing is logged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Offers bytes to every driver; the outcome is that of the one that has taken the fewest.
+    pub(super) fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> Taken {
+        let mut least = Taken { count: bytes.len(), error: None };
+        for slot in &mut self.0 {
+            let Some(ahead) = slot.ahead.get_mut(kind(stream)) else { continue };
+            let (known, rest) = bytes.split_at((*ahead).min(bytes.len()));
+            let mut taken = slot.driver.write(spare, stream, rest);
+            taken.count += known.len();
+            *ahead = taken.count;
+            if taken.count < least.count {
+                least = taken;
+            }
+        }
+        for ahead in self.ahead(stream) {
+            *ahead -= least.count;
+        }
+        least
+    }
+
+    /// The bytes that were offered last are not offered again.
+    pub(super) fn skip(&mut self, stream: Stream) {
+        self.ahead(stream).for_each(|ahead| *ahead = 0);
+    }
+
+    /// A run is over: what its drivers have not taken is not offered again.
+    pub(super) fn end_run(&mut self) {
+        self.0.iter_mut().for_each(|slot| slot.ahead = [0; KINDS]);
+    }
+
+    fn ahead(&mut self, stream: Stream) -> impl Iterator<Item = &mut usize> {
+        self.0.iter_mut().filter_map(move |slot| slot.ahead.get_mut(kind(stream)))
+    }
+
+    /// Opens every file by its path again; returns the first failure.
+    pub(super) fn reopen(&mut self) -> Result<(), LogError> {
+        let mut outcome = Ok(());
+        for slot in &mut self.0 {
+            outcome = outcome.and(slot.driver.reopen());
+        }
+        outcome
+    }
+
+    /// Bytes that a driver has taken and dropped, of the one that has dropped the most.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.iter().map(|slot| slot.driver.dropped()).max().unwrap_or(0)
+    }
+}
+
+fn kind(stream: Stream) -> usize {
+    match stream {
+        Stream::Stdout | Stream::Tty => 0,
+        Stream::Stderr => 1,
+        Stream::Notice => 2,
+    }
+}
