@@ -40,7 +40,7 @@ pub(crate) use descriptors::{bytes_available, set_nonblocking};
 pub use error::SpawnError;
 pub use identity::{Identity, Liveness, ProcessEnd};
 pub(crate) use left::{Counted, FinalSignal, KillScope, Orphans, reap_orphans};
-pub(crate) use platform::{Cgroup, realtime_signals};
+pub(crate) use platform::{Cgroup, OomKills, realtime_signals};
 pub(crate) use pty::{PTY_CAPACITY, resize, terminal_eof, window_size};
 #[cfg(feature = "consoles")]
 pub(crate) use pty::{Pty, make_raw, open_raw_pty};

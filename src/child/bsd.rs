@@ -27,7 +27,7 @@ use super::lost::Leftovers;
 use super::signal::restore_sigchld;
 use super::stdio::ChildStdio;
 
-pub(crate) use left::{Cgroup, Orphans};
+pub(crate) use left::{Cgroup, OomKills, Orphans};
 pub(super) use left::{has_ended, has_no_child, reap_orphans};
 
 pub(super) fn last_signal() -> i32 {

@@ -8,6 +8,8 @@ mod exec;
 mod left;
 #[path = "linux/members.rs"]
 mod members;
+#[path = "linux/oom.rs"]
+mod oom;
 #[path = "linux/pidfd.rs"]
 mod pidfd;
 #[path = "linux/spawn.rs"]
@@ -35,6 +37,7 @@ pub(crate) use cgroup::Cgroup;
 pub(crate) use left::Orphans;
 pub(super) use left::{ended_status, has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
+pub(crate) use oom::OomKills;
 use pidfd::PidFd;
 pub(super) use spawn::spawn;
 

@@ -142,7 +142,8 @@ pub enum Reason {
     MaxDuration,
     /// By a stop after the idle timeout: there was neither output nor input.
     IdleTimeout,
-    /// By the kernel, because its cgroup ran out of memory.
+    /// By the kernel's OOM killer, as far as is known: by SIGKILL that vmon did not send, while the
+    /// count of OOM kills of its memory cgroup grew. Linux only.
     OutOfMemory,
     /// By a stop after an observer or a service of the supervisor [panicked](End::panic).
     SupervisorPanicked,

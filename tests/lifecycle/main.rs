@@ -9,5 +9,6 @@ mod descendants;
 mod detach;
 mod faults;
 mod lifecycle;
+mod oom;
 mod stop_and_drain;
 mod waits;

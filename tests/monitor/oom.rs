@@ -1,6 +1,8 @@
-//! `vmon::oom::OomWatch` on a cgroup of the kernel.
+//! `vmon::oom::OomWatch` on a cgroup of the kernel, and the reason of a child that the host has
+//! started in one.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::zombie_processes)] // a monitor reaps it
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -10,8 +12,12 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::common::memory_cgroup::{EATER, MemoryCgroup};
-use crate::common::{TIMEOUT, eventually};
+use crate::common::turning::turn_until;
+use crate::common::{State, TIMEOUT, eventually};
+use vmon::child::ChildIo;
+use vmon::monitor::{Monitor, Phase, Reason, Sandbox};
 use vmon::oom::{OomError, OomWatch};
+use vmon::reactor::Reactor;
 
 /// A shell in the cgroup, which runs the script when it gets a line.
 fn start(cgroup: &MemoryCgroup, script: &str) -> Child {
@@ -96,4 +102,26 @@ fn a_process_that_was_reaped_has_no_cgroup_to_watch() {
     let error = OomWatch::of(child.id()).unwrap_err();
     assert!(matches!(error, OomError::Process { pid, .. } if pid == child.id()), "{error}");
     assert!(error.to_string().contains(&format!("pid {}", child.id())), "{error}");
+}
+
+#[test]
+fn a_child_that_the_host_has_started_in_a_cgroup_of_its_own_ran_out_of_memory() {
+    let Some(cgroup) = MemoryCgroup::new("adopted") else { return };
+    let state = State::new();
+    let mut reactor = Reactor::new().unwrap();
+    let eats = format!("exec {EATER}");
+    // The second run begins with the count of the first.
+    for (script, reason) in [(&*eats, Reason::OutOfMemory), ("kill -9 $$", Reason::Signalled)] {
+        let mut child = start(&cgroup, script);
+        let mut stdin = child.stdin.take().unwrap();
+        let sandbox = Sandbox::new("a", state.path().join("log")).unwrap();
+        let (pid, io) = (child.id(), ChildIo::from(child));
+        let id = Monitor::builder(sandbox).start(&mut reactor, pid, io).unwrap();
+        turn_until(&mut reactor, "it runs", |reactor| {
+            reactor.get(id).unwrap().report().phase == Phase::Running
+        });
+        stdin.write_all(b"go\n").unwrap();
+        turn_until(&mut reactor, "the end", |reactor| reactor.get(id).unwrap().end().is_some());
+        assert_eq!(reactor.remove(id).unwrap().into_end().unwrap().reason(), reason);
+    }
 }

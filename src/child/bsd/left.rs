@@ -107,10 +107,6 @@ impl Cgroup {
         match self.0 {}
     }
 
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        match self.0 {}
-    }
-
     pub(crate) fn is_empty(&self) -> io::Result<bool> {
         match self.0 {}
     }
@@ -124,6 +120,24 @@ impl Cgroup {
     }
 
     pub(crate) fn remove(&self) {
+        match self.0 {}
+    }
+}
+
+/// Uninhabited: these systems count no OOM kills.
+#[derive(Debug)]
+pub(crate) struct OomKills(Infallible);
+
+impl OomKills {
+    pub(crate) fn before_start(_: Option<&Cgroup>) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn of_running(_pid: u32) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn have_grown(&self, _: Option<&Cgroup>) -> bool {
         match self.0 {}
     }
 }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::pidfd::PidFd;
 use crate::child::{CgroupError, Signal};
 use crate::process::cgroup::{
-    children, holds_processes, is_cgroup, is_gone, is_populated, members, value,
+    children, holds_processes, is_cgroup, is_gone, is_populated, members,
 };
 use crate::process::table::Entry;
 
@@ -25,8 +25,6 @@ pub(crate) struct Cgroup {
     directory: PathBuf,
     /// Whether it was created for this child, and is removed with it.
     made: bool,
-    /// `oom_kill` of `memory.events` before the start of the child; `None` without the controller.
-    oom_kills: Option<u64>,
 }
 
 impl Cgroup {
@@ -44,12 +42,9 @@ impl Cgroup {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => return Err(CgroupError::Create { path: directory, source }),
         };
-        let mut cgroup = Self { directory, made, oom_kills: None };
+        let cgroup = Self { directory, made };
         match cgroup.check(empty) {
-            Ok(()) => {
-                cgroup.oom_kills = oom_kills(&cgroup.directory);
-                Ok(cgroup)
-            }
+            Ok(()) => Ok(cgroup),
             Err(error) => {
                 cgroup.remove();
                 Err(error)
@@ -87,12 +82,6 @@ impl Cgroup {
 
     pub(in crate::child) fn directory(&self) -> &Path {
         &self.directory
-    }
-
-    /// Whether the OOM killer has killed a member since the start of the child.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        let before = self.oom_kills.unwrap_or(0);
-        oom_kills(&self.directory).is_some_and(|now| now > before)
     }
 
     /// Whether the cgroup and its descendants have no process left.
@@ -220,10 +209,6 @@ fn send_to_members(
     outcome
 }
 
-fn oom_kills(directory: &Path) -> Option<u64> {
-    value(&fs::read_to_string(directory.join("memory.events")).ok()?, "oom_kill")
-}
-
 /// Removes a cgroup with its descendants. A cgroup's directory has no other content to remove.
 fn remove_tree(directory: &Path) {
     for child in children(directory).unwrap_or_default() {
@@ -239,23 +224,6 @@ mod tests {
     use std::os::unix::process::{CommandExt, ExitStatusExt};
 
     use super::*;
-
-    #[test]
-    fn a_member_killed_by_the_oom_killer_is_detected_by_the_counter() {
-        let directory = tempfile::tempdir().unwrap();
-        let events = directory.path().join("memory.events");
-        fs::write(&events, "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n").unwrap();
-        let cgroup = Cgroup {
-            directory: directory.path().to_owned(),
-            made: false,
-            oom_kills: oom_kills(directory.path()),
-        };
-        assert!(!cgroup.ran_out_of_memory());
-        fs::write(&events, "low 0\nhigh 0\nmax 19\noom 2\noom_kill 2\noom_group_kill 0\n").unwrap();
-        assert!(cgroup.ran_out_of_memory());
-        fs::remove_file(&events).unwrap();
-        assert!(!cgroup.ran_out_of_memory());
-    }
 
     #[test]
     fn every_one_of_many_members_is_signalled_except_one_group() {

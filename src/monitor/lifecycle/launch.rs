@@ -4,7 +4,7 @@ use tracing::warn;
 
 use super::process::Process;
 use crate::child::lost::{RUN_VARIABLE, run_marker};
-use crate::child::{Cgroup, Child, ChildIo, Command, Stdio};
+use crate::child::{Cgroup, Child, ChildIo, Command, OomKills, Stdio};
 use crate::logfile::LogFile;
 use crate::monitor::backoff::RestartBackoff;
 #[cfg(feature = "consoles")]
@@ -79,13 +79,14 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     // Before the child: output that can't be relayed is a reason not to start it.
     open_stdio(io, log, terminal, parts, cx)?;
     let cgroup = open_cgroup(parts)?;
+    let oom_kills = OomKills::before_start(cgroup.as_ref());
     let spawned = Child::spawn_on(&command, child_stdio, cgroup.as_ref());
     let child = spawned.inspect_err(|_| {
         if let Some(cgroup) = &cgroup {
             cgroup.remove();
         }
     })?;
-    Ok(watch(child, cgroup, parts, cx))
+    Ok(watch(child, cgroup, oom_kills, parts, cx))
 }
 
 fn adopt(
@@ -101,12 +102,19 @@ fn adopt(
     if let Some(cgroup) = &cgroup {
         child.join(cgroup).inspect_err(|_| cgroup.remove())?;
     }
-    Ok(watch(child, cgroup, parts, cx))
+    let oom_kills = OomKills::of_running(child.pid());
+    Ok(watch(child, cgroup, oom_kills, parts, cx))
 }
 
-fn watch(child: Child, cgroup: Option<Cgroup>, parts: &Parts, cx: &mut Cx<'_>) -> Process {
+fn watch(
+    child: Child,
+    cgroup: Option<Cgroup>,
+    oom_kills: Option<OomKills>,
+    parts: &Parts,
+    cx: &mut Cx<'_>,
+) -> Process {
     let child = if parts.host_reaps { child.reaped_by_host() } else { child };
-    Process::new(child, cgroup, cx)
+    Process::new(child, cgroup, oom_kills, cx)
 }
 
 /// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own stdio

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::cleanup::RepeatedError;
 use super::limits::Limits;
-use crate::child::{Cgroup, Child, ExitStatus, FinalSignal, Orphans, Signal};
+use crate::child::{Cgroup, Child, ExitStatus, FinalSignal, OomKills, Orphans, Signal};
 use crate::monitor::keys::{Cx, Source, Timer};
 use crate::monitor::parts::Parts;
 use crate::monitor::sandbox::Sandbox;
@@ -37,6 +37,9 @@ pub(super) struct Process {
     /// Reports its end, if the kernel and the poller have a descriptor for that.
     exit: Option<SourceId>,
     cgroup: Option<Cgroup>,
+    oom_kills: Option<OomKills>,
+    /// Whether SIGKILL was sent to it from here.
+    kill_sent: bool,
     /// When it was seen that the host had reaped the child, whose status is awaited since.
     reaped: Option<Instant>,
 }
@@ -102,7 +105,12 @@ pub(super) type Exit = (ExitStatus, Option<Orphans>);
 impl Process {
     /// Watches for the end of a child that runs. If the poller has no room for it (epoll_ctl(2):
     /// `ENOSPC`, `ENOMEM`), its end is polled.
-    pub(super) fn new(child: Child, cgroup: Option<Cgroup>, cx: &mut Cx<'_>) -> Self {
+    pub(super) fn new(
+        child: Child,
+        cgroup: Option<Cgroup>,
+        oom_kills: Option<OomKills>,
+        cx: &mut Cx<'_>,
+    ) -> Self {
         let key = Source::Exit.key();
         let watched = child.exit_fd().map(|fd| cx.sources.register(&fd, Interest::READ, key));
         if let Some(Err(error)) = &watched {
@@ -116,7 +124,7 @@ impl Process {
         if exit.is_none() {
             cx.timers.set(EXIT_POLL, Timer::Exit.key());
         }
-        Self { child, exit, cgroup, reaped: None }
+        Self { child, exit, cgroup, oom_kills, kill_sent: false, reaped: None }
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -134,7 +142,7 @@ impl Process {
 
     /// Begins a stop: the stop signal now, KILL after `within` or the sandbox's stop timeout.
     pub(super) fn stop(
-        &self,
+        &mut self,
         limits: &Limits,
         cause: Cause,
         within: Option<Duration>,
@@ -162,10 +170,17 @@ impl Process {
         }
     }
 
+    /// Sends a signal to the process group, as [`Child::signal`].
+    pub(super) fn signal(&mut self, signal: Signal) -> io::Result<()> {
+        self.child.signal(signal)?;
+        self.kill_sent |= signal == Signal::KILL;
+        Ok(())
+    }
+
     /// Sends a signal; a failure is reported once.
-    fn send(&self, signal: Signal, error: &mut RepeatedError) {
+    fn send(&mut self, signal: Signal, error: &mut RepeatedError) {
         let pid = self.pid();
-        match self.child.signal(signal) {
+        match self.signal(signal) {
             Ok(()) => error.clear(),
             // It has ended, which is about to be reported.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
@@ -247,10 +262,11 @@ impl Process {
 
     /// Why the child has ended with this status.
     pub(super) fn reason(&self, stage: &Stage, status: ExitStatus) -> Reason {
-        let out_of_memory = || self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
         let killed = status == ExitStatus::Signal(Signal::KILL);
+        let grown = |kills: &OomKills| kills.have_grown(self.cgroup.as_ref());
+        let out_of_memory = || self.oom_kills.as_ref().is_some_and(grown);
         match (stage, status) {
-            (stage, _) if killed && !stage.is_killed() && out_of_memory() => Reason::OutOfMemory,
+            _ if killed && !self.kill_sent && out_of_memory() => Reason::OutOfMemory,
             (Stage::Stopping(Stopping { cause: Cause::MaxDuration, .. }), _) => Reason::MaxDuration,
             (Stage::Stopping(Stopping { cause: Cause::IdleTimeout, .. }), _) => Reason::IdleTimeout,
             (Stage::Stopping(Stopping { cause: Cause::Panic, .. }), _) => {
@@ -286,7 +302,12 @@ impl Stage {
 
 impl Stopping {
     /// A further stop request.
-    pub(super) fn ask_again(&mut self, process: &Process, request: StopRequest, cx: &mut Cx<'_>) {
+    pub(super) fn ask_again(
+        &mut self,
+        process: &mut Process,
+        request: StopRequest,
+        cx: &mut Cx<'_>,
+    ) {
         let urgent = request == StopRequest::Urgent && is_further_request(Some(self.asked));
         let now = Instant::now();
         // KILL may have failed, so each request after it repeats it.
@@ -303,7 +324,7 @@ impl Stopping {
     }
 
     /// Sends KILL, and sends it again until the child has ended.
-    pub(super) fn kill(&mut self, process: &Process, why: &str, cx: &mut Cx<'_>) {
+    pub(super) fn kill(&mut self, process: &mut Process, why: &str, cx: &mut Cx<'_>) {
         let pid = process.pid();
         if self.killed.is_none() {
             self.killed = Some(Instant::now());

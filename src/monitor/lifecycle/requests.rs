@@ -63,9 +63,11 @@ impl Lifecycle {
     }
 
     /// See [`Monitor::signal_child`](crate::monitor::Monitor::signal_child).
-    pub(in crate::monitor) fn signal_child(&self, signal: Signal) -> Result<(), RequestError> {
-        let process = self.process().ok_or(RequestError::NotRunning)?;
-        let sent = process.child.signal(signal);
+    pub(in crate::monitor) fn signal_child(&mut self, signal: Signal) -> Result<(), RequestError> {
+        let State::Alive(process, _) = &mut self.state else {
+            return Err(RequestError::NotRunning);
+        };
+        let sent = process.signal(signal);
         sent.map_err(|source| RequestError::Signal { signal, source })
     }
 

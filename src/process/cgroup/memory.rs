@@ -1,10 +1,14 @@
-//! The memory cgroup of a process, in cgroup v1 and v2: cgroups(7), and the kernel's documents
-//! `cgroup-v1/memory.rst` and `cgroup-v2.rst`. Nothing is cached.
+//! The memory cgroup of a process, and its count of OOM kills, in cgroup v1 and v2: cgroups(7), and
+//! the kernel's documents `cgroup-v1/memory.rst` and `cgroup-v2.rst`.
+//!
+//! Nothing is cached: a count costs six system calls where cgroups are mounted at the usual places.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+
+use super::{is_cgroup, value};
 
 /// Which hierarchy has the memory controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,9 @@ pub(crate) struct MemoryCgroup {
     /// Relative to the root of the cgroup namespace of this process (cgroup_namespaces(7)).
     path: String,
 }
+
+/// A file with a count of OOM kills, and its value.
+pub(crate) type OomKillCount = (PathBuf, u64);
 
 impl MemoryCgroup {
     /// The memory cgroup of a process, or of this one; `None` if the kernel has no cgroups.
@@ -85,6 +92,35 @@ impl MemoryCgroup {
         let mut directories = mounts.filter_map(|(root, at)| below(&at, &root, &self.path));
         directories.find_map(|directory| probe(&directory))
     }
+
+    /// The count of members that an OOM kill has ended; `None` if there is none or it can't be
+    /// read, as for a root cgroup of v2.
+    pub(crate) fn oom_kills(&self) -> Option<OomKillCount> {
+        self.find(|directory| match self.version {
+            Version::V1 => count(directory.join(Version::V1.events())),
+            Version::V2 => oom_kills_in(directory),
+        })
+    }
+}
+
+/// The count of OOM kills of the processes in this cgroup v2.
+///
+/// A cgroup without the memory controller is accounted for in its nearest ancestor with it.
+pub(crate) fn oom_kills_in(directory: &Path) -> Option<OomKillCount> {
+    // Since Linux 5.2, and without the victims in cgroups below.
+    count(directory.join("memory.events.local"))
+        .or_else(|| count(directory.join(Version::V2.events())))
+        .or_else(|| oom_kills_in(directory.parent().filter(|parent| is_cgroup(parent))?))
+}
+
+/// `oom_kill` of a file with OOM events; `None` if it can't be read.
+pub(crate) fn oom_kills_of(file: &Path) -> Option<u64> {
+    value(&read(file).ok()?, "oom_kill")
+}
+
+fn count(file: PathBuf) -> Option<OomKillCount> {
+    let kills = oom_kills_of(&file)?;
+    Some((file, kills))
 }
 
 /// As [`fs::read_to_string`], with three system calls for a file below 4 KiB: the kernel returns
@@ -181,6 +217,17 @@ mod tests {
     #[test]
     fn an_escape_that_is_none_is_kept() {
         assert_eq!(unescape("/a\\134b\\9x\\é"), PathBuf::from("/a\\b\\9x\\é"));
+    }
+
+    #[test]
+    fn the_count_without_descendants_goes_before_that_with_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        assert_eq!(oom_kills_in(at), None);
+        fs::write(at.join("memory.events"), "low 0\noom 9\noom_kill 7\n").unwrap();
+        assert_eq!(oom_kills_in(at), Some((at.join("memory.events"), 7)));
+        fs::write(at.join("memory.events.local"), "oom 2\noom_kill 2\noom_group_kill 0\n").unwrap();
+        assert_eq!(oom_kills_in(at), Some((at.join("memory.events.local"), 2)));
     }
 
     #[test]
