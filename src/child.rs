@@ -10,6 +10,8 @@
 
 mod cgroup;
 mod command;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod console_socket;
 mod descriptors;
 mod error;
 mod identity;
@@ -35,11 +37,15 @@ use nix::unistd::{Pid, getpgid};
 
 pub use cgroup::CgroupError;
 pub use command::Command;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use console_socket::{ConsoleConnection, ConsoleSocket, PtyMaster};
 use descriptors::{above_stdio, pipe};
 pub(crate) use descriptors::{bytes_available, set_nonblocking};
 pub use error::SpawnError;
 pub use identity::{Identity, Liveness, ProcessEnd};
 pub(crate) use left::{Counted, FinalSignal, KillScope, Orphans, reap_orphans};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use platform::reap_children;
 pub(crate) use platform::{Cgroup, OomKills, realtime_signals};
 pub(crate) use pty::{PTY_CAPACITY, resize, terminal_eof, window_size};
 #[cfg(feature = "consoles")]

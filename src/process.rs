@@ -4,6 +4,8 @@
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod cgroup;
 mod descriptors;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod fork;
 #[cfg(all(feature = "consoles", any(target_os = "linux", target_os = "android")))]
 pub(crate) mod masters;
 mod memory;
@@ -16,7 +18,9 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-pub use descriptors::keep_descriptors_from_programs;
+pub use descriptors::{inherited_descriptors, keep_descriptors_from_programs};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use fork::{Forked, fork};
 pub use memory::{fix_heap_threshold, trim_heap, trim_stack};
 pub use reaper::become_subreaper;
 

@@ -35,6 +35,7 @@ use crate::process::cgroup as cgroup_files;
 use crate::process::table::Entry;
 pub(crate) use cgroup::Cgroup;
 pub(crate) use left::Orphans;
+pub use left::reap_children;
 pub(super) use left::{ended_status, has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
 pub(crate) use oom::OomKills;

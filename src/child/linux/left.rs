@@ -187,6 +187,19 @@ pub(in crate::child) fn reap_orphans(child: &Identity, session: bool) {
     reap(leader, scope);
 }
 
+/// Reaps every child of this process that has ended, except the one with this pid, whose status
+/// something else takes: for a program that is a subreaper and starts no other process that it
+/// waits for. Never waits.
+pub fn reap_children(except: Option<u32>) {
+    let except = except.and_then(|pid| i32::try_from(pid).ok());
+    while let Ok(Some(pid)) = ended_child(libc::P_ALL, 0) {
+        if Some(pid) == except {
+            return reap_from_table(pid, |_| true);
+        }
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
+}
+
 /// Reaps reparented processes that have ended. Not the child, which its monitor reaps, nor children
 /// that the host has started, which are in our own session.
 fn reap(child: Leader, scope: Scope) {
@@ -199,15 +212,15 @@ fn reap(child: Leader, scope: Scope) {
         let entry = Entry::of(pid).ok().flatten();
         if pid == child.pid || !entry.is_some_and(|entry| is_orphan(&entry)) {
             // waitid returns the same zombie each time, so the others are found in the table.
-            return reap_from_table(child, is_orphan);
+            return reap_from_table(child.pid, is_orphan);
         }
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
 }
 
-fn reap_from_table(child: Leader, is_orphan: impl Fn(&Entry) -> bool) {
+fn reap_from_table(child: i32, is_orphan: impl Fn(&Entry) -> bool) {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let ended = |entry: &&Entry| entry.parent == own && entry.pid != child.pid && entry.has_ended();
+    let ended = |entry: &&Entry| entry.parent == own && entry.pid != child && entry.has_ended();
     for entry in Entry::all().unwrap_or_default().iter().filter(ended).filter(|it| is_orphan(it)) {
         let _ = waitpid(Pid::from_raw(entry.pid), Some(WaitPidFlag::WNOHANG));
     }
