@@ -27,6 +27,7 @@ mod log_claim;
 mod logs;
 mod name;
 mod observer;
+mod packet_clients;
 mod parts;
 mod post_rotate;
 mod report;
@@ -41,7 +42,6 @@ mod wait;
 
 use std::fmt;
 use std::mem;
-#[cfg(feature = "consoles")]
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -50,7 +50,7 @@ use chrono::Utc;
 use tracing::{Span, error_span};
 
 pub use crate::child::{Identity, Liveness};
-pub use attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
+pub use attach::{Attach, AttachError, AttachTo, Attached, EndOfInput, SessionId, SessionReport};
 pub use call_out::PanicError;
 pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
 pub use console_report::{ConsoleReport, ConsoleState};
@@ -210,6 +210,46 @@ impl Monitor {
         cx: &mut Cx<'_>,
     ) -> Result<Attached, (AttachError, UnixStream)> {
         self.in_span(|monitor| monitor.lifecycle.attach(client, request, preamble, cx))
+    }
+
+    /// Attaches a client on a Unix socket of type `SOCK_SEQPACKET`, with the framing that the clients
+    /// of conmon use. It gets the child's output from now on, both streams of a child on pipes, once
+    /// the log has it: each packet is one byte, 2 for stdout or the terminal and 3 for stderr, and
+    /// at most 8,192 bytes of the child. What it sends, in packets of at most 32 KiB, is the
+    /// child's input; the kernel discards the rest of a longer packet. While the child does not take
+    /// its input, no packet client is read; the output goes on.
+    ///
+    /// The end of its input, which an empty packet is as well, is not the end of the client: it gets
+    /// the output until it closes its socket. The monitor owns the socket from here on and makes
+    /// it non-blocking and close-on-exec. Up to 1,024 clients may be attached, over all runs; an
+    /// idle one costs a descriptor and no buffer.
+    ///
+    /// A client that takes packets loses none: while its queue is full the output is not read. At
+    /// most 256 KiB wait for one client, and 4 MiB for all of them. A client that has taken nothing
+    /// for a second while its queue is full is skipped, so that it holds up the child no longer:
+    /// the further output is left out until it has taken all that waits. It then gets a line with
+    /// the number of missed bytes (of stderr, or of the terminal if the child has one), and the
+    /// output from there on. Bytes that were read before the client came, and that have waited for
+    /// a full disk since, may be left out too.
+    ///
+    /// When the child has ended, each client has a second, and another one after each packet that
+    /// it takes, to take what waits for it. The drain waits for that, bounded by a
+    /// [stop](Self::stop) as a drain is. All clients are closed before
+    /// [`Transition::Stopped`] is reported.
+    ///
+    /// A service that accepts clients does so when it gets [`Transition::Running`]: clients that
+    /// wait in its listen queue then miss nothing.
+    ///
+    /// # Errors
+    ///
+    /// The request can't be met. Nothing has been sent, and the socket is returned.
+    pub fn attach_packets(
+        &mut self,
+        client: OwnedFd,
+        end: EndOfInput,
+        cx: &mut Cx<'_>,
+    ) -> Result<SessionId, (AttachError, OwnedFd)> {
+        self.in_span(|monitor| monitor.lifecycle.attach_packets(client, end, cx))
     }
 
     /// Gives the child's terminal the size of a session's terminal, which is in effect until

@@ -18,7 +18,7 @@ mod sink;
 mod throttle;
 mod write;
 
-pub(crate) use audience::Audience;
+pub(crate) use audience::{Audience, notice};
 pub(crate) use drivers::Drivers;
 pub use drivers::LogDriver;
 pub(crate) use input::{Input, InputEvent};

@@ -37,7 +37,7 @@ pub use messages::Messages;
 pub use modes::Modes;
 pub use output_modes::{note_modes, set_modes, undo_modes};
 #[cfg(feature = "consoles")]
-pub(crate) use platform::is_pty_master;
+pub(crate) use platform::{SEND_FLAGS, is_pty_master};
 
 /// The modes of the terminal to restore, while it is raw.
 ///

@@ -90,6 +90,34 @@ pub struct Attached {
     pub modes: String,
 }
 
+/// What the end of a packet client's input does to the child: an empty packet, a shutdown(2) of its
+/// sending side, or the close of its socket.
+///
+/// See [`Monitor::attach_packets`](super::Monitor::attach_packets).
+///
+/// ```
+/// use std::os::fd::OwnedFd;
+/// use vmon::monitor::{EndOfInput, ServiceContext};
+///
+/// /// Attaches a client that has connected to a container's socket. `interactive` is whether the
+/// /// container was created to take input.
+/// fn accepted(client: OwnedFd, interactive: bool, cx: &mut ServiceContext<'_, '_>) {
+///     let end = if interactive { EndOfInput::ClosesStdin } else { EndOfInput::Ignored };
+///     if let Err((error, _)) = cx.attach_packets(client, end) {
+///         eprintln!("can't attach a client: {error}");
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndOfInput {
+    /// The child's stdin is closed once it has taken all pending input, also while other clients
+    /// are attached. A terminal stays open, but what clients send from then on is discarded.
+    ClosesStdin,
+    /// Nothing: the child's stdin stays as it is.
+    Ignored,
+}
+
 /// Why a client can't be attached.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -103,6 +131,12 @@ pub enum AttachError {
     /// There is no console of that name.
     #[error("the sandbox has no console {0}")]
     NoSuchConsole(Name),
+    /// The most packet clients are attached.
+    #[error("{0} clients are attached already, which is the limit")]
+    TooMany(usize),
+    /// The socket is not one of type `SOCK_SEQPACKET`.
+    #[error("the client's socket does not preserve packets: use one of type SOCK_SEQPACKET")]
+    NoPacketSocket,
     /// No descriptor or no room in the poller is available.
     #[error("no resources for another session: {0}")]
     System(#[from] std::io::Error),

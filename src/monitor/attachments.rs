@@ -13,6 +13,7 @@ use nix::pty::Winsize;
 
 use super::attach::{AttachTo, Attached, SessionId, SessionReport};
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources};
+use super::packet_clients::PacketClients;
 use super::tty::Tty;
 use crate::child;
 use crate::reactor::{Interest, SourceId};
@@ -107,6 +108,9 @@ pub(super) enum ClientInput {
 #[derive(Debug, Default)]
 pub(super) struct Attachments {
     list: Vec<Client>,
+    /// The clients on packet sockets, if there are any: they get both outputs of the child's own
+    /// stdio.
+    packets: Option<Box<PacketClients>>,
     last_id: u64,
     last_act: u64,
     /// The output that the host's terminal is at, and the last act of that terminal.
@@ -115,6 +119,11 @@ pub(super) struct Attachments {
     over: bool,
     /// The outputs whose window size was set by a client that has gone.
     size_left: Vec<OutputId>,
+}
+
+/// How many bytes may wait for each of `clients` clients.
+pub(super) fn share(clients: usize) -> usize {
+    (ALL_QUEUES / clients.max(1)).clamp(LEAST, QUEUE)
 }
 
 /// The clients of one output.
@@ -126,7 +135,12 @@ pub(super) struct OutputAudience<'a> {
 
 impl Audience<SourceKey> for OutputAudience<'_> {
     fn is_empty(&self) -> bool {
-        !self.attachments.list.iter().any(|client| client.output == self.output)
+        let attached = self.attachments.list.iter().any(|client| client.output == self.output);
+        !attached && self.packets().is_none()
+    }
+
+    fn room(&self) -> usize {
+        self.packets().map_or(usize::MAX, PacketClients::room)
     }
 
     fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
@@ -138,12 +152,45 @@ impl Audience<SourceKey> for OutputAudience<'_> {
             .filter(|client| client.output == self.output)
             .for_each(|client| client.sink.offer(bytes, sources));
         self.attachments.sweep(sources);
+        if self.output.channel == ChannelId::STDIO
+            && let Some(packets) = self.attachments.packets()
+        {
+            packets.offer(self.output.stream, bytes, sources);
+        }
+    }
+}
+
+impl OutputAudience<'_> {
+    fn packets(&self) -> Option<&PacketClients> {
+        let packets = self.attachments.packets.as_deref();
+        packets.filter(|_| self.output.channel == ChannelId::STDIO)
     }
 }
 
 impl Attachments {
     pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.is_empty() && self.packets.is_none()
+    }
+
+    /// The clients on packet sockets, if there are any.
+    pub(super) fn packets(&mut self) -> Option<&mut PacketClients> {
+        self.packets.as_deref_mut()
+    }
+
+    /// The place for the clients on packet sockets.
+    pub(super) fn packets_slot(&mut self) -> &mut Option<Box<PacketClients>> {
+        &mut self.packets
+    }
+
+    /// Whether output waits for clients on packet sockets.
+    pub(super) fn packets_wait(&self) -> bool {
+        self.packets.as_ref().is_some_and(|packets| packets.has_waiting())
+    }
+
+    /// An identifier for one more client.
+    pub(super) fn next_id(&mut self) -> SessionId {
+        self.last_id += 1;
+        SessionId(self.last_id)
     }
 
     /// The clients of an output. `tty` is the state of its terminal, if it is that of one.
@@ -163,12 +210,8 @@ impl Attachments {
             read_only: client.is_reader(),
             missed: client.sink.dropped(),
         };
-        self.list.iter().map(report).collect()
-    }
-
-    /// How many bytes may wait for each of `clients` clients.
-    fn room(clients: usize) -> usize {
-        (ALL_QUEUES / clients.max(1)).clamp(LEAST, QUEUE)
+        let packets = self.packets.iter().flat_map(|packets| packets.report());
+        self.list.iter().map(report).chain(packets).collect()
     }
 
     /// Prepares for one more client; returns its identifier and how many bytes may wait for it.
@@ -177,8 +220,7 @@ impl Attachments {
             // While the child takes no input, no client is read, and no edge reports their end.
             self.remove_if(sources, Client::is_hung_up);
         }
-        self.last_id += 1;
-        (SessionId(self.last_id), Self::room(self.list.len() + 1))
+        (self.next_id(), share(self.list.len() + 1))
     }
 
     /// Adds a client. It gets `first` before anything else.
@@ -230,7 +272,7 @@ impl Attachments {
     }
 
     fn share_room(&mut self) {
-        let room = Self::room(self.list.len());
+        let room = share(self.list.len());
         self.list.iter_mut().for_each(|client| client.sink.set_room(room));
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Channel {
     input: Option<Input<Handle, SourceKey>>,
     host: HostTerminal,
     backend: Backend,
+    /// Whether the input of clients is over for this run.
+    clients_input_over: bool,
     /// Set if the output is that of a terminal.
     tty: Option<Box<Tty>>,
 }
@@ -66,7 +68,7 @@ impl Channel {
         exact.extend(outputs);
         let tty = exact.iter().find(|output| output.stream() == Stream::Tty);
         let tty = tty.map(|output| Box::new(Tty::new(id, output.forwards_to_terminal())));
-        Self { id, log, outputs: exact, input: None, host, backend, tty }
+        Self { id, log, outputs: exact, input: None, host, backend, clients_input_over: false, tty }
     }
 
     /// Relays these descriptors.
@@ -306,6 +308,9 @@ impl Channel {
 
     /// Sends input of a client.
     pub(super) fn send_input(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
+        if self.clients_input_over {
+            return;
+        }
         if self.input.is_none() && self.is_terminal() {
             // The descriptor for writing is made when the first client types.
             let target = self.pty_master().and_then(|pty| pty.as_fd().try_clone_to_owned().ok());
@@ -315,6 +320,26 @@ impl Channel {
             let event = input.send(bytes, sources);
             self.input_event(event, sources);
         }
+    }
+
+    /// The input of clients is over: what they send is discarded from now on, and the child's pipe is
+    /// closed once it has taken what is pending. Keystrokes at the host's terminal still go to it.
+    pub(super) fn end_client_input(&mut self, sources: &mut Sources<'_>) {
+        self.clients_input_over = true;
+        if let Some(input) = self.input.as_mut().filter(|_| !self.host.is_session()) {
+            input.finish(sources);
+            self.input_event(InputEvent::Open, sources);
+        }
+    }
+
+    /// Reads the outputs no further, or reads them again.
+    pub(super) fn hold_back(&mut self, held_back: bool, sources: &mut Sources<'_>) {
+        self.outputs.iter_mut().for_each(|output| output.hold_back(held_back, sources));
+    }
+
+    /// Whether an output is not read, since its clients have no room.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.outputs.iter().any(Output::is_held_back)
     }
 
     /// The child takes more of its input.

@@ -98,6 +98,10 @@ impl Channels {
             channel.start(pid, cx);
             self.attachments.resume_input(channel.id(), &mut cx.sources);
         }
+        if let Some(packets) = self.attachments.packets() {
+            packets.start();
+            packets.resume_input(&mut cx.sources);
+        }
     }
 
     /// Reads an output; returns whether bytes came.
@@ -128,6 +132,9 @@ impl Channels {
             channel.input_ready(&mut cx.sources);
         }
         self.attachments.resume_input(id, &mut cx.sources);
+        if let Some(packets) = self.attachments.packets().filter(|_| id == ChannelId::STDIO) {
+            packets.resume_input(&mut cx.sources);
+        }
     }
 
     /// Opens a channel whose peer may be there by now.
@@ -355,6 +362,7 @@ impl Channels {
 
     /// The sandbox has stopped: clients get what is left, within a bounded time.
     pub(super) fn finish_attachments(&mut self, cx: &mut Cx<'_>) {
+        self.close_packets(cx);
         if self.attachments.finish(&mut cx.sources) {
             cx.timers.set(LAST_OUTPUT, Timer::Attachments.key());
         }
@@ -382,6 +390,11 @@ impl Channels {
     pub(super) fn begin_drain(&mut self, cx: &mut Cx<'_>) {
         let Self { list, attachments, .. } = self;
         list.iter_mut().for_each(|channel| channel.begin_drain(attachments, cx));
+        if let Some(packets) = attachments.packets() {
+            packets.begin_drain();
+            // The child's input is closed, so what they send is discarded.
+            packets.resume_input(&mut cx.sources);
+        }
     }
 
     /// Reads every output; returns whether bytes came.
@@ -409,14 +422,20 @@ impl Channels {
         self.list.iter().all(Channel::is_flushed)
     }
 
-    /// Whether bytes wait for a reader, and not for a log.
-    pub(super) fn wait_for_reader(&self) -> bool {
-        self.list.iter().any(Channel::waits_for_reader)
+    /// Whether an output is not read because packet clients have not taken what was read.
+    pub(super) fn are_held_back(&self) -> bool {
+        self.stdio().is_some_and(Channel::is_held_back)
     }
 
-    /// Whether no further bytes can come, and all have been logged and forwarded.
+    /// Whether bytes wait for a reader, and not for a log.
+    pub(super) fn wait_for_reader(&self) -> bool {
+        self.list.iter().any(Channel::waits_for_reader) || self.attachments.packets_wait()
+    }
+
+    /// Whether no further bytes can come, and all have been logged and forwarded, to packet clients
+    /// too.
     pub(super) fn are_finished(&self) -> bool {
-        self.list.iter().all(Channel::is_finished)
+        self.list.iter().all(Channel::is_finished) && !self.attachments.packets_wait()
     }
 
     /// Reads no more from outputs of which all that the child itself wrote has been read. At the
@@ -435,6 +454,9 @@ impl Channels {
     pub(super) fn abandon(&mut self, cx: &mut Cx<'_>) {
         let Self { list, attachments, .. } = self;
         list.iter_mut().for_each(|channel| channel.abandon(attachments, cx));
+        if let Some(packets) = attachments.packets() {
+            packets.abandon(&mut cx.sources);
+        }
     }
 
     /// Ends every channel; returns the logs, the bytes in the log of the child's own stdio, and
@@ -535,5 +557,6 @@ impl Channels {
     }
 }
 
+mod packets;
 #[cfg(test)]
 mod tests;

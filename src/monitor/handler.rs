@@ -107,6 +107,7 @@ impl Monitor {
                 }
             }
             Source::ClientOutput(client) => self.channels().flush_client(client, cx),
+            Source::PacketClient(client) => self.lifecycle.serve_packets(client, ready, cx),
             Source::Host(_) => {}
         }
     }
@@ -144,6 +145,10 @@ impl Monitor {
             Timer::MaxDuration => self.lifecycle.handle(Event::MaxDuration, cx),
             Timer::Idle => self.lifecycle.handle(Event::Idle, cx),
             Timer::PostRotate => self.poll_post_rotate(cx),
+            Timer::PacketClients => {
+                self.channels().packets_timer(cx);
+                self.lifecycle.output_moved(false, cx);
+            }
             Timer::Attachments => self.channels().close_attachments(cx),
             Timer::Service { service, key } => {
                 self.services.timer((service, key), &mut self.lifecycle, cx);

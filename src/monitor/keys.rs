@@ -49,6 +49,8 @@ pub(super) enum Source {
     ClientInput(SessionId),
     /// An attached client, while output waits for it.
     ClientOutput(SessionId),
+    /// A client on a packet socket: its input, and output that waits for it.
+    PacketClient(SessionId),
     /// The end of the process that works on a generation of a log.
     PostRotate,
     /// A source of a service.
@@ -95,6 +97,8 @@ pub(super) enum Timer {
     Redraw(ChannelId),
     /// The time that attached clients have to take the end of the output.
     Attachments,
+    /// The time of a packet client that takes nothing.
+    PacketClients,
     /// The process that works on a generation of a log is polled.
     PostRotate,
     /// A timer of a service.

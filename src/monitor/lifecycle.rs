@@ -144,7 +144,9 @@ impl Lifecycle {
                 self.stop(Cause::MaxDuration, None, cx);
             }
             (State::Alive(_, Stage::Running(limits)), Event::Idle) => {
-                if limits.is_idle(!parts.channels.are_flushed(), cx) {
+                let channels = &parts.channels;
+                let waits = !channels.are_flushed() || channels.are_held_back();
+                if limits.is_idle(waits, cx) {
                     self.stop(Cause::IdleTimeout, None, cx);
                 }
             }
@@ -423,6 +425,7 @@ impl Lifecycle {
         self.parts.start_post_rotate(cx);
         // A write to a client may have shown that it has gone.
         self.parts.channels.follow_sizes();
+        self.parts.channels.follow_packets(cx);
         self.parts.channels.follow_logs(cx);
         self.handle(Event::Output { read }, cx);
     }

@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::attach::{Attach, AttachError, Attached, SessionId};
+use super::attach::{Attach, AttachError, Attached, EndOfInput, SessionId};
 use super::call_out::{Callee, PanicError, call_out, discard};
 use super::keys::{Cx, Source, SourceKey, Timer, TimerKey};
 use super::lifecycle::{Event, Lifecycle, StopRequest};
@@ -187,6 +187,19 @@ impl ServiceContext<'_, '_> {
         preamble: impl FnOnce(&Attached) -> Vec<u8>,
     ) -> Result<Attached, (AttachError, UnixStream)> {
         self.lifecycle.attach(client, request, preamble, self.cx)
+    }
+
+    /// See [`Monitor::attach_packets`](super::Monitor::attach_packets).
+    ///
+    /// # Errors
+    ///
+    /// The request can't be met; the client's socket comes back.
+    pub fn attach_packets(
+        &mut self,
+        client: OwnedFd,
+        end: EndOfInput,
+    ) -> Result<SessionId, (AttachError, OwnedFd)> {
+        self.lifecycle.attach_packets(client, end, self.cx)
     }
 
     /// See [`Monitor::resize`](super::Monitor::resize).

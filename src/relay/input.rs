@@ -203,6 +203,12 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
+    /// Ends the input once the target has taken what is pending: no source follows.
+    pub(crate) fn finish(&mut self, sources: &mut Sources<'_, S>) {
+        self.lasting = false;
+        self.end_source(sources);
+    }
+
     /// Stops reading the source.
     pub(crate) fn end_source(&mut self, sources: &mut Sources<'_, S>) {
         if let Some((_, id)) = self.source.take() {

@@ -60,6 +60,8 @@ pub(crate) struct Output<W, S, T> {
     held: Vec<u8>,
     /// Boxed: most children of a host have none.
     sink: Option<Box<Sink<W, S>>>,
+    /// Whether the audience has no room.
+    held_back: bool,
     tail: Option<Tail>,
 }
 
@@ -74,6 +76,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             throttle: None,
             held: Vec::new(),
             sink: sink.map(Box::new),
+            held_back: false,
             tail: None,
         }
     }
@@ -170,12 +173,14 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     ) -> bool {
         self.end_gap(log, audience, cx);
         let Some(id) = self.source.as_ref().map(|(_, id)| *id) else { return false };
+        self.held_back = audience.room() == 0;
         if self.waits_for_sinks() {
             // The edge is kept until it is read again.
             self.end_pace(cx);
             if let Some(throttle) = &mut self.throttle {
                 throttle.wait_no_more(id, cx);
             }
+            self.pause_or_resume(&mut cx.sources);
             return false;
         }
         let allowed = self.allowed(id, cx);
@@ -185,7 +190,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         }
         let forwarded = self.sink.is_some() || !audience.is_empty();
         let room = if forwarded { FORWARDED.min(cx.scratch.len()) } else { cx.scratch.len() };
-        let room = room.min(allowed);
+        let room = room.min(allowed).min(audience.room());
         let (count, stopped) = self.gather(cx.scratch.get_mut(..room).unwrap_or_default());
         let empty = !matches!(stopped, Stopped::Bounded);
         if count > 0 {
@@ -361,6 +366,19 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.pause_or_resume(sources);
     }
 
+    /// Reads no further, or reads again, as the audience has room.
+    pub(crate) fn hold_back(&mut self, held_back: bool, sources: &mut Sources<'_, S>) {
+        if self.held_back != held_back {
+            self.held_back = held_back;
+            self.pause_or_resume(sources);
+        }
+    }
+
+    /// Whether the audience has no room.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held_back
+    }
+
     /// The child has ended, with `left` of its bytes in the pipe: notes when all of them have been
     /// read.
     pub(crate) fn begin_tail(&mut self, left: Option<usize>) {
@@ -444,6 +462,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
             sink.offer(done, sources);
         }
         audience.offer(done, sources);
+        self.held_back = audience.room() == 0;
     }
 
     /// Whether this is not the end of the output: a live child has closed its terminal.
@@ -474,7 +493,9 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
     }
 
     fn waits_for_sinks(&self) -> bool {
-        !self.held.is_empty() || self.sink.as_ref().is_some_and(|sink| !sink.accepts())
+        self.held_back
+            || !self.held.is_empty()
+            || self.sink.as_ref().is_some_and(|sink| !sink.accepts())
     }
 
     fn pause_or_resume(&mut self, sources: &mut Sources<'_, S>) {

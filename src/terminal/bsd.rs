@@ -13,10 +13,10 @@ use nix::unistd::ttyname;
 use super::handle::Direction;
 
 #[cfg(target_os = "macos")]
-pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT;
+pub(crate) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT;
 
 #[cfg(not(target_os = "macos"))]
-pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+pub(crate) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Fails: these systems can't reopen a descriptor.
 pub(super) fn reopen(_stream: BorrowedFd<'_>, _direction: Direction) -> io::Result<OwnedFd> {

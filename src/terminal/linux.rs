@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 
 use super::handle::Direction;
 
-pub(super) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+pub(crate) const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Opens a new file description of the same pipe, FIFO or device.
 pub(super) fn reopen(stream: BorrowedFd<'_>, direction: Direction) -> io::Result<OwnedFd> {

@@ -18,6 +18,7 @@ mod limits;
 mod log_drivers;
 mod measure;
 mod oom;
+mod packets;
 mod panics;
 mod rotate_host;
 mod sessions;

@@ -1,6 +1,5 @@
 //! What hosts and clients ask of a lifecycle: none of it changes the state.
 
-#[cfg(feature = "consoles")]
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -8,7 +7,7 @@ use tracing::debug;
 
 use super::{Event, Lifecycle, State};
 use crate::child::Signal;
-use crate::monitor::attach::{Attach, AttachError, Attached, SessionId};
+use crate::monitor::attach::{Attach, AttachError, Attached, EndOfInput, SessionId};
 use crate::monitor::keys::Cx;
 #[cfg(feature = "consoles")]
 use crate::monitor::logs::LogOpener;
@@ -18,6 +17,7 @@ use crate::monitor::parts::Parts;
 use crate::monitor::requests::RequestError;
 #[cfg(feature = "consoles")]
 use crate::monitor::transition::StartError;
+use crate::reactor::Ready;
 
 impl Lifecycle {
     /// Sends input of a client.
@@ -41,6 +41,37 @@ impl Lifecycle {
         let attached = self.parts.channels.attach(client, request, preamble, cx)?;
         debug!(session = attached.session.0, "attached");
         Ok(attached)
+    }
+
+    /// See [`Monitor::attach_packets`](crate::monitor::Monitor::attach_packets).
+    pub(in crate::monitor) fn attach_packets(
+        &mut self,
+        client: OwnedFd,
+        end: EndOfInput,
+        cx: &mut Cx<'_>,
+    ) -> Result<SessionId, (AttachError, OwnedFd)> {
+        let ending = match self.state {
+            State::Alive(..) => false,
+            State::Draining(_) => true,
+            _ => return Err((AttachError::NotRunning, client)),
+        };
+        let session = self.parts.channels.attach_packets(client, end, ending, cx)?;
+        debug!(session = session.0, "attached to packets");
+        Ok(session)
+    }
+
+    /// A packet client is ready.
+    pub(in crate::monitor) fn serve_packets(
+        &mut self,
+        client: SessionId,
+        ready: Ready,
+        cx: &mut Cx<'_>,
+    ) {
+        let alive = self.process().is_some();
+        if self.parts.channels.serve_packets(client, ready, alive, cx) {
+            self.handle(Event::Input, cx);
+        }
+        self.output_moved(false, cx);
     }
 
     /// See [`Monitor::add_console`](crate::monitor::Monitor::add_console).
