@@ -5,6 +5,7 @@
 #[path = "mod.rs"]
 mod base;
 pub mod cgroups;
+pub mod guest;
 pub mod held;
 pub mod inject;
 pub mod machine;

@@ -17,7 +17,7 @@ pub struct MemoryCgroup {
 }
 
 impl MemoryCgroup {
-    /// Makes one with room for 64 MiB. `None`, which skips the test and says so, where this process
+    /// Makes one with room for 32 MiB. `None`, which skips the test and says so, where this process
     /// can't; with `VMON_REQUIRE_MEMORY_CGROUP` set, a failure.
     pub fn new(name: &str) -> Option<Self> {
         let made = Self::try_new(name);
@@ -52,11 +52,11 @@ impl MemoryCgroup {
             true => ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
             false => ["memory.max", "memory.swap.max"],
         };
-        fs::write(self.directory.join(limits[0]), "64M")?;
+        fs::write(self.directory.join(limits[0]), "32M")?;
         // Absent without swap accounting.
         let swap = self.directory.join(limits[1]);
         if swap.exists() {
-            fs::write(swap, if self.is_v1 { "64M" } else { "0" })?;
+            fs::write(swap, if self.is_v1 { "32M" } else { "0" })?;
         }
         Ok(())
     }

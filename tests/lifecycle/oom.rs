@@ -91,3 +91,20 @@ fn a_sandbox_that_restarts_counts_anew_for_each_run() {
     assert_eq!(found.len(), 2, "{history}");
     assert_eq!(reason(&state), "signalled");
 }
+
+#[test]
+fn a_command_killed_at_the_limit_of_its_own_cgroup_of_v2_ran_out_of_memory() {
+    let Some(cgroup) = MemoryCgroup::new("own") else { return };
+    if cgroup.is_v1 {
+        // `--cgroup` is one of v2, which limits no memory then.
+        return;
+    }
+    // The second one has no memory controller: its memory is accounted for in the one above.
+    for directory in [cgroup.directory.clone(), cgroup.directory.join("below")] {
+        let state = State::new();
+        let options = ["--cgroup", directory.to_str().unwrap()];
+        let ended = state.run("x", &options, &format!("exec {EATER}")).output().unwrap();
+        assert_eq!(ended.status.code(), Some(137), "{ended:?}");
+        assert_eq!(reason(&state), "out-of-memory", "{}", directory.display());
+    }
+}

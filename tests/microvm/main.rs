@@ -5,6 +5,7 @@
 #[path = "../common/command.rs"]
 mod common;
 
+mod cgroup2;
 mod microvm;
 mod microvm_consoles;
 mod microvm_flood;
