@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use tracing::debug;
 
 use super::queue::{Packet, Queue, Tag};
@@ -282,9 +282,14 @@ impl Client {
         }
     }
 
-    /// Before it is removed.
+    /// Before it is removed: discards its input that was not read. The client's next read would
+    /// fail otherwise with `ECONNRESET`, before it has the last output (Linux: `unix_release_sock`).
     pub(super) fn release(&self, sources: &mut Sources<'_>) {
         sources.deregister(self.source);
+        let fd = self.socket.as_raw_fd();
+        // No more can come.
+        let _ = shutdown(fd, Shutdown::Read);
+        while matches!(recv(fd, &mut [0], MsgFlags::MSG_DONTWAIT), Ok(1..) | Err(Errno::EINTR)) {}
     }
 
     /// The client takes no more output. It may still send input; its close is reported on that side.
