@@ -148,7 +148,7 @@ pub enum AttachError {
 pub struct SessionReport {
     /// Its identifier.
     pub session: SessionId,
-    /// The stream that it gets.
+    /// The stream that it gets. A packet client of a child on pipes gets stderr as well.
     pub to: AttachTo,
     /// Whether its input is discarded.
     pub read_only: bool,

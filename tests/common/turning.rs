@@ -25,3 +25,25 @@ pub fn turn_until(reactor: &mut Loop, what: &str, mut holds: impl FnMut(&mut Loo
         reactor.poll_once(Some(Duration::from_millis(20))).unwrap();
     }
 }
+
+/// Turns until nothing wakes the loop up: neither a descriptor nor a timer.
+#[track_caller]
+pub fn turn_until_asleep(reactor: &mut Loop) {
+    turn_until(reactor, "silence", |reactor| {
+        !has_events(reactor) && reactor.next_deadline().is_none()
+    });
+}
+
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn has_events(reactor: &Loop) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut fds = [PollFd::new(reactor.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
+}
+
+/// This poller has no descriptor.
+#[cfg(mio_unsupported_force_poll_poll)]
+fn has_events(_: &Loop) -> bool {
+    false
+}

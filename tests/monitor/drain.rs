@@ -5,12 +5,11 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Child as StdChild, Command as StdCommand, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 use vmon::child::{ChildIo, Command};
@@ -18,7 +17,7 @@ use vmon::monitor::{Drain, End, Monitor, RequestError, Sandbox};
 use vmon::reactor::{Handler, HandlerId, Reactor};
 use vmon::terminal::WindowSize;
 
-use crate::common::turning::{Loop, start_added, turn_until};
+use crate::common::turning::{Loop, start_added, turn_until, turn_until_asleep};
 use crate::common::{State, assert_same, contains};
 
 /// A sandbox whose drain would last for an hour while a process that it leaves behind writes.
@@ -156,10 +155,7 @@ fn a_terminal_that_no_process_has_open_causes_no_wake_up_and_is_relayed_when_it_
         let line = format!("round {round}");
         writeln!(open_slave(&path, OFlag::empty()), "{line}").unwrap();
         turn_until(&mut reactor, &line, |_| contains(&state.log("tty"), line.as_bytes()));
-        turn_until(&mut reactor, "silence", |reactor| {
-            let mut fds = [PollFd::new(reactor.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::ZERO).unwrap() == 0 && reactor.next_deadline().is_none()
-        });
+        turn_until_asleep(&mut reactor);
     }
     child.kill().unwrap();
     end_of(&mut reactor, id);

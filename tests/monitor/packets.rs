@@ -4,25 +4,24 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
 use nix::sys::stat::fstat;
 use vmon::child::{Command, Signal};
 use vmon::monitor::{
-    AttachError, AttachTo, Builder, End, EndOfInput, Input, Monitor, Restart, Sandbox, Service,
-    ServiceContext, Transition,
+    AttachError, AttachTo, Builder, Drain, End, EndOfInput, Input, Monitor, Restart, Sandbox,
+    Service, ServiceContext, Transition,
 };
 use vmon::reactor::{Handler, HandlerId, Reactor};
 
-use crate::common::turning::start_added;
-use crate::common::{State, TIMEOUT, assert_same, bytes_waiting, contains};
+use crate::common::turning::{start_added, turn_until_asleep};
+use crate::common::{self, State, TIMEOUT, assert_same, bytes_waiting, contains};
 
 /// Connected packet sockets.
 fn pair() -> (OwnedFd, OwnedFd) {
@@ -181,16 +180,6 @@ impl Host {
     fn end(mut self) -> (End, State) {
         self.until("the end", |host| host.monitor().is_done());
         (self.reactor.remove(self.id).unwrap().into_end().unwrap(), self.state)
-    }
-
-    /// Nothing wakes the loop up: neither a descriptor nor a timer.
-    #[track_caller]
-    fn until_asleep(&mut self) {
-        self.until("silence", |host| {
-            let mut fds = [PollFd::new(host.reactor.as_fd(), PollFlags::POLLIN)];
-            let events = poll(&mut fds, PollTimeout::ZERO).unwrap();
-            events == 0 && host.reactor.next_deadline().is_none()
-        });
     }
 }
 
@@ -401,7 +390,7 @@ fn clients_that_came_and_went_leave_no_descriptor_and_wake_nothing_up() {
     // One that is idle, and one that is half-closed.
     let (_idle, half) = (host.attach(IGNORED), host.attach(IGNORED));
     half.half_close();
-    host.until_asleep();
+    turn_until_asleep(&mut host.reactor);
     assert_eq!(host.clients(), 2);
     drop(half);
     host.until("it is closed", |host| host.clients() == 1);
@@ -438,7 +427,7 @@ fn a_client_that_does_not_read_holds_up_neither_the_child_nor_others_and_gets_a_
     let log = host.state.log("a");
     assert_same(&other.stdout, &log, "what the other client got");
     // No timer, and no queue that is tried again and again.
-    host.until_asleep();
+    turn_until_asleep(&mut host.reactor);
     let missed = host.monitor().report().sessions[0].missed;
     assert!(missed > 0);
     host.until("the notice", |_| {
@@ -492,7 +481,7 @@ fn input_that_the_child_does_not_take_waits_and_the_output_goes_on() {
     assert!(sent < 32);
     host.open_gate();
     host.until_seen(&mut client, "on\n");
-    host.until_asleep();
+    turn_until_asleep(&mut host.reactor);
     fs::write(host.state.file("gate.too"), "").unwrap();
     host.until("all is sent", |_| {
         while sent < 32 && client.try_send(&piece) {
@@ -514,6 +503,27 @@ fn what_waits_at_the_end_reaches_a_client_that_reads() {
     client.send(b"\n");
     host.until_logged(b"\n60000\n");
     host.until_ended(&mut client);
+    let (end, state) = host.end();
+    assert_eq!(end.exit_code(), 3);
+    assert_same(&client.stdout, &state.log("a"), "what the client got");
+}
+
+#[test]
+fn input_that_the_child_did_not_take_does_not_cost_its_client_the_last_output() {
+    let mut host = Host::new("until [ -e \"$1\" ]; do sleep 0.01; done; seq 1 20000; exit 3");
+    let mut client = host.attach(CLOSES);
+    for _ in 0..20 {
+        while client.try_send(&[b'x'; 32 << 10]) {}
+        host.reactor.poll_once(Some(Duration::ZERO)).unwrap();
+    }
+    host.open_gate();
+    host.until("the end of the client's stream", |_| {
+        // It keeps sending, too.
+        let _ =
+            send(client.socket.as_raw_fd(), b"x", MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        client.read();
+        client.ended
+    });
     let (end, state) = host.end();
     assert_eq!(end.exit_code(), 3);
     assert_same(&client.stdout, &state.log("a"), "what the client got");
@@ -545,6 +555,71 @@ fn a_stop_does_not_wait_for_a_client_that_does_not_read() {
     host.stop();
     let (end, _) = host.end();
     assert_eq!(end.exit_code(), 143);
+}
+
+#[test]
+fn a_slow_client_gets_the_end_of_a_command_whose_daemon_holds_the_pipe() {
+    let describe =
+        |sandbox: Sandbox| sandbox.leave_descendants(true).stop_timeout(Duration::from_secs(3600));
+    let build = |builder: Builder| builder.drain(Drain::Available);
+    let script =
+        "read go; { while echo more; do sleep 0.01; done 2>&-; } & seq 1 60000 >&2; exit 6";
+    let mut host = Host::with(script, false, describe, build);
+    let mut slow = host.attach(IGNORED);
+    slow.send(b"\n");
+    host.until("the end of the client's stream", |_| {
+        slow.read_one();
+        slow.ended
+    });
+    let expected: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
+    assert_same(&slow.stderr, expected.as_bytes(), "what the client got");
+    assert_eq!(host.end().0.exit_code(), 6);
+}
+
+#[test]
+fn at_most_1024_clients_are_attached_and_those_that_have_gone_do_not_count() {
+    common::run_host(&State::new(), hosts::MODULE, "attaches_many", hosts::DIRECTORY, |_| {});
+}
+
+/// Hosts in a process of their own: the file limit is that of the process.
+mod hosts {
+    use super::*;
+
+    pub const MODULE: &str = module_path!();
+    pub const DIRECTORY: &str = "VMON_TEST_PACKETS_HOST";
+
+    #[test]
+    #[ignore = "a host, run by other tests"]
+    fn attaches_many() {
+        if std::env::var_os(DIRECTORY).is_none() {
+            return;
+        }
+        vmon::process::raise_file_limit().unwrap();
+        // It takes no input, so the clients are not read once its pipe is full.
+        let mut host = Host::new("echo up; exec sleep 1000");
+        let mut clients: Vec<_> = (0..1024).map(|_| host.attach(IGNORED)).collect();
+        let refused = host.try_attach(pair().0, IGNORED);
+        assert!(matches!(refused, Err(AttachError::TooMany(1024))), "{refused:?}");
+        assert_eq!(host.clients(), 1024);
+        let piece = [b'x'; 32 << 10];
+        let mut accepted = 0;
+        while clients[0].try_send(&piece) {
+            accepted += 1;
+            host.reactor.poll_once(Some(Duration::ZERO)).unwrap();
+        }
+        assert!(accepted > 2);
+        clients.iter().skip(1).for_each(|client| {
+            client.try_send(b"unread");
+        });
+        turn_until_asleep(&mut host.reactor);
+        clients.truncate(1000);
+        let client = host.attach(IGNORED);
+        assert_eq!(host.clients(), 1001);
+        drop(client);
+        host.stop();
+        clients.iter_mut().for_each(|client| host.until_ended(client));
+        host.end();
+    }
 }
 
 #[test]
