@@ -45,6 +45,7 @@
 //! | `codec` | by `registry` | the JSON form of a sandbox and its command |
 //! | `consoles` | no | guest consoles as further channels beside the child's standard streams |
 //! | `control` | no | the `control` module: the control socket of a monitor, and its client |
+//! | `journald` | no | the `journal` module: output of a child in the journal of systemd, on Linux |
 //! | `reader` | no | the `logfile::read` module: reading logs back, including compressed generations |
 //!
 //! Each feature works alone and in any combination.
@@ -59,6 +60,9 @@ pub mod control;
 #[cfg(test)]
 #[path = "../tests/common/fuzz.rs"]
 mod fuzz;
+#[cfg(all(feature = "journald", target_os = "linux"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "journald", target_os = "linux"))))]
+pub mod journal;
 pub mod logfile;
 pub mod monitor;
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -595,7 +595,7 @@ impl Channel {
         for output in &mut self.outputs {
             output.abandon(&mut self.log, sources);
         }
-        self.log.close();
+        self.log.close(sources);
     }
 
     /// Ends the channel; bytes that still wait are counted as left out.
@@ -627,11 +627,17 @@ impl Channel {
 
     /// Whether the log is to be tried again without new output.
     pub(super) fn needs_log_retry(&self) -> bool {
-        self.waits_for_log() || self.log.has_unreported()
+        self.waits_for_log() || self.log.has_unreported() || self.log.needs_retry()
+    }
+
+    /// Watches what the log waits for.
+    pub(super) fn follow_log(&mut self, sources: &mut Sources<'_>) {
+        self.log.follow(Source::Log(self.id).key(), sources);
     }
 
     /// Offers the log again the bytes that it has not taken.
     pub(super) fn retry_log(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
+        self.log.flush(&mut cx.sources);
         self.log.report();
         for output in &mut self.outputs {
             let id = OutputId { channel: self.id, stream: output.stream() };

@@ -498,6 +498,7 @@ impl Channels {
 impl Channels {
     /// Sets the timers that the logs need now.
     pub(super) fn follow_logs(&mut self, cx: &mut Cx<'_>) {
+        self.list.iter_mut().for_each(|channel| channel.follow_log(&mut cx.sources));
         if self.log_retry.is_none() && self.list.iter().any(Channel::needs_log_retry) {
             self.log_retry = Some(cx.timers.set(LOG_RETRY, Timer::LogRetry.key()));
         }
@@ -520,6 +521,14 @@ impl Channels {
         self.log_retry = None;
         let Self { list, attachments, .. } = self;
         list.iter_mut().for_each(|channel| channel.retry_log(attachments, cx));
+    }
+
+    /// The log of a channel takes more.
+    pub(super) fn log_ready(&mut self, id: ChannelId, cx: &mut Cx<'_>) {
+        let Self { list, attachments, .. } = self;
+        if let Some(channel) = list.iter_mut().find(|channel| channel.id() == id) {
+            channel.retry_log(attachments, cx);
+        }
     }
 
     /// Lets the logs do what is due.

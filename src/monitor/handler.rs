@@ -95,6 +95,10 @@ impl Monitor {
                 self.lifecycle.handle(Event::Input, cx);
             }
             Source::Input(channel) => self.channels().input_ready(channel, cx),
+            Source::Log(channel) => {
+                self.channels().log_ready(channel, cx);
+                self.lifecycle.output_moved(false, cx);
+            }
             #[cfg(feature = "consoles")]
             Source::Listener(channel) => {
                 let read = self.channels().accept(channel, cx);

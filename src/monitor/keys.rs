@@ -40,6 +40,8 @@ pub(super) enum Source {
     HostInput,
     /// The input of a channel, while bytes wait for it.
     Input(ChannelId),
+    /// What the log of a channel waits for.
+    Log(ChannelId),
     /// The listening socket of a channel.
     #[cfg(feature = "consoles")]
     Listener(ChannelId),

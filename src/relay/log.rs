@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::audience::notice;
 use super::drivers::{Drivers, Taken};
 use crate::logfile::{LogError, LogFile, Mark, Stream};
+use crate::reactor::Sources;
 
 /// The delay after a failure before the log is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
@@ -25,6 +26,8 @@ struct Failure {
     again: Instant,
     /// The last error.
     reason: String,
+    /// Whether there was an error: a driver that takes no more for now has none.
+    failed: bool,
 }
 
 /// Whether the end of a run is in the log.
@@ -165,6 +168,7 @@ impl Log {
         self.taken += count as u64;
         match error {
             Some(error) => self.failed(&error),
+            None if count < bytes.len() => self.stalled(),
             None => self.recovered(),
         }
         self.refuse(stream, bytes.len(), count)
@@ -173,8 +177,11 @@ impl Log {
     /// Writes bytes that the log holds back, when nothing more comes. Returns false if that is to
     /// be tried again.
     pub(crate) fn finish(&mut self) -> bool {
-        let LogTarget::File(file) = &mut self.target else { return true };
-        if self.ending == Ending::Over || !file.is_unfinished() {
+        let unfinished = match &self.target {
+            LogTarget::File(file) => file.is_unfinished(),
+            LogTarget::Drivers(_) => true,
+        };
+        if self.ending == Ending::Over || !unfinished {
             self.ending = Ending::Over;
             return true;
         }
@@ -182,9 +189,16 @@ impl Log {
             self.ending = Ending::Waiting;
             return false;
         }
-        let finished = self.file().map_or(Ok(()), LogFile::finish);
+        let finished = match &mut self.target {
+            LogTarget::File(file) => file.finish().map(|()| true),
+            LogTarget::Drivers(drivers) => Ok(drivers.finish()),
+        };
         self.ending = match finished {
-            Ok(()) => Ending::Over,
+            Ok(true) => Ending::Over,
+            Ok(false) => {
+                self.stalled();
+                if self.drop { Ending::Over } else { Ending::Waiting }
+            }
             Err(error) => {
                 self.failed(&error);
                 if self.drop { Ending::Over } else { Ending::Waiting }
@@ -199,9 +213,34 @@ impl Log {
     }
 
     /// Gives up bytes that can't be written.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close<S: Copy>(&mut self, sources: &mut Sources<'_, S>) {
         self.report();
+        if let LogTarget::Drivers(drivers) = &mut self.target {
+            drivers.close(sources);
+        }
         self.ending = Ending::Over;
+    }
+
+    /// Writes what drivers have in memory.
+    pub(crate) fn flush<S: Copy>(&mut self, sources: &mut Sources<'_, S>) {
+        if let LogTarget::Drivers(drivers) = &mut self.target {
+            drivers.flush(sources);
+        }
+    }
+
+    /// Watches what drivers wait for, under this key.
+    pub(crate) fn follow<S: Copy>(&mut self, key: S, sources: &mut Sources<'_, S>) {
+        if let LogTarget::Drivers(drivers) = &mut self.target {
+            drivers.follow(key, sources);
+        }
+    }
+
+    /// Whether drivers have something in memory that is to be written later.
+    pub(crate) fn needs_retry(&self) -> bool {
+        match &self.target {
+            LogTarget::File(_) => false,
+            LogTarget::Drivers(drivers) => drivers.need_retry(),
+        }
     }
 
     /// Notes a mark before the bytes that come next.
@@ -292,6 +331,7 @@ impl Log {
                 return false;
             }
             if written < line.len() {
+                self.stalled();
                 return false;
             }
         }
@@ -302,21 +342,32 @@ impl Log {
         let now = Instant::now();
         let (reason, again) = (error.to_string(), now + RETRY);
         match &mut self.failure {
-            Some(failure) => {
+            Some(failure) if failure.failed => {
                 failure.reason = reason;
                 failure.again = again;
             }
-            None => {
+            failure => {
                 let policy =
                     if self.drop { "leaving bytes out" } else { "the child's output waits" };
                 warn!("{reason}; {policy} until it works again");
-                self.failure = Some(Box::new(Failure { since: now, again, reason }));
+                let since = failure.as_ref().map_or(now, |stalled| stalled.since);
+                *failure = Some(Box::new(Failure { since, again, reason, failed: true }));
             }
         }
     }
 
+    /// Notes that a driver takes no more for now. That is visible, and no failure: the next write is
+    /// tried as soon as there is one.
+    fn stalled(&mut self) {
+        let now = Instant::now();
+        let since = self.failure.as_ref().map_or(now, |failure| failure.since);
+        let failed = self.failure.as_ref().is_some_and(|failure| failure.failed);
+        let reason = "the journal takes no more entries for now".to_owned();
+        self.failure = Some(Box::new(Failure { since, again: now, reason, failed }));
+    }
+
     fn recovered(&mut self) {
-        if self.failure.take().is_some() {
+        if self.failure.take().is_some_and(|failure| failure.failed) {
             let log = self.path().map(|path| display(path.display()));
             info!(log, "the log can be written again");
         }

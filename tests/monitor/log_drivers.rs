@@ -200,3 +200,79 @@ fn with_drop_a_driver_on_a_full_disk_costs_bytes_and_says_so() {
     let all = (flooded("out").len() + flooded("err").len() + "last\n".len()) as u64;
     assert_eq!(end.bytes_logged + end.bytes_dropped, all);
 }
+
+#[cfg(all(feature = "journald", target_os = "linux"))]
+mod journal {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use vmon::journal::{Journal, JournalOptions};
+
+    fn journal(socket: &Path) -> LogDriver {
+        Journal::new(JournalOptions { socket: socket.to_owned(), ..Default::default() }).into()
+    }
+
+    /// The messages that have arrived.
+    fn messages(socket: &UnixDatagram) -> Vec<String> {
+        let mut buffer = [0; 1000];
+        let mut messages = Vec::new();
+        while let Ok(count) = socket.recv(&mut buffer) {
+            let entry = str::from_utf8(&buffer[..count]).unwrap();
+            let message = entry.split('\n').next().unwrap();
+            messages.push(message.strip_prefix("MESSAGE=").unwrap().to_owned());
+        }
+        messages
+    }
+
+    fn listen(path: &Path) -> UnixDatagram {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    /// More than the queue holds.
+    const FLOOD: &str = "yes 'a line of the flood, not a short one' | head -n 60000";
+
+    #[test]
+    fn a_slow_journald_holds_up_the_child_and_loses_nothing() {
+        let state = State::new();
+        let (address, log) = (path(&state, "journal"), path(&state, "ctr.log"));
+        let socket = listen(&address);
+        let mut reactor = Reactor::new().unwrap();
+        let drivers = [journal(&address), file(&log)];
+        let id = spawn(&mut reactor, sandbox(&state), drivers, FLOOD);
+        start_added(&mut reactor);
+        turn_until(&mut reactor, "the queue is full", |reactor| {
+            let report = reactor.get(id).unwrap().report();
+            report.waits.iter().any(|wait| wait.reason.contains("journal"))
+        });
+        let mut found = Vec::new();
+        turn_until(&mut reactor, "the end", |reactor| {
+            found.extend(messages(&socket));
+            reactor.get(id).unwrap().is_done()
+        });
+        found.extend(messages(&socket));
+        assert_eq!(found.len(), 60_000);
+        assert_eq!(text(&log, "stdout").lines().count(), 60_000);
+        let end = reactor.get(id).unwrap().end().unwrap();
+        assert_eq!(end.bytes_dropped, 0);
+        assert_eq!(end.bytes_logged, text(&log, "stdout").len() as u64);
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_a_journald_that_hangs() {
+        let state = State::new();
+        let address = path(&state, "journal");
+        let _socket = listen(&address);
+        let mut reactor = Reactor::new().unwrap();
+        let sandbox = sandbox(&state).stop_timeout(std::time::Duration::from_millis(50));
+        let id = spawn(&mut reactor, sandbox, [journal(&address)], "exec yes");
+        start_added(&mut reactor);
+        turn_until(&mut reactor, "the queue is full", |reactor| {
+            !reactor.get(id).unwrap().report().waits.is_empty()
+        });
+        reactor.call(id, Monitor::stop).unwrap();
+        let end = end_of(&mut reactor, id);
+        assert!(end.bytes_dropped > 0);
+    }
+}
