@@ -36,8 +36,9 @@ pub use handle::{Direction, Handle};
 pub use messages::Messages;
 pub use modes::Modes;
 pub use output_modes::{note_modes, set_modes, undo_modes};
+pub(crate) use platform::SEND_FLAGS;
 #[cfg(feature = "consoles")]
-pub(crate) use platform::{SEND_FLAGS, is_pty_master};
+pub(crate) use platform::is_pty_master;
 
 /// The modes of the terminal to restore, while it is raw.
 ///
