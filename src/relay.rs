@@ -23,7 +23,7 @@ pub(crate) use drivers::Drivers;
 pub use drivers::LogDriver;
 pub(crate) use input::{Input, InputEvent};
 pub(crate) use kind::Kind;
-pub(crate) use log::{Log, LogTarget, RETRY as LOG_RETRY};
+pub(crate) use log::{Both, Log, LogTarget, RETRY as LOG_RETRY};
 pub(crate) use output::Output;
 pub(crate) use pace::PaceTimers;
 pub use rate::{LogRate, OverRate};

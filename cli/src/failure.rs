@@ -51,6 +51,8 @@ pub enum Failure {
     Value(#[source] ValueError, &'static str),
     #[error("{0} (--console)")]
     Console(#[from] ConsoleError),
+    #[error("--log-format names two formats of the file: give one, and 'journald' if wanted")]
+    LogFormats,
     #[error("--over-rate needs --log-rate: give both, or leave it out")]
     OverNoRate,
     #[error("can't start the supervisor: {0}")]

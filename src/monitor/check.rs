@@ -20,6 +20,9 @@ pub(super) fn check(parts: &mut Parts) -> Result<(), StartError> {
         claim_log(parts)?;
     }
     let sandbox = &parts.sandbox;
+    if sandbox.journal && !cfg!(all(feature = "journald", target_os = "linux")) {
+        return Err(StartError::NoJournal);
+    }
     #[cfg(feature = "consoles")]
     console_channels::check(sandbox, &parts.given_consoles)?;
     #[cfg(not(feature = "consoles"))]

@@ -368,11 +368,7 @@ impl Lifecycle {
         let (logs, (bytes_logged, bytes_dropped)) = parts.channels.close(end_mark(&outcome), cx);
         // What its pipes have taken: the timers that would give it back have no channel any more.
         cx.budget.give_back(usize::MAX);
-        let rotated = |log: &LogTarget| match log {
-            LogTarget::File(file) => file.rotated(),
-            LogTarget::Drivers(_) => None,
-        };
-        let rotated = logs.iter().filter_map(rotated).collect();
+        let rotated = logs.iter().filter_map(LogTarget::rotated).collect();
         parts.keep_logs(logs);
         parts.start_post_rotate(cx);
         let (consoles, panic) = (parts.channels.consoles(), parts.panic.clone());

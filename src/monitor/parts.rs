@@ -138,6 +138,7 @@ impl Parts {
             match log {
                 LogTarget::File(file) => files.push(file),
                 LogTarget::Drivers(drivers) => self.log_drivers = Some(drivers),
+                LogTarget::Both(both) => files.push(both.into_file()),
             }
         }
         self.keep_files(files);

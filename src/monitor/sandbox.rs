@@ -63,6 +63,8 @@ pub struct Sandbox {
     pub log: LogOptions,
     /// The command that is run with each rotated generation. An empty one is none.
     pub rotate_command: Option<OsString>,
+    /// Whether the lines of the child's own output go to the journal of systemd too.
+    pub journal: bool,
     /// What happens while the log can't be written.
     pub on_log_error: OnLogError,
     /// How fast each stream may fill the log; `None` is without limit.
@@ -114,6 +116,7 @@ impl Sandbox {
             log_dir: log_dir.into(),
             log: LogOptions::default(),
             rotate_command: None,
+            journal: false,
             on_log_error: OnLogError::default(),
             log_rate: None,
             rootfs: None,
@@ -258,6 +261,20 @@ impl Sandbox {
     #[must_use]
     pub fn keep_runs(mut self, runs: u32) -> Self {
         self.keep_runs = runs;
+        self
+    }
+
+    /// Whether the lines of the child's own output go to the journal of systemd too, beside the log.
+    /// Their fields are `MESSAGE`, `PRIORITY` (6, or 3 for standard error), `SYSLOG_IDENTIFIER` and
+    /// `VMON_NAME` (the name), `VMON_CONFIG_FILE`, `VMON_PARTIAL=true` for what ends no line, and
+    /// `VMON_LEVEL` for the level of a line that begins with one, as in sd-daemon(3).
+    ///
+    /// A start fails with [`StartError::NoJournal`](super::StartError::NoJournal) if the library is
+    /// built without its feature `journald`, or for another system than Linux. [Log
+    /// drivers](super::Builder::log_drivers) take the place of this journal too.
+    #[must_use]
+    pub fn journal(mut self, journal: bool) -> Self {
+        self.journal = journal;
         self
     }
 

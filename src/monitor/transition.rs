@@ -215,6 +215,11 @@ pub enum StartError {
     /// A console can't be described or made; the text names it and what to do.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// The sandbox logs to the journal of systemd, and this build can't.
+    #[error(
+        "can't log to the journal: this program was built without journald, or for another system than Linux; log to a file alone"
+    )]
+    NoJournal,
     /// The cgroup can't be used.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -258,6 +263,7 @@ impl StartError {
             | Self::Held { .. }
             | Self::Claim(_)
             | Self::Service(_)
+            | Self::NoJournal
             | Self::Stopped
             | Self::Panic(_) => false,
         }

@@ -155,7 +155,7 @@ struct Slot {
 }
 
 /// Standard output or the terminal, standard error, and notices are offered independently.
-const KINDS: usize = 3;
+pub(super) const KINDS: usize = 3;
 
 impl Drivers {
     pub(crate) fn new(drivers: impl IntoIterator<Item = LogDriver>) -> Self {
@@ -271,7 +271,8 @@ impl Drivers {
     }
 }
 
-fn kind(stream: Stream) -> usize {
+/// The index of the kind of bytes.
+pub(super) fn kind(stream: Stream) -> usize {
     match stream {
         Stream::Stdout | Stream::Tty => 0,
         Stream::Stderr => 1,

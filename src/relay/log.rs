@@ -10,8 +10,8 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use super::audience::notice;
-use super::drivers::{Drivers, Taken};
-use crate::logfile::{LogError, LogFile, Mark, Stream};
+use super::drivers::{Drivers, KINDS, Taken, kind};
+use crate::logfile::{KeptGenerations, LogError, LogFile, Mark, Stream};
 use crate::reactor::Sources;
 
 /// The delay after a failure before the log is tried again.
@@ -49,17 +49,85 @@ pub(crate) enum LogTarget {
     File(LogFile),
     /// Drivers of the host's choice, or none. They hold no marks and are not read back.
     Drivers(Box<Drivers>),
+    /// A log that vmon keeps, and drivers beside it.
+    Both(Box<Both>),
+}
+
+/// A log that vmon keeps and drivers. The log is first: the drivers get what it has taken.
+#[derive(Debug)]
+pub(crate) struct Both {
+    file: LogFile,
+    drivers: Drivers,
+    /// For each kind of bytes, how many of those that are offered next the file has already.
+    ahead: [usize; KINDS],
+}
+
+impl Both {
+    pub(crate) fn new(file: LogFile, drivers: Drivers) -> Self {
+        Self { file, drivers, ahead: [0; KINDS] }
+    }
+
+    /// The log, when nothing more is written.
+    pub(crate) fn into_file(self) -> LogFile {
+        self.file
+    }
+
+    fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> Taken {
+        let Some(ahead) = self.ahead.get_mut(kind(stream)) else {
+            return Taken { count: 0, error: None };
+        };
+        let (known, rest) = bytes.split_at((*ahead).min(bytes.len()));
+        let mut in_file = write_file(&mut self.file, spare, stream, rest);
+        in_file.count += known.len();
+        let shared = bytes.get(..in_file.count).unwrap_or_default();
+        let in_all = self.drivers.write(spare, stream, shared);
+        *ahead = in_file.count - in_all.count;
+        if in_all.count < in_file.count { in_all } else { in_file }
+    }
+
+    fn skip(&mut self, stream: Stream) {
+        self.drivers.skip(stream);
+        if let Some(ahead) = self.ahead.get_mut(kind(stream)) {
+            *ahead = 0;
+        }
+    }
+}
+
+fn write_file(file: &mut LogFile, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> Taken {
+    match file.write_using(spare, stream, bytes) {
+        Ok(()) => Taken { count: bytes.len(), error: None },
+        Err(error) => Taken { count: error.written, error: Some(error.source) },
+    }
 }
 
 impl LogTarget {
     fn write(&mut self, spare: &mut [u8], stream: Stream, bytes: &[u8]) -> Taken {
         match self {
-            Self::File(file) => match file.write_using(spare, stream, bytes) {
-                Ok(()) => Taken { count: bytes.len(), error: None },
-                Err(error) => Taken { count: error.written, error: Some(error.source) },
-            },
+            Self::File(file) => write_file(file, spare, stream, bytes),
             Self::Drivers(drivers) => drivers.write(spare, stream, bytes),
+            Self::Both(both) => both.write(spare, stream, bytes),
         }
+    }
+
+    fn file(&self) -> Option<&LogFile> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Drivers(_) => None,
+            Self::Both(both) => Some(&both.file),
+        }
+    }
+
+    fn drivers(&mut self) -> Option<&mut Drivers> {
+        match self {
+            Self::File(_) => None,
+            Self::Drivers(drivers) => Some(drivers),
+            Self::Both(both) => Some(&mut both.drivers),
+        }
+    }
+
+    /// The log that vmon keeps, if it was rotated.
+    pub(crate) fn rotated(&self) -> Option<KeptGenerations> {
+        self.file()?.rotated()
     }
 }
 
@@ -102,12 +170,13 @@ impl Log {
         match &mut self.target {
             LogTarget::File(file) => Some(file),
             LogTarget::Drivers(_) => None,
+            LogTarget::Both(both) => Some(&mut both.file),
         }
     }
 
     /// What was written to, when nothing more is written.
     pub(crate) fn into_target(mut self) -> LogTarget {
-        if let LogTarget::Drivers(drivers) = &mut self.target {
+        if let Some(drivers) = self.target.drivers() {
             drivers.end_run();
         }
         self.target
@@ -118,6 +187,7 @@ impl Log {
         match &mut self.target {
             LogTarget::File(file) => file.reopen(),
             LogTarget::Drivers(drivers) => drivers.reopen(),
+            LogTarget::Both(both) => both.file.reopen().and(both.drivers.reopen()),
         }
     }
 
@@ -130,6 +200,7 @@ impl Log {
     pub(crate) fn logged(&self) -> u64 {
         match &self.target {
             LogTarget::Drivers(drivers) if drivers.is_empty() => 0,
+            LogTarget::Both(both) => self.taken.saturating_sub(both.file.held_back()),
             _ => self.taken.saturating_sub(self.missing()),
         }
     }
@@ -144,6 +215,7 @@ impl Log {
         match &self.target {
             LogTarget::File(file) => file.held_back(),
             LogTarget::Drivers(drivers) => drivers.dropped(),
+            LogTarget::Both(both) => both.file.held_back() + both.drivers.dropped(),
         }
     }
 
@@ -179,7 +251,7 @@ impl Log {
     pub(crate) fn finish(&mut self) -> bool {
         let unfinished = match &self.target {
             LogTarget::File(file) => file.is_unfinished(),
-            LogTarget::Drivers(_) => true,
+            LogTarget::Drivers(_) | LogTarget::Both(_) => true,
         };
         if self.ending == Ending::Over || !unfinished {
             self.ending = Ending::Over;
@@ -192,6 +264,7 @@ impl Log {
         let finished = match &mut self.target {
             LogTarget::File(file) => file.finish().map(|()| true),
             LogTarget::Drivers(drivers) => Ok(drivers.finish()),
+            LogTarget::Both(both) => both.file.finish().map(|()| both.drivers.finish()),
         };
         self.ending = match finished {
             Ok(true) => Ending::Over,
@@ -215,7 +288,7 @@ impl Log {
     /// Gives up bytes that can't be written.
     pub(crate) fn close<S: Copy>(&mut self, sources: &mut Sources<'_, S>) {
         self.report();
-        if let LogTarget::Drivers(drivers) = &mut self.target {
+        if let Some(drivers) = self.target.drivers() {
             drivers.close(sources);
         }
         self.ending = Ending::Over;
@@ -223,14 +296,14 @@ impl Log {
 
     /// Writes what drivers have in memory.
     pub(crate) fn flush<S: Copy>(&mut self, sources: &mut Sources<'_, S>) {
-        if let LogTarget::Drivers(drivers) = &mut self.target {
+        if let Some(drivers) = self.target.drivers() {
             drivers.flush(sources);
         }
     }
 
     /// Watches what drivers wait for, under this key.
     pub(crate) fn follow<S: Copy>(&mut self, key: S, sources: &mut Sources<'_, S>) {
-        if let LogTarget::Drivers(drivers) = &mut self.target {
+        if let Some(drivers) = self.target.drivers() {
             drivers.follow(key, sources);
         }
     }
@@ -240,6 +313,7 @@ impl Log {
         match &self.target {
             LogTarget::File(_) => false,
             LogTarget::Drivers(drivers) => drivers.need_retry(),
+            LogTarget::Both(both) => both.drivers.need_retry(),
         }
     }
 
@@ -252,10 +326,7 @@ impl Log {
 
     /// The path of the log, if it is one that vmon keeps.
     pub(crate) fn path(&self) -> Option<&Path> {
-        match &self.target {
-            LogTarget::File(file) => Some(file.path()),
-            LogTarget::Drivers(_) => None,
-        }
+        self.target.file().map(LogFile::path)
     }
 
     /// The last bytes of the log, at most `most`; none if it can't be read.
@@ -303,8 +374,10 @@ impl Log {
         if !self.drop || written == offered {
             return written;
         }
-        if let LogTarget::Drivers(drivers) = &mut self.target {
-            drivers.skip(stream);
+        match &mut self.target {
+            LogTarget::File(_) => {}
+            LogTarget::Drivers(drivers) => drivers.skip(stream),
+            LogTarget::Both(both) => both.skip(stream),
         }
         self.dropped += (offered - written) as u64;
         self.unreported += (offered - written) as u64;
@@ -371,5 +444,51 @@ impl Log {
             let log = self.path().map(|path| display(path.display()));
             info!(log, "the log can be written again");
         }
+    }
+}
+
+#[cfg(all(test, feature = "journald", target_os = "linux"))]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::journal::{Journal, JournalOptions};
+    use crate::logfile::LogOptions;
+
+    #[test]
+    fn a_slow_journal_beside_the_file_loses_and_repeats_nothing_in_either() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let file = LogFile::open(directory.path(), "c", "x", LogOptions::default()).unwrap();
+        let options = JournalOptions { socket: path, ..JournalOptions::default() };
+        let drivers = Drivers::new([Journal::new(options).into()]);
+        let mut log = Log::new(LogTarget::Both(Box::new(Both::new(file, drivers))), false);
+
+        let text: String = (0..30_000).map(|number| format!("{number:099}\n")).collect();
+        let (mut taken, mut stalled, mut entries) = (0, false, String::new());
+        let mut buffer = [0; 1000];
+        while taken < text.len() || !log.finish() {
+            let rest = &text.as_bytes()[taken..];
+            let count = log.write(&mut [], Stream::Stdout, rest);
+            taken += count;
+            stalled |= count < rest.len() && log.failure().is_some();
+            while let Ok(count) = socket.recv(&mut buffer) {
+                let entry = str::from_utf8(&buffer[..count]).unwrap();
+                let line = entry.split('\n').next().unwrap();
+                entries.push_str(line.strip_prefix("MESSAGE=").unwrap());
+                entries.push('\n');
+            }
+        }
+        while let Ok(count) = socket.recv(&mut buffer) {
+            let entry = str::from_utf8(&buffer[..count]).unwrap();
+            entries.push_str(entry["MESSAGE=".len()..].split_inclusive('\n').next().unwrap());
+        }
+        assert!(stalled, "the queue was never full");
+        assert!(entries == text);
+        assert!(fs::read(directory.path().join("c/x.log")).unwrap() == text.as_bytes());
+        assert_eq!((log.logged(), log.dropped()), (text.len() as u64, 0));
     }
 }

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 
 use crate::common::records::{files, joined, records};
 use crate::common::tmpfs::Tmpfs;
-use crate::common::{Process, State, code, eventually, signal, wait};
+use crate::common::{Process, State, code, eventually, one_line, signal, wait};
 use nix::sys::signal::Signal;
 use vmon::logfile::{Format, Stream};
 
@@ -196,4 +196,33 @@ fn a_stop_request_drops_the_end_of_a_line_that_waits_for_the_disk() {
     let expected = format!("{:0LINE$}", 0);
     assert_eq!(joined(Format::Cri, &stuck.log_path(), Stream::Stdout), expected.as_bytes());
     assert_eq!(stuck.bytes_logged(), Some(LINE.to_string()));
+}
+
+#[test]
+fn the_journal_is_beside_a_log_of_the_files_format() {
+    for (options, format) in [
+        (&["--log-format", "journald"][..], None),
+        (&["--log-format", "cri", "--log-format", "journald"], Some(Format::Cri)),
+    ] {
+        let state = State::new();
+        // Whether there is a journal here or not: the log and the exit code are the same.
+        assert_eq!(code(run(&state, options, "echo out; exit 3")), 3);
+        let log = state.log_path("x");
+        match format {
+            None => assert_eq!(fs::read(&log).unwrap(), b"out\n"),
+            Some(format) => assert_eq!(joined(format, &log, Stream::Stdout), b"out\n"),
+        }
+        assert_eq!(state.run_column("x", "bytes_logged").as_deref(), Some("4"));
+        let spec = state.run_column("x", "spec").unwrap();
+        assert!(spec.contains("\"journal\":true"), "{spec}");
+    }
+}
+
+#[test]
+fn two_formats_of_the_file_are_refused() {
+    let state = State::new();
+    let options = ["--log-format", "cri", "--log-format", "json"];
+    let output = state.run("x", &options, "true").output().unwrap();
+    assert_eq!(code(output.status), 125);
+    assert!(one_line(&output).contains("--log-format names two formats"), "{output:?}");
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -115,6 +116,18 @@ pub(super) struct RecordArgs {
     pub(super) runtime_dir: Option<PathBuf>,
 }
 
+/// A value of `--log-format`: a format of the log, or the journal.
+#[derive(Debug, Clone, Copy)]
+struct LogFormat(Option<Format>);
+
+impl FromStr for LogFormat {
+    type Err = <Format as FromStr>::Err;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word == "journald" { Ok(Self(None)) } else { word.parse().map(|it| Self(Some(it))) }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Log")]
 pub(super) struct LogArgs {
@@ -122,9 +135,15 @@ pub(super) struct LogArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
 
-    /// Log format: the unchanged output, Kubernetes CRI log lines, or Docker json-file lines
-    #[arg(long, value_name = "FORMAT", default_value_t, value_parser = one_of::<Format>(Format::WORDS))]
-    log_format: Format,
+    /// Log format: the unchanged output, Kubernetes CRI log lines, or Docker json-file lines.
+    /// 'journald' sends the lines to the journal of systemd too, and may be given beside one of them
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "raw",
+        value_parser = one_of::<LogFormat>(&["raw", "cri", "json", "journald"]),
+    )]
+    log_format: Vec<LogFormat>,
 
     /// Rotate the log at this size; 0 disables rotation [default: 10MiB, at most an eighth of
     /// --log-total-size]
@@ -339,6 +358,7 @@ impl RunArgs {
             .config_file(record.config_file.clone())
             .config_last_modified(record.modified())
             .log(log.options())
+            .journal(log.journal()?)
             .on_log_error(log.on_log_error)
             .forward(streams.forward(detach)?)
             .input(streams.input(detach))
@@ -458,7 +478,16 @@ impl LogArgs {
             .max_age(self.log_max_age)
             .rotate_every(self.log_rotate_every)
             .total_size(total);
-        LogOptions::default().retention(retention).format(self.log_format).index(self.log_index)
+        let format = self.log_format.iter().find_map(|format| format.0).unwrap_or_default();
+        LogOptions::default().retention(retention).format(format).index(self.log_index)
+    }
+
+    /// Whether the lines go to the journal too. Of the formats of the file, one may be given.
+    fn journal(&self) -> Result<bool, Failure> {
+        match self.log_format.iter().filter(|format| format.0.is_some()).count() {
+            0 | 1 => Ok(self.log_format.iter().any(|format| format.0.is_none())),
+            _ => Err(Failure::LogFormats),
+        }
     }
 }
 

@@ -13,10 +13,10 @@ use crate::monitor::keys::Cx;
 use crate::monitor::logs::LogOpener;
 use crate::monitor::parts::Parts;
 use crate::monitor::post_rotate::PostRotate;
-use crate::monitor::sandbox::{OnLogError, Restart};
+use crate::monitor::sandbox::{OnLogError, Restart, Sandbox};
 use crate::monitor::stdio;
 use crate::monitor::transition::StartError;
-use crate::relay::{Log, LogTarget};
+use crate::relay::{Both, Drivers, Log, LogTarget};
 use crate::terminal::Terminal;
 
 /// The child that is to be monitored.
@@ -140,8 +140,46 @@ fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, Start
 fn open_log(parts: &mut Parts) -> Result<LogTarget, StartError> {
     match parts.log_drivers.take() {
         Some(drivers) => Ok(LogTarget::Drivers(drivers)),
-        None => Ok(LogTarget::File(open_own_log(parts)?)),
+        None => {
+            let file = open_own_log(parts)?;
+            Ok(match parts.sandbox.journal {
+                true => LogTarget::Both(Box::new(Both::new(file, journal(&parts.sandbox)?))),
+                false => LogTarget::File(file),
+            })
+        }
     }
+}
+
+/// The journal, with the fields of this sandbox.
+#[cfg(all(feature = "journald", target_os = "linux"))]
+fn journal(sandbox: &Sandbox) -> Result<Drivers, StartError> {
+    use crate::journal::{Field, Journal, JournalOptions};
+    use crate::relay::LogDriver;
+
+    let name = sandbox.name.as_str();
+    let fields = [
+        ("SYSLOG_IDENTIFIER", name),
+        ("VMON_NAME", name),
+        ("VMON_CONFIG_FILE", sandbox.config_file.as_str()),
+    ];
+    let options = JournalOptions {
+        after_priority: fields
+            .iter()
+            .filter_map(|(it, value)| Field::new(it, value).ok())
+            .collect(),
+        partial: Field::new("VMON_PARTIAL", "true").ok(),
+        level: Some("VMON_LEVEL"),
+        ..JournalOptions::default()
+    };
+    if !options.socket.exists() {
+        warn!("there is no journal at {}: its entries are lost", options.socket.display());
+    }
+    Ok(Drivers::new([LogDriver::Journal(Journal::new(options))]))
+}
+
+#[cfg(not(all(feature = "journald", target_os = "linux")))]
+fn journal(_: &Sandbox) -> Result<Drivers, StartError> {
+    Err(StartError::NoJournal)
 }
 
 fn open_own_log(parts: &mut Parts) -> Result<LogFile, StartError> {

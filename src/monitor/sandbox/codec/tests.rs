@@ -24,6 +24,7 @@ fn everything() -> Spec {
         index: false,
     };
     sandbox.rotate_command = Some(odd(b"gzip '\xff'"));
+    sandbox.journal = true;
     sandbox.on_log_error = OnLogError::Drop;
     let rate = LogRate::new(NonZeroU64::new(9).unwrap());
     sandbox.log_rate = Some(LogRate { burst: 7, over: OverRate::Drop, ..rate });
@@ -82,7 +83,7 @@ fn the_form_of_version_3_does_not_change() {
         "rootfs": { "overlayfs": ["/a:b", "/c"] }, "log_dir": "/log", "log_max_size": 7,
         "log_max_files": 3, "log_max_age_seconds": 1.5, "log_rotate_every_seconds": 60.0,
         "log_total_size": 1_u64 << 40, "log_rotate_command": { "bytes": b"gzip '\xff'" },
-        "log_format": "cri", "log_index": false, "log_rate": 9, "log_burst": 7,
+        "log_format": "cri", "log_index": false, "journal": true, "log_rate": 9, "log_burst": 7,
         "over_rate": "drop", "on_log_error": "drop", "forward": "drop", "stdin": "forward",
         "consoles": ["serial=pty", { "bytes": b"out=fifo:/\xff" }], "interactive": "out",
         "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "on-failure:3",
