@@ -1,10 +1,11 @@
 //! Reading a log while it is written, rotated, compressed, moved and removed.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use tempfile::tempdir;
-use vmon::logfile::read::{Entry, LogReader, Warning};
+use vmon::logfile::read::{Entry, Hold, LogReader, Warning};
 use vmon::logfile::{LogFile, LogOptions, Retention, Stream};
 
 use crate::common::logs::{Chunk, Made, STDOUT, generation};
@@ -176,6 +177,26 @@ fn a_truncated_log_has_times_again_when_it_gets_a_new_index() {
     let entry = reader.next().unwrap();
     let Some(Entry::Bytes { time: Some(time), bytes, .. }) = entry else { panic!("{entry:?}") };
     assert_eq!((time.nanoseconds(), bytes), (7, &b"known\n"[..]));
+}
+
+#[test]
+fn bytes_that_wait_for_their_time_outlast_a_truncation() {
+    let made = Made::new();
+    made.raw("", &[Chunk::new(1, STDOUT, "first\n")]);
+    let mut reader = open(made.log_dir());
+    reader.hold(Hold::Pending);
+    assert_eq!(bytes(&mut reader), "first\n");
+    let mut log = fs::File::options().append(true).open(made.path("")).unwrap();
+    log.write_all(b"second\n").unwrap();
+    // The index does not have it yet.
+    assert_eq!(bytes(&mut reader), "");
+    log.set_len(0).unwrap();
+    log.write_all(b"third\n").unwrap();
+    assert_eq!(bytes(&mut reader), "second\n");
+    reader.hold(Hold::Nothing);
+    assert_eq!(bytes(&mut reader), "third\n");
+    let warnings = reader.take_warnings();
+    assert!(matches!(warnings[..], [Warning::Truncated { .. }]), "{warnings:?}");
 }
 
 #[test]
