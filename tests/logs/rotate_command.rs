@@ -135,6 +135,21 @@ fn the_command_has_a_process_group_of_its_own_and_no_inherited_descriptors() {
 }
 
 #[test]
+fn the_command_has_the_file_limit_that_vmon_was_started_with() {
+    let state = State::new();
+    let written = state.file("limit");
+    let command = format!("ulimit -Sn >{0}.part; mv {0}.part {0}; : ", written.display());
+    let options = ["--log-max-size", "2000", "--log-rotate-command", &command];
+    let vmon = state.run("web", &options, &LINES.replace("COUNT", "3"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 123 && exec \"$@\"", "sh"]).arg(vmon.get_program());
+    shell.args(vmon.get_args()).envs(vmon.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    assert_eq!(code(shell.stdout(Stdio::null()).status().unwrap()), 0);
+    eventually("the command", || written.exists());
+    assert_eq!(fs::read_to_string(&written).unwrap(), "123\n");
+}
+
+#[test]
 fn a_failure_is_a_warning_that_names_the_path_and_the_status() {
     for (command, status) in [
         ("exit 3 #", "exit code 3"),
