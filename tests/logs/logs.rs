@@ -304,6 +304,14 @@ fn on_a_terminal_stderr_is_tinted_and_the_terminal_is_unchanged() {
 }
 
 #[test]
+fn with_plain_a_pipe_gets_text_only() {
+    let state = State::new();
+    put(&state, CONFIG, "old.log", format!("one{EVIL}\ttwo\r\n\x1b[8mhidden\n").as_bytes());
+    assert_eq!(output(&state, &["--plain", "old"]).stdout, b"one\ttwo\nhidden\n");
+    assert_eq!(at_terminal(&state, &["--plain", "old"], None), "one\ttwo\nhidden\n");
+}
+
+#[test]
 fn a_closed_stdout_ends_it_without_a_message() {
     let state = State::new();
     let line = "a line that is printed again and again\n";
