@@ -186,6 +186,21 @@ fn a_supervisor_of_another_pid_namespace_without_a_lock_is_dead_only_if_the_user
 }
 
 #[test]
+fn a_supervisor_without_a_boot_id_and_a_lock_is_not_taken_for_dead() {
+    let fixture = Fixture::new();
+    let registry = fixture.registry();
+    // As where only a part of /proc is mounted, in a process that could take no lock.
+    let unknown = Identity { pid: 2, boot_id: String::new(), ..Identity::current() };
+    Life::of("web").under(unknown).granted(&mut registry.observer());
+    let claim = Life::of("web").claim(&mut registry.observer());
+    assert!(matches!(claim, Claim::Held { .. }), "{claim:?}");
+    assert_eq!(registry.reconcile().unwrap(), []);
+    let run = only(&registry);
+    assert_eq!((run.status, run.liveness), (RunStatus::Running, Some(Liveness::Unknown)));
+    assert_eq!(run.location, Some(Location::Here));
+}
+
+#[test]
 fn the_run_of_a_supervisor_that_lives_is_not_closed_on_the_word_of_the_user() {
     let fixture = Fixture::new();
     let registry = fixture.registry();
