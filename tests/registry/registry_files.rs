@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::lives::*;
-use vmon::monitor::{Claim, Observer, Phase};
+use crate::common::tmpfs::Tmpfs;
+use vmon::monitor::{Claim, Observer, Phase, Progress};
 use vmon::registry::{Registry, RegistryError};
 
 #[test]
@@ -199,4 +200,18 @@ fn a_live_program_that_took_over_a_lost_run_of_ours_keeps_the_sandbox() {
     let mut next = registry.observer();
     let claim = Life::of("web").claim(&mut next);
     assert!(matches!(claim, Claim::Taken { supervisor } if supervisor == parent), "{claim:?}");
+}
+
+#[test]
+fn an_end_on_a_full_disk_is_written_at_once_to_what_was_reserved() {
+    let Some(disk) = Tmpfs::new("size=1m") else { return };
+    let registry = Registry::open(disk.path().join("sandbox.db")).unwrap();
+    let mut observer = registry.observer();
+    Life::of("web").granted(&mut observer);
+    // Also waits for the moment without a transition, after which room is reserved.
+    write_transition(&mut observer, &running());
+    let filler = disk.fill_up_to(0);
+    assert_eq!(observer.transition(&exited(3)), Progress::Done);
+    fs::remove_file(filler).unwrap();
+    assert_eq!(only(&registry).exit_code, Some(3));
 }
