@@ -195,6 +195,8 @@ fn a_stop_ends_at_the_stop_timeout_also_while_the_log_can_not_be_written() {
     let dropped: usize = column("bytes_dropped").unwrap().parse().unwrap();
     assert!(dropped > 0 && dropped < 15 * MIB, "{dropped}");
     assert_eq!(column("reason").as_deref(), Some("stopped"));
+    let said = fs::read_to_string(state.file("said")).unwrap();
+    assert!(said.contains(&format!(": {dropped} bytes are missing ")), "{said}");
 }
 
 #[test]
@@ -230,7 +232,8 @@ fn under_limit(state: &State, options: &[&str], size: usize, script: &str) -> Ch
     let script = format!("ulimit -S -f {}; exec \"$@\"", size / 512);
     command.args(["-c", &script, "sh"]).arg(run.get_program()).args(run.get_args());
     command.env("VMON_STATE_DIR", state.path()).current_dir(state.path());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let said = fs::File::create(state.file("said")).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(said);
     command.spawn().unwrap()
 }
 
