@@ -332,15 +332,27 @@ fn a_terminal_that_is_read_too_slowly_gets_the_latest_output_and_is_drawn_again(
 
 #[test]
 fn a_program_that_polls_its_window_size_draws_again_for_a_client_of_the_same_size() {
-    let script = "stty -echo; last=; while :; do
-        size=$(stty size); if [ \"$size\" != \"$last\" ]; then echo drawn $size; last=$size; fi
-        sleep 0.1; done";
-    let mut host = Host::new(script, true, attached_input);
+    let sizes = tempfile::NamedTempFile::new().unwrap();
+    let script = format!(
+        "stty -echo; last=; while :; do size=$(stty size); if [ \"$size\" != \"$last\" ]; then
+            echo $size >>{}; echo drawn $size; last=$size; fi; sleep 0.1; done",
+        sizes.path().display()
+    );
+    // Without an index, whose timer might come first.
+    let unindexed = |it| attached_input(it).log(LogOptions::default().index(false));
+    let mut host = Host::new(&script, true, unindexed);
     let (mut client, attached) = host.attach(writer());
     host.resize(attached.session, 30, 90).unwrap();
     host.until_seen(&mut client, b"drawn 30 90");
     client.seen.clear();
+    let asked = Instant::now();
     host.resize(attached.session, 30, 90).unwrap();
+    // The window is wider for longer than the program sleeps.
+    let restored = host.reactor.next_deadline().unwrap();
+    assert!(restored.duration_since(asked) > Duration::from_millis(100));
+    // No timer expires before the next turn, however slow this machine is.
+    let drawn = || std::fs::read_to_string(sizes.path()).unwrap();
+    common::eventually("the program sees it", || drawn().ends_with("30 91\n"));
     host.until_seen(&mut client, b"drawn 30 91");
     host.until_seen(&mut client, b"drawn 30 90");
     host.stop();
