@@ -15,8 +15,8 @@ use crate::options::Options;
 use crate::say;
 use crate::shape::{Attach, Progress, Shape};
 
-/// The number of characters of an id above which journald has a short one.
-const SHORT_ID: usize = 12;
+/// The length of a short id. An id for journald is longer.
+pub const SHORT_ID: usize = 12;
 
 /// The directory of links without `--socket-dir-path`.
 const SOCKET_DIR: &str = "/var/run/crio";
