@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
@@ -451,9 +452,11 @@ pub fn wait_for<const N: usize>(descriptors: [Option<BorrowedFd<'_>>; N]) -> io:
     let descriptors = descriptors.into_iter().flatten();
     let mut polled: Vec<PollFd<'_>> =
         descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
-    match poll(&mut polled, PollTimeout::NONE) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
+    loop {
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            outcome => return Ok(outcome.map(drop)?),
+        }
     }
 }
 
