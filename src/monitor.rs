@@ -1,8 +1,9 @@
 //! The monitor of one child: it is started, relayed, stopped, drained and reported.
 //!
-//! A [`Monitor`] is a [`Handler`](crate::reactor::Handler) of a [`Reactor`](crate::reactor::Reactor). It goes through the
-//! states `STARTING`, `RUNNING`, `STOPPING`, `DRAINING` and `STOPPED`, reports each to its
-//! [`Observer`]s, and is done when they are.
+//! A [`Monitor`] is a [`Handler`](crate::reactor::Handler) of a
+//! [`Reactor`](crate::reactor::Reactor). It goes through the states `STARTING`, `RUNNING`,
+//! `STOPPING`, `DRAINING` and `STOPPED`, reports each to its [`Observer`]s, and is done when they
+//! are.
 //!
 //! Some calls block although one thread serves every monitor of the reactor: the write of a regular
 //! file while the kernel throttles dirty pages; open, rename and unlink of log files; `exec` of a
@@ -81,8 +82,8 @@ use keys::Cx;
 use lifecycle::{Lifecycle, StopRequest};
 use service::Services;
 
-/// Identifies a monitored sandbox: its handler in the [`Reactor`](crate::reactor::Reactor). Unique in the process, also after
-/// the monitor has been removed.
+/// Identifies a monitored sandbox: its handler in the [`Reactor`](crate::reactor::Reactor). Unique
+/// in the process, also after the monitor has been removed.
 pub type SandboxId = HandlerId;
 
 /// Monitors one child. See the [module](self).

@@ -110,7 +110,7 @@ impl Builder {
     /// The monitor looks for the end without reaping the child (`WNOWAIT`, waitid(2)). If the host
     /// comes first, the status is lost to the monitor, so the host hands each one in with
     /// [`Monitor::reaped`]. One that has not been handed in five seconds after the monitor has
-    /// missed it is [unknown](ExitStatus::Unknown).
+    /// missed it is [unknown](crate::child::ExitStatus::Unknown).
     #[must_use]
     pub fn host_reaps(mut self) -> Self {
         self.host_reaps = true;
@@ -126,8 +126,9 @@ impl Builder {
     }
 
     /// Logs the child's own output to exactly these drivers instead of the sandbox's log: without
-    /// any, it is not logged. No directory is made then and no log claimed, [`Report::log`] is
-    /// `None`, and an attached client gets no tail. Consoles keep logs of their own.
+    /// any, it is not logged. No directory is made then and no log claimed,
+    /// [`Report::log`](super::Report::log) is `None`, and an attached client gets no tail. Consoles
+    /// keep logs of their own.
     ///
     /// Each driver gets every byte. One that can't be written to holds up the others and the child,
     /// as a log does ([`Sandbox::on_log_error`]). A restart of the command goes on with the same
@@ -185,8 +186,9 @@ impl Builder {
     /// [`spawn`](Self::spawn), observers and services are called from the next turn on.
     ///
     /// From here on vmon relays, reaps and records: the host must not read the child's streams, nor
-    /// wait for it without [`host_reaps`](Self::host_reaps). If another live supervisor has the name, the monitor ends with
-    /// [`StartError::Taken`], closes `io` and leaves the child to the host.
+    /// wait for it without [`host_reaps`](Self::host_reaps). If another live supervisor has the
+    /// name, the monitor ends with [`StartError::Taken`](super::StartError::Taken), closes `io` and
+    /// leaves the child to the host.
     ///
     /// # Errors
     ///
