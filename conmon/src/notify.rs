@@ -2,8 +2,9 @@
 //! without what must not come from a container.
 
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,11 @@ use vmon::reactor::{Interest, Ready, SourceId};
 
 use crate::failure::Failure;
 
-/// The socket below the bundle. The engine has made the directory and mounts it in the container.
-const SOCKET: &str = "notify/notify.sock";
+/// The directory below the bundle, which the engine has made and mounts in the container.
+const DIRECTORY: &str = "notify";
+
+/// The socket in it.
+const NAME: &str = "notify.sock";
 
 /// The longest message of a container. The rest of a longer one is lost.
 const LONGEST: usize = 4096;
@@ -46,13 +50,16 @@ impl NotifyProxy {
     ///
     /// It can't be made.
     pub fn listen(bundle: &Path, host: &Path) -> Result<Self, Failure> {
-        let path = bundle.join(SOCKET);
+        let path = bundle.join(DIRECTORY).join(NAME);
         let listen = || {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let socket = UnixDatagram::bind(&path)?;
+            // Through the directory's descriptor: its path may be longer than a socket's address.
+            let directory = File::open(bundle.join(DIRECTORY))?;
+            let address = format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd());
+            let socket = UnixDatagram::bind(address)?;
             // Any user of the container may send.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
             socket.set_nonblocking(true)?;
@@ -132,11 +139,13 @@ mod tests {
     #[test]
     fn the_socket_is_open_to_all_and_a_message_goes_on() {
         let scratch = tempfile::tempdir().unwrap();
-        fs::create_dir(scratch.path().join("notify")).unwrap();
+        // Longer than the address of a socket.
+        let bundle = scratch.path().join("b".repeat(200));
+        fs::create_dir_all(bundle.join(DIRECTORY)).unwrap();
         let host_path = scratch.path().join("host");
         let host = UnixDatagram::bind(&host_path).unwrap();
-        let proxy = NotifyProxy::listen(scratch.path(), &host_path).unwrap();
-        let path = scratch.path().join(SOCKET);
+        let proxy = NotifyProxy::listen(&bundle, &host_path).unwrap();
+        let path = bundle.join(DIRECTORY).join(NAME);
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o777);
         proxy.pass_on(b"X=1");
         proxy.pass_on(b"X=1\nREADY=1");
