@@ -179,23 +179,26 @@ fn drivers(cid: &OsStr, options: &Options) -> Result<Drivers, Failure> {
         }
     }
     if options.no_container_partial_message && !drivers.journald {
-        tracing::warn!("--no-container-partial-message has no effect without journald");
+        tracing::warn!("--no-container-partial-message has no effect without journald log driver");
     }
     Ok(drivers)
 }
 
-/// A label is a field of journald: `NAME=VALUE`, with a name of capital letters, digits and `_`.
+/// A label is a field of journald: `NAME=VALUE`, with a name of capital letters, digits and `_`. The
+/// messages are conmon's, which its tests look for.
 fn check_label(label: &OsStr) -> Result<(), Failure> {
     let bytes = label.as_bytes();
-    let invalid = |why: &str| Failure::new(format!("the label {} {why}", label.display()));
+    let invalid = |why: &str| Failure::new(format!("{why}: {}", label.display()));
     let mut parts = bytes.split(|&byte| byte == b'=');
     let name = parts.next().unwrap_or_default();
-    if parts.count() != 1 {
-        return Err(invalid("is not NAME=VALUE with exactly one ="));
+    if name.is_empty() || parts.count() != 1 {
+        return Err(invalid("Container labels must be in format LABEL=VALUE"));
     }
     let is_valid = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
-    if name.is_empty() || !name.iter().all(is_valid) {
-        return Err(invalid("must have a name of A-Z, 0-9 and _"));
+    if !name.iter().all(is_valid) {
+        return Err(invalid(
+            "Container label names must contain only uppercase letters, numbers and underscore",
+        ));
     }
     Ok(())
 }
@@ -270,11 +273,12 @@ mod tests {
             ),
             (
                 &format!("{create} -l journald --log-label a=b"),
-                "the label a=b must have a name of A-Z, 0-9 and _",
+                "Container label names must contain only uppercase letters, numbers and \
+                 underscore: a=b",
             ),
             (
                 &format!("{create} -l journald --log-label A=b=c"),
-                "the label A=b=c is not NAME=VALUE with exactly one =",
+                "Container labels must be in format LABEL=VALUE: A=b=c",
             ),
         ] {
             assert_eq!(check(words).unwrap_err(), text, "{words}");

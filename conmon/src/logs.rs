@@ -37,7 +37,7 @@ impl Logs {
         let mut drivers = Vec::new();
         if let Some(path) = &config.drivers.k8s_file {
             let file = K8sFile::open(path, file_options(config));
-            let file = file.map_err(|error| Failure::new(error.to_string()))?;
+            let file = file.map_err(Failure::of("Failed to open log file"))?;
             drivers.push(LogDriver::K8sFile(file));
         }
         if config.drivers.journald {

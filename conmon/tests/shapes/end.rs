@@ -104,7 +104,7 @@ fn a_command_line_that_can_not_be_used_is_refused_with_1() {
         (&["-c", CID], "[conmon:e]: Container UUID not provided. Use --cuuid\n"),
         (
             &["-c", CID, "-u", CID, "-r", "/tmp", "-l", "/nonexistent/log"],
-            "[conmon:e]: cannot open the log /nonexistent/log: ",
+            "[conmon:e]: Failed to open log file: cannot open the log /nonexistent/log: ",
         ),
     ] {
         let (code, out, said) = conmon(words);
