@@ -109,8 +109,8 @@ fn the_input_stays_open_if_that_is_wanted() {
 fn a_client_that_has_gone_leaves_no_descriptor() {
     let mut engine =
         Engine::new("while [ -e container ] && ! [ -e go ]; do sleep 0.01; done", &[]).start();
-    let pid = engine.sync.number();
-    let monitor = engine.monitor_of(pid);
+    assert!(engine.sync.number() > 0);
+    let monitor = engine.monitor();
     let descriptors = || fs::read_dir(format!("/proc/{monitor}/fd")).unwrap().count();
     let clients: Vec<Client> = (0..50).map(|_| Client::of(&engine)).collect();
     eventually("the clients are attached", || descriptors() > 50);

@@ -11,14 +11,15 @@ use crate::eventually;
 #[test]
 fn a_container_is_reported_logged_and_its_exit_code_written() {
     let container = "echo out; echo err >&2; printf part; read go; exit 7";
-    let mut engine = Engine::new(container, &["-i", "-P", "conmon.pid"]).start();
+    let mut engine = Engine::new(container, &["-i"]).start();
     let (code, said) = engine.first_end();
     assert_eq!((code, said.as_str()), (0, ""));
+    // The file is there when the first process has ended.
     let monitor: i32 = fs::read_to_string(engine.path("conmon.pid")).unwrap().parse().unwrap();
     let message = engine.sync.message();
     let pid: i32 = engine.text("pid").parse().unwrap();
     assert_eq!(message, format!("{{\"pid\": {pid}}}\n"));
-    assert_eq!(engine.monitor_of(pid), monitor);
+    assert_eq!(engine.monitor(), monitor);
     // There before the pid is reported.
     let attach = fs::metadata(engine.path("links").join(CID).join("attach")).unwrap();
     assert!(attach.file_type().is_socket());
@@ -158,9 +159,9 @@ fn signals_go_to_the_first_process_of_the_container_alone() {
     let container = "trap 'echo got; exit 9' TERM; setsid sleep 1000 & echo $! >sleeper
         while [ -e container ]; do sleep 0.01; done";
     let mut engine = Engine::new(container, &[]).start();
-    let pid = engine.sync.number();
+    assert!(engine.sync.number() > 0);
     let sleeper: i32 = engine.text("sleeper").trim().parse().unwrap();
-    let monitor = engine.monitor_of(pid);
+    let monitor = engine.monitor();
     engine.signal(monitor, Signal::SIGTERM);
     assert_eq!(engine.exit_file(), "9");
     assert_eq!(engine.end_of(monitor), 9);
@@ -177,9 +178,7 @@ fn a_signal_before_the_container_goes_to_the_runtime() {
         )
         .start();
     eventually("the runtime runs", || engine.path("ready").exists());
-    let runtime = fs::read_to_string(engine.path("listen")).unwrap();
-    let runtime: i32 = runtime.split_whitespace().nth(1).unwrap().parse().unwrap();
-    engine.signal(engine.monitor_of(runtime), Signal::SIGTERM);
+    engine.signal(engine.monitor(), Signal::SIGTERM);
     assert_eq!(engine.sync.message(), "{\"pid\": -1, \"message\": \"stopped\\n\"}\n");
 }
 
@@ -202,8 +201,8 @@ fn the_log_is_opened_again_and_keeps_what_is_there() {
 #[test]
 fn a_timeout_kills_the_process_group_and_has_exit_code_minus_1() {
     let mut engine = Engine::new("trap '' TERM; sleep 1000 & sleep 1000", &["-T", "1"]).start();
-    let pid = engine.sync.number();
-    let monitor = engine.monitor_of(pid);
+    assert!(engine.sync.number() > 0);
+    let monitor = engine.monitor();
     assert_eq!(engine.exit_file(), "-1");
     assert_eq!(engine.end_of(monitor), 255);
 }
@@ -214,7 +213,7 @@ fn an_orphan_of_the_container_is_reaped() {
     let container = "(setsid sh -c : &); (sh -c : &); echo done; while [ -e container ] && ! [ -e go ]; do sleep 0.01; done";
     let mut engine = Engine::new(container, &[]).start();
     let pid = engine.sync.number();
-    let monitor = engine.monitor_of(pid);
+    let monitor = engine.monitor();
     eventually("the container is at its end", || engine.log() == ["stdout F done"]);
     let children = format!("/proc/{monitor}/task/{monitor}/children");
     eventually("only the container is left", || {
@@ -226,7 +225,7 @@ fn an_orphan_of_the_container_is_reaped() {
 
 #[test]
 fn the_engine_alone_waits_in_the_foreground_with_sync() {
-    let mut engine = Engine::new("exit 3", &["--sync", "-P", "conmon.pid"]).start();
+    let mut engine = Engine::new("exit 3", &["--sync"]).start();
     assert_eq!(engine.first_end(), (3, String::new()));
     assert!(engine.sync.number() > 0);
     assert!(!engine.path("conmon.pid").exists());
@@ -237,4 +236,25 @@ fn without_pipes_the_container_is_run_all_the_same() {
     let mut engine = Engine::new("exit 4", &[]).without_start_pipe().start();
     assert_eq!(engine.first_end().0, 0);
     assert_eq!(engine.exit_file(), "4");
+}
+
+#[test]
+fn a_flood_is_limited_by_a_variable_of_the_engine() {
+    let container = "i=0; while [ $i -lt 2000 ]; do echo \"line $i of a flood that goes on and on\"
+        i=$((i + 1)); done";
+    let limit = "1KiB/s,burst=4KiB,over=drop";
+    let mut engine = Engine::new(container, &[]).variable("VMON_CONMON_LOG_RATE", limit).start();
+    assert!(engine.sync.number() > 0);
+    assert_eq!(engine.exit_file(), "0");
+    let log = fs::read_to_string(engine.path("log")).unwrap();
+    assert!(log.contains("line 0 of"), "{log}");
+    assert!(log.contains(" bytes left out]"), "{log}");
+}
+
+#[test]
+fn a_limit_that_can_not_be_read_is_ignored() {
+    let mut engine = Engine::new("echo out", &[]).variable("VMON_CONMON_LOG_RATE", "x").start();
+    assert!(engine.sync.number() > 0);
+    assert_eq!(engine.exit_file(), "0");
+    assert_eq!(engine.log(), ["stdout F out"]);
 }

@@ -21,8 +21,8 @@ fn the_exit_command_comes_last_and_in_place_of_the_monitor() {
     }
     nix::unistd::mkfifo(&engine.path("hold"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut engine = engine.start();
-    let pid = engine.sync.number();
-    let monitor = engine.monitor_of(pid);
+    assert!(engine.sync.number() > 0);
+    let monitor = engine.monitor();
     assert_eq!(engine.text("ran"), format!(",--root,x y,5 {monitor}\n"));
     // It has nothing of the monitor's open, so the engine sees the end of its pipes.
     assert_eq!(engine.sync.rest(), "");
@@ -35,8 +35,8 @@ fn the_exit_command_comes_last_and_in_place_of_the_monitor() {
 fn the_exit_command_waits_for_its_delay_in_one_process() {
     let mut engine =
         Engine::new("exit 5", &["--exit-command", "/bin/true", "--exit-delay=1000"]).start();
-    let pid = engine.sync.number();
-    let monitor = engine.monitor_of(pid);
+    assert!(engine.sync.number() > 0);
+    let monitor = engine.monitor();
     engine.exit_file();
     let children = format!("/proc/{monitor}/task/{monitor}/children");
     eventually("the engine's pipe is closed", || engine.sync.is_readable());

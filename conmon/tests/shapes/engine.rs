@@ -99,6 +99,7 @@ impl Engine {
         all.extend(["-p".into(), path("pid"), "-l".into(), path("log")]);
         all.extend(["--exit-dir".into(), path("exits"), "--persist-dir".into(), path("persist")]);
         all.extend(["--socket-dir-path".into(), path("links")]);
+        all.extend(["-P".into(), path("conmon.pid")]);
         all.extend(words.iter().map(OsString::from));
         Self {
             scratch,
@@ -274,12 +275,10 @@ impl Started {
         (self.first.wait().unwrap().code().unwrap_or(-1), text)
     }
 
-    /// The pid of the process in the background: the parent of the container.
+    /// The pid of the process in the background.
     #[track_caller]
-    pub fn monitor_of(&self, container: i32) -> i32 {
-        let status = fs::read_to_string(format!("/proc/{container}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-        line.trim().parse().unwrap()
+    pub fn monitor(&self) -> i32 {
+        self.text("conmon.pid").parse().unwrap()
     }
 
     /// The exit code of the process in the background, once it has ended.

@@ -74,10 +74,14 @@ fn a_terminal_comes_from_the_runtime_and_has_no_size_at_first() {
 #[test]
 fn a_size_that_comes_before_the_terminal_is_kept() {
     let words = ["-e", "--exec-process-spec", "/s", "--api-version", "--exec-attach", "-t", "-i"];
-    let mut engine = Engine::new("stty size", &words).with_attach_pipe().start();
+    let container = "while [ -e container ] && ! [ -e go ]; do sleep 0.01; done; stty size";
+    let mut engine = Engine::new(container, &words).with_attach_pipe().start();
     assert_eq!(engine.attach.take().unwrap().number(), 0);
     engine.order("1 30 90\n");
     engine.go_on();
+    // It is in effect before the pid is reported.
+    assert!(engine.sync.number() > 0);
+    fs::write(engine.path("go"), "").unwrap();
     assert_eq!(engine.exit_file(), "0");
     assert_eq!(engine.log(), ["stdout F 30 90\r"]);
 }
@@ -103,8 +107,8 @@ fn a_terminal_outlives_its_last_user() {
     let container = "exec <&- >&- 2>&-; trap 'exit 8' TERM; : >silent
         while [ -e container ]; do sleep 0.01; done";
     let mut engine = Engine::new(container, &["-t"]).start();
-    let pid = engine.sync.number();
+    assert!(engine.sync.number() > 0);
     eventually("no process has the terminal open", || engine.path("silent").exists());
-    engine.signal(engine.monitor_of(pid), Signal::SIGTERM);
+    engine.signal(engine.monitor(), Signal::SIGTERM);
     assert_eq!(engine.exit_file(), "8");
 }
