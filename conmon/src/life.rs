@@ -23,9 +23,10 @@ use crate::monitor;
 use crate::notify::NotifyProxy;
 use crate::oom::OomFiles;
 use crate::process::{self, Inherited, OomScore};
-use crate::runtime::{self, Runtime, RuntimeStdio, Streams};
+use crate::runtime::{self, Runtime};
 use crate::shape::{Attach, Event, Progress, RuntimeEnd, Shape, Step};
 use crate::signals::Signals;
+use crate::streams::{RuntimeStdio, Streams};
 
 /// The exit code of a life that has failed.
 const FAILED: i32 = 1;

@@ -25,6 +25,7 @@ mod runtime;
 mod say;
 mod shape;
 mod signals;
+mod streams;
 
 use std::io::Write;
 

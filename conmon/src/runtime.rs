@@ -1,24 +1,21 @@
-//! The OCI runtime: its arguments, its streams, its start and its end.
+//! The OCI runtime: its arguments, its start and its end.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::{Mode, fchmod};
 use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, getppid};
+use nix::unistd::{Pid, getpid, getppid};
 use tracing::debug;
-use vmon::child::{ChildIo, ConsoleConnection, ConsoleSocket, PtyMaster};
+use vmon::child::{ConsoleConnection, ConsoleSocket, PtyMaster};
 use vmon::process::{Forked, fork};
 
 use crate::checks::Config;
@@ -29,9 +26,7 @@ use crate::process::OomScore;
 use crate::say;
 use crate::shape::{PidFile, Shape};
 use crate::signals::{PASSED_ON, Signals};
-
-/// The most bytes of the runtime's stderr that are reported when it fails.
-const WORDS: usize = 8191;
+use crate::streams::{RuntimeStdio, Streams};
 
 /// The runtime's exit code if it could not be executed.
 const NOT_EXECUTED: i32 = 127;
@@ -70,144 +65,6 @@ pub fn arguments(config: &Config, console: Option<&Path>) -> Vec<OsString> {
     }
     add(&[&config.cid]);
     words
-}
-
-/// The streams of the runtime, which the container inherits: this process's ends.
-#[derive(Debug)]
-pub enum Streams {
-    /// Pipes, of which the input is missing without `-i`.
-    Pipes { stdin: Option<OwnedFd>, stdout: File, stderr: File },
-    /// A terminal that the runtime makes. The pipe is for its own words.
-    Terminal { console: ConsoleSocket, stderr: File },
-    /// Those of this process.
-    Passthrough,
-}
-
-/// The streams of the runtime: its ends. Where there is none, it has that of this process, which is
-/// the null device or with passthrough that of the caller.
-#[derive(Debug, Default)]
-pub struct RuntimeStdio {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl RuntimeStdio {
-    /// Makes them those of the calling process.
-    fn install(&self) -> nix::Result<()> {
-        self.stdin.as_ref().map_or(Ok(()), dup2_stdin)?;
-        self.stdout.as_ref().map_or(Ok(()), dup2_stdout)?;
-        self.stderr.as_ref().map_or(Ok(()), dup2_stderr)
-    }
-}
-
-impl Streams {
-    /// Makes the streams.
-    ///
-    /// # Errors
-    ///
-    /// No descriptor is available, or the console socket can't be made.
-    pub fn open(config: &Config) -> Result<(Self, RuntimeStdio), Failure> {
-        if config.drivers.passthrough {
-            return Ok((Self::Passthrough, RuntimeStdio::default()));
-        }
-        let no_pipe = || Failure::of("can't make a pipe");
-        let (stderr, their_stderr) = output().map_err(no_pipe())?;
-        let mut theirs = RuntimeStdio { stderr: Some(their_stderr), ..RuntimeStdio::default() };
-        if config.options.terminal {
-            let console = console_socket()?;
-            return Ok((Self::Terminal { console, stderr }, theirs));
-        }
-        let (stdout, their_stdout) = output().map_err(no_pipe())?;
-        theirs.stdout = Some(their_stdout);
-        let mut stdin = None;
-        if config.options.stdin {
-            let (their_stdin, ours) = input().map_err(no_pipe())?;
-            (theirs.stdin, stdin) = (Some(their_stdin), Some(ours));
-        }
-        Ok((Self::Pipes { stdin, stdout, stderr }, theirs))
-    }
-
-    /// The path of the console socket.
-    pub fn console(&self) -> Option<&Path> {
-        match self {
-            Self::Terminal { console, .. } => Some(console.path()),
-            Self::Pipes { .. } | Self::Passthrough => None,
-        }
-    }
-
-    /// The pipe of the runtime's stderr.
-    pub fn stderr(&self) -> Option<&File> {
-        match self {
-            Self::Pipes { stderr, .. } | Self::Terminal { stderr, .. } => Some(stderr),
-            Self::Passthrough => None,
-        }
-    }
-
-    /// The pipe of the runtime's stdout.
-    pub fn stdout(&self) -> Option<&File> {
-        match self {
-            Self::Pipes { stdout, .. } => Some(stdout),
-            Self::Terminal { .. } | Self::Passthrough => None,
-        }
-    }
-
-    /// The first words of the runtime: what can be read from its stderr at once.
-    pub fn words(&self) -> Vec<u8> {
-        let Some(mut stderr) = self.stderr() else { return Vec::new() };
-        let mut words = vec![0; WORDS];
-        let count = stderr.read(&mut words).unwrap_or(0);
-        words.truncate(count);
-        words
-    }
-
-    /// What the monitor relays.
-    pub fn into_child_io(self, master: Option<PtyMaster>) -> ChildIo {
-        match (self, master) {
-            (_, Some(master)) => master.into(),
-            (Self::Pipes { stdin, stdout, stderr }, None) => {
-                ChildIo::Piped { stdin, stdout: Some(stdout.into()), stderr: Some(stderr.into()) }
-            }
-            (Self::Terminal { .. } | Self::Passthrough, None) => {
-                ChildIo::Piped { stdin: None, stdout: None, stderr: None }
-            }
-        }
-    }
-}
-
-/// A pipe to read from, without blocking, and its other end for the runtime.
-fn output() -> io::Result<(File, OwnedFd)> {
-    let (ours, theirs): (PipeReader, PipeWriter) = io::pipe()?;
-    open_to_all(ours.as_fd())?;
-    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((OwnedFd::from(ours).into(), theirs.into()))
-}
-
-/// A pipe for the runtime to read from, and its other end.
-fn input() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (theirs, ours) = io::pipe()?;
-    open_to_all(theirs.as_fd())?;
-    Ok((theirs.into(), ours.into()))
-}
-
-/// The container may run as any user, and opens `/dev/stdout` by its path.
-fn open_to_all(pipe: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(fchmod(pipe, Mode::S_IRWXU | Mode::S_IRWXG | Mode::S_IRWXO)?)
-}
-
-/// Makes the console socket, in the directory for temporary files.
-fn console_socket() -> Result<ConsoleSocket, Failure> {
-    let variables = ["TMPDIR", "TMP", "TEMP"];
-    let given =
-        variables.iter().find_map(|name| std::env::var_os(name).filter(|it| !it.is_empty()));
-    let directory = PathBuf::from(given.unwrap_or_else(|| "/tmp".into()));
-    // A name of its own, unless an earlier process with this pid has left it.
-    let path = directory.join(format!("conmon-term.{}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    let before = nix::sys::stat::umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let socket = ConsoleSocket::bind(&path);
-    nix::sys::stat::umask(before);
-    socket.map_err(Failure::of(format!("can't make the console socket {}", path.display())))
 }
 
 /// The runtime, while it runs.
