@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::Mode;
 use tracing::{debug, error};
-use vmon::child::reap_children;
+use vmon::child::{reap_children, unblock_signals};
 
 use crate::checks::Config;
 use crate::failure::Failure;
 use crate::process::{self, OomScore};
+use crate::signals;
 
 /// The name of the exit file in `--persist-dir`.
 const PERSISTENT: &str = "exit";
@@ -97,6 +98,9 @@ impl ExitCommand {
             process::trim();
             wait(self.delay);
         }
+        // Blocked still if the runtime has failed. Those of before are not the command's.
+        signals::discard_pending();
+        unblock_signals();
         score.restore();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);

@@ -15,7 +15,7 @@ use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use tracing::debug;
-use vmon::child::{ConsoleConnection, ConsoleSocket, PtyMaster};
+use vmon::child::{ConsoleConnection, ConsoleSocket, PtyMaster, unblock_signals};
 use vmon::process::{Forked, fork};
 
 use crate::checks::Config;
@@ -182,6 +182,8 @@ struct Execution<'a> {
 impl Execution<'_> {
     /// Executes the runtime. Returns only on failure.
     fn carry_out(self) -> Failure {
+        // The mask is inherited: a container that blocks SIGTERM could only be killed.
+        unblock_signals();
         if let Err(error) = self.stdio.install() {
             return Failure::of("can't set the streams of the runtime")(error);
         }
@@ -208,7 +210,7 @@ impl Execution<'_> {
             return Failure::of("can't read the start pipe")(error);
         }
         self.score.restore();
-        // No signal is blocked in the runtime, and SIGPIPE has its default action.
+        // SIGPIPE gets its default action.
         let error = command.exec();
         Failure::of(format!("can't execute {}", self.program.display()))(error)
     }

@@ -52,6 +52,15 @@ impl Signals {
     }
 }
 
+/// Discards the signals that are blocked and pending. None of them ends this program, or is passed on.
+pub fn discard_pending() {
+    let set = set(PASSED_ON.into_iter().chain([Signal::SIGCHLD]));
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    if let Ok(pending) = SignalFd::with_flags(&set, flags) {
+        while let Ok(Some(_)) = pending.read_signal() {}
+    }
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -111,6 +111,20 @@ fn a_runtime_that_can_not_be_executed_is_reported() {
 }
 
 #[test]
+fn neither_the_runtime_nor_the_exit_command_has_a_blocked_signal() {
+    // dash would clear the mask that it has inherited, and bash blocks SIGCHLD while it waits for grep.
+    let find = "while read -r key mask; do [ $key != SigBlk: ] || echo $mask";
+    let find = format!("{find}; done </proc/$$/status");
+    let engine = Engine::new("exit 0", &["--exit-command", "/bin/bash", "--exit-command-arg=-c"])
+        .word(format!("--exit-command-arg={find} >mask"));
+    fs::write(engine.path("runtime"), format!("#!/bin/bash\n{find} >&2; exit 1\n")).unwrap();
+    let mut engine = engine.start();
+    let message = engine.sync.message();
+    assert!(message.contains("\"0000000000000000\\n\""), "{message}");
+    assert_eq!(engine.text("mask"), "0000000000000000\n");
+}
+
+#[test]
 fn a_runtime_without_a_pid_is_reported() {
     let engine = Engine::new("exit 0", &[]).runtime_runs("exit 0");
     let mut engine = engine.start();
