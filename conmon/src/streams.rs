@@ -14,8 +14,8 @@ use vmon::child::{ChildIo, ConsoleSocket, PtyMaster};
 use crate::checks::Config;
 use crate::failure::Failure;
 
-/// The most bytes of the runtime's stderr that are reported when it fails.
-const WORDS: usize = 8191;
+/// The most bytes of the runtime's stderr that are read when it fails: what a pipe holds (pipe(7)).
+const WORDS: u64 = 64 << 10;
 
 /// The streams of the runtime, which the container inherits: this process's ends.
 #[derive(Debug)]
@@ -97,12 +97,13 @@ impl Streams {
         }
     }
 
-    /// The first words of the runtime: what can be read from its stderr at once.
+    /// The words of the runtime: what can be read from its stderr at once. Their end is what counts.
     pub fn words(&self) -> Vec<u8> {
-        let Some(mut stderr) = self.stderr() else { return Vec::new() };
-        let mut words = vec![0; WORDS];
-        let count = stderr.read(&mut words).unwrap_or(0);
-        words.truncate(count);
+        let mut words = Vec::new();
+        if let Some(stderr) = self.stderr() {
+            // What was read before an error, such as an empty pipe, is kept.
+            let _ = stderr.take(WORDS).read_to_end(&mut words);
+        }
         words
     }
 

@@ -98,6 +98,7 @@ fn the_words_of_a_runtime_fit_into_the_buffer_of_the_engine() {
     let message = engine.sync.message();
     assert!(message.len() <= 4096, "{}", message.len());
     assert!(message.starts_with(r#"{"pid": -1, "message": "...x"#), "{message}");
+    assert!(message.ends_with("the reason\"}\n"), "{message}");
 }
 
 #[test]
