@@ -34,10 +34,12 @@ pub fn write_exit_files(config: &Config, code: i32) -> Result<(), Failure> {
         options.persist_dir.iter().map(|directory| Path::new(directory).join(PERSISTENT));
     let watched = options.exit_dir.iter().map(|directory| Path::new(directory).join(&config.cid));
     let text = code.to_string();
-    persistent.chain(watched).try_for_each(|path| {
+    // Each is written, whatever becomes of the other: the engine may read only one.
+    let written = persistent.chain(watched).map(|path| {
         put_file(&path, text.as_bytes())
             .map_err(Failure::of(format!("can't write the exit file {}", path.display())))
-    })
+    });
+    written.fold(Ok(()), Result::and)
 }
 
 /// Writes the pid of the process in the background.

@@ -301,11 +301,11 @@ impl Kept {
     fn finish(mut self, step: Step) -> Result<i32, Failure> {
         let Step::Finish { code, report } = step else { return Ok(FAILED) };
         drop(self.inherited);
-        exit::write_exit_files(&self.config, code)?;
+        let written = exit::write_exit_files(&self.config, code);
         if let Some(text) = report {
             self.engine.report(code, text.as_bytes())?;
         }
-        Ok(code)
+        written.map(|()| code)
     }
 }
 

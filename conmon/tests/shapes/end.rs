@@ -62,6 +62,15 @@ fn an_exit_file_that_can_not_be_written_ends_it_with_1() {
 }
 
 #[test]
+fn the_exit_code_is_written_and_reported_where_it_still_can_be() {
+    let words = ["--sync", "-e", "--exec-process-spec", "x", "--persist-dir", "/nonexistent"];
+    let mut engine = Engine::new("exit 5", &words).start();
+    assert_eq!(engine.sync.message(), "{\"exit_code\": 5}\n");
+    assert_eq!(engine.exit_file(), "5");
+    assert_eq!(engine.first_end().0, 1);
+}
+
+#[test]
 fn notifications_of_the_container_go_to_the_service_manager() {
     let container = "while [ -e container ] && ! [ -e go ]; do sleep 0.01; done";
     let mut engine = Engine::new(container, &["--sdnotify-socket"]);
