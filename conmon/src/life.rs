@@ -15,6 +15,7 @@ use vmon::process::{Forked, fork};
 use crate::attach_socket::{AttachSocket, Paths};
 use crate::checks::Config;
 use crate::ctl::Ctl;
+use crate::end_limit::EndLimit;
 use crate::engine::{Engine, StartPipe};
 use crate::exit::{self, ExitCommand};
 use crate::failure::Failure;
@@ -321,6 +322,7 @@ impl Services {
         if let Some(Sockets { attach, ctl, .. }) = self.sockets {
             builder = builder.service(ctl).service(attach);
         }
+        builder = builder.service(EndLimit);
         if let Some(oom) = oom_files(pid, config) {
             builder = builder.service(oom);
         }

@@ -9,6 +9,7 @@
 mod attach_socket;
 mod checks;
 mod ctl;
+mod end_limit;
 mod engine;
 mod exit;
 mod failure;

@@ -71,6 +71,14 @@ fn the_exit_code_is_written_and_reported_where_it_still_can_be() {
 }
 
 #[test]
+fn a_log_that_stays_full_does_not_keep_the_exit_code_from_the_engine() {
+    let mut engine = Engine::new("echo last; exit 5", &["--sync"]).log("/dev/full").start();
+    assert!(engine.sync.number() > 0);
+    assert_eq!(engine.exit_file(), "5");
+    assert_eq!(engine.first_end().0, 5);
+}
+
+#[test]
 fn notifications_of_the_container_go_to_the_service_manager() {
     let container = "while [ -e container ] && ! [ -e go ]; do sleep 0.01; done";
     let mut engine = Engine::new(container, &["--sdnotify-socket"]);
