@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::common::Process;
-use crate::common::machine::Machine;
-use crate::common::vm::append;
+use crate::common::machine::{Machine, append};
 
 /// How long a guest may take, which is emulated where there is no KVM.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(400);

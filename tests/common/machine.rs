@@ -66,3 +66,9 @@ impl Machine {
         has
     }
 }
+
+/// The kernel's command line, changed.
+pub fn append(command: &mut [String], what: &str) {
+    let at = command.iter().position(|argument| argument == "-append").unwrap() + 1;
+    command[at].push_str(what);
+}

@@ -18,12 +18,6 @@ pub fn with_serial(machine: &Machine, chardev: &str) -> Vec<String> {
     command
 }
 
-/// The kernel's command line, changed.
-pub fn append(command: &mut [String], what: &str) {
-    let at = command.iter().position(|argument| argument == "-append").unwrap() + 1;
-    command[at].push_str(what);
-}
-
 /// One that runs in the background, as `vm`.
 pub struct Vm {
     // Ends first.

@@ -9,8 +9,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use crate::common::machine::{READY, machine};
-use crate::common::vm::{Attached, Vm, append, with_serial};
+use crate::common::machine::{READY, append, machine};
+use crate::common::vm::{Attached, Vm, with_serial};
 use crate::common::{Detached, State, contains, eventually, process_state};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::Signal;
