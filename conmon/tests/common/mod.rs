@@ -3,6 +3,10 @@
 
 #![allow(dead_code, unsafe_code)] // each area uses a part; for terminals and their like
 
+#[path = "../../../tests/common/guest.rs"]
+pub mod guest;
+#[path = "../../../tests/common/machine.rs"]
+pub mod machine;
 #[path = "../../../tests/common/terminal.rs"]
 pub mod terminal;
 #[path = "../../../tests/common/waiting.rs"]
