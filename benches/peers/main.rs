@@ -55,7 +55,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(options) {
+    match run(*options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -73,7 +73,7 @@ fn run(options: Options) -> Result<bool> {
     for missing in peers.missing() {
         eprintln!("peers: {missing} is not installed: its figures are left out");
     }
-    rows::build_static(&options, &mut peers);
+    rows::build(&options, &mut peers);
     let bench = Bench { options, peers };
     let rows = rows::run(&bench)?;
     let report = Report::new(&bench, rows);

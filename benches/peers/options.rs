@@ -13,37 +13,58 @@ Measures vmon beside its peers. What is missing is installed on Debian by
 benches/install-peers.sh.
 
   --quick              tiny sizes: whether everything works, not how fast (for CI)
-  --rows N,N…          only these rows: 1 to 13
+  --rows N,N…          only these rows: 1 to 18
   --runs N             how many times each tool runs a workload [default: 5; 1 with --quick];
-                       rows 7, 8, 10 and 11 are measured once, row 9 in twice as many rounds
+                       rows 7, 8, 10 and 11 are measured once, row 14 at most three times, rows
+                       9, 17 and 18 in twice as many rounds
   --idle-seconds N     how long row 7 watches [default: 30; 1 with --quick]
   --dir DIR            where logs are written, and removed again [default: target/tmp]
   --out DIR            where tables, JSON and plots go [default: target/peers]
   --save DIR           a copy of the plots, the JSON and the Markdown table
   --static-vmon PATH   the static build to measure [default: $VMON_STATIC, else it is built]
-  --no-static          leave the static build out
+  --vmon-conmon PATH   the vmon-conmon of rows 14 to 18 [default: $VMON_CONMON, else it is built]
+  --static-vmon-conmon PATH
+                       its static build [default: $VMON_CONMON_STATIC, else it is built]
+  --no-static          leave the static builds out
+  --conmon PATH        the conmon to measure [default: $CONMON, else the one in $PATH]
 ";
 
 /// The rows that there are.
-pub const ROWS: [u8; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
+pub const ROWS: [u8; 18] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18];
 
 /// What to do.
 pub enum Asked {
     /// Measure.
-    Run(Options),
+    Run(Box<Options>),
     /// Print [`HELP`].
     Help,
 }
 
-/// Where the static build of the command comes from.
+/// Where an executable of this project comes from, other than the command itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StaticVmon {
+pub enum Executable {
     /// It is built.
     Build,
     /// It is there.
     Given(PathBuf),
     /// It is not measured.
     LeaveOut,
+}
+
+impl Executable {
+    /// The one of the command line, else of the environment variable, else this.
+    fn or(given: Option<Self>, variable: &str, otherwise: Self) -> Self {
+        let from_environment = || Some(Self::Given(std::env::var_os(variable)?.into()));
+        given.or_else(from_environment).unwrap_or(otherwise)
+    }
+
+    /// The path that was given.
+    pub fn given(&self) -> Option<PathBuf> {
+        match self {
+            Self::Given(path) => Some(path.clone()),
+            Self::Build | Self::LeaveOut => None,
+        }
+    }
 }
 
 /// The options of a run.
@@ -63,8 +84,14 @@ pub struct Options {
     pub out: PathBuf,
     /// Where a copy of them goes.
     pub save: Option<PathBuf>,
-    /// The static build.
-    pub static_vmon: StaticVmon,
+    /// The static build of the command.
+    pub static_vmon: Executable,
+    /// The monitor of containers.
+    pub vmon_conmon: Executable,
+    /// Its static build.
+    pub static_vmon_conmon: Executable,
+    /// Another conmon than the one in `PATH`.
+    pub conmon: Option<PathBuf>,
 }
 
 /// The words as they come; what depends on `--quick` is decided when all are read.
@@ -77,7 +104,10 @@ struct Words {
     dir: Option<PathBuf>,
     out: Option<PathBuf>,
     save: Option<PathBuf>,
-    static_vmon: Option<StaticVmon>,
+    static_vmon: Option<Executable>,
+    vmon_conmon: Option<Executable>,
+    static_vmon_conmon: Option<Executable>,
+    conmon: Option<PathBuf>,
     help: bool,
 }
 
@@ -96,7 +126,7 @@ impl Options {
         if read.help {
             return Ok(Asked::Help);
         }
-        Ok(Asked::Run(read.finish()?))
+        Ok(Asked::Run(Box::new(read.finish()?)))
     }
 }
 
@@ -110,14 +140,22 @@ impl Words {
         match name {
             "--quick" => self.quick = true,
             "--help" | "-h" => self.help = true,
-            "--no-static" => self.static_vmon = Some(StaticVmon::LeaveOut),
+            "--no-static" => {
+                self.static_vmon = Some(Executable::LeaveOut);
+                self.static_vmon_conmon = Some(Executable::LeaveOut);
+            }
             "--rows" => self.rows = Some(rows(value()?)?),
             "--runs" => self.runs = Some(number(name, value()?)?),
             "--idle-seconds" => self.idle = Some(number(name, value()?)?),
             "--dir" => self.dir = Some(value()?.into()),
             "--out" => self.out = Some(value()?.into()),
             "--save" => self.save = Some(value()?.into()),
-            "--static-vmon" => self.static_vmon = Some(StaticVmon::Given(value()?.into())),
+            "--static-vmon" => self.static_vmon = Some(Executable::Given(value()?.into())),
+            "--vmon-conmon" => self.vmon_conmon = Some(Executable::Given(value()?.into())),
+            "--static-vmon-conmon" => {
+                self.static_vmon_conmon = Some(Executable::Given(value()?.into()));
+            }
+            "--conmon" => self.conmon = Some(value()?.into()),
             _ => return Err(format!("unknown option {word:?}; --help lists the options").into()),
         }
         Ok(())
@@ -125,8 +163,7 @@ impl Words {
 
     fn finish(self) -> Result<Options> {
         let (runs, idle) = if self.quick { (1, 1) } else { (5, 30) };
-        let from_environment = || Some(StaticVmon::Given(std::env::var_os("VMON_STATIC")?.into()));
-        let otherwise = if self.quick { StaticVmon::LeaveOut } else { StaticVmon::Build };
+        let static_build = if self.quick { Executable::LeaveOut } else { Executable::Build };
         let dir = self.dir.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
         Ok(Options {
             quick: self.quick,
@@ -137,7 +174,14 @@ impl Words {
             dir: std::path::absolute(dir)?,
             out: self.out.unwrap_or_else(|| target_directory().join("peers")),
             save: self.save,
-            static_vmon: self.static_vmon.or_else(from_environment).unwrap_or(otherwise),
+            static_vmon: Executable::or(self.static_vmon, "VMON_STATIC", static_build.clone()),
+            vmon_conmon: Executable::or(self.vmon_conmon, "VMON_CONMON", Executable::Build),
+            static_vmon_conmon: Executable::or(
+                self.static_vmon_conmon,
+                "VMON_CONMON_STATIC",
+                static_build,
+            ),
+            conmon: self.conmon.or_else(|| Some(std::env::var_os("CONMON")?.into())),
         })
     }
 }

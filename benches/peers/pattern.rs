@@ -175,19 +175,7 @@ impl Checker {
 
     /// Applies the records of these files, one after the other.
     pub fn take_records(&mut self, paths: &[PathBuf], format: Format) -> Result<()> {
-        let mut decoder = Decoder::new(format);
-        for path in paths {
-            let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let mut rest = bytes.as_slice();
-            while let Some(record) = decoder.next(rest) {
-                self.take(record.bytes);
-                rest = &rest[record.size..];
-            }
-            if !rest.is_empty() {
-                return Err(format!("{} ends within a record", path.display()).into());
-            }
-        }
-        Ok(())
+        each_record(paths, format, |bytes| self.take(bytes))
     }
 
     /// Takes these files, one after the other.
@@ -204,6 +192,29 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+/// How many of the child's bytes are in the records of these files.
+pub fn bytes_of_records(paths: &[PathBuf], format: Format) -> Result<u64> {
+    let mut count = 0;
+    each_record(paths, format, |bytes| count += bytes.len() as u64)?;
+    Ok(count)
+}
+
+fn each_record(paths: &[PathBuf], format: Format, mut take: impl FnMut(&[u8])) -> Result<()> {
+    let mut decoder = Decoder::new(format);
+    for path in paths {
+        let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let mut rest = bytes.as_slice();
+        while let Some(record) = decoder.next(rest) {
+            take(record.bytes);
+            rest = &rest[record.size..];
+        }
+        if !rest.is_empty() {
+            return Err(format!("{} ends within a record", path.display()).into());
+        }
+    }
+    Ok(())
 }
 
 /// Whether the checker finds what it is there to find: no other test sees to it.

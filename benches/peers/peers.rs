@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::options::{Options, StaticVmon};
+use crate::options::Options;
 
 /// A tool of another project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,20 +74,28 @@ pub struct Peers {
     pub vmon: PathBuf,
     /// The same, linked statically; `None` while it is not known, or not wanted.
     pub static_vmon: Option<PathBuf>,
+    /// The monitor of containers; `None` while it is not known, or not wanted.
+    pub vmon_conmon: Option<PathBuf>,
+    /// The same, linked statically.
+    pub static_vmon_conmon: Option<PathBuf>,
 }
 
 impl Peers {
     /// Looks in `PATH`, and where daemons lie.
     pub fn find(options: &Options) -> Self {
-        let find = |peer: Peer| Some((peer, in_path(peer.program())?));
-        let static_vmon = match &options.static_vmon {
-            StaticVmon::Given(path) => Some(path.clone()),
-            StaticVmon::Build | StaticVmon::LeaveOut => None,
+        let find = |peer: Peer| {
+            let path = match (peer, &options.conmon) {
+                (Peer::Conmon, Some(path)) => path.clone(),
+                _ => in_path(peer.program())?,
+            };
+            Some((peer, path))
         };
         Self {
             found: Peer::ALL.into_iter().filter_map(find).collect(),
             vmon: env!("CARGO_BIN_EXE_vmon").into(),
-            static_vmon,
+            static_vmon: options.static_vmon.given(),
+            vmon_conmon: options.vmon_conmon.given(),
+            static_vmon_conmon: options.static_vmon_conmon.given(),
         }
     }
 

@@ -106,6 +106,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What follows the name of vmon, or of its monitor of containers; `None` for another tool.
+    pub fn form(&self) -> Option<&str> {
+        let after = |name| self.tool.strip_prefix(name);
+        after("vmon-conmon").or_else(|| after("vmon"))
+    }
+
     /// Whether the goal is met, at the median; `None` where there is none, or no figure.
     pub fn is_met(&self) -> Option<bool> {
         Some(self.goal?.is_met(Summary::of(&self.values)?.median))

@@ -1,12 +1,13 @@
 //! The rows of the benchmark: one file per kind of workload.
 
+mod builds;
 mod crowd;
 mod idle;
 mod latency;
+mod monitors;
 mod since;
 mod size;
 mod start;
-mod static_build;
 mod streams;
 mod terminal;
 
@@ -14,20 +15,35 @@ use std::time::Instant;
 
 use crate::Result;
 use crate::bench::Bench;
-use crate::options::{Options, StaticVmon};
+use crate::options::{Executable, Options};
 use crate::peers::Peers;
 use crate::row::Row;
 
-/// Builds the static executable where a selected row measures it and none was given.
-pub fn build_static(options: &Options, peers: &mut Peers) {
-    let is_measured = options.rows.iter().any(|row| matches!(row, 7 | 8 | 11));
-    if !is_measured || options.static_vmon != StaticVmon::Build {
-        return;
-    }
-    eprintln!("peers: building the static vmon");
-    match static_build::build() {
-        Ok(path) => peers.static_vmon = Some(path),
-        Err(error) => eprintln!("peers: no static vmon: {error}"),
+/// The rows of the monitor of containers.
+const MONITORS: [u8; 5] = [14, 15, 16, 17, 18];
+
+/// Builds the executables that a selected row measures and that were not given.
+pub fn build(options: &Options, peers: &mut Peers) {
+    let builds = [
+        (&options.static_vmon, &[7, 8, 11][..], &builds::STATIC_VMON, &mut peers.static_vmon),
+        (&options.vmon_conmon, &MONITORS[..], &builds::VMON_CONMON, &mut peers.vmon_conmon),
+        (
+            &options.static_vmon_conmon,
+            &[14][..],
+            &builds::STATIC_VMON_CONMON,
+            &mut peers.static_vmon_conmon,
+        ),
+    ];
+    for (wanted, rows, build, place) in builds {
+        let is_measured = options.rows.iter().any(|row| rows.contains(row));
+        if !is_measured || *wanted != Executable::Build {
+            continue;
+        }
+        eprintln!("peers: building {}", build.name);
+        match build.path() {
+            Ok(path) => *place = Some(path),
+            Err(error) => eprintln!("peers: no {}: {error}", build.name),
+        }
     }
 }
 
@@ -51,7 +67,12 @@ fn run_row(bench: &Bench, number: u8) -> Result<Row> {
         10 => crowd::row(bench)?,
         11 => size::row(bench)?,
         12 => since::row(bench)?,
-        _ => latency::limited(bench)?,
+        13 => latency::limited(bench)?,
+        14 => monitors::idle(bench)?,
+        15 => monitors::large(bench)?,
+        16 => monitors::small(bench)?,
+        17 => monitors::start(bench)?,
+        _ => monitors::exec(bench)?,
     };
     eprintln!("peers: row {number}, {:.0} s: {}", began.elapsed().as_secs_f64(), row.title);
     Ok(row)

@@ -148,27 +148,44 @@ pub enum AtTheEnd {
 
 /// `conmon` of a child, with this program as its runtime and a Kubernetes log.
 pub fn conmon(conmon: &Path, dir: &Path, end: AtTheEnd, child: &[OsString]) -> Result<Command> {
-    fs::create_dir_all(dir)?;
-    let words = child.iter().map(|word| text(word)).collect::<Result<Vec<_>>>()?;
-    fs::write(dir.join(modes::COMMAND), words.join("\n"))?;
-    let mut command = Command::new(conmon);
-    command
-        // --sync: it remains our child.
-        .args(["--sync", "--cid", "peers", "--name", "peers", "--cuuid", "peers"])
-        .args(["--runtime-arg", "@runtime", "--log-size-max", &ROTATE_AT.to_string()])
-        .arg("--runtime")
-        .arg(std::env::current_exe()?)
-        .arg("--bundle")
-        .arg(dir)
-        .arg("--container-pidfile")
-        .arg(dir.join("pid"))
-        .arg("--socket-dir-path")
-        .arg(dir)
-        .arg("--log-path")
-        .arg(format!("k8s-file:{}", text(dir.join("log"))?));
+    let mut command = container(conmon, dir, child)?;
+    // --sync: it remains our child.
+    command.args(["--sync", "--log-size-max", &ROTATE_AT.to_string()]);
     if end == AtTheEnd::NoFsync {
         command.arg("--no-sync-log");
     }
+    Ok(command)
+}
+
+/// A monitor of containers of a child, with this program as its runtime and a Kubernetes log, which
+/// is `log` in the directory.
+pub fn container(monitor: &Path, dir: &Path, child: &[OsString]) -> Result<Command> {
+    let mut command = oci(monitor, dir, child)?;
+    command.arg("--bundle").arg(dir).arg("--socket-dir-path").arg(dir);
+    Ok(command)
+}
+
+/// A monitor of containers of a child that runs in a container which is there already, as CRI-O
+/// calls it for a probe.
+pub fn exec(monitor: &Path, dir: &Path, child: &[OsString]) -> Result<Command> {
+    let mut command = oci(monitor, dir, child)?;
+    command.args(["--sync", "--exec", "--exec-process-spec"]).arg(dir.join(modes::COMMAND));
+    Ok(command)
+}
+
+fn oci(monitor: &Path, dir: &Path, child: &[OsString]) -> Result<Command> {
+    fs::create_dir_all(dir)?;
+    let words = child.iter().map(|word| text(word)).collect::<Result<Vec<_>>>()?;
+    fs::write(dir.join(modes::COMMAND), words.join("\n"))?;
+    let mut command = Command::new(monitor);
+    command
+        .args(["--cid", "peers", "--name", "peers", "--cuuid", "peers"])
+        .args(["--runtime-arg", "@runtime", "--runtime"])
+        .arg(std::env::current_exe()?)
+        .arg("--container-pidfile")
+        .arg(dir.join("pid"))
+        .arg("--log-path")
+        .arg(format!("k8s-file:{}", text(dir.join("log"))?));
     Ok(command)
 }
 

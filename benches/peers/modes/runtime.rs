@@ -1,7 +1,8 @@
 //! `@runtime`: the OCI runtime that conmon calls, as far as conmon needs one.
 //!
-//! `create` starts what the bundle's file `command` names, on the streams that conmon has
-//! prepared, writes its pid where conmon looks for it, and leaves. The rest it allows and ignores.
+//! `create` starts what the bundle's file `command` names, and `exec` what the file of the process
+//! does, on the streams that conmon has prepared, writes its pid where conmon looks for it, and
+//! leaves. The rest it allows and ignores.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,15 +10,17 @@ use std::process::Command;
 use super::ORPHAN;
 use crate::Result;
 
-/// The file of the bundle with the command, one word a line.
+/// The file of the bundle with the command, one word a line. That of a process has the same form.
 pub const COMMAND: &str = "command";
 
 pub fn run(args: &[String]) -> Result<()> {
-    if !args.iter().any(|arg| arg == "create") {
-        return Ok(());
-    }
-    let bundle = value(args, "--bundle")?;
-    let words = std::fs::read_to_string(Path::new(bundle).join(COMMAND))?;
+    let asked = |subcommand: &str| args.iter().any(|arg| arg == subcommand);
+    let file = match (asked("create"), asked("exec")) {
+        (true, _) => Path::new(value(args, "--bundle")?).join(COMMAND),
+        (_, true) => value(args, "--process")?.into(),
+        _ => return Ok(()),
+    };
+    let words = std::fs::read_to_string(file)?;
     let mut words = words.lines();
     let program = words.next().ok_or("an empty command")?;
     // Its parent is this process, which is about to end; conmon takes it over as subreaper.

@@ -45,7 +45,7 @@ fn goals(text: &mut String, row: &Row) -> std::fmt::Result {
             ),
             None => (String::new(), String::new()),
         };
-        let measure = match verdict.tool.strip_prefix("vmon") {
+        let measure = match verdict.form() {
             Some(form) => format!("{}{form}", verdict.measure),
             None => format!("{}, {}", verdict.measure, verdict.tool),
         };

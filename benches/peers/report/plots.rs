@@ -60,7 +60,7 @@ fn ratios(rows: &[Row]) -> Band {
                 continue;
             }
             // A form that the peer has too is said once.
-            let form = verdict.tool.strip_prefix("vmon, ").unwrap_or_default();
+            let form = verdict.form().and_then(|form| form.strip_prefix(", ")).unwrap_or_default();
             let form = if peer.contains(form) { String::new() } else { format!(" ({form})") };
             let label = format!("{}. {} / {peer}{form}", row.number, verdict.measure);
             bars.push(Bar {

@@ -101,7 +101,7 @@ pub fn one(bench: &Bench) -> Result<Row> {
 
 /// How long a supervisor may take to come to rest after the child is there: vmon gives back what
 /// its start has taken once nothing has happened for two seconds.
-fn pause_before(bench: &Bench) -> Duration {
+pub(super) fn pause_before(bench: &Bench) -> Duration {
     Duration::from_millis(bench.size(3000, 200))
 }
 
@@ -153,14 +153,15 @@ fn beside_s6(row: &mut Row, tool: &str, measure: &str, goal: Option<Goal>) {
 }
 
 /// Where supervisors are, and the FIFO in which their children report their start.
-struct Hall {
-    scratch: Scratch,
+pub(super) struct Hall {
+    pub(super) scratch: Scratch,
     ready: File,
-    child: Vec<OsString>,
+    /// The child.
+    pub(super) child: Vec<OsString>,
 }
 
 impl Hall {
-    fn new(bench: &Bench) -> Result<Self> {
+    pub(super) fn new(bench: &Bench) -> Result<Self> {
         let scratch = bench.scratch()?;
         let fifo = scratch.join("ready");
         mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -173,9 +174,20 @@ impl Hall {
         let mut all = Vec::with_capacity(count);
         for number in 0..count {
             let mut command = (supervisor.start)(self.scratch.path(), number, &self.child)?;
-            command.env(modes::READY, self.scratch.join("ready"));
-            all.push(Running::spawn(tools::silent(&mut command))?);
+            all.push(Running::spawn(self.prepare(&mut command))?);
         }
+        self.await_children(count)?;
+        Ok(all)
+    }
+
+    /// Has the child report its start here.
+    pub(super) fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env(modes::READY, self.scratch.join("ready"));
+        tools::silent(command)
+    }
+
+    /// Waits until this many children have started.
+    pub(super) fn await_children(&self, count: usize) -> Result<()> {
         let mut missing = count;
         let mut buffer = [0; 1024];
         while missing > 0 {
@@ -183,7 +195,7 @@ impl Hall {
                 .map_err(|error| format!("{missing} children are not there: {error}"))?;
             missing -= (&self.ready).read(&mut buffer)?.min(missing);
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Anonymous and PSS of each, in KiB.

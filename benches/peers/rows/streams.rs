@@ -28,10 +28,10 @@ use crate::{Error, Result};
 pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The measures of a stream. Wall time is from the writer's first write to the tool's end.
-const MEASURES: [(&str, Unit); 3] = [RATE, WALL, CPU];
-const RATE: (&str, Unit) = ("rate", Unit::MbPerSecond);
-const WALL: (&str, Unit) = ("wall", Unit::SecondsPerGb);
-const CPU: (&str, Unit) = ("CPU", Unit::SecondsPerGb);
+pub(super) const MEASURES: [(&str, Unit); 3] = [RATE, WALL, CPU];
+pub(super) const RATE: (&str, Unit) = ("rate", Unit::MbPerSecond);
+pub(super) const WALL: (&str, Unit) = ("wall", Unit::SecondsPerGb);
+pub(super) const CPU: (&str, Unit) = ("CPU", Unit::SecondsPerGb);
 
 const CAT: &str = "cat > file";
 const TEE: &str = "tee file > /dev/null";
@@ -198,7 +198,7 @@ fn loggers(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
 }
 
 /// Has the page cache hold as much as the flood, for the run that follows.
-fn warm_up(bench: &Bench, flood: Flood) -> Result<()> {
+pub(super) fn warm_up(bench: &Bench, flood: Flood) -> Result<()> {
     const BLOCK: usize = 1 << 20;
     let scratch = bench.scratch()?;
     let mut file = File::create(scratch.join("warm"))?;
@@ -245,7 +245,7 @@ fn vmon(bench: &Bench, flood: Flood, kept: Option<u32>, forwarded: Forwarded) ->
 }
 
 /// Runs a tool that starts the writer itself.
-fn supervise(command: &mut Command, dir: &Path) -> Result<(Ended, Written)> {
+pub(super) fn supervise(command: &mut Command, dir: &Path) -> Result<(Ended, Written)> {
     let report = dir.join("written");
     command.env(modes::REPORT, &report);
     let ended = Running::spawn(command)?.wait_success(LIMIT)?;
