@@ -1,8 +1,11 @@
 //! The streams of the OCI runtime, which the container inherits: pipes, a terminal that the runtime
 //! makes, or those of this process.
 
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, PipeReader, PipeWriter, Read};
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +19,9 @@ use crate::failure::Failure;
 
 /// The most bytes of the runtime's stderr that are read when it fails: what a pipe holds (pipe(7)).
 const WORDS: u64 = 64 << 10;
+
+/// How many random names of a console socket are tried.
+const NAMES: usize = 100;
 
 /// The streams of the runtime, which the container inherits: this process's ends.
 #[derive(Debug)]
@@ -147,11 +153,44 @@ fn console_socket() -> Result<ConsoleSocket, Failure> {
     let given =
         variables.iter().find_map(|name| std::env::var_os(name).filter(|it| !it.is_empty()));
     let directory = PathBuf::from(given.unwrap_or_else(|| "/tmp".into()));
-    // A name of its own, unless an earlier process with this pid has left it.
-    let path = directory.join(format!("conmon-term.{}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
+    let numbers = iter::repeat_with(|| RandomState::new().build_hasher().finish());
     let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let socket = ConsoleSocket::bind(&path);
+    let socket = bind_in(&directory, numbers.take(NAMES));
     umask(before);
-    socket.map_err(Failure::of(format!("can't make the console socket {}", path.display())))
+    let what = format!("can't make the console socket in {}", directory.display());
+    socket.map_err(Failure::of(what))
+}
+
+/// Listens below one of these numbers that is free. Other users may write into the directory, and a
+/// process of another pid namespace may have the same pid.
+fn bind_in(directory: &Path, numbers: impl IntoIterator<Item = u64>) -> io::Result<ConsoleSocket> {
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for number in numbers {
+        match ConsoleSocket::bind(directory.join(format!("conmon-term.{number:016x}"))) {
+            Ok(socket) => return Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_console_socket_takes_a_free_name_and_leaves_the_others_alone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let first = bind_in(scratch.path(), [7]).unwrap();
+        fs::write(scratch.path().join("conmon-term.0000000000000008"), "").unwrap();
+        let second = bind_in(scratch.path(), [7, 8, 9]).unwrap();
+        assert!(first.path().exists());
+        assert!(second.path().ends_with("conmon-term.0000000000000009"), "{second:?}");
+        let taken = bind_in(scratch.path(), [7, 8]).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        assert!(bind_in(&scratch.path().join("missing"), [1]).is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! The processes that outlive a child, from the process table, and reparented zombies.
 
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -194,9 +195,36 @@ pub fn reap_children(except: Option<u32>) {
     let except = except.and_then(|pid| i32::try_from(pid).ok());
     while let Ok(Some(pid)) = ended_child(libc::P_ALL, 0) {
         if Some(pid) == except {
-            return reap_from_table(pid, |_| true);
+            // waitid returns the same zombie each time.
+            return match children() {
+                Ok(children) => reap_each(children.into_iter().filter(|child| *child != pid)),
+                Err(_) => reap_from_table(pid, |_| true),
+            };
         }
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
+}
+
+/// The children of this process, by one file for each thread, where the whole table would be one
+/// for each process of the system.
+///
+/// Some may be missing where another thread reaps meanwhile (proc_tid_children(5)).
+///
+/// # Errors
+///
+/// There is no such file: a kernel without `CONFIG_PROC_CHILDREN`.
+fn children() -> io::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for thread in fs::read_dir("/proc/self/task")? {
+        let text = fs::read_to_string(thread?.path().join("children"))?;
+        children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    Ok(children)
+}
+
+fn reap_each(children: impl IntoIterator<Item = i32>) {
+    for child in children {
+        let _ = waitpid(Pid::from_raw(child), Some(WaitPidFlag::WNOHANG));
     }
 }
 
@@ -221,7 +249,6 @@ fn reap(child: Leader, scope: Scope) {
 fn reap_from_table(child: i32, is_orphan: impl Fn(&Entry) -> bool) {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let ended = |entry: &&Entry| entry.parent == own && entry.pid != child && entry.has_ended();
-    for entry in Entry::all().unwrap_or_default().iter().filter(ended).filter(|it| is_orphan(it)) {
-        let _ = waitpid(Pid::from_raw(entry.pid), Some(WaitPidFlag::WNOHANG));
-    }
+    let table = Entry::all().unwrap_or_default();
+    reap_each(table.iter().filter(ended).filter(|it| is_orphan(it)).map(|entry| entry.pid));
 }
