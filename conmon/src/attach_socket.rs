@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -30,6 +31,9 @@ const BACKLOG: i32 = 64;
 
 /// How many clients are accepted in one turn of the loop.
 const AT_ONCE: i32 = BACKLOG;
+
+/// The time to the next attempt when a client can't be accepted.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is left to be removed when the container has ended: the socket, and the link.
 #[derive(Debug, Clone)]
@@ -62,6 +66,9 @@ pub struct AttachSocket {
     listener: UnixListener,
     end_of_input: EndOfInput,
     source: Option<SourceId>,
+    /// Whether the last client could not be accepted, for want of a descriptor for example. A timer
+    /// is set then: no edge reports a client that waits already.
+    refusing: bool,
 }
 
 impl AttachSocket {
@@ -81,7 +88,7 @@ impl AttachSocket {
             .map_err(Failure::of(format!("can't make the socket {}", path.display())))?;
         let link = link_at.map(|(directory, name)| make_link(directory, name, bundle));
         let paths = Paths { socket: path, link: link.transpose()? };
-        Ok((Self { listener, end_of_input, source: None }, paths))
+        Ok((Self { listener, end_of_input, source: None, refusing: false }, paths))
     }
 
     /// Accepts the clients that wait.
@@ -89,17 +96,24 @@ impl AttachSocket {
         for _ in 0..AT_ONCE {
             match self.listener.accept() {
                 Ok((client, _)) => {
+                    self.refusing = false;
                     if let Err((error, _)) = cx.attach_packets(client.into(), self.end_of_input) {
                         info!("a client can't attach: {error}");
                     }
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.refusing = false;
+                    return self
+                        .source
+                        .into_iter()
+                        .for_each(|it| cx.would_block(it, Interest::READ));
+                }
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        warn!("can't accept a client: {error}");
+                    if !std::mem::replace(&mut self.refusing, true) {
+                        warn!("can't accept a client for now: {error}");
                     }
-                    // A client that could not be accepted, for want of a descriptor for example, is
-                    // accepted with the next one.
                     self.source.into_iter().for_each(|it| cx.would_block(it, Interest::READ));
+                    cx.set_timer(AGAIN, 0);
                     return;
                 }
             }
@@ -152,6 +166,13 @@ impl Service for AttachSocket {
     }
 
     fn ready(&mut self, _: u32, _: Ready, cx: &mut ServiceContext<'_, '_>) {
+        if self.refusing {
+            return self.source.into_iter().for_each(|it| cx.would_block(it, Interest::READ));
+        }
+        self.accept(cx);
+    }
+
+    fn timer(&mut self, _: u32, cx: &mut ServiceContext<'_, '_>) {
         self.accept(cx);
     }
 

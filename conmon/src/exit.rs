@@ -90,7 +90,7 @@ impl ExitCommand {
     /// Waits for the delay and runs the command. Nothing of this program is open any more.
     ///
     /// In the background this process becomes the command: the engine waits for the end of this
-    /// process, and its exit code is nobody's. So the delay takes one process. In the foreground the
+    /// process, and does not read its exit code. So the delay takes one process. In the foreground the
     /// command is a child, and this returns when it has ended.
     pub fn run(self, score: &OomScore) {
         process::be_subreaper(false);

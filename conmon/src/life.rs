@@ -20,7 +20,7 @@ use crate::engine::{Engine, StartPipe};
 use crate::exit::{self, ExitCommand};
 use crate::failure::Failure;
 use crate::logs::Logs;
-use crate::monitor;
+use crate::monitor::{self, EventLoop};
 use crate::notify::NotifyProxy;
 use crate::oom::OomFiles;
 use crate::process::{self, Inherited, OomScore};
@@ -202,11 +202,19 @@ impl Prepared {
         let (end, master) = kept.run(attach, start, &streams, stdio, services.ctl())?;
         let step = shape.next(Event::RuntimeEnded(end));
         let Step::Monitor { pid, report } = step else { return kept.refuse(end, step, &streams) };
+        // Before the report, after which the engine counts on an exit file.
+        let event_loop = match EventLoop::new() {
+            Ok(event_loop) => event_loop,
+            Err(failure) => {
+                kept.engine.report(-1, failure.to_string().as_bytes())?;
+                return Err(failure);
+            }
+        };
         if report {
             kept.engine.report(pid.cast_signed(), b"")?;
         }
         let event = match monitor::is_child(pid) {
-            true => kept.monitor(pid, master, streams, services)?,
+            true => kept.monitor(event_loop, pid, master, streams, services)?,
             // Its end, and what it writes from now on, are another process's.
             false => {
                 warn!("pid {pid} is no child of this process: its exit code is not known");
@@ -249,6 +257,7 @@ impl Kept {
     /// Monitors the container's first process to its end.
     fn monitor(
         &mut self,
+        event_loop: EventLoop,
         pid: u32,
         master: Option<PtyMaster>,
         streams: Streams,
@@ -263,7 +272,7 @@ impl Kept {
         let timeout = u64::try_from(config.options.timeout).ok().filter(|seconds| *seconds > 0);
         let timeout = timeout.map(Duration::from_secs);
         let (event, drivers) =
-            monitor::monitor(builder, pid, streams.into_child_io(master), timeout)?;
+            event_loop.monitor(builder, pid, streams.into_child_io(master), timeout)?;
         self.logs.take_back(drivers);
         Ok(event)
     }

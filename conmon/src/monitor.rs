@@ -1,6 +1,7 @@
 //! The container's first process is monitored: its output is logged and relayed, clients are
 //! served, and its end is awaited.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -56,29 +57,49 @@ pub fn is_child(pid: u32) -> bool {
     waitid(Id::Pid(Pid::from_raw(pid)), flags) != Err(Errno::ECHILD)
 }
 
-/// Monitors this child to its end. `timeout` is the time after which it is killed. Returns the log
-/// drivers too, complete.
-///
-/// # Errors
-///
-/// It can't be monitored.
-pub fn monitor(
-    builder: Builder,
-    pid: u32,
-    io: ChildIo,
-    timeout: Option<Duration>,
-) -> Result<(Event, Vec<LogDriver>), Failure> {
-    let monitor = builder.adopt(pid, io).map_err(|error| Failure::new(error.to_string()))?;
-    let failed = || Failure::of("can't monitor the container");
-    let mut reactor = Reactor::new().map_err(failed())?;
-    let watched = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::CHLD, Signal::XFSZ];
-    reactor.watch_signals(watched).map_err(failed())?;
-    // What has arrived since the runtime ended is delivered now.
-    unblock_signals();
-    let id = reactor.add(Task { monitor, pid, timeout, time: Time::Left });
-    run(&mut reactor).map_err(failed())?;
-    let task = reactor.remove(id).ok_or_else(|| Failure::new("the monitor is gone"))?;
-    task.into_event()
+/// An event loop that watches the signals of a monitor. Signals stay blocked.
+#[derive(Debug)]
+pub struct EventLoop(Reactor<Task>);
+
+fn failed<E: Display>() -> impl FnOnce(E) -> Failure {
+    Failure::of("can't monitor the container")
+}
+
+impl EventLoop {
+    /// Makes the loop, with all the descriptors that a monitor takes.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is available.
+    pub fn new() -> Result<Self, Failure> {
+        let mut reactor = Reactor::new().map_err(failed())?;
+        let watched = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::CHLD, Signal::XFSZ];
+        reactor.watch_signals(watched).map_err(failed())?;
+        Ok(Self(reactor))
+    }
+
+    /// Monitors this child to its end. `timeout` is the time after which it is killed. Returns the
+    /// log drivers too, complete.
+    ///
+    /// # Errors
+    ///
+    /// It can't be monitored.
+    pub fn monitor(
+        self,
+        builder: Builder,
+        pid: u32,
+        io: ChildIo,
+        timeout: Option<Duration>,
+    ) -> Result<(Event, Vec<LogDriver>), Failure> {
+        let Self(mut reactor) = self;
+        let monitor = builder.adopt(pid, io).map_err(|error| Failure::new(error.to_string()))?;
+        // What has arrived since the runtime ended is delivered now.
+        unblock_signals();
+        let id = reactor.add(Task { monitor, pid, timeout, time: Time::Left });
+        run(&mut reactor).map_err(failed())?;
+        let task = reactor.remove(id).ok_or_else(|| Failure::new("the monitor is gone"))?;
+        task.into_event()
+    }
 }
 
 /// Runs the loop to its end. When idle, it has given back the memory that its work took, and sleeps

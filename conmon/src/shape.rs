@@ -58,7 +58,7 @@ pub const TIMED_OUT: &str = "command timed out";
 pub enum Shape {
     /// A container is created.
     Create(Progress),
-    /// A container is restored from an image. It is told apart by the runtime's arguments alone.
+    /// A container is restored from an image. Only the runtime's arguments differ from those of [`Create`](Self::Create).
     Restore(Progress),
     /// A command is run in a container, for a caller that waits for its exit code alone: CRI-O's
     /// ExecSync.

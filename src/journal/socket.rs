@@ -272,7 +272,7 @@ fn send(
     }
 }
 
-/// Sends an entry as a file in memory. journald takes only one that nobody can change any more.
+/// Sends an entry as a file in memory, sealed against changes: journald refuses another.
 fn send_file(socket: &UnixDatagram, entry: &[IoSlice<'_>]) -> nix::Result<()> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = File::from(memfd_create("journal-entry", flags)?);

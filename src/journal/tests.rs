@@ -303,7 +303,7 @@ fn a_restarted_journald_gets_what_came_meanwhile() {
     journald.start();
     journal.write(Stream::Stdout, b"2\n");
     assert_eq!(journald.messages(), [whole("2")]);
-    // None does for a while: there is a socket, and nobody behind it.
+    // The path has a socket that no process listens at.
     journald.stop();
     assert_eq!(journal.write(Stream::Stdout, b"3\n4\n"), 4);
     assert!(!journal.finish());

@@ -57,7 +57,7 @@ fn wait_for_wakeups(container: &Container, times: u64) {
 }
 
 #[test]
-fn an_idle_container_wakes_nobody() {
+fn an_idle_container_causes_no_wake_up() {
     both(|conmon, ours| {
         // With no open slave, conmon polls its terminal ten times a second: it is the clock here.
         let shape = Shape { terminal: true, ..Shape::default() };

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::engine::{CID, Engine, Started};
+use crate::engine::{CID, Engine, Started, limit};
 use crate::{TIMEOUT, eventually};
 
 /// A client, on a socket of packets.
@@ -118,6 +118,33 @@ fn a_client_that_has_gone_leaves_no_descriptor() {
     eventually("nothing is left of them", || descriptors() < 20);
     fs::write(engine.path("go"), "").unwrap();
     engine.exit_file();
+}
+
+#[test]
+fn a_client_that_no_descriptor_is_left_for_is_attached_once_there_is_one() {
+    let mut engine = Engine::new("cat", &["-i"]).start();
+    assert!(engine.sync.number() > 0);
+    let first = Client::of(&engine);
+    first.send(b"one\n");
+    assert_eq!(first.packet(), Some((2, b"one\n".to_vec())));
+    let monitor = engine.monitor();
+    let tries = || {
+        let status = fs::read_to_string(format!("/proc/{monitor}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    // No further one, also if a file is closed meanwhile.
+    limit(monitor, 3);
+    let before = tries();
+    let second = Client::of(&engine);
+    eventually("it is tried again", || tries() >= before + 5);
+    limit(monitor, 1000);
+    // No further client comes.
+    second.send(b"two\n");
+    assert_eq!(second.packet(), Some((2, b"two\n".to_vec())));
+    second.end_input();
+    assert_eq!(first.rest(), ["two\n", ""]);
+    assert_eq!(engine.exit_file(), "0");
 }
 
 #[test]

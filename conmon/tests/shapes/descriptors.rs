@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, limit};
 
 /// Whether the pipe has an end of file now, without waiting.
 fn is_closed(pipe: &PipeReader) -> bool {
@@ -90,6 +90,26 @@ fn a_pipe_of_the_engine_that_is_not_open_ends_it_with_1() {
         assert!(said.contains(text), "{said}");
         assert!(!engine.path("args").exists());
     }
+}
+
+#[test]
+fn a_pid_is_reported_only_if_an_exit_file_follows_however_few_descriptors_there_are() {
+    let mut refused = 0;
+    let mut monitored = 0;
+    for descriptors in 6..30 {
+        let mut engine = Engine::new("exit 3", &["--sync"]).launch();
+        limit(engine.first_pid(), descriptors);
+        engine.go_on();
+        let message = engine.sync.message();
+        if message.is_empty() || message.contains("-1") {
+            refused += 1;
+        } else {
+            monitored += 1;
+            assert_eq!(engine.exit_file(), "3", "{descriptors} descriptors, {message}");
+        }
+        engine.first_end();
+    }
+    assert!(refused > 0 && monitored > 0, "{refused} {monitored}");
 }
 
 #[test]

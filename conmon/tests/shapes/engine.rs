@@ -244,6 +244,13 @@ impl Channel {
     }
 }
 
+/// Limits the numbers of the descriptors that a process may open from now on.
+pub fn limit(pid: i32, descriptors: usize) {
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args([format!("--pid={pid}"), format!("--nofile={descriptors}:")]);
+    assert!(prlimit.status().unwrap().success());
+}
+
 fn wait_readable(stream: &UnixStream) -> bool {
     let timeout = PollTimeout::try_from(TIMEOUT).unwrap();
     poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], timeout).unwrap() > 0

@@ -263,7 +263,7 @@ impl Client {
             }
             // It has closed its socket without reading all: what it has sent before comes next.
             Err(Errno::EINTR | Errno::ECONNRESET) => PacketInput::Nothing,
-            // The next call tells a half-close from a close.
+            // The next call detects whether it was a half-close or a close.
             Ok(0) | Err(_) => {
                 self.input = Input::Ended;
                 match self.end {
