@@ -176,6 +176,9 @@ fn runs_of_a_sandbox_that_was_removed_and_started_again_are_all_reported() {
     }
     let web = events.until(|event| event["exit_code"] == 3);
     let first = web[0]["run"].as_i64().unwrap();
+    // Suspended while it reads, it would keep the registry locked.
+    #[cfg(target_os = "linux")]
+    eventually("events waits without a timeout", || waits_for_ever(events.child.id()));
     // While it is suspended, the last numbers on record are used again.
     common::signal(&events.child, Signal::SIGSTOP);
     assert!(state.vmon().args(["rm", "web"]).status().unwrap().success());
