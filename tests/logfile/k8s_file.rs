@@ -394,6 +394,30 @@ fn a_rotation_that_fails_loses_nothing() {
     assert_eq!(records(&beside(&path, ".1")).len(), 5);
 }
 
+/// ext4 writes a file to the disk before it is renamed over another one.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_oldest_generation_is_removed_and_none_renamed_over_it() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+    for (options, oldest) in
+        [(limited(HEAD as u64 + 2), "ctr.log.1"), (rotated(HEAD as u64 + 2, 2), "ctr.log.2")]
+    {
+        let directory = Directory::new();
+        let path = directory.path();
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+        inotify.add_watch(directory.0.path(), AddWatchFlags::IN_DELETE).unwrap();
+        let mut file = log(&path, options);
+        for line in 1..=5 {
+            file.write(Stream::Stdout, format!("{line}\n").as_bytes()).unwrap();
+        }
+        let removed: Vec<_> =
+            inotify.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
+        // Events that are alike are one (inotify(7)).
+        assert_eq!(removed, [oldest]);
+    }
+}
+
 #[test]
 fn a_reopened_log_keeps_its_bytes() {
     let directory = Directory::new();

@@ -35,7 +35,7 @@ pub(super) fn replace(path: &Path, keep: u32) -> io::Result<File> {
     let directory = open(parent.unwrap_or(Path::new(".")), DIRECTORY, Mode::empty())?;
     let place = Place { directory, name };
     let (file, temporary) = place.create()?;
-    match place.shift(keep).and_then(|()| place.exchange(&temporary)) {
+    match place.exchange(&temporary, keep) {
         Ok(()) => Ok(file),
         Err(error) => {
             let _ = place.unlink(&temporary);
@@ -67,27 +67,8 @@ impl Place<'_> {
         Err(Errno::EEXIST)
     }
 
-    /// Frees the name of the first generation. A gap that an earlier failure has left is filled
-    /// first, so that the oldest generation is removed only if there are too many.
-    fn shift(&self, keep: u32) -> Result<(), Errno> {
-        let first = self.generation(1);
-        let of_first = self.identity(&first)?;
-        if of_first.is_some() && of_first == self.identity(self.name)? {
-            // A second name of the log, left by a crash between the calls of `exchange`.
-            self.unlink(&first)?;
-        }
-        let mut free = 1;
-        while free < keep && self.identity(&self.generation(free))?.is_some() {
-            free += 1;
-        }
-        for number in (1..free).rev() {
-            self.rename(&self.generation(number), &self.generation(number + 1))?;
-        }
-        Ok(())
-    }
-
     /// Gives the log the name of the first generation, and the new file that of the log.
-    fn exchange(&self, new: &OsStr) -> Result<(), Errno> {
+    fn exchange(&self, new: &OsStr, keep: u32) -> Result<(), Errno> {
         let first = self.generation(1);
         let mut second = new.to_owned();
         second.push("-old");
@@ -100,7 +81,8 @@ impl Place<'_> {
         );
         match linked {
             Ok(()) => {
-                if let Err(error) = self.rename(&second, &first) {
+                let moved = self.shift(keep).and_then(|()| self.rename(&second, &first));
+                if let Err(error) = moved {
                     let _ = self.unlink(&second);
                     return Err(error);
                 }
@@ -108,6 +90,7 @@ impl Place<'_> {
             // A file system without hard links, or one that this user may not make
             // (`fs.protected_hardlinks`, proc(5)): for a moment, the path has no file.
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
+                self.shift(keep)?;
                 self.rename(self.name, &first)?;
                 return self.rename(new, self.name).inspect_err(|_| {
                     let _ = self.rename(&first, self.name);
@@ -116,6 +99,32 @@ impl Place<'_> {
             Err(error) => return Err(error),
         }
         self.rename(new, self.name)
+    }
+
+    /// Frees the name of the first generation. A gap that an earlier failure has left is filled
+    /// first, so that the oldest generation is removed only if there are too many.
+    ///
+    /// No log is renamed over an older one: ext4 would write all that it has to the disk first
+    /// (`auto_da_alloc`, ext4(5)), and this thread would wait.
+    fn shift(&self, keep: u32) -> Result<(), Errno> {
+        let first = self.generation(1);
+        let of_first = self.identity(&first)?;
+        if of_first.is_some() && of_first == self.identity(self.name)? {
+            // A second name of the log, left by a crash between the calls of `exchange`.
+            self.unlink(&first)?;
+        }
+        let mut free = 1;
+        while self.identity(&self.generation(free))?.is_some() {
+            if free == keep {
+                self.unlink(&self.generation(free))?;
+                break;
+            }
+            free += 1;
+        }
+        for number in (1..free).rev() {
+            self.rename(&self.generation(number), &self.generation(number + 1))?;
+        }
+        Ok(())
     }
 
     fn generation(&self, number: u32) -> OsString {
