@@ -3,9 +3,12 @@
 //! Without a client it has one descriptor, no buffer and no timer. A client has a buffer only for
 //! an incomplete message and for a reply that it has not read.
 
+mod backend;
 mod connection;
 mod connections;
+mod fault;
 mod methods;
+mod routing;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -184,7 +187,7 @@ impl Service for ControlSocket {
 
     fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>) {
         if let Some(clients) = self.clients() {
-            clients.transition(transition, cx);
+            methods::send_transition(clients, transition, cx);
         }
         match transition {
             Transition::Stopped { .. } => self.finish(cx),

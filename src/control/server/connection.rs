@@ -9,8 +9,9 @@ use serde_json::json;
 use super::super::MAX_MESSAGE;
 use super::super::stream::{self, Received};
 use super::super::value::milliseconds;
-use super::methods::Fault;
-use crate::monitor::{Phase, ServiceContext};
+use super::backend::Backend;
+use super::fault::Fault;
+use crate::monitor::Phase;
 use crate::reactor::{Interest, SourceId, TimerId};
 use crate::relay::write_some;
 
@@ -114,7 +115,7 @@ impl Connection {
     }
 
     /// Reads the next part of a message.
-    pub(super) fn read(&mut self, cx: &mut ServiceContext<'_, '_>) -> Input {
+    pub(super) fn read(&mut self, cx: &mut dyn Backend) -> Input {
         match stream::take(&self.stream, &mut self.message) {
             Ok(Received::Whole) => {
                 self.forget_timer(cx);
@@ -140,7 +141,7 @@ impl Connection {
     }
 
     /// Discards input of a client that watches.
-    pub(super) fn discard(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn discard(&mut self, cx: &mut dyn Backend) -> Fate {
         let fate = match self.read(cx) {
             Input::End => return self.end(cx),
             Input::Message(_) | Input::Part | Input::Nothing => Fate::Stays,
@@ -151,7 +152,7 @@ impl Connection {
     }
 
     /// The client has shut down its sending side; it may still read.
-    pub(super) fn end(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn end(&mut self, cx: &mut dyn Backend) -> Fate {
         let waits = !self.is_flushed() || matches!(self.mode, Mode::Watching(_));
         if !waits || stream::is_hung_up(&self.stream) {
             return Fate::Gone;
@@ -163,14 +164,14 @@ impl Connection {
         self.want(cx)
     }
 
-    fn wait(&mut self, time: Duration, cx: &mut ServiceContext<'_, '_>) {
+    fn wait(&mut self, time: Duration, cx: &mut dyn Backend) {
         if self.timer.is_none() {
             self.timer = Some(cx.set_timer(time, self.timer_key));
         }
     }
 
     /// Sends a reply; the rest is sent when the socket is writable.
-    pub(super) fn send(&mut self, message: Vec<u8>, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn send(&mut self, message: Vec<u8>, cx: &mut dyn Backend) -> Fate {
         if self.output.is_empty() {
             self.output = message;
         } else {
@@ -180,7 +181,7 @@ impl Connection {
     }
 
     /// Sends an event; closes the connection if the limit of unread bytes is exceeded.
-    pub(super) fn send_event(&mut self, message: Vec<u8>, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn send_event(&mut self, message: Vec<u8>, cx: &mut dyn Backend) -> Fate {
         if self.output.len() + message.len() > MAX_UNREAD {
             return Fate::Gone;
         }
@@ -188,14 +189,14 @@ impl Connection {
     }
 
     /// Sends an error as the last reply.
-    pub(super) fn close_with(&mut self, fault: &Fault, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn close_with(&mut self, fault: &Fault, cx: &mut dyn Backend) -> Fate {
         self.message = Vec::new();
         self.close(cx);
-        self.send(fault.message(), cx)
+        self.send(fault.message(cx.interface()), cx)
     }
 
     /// Closes the connection once its output is read, or after [`CLOSE_TIMEOUT`].
-    pub(super) fn close(&mut self, cx: &mut ServiceContext<'_, '_>) {
+    pub(super) fn close(&mut self, cx: &mut dyn Backend) {
         self.mode = Mode::Closing;
         self.message = Vec::new();
         self.forget_timer(cx);
@@ -203,7 +204,7 @@ impl Connection {
     }
 
     /// Writes pending output.
-    pub(super) fn flush(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn flush(&mut self, cx: &mut dyn Backend) -> Fate {
         let rest = self.output.get(self.written..).unwrap_or_default();
         let (written, error) = write_some(&mut &self.stream, rest);
         self.written += written;
@@ -228,7 +229,7 @@ impl Connection {
     }
 
     /// No further call is read while a reply is unread, which bounds the output.
-    fn want(&self, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    fn want(&self, cx: &mut dyn Backend) -> Fate {
         let interest = match (self.is_flushed(), self.ended || self.mode == Mode::Closing) {
             (false, _) => Interest::WRITE,
             (true, false) => Interest::READ,
@@ -240,21 +241,21 @@ impl Connection {
         }
     }
 
-    fn forget_timer(&mut self, cx: &mut ServiceContext<'_, '_>) {
+    fn forget_timer(&mut self, cx: &mut dyn Backend) {
         if let Some(timer) = self.timer.take() {
             cx.cancel_timer(timer);
         }
     }
 
     /// Removes the connection from the loop and returns its socket.
-    pub(super) fn into_stream(mut self, cx: &mut ServiceContext<'_, '_>) -> UnixStream {
+    pub(super) fn into_stream(mut self, cx: &mut dyn Backend) -> UnixStream {
         self.forget_timer(cx);
         cx.deregister(self.source);
         self.stream
     }
 
     /// Its timer has expired.
-    pub(super) fn timer_expired(&mut self, cx: &mut ServiceContext<'_, '_>) -> Fate {
+    pub(super) fn timer_expired(&mut self, cx: &mut dyn Backend) -> Fate {
         self.timer = None;
         if self.is_watching() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
             self.wait(self.timeout, cx);

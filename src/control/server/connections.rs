@@ -2,21 +2,21 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t};
 use nix::unistd::geteuid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{debug, warn};
 
+use super::super::MAX_MESSAGE;
 use super::super::call::Call;
-use super::super::value::int;
-use super::super::{MAX_MESSAGE, view};
+use super::backend::{Backend, Interface};
 use super::connection::{Connection, Fate, Input, Mode};
-use super::methods::{self, Answer, Fault};
-use crate::monitor::{Attach, Phase, ServiceContext, Transition};
+use super::fault::{self, Fault};
+use super::routing::{Route, route};
 use crate::reactor::{Interest, Ready, SourceId, TimerId};
 use crate::socket;
 
@@ -90,7 +90,7 @@ impl Connections {
     }
 
     /// Accepts pending connections, up to a limit.
-    pub(super) fn accept(&mut self, listener: &UnixListener, cx: &mut ServiceContext<'_, '_>) {
+    pub(super) fn accept(&mut self, listener: &UnixListener, cx: &mut dyn Backend) {
         for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => {
@@ -107,7 +107,7 @@ impl Connections {
     }
 
     /// Accepts all pending connections of this listener, for the last time.
-    pub(super) fn accept_all(&mut self, listener: &UnixListener, cx: &mut ServiceContext<'_, '_>) {
+    pub(super) fn accept_all(&mut self, listener: &UnixListener, cx: &mut dyn Backend) {
         for _ in 0..MAX_CLIENTS {
             match listener.accept() {
                 Ok((stream, _)) => self.admit(stream, cx),
@@ -121,18 +121,13 @@ impl Connections {
     }
 
     /// Takes what waits at a listener that another one replaces.
-    pub(super) fn move_to(
-        &mut self,
-        listener: SourceId,
-        old: &UnixListener,
-        cx: &mut ServiceContext<'_, '_>,
-    ) {
+    pub(super) fn move_to(&mut self, listener: SourceId, old: &UnixListener, cx: &mut dyn Backend) {
         self.accept_all(old, cx);
         self.listener = listener;
     }
 
     /// Without free descriptors the listener would be reported readable in every turn.
-    fn pause(&mut self, error: &io::Error, cx: &mut ServiceContext<'_, '_>) {
+    fn pause(&mut self, error: &io::Error, cx: &mut dyn Backend) {
         if !std::mem::replace(&mut self.refusing, true) {
             warn!("can't accept clients for now: {error}");
         }
@@ -140,14 +135,14 @@ impl Connections {
         self.paused = Some(cx.set_timer(PAUSE, 0));
     }
 
-    pub(super) fn accept_again(&mut self, cx: &mut ServiceContext<'_, '_>) {
+    pub(super) fn accept_again(&mut self, cx: &mut dyn Backend) {
         self.paused = None;
         if cx.want(self.listener, Interest::READ).is_err() {
             self.paused = Some(cx.set_timer(PAUSE, 0));
         }
     }
 
-    fn admit(&mut self, stream: UnixStream, cx: &mut ServiceContext<'_, '_>) {
+    fn admit(&mut self, stream: UnixStream, cx: &mut dyn Backend) {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -156,23 +151,23 @@ impl Connections {
             Ok(uid) if uid == us || uid == 0 => {}
             peer => {
                 debug!("a client is refused: {peer:?}");
-                return refuse(&stream, &Fault::new("PermissionDenied", json!({})));
+                return refuse(&stream, &Fault::new("PermissionDenied", json!({})), cx.interface());
             }
         }
         if self.open >= MAX_CLIENTS {
-            return refuse(&stream, &too_many());
+            return refuse(&stream, &too_many(), cx.interface());
         }
         if is_reserved(&stream) {
-            return refuse(&stream, &no_descriptors());
+            return refuse(&stream, &no_descriptors(), cx.interface());
         }
         let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         // At most [`MAX_CLIENTS`].
         let key = slot as u32 + FIRST_KEY;
-        let source = match cx.register(&stream, Interest::READ, key) {
+        let source = match cx.register(stream.as_fd(), Interest::READ, key) {
             Ok(source) => source,
             Err(error) => {
-                let fault = Fault::new("Failed", json!({ "message": error.to_string() }));
-                return refuse(&stream, &fault);
+                let fault = Fault::failed(&error.to_string());
+                return refuse(&stream, &fault, cx.interface());
             }
         };
         self.open += 1;
@@ -187,11 +182,11 @@ impl Connections {
     }
 
     /// Calls `act` with the connection in a slot and closes it if `act` returns [`Fate::Gone`].
-    fn with(
+    pub(super) fn with(
         &mut self,
         slot: usize,
-        cx: &mut ServiceContext<'_, '_>,
-        act: impl FnOnce(&mut Connection, &mut ServiceContext<'_, '_>) -> Fate,
+        cx: &mut dyn Backend,
+        act: impl FnOnce(&mut Connection, &mut dyn Backend) -> Fate,
     ) {
         let Some(place) = self.slots.get_mut(slot) else { return };
         let Some(connection) = place else { return };
@@ -203,8 +198,23 @@ impl Connections {
         }
     }
 
+    /// Calls `act` with each connection, as [`with`](Self::with).
+    pub(super) fn each(
+        &mut self,
+        cx: &mut dyn Backend,
+        mut act: impl FnMut(&mut Connection, &mut dyn Backend) -> Fate,
+    ) {
+        for slot in 0..self.slots.len() {
+            self.with(slot, cx, &mut act);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().flatten()
+    }
+
     /// A slot has become free. After the last one the memory is released.
-    fn left(&mut self) {
+    pub(super) fn left(&mut self) {
         self.open -= 1;
         if self.open == 0 {
             self.slots = Vec::new();
@@ -212,11 +222,11 @@ impl Connections {
         }
     }
 
-    pub(super) fn timer(&mut self, key: u32, cx: &mut ServiceContext<'_, '_>) {
+    pub(super) fn timer(&mut self, key: u32, cx: &mut dyn Backend) {
         self.with(slot_of(key), cx, Connection::timer_expired);
     }
 
-    pub(super) fn ready(&mut self, key: u32, ready: Ready, cx: &mut ServiceContext<'_, '_>) {
+    pub(super) fn ready(&mut self, key: u32, ready: Ready, cx: &mut dyn Backend) {
         let slot = slot_of(key);
         if ready.is_writable() {
             self.with(slot, cx, Connection::flush);
@@ -228,7 +238,7 @@ impl Connections {
 
     /// Serves a client within the capacity of the turn, clients from earlier turns first. A client
     /// that must wait stays ready, so the next turn follows at once.
-    fn serve_in_turn(&mut self, slot: usize, cx: &mut ServiceContext<'_, '_>) {
+    fn serve_in_turn(&mut self, slot: usize, cx: &mut dyn Backend) {
         if self.turn.number != cx.turn() {
             self.turn = Turn { number: cx.turn(), left: MAX_SERVED };
             while self.turn.left > 0
@@ -256,7 +266,7 @@ impl Connections {
     }
 
     /// Reads and answers the next call.
-    fn serve(&mut self, slot: usize, cx: &mut ServiceContext<'_, '_>) {
+    fn serve(&mut self, slot: usize, cx: &mut dyn Backend) {
         for _ in 0..MAX_READS {
             let Some(Some(connection)) = self.slots.get_mut(slot) else { return };
             if !connection.is_flushed() {
@@ -287,7 +297,7 @@ impl Connections {
     }
 
     /// Closes the client with the most memory while all clients together exceed the limit.
-    fn bound(&mut self, cx: &mut ServiceContext<'_, '_>) {
+    fn bound(&mut self, cx: &mut dyn Backend) {
         let held: usize = self.slots.iter().flatten().map(Connection::held).sum();
         if held <= MAX_MEMORY {
             return;
@@ -304,7 +314,7 @@ impl Connections {
         }
     }
 
-    fn message(&mut self, slot: usize, message: &[u8], cx: &mut ServiceContext<'_, '_>) {
+    fn message(&mut self, slot: usize, message: &[u8], cx: &mut dyn Backend) {
         let call = match Call::read(message) {
             Ok(call) => call,
             Err(reason) => {
@@ -312,88 +322,70 @@ impl Connections {
                 return self.with(slot, cx, |it, cx| it.close_with(&fault, cx));
             }
         };
-        let answer = methods::answer(&call, cx);
-        if call.oneway {
-            // A oneway call has no reply, so Watch and Attach have no effect.
-            return;
-        }
-        match answer {
-            Ok(Answer::Reply(parameters)) => {
-                self.with(slot, cx, |it, cx| it.send(methods::reply(parameters, false), cx))
-            }
-            Ok(Answer::Watch) => self.with(slot, cx, watch),
-            Ok(Answer::Attach(request)) => self.attach(slot, &request, cx),
-            Err(fault) => self.with(slot, cx, |it, cx| it.send(fault.message(), cx)),
+        match route(&call, cx.interface()) {
+            Route::Own(method) => cx.call(self, slot, method, &call),
+            Route::Answered(_) if call.oneway => {}
+            Route::Answered(answer) => self.reply(slot, answer, cx),
         }
     }
 
-    /// Turns a connection into a session of the monitor, after the reply.
-    fn attach(&mut self, slot: usize, request: &Attach, cx: &mut ServiceContext<'_, '_>) {
-        let attached = cx.report().sessions.len();
-        if self.open + attached > MAX_CLIENTS {
+    /// Sends the only reply to a call.
+    pub(super) fn reply(
+        &mut self,
+        slot: usize,
+        answer: Result<Value, Fault>,
+        cx: &mut dyn Backend,
+    ) {
+        let message = match answer {
+            Ok(parameters) => fault::reply(parameters, false),
+            Err(fault) => fault.message(cx.interface()),
+        };
+        self.with(slot, cx, |it, cx| it.send(message, cx));
+    }
+
+    /// Takes the socket of a client that is to become a session, beside this number of sessions;
+    /// [`left`](Self::left) or [`take_back`](Self::take_back) follows. `None` if it is refused.
+    pub(super) fn hand_over(
+        &mut self,
+        slot: usize,
+        sessions: usize,
+        cx: &mut dyn Backend,
+    ) -> Option<UnixStream> {
+        if self.open + sessions > MAX_CLIENTS {
             let fault = too_many();
-            return self.with(slot, cx, |it, cx| it.close_with(&fault, cx));
+            self.with(slot, cx, |it, cx| it.close_with(&fault, cx));
+            return None;
         }
-        let Some(connection) = self.slots.get(slot).and_then(Option::as_ref) else { return };
+        let connection = self.slots.get(slot)?.as_ref()?;
         // A session needs a second descriptor.
         if connection.stream.try_clone().map_or(true, |second| is_reserved(&second)) {
-            let message = no_descriptors().message();
-            return self.with(slot, cx, |it, cx| it.send(message, cx));
+            self.reply(slot, Err(no_descriptors()), cx);
+            return None;
         }
-        let Some(connection) = self.slots.get_mut(slot).and_then(Option::take) else { return };
-        let stream = connection.into_stream(cx);
-        let attached = cx.attach(stream, request, |attached| {
-            let reply = json!({
-                "session": int(attached.session.0),
-                "stream": attached.to.as_str(),
-                "console": view::console_of(&attached.to),
-                "tail": int(attached.tail),
-                "modes": attached.modes,
-            });
-            methods::reply(reply, false)
-        });
-        let (error, stream) = match attached {
-            Ok(_) => return self.left(),
-            Err(refused) => refused,
-        };
+        let connection = self.slots.get_mut(slot)?.take()?;
+        Some(connection.into_stream(cx))
+    }
+
+    /// The client of this slot has become no session, for this reason.
+    pub(super) fn take_back(
+        &mut self,
+        slot: usize,
+        stream: UnixStream,
+        fault: Fault,
+        cx: &mut dyn Backend,
+    ) {
         let key = slot as u32 + FIRST_KEY;
-        match cx.register(&stream, Interest::READ, key) {
+        match cx.register(stream.as_fd(), Interest::READ, key) {
             Ok(source) => {
                 self.put(slot, Connection::new(stream, source, key, self.timeout));
-                let message = Fault::of_attach(error).message();
-                self.with(slot, cx, |it, cx| it.send(message, cx));
+                self.reply(slot, Err(fault), cx);
             }
             Err(_) => self.left(),
         }
     }
 
-    /// Sends the transition to clients that watch.
-    pub(super) fn transition(&mut self, transition: &Transition, cx: &mut ServiceContext<'_, '_>) {
-        let is_watching =
-            |slot: &Option<Connection>| slot.as_ref().is_some_and(|it| it.is_watching());
-        if !self.slots.iter().any(is_watching) {
-            return;
-        }
-        let (event, phase) = view::transition(transition);
-        let last = phase == Phase::Stopped;
-        let message = methods::reply(json!({ "event": event }), !last);
-        for slot in 0..self.slots.len() {
-            self.with(slot, cx, |it, cx| match it.mode {
-                Mode::Watching(reported) if reported != phase => {
-                    if last {
-                        it.close(cx);
-                    } else {
-                        it.mode = Mode::Watching(phase);
-                    }
-                    it.send_event(message.clone(), cx)
-                }
-                _ => Fate::Stays,
-            });
-        }
-    }
-
-    /// The monitor has ended: answers received calls and closes clients without unread output.
-    pub(super) fn finish(&mut self, cx: &mut ServiceContext<'_, '_>) {
+    /// The server ends: answers received calls and closes clients without unread output.
+    pub(super) fn finish(&mut self, cx: &mut dyn Backend) {
         for slot in 0..self.slots.len() {
             for _ in 0..MAX_LAST_CALLS {
                 self.serve(slot, cx);
@@ -409,25 +401,12 @@ impl Connections {
     }
 }
 
-/// Replies with the state; transitions follow unless it is final.
-fn watch(connection: &mut Connection, cx: &mut ServiceContext<'_, '_>) -> Fate {
-    let report = cx.report();
-    let last = report.phase == Phase::Stopped;
-    if last {
-        connection.close(cx);
-    } else {
-        connection.mode = Mode::Watching(report.phase);
-    }
-    let event = json!({ "event": view::state(&report) });
-    connection.send(methods::reply(event, !last), cx)
-}
-
 fn too_many() -> Fault {
     Fault::new("TooManyConnections", json!({ "limit": MAX_CLIENTS }))
 }
 
 fn no_descriptors() -> Fault {
-    Fault::new("Failed", json!({ "message": "no descriptors are left for more clients" }))
+    Fault::failed("no descriptors are left for more clients")
 }
 
 /// Whether this descriptor is among the last available ones. The kernel assigns the lowest free
@@ -439,8 +418,8 @@ fn is_reserved(descriptor: &impl AsRawFd) -> bool {
 }
 
 /// Sends an error to a client that has not been admitted.
-fn refuse(mut stream: &UnixStream, fault: &Fault) {
-    let _ = stream.write(&fault.message());
+fn refuse(mut stream: &UnixStream, fault: &Fault, interface: Interface) {
+    let _ = stream.write(&fault.message(interface));
 }
 
 fn is_passing(error: &io::Error) -> bool {

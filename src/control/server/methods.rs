@@ -1,30 +1,33 @@
-//! The methods of the interfaces.
+//! The interface `io.vmon.Monitor`: its methods, and the clients that watch transitions.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::super::INTERFACE_DESCRIPTION;
 use super::super::call::Call;
-use super::super::value::{Fields, Unreadable, int};
+use super::super::value::int;
 use super::super::view::{self, stream_of};
+use super::backend::{Backend, Interface};
+use super::connection::{Connection, Fate, Mode};
+use super::connections::Connections;
+use super::fault::{Fault, echo, reply};
+use super::routing::{parameters, unknown_method};
 use crate::child::Signal;
 use crate::monitor::{
-    Attach, AttachError, AttachTo, Phase, RequestError, ServiceContext, SessionId,
+    Attach, AttachError, AttachTo, Attached, Phase, RequestError, ServiceContext, SessionId,
+    Transition,
 };
+use crate::reactor::{Interest, SourceId, TimerId};
 use crate::terminal::WindowSize;
 
-const SERVICE: &str = "org.varlink.service";
-const MONITOR: &str = "io.vmon.Monitor";
-
-/// Length limit of an unknown name in an error reply.
-const MAX_ECHO: usize = 256;
-
-/// The interface of every varlink service.
-const SERVICE_DESCRIPTION: &str = include_str!("org.varlink.service.varlink");
+const MONITOR: Interface =
+    Interface { name: "io.vmon.Monitor", description: INTERFACE_DESCRIPTION };
 
 /// The result of a call.
-pub(super) enum Answer {
+enum Answer {
     /// The reply.
     Reply(Value),
     /// The state and all following transitions.
@@ -33,129 +36,130 @@ pub(super) enum Answer {
     Attach(Attach),
 }
 
-/// A varlink error.
-#[derive(Debug)]
-pub(super) struct Fault {
-    interface: &'static str,
-    name: &'static str,
-    parameters: Value,
-}
-
-impl Fault {
-    pub(super) fn new(name: &'static str, parameters: Value) -> Self {
-        Self { interface: MONITOR, name, parameters }
+impl Backend for ServiceContext<'_, '_> {
+    fn interface(&self) -> Interface {
+        MONITOR
     }
 
-    fn standard(name: &'static str, parameters: Value) -> Self {
-        Self { interface: SERVICE, name, parameters }
-    }
-
-    fn parameter(name: &str) -> Self {
-        Self::standard("InvalidParameter", json!({ "parameter": echo(name) }))
-    }
-
-    pub(super) fn of_attach(error: AttachError) -> Self {
-        match error {
-            AttachError::NotRunning => Self::new("NotRunning", json!({})),
-            AttachError::NoSuchStream(stream) => {
-                Self::new("NoSuchStream", json!({ "stream": stream.as_str() }))
-            }
-            AttachError::NoSuchConsole(console) => {
-                Self::new("NoSuchConsole", json!({ "console": console.as_str() }))
-            }
-            error => Self::new("Failed", json!({ "message": error.to_string() })),
+    fn call(&mut self, clients: &mut Connections, slot: usize, method: &str, call: &Call) {
+        let answer = answer(method, call, self);
+        if call.oneway {
+            // A oneway call has no reply, so Watch and Attach have no effect.
+            return;
+        }
+        match answer {
+            Ok(Answer::Reply(parameters)) => clients.reply(slot, Ok(parameters), self),
+            Ok(Answer::Watch) => watch(clients, slot, self),
+            Ok(Answer::Attach(request)) => start_session(clients, slot, &request, self),
+            Err(fault) => clients.reply(slot, Err(fault), self),
         }
     }
 
-    /// Encodes it as a message.
-    pub(super) fn message(&self) -> Vec<u8> {
-        let error = format!("{}.{}", self.interface, self.name);
-        message(&json!({ "error": error, "parameters": self.parameters }))
+    fn register(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        key: u32,
+    ) -> io::Result<SourceId> {
+        ServiceContext::register(self, &fd, interest, key)
+    }
+
+    fn want(&mut self, source: SourceId, interest: Interest) -> io::Result<()> {
+        ServiceContext::want(self, source, interest)
+    }
+
+    fn would_block(&mut self, source: SourceId, interest: Interest) {
+        ServiceContext::would_block(self, source, interest);
+    }
+
+    fn deregister(&mut self, source: SourceId) {
+        ServiceContext::deregister(self, source);
+    }
+
+    fn turn(&self) -> u64 {
+        ServiceContext::turn(self)
+    }
+
+    fn set_timer(&mut self, after: Duration, key: u32) -> TimerId {
+        ServiceContext::set_timer(self, after, key)
+    }
+
+    fn cancel_timer(&mut self, timer: TimerId) {
+        ServiceContext::cancel_timer(self, timer);
     }
 }
 
-impl From<RequestError> for Fault {
-    fn from(error: RequestError) -> Self {
-        match error {
-            RequestError::NotRunning => Self::new("NotRunning", json!({})),
-            RequestError::NoSuchSession(session) => {
-                Self::new("NoSuchSession", json!({ "session": int(session.0) }))
-            }
-            RequestError::ReadOnly(session) => {
-                Self::new("ReadOnly", json!({ "session": int(session.0) }))
-            }
-            RequestError::NoTerminal => Self::new("NotATerminal", json!({})),
-            error => Self::new("Failed", json!({ "message": error.to_string() })),
+/// Turns a connection into a session of the monitor, after the reply.
+fn start_session(
+    clients: &mut Connections,
+    slot: usize,
+    request: &Attach,
+    cx: &mut ServiceContext<'_, '_>,
+) {
+    let sessions = cx.report().sessions.len();
+    let Some(stream) = clients.hand_over(slot, sessions, cx) else { return };
+    match cx.attach(stream, request, |attached| reply(attached_as(attached), false)) {
+        Ok(_) => clients.left(),
+        Err((error, stream)) => clients.take_back(slot, stream, of_attach(error), cx),
+    }
+}
+
+fn attached_as(attached: &Attached) -> Value {
+    json!({
+        "session": int(attached.session.0),
+        "stream": attached.to.as_str(),
+        "console": view::console_of(&attached.to),
+        "tail": int(attached.tail),
+        "modes": attached.modes,
+    })
+}
+
+/// Replies with the state; transitions follow unless it is final.
+fn watch(clients: &mut Connections, slot: usize, cx: &mut ServiceContext<'_, '_>) {
+    let report = cx.report();
+    let last = report.phase == Phase::Stopped;
+    let event = json!({ "event": view::state(&report) });
+    clients.with(slot, cx, |connection, cx| {
+        if last {
+            connection.close(cx);
+        } else {
+            connection.mode = Mode::Watching(report.phase);
         }
-    }
+        connection.send(reply(event, !last), cx)
+    });
 }
 
-/// Encodes a reply as a message.
-pub(super) fn reply(parameters: Value, continues: bool) -> Vec<u8> {
-    match continues {
-        true => message(&json!({ "parameters": parameters, "continues": true })),
-        false => message(&json!({ "parameters": parameters })),
+/// Sends the transition to clients that watch.
+pub(super) fn send_transition(
+    clients: &mut Connections,
+    transition: &Transition,
+    cx: &mut ServiceContext<'_, '_>,
+) {
+    if !clients.iter().any(Connection::is_watching) {
+        return;
     }
-}
-
-fn message(value: &Value) -> Vec<u8> {
-    let mut bytes = value.to_string().into_bytes();
-    bytes.push(0);
-    bytes
+    let (event, phase) = view::transition(transition);
+    let last = phase == Phase::Stopped;
+    let message = reply(json!({ "event": event }), !last);
+    clients.each(cx, |connection, cx| match connection.mode {
+        Mode::Watching(reported) if reported != phase => {
+            if last {
+                connection.close(cx);
+            } else {
+                connection.mode = Mode::Watching(phase);
+            }
+            connection.send_event(message.clone(), cx)
+        }
+        _ => Fate::Stays,
+    });
 }
 
 /// Executes a call, as far as that needs no connection.
-pub(super) fn answer(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
-    let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
-    let unknown = || {
-        let method = echo(&call.method);
-        Fault::standard("MethodNotFound", json!({ "method": method }))
-    };
-    match interface {
-        SERVICE => service(method, call).unwrap_or_else(|| Err(unknown())),
-        MONITOR => monitor(method, call, cx).unwrap_or_else(|| Err(unknown())),
-        _ => {
-            let interface = echo(interface);
-            Err(Fault::standard("InterfaceNotFound", json!({ "interface": interface })))
-        }
-    }
-}
-
-type Answered = Option<Result<Answer, Fault>>;
-
-fn service(method: &str, call: &Call) -> Answered {
-    let answered = match method {
-        "GetInfo" => parameters(call, &[]).map(|_| {
-            json!({
-                "vendor": "vmon",
-                "product": "vmon",
-                "version": env!("CARGO_PKG_VERSION"),
-                "url": env!("CARGO_PKG_REPOSITORY"),
-                "interfaces": [SERVICE, MONITOR],
-            })
-        }),
-        "GetInterfaceDescription" => description(call),
-        _ => return None,
-    };
-    Some(answered.map(Answer::Reply))
-}
-
-fn description(call: &Call) -> Result<Value, Fault> {
-    match parameters(call, &["interface"])?.optional_text("interface")? {
-        Some(MONITOR) => Ok(json!({ "description": INTERFACE_DESCRIPTION })),
-        Some(SERVICE) => Ok(json!({ "description": SERVICE_DESCRIPTION })),
-        Some(other) => {
-            Err(Fault::standard("InterfaceNotFound", json!({ "interface": echo(other) })))
-        }
-        None => Err(Fault::parameter("interface")),
-    }
-}
-
-fn monitor(method: &str, call: &Call, cx: &mut ServiceContext<'_, '_>) -> Answered {
+fn answer(method: &str, call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     if call.upgrade && method != "Attach" {
-        return Some(Err(Fault::parameter("upgrade")));
+        return Err(Fault::parameter("upgrade"));
     }
-    let answered = match method {
+    match method {
         "GetStatus" => parameters(call, &[])
             .map(|_| Answer::Reply(json!({ "status": view::status(&cx.report()) }))),
         "Signal" => signal(call, cx),
@@ -167,9 +171,8 @@ fn monitor(method: &str, call: &Call, cx: &mut ServiceContext<'_, '_>) -> Answer
             true => Ok(Answer::Watch),
             false => Err(Fault::standard("ExpectedMore", json!({}))),
         }),
-        _ => return None,
-    };
-    Some(answered)
+        _ => Err(unknown_method(call)),
+    }
 }
 
 fn done((): ()) -> Answer {
@@ -231,21 +234,31 @@ fn resize(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault>
     Ok(done(()))
 }
 
-/// The parameters of a call. One that the method does not have is refused.
-fn parameters<'a>(call: &'a Call, known: &[&str]) -> Result<Fields<'a>, Fault> {
-    match call.parameters.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(Fault::parameter(name)),
-        None => Ok(Fields(&call.parameters)),
+fn of_attach(error: AttachError) -> Fault {
+    match error {
+        AttachError::NotRunning => Fault::new("NotRunning", json!({})),
+        AttachError::NoSuchStream(stream) => {
+            Fault::new("NoSuchStream", json!({ "stream": stream.as_str() }))
+        }
+        AttachError::NoSuchConsole(console) => {
+            Fault::new("NoSuchConsole", json!({ "console": console.as_str() }))
+        }
+        error => Fault::failed(&error.to_string()),
     }
 }
 
-impl From<Unreadable> for Fault {
-    fn from(Unreadable(name): Unreadable) -> Self {
-        Self::parameter(name)
+impl From<RequestError> for Fault {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NotRunning => Self::new("NotRunning", json!({})),
+            RequestError::NoSuchSession(session) => {
+                Self::new("NoSuchSession", json!({ "session": int(session.0) }))
+            }
+            RequestError::ReadOnly(session) => {
+                Self::new("ReadOnly", json!({ "session": int(session.0) }))
+            }
+            RequestError::NoTerminal => Self::new("NotATerminal", json!({})),
+            error => Self::failed(&error.to_string()),
+        }
     }
-}
-
-/// A name for an error reply, truncated because it may be as long as a message.
-fn echo(name: &str) -> String {
-    name.chars().take(MAX_ECHO).collect()
 }
