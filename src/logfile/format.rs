@@ -117,10 +117,16 @@ impl Out<'_> {
     /// Appends all bytes, or returns `None` if there is no room.
     #[inline]
     fn put(&mut self, bytes: &[u8]) -> Option<()> {
-        let end = self.used + bytes.len();
-        self.place.get_mut(self.used..end)?.copy_from_slice(bytes);
-        self.used = end;
+        self.take(bytes.len())?.copy_from_slice(bytes);
         Some(())
+    }
+
+    /// The place of as many bytes, which the caller writes, or `None` if there is no room.
+    #[inline]
+    fn take(&mut self, size: usize) -> Option<&mut [u8]> {
+        let place = self.place.get_mut(self.used..self.used + size)?;
+        self.used += size;
+        Some(place)
     }
 }
 

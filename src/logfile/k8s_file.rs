@@ -212,7 +212,7 @@ impl K8sFile {
             *written += taken;
             outcome.map_err(|error| self.cannot("write to the log", error))?;
             if taken == 0 {
-                own.resize(buffer_size(rest.len()), 0);
+                own = vec![0; buffer_size(rest.len())];
             }
         }
         Ok(())

@@ -63,7 +63,7 @@ impl LogFile {
                 encoder.encode_into(place, now.wall, stream, rest)
             })?;
             if put == Put::TooLarge {
-                own.resize(buffer_size(rest.len()), 0);
+                own = vec![0; buffer_size(rest.len())];
             }
         }
         Ok(())

@@ -37,18 +37,24 @@ pub(super) fn encode(
     let (mut rest, mut open) = (bytes, None);
     while !rest.is_empty() {
         let most = rest.get(..longest).unwrap_or(rest);
-        // The newline of a whole line also ends the record.
-        let (head, count, end) = match memchr(b'\n', most) {
-            Some(at) => (&full, at + 1, b"".as_slice()),
-            None => (&partial, most.len(), b"\n".as_slice()),
+        let newline = memchr(b'\n', most);
+        let (text, after) = match newline {
+            Some(at) => rest.split_at(at + 1),
+            None => rest.split_at(most.len()),
         };
-        let start = out.used;
-        let (text, after) = rest.split_at(count);
-        if out.put(head).and_then(|()| out.put(text)).and_then(|()| out.put(end)).is_none() {
-            out.used = start;
+        // The newline of a whole line also ends the record.
+        let (head, size) = match newline {
+            Some(_) => (&full, HEAD + text.len()),
+            None => (&partial, AROUND + text.len()),
+        };
+        let Some((place, body)) = out.take(size).and_then(<[u8]>::split_first_chunk_mut) else {
             break;
-        }
-        (rest, open) = (after, Some(!end.is_empty()));
+        };
+        *place = *head;
+        let (place, end) = body.split_at_mut(text.len());
+        place.copy_from_slice(text);
+        end.fill(b'\n');
+        (rest, open) = (after, Some(newline.is_none()));
     }
     (bytes.len() - rest.len(), open)
 }
