@@ -138,7 +138,7 @@ pub fn cri(bench: &Bench) -> Result<Row> {
 
 /// One run of vmon in a format, which keeps all generations.
 fn formatted(bench: &Bench, flood: Flood, format: Format) -> Result<Measured> {
-    warm_up(bench, flood)?;
+    warm_up(bench, records_of(flood))?;
     let scratch = bench.scratch()?;
     let child = modes::words("flood", &flood.words())?;
     let mut options = vec!["--no-forward".to_owned()];
@@ -173,7 +173,7 @@ fn plain_filters(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
 
 fn conmon(bench: &Bench, flood: Flood) -> Option<Contender<'_>> {
     bench.peer(Peer::Conmon, "conmon", move |path| {
-        warm_up(bench, flood)?;
+        warm_up(bench, records_of(flood))?;
         let scratch = bench.scratch()?;
         let child = modes::words("flood", &flood.words())?;
         let mut command = tools::conmon(path, scratch.path(), AtTheEnd::NoFsync, &child)?;
@@ -197,15 +197,20 @@ fn loggers(bench: &Bench, flood: Flood) -> Vec<Contender<'_>> {
     makes.into_iter().filter_map(contender).collect()
 }
 
-/// Has the page cache hold as much as the flood, for the run that follows.
-pub(super) fn warm_up(bench: &Bench, flood: Flood) -> Result<()> {
+/// Has the page cache hold as many bytes, for the run that follows.
+pub(super) fn warm_up(bench: &Bench, bytes: u64) -> Result<()> {
     const BLOCK: usize = 1 << 20;
     let scratch = bench.scratch()?;
     let mut file = File::create(scratch.join("warm"))?;
-    for _ in 0..flood.bytes().div_ceil(BLOCK as u64) {
+    for _ in 0..bytes.div_ceil(BLOCK as u64) {
         file.write_all(&[0; BLOCK])?;
     }
     Ok(())
+}
+
+/// Roughly the size of a log with a record for each 100 bytes of a flood.
+pub(super) fn records_of(flood: Flood) -> u64 {
+    flood.bytes() / 2 * 3
 }
 
 /// What becomes of the stream beside the log.
@@ -217,7 +222,7 @@ enum Forwarded {
 
 /// One run of vmon, which keeps this many generations, or all.
 fn vmon(bench: &Bench, flood: Flood, kept: Option<u32>, forwarded: Forwarded) -> Result<Measured> {
-    warm_up(bench, flood)?;
+    warm_up(bench, flood.bytes())?;
     let scratch = bench.scratch()?;
     let child = modes::words("flood", &flood.words())?;
     let keeps = tools::vmon_keeps(kept);
@@ -259,7 +264,7 @@ fn filter(
     forwarded: Forwarded,
     make: impl FnOnce(&Path) -> Result<Filter>,
 ) -> Result<Measured> {
-    warm_up(bench, flood)?;
+    warm_up(bench, flood.bytes())?;
     let scratch = bench.scratch()?;
     let Filter { mut command, log } = make(scratch.path())?;
     let (from_writer, to_tool) = pipe()?;
