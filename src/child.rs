@@ -36,12 +36,14 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgid};
 
 pub use cgroup::CgroupError;
+use command::Background;
 pub use command::Command;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use console_socket::{ConsoleConnection, ConsoleSocket, PtyMaster};
-use descriptors::{above_stdio, pipe};
+use descriptors::{above_stdio, null_input, pipe};
 pub(crate) use descriptors::{bytes_available, set_nonblocking};
 pub use error::SpawnError;
+use error::SpawnFailure;
 pub use identity::{Identity, Liveness, ProcessEnd};
 pub(crate) use left::{Counted, FinalSignal, KillScope, Orphans, reap_orphans};
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -181,17 +183,35 @@ impl Child {
     ///
     /// As [`spawn`](Self::spawn).
     pub(crate) fn spawn_in_background(command: Command) -> Result<(Self, StartGate), SpawnError> {
-        let command = Command { background: true, ..command };
+        let command = Command { background: Some(Background::Low), ..command };
         let spawn = || {
             let (reader, writer) = pipe()?;
-            let null = above_stdio(File::options().write(true).open("/dev/null")?.into())?;
-            let fds = [reader.as_fd(), null.as_fd(), null.as_fd()];
-            let stdio = ChildStdio { fds, terminal: false };
-            let (pid, exit) = platform::spawn(&command, &stdio, None)?;
-            let child = Self { pid, exit, reaper: Reaper::Monitor };
+            let child = Self::spawn_with_input(&command, reader.as_fd())?;
             Ok((child, StartGate { writer, _reader: reader }))
         };
         spawn().map_err(|failure| command.spawn_error(failure))
+    }
+
+    /// Starts a command that serves a sandbox for a time: as with
+    /// [`spawn_in_background`](Self::spawn_in_background), but at once, with the null device as its
+    /// input, at the priority of this process, and with the parent-death signal of a child.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub(crate) fn spawn_beside(command: Command) -> Result<Self, SpawnError> {
+        let command = Command { background: Some(Background::Normal), ..command };
+        command.check_directory()?;
+        let spawn = || Self::spawn_with_input(&command, null_input()?.as_fd());
+        spawn().map_err(|failure| command.spawn_error(failure))
+    }
+
+    /// Starts a background command, whose output goes to the null device.
+    fn spawn_with_input(command: &Command, input: BorrowedFd<'_>) -> Result<Self, SpawnFailure> {
+        let null = above_stdio(File::options().write(true).open("/dev/null")?.into())?;
+        let stdio = ChildStdio { fds: [input, null.as_fd(), null.as_fd()], terminal: false };
+        let (pid, exit) = platform::spawn(command, &stdio, None)?;
+        Ok(Self { pid, exit, reaper: Reaper::Monitor })
     }
 
     /// Takes over a child of this process that the host has started.

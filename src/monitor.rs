@@ -11,6 +11,7 @@
 
 mod attach;
 mod attachments;
+mod background;
 mod backoff;
 mod builder;
 mod call_out;
@@ -94,8 +95,9 @@ pub type SandboxId = HandlerId;
 /// child has ended and else [`Reason::SupervisorLost`], and its name is free. Added to a reactor
 /// again, it ends in the same way.
 ///
-/// A [rotate command](Sandbox::rotate_command) that runs then is left to the host too; one that runs
-/// when the sandbox has stopped is reaped by the reactor.
+/// A [rotate command](Sandbox::rotate_command) or [stop command](Sandbox::stop_command) that runs then
+/// is left to the host too; a rotate command that runs when the sandbox has stopped is reaped by the
+/// reactor.
 ///
 /// ```no_run
 /// use vmon::child::Command;
@@ -121,8 +123,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, then KILL after
-    /// the stop timeout. A second request at least a second later kills at once; a request while
+    /// Asks the child to end, as SIGTERM to the supervisor does: the stop signal, or the [stop
+    /// command](Sandbox::stop_command), then KILL after the stop timeout. A second request at least a second later kills at once; a request while
     /// the output of an ended child waits for a reader or a full disk gives up on that output.
     ///
     /// Returns at once. The end is reported to the observers.

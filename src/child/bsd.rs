@@ -19,7 +19,7 @@ use nix::sys::termios::InputFlags;
 use nix::unistd::{Pid, setpgid, setsid};
 
 use super::ExitStatus;
-use super::command::{Command, LOWEST_PRIORITY};
+use super::command::{Background, Command, LOWEST_PRIORITY};
 use super::descriptors::set_nonblocking;
 use super::error::SpawnFailure;
 use super::identity::{Identity, Process};
@@ -108,10 +108,9 @@ pub(super) fn spawn(
     let file_limit = command.file_limit;
     let background = command.background;
     let prepare = move || {
-        if background {
-            lower_priority()?;
-        } else {
-            setsid()?;
+        match background {
+            Some(background) => move_to_background(background)?,
+            None => drop(setsid()?),
         }
         // The child does not inherit the signal mask of this thread.
         SigSet::empty().thread_set_mask()?;
@@ -143,9 +142,9 @@ pub(super) fn spawn(
 /// call for each descriptor of a process without a limit would take a second.
 const MOST_DESCRIPTORS: libc::c_int = 1 << 16;
 
-/// Moves the calling process to a new process group with the lowest priority, sets inherited
-/// descriptors close-on-exec, and resets ignored signals. Exec resets caught ones.
-fn lower_priority() -> io::Result<()> {
+/// Moves the calling process to a new process group with this priority, sets inherited descriptors
+/// close-on-exec, and resets ignored signals. Exec resets caught ones.
+fn move_to_background(priority: Background) -> io::Result<()> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     // SAFETY: takes and returns integers.
     let descriptors = unsafe { libc::getdtablesize() }.min(MOST_DESCRIPTORS);
@@ -154,8 +153,10 @@ fn lower_priority() -> io::Result<()> {
         // SAFETY: takes integers; a closed descriptor is an error.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    // SAFETY: takes integers. A failure does not stop the command.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST_PRIORITY) };
+    if priority == Background::Low {
+        // SAFETY: takes integers. A failure does not stop the command.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST_PRIORITY) };
+    }
     for signal in 1..=last_signal() {
         let mut current = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,

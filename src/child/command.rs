@@ -40,7 +40,17 @@ pub struct Command {
     pub(crate) pty: bool,
     pub(crate) file_limit: Option<FileLimit>,
     pub(crate) parent_death: bool,
-    pub(crate) background: bool,
+    pub(crate) background: Option<Background>,
+}
+
+/// The priority of a command that runs beside the sandboxes, in a process group of its own in our
+/// session, so that it is not taken for a leftover process of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Background {
+    /// The lowest one. It outlives this process.
+    Low,
+    /// That of this process. It is killed with the thread that has started it, as a child is.
+    Normal,
 }
 
 impl Command {
@@ -55,7 +65,7 @@ impl Command {
             pty: false,
             file_limit: None,
             parent_death: true,
-            background: false,
+            background: None,
         }
     }
 

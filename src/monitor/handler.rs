@@ -105,6 +105,7 @@ impl Monitor {
                 self.lifecycle.output_moved(read, cx);
             }
             Source::PostRotate => self.poll_post_rotate(cx),
+            Source::StopCommand => self.lifecycle.handle(Event::StopCommand, cx),
             Source::ClientInput(client) => {
                 if let Some(bytes) = self.channels().read_client(client, cx) {
                     self.lifecycle.send(client, &bytes, cx);
@@ -149,6 +150,7 @@ impl Monitor {
             Timer::MaxDuration => self.lifecycle.handle(Event::MaxDuration, cx),
             Timer::Idle => self.lifecycle.handle(Event::Idle, cx),
             Timer::PostRotate => self.poll_post_rotate(cx),
+            Timer::StopCommand => self.lifecycle.handle(Event::StopCommand, cx),
             Timer::PacketClients => {
                 self.channels().packets_timer(cx);
                 self.lifecycle.output_moved(false, cx);

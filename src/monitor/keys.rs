@@ -55,6 +55,8 @@ pub(super) enum Source {
     PacketClient(SessionId),
     /// The end of the process that works on a generation of a log.
     PostRotate,
+    /// The end of the stop command.
+    StopCommand,
     /// A source of a service.
     Service { service: usize, key: u32 },
     /// A source of a handler of the host's, which a monitor never has.
@@ -103,6 +105,8 @@ pub(super) enum Timer {
     PacketClients,
     /// The process that works on a generation of a log is polled.
     PostRotate,
+    /// The stop command is polled.
+    StopCommand,
     /// A timer of a service.
     Service { service: usize, key: u32 },
     /// A timer of a handler of the host's, which a monitor never has.

@@ -11,6 +11,7 @@ mod launch;
 mod limits;
 mod process;
 mod requests;
+mod stop_command;
 mod waits;
 
 use std::error::Error;
@@ -89,6 +90,8 @@ pub(super) enum Event<'a> {
     Reaped { pid: u32, status: ExitStatus },
     /// KILL is due.
     Kill,
+    /// The stop command may have ended.
+    StopCommand,
     /// Input has been passed on.
     Input,
     /// Output has been read, or only logged or forwarded.
@@ -161,6 +164,9 @@ impl Lifecycle {
             }
             (State::Alive(process, Stage::Stopping(stopping)), Event::Kill) => {
                 stopping.kill(process, "the stop timeout has passed", cx);
+            }
+            (State::Alive(process, Stage::Stopping(stopping)), Event::StopCommand) => {
+                stopping.poll_command(process, &parts.sandbox, cx);
             }
 
             // RUNNING and STOPPING

@@ -8,23 +8,21 @@ mod command;
 mod logs;
 
 use std::ffi::OsStr;
+use std::mem;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::background::{EndWatch, LeftCommand, reaped, report};
 use super::channels::Channels;
 use super::keys::{Cx, Source, Timer};
 use crate::child::{Child, ForeignProcess, Identity, Liveness};
 use crate::logfile::{LogFile, LogLock, Rotated};
 use crate::process::FileLimit;
-use crate::reactor::{Interest, SourceId};
-use command::{Commands, LeftCommand, Rest, Who};
+use command::{Commands, Rest, Who};
 use logs::Logs;
-
-/// How often the end of a process is polled if no descriptor reports it.
-const EXIT_POLL: Duration = Duration::from_millis(50);
 
 /// The delay after a command that could not be started.
 const RETRY: Duration = Duration::from_secs(10);
@@ -46,14 +44,14 @@ enum State {
     Working(Working),
     /// A process that an earlier supervisor of this sandbox has left. The next generation waits for
     /// it, so that one process works at a time.
-    Earlier(ForeignProcess, Option<SourceId>),
+    Earlier(ForeignProcess, EndWatch),
     /// The last command could not be started, which has been reported.
     Refused,
 }
 
 struct Working {
     child: Child,
-    exit: Option<SourceId>,
+    end: EndWatch,
     /// The path of the log.
     log: PathBuf,
     generation: Rotated,
@@ -110,8 +108,8 @@ impl PostRotate {
         }
         let mut logs = Logs { channels, kept: &mut self.kept };
         if let Some(earlier) = logs.earlier() {
-            let exit = watch(earlier.exit_fd(), cx);
-            self.state = State::Earlier(earlier, exit);
+            let end = watch(earlier.exit_fd(), cx);
+            self.state = State::Earlier(earlier, end);
             return;
         }
         let Some((log, generation)) = logs.next_rotated(&mut self.turn) else { return };
@@ -120,9 +118,9 @@ impl PostRotate {
                 debug!(path = %generation.path.display(), pid = child.pid(), "working on it");
                 log.work_begins(generation.number, Who::is(&child));
                 gate.open();
-                let exit = watch(child.exit_fd(), cx);
+                let end = watch(child.exit_fd(), cx);
                 let log = log.path().to_owned();
-                self.state = State::Working(Working { child, exit, log, generation });
+                self.state = State::Working(Working { child, end, log, generation });
             }
             Err(reason) => {
                 let path = generation.path.display();
@@ -142,14 +140,14 @@ impl PostRotate {
         reap_descendants: bool,
         cx: &mut Cx<'_>,
     ) {
-        let exit = match &mut self.state {
+        match &mut self.state {
             State::Idle => return,
-            State::Refused => None,
+            State::Refused => {}
             State::Working(working) => {
-                let Some(status) = command::reaped(&working.child) else {
-                    return poll_later(working.exit, cx);
+                let Some(status) = reaped(&working.child) else {
+                    return working.end.poll_later(cx);
                 };
-                let succeeded = command::report(status, &working.generation);
+                let succeeded = report(status, &command::failed(&working.generation));
                 let mut logs = Logs { channels, kept: &mut self.kept };
                 if let Some(log) = logs.find(&working.log) {
                     log.work_ends(working.generation.number, succeeded);
@@ -157,20 +155,18 @@ impl PostRotate {
                 if reap_descendants {
                     self.commands.note_left_in(working.child.pid());
                 }
-                working.exit
             }
             // The logs learn of it when the command is started for the next generation.
-            State::Earlier(earlier, exit) => {
+            State::Earlier(earlier, end) => {
                 if !earlier.has_ended() {
-                    return poll_later(*exit, cx);
+                    return end.poll_later(cx);
                 }
-                *exit
             }
-        };
-        if let Some(exit) = exit {
-            cx.sources.deregister(exit);
         }
-        self.state = State::Idle;
+        match mem::replace(&mut self.state, State::Idle) {
+            State::Working(Working { end, .. }) | State::Earlier(_, end) => end.end(cx),
+            State::Idle | State::Refused => {}
+        }
         self.start_next(channels, cx);
     }
 
@@ -184,14 +180,13 @@ impl PostRotate {
     pub(super) fn leave(mut self, cx: &mut Cx<'_>) {
         self.leave_rest(cx);
         match self.state {
-            State::Working(Working { child, exit, generation, .. }) => {
-                if let Some(exit) = exit {
-                    cx.sources.deregister(exit);
-                }
-                cx.sources.detach(Box::new(LeftCommand { child, generation: Some(generation) }));
+            State::Working(Working { child, end, generation, .. }) => {
+                end.end(cx);
+                let failed = Some(command::failed(&generation));
+                cx.sources.detach(Box::new(LeftCommand { child, failed }));
             }
-            State::Earlier(_, Some(exit)) => cx.sources.deregister(exit),
-            State::Earlier(..) | State::Idle | State::Refused => {}
+            State::Earlier(_, end) => end.end(cx),
+            State::Idle | State::Refused => {}
         }
     }
 
@@ -213,7 +208,7 @@ impl PostRotate {
                     log.work_is_left(rest.first, rest.last, Who::is(&child));
                 }
                 gate.open();
-                cx.sources.detach(Box::new(LeftCommand { child, generation: None }));
+                cx.sources.detach(Box::new(LeftCommand { child, failed: None }));
             }
             Err(reason) => {
                 for (log, _) in &rests {
@@ -248,20 +243,7 @@ fn rest_of(log: &mut LogFile, state: &State, at_work: Option<&Identity>) -> Opti
     }
 }
 
-/// Watches for the end of a process; without a descriptor that is polled.
-fn watch(exit: Option<BorrowedFd<'_>>, cx: &mut Cx<'_>) -> Option<SourceId> {
-    let key = Source::PostRotate.key();
-    let exit = exit.and_then(|fd| cx.sources.register(&fd, Interest::READ, key).ok());
-    if exit.is_none() {
-        cx.timers.set(EXIT_POLL, Timer::PostRotate.key());
-    }
-    exit
-}
-
-fn poll_later(exit: Option<SourceId>, cx: &mut Cx<'_>) {
-    // kqueue may report the end before waitpid(2) does, and reports it once.
-    if let Some(exit) = exit {
-        cx.sources.would_block(exit, Interest::READ);
-    }
-    cx.timers.set(EXIT_POLL, Timer::PostRotate.key());
+/// Watches for the end of the process that works.
+fn watch(exit: Option<BorrowedFd<'_>>, cx: &mut Cx<'_>) -> EndWatch {
+    EndWatch::new(exit, Source::PostRotate, Timer::PostRotate, cx)
 }

@@ -77,6 +77,8 @@ pub struct Sandbox {
     pub input: Input,
     /// The signal of a stop.
     pub stop_signal: Signal,
+    /// What is run to stop the child, in place of the signal. An empty one is none.
+    pub stop_command: Option<OsString>,
     /// How long after the stop signal the child is killed.
     pub stop_timeout: Duration,
     /// Whether a command that has ended is started again.
@@ -123,6 +125,7 @@ impl Sandbox {
             forward: Forward::default(),
             input: Input::default(),
             stop_signal: Signal::TERM,
+            stop_command: None,
             stop_timeout: DEFAULT_STOP_TIMEOUT,
             restart: Restart::No,
             max_duration: None,
@@ -221,6 +224,28 @@ impl Sandbox {
     #[must_use]
     pub fn stop_signal(mut self, signal: Signal) -> Self {
         self.stop_signal = signal;
+        self
+    }
+
+    /// The command that is run to stop the child, in place of the signal: for a guest that needs more
+    /// than that, `ssh guest poweroff`, say, or a `system_powerdown` on its QMP socket. An empty
+    /// command disables it.
+    ///
+    /// It is run by `sh -c` at each stop, also at that of [`max_duration`](Self::max_duration) and
+    /// [`idle_timeout`](Self::idle_timeout), with the environment and the working directory of the
+    /// child (those of this process, for a child that a host hands over) and `VMON_PID`, `VMON_NAME`
+    /// and `VMON_CONFIG`, the child's pid and the sandbox's name and config file: in a process group
+    /// of its own, with the null device as its streams and no other descriptor, every signal at its
+    /// default, and the parent-death signal of the child. On Linux it is killed with this process.
+    ///
+    /// The loop does not wait for it. Once it has succeeded the child is expected to end, and no
+    /// signal is sent. If it can't be started, or fails, that is a warning with its status, and the
+    /// stop signal follows. The [stop timeout](Self::stop_timeout) runs from the start of the
+    /// command, and a second request kills the child as ever. A command that still runs when the
+    /// child has ended is killed.
+    #[must_use]
+    pub fn stop_command(mut self, command: impl Into<OsString>) -> Self {
+        self.stop_command = Some(command.into()).filter(|command| !is_blank(command));
         self
     }
 
@@ -340,6 +365,12 @@ impl Sandbox {
     /// The [rotate command](Self::rotate_command), unless it is empty.
     pub(super) fn post_rotate_command(&self) -> Option<&OsStr> {
         let command = self.rotate_command.as_deref();
+        command.filter(|command| !is_blank(command))
+    }
+
+    /// The [stop command](Self::stop_command), unless it is empty.
+    pub(super) fn command_of_stop(&self) -> Option<&OsStr> {
+        let command = self.stop_command.as_deref();
         command.filter(|command| !is_blank(command))
     }
 

@@ -65,6 +65,7 @@ const OPTIONS: &[(&str, &[&str], Kept)] = &[
     ("--env", &[], No("the environment is never on record")),
     ("--cwd", &["--cwd", "/"], Spec("directory")),
     ("--stop-signal", &["--stop-signal", "USR1"], Spec("stop_signal")),
+    ("--stop-command", &["--stop-command", "true; false"], Spec("stop_command")),
     ("--stop-timeout", &["--stop-timeout", "2500ms"], Spec("stop_timeout_seconds")),
     ("--restart", &["--restart", "on-failure:3"], Spec("restart")),
     ("--max-duration", &["--max-duration", "1h"], Spec("max_duration_seconds")),

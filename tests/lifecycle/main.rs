@@ -11,4 +11,5 @@ mod faults;
 mod lifecycle;
 mod oom;
 mod stop_and_drain;
+mod stop_command;
 mod waits;

@@ -24,3 +24,4 @@ mod rotate_host;
 mod sessions;
 mod spans;
 mod spawn;
+mod stop_command;

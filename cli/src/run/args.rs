@@ -281,7 +281,12 @@ pub(super) struct ChildArgs {
     #[arg(long, value_name = "SIG", default_value = "TERM")]
     pub(super) stop_signal: Signal,
 
-    /// Time to wait after the stop signal before sending SIGKILL
+    /// Command to run with 'sh -c' in place of the stop signal, with $VMON_PID and $VMON_NAME set:
+    /// 'ssh guest poweroff', for example. If it fails, the stop signal is sent
+    #[arg(long, value_name = "CMD", value_parser = os(args::shell_command))]
+    pub(super) stop_command: Option<OsString>,
+
+    /// Time to wait after the stop signal, or the start of the stop command, before sending SIGKILL
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     pub(super) stop_timeout: Duration,
 }
@@ -370,6 +375,7 @@ impl RunArgs {
         if let Some(command) = &log.log_rotate_command {
             sandbox = sandbox.rotate_command(command);
         }
+        sandbox.stop_command = child.stop_command;
         sandbox.log_rate = log.rate()?;
         sandbox.interactive = streams.interactive().cloned();
         sandbox.consoles = streams.consoles;

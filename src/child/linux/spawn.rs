@@ -33,7 +33,7 @@ use super::ExitWatch;
 use super::exec::{Program, c_string};
 use super::pidfd::PidFd;
 use crate::child::Cgroup;
-use crate::child::command::{Command, LOWEST_PRIORITY};
+use crate::child::command::{Background, Command, LOWEST_PRIORITY};
 use crate::child::error::SpawnFailure;
 use crate::child::stdio::ChildStdio;
 use crate::process::FileLimit;
@@ -82,8 +82,8 @@ struct Plan {
     cgroup: Option<File>,
     directory: Option<CString>,
     file_limit: Option<FileLimit>,
-    /// Whether it is a background command: see `Child::spawn_in_background`.
-    background: bool,
+    /// Set for a command that runs beside the sandboxes.
+    background: Option<Background>,
     parent_death: bool,
     program: Program,
     /// Written by the child before it exits.
@@ -128,20 +128,22 @@ impl Plan {
     }
 
     fn prepare(&self) -> Result<(), Failure> {
-        if self.background {
-            lower_priority().map_err(Failure::Prepare)?;
-        } else {
-            // First, so that the child does not outlive this process if a later step blocks.
-            if self.parent_death {
-                die_with_parent(self.parent).map_err(Failure::Prepare)?;
-            }
-            setsid().map_err(Failure::Prepare)?;
+        // First, so that the child does not outlive this process if a later step blocks.
+        if self.parent_death && self.background != Some(Background::Low) {
+            die_with_parent(self.parent).map_err(Failure::Prepare)?;
+        }
+        match self.background {
+            Some(_) => setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(Failure::Prepare)?,
+            None => drop(setsid().map_err(Failure::Prepare)?),
+        }
+        if self.background == Some(Background::Low) {
+            lower_priority();
         }
         if let Some(cgroup) = &self.cgroup {
             // 0 means the writing process (cgroups(7)).
             nix::unistd::write(cgroup, b"0").map_err(Failure::Cgroup)?;
         }
-        reset_signals(self.last_signal, self.background).map_err(Failure::Prepare)?;
+        reset_signals(self.last_signal, self.background.is_some()).map_err(Failure::Prepare)?;
         for (from, to) in self.stdio.iter().zip(libc::STDIN_FILENO..) {
             // SAFETY: dup2 takes two integers. The descriptor table is the child's own, in which
             // nothing owns 0, 1 and 2. They stay open across exec.
@@ -158,7 +160,7 @@ impl Plan {
         if let Some(limit) = self.file_limit {
             limit.set().map_err(Failure::Prepare)?;
         }
-        if self.background {
+        if self.background.is_some() {
             close_others();
         }
         // The child does not inherit the signal mask of this thread.
@@ -166,21 +168,19 @@ impl Plan {
     }
 }
 
-/// Moves the calling process to a new process group, with the lowest CPU and disk priority.
-fn lower_priority() -> nix::Result<()> {
+/// Gives the calling process the lowest CPU and disk priority.
+fn lower_priority() {
     /// ioprio_set(2): `IOPRIO_WHO_PROCESS`, of which 0 is the caller.
     const WHO_PROCESS: c_int = 1;
     /// `IOPRIO_CLASS_IDLE`: disk time that no other process requests. I/O schedulers without
     /// priorities ignore it.
     const CLASS_IDLE: c_int = 3 << 13;
-    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     // SAFETY: both calls take integers and affect the calling process alone. A failure, as by a
     // seccomp filter, does not stop the command.
     unsafe {
         libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, LOWEST_PRIORITY);
         libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE);
     }
-    Ok(())
 }
 
 /// Closes all descriptors but the three streams: close_range(2), Linux 5.9. Those of this process

@@ -3,6 +3,7 @@
 use tracing::warn;
 
 use super::process::Process;
+use super::stop_command;
 use crate::child::lost::{RUN_VARIABLE, run_marker};
 use crate::child::{Cgroup, Child, ChildIo, Command, OomKills, Stdio};
 use crate::logfile::LogFile;
@@ -64,6 +65,7 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     if parts.sandbox.restart != Restart::No && parts.backoff.is_none() {
         parts.backoff = Some(Box::new(RestartBackoff::new(command.clone())));
     }
+    let stop_command = stop_command::prepare(&parts.sandbox, Some(command));
     let marker = run_marker(&parts.supervisor, parts.run.asked);
     let command = command.clone().env(RUN_VARIABLE, marker);
     let terminal = open_consoles(command.get_pty(), parts)?;
@@ -86,7 +88,7 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
             cgroup.remove();
         }
     })?;
-    Ok(watch(child, cgroup, oom_kills, parts, cx))
+    Ok(watch(child, cgroup, oom_kills, stop_command, parts, cx))
 }
 
 fn adopt(
@@ -103,18 +105,20 @@ fn adopt(
         child.join(cgroup).inspect_err(|_| cgroup.remove())?;
     }
     let oom_kills = OomKills::of_running(child.pid());
-    Ok(watch(child, cgroup, oom_kills, parts, cx))
+    let stop_command = stop_command::prepare(&parts.sandbox, None);
+    Ok(watch(child, cgroup, oom_kills, stop_command, parts, cx))
 }
 
 fn watch(
     child: Child,
     cgroup: Option<Cgroup>,
     oom_kills: Option<OomKills>,
+    stop_command: Option<Box<Command>>,
     parts: &Parts,
     cx: &mut Cx<'_>,
 ) -> Process {
     let child = if parts.host_reaps { child.reaped_by_host() } else { child };
-    Process::new(child, cgroup, oom_kills, cx)
+    Process::new(child, cgroup, oom_kills, stop_command, cx)
 }
 
 /// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own stdio

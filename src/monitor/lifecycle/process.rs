@@ -1,13 +1,15 @@
 //! A child that runs or is being stopped.
 
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
 use super::cleanup::RepeatedError;
 use super::limits::Limits;
-use crate::child::{Cgroup, Child, ExitStatus, FinalSignal, OomKills, Orphans, Signal};
+use super::stop_command::{self, StopCommand};
+use crate::child::{Cgroup, Child, Command, ExitStatus, FinalSignal, OomKills, Orphans, Signal};
 use crate::monitor::keys::{Cx, Source, Timer};
 use crate::monitor::parts::Parts;
 use crate::monitor::sandbox::Sandbox;
@@ -38,6 +40,8 @@ pub(super) struct Process {
     exit: Option<SourceId>,
     cgroup: Option<Cgroup>,
     oom_kills: Option<OomKills>,
+    /// What is run in place of the stop signal.
+    stop_command: Option<Box<Command>>,
     /// Whether SIGKILL was sent to it from here.
     kill_sent: bool,
     /// When it was seen that the host had reaped the child, whose status is awaited since.
@@ -53,6 +57,7 @@ pub(super) enum Stage {
 /// How far a stop has come.
 pub(super) struct Stopping {
     cause: Cause,
+    means: Means,
     /// The last request.
     asked: Instant,
     kill: TimerId,
@@ -61,6 +66,16 @@ pub(super) struct Stopping {
     killed: Option<Instant>,
     /// A signal that could not be sent.
     error: RepeatedError,
+}
+
+/// What asks the child to end.
+enum Means {
+    /// The stop signal: it was sent, or that has failed.
+    Signal,
+    /// The stop command, which runs.
+    Command(Box<StopCommand>),
+    /// The stop command, which has succeeded, or has been ended with the child.
+    Done,
 }
 
 /// Why a child is stopped.
@@ -109,6 +124,7 @@ impl Process {
         child: Child,
         cgroup: Option<Cgroup>,
         oom_kills: Option<OomKills>,
+        stop_command: Option<Box<Command>>,
         cx: &mut Cx<'_>,
     ) -> Self {
         let key = Source::Exit.key();
@@ -124,7 +140,7 @@ impl Process {
         if exit.is_none() {
             cx.timers.set(EXIT_POLL, Timer::Exit.key());
         }
-        Self { child, exit, cgroup, oom_kills, kill_sent: false, reaped: None }
+        Self { child, exit, cgroup, oom_kills, stop_command, kill_sent: false, reaped: None }
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -152,21 +168,39 @@ impl Process {
         info!(pid = self.pid(), ?cause, "stopping");
         limits.lift(cx);
         let mut error = RepeatedError::default();
-        self.send(sandbox.stop_signal, &mut error);
-        // A stopped process does not act on other signals.
-        if error.last().is_none() {
-            self.send(Signal::CONT, &mut error);
-        }
+        let command = self.stop_command.take();
+        let command =
+            command.and_then(|command| StopCommand::start(&command, self.pid(), sandbox, cx));
+        let means = match command {
+            Some(command) => {
+                // A stopped process does not act on what the command asks for.
+                self.send(Signal::CONT, &mut error);
+                Means::Command(Box::new(command))
+            }
+            None => {
+                self.send_stop(sandbox, &mut error);
+                Means::Signal
+            }
+        };
         self.thaw();
         let timeout = within.unwrap_or(sandbox.stop_timeout);
         let asked = Instant::now();
         Stopping {
             cause,
+            means,
             asked,
             kill: cx.timers.set(timeout, Timer::Kill.key()),
             kill_at: asked.checked_add(timeout).unwrap_or(asked + FAR),
             killed: None,
             error,
+        }
+    }
+
+    fn send_stop(&mut self, sandbox: &Sandbox, error: &mut RepeatedError) {
+        self.send(sandbox.stop_signal, error);
+        // A stopped process does not act on other signals.
+        if error.last().is_none() {
+            self.send(Signal::CONT, error);
         }
     }
 
@@ -249,10 +283,10 @@ impl Process {
     }
 
     /// The child has been reaped: releases what watched it, and returns its cgroup.
-    pub(super) fn release(&mut self, stage: &Stage, cx: &mut Cx<'_>) -> Option<Cgroup> {
+    pub(super) fn release(&mut self, stage: &mut Stage, cx: &mut Cx<'_>) -> Option<Cgroup> {
         match stage {
             Stage::Running(limits) => limits.lift(cx),
-            Stage::Stopping(stopping) => cx.timers.cancel(stopping.kill),
+            Stage::Stopping(stopping) => stopping.release(cx),
         }
         if let Some(exit) = self.exit.take() {
             cx.sources.deregister(exit);
@@ -296,7 +330,11 @@ impl Stage {
     /// The signal for the processes that the child leaves behind.
     pub(super) fn final_signal(&self, sandbox: &Sandbox) -> FinalSignal {
         let signal = if self.is_killed() { Signal::KILL } else { sandbox.stop_signal };
-        FinalSignal { signal, group_signalled: matches!(self, Self::Stopping(_)) }
+        let signalled = |stopping: &Stopping| {
+            stopping.killed.is_some() || matches!(stopping.means, Means::Signal)
+        };
+        let group_signalled = matches!(self, Self::Stopping(stopping) if signalled(stopping));
+        FinalSignal { signal, group_signalled }
     }
 }
 
@@ -320,6 +358,34 @@ impl Stopping {
             cx.timers.cancel(self.kill);
             self.kill = cx.timers.set(time, Timer::Kill.key());
             self.kill_at = at;
+        }
+    }
+
+    /// The stop command may have ended. If it has failed, the stop signal follows.
+    pub(super) fn poll_command(
+        &mut self,
+        process: &mut Process,
+        sandbox: &Sandbox,
+        cx: &mut Cx<'_>,
+    ) {
+        let Means::Command(command) = &self.means else { return };
+        let Some(status) = command.poll(cx) else { return };
+        if let Means::Command(command) = mem::replace(&mut self.means, Means::Done) {
+            command.forget(cx);
+        }
+        // A command that serves a child which is ending, or has ended, may fail for that reason.
+        let is_ending = self.killed.is_some() || process.child.status().is_some();
+        if !is_ending && !stop_command::has_succeeded(status) {
+            process.send_stop(sandbox, &mut self.error);
+            self.means = Means::Signal;
+        }
+    }
+
+    /// The child has been reaped: cancels the timer, and ends the stop command.
+    fn release(&mut self, cx: &mut Cx<'_>) {
+        cx.timers.cancel(self.kill);
+        if let Means::Command(command) = mem::replace(&mut self.means, Means::Done) {
+            command.kill(cx);
         }
     }
 

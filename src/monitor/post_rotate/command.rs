@@ -3,16 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::str::FromStr;
 
-use tracing::warn;
-
-use crate::child::{self, Child, Command, ExitStatus, Identity, StartGate};
+use crate::child::{self, Child, Command, Identity, StartGate};
 use crate::logfile::Rotated;
 use crate::process::FileLimit;
-use crate::reactor::Detached;
 
 /// Waits at the [`StartGate`] before anything else. An end of file means that the supervisor has
 /// gone.
@@ -131,44 +127,9 @@ impl Commands {
     }
 }
 
-/// The status of a command that has ended.
-pub(super) fn reaped(child: &Child) -> Option<ExitStatus> {
-    child.try_reap().unwrap_or(Some(ExitStatus::Unknown))
-}
-
-/// Reports a failure; returns whether there was none.
-pub(super) fn report(status: ExitStatus, generation: &Rotated) -> bool {
-    let path = generation.path.display();
-    match status {
-        ExitStatus::Code(0) => return true,
-        // Another part of the program has reaped it.
-        ExitStatus::Unknown => return true,
-        ExitStatus::Code(code) => warn!("the rotate command failed for {path}: exit code {code}"),
-        ExitStatus::Signal(signal) => warn!("the rotate command failed for {path}: {signal}"),
-    }
-    false
-}
-
-/// A command that outlives its monitor.
-#[derive(Debug)]
-pub(super) struct LeftCommand {
-    pub(super) child: Child,
-    /// The generation that it works on, if it works on one.
-    pub(super) generation: Option<Rotated>,
-}
-
-impl Detached for LeftCommand {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.child.exit_fd()
-    }
-
-    fn poll(&mut self) -> bool {
-        let Some(status) = reaped(&self.child) else { return false };
-        if let Some(generation) = &self.generation {
-            report(status, generation);
-        }
-        true
-    }
+/// The words of a warning about a command that has failed.
+pub(super) fn failed(generation: &Rotated) -> String {
+    format!("the rotate command failed for {}", generation.path.display())
 }
 
 /// A process in the note of a log about the process that works.
@@ -213,6 +174,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::child::ExitStatus;
+    use crate::monitor::background::reaped;
 
     /// Starts a command that makes a file; returns how it ends.
     fn run(directory: &Path, then: impl FnOnce(StartGate)) -> ExitStatus {

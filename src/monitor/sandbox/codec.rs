@@ -87,6 +87,7 @@ impl Spec {
             forward,
             input,
             stop_signal,
+            stop_command,
             stop_timeout,
             restart,
             max_duration,
@@ -142,6 +143,7 @@ impl Spec {
             "interactive": interactive.as_ref().map(Name::as_str),
             // A real-time signal is written as its number.
             "stop_signal": stop_signal.to_string().trim_start_matches("signal "),
+            "stop_command": stop_command.as_deref().map(word),
             "stop_timeout_seconds": stop_timeout.as_secs_f64(),
             "restart": restart.to_string(),
             "max_duration_seconds": seconds(*max_duration),
@@ -188,6 +190,7 @@ impl Spec {
             forward: read(&value["forward"]).unwrap_or_default(),
             input: read(&value["stdin"]).unwrap_or_default(),
             stop_signal: read(&value["stop_signal"]).unwrap_or(Signal::TERM),
+            stop_command: read_word(&value["stop_command"]),
             stop_timeout: read_seconds(&value["stop_timeout_seconds"])
                 .unwrap_or(DEFAULT_STOP_TIMEOUT),
             restart: read(&value["restart"]).unwrap_or_default(),

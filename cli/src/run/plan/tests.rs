@@ -16,7 +16,7 @@ fn plan(options: &[&str]) -> Plan {
 }
 
 /// Options that change the plan: clap's id, and the arguments.
-const OPTIONS: [(&str, &[&str]); 44] = [
+const OPTIONS: [(&str, &[&str]); 45] = [
     ("always_tty", &["-t"]),
     ("cgroup", &["--cgroup", "/sys/fs/cgroup/x"]),
     ("config_file", &["--config-file", "other"]),
@@ -57,6 +57,7 @@ const OPTIONS: [(&str, &[&str]); 44] = [
     ("runtime_dir", &["--runtime-dir", "/r"]),
     ("state_dir", &["--state-dir", "/t"]),
     ("stdin", &["--stdin", "null"]),
+    ("stop_command", &["--stop-command", "poweroff"]),
     ("stop_signal", &["--stop-signal", "INT"]),
     ("stop_timeout", &["--stop-timeout", "7s"]),
     ("tty", &["--tty", "always"]),

@@ -32,6 +32,7 @@ fn everything() -> Spec {
     sandbox.forward = Forward::Drop;
     sandbox.input = Input::Forward;
     sandbox.stop_signal = Signal::INT;
+    sandbox.stop_command = Some(odd(b"down '\xff'"));
     sandbox.stop_timeout = Duration::from_millis(2500);
     sandbox.restart = Restart::OnFailure { max: Some(3) };
     sandbox.max_duration = Some(Duration::from_secs(60));
@@ -86,7 +87,8 @@ fn the_form_of_version_3_does_not_change() {
         "log_format": "cri", "log_index": false, "journal": true, "log_rate": 9, "log_burst": 7,
         "over_rate": "drop", "on_log_error": "drop", "forward": "drop", "stdin": "forward",
         "consoles": ["serial=pty", { "bytes": b"out=fifo:/\xff" }], "interactive": "out",
-        "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "on-failure:3",
+        "stop_signal": "SIGINT", "stop_command": { "bytes": b"down '\xff'" },
+        "stop_timeout_seconds": 2.5, "restart": "on-failure:3",
         "max_duration_seconds": 60.0, "idle_timeout_seconds": 0.1, "leave_descendants": true,
         "cgroup": "/sys/fs/cgroup/web", "keep_runs": 70, "options": { "pid_file": "/run/web.pid" },
     });
