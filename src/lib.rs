@@ -45,6 +45,7 @@
 //! | `codec` | by `registry` | the JSON form of a sandbox and its command |
 //! | `consoles` | no | guest consoles as further channels beside the child's standard streams |
 //! | `control` | no | the `control` module: the control socket of a monitor, and its client |
+//! | `host` | no | the `host` module: an engine of many sandboxes, their ends and events |
 //! | `journald` | no | the `journal` module: output of a child in the journal of systemd, on Linux |
 //! | `reader` | no | the `logfile::read` module: reading logs back, including compressed generations |
 //!
@@ -60,6 +61,9 @@ pub mod control;
 #[cfg(test)]
 #[path = "../tests/common/fuzz.rs"]
 mod fuzz;
+#[cfg(feature = "host")]
+#[cfg_attr(docsrs, doc(cfg(feature = "host")))]
+pub mod host;
 #[cfg(all(feature = "journald", target_os = "linux"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "journald", target_os = "linux"))))]
 pub mod journal;

@@ -320,6 +320,11 @@ impl Monitor {
         self.lifecycle.pid()
     }
 
+    /// The state of the child.
+    pub fn phase(&self) -> Phase {
+        self.lifecycle.phase()
+    }
+
     /// The sandbox.
     pub fn sandbox(&self) -> &Sandbox {
         &self.lifecycle.parts.sandbox

@@ -206,6 +206,12 @@ impl<H: Handler> Reactor<H> {
         if slot.number == id.number { slot.handler.as_ref() } else { None }
     }
 
+    /// A handler, without the loop: [`call`](Self::call) is for what needs that.
+    #[cfg(feature = "host")]
+    pub(crate) fn get_mut(&mut self, id: HandlerId) -> Option<&mut H> {
+        self.slot(id)?.handler.as_mut()
+    }
+
     /// The handlers that have not been removed, in no particular order.
     pub fn handlers(&self) -> impl Iterator<Item = (HandlerId, &H)> {
         self.handlers.iter().zip(0..).filter_map(|(entry, slot)| {

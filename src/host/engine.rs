@@ -1,0 +1,432 @@
+//! A reactor of monitors that removes those that are done, and reports their ends and events.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::HostError;
+use super::reply::Reply;
+use super::started::Started;
+use super::subscriptions::{Batch, SandboxEvent, SubscriptionId, Subscriptions};
+use super::task::{Supervised, Task, TaskEvent};
+use crate::child::{ChildIo, Command, ExitStatus, Signal};
+use crate::monitor::{
+    AdoptError, Attach, Attached, Builder, End, Event, Monitor, Name, Phase, Report, SandboxId,
+    SessionId, SourceKey, TimerKey, Transition,
+};
+use crate::reactor::{Context, Reactor, Waker};
+use crate::terminal::WindowSize;
+
+/// Any number of sandboxes on the thread that calls [`turn`](Self::turn).
+///
+/// The host gives each [`Builder`] the observers and services that its sandbox is to have, as with a
+/// bare [`Reactor`]. A monitor that is done is removed at the end of the turn; its end goes to the
+/// replies of [`wait`](Self::wait). No method blocks but `turn`, and none of a sandbox that is to be
+/// started calls its observers before the next turn.
+///
+/// Two sandboxes of one name are not refused here, but by the claim of the log and of the record:
+/// the second one ends with [`StartError::Taken`](crate::monitor::StartError::Taken).
+///
+/// It can be nested in another event loop: watch its descriptor ([`AsFd`](std::os::fd::AsFd)) for
+/// readability, and call `turn` with a timeout of zero when it is readable and when
+/// [`next_deadline`](Self::next_deadline) has come.
+///
+/// ```
+/// use vmon::child::Command;
+/// use vmon::host::Engine;
+/// use vmon::monitor::{Monitor, Sandbox};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let log_dir = directory.path();
+/// let mut engine = Engine::new()?;
+/// let id = engine.start(Monitor::builder(Sandbox::new("web", log_dir)?), Command::new("true"));
+/// let end = engine.wait(id);
+/// while !engine.is_empty() {
+///     engine.turn(None)?;
+/// }
+/// assert_eq!(end.wait()?.exit_code(), 0);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Engine {
+    reactor: Reactor<Task>,
+    subscriptions: Subscriptions,
+    /// Monitors that are done, to be removed by the next turn.
+    done: Vec<SandboxId>,
+    /// Sandboxes that have not been removed.
+    sandboxes: usize,
+}
+
+/// A sandbox in [`Engine::list`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Listed {
+    /// Its identifier.
+    pub id: SandboxId,
+    /// Its name.
+    pub name: Name,
+    /// The namespace of its log and record.
+    pub config_file: Name,
+    /// The state of its child.
+    pub phase: Phase,
+    /// The pid of the child, from its start until it has been reaped.
+    pub pid: Option<u32>,
+}
+
+impl Engine {
+    /// An engine without sandboxes.
+    ///
+    /// # Errors
+    ///
+    /// The system's error when a poller can't be created (`EMFILE`, `ENFILE`, `ENOMEM`).
+    pub fn new() -> io::Result<Self> {
+        let mut reactor = Reactor::new()?;
+        reactor.collect_events();
+        let subscriptions = Subscriptions::default();
+        Ok(Self { reactor, subscriptions, done: Vec::new(), sandboxes: 0 })
+    }
+
+    /// Starts `command` in the next turn; compare [`Builder::spawn`]. [`started`](Self::started)
+    /// says what came of it.
+    pub fn start(&mut self, builder: Builder, command: Command) -> SandboxId {
+        self.add(builder.build(command))
+    }
+
+    /// Takes over a child that the host has started; compare [`Builder::start`].
+    ///
+    /// # Errors
+    ///
+    /// `pid` is not a child of this process. The error has `io`.
+    pub fn adopt(
+        &mut self,
+        builder: Builder,
+        pid: u32,
+        io: ChildIo,
+    ) -> Result<SandboxId, AdoptError> {
+        Ok(self.add(builder.adopt(pid, io)?))
+    }
+
+    fn add(&mut self, monitor: Monitor) -> SandboxId {
+        self.sandboxes += 1;
+        self.reactor.add(Task::new(monitor))
+    }
+
+    /// A reply that comes when the child runs, or with the error if it can't be started.
+    pub fn started(&mut self, id: SandboxId) -> Reply<Started> {
+        let Some(sandbox) = self.sandbox_mut(id) else {
+            return Reply::ready(Err(HostError::NoSuchSandbox(id)));
+        };
+        let reply = sandbox.waiting.add_start();
+        if let Some(pid) = sandbox.monitor.pid() {
+            sandbox.running(id, pid);
+        }
+        reply
+    }
+
+    /// A reply that comes with the end, when the observers are done with it.
+    pub fn wait(&mut self, id: SandboxId) -> Reply<Arc<End>> {
+        match self.sandbox_mut(id) {
+            Some(sandbox) => sandbox.waiting.add_end(),
+            None => Reply::ready(Err(HostError::NoSuchSandbox(id))),
+        }
+    }
+
+    /// Asks the child to end: the stop signal, then KILL after `timeout` or else the sandbox's stop
+    /// timeout. See [`Monitor::stop_within`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox.
+    pub fn stop(&mut self, id: SandboxId, timeout: Option<Duration>) -> Result<(), HostError> {
+        self.call(id, |monitor, cx| monitor.stop_within(timeout, cx))
+    }
+
+    /// Sends a signal to the child's process group. See [`Monitor::signal_child`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox, or no child to signal now.
+    pub fn signal(&mut self, id: SandboxId, signal: Signal) -> Result<(), HostError> {
+        Ok(self.call(id, |monitor, _| monitor.signal_child(signal))??)
+    }
+
+    /// Hands in the status of a child that the host has reaped. See [`Monitor::reaped`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox.
+    pub fn reaped(
+        &mut self,
+        id: SandboxId,
+        pid: u32,
+        status: impl Into<ExitStatus>,
+    ) -> Result<(), HostError> {
+        self.call(id, |monitor, cx| monitor.reaped(pid, status, cx))
+    }
+
+    /// Gives the child's terminal this size. See [`Monitor::resize_terminal`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox, no child, a child without a terminal, or the error of the system.
+    pub fn resize(&mut self, id: SandboxId, size: WindowSize) -> Result<(), HostError> {
+        Ok(self.call(id, |monitor, _| monitor.resize_terminal(size))??)
+    }
+
+    /// Gives the child's terminal the size of a session's terminal. See [`Monitor::resize`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox or session, a read-only session, or a child without a terminal.
+    pub fn resize_session(
+        &mut self,
+        id: SandboxId,
+        session: SessionId,
+        size: WindowSize,
+    ) -> Result<(), HostError> {
+        Ok(self.call(id, |monitor, cx| monitor.resize(session, size, cx))??)
+    }
+
+    /// Attaches a client, which gets the tail of the log and then the output. See
+    /// [`Monitor::attach`], which can also send a preamble and returns the stream after an error.
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox, or the client can't be attached; its stream is closed.
+    pub fn attach(
+        &mut self,
+        id: SandboxId,
+        client: UnixStream,
+        request: &Attach,
+    ) -> Result<Attached, HostError> {
+        let attached =
+            self.call(id, |monitor, cx| monitor.attach(client, request, |_| Vec::new(), cx))?;
+        attached.map_err(|(error, _)| error.into())
+    }
+
+    /// Closes the logs and opens them again by their names. See [`Monitor::reopen_log`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox, no log now, or one can't be opened.
+    pub fn reopen_log(&mut self, id: SandboxId) -> Result<(), HostError> {
+        Ok(self.call(id, Monitor::reopen_log)??)
+    }
+
+    /// Calls `f` with a monitor and its context, as [`Reactor::call`] does.
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox.
+    pub fn call<R>(
+        &mut self,
+        id: SandboxId,
+        f: impl FnOnce(&mut Monitor, &mut Context<'_, SourceKey, TimerKey>) -> R,
+    ) -> Result<R, HostError> {
+        let result = self.reactor.call(id, |task, cx| match task {
+            Task::Sandbox(sandbox) => f(&mut sandbox.monitor, cx),
+        });
+        self.take_events();
+        result.ok_or(HostError::NoSuchSandbox(id))
+    }
+
+    /// The monitor of a sandbox that has not been removed.
+    pub fn get(&self, id: SandboxId) -> Option<&Monitor> {
+        match self.reactor.get(id)? {
+            Task::Sandbox(sandbox) => Some(&sandbox.monitor),
+        }
+    }
+
+    /// What is known of a sandbox now.
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox.
+    pub fn report(&self, id: SandboxId) -> Result<Report, HostError> {
+        self.get(id).map(Monitor::report).ok_or(HostError::NoSuchSandbox(id))
+    }
+
+    /// The sandboxes that have not been removed, in no particular order.
+    pub fn list(&self) -> Vec<Listed> {
+        let sandboxes = self.sandboxes().map(|(id, monitor)| Listed {
+            id,
+            name: monitor.sandbox().name.clone(),
+            config_file: monitor.sandbox().config_file.clone(),
+            phase: monitor.phase(),
+            pid: monitor.pid(),
+        });
+        sandboxes.collect()
+    }
+
+    /// The sandbox of this name that has not stopped, if there is one. Compares the names of all.
+    pub fn find(&self, config_file: &Name, name: &Name) -> Option<SandboxId> {
+        let is_it = |monitor: &Monitor| {
+            let sandbox = monitor.sandbox();
+            sandbox.name == *name
+                && sandbox.config_file == *config_file
+                && monitor.phase() != Phase::Stopped
+        };
+        self.sandboxes().find(|(_, monitor)| is_it(monitor)).map(|(id, _)| id)
+    }
+
+    fn sandboxes(&self) -> impl Iterator<Item = (SandboxId, &Monitor)> {
+        self.reactor.handlers().map(|(id, task)| match task {
+            Task::Sandbox(sandbox) => (id, &sandbox.monitor),
+        })
+    }
+
+    /// Whether there is no sandbox.
+    pub fn is_empty(&self) -> bool {
+        self.sandboxes == 0
+    }
+
+    /// Keeps the events of all sandboxes from now on, at most `limit` of them and at least one. When
+    /// more come, the oldest are removed and counted.
+    pub fn subscribe(&mut self, limit: usize) -> SubscriptionId {
+        self.subscriptions.add(limit)
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribe(&mut self, subscription: SubscriptionId) {
+        self.subscriptions.remove(subscription);
+    }
+
+    /// The events that have come since they were last taken, up to the last call: empty if there are
+    /// none.
+    pub fn take_batch(&mut self, subscription: SubscriptionId) -> Batch {
+        self.subscriptions.take(subscription)
+    }
+
+    /// The next events, as soon as there is one, for another thread. A further call replaces the
+    /// reply of an earlier one; if a reply is dropped before it is sent, its events stay.
+    pub fn next_batch(&mut self, subscription: SubscriptionId) -> Reply<Batch> {
+        self.subscriptions.next(subscription)
+    }
+
+    /// A handle that other threads interrupt [`turn`](Self::turn) with.
+    ///
+    /// # Errors
+    ///
+    /// The system's error when no descriptor is available.
+    pub fn waker(&mut self) -> io::Result<Waker> {
+        self.reactor.waker()
+    }
+
+    /// One turn: waits for at most `timeout` (`None`: until something happens), then does what is
+    /// due. A turn that starts or removes sandboxes does not wait.
+    ///
+    /// # Errors
+    ///
+    /// The poller's; the sandboxes are as they were.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = if self.done.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let turned = self.reactor.poll_once(timeout);
+        self.take_events();
+        self.remove_done();
+        turned
+    }
+
+    /// The instant by which [`turn`](Self::turn) must be called even if the descriptor is not
+    /// readable.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.done.is_empty() { self.reactor.next_deadline() } else { Some(Instant::now()) }
+    }
+
+    /// See [`Reactor::has_scratch`].
+    pub fn has_scratch(&self) -> bool {
+        self.reactor.has_scratch()
+    }
+
+    /// See [`Reactor::release_scratch`].
+    pub fn release_scratch(&mut self) {
+        self.reactor.release_scratch();
+    }
+
+    /// Passes on what has happened.
+    fn take_events(&mut self) {
+        while let Some((id, event)) = self.reactor.next_event() {
+            match event {
+                TaskEvent::Sandbox(event) => self.sandbox_event(id, event),
+            }
+        }
+        self.subscriptions.deliver();
+    }
+
+    fn sandbox_event(&mut self, id: SandboxId, event: Event) {
+        match &event {
+            Event::Transition(Transition::Running { child, .. }) => {
+                if let Some(sandbox) = self.sandbox_mut(id) {
+                    sandbox.running(id, child.pid);
+                }
+            }
+            Event::Transition(_) => {}
+            Event::Done => self.done.push(id),
+        }
+        self.publish(id, event);
+    }
+
+    fn publish(&mut self, id: SandboxId, event: Event) {
+        if self.subscriptions.is_empty() {
+            return;
+        }
+        let Some(monitor) = self.get(id) else { return };
+        let (name, config_file) =
+            (monitor.sandbox().name.clone(), monitor.sandbox().config_file.clone());
+        self.subscriptions.push(&SandboxEvent { id, name, config_file, event });
+    }
+
+    fn remove_done(&mut self) {
+        for id in std::mem::take(&mut self.done) {
+            let Some(Task::Sandbox(sandbox)) = self.reactor.remove(id) else { continue };
+            self.sandboxes -= 1;
+            let Supervised { monitor, waiting } = *sandbox;
+            if let Some(end) = monitor.into_end() {
+                waiting.ended(id, end);
+            }
+        }
+    }
+
+    fn sandbox_mut(&mut self, id: SandboxId) -> Option<&mut Supervised> {
+        match self.reactor.get_mut(id)? {
+            Task::Sandbox(sandbox) => Some(sandbox),
+        }
+    }
+}
+
+impl Supervised {
+    fn running(&mut self, id: SandboxId, pid: u32) {
+        let sandbox = self.monitor.sandbox();
+        self.waiting.running(id, [&sandbox.config_file, &sandbox.name], pid);
+    }
+}
+
+#[cfg(not(mio_unsupported_force_poll_poll))]
+mod descriptor {
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+    use super::Engine;
+
+    impl AsFd for Engine {
+        /// Readable when a turn has something to do. Absent with mio's poll(2) back end, which has
+        /// no descriptor.
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.reactor.as_fd()
+        }
+    }
+
+    impl AsRawFd for Engine {
+        /// As [`as_fd`](AsFd::as_fd).
+        fn as_raw_fd(&self) -> RawFd {
+            self.reactor.as_raw_fd()
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("sandboxes", &self.sandboxes).finish_non_exhaustive()
+    }
+}

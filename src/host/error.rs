@@ -1,0 +1,39 @@
+//! Why a host can't do what it was asked for.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::monitor::{AdoptError, AttachError, RequestError, SandboxId, StartError};
+
+/// Why a request can't be met.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The engine has been dropped.
+    #[error("the host has ended")]
+    Ended,
+    /// There is no sandbox of this identifier: it has stopped, and its monitor was removed.
+    #[error("there is no such sandbox any more")]
+    NoSuchSandbox(SandboxId),
+    /// The command was not started, or the child of the host's is not monitored.
+    #[error("{source}")]
+    NotStarted {
+        /// The reason.
+        source: Arc<StartError>,
+        /// The exit code of a command that represents this: 127 for a program that was not found,
+        /// 126 for one that can't be executed, else 125.
+        exit_code: u8,
+    },
+    /// A process that was handed over is not a child of this process. The error has its streams.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    /// The sandbox can't meet the request now.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A client can't be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// No descriptor is available.
+    #[error("no descriptors for a session: {0}")]
+    System(#[source] io::Error),
+}

@@ -1,0 +1,78 @@
+//! What the reactor of an engine calls: the monitors, and handlers of the host's own beside them.
+
+use super::waiting::Waiting;
+use crate::monitor::{Event, Monitor, SourceKey, TimerKey};
+use crate::reactor::{Context, Handler, Ready};
+
+/// A handler of an engine's reactor. All share the keys of a monitor: others make theirs with
+/// [`SourceKey::of_host`] and [`TimerKey::of_host`].
+pub(super) enum Task {
+    /// A sandbox.
+    Sandbox(Box<Supervised>),
+}
+
+/// The monitor of a sandbox, and what waits for it.
+pub(super) struct Supervised {
+    pub(super) monitor: Monitor,
+    pub(super) waiting: Waiting,
+}
+
+/// What a task yields to the engine.
+pub(super) enum TaskEvent {
+    /// An event of a sandbox.
+    Sandbox(Event),
+}
+
+impl Task {
+    pub(super) fn new(monitor: Monitor) -> Self {
+        Self::Sandbox(Box::new(Supervised { monitor, waiting: Waiting::default() }))
+    }
+}
+
+type Cx<'a> = Context<'a, SourceKey, TimerKey>;
+
+impl Handler for Task {
+    type Source = SourceKey;
+    type Timer = TimerKey;
+    type Event = TaskEvent;
+
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        match self {
+            Self::Sandbox(it) => it.monitor.start(cx),
+        }
+    }
+
+    fn ready(&mut self, source: SourceKey, ready: Ready, cx: &mut Cx<'_>) {
+        match self {
+            Self::Sandbox(it) => it.monitor.ready(source, ready, cx),
+        }
+    }
+
+    fn timer(&mut self, timer: TimerKey, cx: &mut Cx<'_>) {
+        match self {
+            Self::Sandbox(it) => it.monitor.timer(timer, cx),
+        }
+    }
+
+    fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
+        match self {
+            Self::Sandbox(it) => it.monitor.signal(signal, cx),
+        }
+    }
+
+    fn after_signal(signal: i32) {
+        Monitor::after_signal(signal);
+    }
+
+    fn take_event(&mut self) -> Option<TaskEvent> {
+        match self {
+            Self::Sandbox(it) => it.monitor.take_event().map(TaskEvent::Sandbox),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Sandbox(it) => it.monitor.is_done(),
+        }
+    }
+}
