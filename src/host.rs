@@ -1,20 +1,31 @@
 //! Many sandboxes behind one door: an engine that is driven by its host.
 //!
-//! An [`Engine`] is a reactor of monitors with what every host of several sandboxes needs beside it:
-//! it removes a monitor that is done, passes its [end](crate::monitor::End) to those that wait for
-//! it, and keeps bounded queues of [events](SandboxEvent). It is used by one thread at a time, which
-//! calls [`turn`](Engine::turn).
+//! A [`Host`] runs them on a thread of its own. Other threads use a [`Handle`], whose methods return
+//! [`Reply`]s: futures of any executor, which can be waited for as well. [`Events`] are the
+//! transitions of all sandboxes.
+//!
+//! That thread drives an [`Engine`], a reactor of monitors with what every host of several sandboxes
+//! needs beside it: it removes a monitor that is done, passes its [end](crate::monitor::End) to those
+//! that wait for it, and keeps bounded queues of [events](SandboxEvent). A host with an event loop of
+//! its own can do so itself, without a further thread: it calls [`turn`](Engine::turn).
 
 mod engine;
 mod error;
+mod events;
+mod handle;
 mod reply;
+mod shared;
 mod started;
 mod subscriptions;
 mod task;
+mod thread;
 mod waiting;
 
 pub use engine::{Engine, Listed};
 pub use error::HostError;
+pub use events::{Events, EventsError};
+pub use handle::{Attachment, Handle};
 pub use reply::Reply;
 pub use started::Started;
 pub use subscriptions::{Batch, SandboxEvent, SubscriptionId};
+pub use thread::{Host, HostBuilder, OnDrop};

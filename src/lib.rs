@@ -34,7 +34,8 @@
 //! # }
 //! ```
 //!
-//! The library starts no thread, and installs signal handlers only if the host requests it.
+//! The library starts no thread but that of a `host::Host`, and installs signal handlers only if the
+//! host requests it.
 //!
 //! # Features
 //!
@@ -45,7 +46,7 @@
 //! | `codec` | by `registry` | the JSON form of a sandbox and its command |
 //! | `consoles` | no | guest consoles as further channels beside the child's standard streams |
 //! | `control` | no | the `control` module: the control socket of a monitor, and its client |
-//! | `host` | no | the `host` module: an engine of many sandboxes, their ends and events |
+//! | `host` | no | the `host` module: many sandboxes on a thread of their own, behind a handle for all threads |
 //! | `journald` | no | the `journal` module: output of a child in the journal of systemd, on Linux |
 //! | `reader` | no | the `logfile::read` module: reading logs back, including compressed generations |
 //!
@@ -86,7 +87,7 @@ pub mod usage;
 pub mod values;
 
 /// The Rust code of the README and of the manual, compiled as documentation tests.
-#[cfg(all(doctest, feature = "registry"))]
+#[cfg(all(doctest, feature = "host", feature = "registry"))]
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../docs/embedding.md")]
 struct Manual;

@@ -55,6 +55,8 @@ pub use crate::child::{Identity, Liveness};
 pub use attach::{Attach, AttachError, AttachTo, Attached, EndOfInput, SessionId, SessionReport};
 pub use builder::Builder;
 pub use call_out::PanicError;
+#[cfg(feature = "host")]
+pub(crate) use call_out::message_of;
 pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
 pub use console_report::{ConsoleReport, ConsoleState};
 pub use drain::Drain;
@@ -271,6 +273,18 @@ impl Monitor {
         self.in_span(|monitor| monitor.lifecycle.send(session, bytes, cx));
     }
 
+    /// Gives the child input without a session, all of it or none: to its stdin if that is a pipe
+    /// ([`Input::Attached`] or `Forward`), or to its terminal. What the child does not take at once
+    /// waits, up to 64 KiB; attached clients are not read meanwhile. For more,
+    /// [`attach`](Self::attach) a stream, which the kernel bounds.
+    ///
+    /// # Errors
+    ///
+    /// There is no child, it has no input or has closed it, or more than 64 KiB would wait.
+    pub fn send_input(&mut self, bytes: &[u8], cx: &mut Cx<'_>) -> Result<(), RequestError> {
+        self.in_span(|monitor| monitor.lifecycle.send_input(bytes, cx))
+    }
+
     /// Adds a console on a descriptor of the host's own, as [`Builder::console`] does, also while
     /// the child runs. It belongs to this run, or to the next one if no child runs.
     ///
@@ -318,6 +332,18 @@ impl Monitor {
     /// The child's pid, from its start until it has been reaped.
     pub fn pid(&self) -> Option<u32> {
         self.lifecycle.pid()
+    }
+
+    /// Whether no child runs, also one that has not been reaped yet.
+    #[cfg(feature = "host")]
+    pub(crate) fn child_has_ended(&self) -> bool {
+        self.lifecycle.child_has_ended()
+    }
+
+    /// Whether the host reaps the child.
+    #[cfg(feature = "host")]
+    pub(crate) fn host_reaps(&self) -> bool {
+        self.lifecycle.parts.host_reaps
     }
 
     /// The state of the child.

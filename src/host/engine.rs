@@ -1,13 +1,20 @@
 //! A reactor of monitors that removes those that are done, and reports their ends and events.
 
+#[cfg(not(mio_unsupported_force_poll_poll))]
+mod descriptor;
+mod ending;
+
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oneshot::Sender;
+
 use super::error::HostError;
-use super::reply::Reply;
+use super::reply::{Answer, Reply};
+use super::shared::{Cause, Shared};
 use super::started::Started;
 use super::subscriptions::{Batch, SandboxEvent, SubscriptionId, Subscriptions};
 use super::task::{Supervised, Task, TaskEvent};
@@ -58,6 +65,11 @@ pub struct Engine {
     done: Vec<SandboxId>,
     /// Sandboxes that have not been removed.
     sandboxes: usize,
+    /// Whether the children outlive the thread that turns the engine.
+    children_outlive: bool,
+    /// Set when the host is to end: the answers that are due then.
+    closing: Option<Vec<Answer<()>>>,
+    shared: Arc<Shared>,
 }
 
 /// A sandbox in [`Engine::list`].
@@ -86,13 +98,22 @@ impl Engine {
         let mut reactor = Reactor::new()?;
         reactor.collect_events();
         let subscriptions = Subscriptions::default();
-        Ok(Self { reactor, subscriptions, done: Vec::new(), sandboxes: 0 })
+        Ok(Self {
+            reactor,
+            subscriptions,
+            done: Vec::new(),
+            sandboxes: 0,
+            children_outlive: false,
+            closing: None,
+            shared: Arc::default(),
+        })
     }
 
     /// Starts `command` in the next turn; compare [`Builder::spawn`]. [`started`](Self::started)
     /// says what came of it.
     pub fn start(&mut self, builder: Builder, command: Command) -> SandboxId {
-        self.add(builder.build(command))
+        let command = if self.children_outlive { command.parent_death(false) } else { command };
+        self.add(builder.build(command), false)
     }
 
     /// Takes over a child that the host has started; compare [`Builder::start`].
@@ -106,31 +127,41 @@ impl Engine {
         pid: u32,
         io: ChildIo,
     ) -> Result<SandboxId, AdoptError> {
-        Ok(self.add(builder.adopt(pid, io)?))
+        Ok(self.add(builder.adopt(pid, io)?, true))
     }
 
-    fn add(&mut self, monitor: Monitor) -> SandboxId {
+    fn add(&mut self, monitor: Monitor, adopted: bool) -> SandboxId {
         self.sandboxes += 1;
-        self.reactor.add(Task::new(monitor))
+        self.reactor.add(Task::new(monitor, adopted))
     }
 
     /// A reply that comes when the child runs, or with the error if it can't be started.
     pub fn started(&mut self, id: SandboxId) -> Reply<Started> {
-        let Some(sandbox) = self.sandbox_mut(id) else {
-            return Reply::ready(Err(HostError::NoSuchSandbox(id)));
-        };
-        let reply = sandbox.waiting.add_start();
-        if let Some(pid) = sandbox.monitor.pid() {
-            sandbox.running(id, pid);
-        }
+        let (answer, reply) = Reply::new(&self.shared);
+        self.answer_start(id, answer);
         reply
+    }
+
+    pub(super) fn answer_start(&mut self, id: SandboxId, answer: Answer<Started>) {
+        let shared = self.shared.clone();
+        let Some(sandbox) = self.sandbox_mut(id) else { return refuse(answer, id) };
+        sandbox.waiting.add_start(answer);
+        if let Some(pid) = sandbox.monitor.pid() {
+            sandbox.running(id, pid, &shared);
+        }
     }
 
     /// A reply that comes with the end, when the observers are done with it.
     pub fn wait(&mut self, id: SandboxId) -> Reply<Arc<End>> {
+        let (answer, reply) = Reply::new(&self.shared);
+        self.answer_end(id, answer);
+        reply
+    }
+
+    pub(super) fn answer_end(&mut self, id: SandboxId, answer: Answer<Arc<End>>) {
         match self.sandbox_mut(id) {
-            Some(sandbox) => sandbox.waiting.add_end(),
-            None => Reply::ready(Err(HostError::NoSuchSandbox(id))),
+            Some(sandbox) => sandbox.waiting.add_end(answer),
+            None => refuse(answer, id),
         }
     }
 
@@ -153,18 +184,10 @@ impl Engine {
         Ok(self.call(id, |monitor, _| monitor.signal_child(signal))??)
     }
 
-    /// Hands in the status of a child that the host has reaped. See [`Monitor::reaped`].
-    ///
-    /// # Errors
-    ///
-    /// There is no such sandbox.
-    pub fn reaped(
-        &mut self,
-        id: SandboxId,
-        pid: u32,
-        status: impl Into<ExitStatus>,
-    ) -> Result<(), HostError> {
-        self.call(id, |monitor, cx| monitor.reaped(pid, status, cx))
+    /// Hands in the status of a child that the host has reaped. See [`Monitor::reaped`]. Does nothing
+    /// if its end was seen before, and so if the sandbox is not known any more.
+    pub fn reaped(&mut self, id: SandboxId, pid: u32, status: impl Into<ExitStatus>) {
+        let _ = self.call(id, |monitor, cx| monitor.reaped(pid, status, cx));
     }
 
     /// Gives the child's terminal this size. See [`Monitor::resize_terminal`].
@@ -205,6 +228,16 @@ impl Engine {
         let attached =
             self.call(id, |monitor, cx| monitor.attach(client, request, |_| Vec::new(), cx))?;
         attached.map_err(|(error, _)| error.into())
+    }
+
+    /// Gives the child input, all of it or none, of which at most 64 KiB may wait. See
+    /// [`Monitor::send_input`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox, no child, it has no input or has closed it, or its queue is full.
+    pub fn send(&mut self, id: SandboxId, bytes: &[u8]) -> Result<(), HostError> {
+        Ok(self.call(id, |monitor, cx| monitor.send_input(bytes, cx))??)
     }
 
     /// Closes the logs and opens them again by their names. See [`Monitor::reopen_log`].
@@ -286,7 +319,14 @@ impl Engine {
     /// Keeps the events of all sandboxes from now on, at most `limit` of them and at least one. When
     /// more come, the oldest are removed and counted.
     pub fn subscribe(&mut self, limit: usize) -> SubscriptionId {
-        self.subscriptions.add(limit)
+        let id = self.shared.next_subscription();
+        self.subscriptions.add(id, limit, None);
+        id
+    }
+
+    /// As [`subscribe`](Self::subscribe). What is left when the engine is dropped goes to `last`.
+    pub(super) fn subscribe_to(&mut self, id: SubscriptionId, limit: usize, last: Sender<Batch>) {
+        self.subscriptions.add(id, limit, Some(last));
     }
 
     /// Ends a subscription.
@@ -303,7 +343,13 @@ impl Engine {
     /// The next events, as soon as there is one, for another thread. A further call replaces the
     /// reply of an earlier one; if a reply is dropped before it is sent, its events stay.
     pub fn next_batch(&mut self, subscription: SubscriptionId) -> Reply<Batch> {
-        self.subscriptions.next(subscription)
+        let (answer, reply) = Reply::new(&self.shared);
+        self.answer_batch(subscription, answer);
+        reply
+    }
+
+    pub(super) fn answer_batch(&mut self, subscription: SubscriptionId, answer: Answer<Batch>) {
+        self.subscriptions.next(subscription, answer);
     }
 
     /// A handle that other threads interrupt [`turn`](Self::turn) with.
@@ -358,8 +404,9 @@ impl Engine {
     fn sandbox_event(&mut self, id: SandboxId, event: Event) {
         match &event {
             Event::Transition(Transition::Running { child, .. }) => {
+                let shared = self.shared.clone();
                 if let Some(sandbox) = self.sandbox_mut(id) {
-                    sandbox.running(id, child.pid);
+                    sandbox.running(id, child.pid, &shared);
                 }
             }
             Event::Transition(_) => {}
@@ -382,7 +429,7 @@ impl Engine {
         for id in std::mem::take(&mut self.done) {
             let Some(Task::Sandbox(sandbox)) = self.reactor.remove(id) else { continue };
             self.sandboxes -= 1;
-            let Supervised { monitor, waiting } = *sandbox;
+            let Supervised { monitor, waiting, .. } = *sandbox;
             if let Some(end) = monitor.into_end() {
                 waiting.ended(id, end);
             }
@@ -397,36 +444,30 @@ impl Engine {
 }
 
 impl Supervised {
-    fn running(&mut self, id: SandboxId, pid: u32) {
+    fn running(&mut self, id: SandboxId, pid: u32, shared: &Arc<Shared>) {
         let sandbox = self.monitor.sandbox();
-        self.waiting.running(id, [&sandbox.config_file, &sandbox.name], pid);
+        self.waiting.running(id, [&sandbox.config_file, &sandbox.name], pid, shared);
     }
 }
 
-#[cfg(not(mio_unsupported_force_poll_poll))]
-mod descriptor {
-    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+fn refuse<T>(answer: Answer<T>, id: SandboxId) {
+    // A reply that was dropped is not waited for.
+    let _ = answer.send(Err(HostError::NoSuchSandbox(id)));
+}
 
-    use super::Engine;
-
-    impl AsFd for Engine {
-        /// Readable when a turn has something to do. Absent with mio's poll(2) back end, which has
-        /// no descriptor.
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.reactor.as_fd()
-        }
-    }
-
-    impl AsRawFd for Engine {
-        /// As [`as_fd`](AsFd::as_fd).
-        fn as_raw_fd(&self) -> RawFd {
-            self.reactor.as_raw_fd()
-        }
+impl Drop for Engine {
+    /// What waits for it ends with an error, and its monitors are dropped: each child is left to the
+    /// host, as when a [`Monitor`] is dropped.
+    fn drop(&mut self) {
+        self.shared.set_end(Cause::Dropped);
     }
 }
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("sandboxes", &self.sandboxes).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("sandboxes", &self.sandboxes)
+            .field("subscriptions", &self.subscriptions.len())
+            .finish_non_exhaustive()
     }
 }

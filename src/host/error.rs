@@ -9,9 +9,18 @@ use crate::monitor::{AdoptError, AttachError, RequestError, SandboxId, StartErro
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// The engine has been dropped.
+    /// The host has ended, or is about to and starts nothing more.
     #[error("the host has ended")]
     Ended,
+    /// The thread of the host has panicked, with this message.
+    #[error("the thread of the host has panicked: {0}")]
+    Panicked(Arc<str>),
+    /// The thread of the host has ended with an error of the poller.
+    #[error("the thread of the host can't wait for events: {0}")]
+    Poll(#[source] Arc<io::Error>),
+    /// The thread of the host would wait for itself.
+    #[error("the thread of the host can't wait for its own reply: await it on another thread")]
+    OwnThread,
     /// There is no sandbox of this identifier: it has stopped, and its monitor was removed.
     #[error("there is no such sandbox any more")]
     NoSuchSandbox(SandboxId),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use oneshot::{AsyncReceiver, Sender};
 
 use super::error::HostError;
+use super::shared::Shared;
 
 /// Sends what comes of a request.
 pub(super) type Answer<T> = Sender<Result<T, HostError>>;
@@ -22,31 +23,26 @@ pub(super) type Answer<T> = Sender<Result<T, HostError>>;
 #[must_use = "the request is made in any case, but its result is in the reply"]
 pub struct Reply<T> {
     receiver: AsyncReceiver<Result<T, HostError>>,
+    shared: Arc<Shared>,
 }
 
 impl<T> Reply<T> {
     /// A reply, and what it is sent with.
-    pub(super) fn new() -> (Answer<T>, Self) {
+    pub(super) fn new(shared: &Arc<Shared>) -> (Answer<T>, Self) {
         let (answer, receiver) = oneshot::async_channel();
-        (answer, Self { receiver })
+        (answer, Self { receiver, shared: shared.clone() })
     }
 
-    /// A reply that is there already.
-    pub(super) fn ready(result: Result<T, HostError>) -> Self {
-        let (answer, reply) = Self::new();
-        // The receiver exists.
-        let _ = answer.send(result);
-        reply
-    }
-
-    /// Blocks this thread until the reply is there. Not for the thread that drives the engine, which
-    /// would wait for itself.
+    /// Blocks this thread until the reply is there. Not for the thread that turns a bare
+    /// [`Engine`](super::Engine): it would wait for itself.
     ///
     /// # Errors
     ///
-    /// The request can't be met, or the engine has ended.
+    /// The request can't be met, or the host has ended. [`HostError::OwnThread`] on the thread of
+    /// the [`Host`](super::Host), as in an observer, if the reply is not there yet.
     pub fn wait(self) -> Result<T, HostError> {
-        self.wait_until(None).unwrap_or(Err(HostError::Ended))
+        let give_up = self.shared.is_own_thread().then(Instant::now);
+        self.wait_until(give_up).unwrap_or(Err(HostError::OwnThread))
     }
 
     /// As [`wait`](Self::wait), for at most this time.
@@ -81,7 +77,7 @@ impl<T> Future for Reply<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let received = Pin::new(&mut self.receiver).poll(cx);
-        received.map(|received| received.unwrap_or(Err(HostError::Ended)))
+        received.map(|received| received.unwrap_or_else(|_| Err(self.shared.error())))
     }
 }
 

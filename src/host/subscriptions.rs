@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::error::HostError;
-use super::reply::{Answer, Reply};
+use oneshot::Sender;
+
+use super::reply::Answer;
 use crate::monitor::{Event, Name, SandboxId};
 
 /// An event of one of the sandboxes.
@@ -34,7 +35,7 @@ pub struct Batch {
 
 /// Identifies a subscription to the events of an engine. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubscriptionId(u64);
+pub struct SubscriptionId(pub(super) u64);
 
 /// The queue of one consumer.
 struct Subscription {
@@ -44,13 +45,14 @@ struct Subscription {
     batch: Batch,
     /// The consumer waits for the next batch.
     next: Option<Answer<Batch>>,
+    /// For what is left when the engine is dropped.
+    last: Option<Sender<Batch>>,
 }
 
 /// The queues of all consumers.
 #[derive(Default)]
 pub(super) struct Subscriptions {
     list: Vec<Subscription>,
-    last: u64,
 }
 
 impl Subscriptions {
@@ -58,12 +60,13 @@ impl Subscriptions {
         self.list.is_empty()
     }
 
-    pub(super) fn add(&mut self, limit: usize) -> SubscriptionId {
-        self.last += 1;
-        let id = SubscriptionId(self.last);
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn add(&mut self, id: SubscriptionId, limit: usize, last: Option<Sender<Batch>>) {
         let batch = Batch::default();
-        self.list.push(Subscription { id, limit: limit.max(1), batch, next: None });
-        id
+        self.list.push(Subscription { id, limit: limit.max(1), batch, next: None, last });
     }
 
     pub(super) fn remove(&mut self, id: SubscriptionId) {
@@ -87,16 +90,11 @@ impl Subscriptions {
         self.get(id).map(|subscription| mem::take(&mut subscription.batch)).unwrap_or_default()
     }
 
-    /// The next batch, which is not empty.
-    pub(super) fn next(&mut self, id: SubscriptionId) -> Reply<Batch> {
-        match self.get(id) {
-            Some(subscription) => {
-                let (answer, reply) = Reply::new();
-                subscription.next = Some(answer);
-                subscription.deliver();
-                reply
-            }
-            None => Reply::ready(Err(HostError::Ended)),
+    /// Sends the next batch, which is not empty, as soon as it is there.
+    pub(super) fn next(&mut self, id: SubscriptionId, answer: Answer<Batch>) {
+        if let Some(subscription) = self.get(id) {
+            subscription.next = Some(answer);
+            subscription.deliver();
         }
     }
 
@@ -122,6 +120,15 @@ impl Subscription {
         // A reply that was dropped has taken nothing.
         if let Err(unsent) = next.send(Ok(mem::take(&mut self.batch))) {
             self.batch = unsent.into_inner().unwrap_or_default();
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(last) = self.last.take() {
+            // A consumer that has gone misses nothing.
+            let _ = last.send(mem::take(&mut self.batch));
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) enum Task {
 pub(super) struct Supervised {
     pub(super) monitor: Monitor,
     pub(super) waiting: Waiting,
+    /// Whether the host has started the child, and not the engine.
+    pub(super) adopted: bool,
 }
 
 /// What a task yields to the engine.
@@ -24,8 +26,8 @@ pub(super) enum TaskEvent {
 }
 
 impl Task {
-    pub(super) fn new(monitor: Monitor) -> Self {
-        Self::Sandbox(Box::new(Supervised { monitor, waiting: Waiting::default() }))
+    pub(super) fn new(monitor: Monitor, adopted: bool) -> Self {
+        Self::Sandbox(Box::new(Supervised { monitor, waiting: Waiting::default(), adopted }))
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::HostError;
 use super::reply::{Answer, Reply};
+use super::shared::Shared;
 use super::started::Started;
 use crate::monitor::{End, Name, Outcome, SandboxId};
 
@@ -15,24 +16,32 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// A reply that comes when the child runs.
-    pub(super) fn add_start(&mut self) -> Reply<Started> {
-        add(&mut self.starts)
+    /// An answer that is due when the child runs.
+    pub(super) fn add_start(&mut self, answer: Answer<Started>) {
+        add(&mut self.starts, answer);
     }
 
-    /// A reply that comes with the end.
-    pub(super) fn add_end(&mut self) -> Reply<Arc<End>> {
-        add(&mut self.ends)
+    /// An answer that is due at the end.
+    pub(super) fn add_end(&mut self, answer: Answer<Arc<End>>) {
+        add(&mut self.ends, answer);
     }
 
     /// The child runs.
-    pub(super) fn running(&mut self, id: SandboxId, names: [&Name; 2], pid: u32) {
+    pub(super) fn running(
+        &mut self,
+        id: SandboxId,
+        names: [&Name; 2],
+        pid: u32,
+        shared: &Arc<Shared>,
+    ) {
         for answer in std::mem::take(&mut self.starts) {
             if answer.is_closed() {
                 continue;
             }
             let [config_file, name] = names.map(Clone::clone);
-            let started = Started { id, name, config_file, pid, end: self.add_end() };
+            let (end_answer, end) = Reply::new(shared);
+            self.add_end(end_answer);
+            let started = Started { id, name, config_file, pid, end };
             // A reply that is dropped meanwhile takes that of the end with it.
             let _ = answer.send(Ok(started));
         }
@@ -59,11 +68,9 @@ impl Waiting {
     }
 }
 
-fn add<T>(answers: &mut Vec<Answer<T>>) -> Reply<T> {
+fn add<T>(answers: &mut Vec<Answer<T>>, answer: Answer<T>) {
     // Those that wait no longer are forgotten, so that their number is bounded by the others.
     answers.retain(|answer| !answer.is_closed());
-    let (answer, reply) = Reply::new();
     answers.reserve_exact(1);
     answers.push(answer);
-    reply
 }

@@ -250,6 +250,13 @@ fn span_of(Sandbox { name, config_file, .. }: &Sandbox) -> Option<Box<Span>> {
     (!span.is_disabled()).then(|| Box::new(span))
 }
 
+impl From<Sandbox> for Builder {
+    /// Without observers and services, as [`Monitor::builder`] makes it.
+    fn from(sandbox: Sandbox) -> Self {
+        Monitor::builder(sandbox)
+    }
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("sandbox", &self.sandbox).finish_non_exhaustive()

@@ -21,6 +21,7 @@ use super::attachments::Attachments;
 use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources, Timer, TimerKey};
 use super::name::Name;
+use super::requests::RequestError;
 use super::sandbox::Sandbox;
 use super::tty::Tty;
 use crate::child;
@@ -29,6 +30,9 @@ use crate::relay::{Input, InputEvent, Log, LogTarget, Output, PaceTimers, Sink};
 use crate::terminal::Handle;
 use backend::{Backend, Opened, Peer};
 pub(super) use host_terminal::HostTerminal;
+
+/// The most bytes of the host's input that wait for the child.
+const INPUT_QUEUE: usize = 64 * 1024;
 
 /// One channel of a sandbox, during one run.
 #[derive(Debug)]
@@ -304,6 +308,23 @@ impl Channel {
     /// Whether clients' input is read now. A channel without an input discards it.
     pub(super) fn accepts_input(&self) -> bool {
         self.input.as_ref().is_none_or(Input::accepts)
+    }
+
+    /// Sends input of the host's, of which at most [`INPUT_QUEUE`] bytes may wait.
+    pub(super) fn send_host_input(
+        &mut self,
+        bytes: &[u8],
+        sources: &mut Sources<'_>,
+    ) -> Result<(), RequestError> {
+        let waiting = self.input.as_ref().map_or(0, Input::waiting);
+        if waiting + bytes.len() > INPUT_QUEUE {
+            return Err(RequestError::InputFull(INPUT_QUEUE));
+        }
+        if self.clients_input_over || (self.input.is_none() && !self.is_terminal()) {
+            return Err(RequestError::NoInput);
+        }
+        self.send_input(bytes, sources);
+        self.input.as_ref().map(|_| ()).ok_or(RequestError::NoInput)
     }
 
     /// Sends input of a client.

@@ -318,6 +318,16 @@ impl Channels {
         true
     }
 
+    /// Sends input of the host's to the child's own stdio.
+    pub(super) fn send_host_input(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Cx<'_>,
+    ) -> Result<(), RequestError> {
+        let stdio = self.get(ChannelId::STDIO).ok_or(RequestError::NotRunning)?;
+        stdio.send_host_input(bytes, &mut cx.sources)
+    }
+
     /// Reads a client. Returns its bytes, which are for the child.
     pub(super) fn read_client(&mut self, id: SessionId, cx: &mut Cx<'_>) -> Option<Vec<u8>> {
         let output = self.attachments.output_of(id)?;

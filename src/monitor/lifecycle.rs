@@ -445,6 +445,12 @@ impl Lifecycle {
         }
     }
 
+    /// Whether no child runs, also one that has not been reaped yet.
+    #[cfg(feature = "host")]
+    pub(super) fn child_has_ended(&self) -> bool {
+        self.process().is_none_or(|process| process.child.status().is_some())
+    }
+
     /// The child's pid, from its start until it has been reaped.
     pub(super) fn pid(&self) -> Option<u32> {
         self.process().map(Process::pid)

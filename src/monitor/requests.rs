@@ -22,6 +22,12 @@ pub enum RequestError {
     /// The child has no terminal.
     #[error("the sandbox has no terminal")]
     NoTerminal,
+    /// The child has no input, or has closed it.
+    #[error("the sandbox takes no input")]
+    NoInput,
+    /// The child has yet to take earlier input, or it is too much at a time.
+    #[error("the child has not taken its earlier input: at most {0} bytes may wait")]
+    InputFull(usize),
     /// The signal can't be sent.
     #[error("can't send {signal}: {source}")]
     Signal {

@@ -105,6 +105,11 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         self.pending.is_empty()
     }
 
+    /// The number of bytes that the target has not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pending.len() - self.sent
+    }
+
     /// The last byte that was sent to the target.
     pub(crate) fn last(&self) -> Option<u8> {
         self.last

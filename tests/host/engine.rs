@@ -6,22 +6,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::common::{State, TIMEOUT};
+use crate::{builder, sh};
 use vmon::child::{ChildIo, Command, ExitStatus, Signal};
 use vmon::host::{Batch, Engine, HostError, Reply, SandboxEvent};
 use vmon::monitor::{
-    Attach, Builder, Event, Input, Monitor, Phase, Reason, RequestError, Restart, Sandbox,
-    SandboxId, StartError, Transition,
+    Attach, Event, Input, Monitor, Phase, Reason, RequestError, Restart, Sandbox, SandboxId,
+    StartError, Transition,
 };
 use vmon::registry::Registry;
 use vmon::terminal::WindowSize;
-
-fn builder(state: &State, name: &str) -> Builder {
-    Monitor::builder(Sandbox::new(name, state.path().join("log")).unwrap())
-}
-
-fn sh(script: &str) -> Command {
-    Command::new("sh").args(["-c", script])
-}
 
 /// Turns until a reply is there.
 #[track_caller]
@@ -173,7 +166,7 @@ fn a_child_that_the_host_reaps_ends_with_the_status_that_is_handed_in() {
     let status = child.wait().unwrap();
     let end = engine.wait(id);
     engine.turn(None).unwrap();
-    engine.reaped(id, pid, status).unwrap();
+    engine.reaped(id, pid, status);
     assert_eq!(reply(&mut engine, end).unwrap().status(), Some(ExitStatus::Code(7)));
 }
 

@@ -27,6 +27,18 @@ impl Lifecycle {
         }
     }
 
+    /// See [`Monitor::send_input`](crate::monitor::Monitor::send_input).
+    pub(in crate::monitor) fn send_input(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Cx<'_>,
+    ) -> Result<(), RequestError> {
+        self.process().ok_or(RequestError::NotRunning)?;
+        self.parts.channels.send_host_input(bytes, cx)?;
+        self.handle(Event::Input, cx);
+        Ok(())
+    }
+
     /// See [`Monitor::attach`](crate::monitor::Monitor::attach).
     pub(in crate::monitor) fn attach(
         &mut self,
