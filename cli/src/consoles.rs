@@ -44,7 +44,7 @@ pub fn live(console: &ConsoleStatus) -> Value {
         "kind": console.kind,
         "path": console.path.as_ref().map(|path| path.to_string_lossy()),
         "state": console.state.as_str(),
-        "log": console.log.to_string_lossy(),
+        "log": console.log.as_ref().map(|path| path.to_string_lossy()),
         "bytes_logged": console.bytes_logged,
         "bytes_dropped": console.bytes_dropped,
         "opened": console.opened,
@@ -52,7 +52,11 @@ pub fn live(console: &ConsoleStatus) -> Value {
 }
 
 fn log(run: &Run, console: &str) -> Option<String> {
-    let directory = run.spec.as_ref()?.sandbox.log_dir.join(&run.config_file);
+    let sandbox = &run.spec.as_ref()?.sandbox;
+    if sandbox.log_off {
+        return None;
+    }
+    let directory = sandbox.log_dir.join(&run.config_file);
     let file = directory.join(names::log(&names::further(&run.name, console)));
     Some(file.to_string_lossy().into_owned())
 }

@@ -53,6 +53,8 @@ pub enum Failure {
     Console(#[from] ConsoleError),
     #[error("--log-format names two formats of the file: give one, and 'journald' if wanted")]
     LogFormats,
+    #[error("{0} has no effect with --log off: leave one of them out")]
+    LogOff(&'static str),
     #[error("--over-rate needs --log-rate: give both, or leave it out")]
     OverNoRate,
     #[error("can't start the supervisor: {0}")]

@@ -164,6 +164,9 @@ fn session(session: &SessionReport) -> Value {
 
 fn log(run: &Run) -> Result<Value, String> {
     let spec = run.spec.as_ref().ok_or("it belongs to another program")?;
+    if spec.sandbox.log_off {
+        return Err("it was started with --log off".to_owned());
+    }
     match Logs::open(&spec.sandbox.log_dir, &run.config_file, &run.name)? {
         Some(logs) => logs.object(),
         None => Err("there is no log directory".to_owned()),

@@ -56,6 +56,8 @@ pub enum SelectError {
     Unknown(Selector),
     #[error("several configs have a sandbox '{name}': give one of {candidates}")]
     Ambiguous { name: Selector, candidates: String },
+    #[error("{0} has no log: it was started with --log off")]
+    NoLog(String),
 }
 
 /// All sandboxes on record, read after reconciliation.

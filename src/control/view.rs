@@ -39,7 +39,7 @@ pub struct Status {
     /// Whether the child has a terminal; `None` without streams.
     pub tty: Option<bool>,
     /// The path of the log, with U+FFFD in place of bytes that are not UTF-8. `None` if the output
-    /// goes to log drivers of the host.
+    /// goes to log drivers of the host, or the sandbox has no logs.
     pub log: Option<PathBuf>,
     /// Bytes of this run's output in the log.
     pub bytes_logged: u64,
@@ -67,8 +67,8 @@ pub struct ConsoleStatus {
     pub path: Option<PathBuf>,
     /// Its state.
     pub state: ConsoleState,
-    /// The path of its log, likewise.
-    pub log: PathBuf,
+    /// The path of its log, likewise. `None` if the sandbox has no logs.
+    pub log: Option<PathBuf>,
     /// Bytes of this run in its log.
     pub bytes_logged: u64,
     /// Bytes of this run that its log, or the supervisor's stdout, dropped.
@@ -206,7 +206,7 @@ fn console(console: &ConsoleReport) -> Value {
         "kind": console.kind,
         "path": console.path.as_ref().map(|path| path.to_string_lossy()),
         "state": console.state.as_str(),
-        "log": console.log.to_string_lossy(),
+        "log": console.log.as_ref().map(|path| path.to_string_lossy()),
         "bytes_logged": int(console.bytes_logged),
         "bytes_dropped": int(console.bytes_dropped),
         "opened": console.opened,
@@ -359,7 +359,7 @@ fn read_console(value: &Value) -> Result<ConsoleStatus, Unreadable> {
         kind: fields.text("kind")?.to_owned(),
         path: fields.optional_text("path")?.map(PathBuf::from),
         state: fields.text("state")?.parse().map_err(|_| Unreadable("state"))?,
-        log: fields.text("log")?.into(),
+        log: fields.optional_text("log")?.map(PathBuf::from),
         bytes_logged: fields.number("bytes_logged")?,
         bytes_dropped: fields.number("bytes_dropped")?,
         opened: fields.number("opened")?,

@@ -216,13 +216,14 @@ impl Builder {
 
     fn monitor(self, launch: Launch) -> Monitor {
         let span = span_of(&self.sandbox);
+        let own_log = self.log_drivers.is_none() && !self.sandbox.log_off;
         let parts = Parts {
             sandbox: self.sandbox,
             supervisor: Identity::current(),
             scope: self.scope,
             _counted: Counted::new(),
             log_claim: None,
-            own_log: self.log_drivers.is_none(),
+            own_log,
             log_drivers: self.log_drivers,
             host_reaps: self.host_reaps,
             drain: self.drain,

@@ -227,7 +227,7 @@ impl Channel {
 
     /// The state of a console.
     pub(super) fn report(&self) -> Option<ConsoleReport> {
-        Some(self.backend.console()?.report(self.log.path()?, self.bytes()))
+        Some(self.backend.console()?.report(self.log.path(), self.bytes()))
     }
 
     /// The output of this name.

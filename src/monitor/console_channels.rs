@@ -108,8 +108,10 @@ impl PreparedConsoles {
         terminal: &mut Option<Terminal>,
         logs: &mut LogOpener<'_>,
     ) -> Result<(), StartError> {
-        let log = logs.open(&sandbox.log_of(name))?;
-        let log = LogTarget::File(log);
+        let log = match sandbox.log_off {
+            true => LogTarget::Drivers(Box::default()),
+            false => LogTarget::File(logs.open(&sandbox.log_of(name))?),
+        };
         let log = Log::new(log, sandbox.on_log_error == OnLogError::Drop);
         let is_host = sandbox.interactive.as_ref() == Some(name);
         let output = OutputId { channel: id, stream: Stream::Tty };
@@ -204,6 +206,9 @@ impl GivenConsoles {
 
 fn check_log(sandbox: &Sandbox, console: &Name) -> Result<(), StartError> {
     let Sandbox { log_dir, config_file, .. } = sandbox;
+    if sandbox.log_off {
+        return Ok(());
+    }
     let name = sandbox.log_of(console);
     Ok(LogFile::check(log_dir, config_file.as_str(), &name)?)
 }

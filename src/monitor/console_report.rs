@@ -45,8 +45,8 @@ pub struct ConsoleReport {
     pub path: Option<PathBuf>,
     /// Its state.
     pub state: ConsoleState,
-    /// Its log.
-    pub log: PathBuf,
+    /// Its log; `None` if the sandbox has [no logs](super::Sandbox::log_off).
+    pub log: Option<PathBuf>,
     /// Bytes of this run that are in its log.
     pub bytes_logged: u64,
     /// Bytes of this run that its log, or the host's stdout, lacks.

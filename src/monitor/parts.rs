@@ -35,7 +35,7 @@ pub(super) struct Parts {
     /// Its log, from the start of this monitor until it has stopped.
     pub(super) log_claim: Option<LogClaim>,
     /// Whether the output of the child's own stdio goes to the log of the sandbox, and not to log
-    /// drivers.
+    /// drivers or nowhere.
     pub(super) own_log: bool,
     /// The log drivers, while no run uses them.
     pub(super) log_drivers: Option<Box<Drivers>>,
@@ -137,7 +137,8 @@ impl Parts {
         for log in logs {
             match log {
                 LogTarget::File(file) => files.push(file),
-                LogTarget::Drivers(drivers) => self.log_drivers = Some(drivers),
+                // Those of the child's own stdio come first. Consoles without a log have none.
+                LogTarget::Drivers(drivers) => drop(self.log_drivers.get_or_insert(drivers)),
                 LogTarget::Both(both) => files.push(both.into_file()),
             }
         }

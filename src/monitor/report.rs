@@ -74,7 +74,8 @@ pub struct Report {
     /// Whether the child has a terminal; `None` while it has no streams.
     pub tty: Option<bool>,
     /// The log of the child's own output. `None` if that goes to [log
-    /// drivers](super::Builder::log_drivers).
+    /// drivers](super::Builder::log_drivers), or the sandbox has [no
+    /// logs](super::Sandbox::log_off).
     pub log: Option<PathBuf>,
     /// Bytes of this run's output that are in the log.
     pub bytes_logged: u64,

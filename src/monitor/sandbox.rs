@@ -59,6 +59,8 @@ pub struct Sandbox {
     pub config_last_modified: DateTime<Utc>,
     /// The directory above `<config_file>/<name>.log`.
     pub log_dir: PathBuf,
+    /// Whether it has no logs.
+    pub log_off: bool,
     /// The format and the retention of its logs, and whether they have an index.
     pub log: LogOptions,
     /// The command that is run with each rotated generation. An empty one is none.
@@ -116,6 +118,7 @@ impl Sandbox {
             config_file: Name::new(DEFAULT_CONFIG_FILE)?,
             config_last_modified: Utc::now().trunc_subsecs(6),
             log_dir: log_dir.into(),
+            log_off: false,
             log: LogOptions::default(),
             rotate_command: None,
             journal: false,
@@ -182,6 +185,17 @@ impl Sandbox {
     #[must_use]
     pub fn log(mut self, options: LogOptions) -> Self {
         self.log = options;
+        self
+    }
+
+    /// Whether the sandbox has no logs, of its consoles neither: no directory is made and no log
+    /// claimed, its output is only forwarded, and an attached client gets no tail. Nothing counts as
+    /// logged, except for what goes to the [journal](Self::journal), which then is the only log.
+    ///
+    /// [Log drivers](super::Builder::log_drivers) apply all the same.
+    #[must_use]
+    pub fn log_off(mut self, off: bool) -> Self {
+        self.log_off = off;
         self
     }
 
@@ -289,7 +303,8 @@ impl Sandbox {
         self
     }
 
-    /// Whether the lines of the child's own output go to the journal of systemd too, beside the log.
+    /// Whether the lines of the child's own output go to the journal of systemd too, beside the log, or
+    /// [instead of it](Self::log_off).
     /// Their fields are `MESSAGE`, `PRIORITY` (6, or 3 for standard error), `SYSLOG_IDENTIFIER` and
     /// `VMON_NAME` (the name), `VMON_CONFIG_FILE`, `VMON_PARTIAL=true` for what ends no line, and
     /// `VMON_LEVEL` for the level of a line that begins with one, as in sd-daemon(3).
@@ -374,7 +389,7 @@ impl Sandbox {
         command.filter(|command| !is_blank(command))
     }
 
-    /// The path of the log.
+    /// The path of the log, whether there is [one](Self::log_off) or not.
     pub fn log_path(&self) -> PathBuf {
         self.path_of_log(self.name.as_str())
     }
@@ -385,9 +400,12 @@ impl Sandbox {
 
     /// The most bytes that its logs take on disk, with all that belongs to them: what
     /// [`LogOptions::disk_bound`] says of its own log and of each console's, with the
-    /// [rotate command](Self::rotate_command) where there is one. `None` where nothing bounds them. A
-    /// console that a host gives a descriptor of is not counted.
+    /// [rotate command](Self::rotate_command) where there is one. 0 [without logs](Self::log_off);
+    /// `None` where nothing bounds them. A console that a host gives a descriptor of is not counted.
     pub fn disk_bound(&self) -> Option<u64> {
+        if self.log_off {
+            return Some(0);
+        }
         let each = self.log.disk_bound(self.post_rotate_command().is_some())?;
         Some(self.consoles.iter().fold(each, |sum, _| sum.saturating_add(each)))
     }

@@ -172,6 +172,9 @@ impl Candidate {
         }
         let spec = spec::read(&self.spec, &record.name, &record.config_file, &record.state);
         let Some(spec) = spec else { return Ok(false) };
+        if spec.sandbox.log_off {
+            return Ok(true);
+        }
         if self.bytes_logged.is_none() {
             // The consoles of a host's run may be on descriptors, which are not in its spec.
             if !spec.options.is_object() {

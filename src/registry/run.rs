@@ -98,9 +98,11 @@ impl Run {
         self.status == RunStatus::Running
     }
 
-    /// The path of the log of this run; `None` for another program's sandbox.
+    /// The path of the log of this run; `None` if it has [none](crate::monitor::Sandbox::log_off), and
+    /// for another program's sandbox.
     pub fn log_path(&self) -> Option<PathBuf> {
-        Some(self.spec.as_ref()?.sandbox.log_path())
+        let sandbox = &self.spec.as_ref()?.sandbox;
+        (!sandbox.log_off).then(|| sandbox.log_path())
     }
 }
 

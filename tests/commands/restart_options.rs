@@ -39,6 +39,7 @@ const OPTIONS: &[(&str, &[&str], Kept)] = &[
     ("--native-rootfs", &["--native-rootfs", "/a"], Column("rootfs_paths")),
     ("--overlayfs-layer", &["--overlayfs-layer", "/a", "/b"], Spec("rootfs")),
     ("--log-dir", &["--log-dir", "{}/l"], Spec("log_dir")),
+    ("--log", &["--log", "off"], Spec("log_off")),
     ("--log-format", &["--log-format", "cri"], Spec("log_format")),
     ("--log-max-size", &["--log-max-size", "4KiB"], Spec("log_max_size")),
     ("--log-max-files", &["--log-max-files", "7"], Spec("log_max_files")),

@@ -13,6 +13,7 @@ mod healing;
 mod log_format_command;
 mod log_format_readers;
 mod log_index;
+mod log_off_command;
 mod log_rate;
 mod logs;
 mod logs_follow;

@@ -16,6 +16,7 @@ mod host;
 mod host_reaps;
 mod limits;
 mod log_drivers;
+mod log_off;
 mod measure;
 mod oom;
 mod packets;

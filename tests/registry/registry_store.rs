@@ -93,7 +93,7 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
         "on_log_error": "pause", "forward": "drop", "stdin": "null", "consoles": [],
         "interactive": none, "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "no",
         "max_duration_seconds": none, "idle_timeout_seconds": none, "leave_descendants": false,
-        "cgroup": none, "keep_runs": 1000, "journal": false, "stop_command": none, "options": none,
+        "cgroup": none, "keep_runs": 1000, "journal": false, "log_off": false, "stop_command": none, "options": none,
     });
     assert_eq!(spec, expected);
 }

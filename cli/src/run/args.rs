@@ -135,6 +135,17 @@ pub(super) struct LogArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
 
+    /// Whether there is a log, of the consoles too. Without one, the output is only forwarded, and
+    /// attached clients get it
+    #[arg(
+        long = "log",
+        value_name = "SWITCH",
+        default_value = "on",
+        value_parser = args::switch(),
+        action = ArgAction::Set
+    )]
+    log_switch: bool,
+
     /// Log format: the unchanged output, Kubernetes CRI log lines, or Docker json-file lines.
     /// 'journald' sends the lines to the journal of systemd too, and may be given beside one of them
     #[arg(
@@ -362,6 +373,7 @@ impl RunArgs {
         let mut sandbox = Sandbox::new(name.first.as_str(), log_dir)?
             .config_file(record.config_file.clone())
             .config_last_modified(record.modified())
+            .log_off(log.is_off()?)
             .log(log.options())
             .journal(log.journal()?)
             .on_log_error(log.on_log_error)
@@ -468,6 +480,27 @@ impl LogArgs {
             (None, Some(_)) => Err(Failure::OverNoRate),
             (Some(rate), Some(over)) => Ok(Some(rate.over(over))),
             (rate, None) => Ok(rate),
+        }
+    }
+
+    /// Whether there is no log. Then options that only a log has are an error.
+    fn is_off(&self) -> Result<bool, Failure> {
+        let formats = || self.log_format.iter().map(|format| format.0);
+        // The journal can hold up the output as a log can.
+        let has_journal = formats().any(|format| format.is_none());
+        let given = [
+            (self.log_max_size.is_some(), "--log-max-size"),
+            (self.log_max_files.is_some(), "--log-max-files"),
+            (self.log_max_age.is_some(), "--log-max-age"),
+            (self.log_rotate_every.is_some(), "--log-rotate-every"),
+            (self.log_total_size.is_some(), "--log-total-size"),
+            (self.log_rotate_command.is_some(), "--log-rotate-command"),
+            (formats().flatten().any(|format| format != Format::default()), "--log-format"),
+            (self.on_log_error != OnLogError::default() && !has_journal, "--on-log-error"),
+        ];
+        match given.iter().find(|(given, _)| *given && !self.log_switch) {
+            Some((_, option)) => Err(Failure::LogOff(option)),
+            None => Ok(!self.log_switch),
         }
     }
 

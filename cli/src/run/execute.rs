@@ -1,6 +1,7 @@
 //! Executes a plan: creates the directories, opens the record, runs the monitor, and then writes the
 //! exit file and runs the --on-exit command.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Instant;
 
@@ -117,9 +118,11 @@ impl Plan {
         let (log_dir, config_file) = (&self.sandbox.log_dir, self.sandbox.config_file.as_str());
         let OptionPath { option, .. } =
             OptionPath::new(Some(log_dir), "--log-dir", &self.places.state_dir, "log")?;
-        make(log_dir, "log directory", option)?;
-        make(&log_dir.join(config_file), "log directory", option)?;
-        LogFile::check(log_dir, config_file, self.name.first.as_str())?;
+        if !self.sandbox.log_off {
+            make(log_dir, "log directory", option)?;
+            make(&log_dir.join(config_file), "log directory", option)?;
+            LogFile::check(log_dir, config_file, self.name.first.as_str())?;
+        }
         let db = &self.places.db;
         if let Some(parent) = db.path.parent() {
             make(parent, "directory of the database", db.option)?;
@@ -177,6 +180,7 @@ impl Plan {
             let mut sandbox = self.sandbox.clone();
             sandbox.name = name.clone();
             let end = end.as_ref().ok();
+            let log = (!sandbox.log_off).then(|| sandbox.log_path());
             let signal = end.and_then(End::signal).map(|signal| signal.to_string());
             let variables = [
                 ("VMON_NAME", name.as_str().into()),
@@ -184,7 +188,7 @@ impl Plan {
                 ("VMON_REASON", end.map_or(Reason::StartFailed, End::reason).as_str().into()),
                 ("VMON_EXIT_CODE", code.to_string().into()),
                 ("VMON_SIGNAL", signal.unwrap_or_default().into()),
-                ("VMON_LOG", sandbox.log_path().into()),
+                ("VMON_LOG", log.map(OsString::from).unwrap_or_default()),
                 ("VMON_STATE_DIR", self.places.state_dir.clone().into()),
             ];
             on_exit::run(command, &variables);

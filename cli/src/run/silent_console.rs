@@ -25,7 +25,7 @@ pub fn explain(sandbox: &Sandbox, end: &End, time: Duration) {
         consoles.all(|report| report.bytes_logged == 0 && report.bytes_dropped == 0)
     };
     let shown = sandbox.forward == Forward::Off || time > SOON || !silent(end);
-    if shown || end.bytes_logged == 0 {
+    if shown || sandbox.log_off || end.bytes_logged == 0 {
         return;
     }
     let log = sandbox.log_path();

@@ -42,7 +42,9 @@ impl LogSource {
         let log_dir = places.default_log_dir();
         let console = args.console.as_ref().and_then(ConsoleChoice::name);
         match record.find(&args.selector()) {
-            Ok(sandbox) => Ok(Self::of(sandbox.clone(), console.cloned(), log_dir)),
+            Ok(sandbox) => {
+                Self::of(sandbox.clone(), console.cloned(), log_dir).checked(args.runs())
+            }
             Err(SelectError::Unknown(selector)) => Self::left(log_dir, selector, console.cloned()),
             Err(error) => Err(error),
         }
@@ -63,6 +65,18 @@ impl LogSource {
             name: sandbox.name.clone(),
             console,
             sandbox: Some(sandbox),
+        }
+    }
+
+    /// Refuses a run that has no log. One that an earlier run of the sandbox has left is there for
+    /// all of them together.
+    fn checked(self, runs: Option<Runs>) -> Result<Self, SelectError> {
+        let run = self.run(runs.unwrap_or(Runs::All));
+        let is_off = run.and_then(|run| run.spec.as_ref()).is_some_and(|it| it.sandbox.log_off);
+        let is_left = || matches!(runs, None | Some(Runs::All)) && self.reader().is_ok();
+        match is_off && !is_left() {
+            true => Err(SelectError::NoLog(self.to_string())),
+            false => Ok(self),
         }
     }
 

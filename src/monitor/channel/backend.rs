@@ -90,7 +90,7 @@ pub(in crate::monitor) trait Peer: Debug + Send {
     fn close(&mut self, cx: &mut Cx<'_>);
 
     /// Its state, with the path of its log and the bytes logged and dropped.
-    fn report(&self, log: &Path, bytes: (u64, u64)) -> ConsoleReport;
+    fn report(&self, log: Option<&Path>, bytes: (u64, u64)) -> ConsoleReport;
 }
 
 impl Backend {

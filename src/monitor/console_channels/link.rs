@@ -354,7 +354,11 @@ impl Peer for Link {
         self.gone(cx);
     }
 
-    fn report(&self, log: &Path, (bytes_logged, bytes_dropped): (u64, u64)) -> ConsoleReport {
+    fn report(
+        &self,
+        log: Option<&Path>,
+        (bytes_logged, bytes_dropped): (u64, u64),
+    ) -> ConsoleReport {
         ConsoleReport {
             name: self.name.clone(),
             kind: self.backend.word(),
@@ -365,7 +369,7 @@ impl Peer for Link {
                 State::Open { .. } => ConsoleState::Open,
                 State::Gone => ConsoleState::Gone,
             },
-            log: log.to_owned(),
+            log: log.map(ToOwned::to_owned),
             bytes_logged,
             bytes_dropped,
             opened: self.opened,

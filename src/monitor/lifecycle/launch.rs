@@ -144,6 +144,10 @@ fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, Start
 fn open_log(parts: &mut Parts) -> Result<LogTarget, StartError> {
     match parts.log_drivers.take() {
         Some(drivers) => Ok(LogTarget::Drivers(drivers)),
+        None if parts.sandbox.log_off => Ok(LogTarget::Drivers(match parts.sandbox.journal {
+            true => Box::new(journal(&parts.sandbox)?),
+            false => Box::default(),
+        })),
         None => {
             let file = open_own_log(parts)?;
             Ok(match parts.sandbox.journal {

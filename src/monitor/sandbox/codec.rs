@@ -78,6 +78,7 @@ impl Spec {
             config_file: _,
             config_last_modified: _,
             log_dir,
+            log_off,
             log: LogOptions { retention, format, index },
             rotate_command,
             journal,
@@ -124,6 +125,7 @@ impl Spec {
             "tty": tty,
             "rootfs": rootfs.as_ref().map(write_rootfs),
             "log_dir": word(log_dir.as_os_str()),
+            "log_off": log_off,
             "log_max_size": max_size,
             "log_max_files": max_files,
             "log_max_age_seconds": seconds(*max_age),
@@ -177,6 +179,7 @@ impl Spec {
             config_file,
             config_last_modified: Utc::now().trunc_subsecs(6),
             log_dir: read_path(&value["log_dir"]).unwrap_or_default(),
+            log_off: value["log_off"].as_bool().unwrap_or(false),
             log: LogOptions {
                 retention,
                 format: read(&value["log_format"]).unwrap_or_default(),

@@ -16,7 +16,7 @@ fn plan(options: &[&str]) -> Plan {
 }
 
 /// Options that change the plan: clap's id, and the arguments.
-const OPTIONS: [(&str, &[&str]); 45] = [
+const OPTIONS: [(&str, &[&str]); 46] = [
     ("always_tty", &["-t"]),
     ("cgroup", &["--cgroup", "/sys/fs/cgroup/x"]),
     ("config_file", &["--config-file", "other"]),
@@ -42,6 +42,7 @@ const OPTIONS: [(&str, &[&str]); 45] = [
     ("log_rate", &["--log-rate", "7K/s,burst=8K"]),
     ("log_rotate_command", &["--log-rotate-command", "gzip"]),
     ("log_rotate_every", &["--log-rotate-every", "7m"]),
+    ("log_switch", &["--log", "off"]),
     ("log_total_size", &["--log-total-size", "7M"]),
     ("max_duration", &["--max-duration", "7h"]),
     ("metrics_interval", &["--metrics-interval", "7s"]),

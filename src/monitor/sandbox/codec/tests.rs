@@ -23,6 +23,7 @@ fn everything() -> Spec {
         format: Format::Cri,
         index: false,
     };
+    sandbox.log_off = true;
     sandbox.rotate_command = Some(odd(b"gzip '\xff'"));
     sandbox.journal = true;
     sandbox.on_log_error = OnLogError::Drop;
@@ -81,7 +82,7 @@ fn the_form_of_version_3_does_not_change() {
     let expected = json!({
         "version": 3, "command": ["printf", { "bytes": [97, 255, 10] }],
         "directory": { "bytes": [47, 254] }, "tty": true,
-        "rootfs": { "overlayfs": ["/a:b", "/c"] }, "log_dir": "/log", "log_max_size": 7,
+        "rootfs": { "overlayfs": ["/a:b", "/c"] }, "log_dir": "/log", "log_off": true, "log_max_size": 7,
         "log_max_files": 3, "log_max_age_seconds": 1.5, "log_rotate_every_seconds": 60.0,
         "log_total_size": 1_u64 << 40, "log_rotate_command": { "bytes": b"gzip '\xff'" },
         "log_format": "cri", "log_index": false, "journal": true, "log_rate": 9, "log_burst": 7,
