@@ -30,6 +30,7 @@ mod log_claim;
 mod logs;
 mod name;
 mod observer;
+mod output;
 mod packet_clients;
 mod parts;
 mod post_rotate;
@@ -63,6 +64,7 @@ pub use drain::Drain;
 pub use keys::{SourceKey, TimerKey};
 pub use name::{Name, NameError};
 pub use observer::{Claim, Observer, Progress, Starting};
+pub use output::Output;
 pub use report::{Phase, Report};
 pub use requests::RequestError;
 #[cfg(feature = "codec")]
@@ -390,6 +392,9 @@ impl Monitor {
             lifecycle.parts.channels.listen_again(cx);
         }
         services.report(lifecycle, cx);
+        if let Some(panic) = lifecycle.parts.channels.take_output_panic() {
+            lifecycle.parts.note_panic(panic);
+        }
         if lifecycle.parts.panic.is_some() {
             lifecycle.handle(lifecycle::Event::Panicked, cx);
             services.report(lifecycle, cx);

@@ -12,10 +12,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::Winsize;
 
 use super::attach::{AttachTo, Attached, SessionId, SessionReport};
+use super::call_out::PanicError;
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources};
+use super::name::Name;
+use super::output::OutputCallback;
 use super::packet_clients::PacketClients;
 use super::tty::Tty;
 use crate::child;
+use crate::logfile::Stream;
 use crate::reactor::{Interest, SourceId};
 use crate::relay::{Audience, Overflow, QUEUE, Sink};
 use crate::terminal::WindowSize;
@@ -111,6 +115,8 @@ pub(super) struct Attachments {
     /// The clients on packet sockets, if there are any: they get both outputs of the child's own
     /// stdio.
     packets: Option<Box<PacketClients>>,
+    /// The host's own reader of every output.
+    callback: Option<Box<OutputCallback>>,
     last_id: u64,
     last_act: u64,
     /// The output that the host's terminal is at, and the last act of that terminal.
@@ -130,6 +136,7 @@ pub(super) fn share(clients: usize) -> usize {
 pub(super) struct OutputAudience<'a> {
     attachments: &'a mut Attachments,
     output: OutputId,
+    console: Option<&'a Name>,
     tty: Option<&'a mut Tty>,
 }
 
@@ -144,6 +151,22 @@ impl Audience<SourceKey> for OutputAudience<'_> {
     }
 
     fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
+        if let Some(callback) = &mut self.attachments.callback {
+            callback.offer(self.console, self.output.stream, bytes);
+        }
+        self.offer_to_clients(bytes, sources);
+    }
+
+    fn offer_notice(&mut self, line: &[u8], sources: &mut Sources<'_>) {
+        if let Some(callback) = &mut self.attachments.callback {
+            callback.offer(self.console, Stream::Notice, line);
+        }
+        self.offer_to_clients(line, sources);
+    }
+}
+
+impl OutputAudience<'_> {
+    fn offer_to_clients(&mut self, bytes: &[u8], sources: &mut Sources<'_>) {
         if let Some(tty) = &mut self.tty {
             tty.scan(bytes);
         }
@@ -158,9 +181,7 @@ impl Audience<SourceKey> for OutputAudience<'_> {
             packets.offer(self.output.stream, bytes, sources);
         }
     }
-}
 
-impl OutputAudience<'_> {
     fn packets(&self) -> Option<&PacketClients> {
         let packets = self.attachments.packets.as_deref();
         packets.filter(|_| self.output.channel == ChannelId::STDIO)
@@ -170,6 +191,16 @@ impl OutputAudience<'_> {
 impl Attachments {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty() && self.packets.is_none()
+    }
+
+    /// Sets the host's own reader of every output.
+    pub(super) fn set_callback(&mut self, callback: Option<Box<OutputCallback>>) {
+        self.callback = callback;
+    }
+
+    /// A panic of the host's own reader that has not been noted yet.
+    pub(super) fn take_callback_panic(&mut self) -> Option<PanicError> {
+        self.callback.as_mut()?.take_panic()
     }
 
     /// The clients on packet sockets, if there are any.
@@ -193,13 +224,15 @@ impl Attachments {
         SessionId(self.last_id)
     }
 
-    /// The clients of an output. `tty` is the state of its terminal, if it is that of one.
+    /// The readers of an output, which is that of this `console` or of the child's own stdio. `tty` is
+    /// the state of its terminal, if it is that of one.
     pub(super) fn audience<'a>(
         &'a mut self,
         output: OutputId,
+        console: Option<&'a Name>,
         tty: Option<&'a mut Tty>,
     ) -> OutputAudience<'a> {
-        OutputAudience { attachments: self, output, tty }
+        OutputAudience { attachments: self, output, console, tty }
     }
 
     /// Every client, in the order in which they were attached.

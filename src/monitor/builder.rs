@@ -15,6 +15,7 @@ use super::lifecycle::{Launch, Lifecycle};
 #[cfg(feature = "consoles")]
 use super::name::Name;
 use super::observer::{Observer, Observers};
+use super::output::{Output, OutputCallback};
 use super::parts::{CurrentRun, Parts, Reported};
 use super::sandbox::{DEFAULT_CONFIG_FILE, Sandbox};
 use super::service::{Service, Services};
@@ -35,6 +36,7 @@ impl Monitor {
             host_reaps: false,
             drain: Drain::default(),
             log_drivers: None,
+            output: None,
             #[cfg(feature = "consoles")]
             given_consoles: GivenConsoles::default(),
         }
@@ -50,6 +52,7 @@ pub struct Builder {
     host_reaps: bool,
     drain: Drain,
     log_drivers: Option<Box<Drivers>>,
+    output: Option<Box<OutputCallback>>,
     #[cfg(feature = "consoles")]
     given_consoles: GivenConsoles,
 }
@@ -162,6 +165,43 @@ impl Builder {
         self
     }
 
+    /// Gives each piece of output to the host: that of the child's own stdio and of the consoles, in
+    /// this and every further run. It replaces an earlier callback.
+    ///
+    /// A byte is given once the log has taken it, exactly once, and each stream in its order; of two
+    /// streams, in the order in which they were read. What the log never gets, since a stop gave it
+    /// up on a full disk, is not given; what it [leaves out](super::OnLogError::Drop) is. All of a
+    /// run is given before its end is reported. [Without a log](Sandbox::log_off), or without [log
+    /// drivers](Self::log_drivers), it is given when it has been read.
+    ///
+    /// It is called on the thread that runs the reactor and must not block, as it delays every
+    /// sandbox there. A [panic](super::PanicError) in it ends the sandbox as one of an observer does:
+    /// it is never called again, and the child is stopped.
+    ///
+    /// ```
+    /// use vmon::child::Command;
+    /// use vmon::monitor::{Monitor, Output, Sandbox};
+    /// use vmon::reactor::Reactor;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (lines, received) = std::sync::mpsc::channel();
+    /// let mut reactor = Reactor::new()?;
+    /// Monitor::builder(Sandbox::new("web", "/var/lib/host/log")?.log_off(true))
+    ///     .output(move |Output { stream, bytes, .. }| {
+    ///         let _ = lines.send((stream, bytes.to_vec()));
+    ///     })
+    ///     .spawn(&mut reactor, Command::new("echo").arg("hello"));
+    /// reactor.run()?;
+    /// assert_eq!(received.try_recv()?.1, b"hello\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn output(mut self, callback: impl FnMut(Output<'_>) + Send + 'static) -> Self {
+        self.output = Some(OutputCallback::new(callback));
+        self
+    }
+
     /// Adds the monitor to `reactor`. The next turn asks the observers for the claim and starts
     /// `command` as soon as they grant it; so does a [`Reactor::call`] of the monitor before that
     /// turn. No observer and no service is called before this method has returned.
@@ -231,7 +271,7 @@ impl Builder {
             reported: Reported::default(),
             run: CurrentRun { asked: Utc::now(), restarts: 0, child: None },
             backoff: None,
-            channels: Channels::default(),
+            channels: Channels::read_by(self.output),
             #[cfg(feature = "consoles")]
             given_consoles: self.given_consoles,
             post_rotate: None,

@@ -1,10 +1,11 @@
-//! Calls out of a monitor into the host's observers and services. A panic there is caught and ends
+//! Calls out of a monitor into the host's observers, services and output callback. A panic there is caught and ends
 //! that monitor alone: it never unwinds through the loop.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// A panic of an observer or of a service. The one that panicked is dropped and never called again;
+/// A panic of an observer, of a service or of an [output callback](super::Builder::output). The one
+/// that panicked is dropped and never called again;
 /// the child is stopped, and the others receive the transitions that follow.
 ///
 /// In a program that is built with `panic = "abort"` a panic ends the process instead.
@@ -20,6 +21,7 @@ pub struct PanicError {
 pub(super) enum Callee {
     Observer,
     Service,
+    Output,
 }
 
 impl std::fmt::Display for Callee {
@@ -27,6 +29,7 @@ impl std::fmt::Display for Callee {
         f.write_str(match self {
             Self::Observer => "an observer",
             Self::Service => "a service",
+            Self::Output => "an output callback",
         })
     }
 }

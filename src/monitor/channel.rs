@@ -259,7 +259,9 @@ impl Channel {
     ) -> bool {
         self.follow_foreground(cx);
         let tty = self.tty.as_deref_mut();
-        let audience = &mut attachments.audience(OutputId { channel: self.id, stream }, tty);
+        let console = self.backend.console().map(Peer::name);
+        let id = OutputId { channel: self.id, stream };
+        let audience = &mut attachments.audience(id, console, tty);
         let output = self.outputs.iter_mut().find(|output| output.stream() == stream);
         let read = output.is_some_and(|output| output.turn(&mut self.log, audience, cx));
         if read && self.tty.as_ref().is_some_and(|tty| tty.is_held()) {
@@ -276,10 +278,11 @@ impl Channel {
     /// Reads every output; returns whether bytes came.
     pub(super) fn read_all(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) -> bool {
         let mut read = false;
+        let console = self.backend.console().map(Peer::name);
         for output in &mut self.outputs {
             let id = OutputId { channel: self.id, stream: output.stream() };
             let tty = self.tty.as_deref_mut();
-            read |= output.turn(&mut self.log, &mut attachments.audience(id, tty), cx);
+            read |= output.turn(&mut self.log, &mut attachments.audience(id, console, tty), cx);
         }
         self.follow_end(attachments, cx);
         read
@@ -660,10 +663,11 @@ impl Channel {
     pub(super) fn retry_log(&mut self, attachments: &mut Attachments, cx: &mut Cx<'_>) {
         self.log.flush(&mut cx.sources);
         self.log.report();
+        let console = self.backend.console().map(Peer::name);
         for output in &mut self.outputs {
             let id = OutputId { channel: self.id, stream: output.stream() };
             let tty = self.tty.as_deref_mut();
-            let audience = &mut attachments.audience(id, tty);
+            let audience = &mut attachments.audience(id, console, tty);
             output.retry_log(&mut self.log, audience, &mut cx.sources);
         }
         self.follow_end(attachments, cx);

@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 use super::attachments::{Attachments, ClientInput, LAST_OUTPUT};
+use super::call_out::PanicError;
 use super::channel::Channel;
 use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Timer};
 use super::name::Name;
+use super::output::OutputCallback;
 use super::requests::RequestError;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 use crate::reactor::TimerId;
@@ -200,8 +202,20 @@ impl Channels {
     }
 }
 
-/// Attached clients.
+/// Attached clients, and the host's own reader.
 impl Channels {
+    /// The channels of a sandbox whose host reads every output.
+    pub(super) fn read_by(callback: Option<Box<OutputCallback>>) -> Self {
+        let mut channels = Self::default();
+        channels.attachments.set_callback(callback);
+        channels
+    }
+
+    /// A panic of the host's own reader that has not been noted yet.
+    pub(super) fn take_output_panic(&mut self) -> Option<PanicError> {
+        self.attachments.take_callback_panic()
+    }
+
     /// Attaches a client; see [`Monitor::attach`](super::Monitor::attach).
     pub(super) fn attach(
         &mut self,

@@ -13,6 +13,9 @@ pub(crate) trait Audience<S> {
 
     /// Takes bytes that the log has taken.
     fn offer(&mut self, bytes: &[u8], sources: &mut Sources<'_, S>);
+
+    /// Takes the line in the place of bytes that were left out.
+    fn offer_notice(&mut self, line: &[u8], sources: &mut Sources<'_, S>);
 }
 
 /// The line in the place of bytes that were left out. It begins on a line of its own.

@@ -309,7 +309,7 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         if let Some(sink) = &mut self.sink {
             sink.offer(&line, sources);
         }
-        audience.offer(&line, sources);
+        audience.offer_notice(&line, sources);
     }
 
     /// Delays the reads of a flooded source. The tail is read as fast as it comes.

@@ -19,6 +19,7 @@ mod log_drivers;
 mod log_off;
 mod measure;
 mod oom;
+mod output;
 mod packets;
 mod panics;
 mod rotate_host;
