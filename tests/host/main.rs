@@ -9,6 +9,7 @@ mod cost;
 mod ending;
 mod engine;
 mod events;
+mod examples;
 mod handle;
 mod panics;
 

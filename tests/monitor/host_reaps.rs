@@ -10,7 +10,7 @@ use crate::common::turning::{Loop, turn_until};
 use crate::common::{State, eventually, is_alive, wait};
 use nix::unistd::Pid;
 use vmon::child::{ChildIo, ExitStatus, Signal};
-use vmon::monitor::{End, Monitor, Phase, Reason, Sandbox};
+use vmon::monitor::{End, Monitor, Reason, Sandbox};
 use vmon::reactor::{Handler, HandlerId, Reactor};
 use vmon::registry::Registry;
 
@@ -152,46 +152,4 @@ fn a_child_that_was_cloned_without_sigchld_is_monitored_and_reaped() {
         Some(nix::sys::wait::WaitPidFlag::__WALL),
     );
     assert_eq!(reaped, Err(nix::errno::Errno::ECHILD));
-}
-
-/// The example, with its children.
-#[cfg(not(mio_unsupported_force_poll_poll))]
-#[allow(dead_code)] // its `main`
-#[path = "../../examples/tokio.rs"]
-mod example;
-
-#[cfg(not(mio_unsupported_force_poll_poll))]
-#[test]
-fn a_supervisor_on_tokio_awaits_its_children_and_each_end_is_recorded_with_its_status() {
-    use example::{MicroVmMonitor, Monitors, supervise};
-    use std::sync::Arc;
-    let state = State::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let registry = Registry::open(state.db()).unwrap();
-    runtime.block_on(async {
-        let monitors = Arc::new(Monitors::new().unwrap());
-        tokio::spawn(monitors.clone().drive());
-        let tasks: Vec<_> = (0..100)
-            .map(|n| {
-                let name = format!("n{n}");
-                let monitor = MicroVmMonitor::new(&monitors, &registry, sandbox(&state, &name));
-                let mut command = tokio::process::Command::new("sh");
-                let script = if n % 10 == 0 { "echo $$; kill -9 $$" } else { "echo $$; exit 7" };
-                command.args(["-c", script]);
-                (n, name, tokio::spawn(supervise(monitor, command)))
-            })
-            .collect();
-        for (n, name, task) in tasks {
-            let end = task.await.unwrap().unwrap();
-            let (status, reason) = match n % 10 {
-                0 => (ExitStatus::Signal(Signal::KILL), Reason::Signalled),
-                _ => (ExitStatus::Code(7), Reason::Exited),
-            };
-            assert_eq!((end.status(), end.reason()), (Some(status), reason));
-            let runs = registry.runs().unwrap();
-            let run = runs.iter().find(|run| run.name.as_str() == name).unwrap();
-            assert_eq!((run.state, run.exit_code), (Some(Phase::Stopped), status.code()));
-            assert_eq!(state.log(&name), format!("{}\n", run.pid.unwrap()).as_bytes());
-        }
-    });
 }
