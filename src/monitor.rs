@@ -25,6 +25,7 @@ mod console_report;
 mod drain;
 mod handler;
 mod keys;
+mod labels;
 mod lifecycle;
 mod log_claim;
 mod logs;
@@ -62,6 +63,9 @@ pub use console::{Console, ConsoleError, DEFAULT_CONSOLE_NAME, STDIO};
 pub use console_report::{ConsoleReport, ConsoleState};
 pub use drain::Drain;
 pub use keys::{SourceKey, TimerKey};
+#[cfg(feature = "control")]
+pub(crate) use labels::json as labels_json;
+pub use labels::{LabelError, Labels};
 pub use name::{Name, NameError};
 pub use observer::{Claim, Observer, Progress, Starting};
 pub use output::Output;

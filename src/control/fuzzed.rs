@@ -50,7 +50,8 @@ fn any_reply_is_read_or_refused() {
         "bytes_dropped": 0,
     });
     let status = json!({
-        "name": "web", "config_file": "Sandboxfile", "state": "RUNNING", "supervisor": process,
+        "name": "web", "config_file": "Sandboxfile",
+        "labels": { "app": "web", "empty": "" }, "state": "RUNNING", "supervisor": process,
         "child": process, "started_at": "2026-01-01T00:00:00Z",
         "running_at": "2026-01-01T00:00:00Z", "restarts": 1, "restart_at": null, "tty": true,
         "log": "/log", "bytes_logged": 3, "bytes_dropped": 0,
@@ -66,8 +67,14 @@ fn any_reply_is_read_or_refused() {
         "state": "STOPPED", "at": "2026-01-01T00:00:00Z", "child": process, "end": end,
         "restart_in": 100,
     });
-    Status::read(&status).unwrap();
+    assert_eq!(Status::read(&status).unwrap().labels.len(), 2);
     WatchEvent::read(&event).unwrap();
+    // From other versions.
+    for labels in [json!(null), json!([1]), json!({ "a b": "x", "app": 1, "": "" })] {
+        let mut status = status.clone();
+        status["labels"] = labels;
+        assert!(Status::read(&status).unwrap().labels.is_empty());
+    }
     let replies = [status.to_string(), event.to_string()];
     rounds(|random| {
         let mut reply = random.choice(&replies).unwrap().clone().into_bytes();

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::value::{Fields, Unreadable, int, milliseconds};
 use crate::child::{ExitStatus, Identity, Signal};
 use crate::monitor::{
-    AttachTo, ConsoleReport, ConsoleState, End, Phase, Reason, Report, SessionId, SessionReport,
-    StartError, Transition, Wait,
+    AttachTo, ConsoleReport, ConsoleState, End, Labels, Phase, Reason, Report, SessionId,
+    SessionReport, StartError, Transition, Wait, labels_json,
 };
 use crate::timestamp::rfc3339;
 
@@ -22,6 +22,8 @@ pub struct Status {
     pub name: String,
     /// The namespace of its log and record.
     pub config_file: String,
+    /// Its labels, without those that this version does not allow.
+    pub labels: Labels,
     /// Its phase.
     pub phase: Phase,
     /// The process that serves the socket.
@@ -137,6 +139,7 @@ pub(super) fn status(report: &Report) -> Value {
     json!({
         "name": report.name.as_str(),
         "config_file": report.config_file.as_str(),
+        "labels": labels_json::write(&report.labels),
         "state": report.phase.as_str(),
         "supervisor": process(&report.supervisor),
         "child": report.child.as_ref().map(process),
@@ -257,6 +260,8 @@ impl Status {
         Ok(Self {
             name: fields.text("name")?.to_owned(),
             config_file: fields.text("config_file")?.to_owned(),
+            // Missing in replies of an earlier vmon.
+            labels: fields.get("labels").map(labels_json::read).unwrap_or_default(),
             phase: read_phase(&fields)?,
             supervisor: read_process(fields.some("supervisor")?)?,
             child: fields.get("child").map(read_process).transpose()?,

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::attach::SessionReport;
 use super::channel::Channel;
 use super::console_report::ConsoleReport;
+use super::labels::Labels;
 use super::name::Name;
 use super::parts::Parts;
 use super::transition::End;
@@ -57,6 +58,8 @@ pub struct Report {
     pub name: Name,
     /// The namespace of its log and record.
     pub config_file: Name,
+    /// Its labels.
+    pub labels: Labels,
     /// The state of its child.
     pub phase: Phase,
     /// This process.
@@ -102,6 +105,7 @@ impl Report {
         Self {
             name: sandbox.name.clone(),
             config_file: sandbox.config_file.clone(),
+            labels: sandbox.labels.clone(),
             phase,
             supervisor: supervisor.clone(),
             child,

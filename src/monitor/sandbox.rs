@@ -14,6 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 
 use super::console::Console;
+use super::labels::{LabelError, Labels};
 use super::name::{Name, NameError};
 use crate::child::Signal;
 use crate::logfile::{LogOptions, names};
@@ -57,6 +58,8 @@ pub struct Sandbox {
     pub config_file: Name,
     /// When its config file was last modified; recorded.
     pub config_last_modified: DateTime<Utc>,
+    /// Its labels; recorded, and of no effect on how it is run.
+    pub labels: Labels,
     /// The directory above `<config_file>/<name>.log`.
     pub log_dir: PathBuf,
     /// Whether it has no logs.
@@ -117,6 +120,7 @@ impl Sandbox {
             name: Name::new(name)?,
             config_file: Name::new(DEFAULT_CONFIG_FILE)?,
             config_last_modified: Utc::now().trunc_subsecs(6),
+            labels: Labels::default(),
             log_dir: log_dir.into(),
             log_off: false,
             log: LogOptions::default(),
@@ -153,6 +157,31 @@ impl Sandbox {
     pub fn config_last_modified(mut self, at: DateTime<Utc>) -> Self {
         self.config_last_modified = at;
         self
+    }
+
+    /// Adds a label, a key with a value of the user's choice, which replaces one of the same key.
+    /// Labels are recorded, and commands list sandboxes with them and select sandboxes by them.
+    ///
+    /// ```
+    /// use vmon::monitor::Sandbox;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sandbox = Sandbox::new("web", "/var/lib/host/log")?.label("app", "shop")?;
+    /// assert_eq!(sandbox.labels.get("app"), Some("shop"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A [`LabelError`] that says what a label may be: see [`Labels`].
+    pub fn label(
+        mut self,
+        key: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Self, LabelError> {
+        self.labels.insert(key, value)?;
+        Ok(self)
     }
 
     /// The root file system; recorded, not mounted.

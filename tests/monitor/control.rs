@@ -56,9 +56,10 @@ fn the_socket_and_its_directories_are_private_and_removed_at_the_end() {
 
 #[test]
 fn status_describes_the_sandbox() {
-    let host = Served::start(SLEEP);
+    let host = Served::with(SLEEP, false, |sandbox| sandbox.label("app", "\"x\"=ä").unwrap());
     host.state.wait_for_log("a", b"up\n");
     let status = host.client().status().unwrap();
+    assert_eq!(status.labels.iter().collect::<Vec<_>>(), [("app", "\"x\"=ä")]);
     assert_eq!((status.name.as_str(), status.config_file.as_str()), ("a", CONFIG));
     assert_eq!((status.phase, status.tty, status.restarts), (Phase::Running, Some(false), 0));
     assert_eq!(status.supervisor, Identity::current());
@@ -511,7 +512,11 @@ print(s.makefile('rb').read().decode())";
 #[test]
 fn an_independent_varlink_library_introspects_and_calls() {
     let Some(mut python) = common::python() else { return };
-    let host = Served::start("trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done");
+    let host = Served::with(
+        "trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done",
+        false,
+        |sandbox| sandbox.label("app", "web").unwrap(),
+    );
     host.state.wait_for_log("a", b"up\n");
     let script = r#"
 import sys, varlink
@@ -526,6 +531,7 @@ assert {"NotRunning", "InvalidSignal", "NoSuchStream", "NoSuchSession"} <= membe
 with client.open("io.vmon.Monitor") as monitor:
     status = monitor.GetStatus()["status"]
     assert status["state"] == "RUNNING" and status["name"] == "a", status
+    assert status["labels"] == {"app": "web"}, status
     try:
         monitor.Signal("NOPE")
         raise SystemExit("no error")

@@ -77,7 +77,9 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
         .rootfs(Rootfs::Native("/srv/root".into()))
         .forward(Forward::Drop)
         .stop_signal(Signal::INT)
-        .stop_timeout(Duration::from_millis(2500));
+        .stop_timeout(Duration::from_millis(2500))
+        .label("app", "shop")
+        .unwrap();
     life.granted(&mut fixture.registry().observer());
 
     let text = fixture.text("SELECT spec FROM vmon_runs");
@@ -93,6 +95,7 @@ fn the_spec_has_command_and_options_and_never_the_environment() {
         "on_log_error": "pause", "forward": "drop", "stdin": "null", "consoles": [],
         "interactive": none, "stop_signal": "SIGINT", "stop_timeout_seconds": 2.5, "restart": "no",
         "max_duration_seconds": none, "idle_timeout_seconds": none, "leave_descendants": false,
+        "labels": { "app": "shop" },
         "cgroup": none, "keep_runs": 1000, "journal": false, "log_off": false, "stop_command": none, "options": none,
     });
     assert_eq!(spec, expected);

@@ -6,6 +6,7 @@
 //! - A word or a path is a string; one that is not UTF-8 is `{"bytes": [104, 255, …]}`, so that a
 //!   command can be started again with the same bytes.
 //! - A console is a word in the text form of a [`Console`](crate::monitor::Console), with its name.
+//! - `labels` is an object of strings. Labels that this version does not allow are not read.
 //! - Durations are seconds. A value that is absent or `null` was not given.
 //! - `options` is set by the program that started the run.
 //! - `log_dir` is a path. In the record it is relative to the state directory if it is inside that.
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::child::Command;
 use crate::logfile::Retention;
+use crate::monitor::labels::json as labels_json;
 
 const VERSION: u64 = 3;
 
@@ -77,6 +79,7 @@ impl Spec {
             name: _,
             config_file: _,
             config_last_modified: _,
+            labels,
             log_dir,
             log_off,
             log: LogOptions { retention, format, index },
@@ -123,6 +126,7 @@ impl Spec {
             "command": command,
             "directory": directory,
             "tty": tty,
+            "labels": labels_json::write(labels),
             "rootfs": rootfs.as_ref().map(write_rootfs),
             "log_dir": word(log_dir.as_os_str()),
             "log_off": log_off,
@@ -178,6 +182,7 @@ impl Spec {
             name,
             config_file,
             config_last_modified: Utc::now().trunc_subsecs(6),
+            labels: labels_json::read(&value["labels"]),
             log_dir: read_path(&value["log_dir"]).unwrap_or_default(),
             log_off: value["log_off"].as_bool().unwrap_or(false),
             log: LogOptions {

@@ -29,6 +29,7 @@ fn everything() -> Spec {
     sandbox.on_log_error = OnLogError::Drop;
     let rate = LogRate::new(NonZeroU64::new(9).unwrap());
     sandbox.log_rate = Some(LogRate { burst: 7, over: OverRate::Drop, ..rate });
+    sandbox = sandbox.label("app", "\"web\"=ä").unwrap().label("x.y/z", "").unwrap();
     sandbox.rootfs = Some(Rootfs::Overlayfs(vec!["/a:b".into(), "/c".into()]));
     sandbox.forward = Forward::Drop;
     sandbox.input = Input::Forward;
@@ -82,6 +83,7 @@ fn the_form_of_version_3_does_not_change() {
     let expected = json!({
         "version": 3, "command": ["printf", { "bytes": [97, 255, 10] }],
         "directory": { "bytes": [47, 254] }, "tty": true,
+        "labels": { "app": "\"web\"=ä", "x.y/z": "" },
         "rootfs": { "overlayfs": ["/a:b", "/c"] }, "log_dir": "/log", "log_off": true, "log_max_size": 7,
         "log_max_files": 3, "log_max_age_seconds": 1.5, "log_rotate_every_seconds": 60.0,
         "log_total_size": 1_u64 << 40, "log_rotate_command": { "bytes": b"gzip '\xff'" },
@@ -94,6 +96,19 @@ fn the_form_of_version_3_does_not_change() {
         "cgroup": "/sys/fs/cgroup/web", "keep_runs": 70, "options": { "pid_file": "/run/web.pid" },
     });
     assert_eq!(everything().to_json(), expected);
+}
+
+#[test]
+fn labels_of_another_version_that_are_not_allowed_are_not_read() {
+    let spec = everything();
+    let mut value = spec.to_json();
+    value["labels"] = json!({ "a b": "x", "": "y", "n": 1, "line": "a\nb", "app": "web" });
+    let labels = read_back(&value, &spec).sandbox.labels;
+    assert_eq!(labels.iter().collect::<Vec<_>>(), [("app", "web")]);
+    for value in [json!([]), json!("app"), json!(null)] {
+        let value = json!({ "version": 3, "labels": value });
+        assert!(read_back(&value, &spec).sandbox.labels.is_empty());
+    }
 }
 
 #[test]
