@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, Local, LocalResult, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use vmon::logfile::Timestamp;
-use vmon::monitor::{Name, NameError, STDIO};
+use vmon::monitor::{LabelError, Labels, Name, NameError, STDIO};
 use vmon::values::{split_unit, time};
 
 /// An invalid value. The message shows a valid one.
@@ -184,6 +184,20 @@ pub fn env(text: OsString) -> Result<EnvArg, ValueError> {
     }
 }
 
+/// A label of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelArg {
+    pub key: String,
+    pub value: String,
+}
+
+/// `KEY=VALUE`, or `KEY` for an empty value.
+pub fn label(text: &str) -> Result<LabelArg, LabelError> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    Labels::default().insert(key, value)?;
+    Ok(LabelArg { key: key.to_owned(), value: value.to_owned() })
+}
+
 /// The path of an overlayfs layer.
 pub fn layer(text: OsString) -> Result<PathBuf, ValueError> {
     match text.as_bytes() {
@@ -282,6 +296,19 @@ mod tests {
         assert_eq!(env("K".into()).unwrap().value, None);
         assert_eq!(env("=x".into()), Err(ValueError::NoKey));
         assert_eq!(env("".into()), Err(ValueError::NoKey));
+    }
+
+    #[test]
+    fn a_label_is_a_key_with_or_without_a_value() {
+        let read = |text: &str| label(text).map(|LabelArg { key, value }| (key, value));
+        let pair = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(read("app=web"), pair("app", "web"));
+        assert_eq!(read("app=a=b"), pair("app", "a=b"));
+        assert_eq!(read("app="), pair("app", ""));
+        assert_eq!(read("x.y/app"), pair("x.y/app", ""));
+        assert_eq!(read("=x"), Err(LabelError::NoKey));
+        assert!(matches!(read("a b"), Err(LabelError::Key(_))));
+        assert!(matches!(read("a=\n"), Err(LabelError::Value { .. })));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::outcome::Outcome;
 use super::output::{exit, json_line as json_text, or_dash, print, short, stamp};
 use super::places::Places;
 use super::record::{AnyNames, Selector};
+use super::run_object::labels_object;
 use super::shared_args::SharedArgs;
 
 /// Interval at which the record is read again after it could not be read.
@@ -47,7 +48,7 @@ follows), stopped and removed (from the record). Times are local.
 
 With --json, each line is an object; a value that is not known is null:
   time, event, name, config_file, run, pid, supervisor_pid, exit_code, signal, reason,
-  bytes_logged, bytes_dropped, restarts, restart_at
+  bytes_logged, bytes_dropped, restarts, restart_at, labels
 restarts and restart_at are those of restarting: the number of restarts so far, and the time of the
 next start. The time is RFC 3339, in UTC; run is the id that 'vmon ps --json' prints.
 
@@ -253,6 +254,7 @@ fn json_line(event: &Event) -> String {
         "event": what.word(),
         "name": sandbox.name,
         "config_file": sandbox.config_file,
+        "labels": labels_object(sandbox.labels.as_ref()),
         "run": sandbox.run,
         "pid": run.and_then(|run| run.pid).filter(|_| what.has_child()),
         "supervisor_pid": sandbox.supervisor,

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use vmon::child::{self, Signal};
 use vmon::control::ControlError;
 use vmon::logfile::{LogError, Retention};
-use vmon::monitor::{ConsoleError, NameError, StartError};
+use vmon::monitor::{ConsoleError, LabelError, NameError, StartError};
 use vmon::registry::RegistryError;
 
 use super::args::ValueError;
@@ -69,6 +69,8 @@ pub enum Failure {
     Directory { what: &'static str, path: PathBuf, reason: &'static str, option: &'static str },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("{0} (--label)")]
+    Label(#[from] LabelError),
     #[error("{0} (--log-dir)")]
     Log(#[from] LogError),
     #[error("{0} (--runtime-dir)")]

@@ -37,12 +37,13 @@ FORMAT is one of
   openmetrics  the OpenMetrics text format: each sandbox and its last run; on a terminal, control
                characters in labels are escaped
   TEMPLATE     one line for each run: {name}, and every other key of --json in braces, is replaced
-               by its value, or by '-' if that is not known. {{ and }} are braces, \\t is a tab and
-               \\n a newline
+               by its value, or by '-' if that is not known; {labels.KEY} by the value of a label.
+               {{ and }} are braces, \\t is a tab and \\n a newline
 
 With --json, an array of objects, newest first; a value that is not known is null:
   id, name, config_file, state, status, pid, supervisor_pid, host, started_at, running_at,
-  ended_at, exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths, waits
+  ended_at, exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths,
+  labels, waits
 Times are RFC 3339, in UTC; a signal is its number.
 
 Examples:

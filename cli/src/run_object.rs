@@ -1,15 +1,15 @@
 //! A run as JSON, for `ps`, `history` and `inspect`.
 
 use serde_json::{Value, json};
-use vmon::monitor::{Phase, Reason};
-use vmon::registry::Run;
+use vmon::monitor::{Labels, Phase, Reason};
+use vmon::registry::{Run, RunStatus};
 
 use super::live::{self, Answer};
 use super::output::{merged, stamp, word};
 use super::{consoles, waits};
 
 /// The keys of [`run_object`].
-pub const RUN_KEYS: [&str; 19] = [
+pub const RUN_KEYS: [&str; 20] = [
     "id",
     "name",
     "config_file",
@@ -28,8 +28,36 @@ pub const RUN_KEYS: [&str; 19] = [
     "bytes_dropped",
     "consoles",
     "rootfs_paths",
+    "labels",
     "waits",
 ];
+
+/// The states of a run on record.
+pub const STATES: [Phase; 5] =
+    [Phase::Starting, Phase::Running, Phase::Stopping, Phase::Restarting, Phase::Stopped];
+
+/// The state on record, limited to [`STATES`]. A run whose supervisor is dead has stopped.
+pub fn state(run: &Run) -> Phase {
+    match run.status {
+        RunStatus::Stopped => Phase::Stopped,
+        RunStatus::Running => {
+            run.state.filter(|state| STATES.contains(state)).unwrap_or(Phase::Running)
+        }
+    }
+}
+
+/// The labels of a run; `None` if it is of another program.
+pub fn labels(run: &Run) -> Option<&Labels> {
+    run.spec.as_ref().map(|spec| &spec.sandbox.labels)
+}
+
+/// Labels as a JSON object; null if they are not known.
+pub fn labels_object(labels: Option<&Labels>) -> Value {
+    let object = |labels: &Labels| {
+        labels.iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect()
+    };
+    labels.map(object).unwrap_or_default()
+}
 
 /// A run, with what its supervisor has answered.
 pub fn run_object(run: &Run, answer: &Answer) -> Value {
@@ -62,5 +90,6 @@ pub fn recorded(run: &Run) -> Value {
         "bytes_logged": run.bytes_logged,
         "bytes_dropped": run.bytes_dropped,
         "rootfs_paths": run.rootfs_paths,
+        "labels": labels_object(labels(run)),
     })
 }

@@ -15,6 +15,7 @@ use super::live::Answer;
 use super::outcome::Outcome;
 use super::output::{duration, json_line, merged, or_dash, print, print_json, stamp};
 use super::record::{AnyNames, Record};
+use super::run_object::{labels, labels_object};
 use super::shared_args::SharedArgs;
 use super::usage::{self, ProcessSnapshot};
 use super::{Failure, live, messages, waits};
@@ -49,7 +50,7 @@ what holds a sandbox up, if anything does.
 
 With --json, an array of objects, with --watch one on each line; a value that is not known is null:
   time, name, config_file, run, pid, cpu_percent, cpu_seconds, memory_bytes, threads, processes,
-  read_bytes, written_bytes, uptime_seconds, bytes_logged, bytes_dropped, waits, error
+  read_bytes, written_bytes, uptime_seconds, bytes_logged, bytes_dropped, labels, waits, error
 
 Examples:
   vmon stats              all running sandboxes
@@ -248,6 +249,7 @@ impl Figures {
             "uptime_seconds": self.uptime().map(|uptime| uptime.as_secs_f64()),
             "bytes_logged": self.bytes_logged,
             "bytes_dropped": self.bytes_dropped,
+            "labels": labels_object(labels(&self.run)),
             "waits": waits::of(&self.run, &self.answer),
             "error": self.error,
         });

@@ -9,6 +9,7 @@ mod attach_command;
 mod completions;
 mod events;
 mod inspect;
+mod labels;
 mod metrics_interval;
 mod pages;
 mod ps;

@@ -186,6 +186,29 @@ fn openmetrics_is_accepted_by_an_independent_parser() {
 }
 
 #[test]
+fn labels_are_on_a_metric_of_their_own_under_names_that_the_format_allows() {
+    let state = State::new();
+    let labels = ["org.example/app=\"a\\", "a-b=1", "a.b=2", "ja=日本"];
+    let options: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
+    ran(&state, "web", &options, "true");
+    ran(&state, "bare", &[], "true");
+    let exposition = ps(&state, &["--all", "--format", "openmetrics"]);
+    let Some(samples) = parsed(&exposition) else { return };
+    let labels_of = |sandbox: &str| {
+        let name = "vmon_sandbox_labels_info";
+        let mut found = samples.iter().filter(|it| it[2] == name && it[3]["name"] == sandbox);
+        found.next().unwrap()[3].clone()
+    };
+    let expected = serde_json::json!({
+        "name": "web", "config_file": CONFIG, "label_org_example_app": "\"a\\",
+        "label_a_b_conflict1": "1", "label_a_b_conflict2": "2", "label_ja": "日本",
+    });
+    assert_eq!(labels_of("web"), expected);
+    assert_eq!(labels_of("bare"), serde_json::json!({ "name": "bare", "config_file": CONFIG }));
+    assert_eq!(exposition.matches("label_ja").count(), 1);
+}
+
+#[test]
 fn openmetrics_of_an_empty_record_is_valid() {
     let exposition = ps(&State::new(), &["--format", "openmetrics"]);
     if let Some(samples) = parsed(&exposition) {

@@ -36,6 +36,7 @@ const OPTIONS: &[(&str, &[&str], Kept)] = &[
         &["--config-last-modified", "2001-02-03T04:05:06.789Z"],
         Column("config_last_modified"),
     ),
+    ("--label", &["--label", "app=a=\"b\"", "--label", "empty"], Spec("labels")),
     ("--native-rootfs", &["--native-rootfs", "/a"], Column("rootfs_paths")),
     ("--overlayfs-layer", &["--overlayfs-layer", "/a", "/b"], Spec("rootfs")),
     ("--log-dir", &["--log-dir", "{}/l"], Spec("log_dir")),

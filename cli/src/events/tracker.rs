@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use vmon::monitor::{Identity, Phase, Restart};
+use vmon::monitor::{Identity, Labels, Phase, Restart};
 use vmon::registry::{Location, Run, RunStatus, Seen};
+
+use super::super::run_object::labels;
 
 /// One transition.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub struct Sandbox {
     /// The number of its last run.
     pub run: Option<i64>,
     pub supervisor: Option<u32>,
+    /// The labels of that run; `None` if it is of another program.
+    pub labels: Option<Labels>,
     started_at: Option<DateTime<Utc>>,
 }
 
@@ -39,6 +43,7 @@ impl Sandbox {
             name: run.name.clone(),
             run: run.id,
             supervisor: run.supervisor,
+            labels: labels(run).cloned(),
             started_at: run.started_at,
         }
     }

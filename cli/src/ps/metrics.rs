@@ -1,12 +1,13 @@
 //! The record in the OpenMetrics text format, for a textfile collector. Each sandbox is represented
 //! by its current run, or its last one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use vmon::control::Status as Live;
-use vmon::monitor::Phase;
-use vmon::registry::{Run, RunStatus};
+use vmon::monitor::Labels;
+use vmon::registry::Run;
 use vmon::usage::Usage;
 
 use self::Kind::{Counter, Gauge};
@@ -14,11 +15,8 @@ use super::super::live::{self, Answer};
 use super::super::messages::printable;
 use super::super::output::exit_code;
 use super::super::record::Recorded;
+use super::super::run_object::{STATES, labels, state};
 use super::super::usage::ProcessSnapshot;
-
-/// The states of a run on record.
-const STATES: [Phase; 5] =
-    [Phase::Starting, Phase::Running, Phase::Stopping, Phase::Restarting, Phase::Stopped];
 
 /// A metric family of OpenMetrics.
 struct Family<'a> {
@@ -57,6 +55,8 @@ impl Kind {
 
 const INFO: Family<'_> =
     Family { kind: Kind::Info, name: "vmon_sandbox", help: "The sandbox's last run." };
+const LABELS: Family<'_> =
+    Family { kind: Kind::Info, name: "vmon_sandbox_labels", help: "The sandbox's labels." };
 const STATE: Family<'_> =
     Family { kind: Kind::StateSet, name: "vmon_sandbox_state", help: "The state of that run." };
 
@@ -155,6 +155,13 @@ pub fn exposition(sandboxes: &[&Recorded]) -> String {
     for subject in &subjects {
         INFO.sample(&mut text, subject, &info(subject.run), "1");
     }
+    LABELS.head(&mut text);
+    for subject in &subjects {
+        let labels = labels(subject.run).map(label_pairs).unwrap_or_default();
+        let labels: Vec<(&str, String)> =
+            labels.iter().map(|(name, value)| (name.as_str(), (*value).to_owned())).collect();
+        LABELS.sample(&mut text, subject, &labels, "1");
+    }
     STATE.head(&mut text);
     for subject in &subjects {
         let now = state(subject.run);
@@ -216,14 +223,33 @@ fn info(run: &Run) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The state, limited to [`STATES`].
-fn state(run: &Run) -> Phase {
-    match run.status {
-        RunStatus::Stopped => Phase::Stopped,
-        RunStatus::Running => {
-            run.state.filter(|state| STATES.contains(state)).unwrap_or(Phase::Running)
-        }
+/// The labels of a sandbox under names that the format allows, as kube-state-metrics makes them:
+/// `label_` and the key with `_` for each other character. Where several keys would get the same
+/// name, each has `_conflict` and a number behind it, in the order of the keys.
+fn label_pairs(labels: &Labels) -> Vec<(String, &str)> {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name = |key: &str| format!("label_{}", key.chars().map(allowed).collect::<String>());
+    let mut count: BTreeMap<String, u32> = BTreeMap::new();
+    for (key, _) in labels.iter() {
+        *count.entry(name(key)).or_default() += 1;
     }
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
+    let pair = |(key, value)| {
+        let name = name(key);
+        if count.get(&name) == Some(&1) {
+            return (name, value);
+        }
+        let number = numbers.entry(name.clone()).or_default();
+        loop {
+            *number += 1;
+            let numbered = format!("{name}_conflict{number}");
+            // It may be the name of another label.
+            if !count.contains_key(&numbered) {
+                return (numbered, value);
+            }
+        }
+    };
+    labels.iter().map(pair).collect()
 }
 
 fn seconds(time: DateTime<Utc>) -> String {
@@ -245,6 +271,27 @@ mod tests {
     #[test]
     fn a_label_is_escaped() {
         assert_eq!(quoted("a\\b\"c\nd"), "\"a\\\\b\\\"c\\nd\"");
+    }
+
+    #[test]
+    fn the_names_of_labels_are_allowed_and_differ() {
+        let mut labels = Labels::default();
+        for (value, key) in ["a-b", "a.b", "a_b", "a_b_conflict2", "App/x", "9"].iter().enumerate()
+        {
+            labels.insert(*key, value.to_string()).unwrap();
+        }
+        let pairs = label_pairs(&labels);
+        let pairs: Vec<(&str, &str)> =
+            pairs.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let expected = [
+            ("label_9", "5"),
+            ("label_App_x", "4"),
+            ("label_a_b_conflict1", "0"),
+            ("label_a_b_conflict3", "1"),
+            ("label_a_b_conflict4", "2"),
+            ("label_a_b_conflict2", "3"),
+        ];
+        assert_eq!(pairs, expected);
     }
 
     #[test]

@@ -18,11 +18,13 @@ pub struct Template(Vec<Piece>);
 enum Piece {
     Text(String),
     Field(&'static str),
+    /// The value of the label with this key.
+    Label(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    #[error("there is no field '{0}': the fields are {list}", list = RUN_KEYS.join(", "))]
+    #[error("there is no field '{0}': the fields are {list}, and labels.KEY", list = RUN_KEYS.join(", "))]
     Unknown(String),
     #[error("unbalanced brace: write {{name}} for a field, and {{{{ or }}}} for a brace")]
     Brace,
@@ -61,7 +63,7 @@ impl FromStr for Template {
             }
         }
         pieces.push(Piece::Text(text));
-        let has_field = pieces.iter().any(|piece| matches!(piece, Piece::Field(_)));
+        let has_field = pieces.iter().any(|piece| !matches!(piece, Piece::Text(_)));
         if has_field { Ok(Self(pieces)) } else { Err(TemplateError::NoField) }
     }
 }
@@ -75,6 +77,9 @@ fn field(characters: &mut impl Iterator<Item = char>) -> Result<Piece, TemplateE
             Some('{') | None => return Err(TemplateError::Brace),
             Some(character) => name.push(character),
         }
+    }
+    if let Some(key) = name.strip_prefix("labels.").filter(|key| !key.is_empty()) {
+        return Ok(Piece::Label(key.to_owned()));
     }
     let known = RUN_KEYS.into_iter().find(|key| *key == name);
     known.map(Piece::Field).ok_or(TemplateError::Unknown(name))
@@ -98,6 +103,10 @@ impl Template {
             match piece {
                 Piece::Text(text) => line.push_str(text),
                 Piece::Field(key) => line.push_str(&cell(object.get(key))),
+                Piece::Label(key) => {
+                    let labels = object.get("labels");
+                    line.push_str(&cell(labels.and_then(|labels| labels.get(key))));
+                }
             }
         }
         line.push('\n');
@@ -126,12 +135,15 @@ mod tests {
         let text = |text: &str| Piece::Text(text.to_owned());
         let pieces = vec![text("{\t"), Piece::Field("name"), text("}\n\\x")];
         assert_eq!(parse("{{\\t{name}}}\\n\\\\x"), Ok(Template(pieces)));
+        let label = vec![text(""), Piece::Label("a.b/c".to_owned()), text("")];
+        assert_eq!(parse("{labels.a.b/c}"), Ok(Template(label)));
     }
 
     #[test]
     fn an_invalid_template_is_refused_with_an_explanation() {
         let unknown = parse("{nmae}").unwrap_err().to_string();
         assert!(unknown.contains("'nmae'") && unknown.contains("config_file"), "{unknown}");
+        assert_eq!(parse("{labels.}"), Err(TemplateError::Unknown("labels.".to_owned())));
         for text in ["{name", "name}", "{na{me}"] {
             assert_eq!(parse(text), Err(TemplateError::Brace), "{text}");
         }

@@ -20,7 +20,7 @@ use vmon::{terminal, values};
 use super::lifecycle_files::LifecycleFiles;
 use super::options::Options;
 use super::plan::Plan;
-use crate::args::{self, ConsoleChoice, EnvArg, one_of, os};
+use crate::args::{self, ConsoleChoice, EnvArg, LabelArg, one_of, os};
 use crate::name_choice::NameChoice;
 use crate::places::check_directory;
 use crate::shared_args::SharedArgs;
@@ -48,6 +48,7 @@ use crate::{Failure, notify};
                   vmon run -- make -j4                        on this terminal, with a log\n  \
                   vmon run -d --name web -- ./server          in the background\n  \
                   vmon run -d --restart on-failure:5 -- ./db  restarted when it fails\n  \
+                  vmon run -d --label app=shop -- ./server    with a label, for 'vmon ps --json'\n  \
                   vmon run --log-format cri -- ./worker       with a log that log shippers read\n  \
                   vmon run -d --log-total-size 64MiB --log-rate 1MiB/s -- ./vm  with limits\n  \
                   vmon run --console pty -- qemu-system-x86_64 ... -serial {console}\n  \
@@ -94,6 +95,11 @@ pub(super) struct RecordArgs {
     /// current directory, else now]
     #[arg(long, value_name = "TIME", value_parser = args::date)]
     config_last_modified: Option<DateTime<Utc>>,
+
+    /// Label of the sandbox, to list and select it by; the value may be empty. May be repeated. KEY is
+    /// letters, digits, '.', '_', '-' and '/'; VALUE has no control characters
+    #[arg(long = "label", short, value_name = "KEY[=VALUE]", value_parser = args::label)]
+    labels: Vec<LabelArg>,
 
     /// Directory of the root file system; recorded, not mounted
     #[arg(long, value_name = "PATH")]
@@ -394,6 +400,9 @@ impl RunArgs {
         sandbox.max_duration = lifecycle.max_duration;
         sandbox.idle_timeout = lifecycle.idle_timeout;
         sandbox.cgroup = lifecycle.cgroup;
+        for LabelArg { key, value } in record.labels {
+            sandbox.labels.insert(key, value)?;
+        }
         sandbox.rootfs = match record.native_rootfs {
             Some(path) => Some(Rootfs::Native(path)),
             None if record.overlayfs_layer.is_empty() => None,

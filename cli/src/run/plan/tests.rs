@@ -16,7 +16,7 @@ fn plan(options: &[&str]) -> Plan {
 }
 
 /// Options that change the plan: clap's id, and the arguments.
-const OPTIONS: [(&str, &[&str]); 46] = [
+const OPTIONS: &[(&str, &[&str])] = &[
     ("always_tty", &["-t"]),
     ("cgroup", &["--cgroup", "/sys/fs/cgroup/x"]),
     ("config_file", &["--config-file", "other"]),
@@ -31,6 +31,7 @@ const OPTIONS: [(&str, &[&str]); 46] = [
     ("idle_timeout", &["--idle-timeout", "7ms"]),
     ("interactive", &["--interactive", "stdio"]),
     ("keep_runs", &["--keep-runs", "7"]),
+    ("labels", &["--label", "app=a=b"]),
     ("leave_descendants", &["--leave-descendants"]),
     ("log_dir", &["--log-dir", "/l"]),
     ("log_format", &["--log-format", "json"]),
@@ -70,7 +71,7 @@ const OTHERS: [&str; 2] = ["command", "no_tty"];
 
 #[test]
 fn every_option_is_in_the_plan_that_is_handed_over() {
-    for (id, options) in OPTIONS {
+    for &(id, options) in OPTIONS {
         // Without -T the default depends on whether this test's stdin and stdout are a terminal.
         let others: &[&str] = match id {
             "interactive" => &["-T", "--console", "pty"],
