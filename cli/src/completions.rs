@@ -4,14 +4,17 @@
 //! prints the candidates, one a line, from its options and from the record. Without candidates the
 //! shell completes file names.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Arg, Command, CommandFactory, ValueEnum};
+use vmon::monitor::Labels;
 use vmon::registry::{Registry, Run, RunStatus};
 use vmon::terminal::Messages;
 
 use super::output::{print, stdout};
+use super::run_object::{STATES, labels};
 use super::shared_args::default_db;
 use super::{Cli, Failure, NOT_ALL_DONE};
 
@@ -30,6 +33,9 @@ const FORMATS: [&str; 4] = ["table", "json", "names", "openmetrics"];
 
 /// Values of `--run`, besides numbers.
 const RUNS: [&str; 2] = ["last", "all"];
+
+/// Commands whose filters are of labels only.
+const LABEL_FILTERS: [&str; 2] = ["events", "prune"];
 
 /// bash also splits words at '=' and passes it as a word of its own.
 const BASH: &str = r#"_vmon() {
@@ -102,8 +108,38 @@ pub fn answer(args: &[OsString]) -> Option<u8> {
     }
 }
 
-/// The candidates for the last word.
+/// The candidates for the last word, as the shell has split it.
 fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
+    let (words, start) = joined(words);
+    let candidates = candidates_of_whole(vmon, &words).into_iter();
+    candidates.filter_map(|candidate| Some(candidate.get(start..)?.to_owned())).collect()
+}
+
+/// Joins words that bash has split at '='. The part of the last one that bash completes starts at the
+/// returned position.
+fn joined(words: &[String]) -> (Vec<String>, usize) {
+    let mut joined: Vec<String> = Vec::new();
+    let mut start = 0;
+    let mut is_behind = false;
+    for word in words {
+        let is_sign = word == "=";
+        match joined.last_mut().filter(|_| is_sign || is_behind) {
+            Some(last) => {
+                start = last.len() + usize::from(is_sign);
+                last.push_str(word);
+            }
+            None => {
+                start = 0;
+                joined.push(word.clone());
+            }
+        }
+        is_behind = is_sign;
+    }
+    (joined, start)
+}
+
+/// The candidates for the last word.
+fn candidates_of_whole(vmon: &Command, words: &[String]) -> Vec<String> {
     let Some((current, before)) = words.split_last() else { return Vec::new() };
     let Some((name, before)) = before.split_first() else {
         return beginning(with_options(vmon, subcommands(vmon), current), current);
@@ -114,13 +150,11 @@ fn candidates(vmon: &Command, words: &[String]) -> Vec<String> {
         return beginning(candidates, current);
     }
     match word_kind(command, before) {
-        WordKind::Value(option) => {
-            beginning(values(option), if current == "=" { "" } else { current })
-        }
+        WordKind::Value(option) => beginning(values(command, option), current),
         WordKind::Argument(number) => match current.split_once('=') {
             Some((option, value)) if option.starts_with("--") => {
-                let option = option_of(command, option).map(values).unwrap_or_default();
-                let option = beginning(option, value).into_iter();
+                let option = option_of(command, option).map(|option| values(command, option));
+                let option = beginning(option.unwrap_or_default(), value).into_iter();
                 let (before, _) = current.split_at(current.len() - value.len());
                 option.map(|value| format!("{before}{value}")).collect()
             }
@@ -152,7 +186,6 @@ fn word_kind<'a>(command: &'a Command, before: &[String]) -> WordKind<'a> {
     let mut words = before.iter().peekable();
     while let Some(word) = words.next() {
         match awaited.take() {
-            Some(option) if word == "=" => awaited = Some(option),
             Some(_) => {}
             None if word == "--" => {
                 let behind = arguments + words.count();
@@ -189,11 +222,12 @@ fn option_of<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
     })
 }
 
-fn values(option: &Arg) -> Vec<String> {
+fn values(command: &Command, option: &Arg) -> Vec<String> {
     match option.get_id().as_str() {
         "signal" | "stop_signal" => return SIGNALS.map(str::to_owned).into(),
         "format" => return FORMATS.map(str::to_owned).into(),
         "run" => return RUNS.map(str::to_owned).into(),
+        "filter" => return filters(!LABEL_FILTERS.contains(&command.get_name())),
         _ => {}
     }
     let values = option.get_possible_values().into_iter().filter(|value| !value.is_hide_set());
@@ -214,7 +248,7 @@ fn arguments(vmon: &Command, command: &Command, number: usize) -> Vec<String> {
         }
         Some((_, "names" | "name")) => names(|_| true),
         Some((_, "command")) if !runs(command) => subcommands(vmon),
-        Some((argument, _)) => values(argument),
+        Some((argument, _)) => values(command, argument),
         None => Vec::new(),
     }
 }
@@ -238,14 +272,10 @@ fn beginning(mut candidates: Vec<String>, start: &str) -> Vec<String> {
     candidates
 }
 
-/// The names of the sandboxes with a matching run. Errors give no candidates, and the record is not
-/// reconciled.
+/// The names of the sandboxes with a matching run.
 fn names(wanted: impl Fn(&Run) -> bool) -> Vec<String> {
-    let Some(registry) = db().and_then(|db| Registry::open_existing(db).ok().flatten()) else {
-        return Vec::new();
-    };
     let pair = |run: &Run| (run.name.clone(), run.config_file.clone());
-    let runs = registry.latest().unwrap_or_default();
+    let runs = latest();
     let named: Vec<_> = runs.iter().map(pair).collect();
     let mut names: Vec<String> = runs
         .iter()
@@ -254,11 +284,37 @@ fn names(wanted: impl Fn(&Run) -> bool) -> Vec<String> {
             1 => run.name.clone(),
             _ => format!("{}/{}", run.config_file, run.name),
         })
-        // The shell inserts the word unquoted, so names that need quoting are left out.
-        .filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.+-/".contains(c)))
+        .filter(|name| needs_no_quotes(name))
         .collect();
     names.sort();
     names
+}
+
+/// Filters for the labels on record, and for names and states unless only labels are wanted.
+fn filters(also_others: bool) -> Vec<String> {
+    let mut filters = BTreeSet::new();
+    for run in latest() {
+        for (key, value) in labels(&run).into_iter().flat_map(Labels::iter) {
+            filters.insert(format!("label={key}"));
+            filters.insert(format!("label={key}={value}"));
+        }
+    }
+    if also_others {
+        filters.extend(names(|_| true).into_iter().map(|name| format!("name={name}")));
+        filters.extend(STATES.map(|it| format!("status={}", it.as_str().to_ascii_lowercase())));
+    }
+    filters.into_iter().filter(|filter| needs_no_quotes(filter)).collect()
+}
+
+/// Whether the shell takes a word as it is. It inserts candidates unquoted, so the others are left out.
+fn needs_no_quotes(word: &str) -> bool {
+    word.chars().all(|c| c.is_ascii_alphanumeric() || "_.+-/=".contains(c))
+}
+
+/// The latest run of each sandbox. An error gives none, and the record is not reconciled.
+fn latest() -> Vec<Run> {
+    let registry = db().and_then(|db| Registry::open_existing(db).ok().flatten());
+    registry.and_then(|registry| registry.latest().ok()).unwrap_or_default()
 }
 
 /// The database that the options typed so far select.
@@ -306,6 +362,14 @@ mod tests {
         assert_eq!(offered(&["kill", "-s", "H"]), ["HUP"]);
         assert_eq!(offered(&["run", "--stop-signal=H"]), ["--stop-signal=HUP"]);
         assert_eq!(offered(&["ps", "--format", "n"]), ["names"]);
+        assert_eq!(
+            offered(&["ps", "--filter", "status=r"]),
+            ["status=restarting", "status=running"]
+        );
+        assert_eq!(offered(&["rm", "--filter", "status", "=", "stoppi"]), ["stopping"]);
+        assert_eq!(offered(&["rm", "--filter", "=", "status", "=", "stoppi"]), ["stopping"]);
+        assert_eq!(offered(&["rm", "--filter=status=stoppi"]), ["--filter=status=stopping"]);
+        assert_eq!(offered(&["prune", "--filter", "status=r"]), [] as [String; 0]);
         assert_eq!(offered(&["completions", ""]), ["bash", "fish", "zsh"]);
     }
 

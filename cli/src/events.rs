@@ -18,6 +18,7 @@ use self::supervisors::Supervisors;
 use self::tracker::{Event, RunTracker, Sandbox, What};
 use super::Failure;
 use super::file_watcher::{FileWatcher, Target, is_remote};
+use super::filter::LabelFilters;
 use super::interruptible_wait::{InterruptibleWait, WaitResult};
 use super::messages::printable;
 use super::outcome::Outcome;
@@ -54,10 +55,15 @@ next start. The time is RFC 3339, in UTC; run is the id that 'vmon ps --json' pr
 
 Examples:
   vmon events             all sandboxes
-  vmon events web --json  one sandbox, as JSON")]
+  vmon events web --json  one sandbox, as JSON
+  vmon events --filter label=app=web
+                          sandboxes with this label")]
 pub struct EventsArgs {
     #[command(flatten)]
     names: AnyNames,
+
+    #[command(flatten)]
+    filters: LabelFilters,
 
     /// Print each event as a JSON object on one line
     #[arg(long)]
@@ -71,7 +77,7 @@ pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<
     let _ = process::raise_file_limit();
     let mut feed = Feed::new(shared.places()?)?;
     loop {
-        let poll = || feed.poll(|sandbox| is_wanted(&args.names.names, sandbox));
+        let poll = || feed.poll(|sandbox| args.want(sandbox));
         let Some(events) = interruptible.while_blocked(poll) else { return Ok(()) };
         for event in events? {
             print(&if args.json { json_line(&event) } else { line(&event) })?;
@@ -82,9 +88,13 @@ pub fn events(args: EventsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<
     }
 }
 
-fn is_wanted(names: &[Selector], sandbox: &Sandbox) -> bool {
-    let is_selected = |name: &Selector| name.matches(&sandbox.config_file, &sandbox.name);
-    names.is_empty() || names.iter().any(is_selected)
+impl EventsArgs {
+    fn want(&self, sandbox: &Sandbox) -> bool {
+        let names = &self.names.names;
+        let is_selected = |name: &Selector| name.matches(&sandbox.config_file, &sandbox.name);
+        (names.is_empty() || names.iter().any(is_selected))
+            && self.filters.match_labels(sandbox.labels.as_ref())
+    }
 }
 
 /// The record, and the events reported so far.

@@ -13,6 +13,7 @@ mod events;
 mod export;
 mod failure;
 mod file_watcher;
+mod filter;
 mod history;
 mod inspect;
 mod interruptible_wait;

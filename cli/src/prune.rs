@@ -12,16 +12,19 @@ use vmon::registry::{Pruned, Registry, Run};
 use vmon::timestamp::rfc3339;
 
 use super::Failure;
+use super::filter::LabelFilters;
 use super::log_files::{Leftover, LockError, Roots, remove_logs};
 use super::outcome::Outcome;
 use super::output::{print, print_json};
 use super::rm::remove_left;
+use super::run_object::labels;
 use super::shared_args::SharedArgs;
 
 /// Remove ended runs from the record, and each sandbox whose last run was removed
 ///
 /// Running sandboxes and those of other programs are kept. With --logs, a sandbox whose logs can't
-/// be removed is kept too.
+/// be removed is kept too. With --filter, the labels of the current or last run of a sandbox decide
+/// on all its ended runs, and logs that belong to no sandbox on record are kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 TIME is whole seconds or a number with ms, s, m or h. Ages are measured up to now, or up to the last
@@ -33,11 +36,15 @@ number of removed runs, logs is an array of the sandboxes not on record whose lo
 
 Examples:
   vmon prune                          remove all ended runs
+  vmon prune --filter label=ci        remove those of sandboxes with this label
   vmon prune --older-than 168h --logs remove what ended more than a week ago, with its logs")]
 pub struct PruneArgs {
     /// Only remove runs that ended longer ago than this
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = vmon::values::time)]
     older_than: Duration,
+
+    #[command(flatten)]
+    filters: LabelFilters,
 
     /// Remove the logs of removed sandboxes too, and the logs in the state directory that belong to no
     /// sandbox on record
@@ -85,14 +92,21 @@ pub fn prune(args: PruneArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Res
         registry.reconcile()?;
         now = self::now(registry)?;
         let before = before(now);
+        let selected = selected(registry, &args.filters)?;
+        let is_kept = |pruned: &Pruned| {
+            let sandbox = (pruned.config_file.clone(), pruned.name.clone());
+            selected.as_ref().is_some_and(|selected| !selected.contains(&sandbox))
+        };
         let also = |pruned: &Pruned| match &roots {
+            _ if is_kept(pruned) => false,
             Some(roots) if pruned.whole => may_remove(pruned, roots, outcome),
             _ => true,
         };
         pruned = registry.prune_with(before, also)?;
     }
     let mut left = Vec::new();
-    if let Some(roots) = &roots {
+    // Logs of which nothing is on record have no labels.
+    if let Some(roots) = roots.as_ref().filter(|_| args.filters.is_empty()) {
         let log_dir = places.default_log_dir();
         let found = outcome.ok(old_logs(registry.as_ref(), roots, &log_dir, |newest| {
             before(now.min(latest_after(newest, &Identity::current())))
@@ -126,6 +140,19 @@ pub fn prune(args: PruneArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Res
         print(&format!("removed {of_sandboxes} and {of_runs}{of_logs}\n"))?;
     }
     Ok(())
+}
+
+/// The sandboxes on record whose current or last run matches the filters; `None` without any.
+fn selected(
+    registry: &Registry,
+    filters: &LabelFilters,
+) -> Result<Option<HashSet<(String, String)>>, Failure> {
+    if filters.is_empty() {
+        return Ok(None);
+    }
+    let latest = registry.latest()?.into_iter();
+    let matching = latest.filter(|run| filters.match_labels(labels(run)));
+    Ok(Some(matching.map(|run| (run.config_file, run.name)).collect()))
 }
 
 /// The logs of sandboxes that are not on record, and that were last written before a time, which depends

@@ -11,6 +11,7 @@ use vmon::monitor::Phase;
 use vmon::registry::{Location, Run, RunStatus};
 
 use self::template::{Template, TemplateError};
+use super::filter::Filters;
 use super::live::{self, Answer};
 use super::messages::printable;
 use super::outcome::Outcome;
@@ -40,6 +41,9 @@ FORMAT is one of
                by its value, or by '-' if that is not known; {labels.KEY} by the value of a label.
                {{ and }} are braces, \\t is a tab and \\n a newline
 
+STATUS of a filter is starting, running, stopping, restarting or stopped. 'status=stopped' also lists
+ended runs.
+
 With --json, an array of objects, newest first; a value that is not known is null:
   id, name, config_file, state, status, pid, supervisor_pid, host, started_at, running_at,
   ended_at, exit_code, signal, reason, bytes_logged, bytes_dropped, consoles, rootfs_paths,
@@ -49,12 +53,16 @@ Times are RFC 3339, in UTC; a signal is its number.
 Examples:
   vmon ps                               list running sandboxes
   vmon ps --all --json                  every run on record, as JSON
+  vmon ps --filter label=app=web        those with this label
   vmon ps --format '{name} {pid}'       one line each
   vmon ps --all --format openmetrics    for a textfile collector")]
 pub struct PsArgs {
     /// Also list ended runs
     #[arg(long, short)]
     all: bool,
+
+    #[command(flatten)]
+    filters: Filters,
 
     /// Print a JSON array instead of a table
     #[arg(long, conflicts_with = "format")]
@@ -91,56 +99,75 @@ impl FromStr for Format {
 /// Prints the list.
 pub fn ps(args: PsArgs, shared: &SharedArgs, _: &mut Outcome) -> Result<(), Failure> {
     let format = if args.json { Format::Json } else { args.format };
+    // As in podman, a filter for an ended status needs no --all.
+    let listed = Listed { all: args.all || args.filters.want_ended(), filters: args.filters };
     let record = match format {
         // Metrics count earlier runs.
         Format::OpenMetrics => {
-            Record::with_earlier(shared, |it| args.all || it.running().is_some(), |_| false)?
+            Record::with_earlier(shared, |it| listed.has_sandbox(it), |_| false)?
         }
         _ => Record::latest(shared)?,
     };
     match format {
         Format::Table => {
-            let mut table = RunTable::new(&record, args.all);
-            print_pages(&record, args.all, |runs| print(&table.page(runs)))?;
+            let mut table = RunTable::new(&record, &listed);
+            listed.print_pages(&record, |runs| print(&table.page(runs)))?;
             print(&table.pages.end())
         }
         Format::Json => {
             let mut array = JsonArray::default();
-            print_pages(&record, args.all, |runs| array.add(run_objects(runs)))?;
+            listed.print_pages(&record, |runs| array.add(run_objects(runs)))?;
             array.end()
         }
-        Format::Names => print(&names(&record, args.all)),
+        Format::Names => print(&names(&record, &listed)),
         Format::OpenMetrics if is_at_terminal() => {
-            print(&metrics::shown(&sandboxes(&record, args.all)))
+            print(&metrics::shown(&listed.sandboxes(&record)))
         }
-        Format::OpenMetrics => print(&metrics::exposition(&sandboxes(&record, args.all))),
+        Format::OpenMetrics => print(&metrics::exposition(&listed.sandboxes(&record))),
         Format::Template(template) => {
-            print_pages(&record, args.all, |runs| print(&template.lines(runs)))
+            listed.print_pages(&record, |runs| print(&template.lines(runs)))
         }
     }
 }
 
-/// Prints the current runs, or all page by page, newest first.
-fn print_pages(
-    record: &Record,
+/// What is listed: current runs, or all, that match the filters.
+struct Listed {
     all: bool,
-    mut print: impl FnMut(&[&Run]) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    if all {
-        for page in record.registry().into_iter().flat_map(RunPages::all) {
-            print(&page?.iter().collect::<Vec<_>>())?;
-        }
+    filters: Filters,
+}
+
+impl Listed {
+    fn has(&self, run: &Run) -> bool {
+        (self.all || run.status == RunStatus::Running) && self.filters.match_run(run)
     }
-    let runs = record.sandboxes().iter().flat_map(Recorded::runs);
-    let mut rest: Vec<&Run> = match all {
-        // Those of other programs are on no page.
-        true => runs.filter(|run| run.id.is_none()).collect(),
-        false => runs.filter(|run| run.status == RunStatus::Running).collect(),
-    };
-    rest.sort_unstable_by_key(|run| Reverse(run.id));
-    match rest.is_empty() {
-        true => Ok(()),
-        false => print(&rest),
+
+    /// Whether a sandbox is represented, by its current run or its last one.
+    fn has_sandbox(&self, sandbox: &Recorded) -> bool {
+        sandbox.latest().is_some_and(|run| self.has(run))
+    }
+
+    fn sandboxes<'a>(&self, record: &'a Record) -> Vec<&'a Recorded> {
+        record.sandboxes().iter().filter(|sandbox| self.has_sandbox(sandbox)).collect()
+    }
+
+    /// Prints the runs page by page, newest first.
+    fn print_pages(
+        &self,
+        record: &Record,
+        mut print: impl FnMut(&[&Run]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut print = |runs: Vec<&Run>| if runs.is_empty() { Ok(()) } else { print(&runs) };
+        if self.all {
+            for page in record.registry().into_iter().flat_map(RunPages::all) {
+                print(page?.iter().filter(|run| self.has(run)).collect())?;
+            }
+        }
+        let runs = record.sandboxes().iter().flat_map(Recorded::runs);
+        // With all, the rest is of other programs, which are on no page.
+        let is_rest = |run: &&Run| (!self.all || run.id.is_none()) && self.has(run);
+        let mut rest: Vec<&Run> = runs.filter(is_rest).collect();
+        rest.sort_unstable_by_key(|run| Reverse(run.id));
+        print(rest)
     }
 }
 
@@ -155,10 +182,11 @@ struct RunTable {
 }
 
 impl RunTable {
-    fn new(record: &Record, all: bool) -> Self {
-        let last = record.sandboxes().iter().filter_map(Recorded::latest);
-        let has_host = last.filter(|run| all || run.status == RunStatus::Running).any(is_elsewhere);
-        let running: Vec<&Run> = record.sandboxes().iter().filter_map(Recorded::running).collect();
+    fn new(record: &Record, listed: &Listed) -> Self {
+        let last = || record.sandboxes().iter().filter_map(Recorded::latest);
+        let has_host = last().filter(|run| listed.has(run)).any(is_elsewhere);
+        let is_running = |run: &&Run| run.status == RunStatus::Running && listed.has(run);
+        let running: Vec<&Run> = last().filter(is_running).collect();
         let answers = live::answers(&running);
         let has_waits = answers.iter().any(|answer| !waits::cell(answer).is_empty());
         let columns = [has_host.then_some("HOST"), has_waits.then_some(waits::HEADER)];
@@ -184,14 +212,9 @@ fn is_elsewhere(run: &Run) -> bool {
     run.location == Some(Location::OtherMachine)
 }
 
-/// The running sandboxes, or all.
-fn sandboxes(record: &Record, all: bool) -> Vec<&Recorded> {
-    record.sandboxes().iter().filter(|sandbox| all || sandbox.running().is_some()).collect()
-}
-
 /// The names in the form that commands accept: with the config if several sandboxes on record have
 /// the name, listed or not.
-fn names(record: &Record, all: bool) -> String {
+fn names(record: &Record, listed: &Listed) -> String {
     let mut owners: HashMap<&str, u32> = HashMap::new();
     for sandbox in record.sandboxes() {
         *owners.entry(&sandbox.name).or_default() += 1;
@@ -200,7 +223,7 @@ fn names(record: &Record, all: bool) -> String {
         Some(1) => format!("{}\n", printable(&sandbox.name)),
         _ => format!("{}\n", printable(&sandbox.to_string())),
     };
-    sandboxes(record, all).into_iter().map(line).collect()
+    listed.sandboxes(record).into_iter().map(line).collect()
 }
 
 fn row(run: &Run, answer: &Answer) -> [String; 8] {

@@ -7,10 +7,11 @@ use nix::unistd::AccessFlags;
 use vmon::monitor::{Forward, Input};
 use vmon::registry::{Location, Registry, Run, RunStatus};
 
+use super::filter::Targets;
 use super::name_choice::NameChoice;
 use super::outcome::Outcome;
 use super::places::{Places, check_directory};
-use super::record::{Names, Record, Recorded};
+use super::record::{Record, Recorded};
 use super::restart_lock::RestartLock;
 use super::run::detach;
 use super::run::options::Options;
@@ -31,7 +32,7 @@ Examples:
   vmon restart web --timeout 2  send SIGKILL if it has not stopped after two seconds")]
 pub struct RestartArgs {
     #[command(flatten)]
-    names: Names,
+    targets: Targets,
 
     /// Time to wait after the stop signal before sending SIGKILL [default: the --stop-timeout of the
     /// run]
@@ -79,9 +80,12 @@ pub fn restart(
     let places = shared.places()?;
     // The owner of the record chooses the command, so another user, root above all, must not run it.
     if let Some(owner) = owner::foreign(&places.db.path) {
-        for name in &args.names.names {
-            outcome
-                .failed(&format!("can't restart {name}: {}", RestartError::ForeignRecord(owner)));
+        let error = RestartError::ForeignRecord(owner);
+        match args.targets.names.as_slice() {
+            [] => outcome.failed(&format!("can't restart sandboxes: {error}")),
+            names => names
+                .iter()
+                .for_each(|name| outcome.failed(&format!("can't restart {name}: {error}"))),
         }
         return Ok(());
     }
@@ -89,7 +93,7 @@ pub fn restart(
     let trust = record.registry().map_or(Ok(()), Registry::check_trust);
     let mut plans: Vec<(&Recorded, Plan)> = Vec::new();
     let mut locks = Vec::new();
-    for sandbox in record.select(&args.names.names, outcome) {
+    for sandbox in args.targets.select(&record, outcome) {
         if let Err(error) = &trust {
             outcome.failed(&format!("can't restart {sandbox}: {error}"));
             continue;

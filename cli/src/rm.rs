@@ -7,11 +7,12 @@ use tracing::warn;
 use vmon::registry::{Registry, Removal};
 
 use super::Failure;
+use super::filter::Targets;
 use super::live::{self, LiveError};
 use super::log_files::{Leftover, LockError, Roots, remove_logs};
 use super::outcome::Outcome;
 use super::places::Places;
-use super::record::{Names, Record, Recorded, SelectError, Selector};
+use super::record::{Record, Recorded, SelectError, Selector};
 use super::shared_args::SharedArgs;
 use super::stop::stop_all;
 
@@ -24,10 +25,12 @@ use super::stop::stop_all;
 #[command(after_help = "\
 Examples:
   vmon rm web                 remove a stopped sandbox
-  vmon rm --force --logs web  stop it if it is running, and remove its logs too")]
+  vmon rm --force --logs web  stop it if it is running, and remove its logs too
+  vmon rm --filter status=stopped --filter label=app=web
+                              remove those that have stopped and have this label")]
 pub struct RmArgs {
     #[command(flatten)]
-    names: Names,
+    targets: Targets,
 
     /// Remove the logs too, with all generations and indexes
     #[arg(long)]
@@ -46,12 +49,12 @@ pub struct RmArgs {
 
 /// Removes each selected sandbox.
 pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
-    let record = Record::of_names(shared, &args.names.names, |_| true)?;
+    let record = Record::with_earlier(shared, |it| args.targets.include(it), |_| true)?;
     let places = shared.places()?;
     let roots = args.logs.then(|| Roots::new(&places, &args.log_dir)).transpose()?;
     let (names, left) = match &roots {
         Some(roots) => left_logs(&record, &places, roots, &args, outcome),
-        None => (args.names.names.clone(), Vec::new()),
+        None => (args.targets.names.clone(), Vec::new()),
     };
     if let Some(roots) = &roots {
         for (left, is_ours) in &left {
@@ -62,7 +65,10 @@ pub fn rm(args: RmArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<()
             }
         }
     }
-    let mut selected = record.select(&names, outcome);
+    let mut selected = match args.targets.names.is_empty() {
+        true => args.targets.select(&record, outcome),
+        false => record.select(&names, outcome),
+    };
     let Some(registry) = record.registry() else { return Ok(()) };
     if let Some(roots) = &roots {
         // Checked before any of them is stopped.
@@ -100,7 +106,7 @@ fn left_logs(
     outcome: &mut Outcome,
 ) -> (Vec<Selector>, Vec<(Leftover, bool)>) {
     let (mut names, mut left) = (Vec::new(), Vec::new());
-    for name in &args.names.names {
+    for name in &args.targets.names {
         if !matches!(record.find(name), Err(SelectError::Unknown(_))) {
             names.push(name.clone());
             continue;

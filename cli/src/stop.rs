@@ -7,8 +7,9 @@ use vmon::child::Signal;
 use vmon::control::{Client, Watch};
 use vmon::monitor::{DEFAULT_STOP_TIMEOUT, Identity, WaitKind};
 
+use super::filter::Targets;
 use super::outcome::Outcome;
-use super::record::{Names, Record, Recorded};
+use super::record::{Record, Recorded};
 use super::shared_args::SharedArgs;
 use super::{Failure, live};
 use live::{Endings, LiveError};
@@ -21,10 +22,12 @@ use live::{Endings, LiveError};
 #[command(after_help = "\
 Examples:
   vmon stop web                 stop it with the signal and timeout given to 'vmon run'
-  vmon stop web db --timeout 2  stop both at once, with SIGKILL after two seconds")]
+  vmon stop web db --timeout 2  stop both at once, with SIGKILL after two seconds
+  vmon stop --filter label=app=web
+                                stop all that have this label")]
 pub struct StopArgs {
     #[command(flatten)]
-    names: Names,
+    targets: Targets,
 
     /// Time to wait after the stop signal before sending SIGKILL [default: the --stop-timeout of the
     /// run]
@@ -35,7 +38,7 @@ pub struct StopArgs {
 /// Stops the selected sandboxes in parallel.
 pub fn stop(args: StopArgs, shared: &SharedArgs, outcome: &mut Outcome) -> Result<(), Failure> {
     let record = Record::latest(shared)?;
-    let selected = record.select(&args.names.names, outcome);
+    let selected = args.targets.select(&record, outcome);
     stop_all(&record, &selected, args.timeout, outcome);
     Ok(())
 }

@@ -59,6 +59,20 @@ fn bash_completes_names_of_the_record() {
 }
 
 #[test]
+fn bash_completes_filters_with_the_labels_of_the_record() {
+    let state = State::new();
+    state.ran("web", &["--label", "app=shop", "--label", "x=two words"], "true");
+    let filters = ["label=app", "label=app=shop", "label=x", "name=web"];
+    let all = offered(&state, &["vmon", "rm", "--filter", ""]);
+    assert_eq!(all[..4], filters, "{all:?}");
+    // bash has split the word.
+    let words = ["vmon", "prune", "--filter", "label", "=", "a"];
+    assert_eq!(offered(&state, &words), ["app", "app=shop"]);
+    let words = ["vmon", "events", "--filter", "=", "label", "=", "app", "="];
+    assert_eq!(offered(&state, &words), ["shop"]);
+}
+
+#[test]
 fn names_are_those_of_the_state_directory_on_the_command_line() {
     let (state, other) = (State::new(), State::new());
     ran(&other, "a", "elsewhere");

@@ -64,7 +64,7 @@ impl Drop for Events {
 /// Runs short sandboxes one after the other, until it is killed.
 fn marker(state: &State) -> Command {
     let mut command = Command::new("sh");
-    let script = r#"trap 'exit 0' TERM; while :; do "$0" run --name marker true; done"#;
+    let script = r#"trap 'exit 0' TERM; while :; do "$0" run --name marker --label watched=marker true; done"#;
     command.args(["-c", script, env!("CARGO_BIN_EXE_vmon")]).env("VMON_STATE_DIR", state.path());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -116,6 +116,22 @@ fn no_start_and_no_end_of_many_is_missed() {
     assert_eq!((count("starting"), count("running"), count("stopped")), (21, 21, 21));
     let times: Vec<&str> = reported.iter().map(|event| event["time"].as_str().unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");
+}
+
+#[test]
+fn events_have_the_labels_of_their_sandbox_and_are_selected_by_them() {
+    let state = State::new();
+    let mut events = Events::follow(&state, &["--filter", "label=watched"]);
+    state.ran("web", &[], "true");
+    state.ran("web", &["--label", "watched=yes", "--label", "app=x"], "true");
+    let removed = state.vmon().args(["rm", "web"]).status().unwrap();
+    assert!(removed.success());
+    let reported = events.until(|event| event["event"] == "removed");
+    let expected = ["starting", "running", "stopped", "removed"].map(|event| ("web", event));
+    assert_eq!(words(&reported), expected);
+    for event in &reported {
+        assert_eq!(event["labels"], serde_json::json!({ "app": "x", "watched": "yes" }));
+    }
 }
 
 #[test]

@@ -206,6 +206,8 @@ fn labels_are_on_a_metric_of_their_own_under_names_that_the_format_allows() {
     assert_eq!(labels_of("web"), expected);
     assert_eq!(labels_of("bare"), serde_json::json!({ "name": "bare", "config_file": CONFIG }));
     assert_eq!(exposition.matches("label_ja").count(), 1);
+    let filtered = ps(&state, &["--all", "--format", "openmetrics", "--filter", "label=ja"]);
+    assert!(filtered.contains("\"web\"") && !filtered.contains("bare"), "{filtered}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ use crate::{Failure, notify};
                   vmon run -- make -j4                        on this terminal, with a log\n  \
                   vmon run -d --name web -- ./server          in the background\n  \
                   vmon run -d --restart on-failure:5 -- ./db  restarted when it fails\n  \
-                  vmon run -d --label app=shop -- ./server    with a label, for 'vmon ps --json'\n  \
+                  vmon run -d --label app=shop -- ./server    with a label, for 'vmon ps --filter'\n  \
                   vmon run --log-format cri -- ./worker       with a log that log shippers read\n  \
                   vmon run -d --log-total-size 64MiB --log-rate 1MiB/s -- ./vm  with limits\n  \
                   vmon run --console pty -- qemu-system-x86_64 ... -serial {console}\n  \
