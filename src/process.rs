@@ -23,6 +23,7 @@ pub use descriptors::{inherited_descriptors, keep_descriptors_from_programs};
 pub use fork::{Forked, fork};
 pub use memory::{fix_heap_threshold, trim_heap, trim_stack};
 pub use reaper::become_subreaper;
+pub use sigpipe::without_sigpipe;
 
 /// A limit of open files: the soft `RLIMIT_NOFILE` of getrlimit(2).
 ///

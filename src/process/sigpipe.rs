@@ -7,31 +7,88 @@ use std::mem::MaybeUninit;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
+/// Calls `f` with `SIGPIPE` blocked for this thread, and discards one that it has raised: a write to a
+/// pipe or socket without a reader fails with `EPIPE` only. Does nothing else if the process ignores
+/// the signal, as Rust programs do.
+///
+/// For a host that is not a Rust program, and may leave the signal at its default action or have a
+/// handler for it, around the turns of its reactor. A `SIGPIPE` that another process sends meanwhile
+/// may be discarded too.
+///
+/// ```
+/// use std::io::{ErrorKind, Write};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (reader, mut writer) = std::io::pipe()?;
+/// drop(reader);
+/// let written = vmon::process::without_sigpipe(|| writer.write_all(b"lost"));
+/// assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe);
+/// # Ok(())
+/// # }
+/// ```
+pub fn without_sigpipe<R>(f: impl FnOnce() -> R) -> R {
+    if is_ignored() { f() } else { without(f) }
+}
+
 /// Calls `write`, which gets `EPIPE` and no signal from a pipe without a reader: for a process that
 /// SIGPIPE [kills](kills).
 pub(crate) fn without<R>(write: impl FnOnce() -> R) -> R {
+    let _blocked = Blocked::new();
+    write()
+}
+
+/// SIGPIPE is blocked for this thread while this exists, also during a panic.
+struct Blocked {
+    former: Option<SigSet>,
+    /// Whether one had come before, which is not ours to take.
+    was_pending: bool,
+}
+
+impl Blocked {
+    fn new() -> Self {
+        let was_pending = is_pending();
+        // Fails only for an invalid operation.
+        let former = pipe().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
+        Self { former, was_pending }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let Some(former) = self.former else { return };
+        if !self.was_pending && is_pending() {
+            // The kernel sends it to the thread that writes (pipe(7)), so this takes it and returns.
+            let _ = pipe().wait();
+        }
+        let _ = former.thread_set_mask();
+    }
+}
+
+/// The set of SIGPIPE alone.
+fn pipe() -> SigSet {
     let mut pipe = SigSet::empty();
     pipe.add(Signal::SIGPIPE);
-    let was_pending = is_pending();
-    let Ok(former) = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return write() };
-    let written = write();
-    if !was_pending && is_pending() {
-        // The kernel sends it to the thread that writes (pipe(7)), so this takes it and returns.
-        let _ = pipe.wait();
-    }
-    let _ = former.thread_set_mask();
-    written
+    pipe
 }
 
 /// Whether SIGPIPE has its default action now, which ends the process. Rust's runtime ignores the
 /// signal; a host in C may not.
 pub(crate) fn kills() -> bool {
+    action() == Some(libc::SIG_DFL)
+}
+
+fn is_ignored() -> bool {
+    action() == Some(libc::SIG_IGN)
+}
+
+/// The action of SIGPIPE.
+fn action() -> Option<libc::sighandler_t> {
     let mut current = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with a null new action, sigaction(2) only writes the current one to the pointer,
     // which is valid for one sigaction.
     let queried = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), current.as_mut_ptr()) };
     // SAFETY: zeroed is a valid sigaction, and on success the kernel has filled it.
-    queried == 0 && unsafe { current.assume_init() }.sa_sigaction == libc::SIG_DFL
+    (queried == 0).then(|| unsafe { current.assume_init() }.sa_sigaction)
 }
 
 /// Whether a blocked SIGPIPE waits for this thread.

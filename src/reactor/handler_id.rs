@@ -12,6 +12,18 @@ pub struct HandlerId {
 }
 
 impl HandlerId {
+    /// This identifier as a number, which is never 0, for programs in other languages.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.number) << 32 | u64::from(self.slot)
+    }
+
+    /// The identifier of this number. One that [`to_bits`](Self::to_bits) has not returned identifies no
+    /// handler.
+    pub fn from_bits(bits: u64) -> Self {
+        let (number, slot) = ((bits >> 32) as u32, bits as u32);
+        Self { slot, number }
+    }
+
     /// The identifier of the next handler, in this slot of its reactor.
     pub(super) fn next(slot: u32) -> Self {
         /// Zero is the number of a slot that no handler has used.
