@@ -41,7 +41,7 @@ pub use command::Command;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use console_socket::{ConsoleConnection, ConsoleSocket, PtyMaster};
 use descriptors::{above_stdio, null_input, pipe};
-pub(crate) use descriptors::{bytes_available, set_nonblocking};
+pub(crate) use descriptors::{bytes_available, set_blocking, set_nonblocking};
 pub use error::SpawnError;
 use error::SpawnFailure;
 pub use identity::{Identity, Liveness, ProcessEnd};

@@ -35,6 +35,7 @@ mod output;
 mod packet_clients;
 mod parts;
 mod post_rotate;
+mod release;
 mod report;
 mod requests;
 mod sandbox;
@@ -69,6 +70,7 @@ pub use labels::{LabelError, Labels};
 pub use name::{Name, NameError};
 pub use observer::{Claim, Observer, Progress, Starting};
 pub use output::Output;
+pub use release::{Released, ReleasedConsole, Unwritten};
 pub use report::{Phase, Report};
 pub use requests::RequestError;
 #[cfg(feature = "codec")]
@@ -154,6 +156,59 @@ impl Monitor {
     /// Does nothing if the monitor has seen the end itself.
     pub fn reaped(&mut self, pid: u32, status: impl Into<ExitStatus>, cx: &mut Cx<'_>) {
         self.handle(lifecycle::Event::Reaped { pid, status: status.into() }, cx);
+    }
+
+    /// Gives the child back to the host, with its pid and descriptors, and ends the run: nothing is
+    /// killed and nothing is reaped. Also a child that is being stopped is released, and gets no KILL
+    /// then; a [stop command](Sandbox::stop_command) that runs is ended.
+    ///
+    /// No byte of the child is lost. What was read goes to the log first, as far as it can be
+    /// written without waiting; the rest is in [`Released::unwritten`]. The log of an unfinished line
+    /// of records ends there; the few bytes of it that a full disk holds up, and entries that the
+    /// journal has not taken, are in [`End::bytes_dropped`].
+    ///
+    /// A descriptor that the host gave blocks again if it did before. Of those that vmon has made,
+    /// pipes block, and the master of a PTY does not.
+    ///
+    /// Attached clients and services end as they do when a sandbox has stopped, the command is not
+    /// started again, and observers receive [`Transition::Stopped`] with [`Reason::Released`] and an
+    /// unknown exit status, so the record names the pid of the child and no process is ended because
+    /// of it. The name is free.
+    ///
+    /// On Linux a child that was spawned here still dies with the thread that has started it, unless
+    /// [`Command::parent_death`](crate::child::Command::parent_death) is false: only the child itself
+    /// can change that (prctl(2)).
+    ///
+    /// ```
+    /// use vmon::child::Command;
+    /// use vmon::monitor::{Monitor, Reason, Sandbox};
+    /// use vmon::reactor::Reactor;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let log_dir = directory.path();
+    /// let mut reactor = Reactor::new()?;
+    /// let sandbox = Sandbox::new("web", log_dir)?;
+    /// let id = Monitor::builder(sandbox).spawn(&mut reactor, Command::new("cat"));
+    /// reactor.poll_once(None)?;
+    /// let released = reactor.call(id, |monitor, cx| monitor.release(cx)).ok_or("gone")??;
+    /// reactor.run()?;
+    /// let end = reactor.remove(id).and_then(Monitor::into_end).ok_or("no end")?;
+    /// assert_eq!(end.reason(), Reason::Released);
+    /// # nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(released.pid as i32), None)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// No child runs, or it has just ended.
+    pub fn release(&mut self, cx: &mut Cx<'_>) -> Result<Released, RequestError> {
+        self.in_span(|monitor| {
+            let released = monitor.lifecycle.release(cx);
+            monitor.follow(cx);
+            released
+        })
     }
 
     /// Sends `signal` to the child's process group, or to the child alone if it leads none.

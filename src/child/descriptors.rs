@@ -7,12 +7,21 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// Makes `fd` non-blocking. Only for open file descriptions that no other process shares.
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes `fd` non-blocking; returns whether it was not. Only for open file descriptions that no other
+/// process shares.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    if !flags.contains(OFlag::O_NONBLOCK) {
+    let blocks = !flags.contains(OFlag::O_NONBLOCK);
+    if blocks {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
+    Ok(blocks)
+}
+
+/// Makes `fd` blocking again.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map(drop)?;
     Ok(())
 }
 

@@ -20,8 +20,8 @@ use super::subscriptions::{Batch, SandboxEvent, SubscriptionId, Subscriptions};
 use super::task::{Supervised, Task, TaskEvent};
 use crate::child::{ChildIo, Command, ExitStatus, Signal};
 use crate::monitor::{
-    AdoptError, Attach, Attached, Builder, End, Event, Monitor, Name, Phase, Report, SandboxId,
-    SessionId, SourceKey, TimerKey, Transition,
+    AdoptError, Attach, Attached, Builder, End, Event, Monitor, Name, Phase, Released, Report,
+    SandboxId, SessionId, SourceKey, TimerKey, Transition,
 };
 use crate::reactor::{Context, Reactor, Waker};
 use crate::terminal::WindowSize;
@@ -247,6 +247,16 @@ impl Engine {
     /// There is no such sandbox, no log now, or one can't be opened.
     pub fn reopen_log(&mut self, id: SandboxId) -> Result<(), HostError> {
         Ok(self.call(id, Monitor::reopen_log)??)
+    }
+
+    /// Gives the child back, with its descriptors and what waits to be written; the monitor then ends
+    /// and is removed. See [`Monitor::release`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such sandbox, or no child of it runs.
+    pub fn release(&mut self, id: SandboxId) -> Result<Released, HostError> {
+        Ok(self.call(id, Monitor::release)??)
     }
 
     /// Calls `f` with a monitor and its context, as [`Reactor::call`] does.

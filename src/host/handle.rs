@@ -15,7 +15,7 @@ use super::shared::Shared;
 use super::started::Started;
 use crate::child::{ChildIo, Command, ExitStatus, Signal};
 use crate::monitor::{
-    Attach, Attached, Builder, End, Name, Report, SandboxId, SessionId, message_of,
+    Attach, Attached, Builder, End, Name, Released, Report, SandboxId, SessionId, message_of,
 };
 use crate::reactor::Waker;
 use crate::terminal::WindowSize;
@@ -150,6 +150,14 @@ impl Handle {
     /// See [`Engine::reopen_log`].
     pub fn reopen_log(&self, id: SandboxId) -> Reply<()> {
         self.ask(move |engine, answer| send(answer, engine.reopen_log(id)))
+    }
+
+    /// Gives the child back. See [`Engine::release`]. A reply that is dropped closes its descriptors.
+    ///
+    /// On Linux a child that was started here dies with the thread of the host, unless the host leaves
+    /// its children, or [`Command::parent_death`] is false.
+    pub fn release(&self, id: SandboxId) -> Reply<Released> {
+        self.ask(move |engine, answer| send(answer, engine.release(id)))
     }
 
     /// What is known of a sandbox.

@@ -21,6 +21,7 @@ use super::attachments::Attachments;
 use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Source, SourceKey, Sources, Timer, TimerKey};
 use super::name::Name;
+use super::release::Unwritten;
 use super::requests::RequestError;
 use super::sandbox::Sandbox;
 use super::tty::Tty;
@@ -34,6 +35,23 @@ pub(super) use host_terminal::HostTerminal;
 /// The most bytes of the host's input that wait for the child.
 const INPUT_QUEUE: usize = 64 * 1024;
 
+/// Which descriptors of a channel were blocking, and are again when they are released.
+#[derive(Debug, Clone, Copy, Default)]
+struct Blocked {
+    outputs: [bool; 2],
+    input: bool,
+}
+
+/// What a channel releases.
+pub(super) struct ReleasedChannel {
+    /// The name of a console.
+    pub(super) console: Option<Name>,
+    /// The descriptor of each output, with what has not been written of it.
+    pub(super) outputs: Vec<(Option<OwnedFd>, Unwritten)>,
+    /// The descriptor of the input, and what it has not taken.
+    pub(super) input: Option<(OwnedFd, Vec<u8>)>,
+}
+
 /// One channel of a sandbox, during one run.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -43,6 +61,7 @@ pub(super) struct Channel {
     input: Option<Input<Handle, SourceKey>>,
     host: HostTerminal,
     backend: Backend,
+    blocked: Blocked,
     /// Whether the input of clients is over for this run.
     clients_input_over: bool,
     /// Set if the output is that of a terminal.
@@ -72,7 +91,17 @@ impl Channel {
         exact.extend(outputs);
         let tty = exact.iter().find(|output| output.stream() == Stream::Tty);
         let tty = tty.map(|output| Box::new(Tty::new(id, output.forwards_to_terminal())));
-        Self { id, log, outputs: exact, input: None, host, backend, clients_input_over: false, tty }
+        Self {
+            id,
+            log,
+            outputs: exact,
+            input: None,
+            host,
+            backend,
+            blocked: Blocked::default(),
+            clients_input_over: false,
+            tty,
+        }
     }
 
     /// Relays these descriptors.
@@ -82,7 +111,12 @@ impl Channel {
     /// No descriptor or no room in the poller is available.
     pub(super) fn open(&mut self, opened: Opened, sources: &mut Sources<'_>) -> io::Result<()> {
         for (stream, source, kind) in opened.outputs {
-            if let Some(output) = self.outputs.iter_mut().find(|one| one.stream() == stream) {
+            let blocked = child::set_nonblocking(source.as_fd())?;
+            let outputs = self.outputs.iter_mut().zip(&mut self.blocked.outputs);
+            if let Some((output, was_blocked)) =
+                outputs.into_iter().find(|it| it.0.stream() == stream)
+            {
+                *was_blocked = blocked;
                 let key = Source::Output(OutputId { channel: self.id, stream }).key();
                 output.open(source, kind, key, timers(self.id, stream), sources)?;
             }
@@ -98,8 +132,8 @@ impl Channel {
         Ok(())
     }
 
-    fn input_to(&self, target: OwnedFd) -> io::Result<Input<Handle, SourceKey>> {
-        child::set_nonblocking(target.as_fd())?;
+    fn input_to(&mut self, target: OwnedFd) -> io::Result<Input<Handle, SourceKey>> {
+        self.blocked.input = child::set_nonblocking(target.as_fd())?;
         Ok(Input::new(target, Source::Input(self.id).key(), self.backend.input_lasts()))
     }
 
@@ -622,6 +656,42 @@ impl Channel {
         self.log.close(sources);
     }
 
+    /// Takes the descriptors out of the channel, in the mode in which they came, and all that waits,
+    /// once the log has got what it takes now. The channel is to be closed then.
+    pub(super) fn release(
+        &mut self,
+        attachments: &mut Attachments,
+        cx: &mut Cx<'_>,
+    ) -> ReleasedChannel {
+        self.retry_log(attachments, cx);
+        // What it can't write is counted.
+        self.log.finish();
+        self.with_tty(|tty, master, _| {
+            if let Some(master) = master {
+                tty.release(master, cx);
+            }
+        });
+        let console = self.backend.console().map(Peer::name).cloned();
+        let input = self.input.take().map(|input| {
+            let (target, pending) = input.release(&mut cx.sources);
+            if self.blocked.input {
+                block_again(&target);
+            }
+            (target, pending)
+        });
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for (output, blocked) in self.outputs.iter_mut().zip(self.blocked.outputs) {
+            let stream = output.stream();
+            let (source, unlogged, unforwarded) = output.release(cx);
+            if let Some(source) = source.as_ref().filter(|_| blocked) {
+                block_again(source);
+            }
+            let console = console.clone();
+            outputs.push((source, Unwritten { console, stream, unlogged, unforwarded }));
+        }
+        ReleasedChannel { console, outputs, input }
+    }
+
     /// Ends the channel; bytes that still wait are counted as left out.
     pub(super) fn close(&mut self, mark: Option<Mark>, cx: &mut Cx<'_>) {
         self.close_input(&mut cx.sources);
@@ -686,6 +756,12 @@ impl Channel {
     pub(super) fn bytes(&self) -> (u64, u64) {
         let dropped: u64 = self.outputs.iter().map(Output::dropped).sum();
         (self.log.logged(), self.log.dropped() + dropped)
+    }
+}
+
+fn block_again(descriptor: &OwnedFd) {
+    if let Err(error) = child::set_blocking(descriptor.as_fd()) {
+        debug!("can't make a descriptor blocking again: {error}");
     }
 }
 

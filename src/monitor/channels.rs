@@ -9,12 +9,14 @@ use std::time::Instant;
 use super::attach::{Attach, AttachError, AttachTo, Attached, SessionId, SessionReport};
 use super::attachments::{Attachments, ClientInput, LAST_OUTPUT};
 use super::call_out::PanicError;
-use super::channel::Channel;
+use super::channel::{Channel, ReleasedChannel};
 use super::console_report::ConsoleReport;
 use super::keys::{ChannelId, Cx, OutputId, Timer};
 use super::name::Name;
 use super::output::OutputCallback;
+use super::release::{Released, ReleasedConsole};
 use super::requests::RequestError;
+use crate::child::ChildIo;
 use crate::logfile::{LogError, LogFile, Mark, Stream};
 use crate::reactor::TimerId;
 use crate::relay::{LOG_RETRY, LogTarget};
@@ -481,6 +483,43 @@ impl Channels {
         if let Some(packets) = attachments.packets() {
             packets.abandon(&mut cx.sources);
         }
+    }
+
+    /// Takes the descriptors of the child of this pid out of the channels, and all that waits. The
+    /// channels are to be closed then.
+    pub(super) fn release(&mut self, pid: u32, cx: &mut Cx<'_>) -> Released {
+        let Self { list, attachments, .. } = self;
+        let mut io = ChildIo::Piped { stdin: None, stdout: None, stderr: None };
+        let (mut stdio_input, mut consoles, mut unwritten) = (Vec::new(), Vec::new(), Vec::new());
+        for channel in list {
+            let is_terminal = channel.is_terminal();
+            let ReleasedChannel { console, outputs, input } = channel.release(attachments, cx);
+            let (target, input) = input.map_or((None, Vec::new()), |(fd, rest)| (Some(fd), rest));
+            let (mut stdout, mut stderr) = (None, None);
+            for (source, rest) in outputs {
+                match rest.stream {
+                    Stream::Stderr => stderr = source,
+                    Stream::Stdout | Stream::Tty | Stream::Notice => stdout = source,
+                }
+                if !rest.unlogged.is_empty() || !rest.unforwarded.is_empty() {
+                    unwritten.push(rest);
+                }
+            }
+            match (console, stdout) {
+                (Some(name), Some(descriptor)) => {
+                    consoles.push(ReleasedConsole { name, descriptor, input });
+                }
+                (Some(_), None) => {}
+                (None, stdout) => {
+                    stdio_input = input;
+                    io = match stdout {
+                        Some(master) if is_terminal => ChildIo::Tty { master },
+                        stdout => ChildIo::Piped { stdin: target, stdout, stderr },
+                    };
+                }
+            }
+        }
+        Released { pid, io, input: stdio_input, consoles, unwritten }
     }
 
     /// Ends every channel; returns the logs, the bytes in the log of the child's own stdio, and

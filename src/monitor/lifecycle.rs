@@ -10,6 +10,7 @@ mod draining;
 mod launch;
 mod limits;
 mod process;
+mod release;
 mod requests;
 mod stop_command;
 mod waits;

@@ -1,7 +1,6 @@
 //! The child's own stdio: what a command gets as its streams, and the channel that relays them.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use nix::pty::Winsize;
 
@@ -9,7 +8,7 @@ use super::channel::backend::{Backend, Opened};
 use super::channel::{Channel, HostTerminal};
 use super::keys::{ChannelId, OutputId, Source, SourceKey, Sources};
 use super::sandbox::{Forward, Input, Sandbox};
-use crate::child::{self, ChildIo, SpawnIo};
+use crate::child::{ChildIo, SpawnIo};
 use crate::logfile::Stream;
 use crate::relay::{Kind, Log, LogTarget, Overflow, Sink};
 use crate::terminal::{self, Direction, Handle, Terminal};
@@ -102,8 +101,7 @@ fn streams(sandbox: &Sandbox, io: ChildIo) -> io::Result<Streams> {
         }
     };
     let mut sinks = Vec::with_capacity(opened.outputs.len());
-    for (stream, source, _) in &opened.outputs {
-        child::set_nonblocking(source.as_fd())?;
+    for (stream, ..) in &opened.outputs {
         let id = OutputId { channel: ChannelId::STDIO, stream: *stream };
         sinks.push((*stream, host_sink(id, sandbox.stdio_forward())?));
     }

@@ -147,6 +147,8 @@ pub enum Reason {
     OutOfMemory,
     /// By a stop after an observer or a service of the supervisor [panicked](End::panic).
     SupervisorPanicked,
+    /// Not yet: the monitor has [released](super::Monitor::release) the child, which goes on.
+    Released,
     /// The child never ran: see [`End::error`].
     StartFailed,
     /// Not known: the supervisor ended, or its monitor was dropped or removed from its reactor,
@@ -156,8 +158,8 @@ pub enum Reason {
 
 impl Reason {
     /// The word in the record: `exited`, `signalled`, `stopped`, `killed`, `max-duration`,
-    /// `idle-timeout`, `out-of-memory`, `supervisor-panicked`, `start-failed` or
-    /// `supervisor-lost`.
+    /// `idle-timeout`, `out-of-memory`, `supervisor-panicked`, `released`,
+    /// `start-failed` or `supervisor-lost`.
     pub const fn as_str(self) -> &'static str {
         self.word()
     }
@@ -172,6 +174,7 @@ words!(Reason {
     IdleTimeout = "idle-timeout",
     OutOfMemory = "out-of-memory",
     SupervisorPanicked = "supervisor-panicked",
+    Released = "released",
     StartFailed = "start-failed",
     SupervisorLost = "supervisor-lost",
 });

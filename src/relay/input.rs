@@ -221,6 +221,13 @@ impl<R: Read + AsFd, S: Copy> Input<R, S> {
         }
     }
 
+    /// Returns the target, which is written no more, and the bytes that it has not taken.
+    pub(crate) fn release(mut self, sources: &mut Sources<'_, S>) -> (OwnedFd, Vec<u8>) {
+        self.close(sources);
+        let pending = self.pending.split_off(self.sent.min(self.pending.len()));
+        (self.target.into(), pending)
+    }
+
     /// Deregisters both sides. Dropping the input afterwards closes the target.
     pub(crate) fn close(&mut self, sources: &mut Sources<'_, S>) {
         self.end_source(sources);

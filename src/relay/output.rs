@@ -422,6 +422,24 @@ impl<W: Write + AsFd, S: Copy, T: Copy> Output<W, S, T> {
         self.pause_or_resume(sources);
     }
 
+    /// Reads no more: returns the source, at the size that its pipe had, the bytes that the log has not
+    /// taken, and those that the sink has not.
+    pub(crate) fn release(
+        &mut self,
+        cx: &mut Context<'_, S, T>,
+    ) -> (Option<OwnedFd>, Vec<u8>, Vec<u8>) {
+        self.end_pace(cx);
+        if let (Some(pace), Some((source, _))) = (&mut self.pace, &self.source) {
+            pace.end(source, cx);
+        }
+        let source = self.source.take().map(|(source, id)| {
+            cx.sources.deregister(id);
+            source.into()
+        });
+        let unforwarded = self.sink.as_mut().map(|sink| sink.release(&mut cx.sources));
+        (source, std::mem::take(&mut self.held), unforwarded.unwrap_or_default())
+    }
+
     /// Gives up all bytes that wait; they are counted as left out.
     pub(crate) fn abandon(&mut self, log: &mut Log, sources: &mut Sources<'_, S>) {
         // The number of bytes in a pipe is known, that in a PTY is not.

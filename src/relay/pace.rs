@@ -129,6 +129,14 @@ impl<T: Copy> Pace<T> {
         }
     }
 
+    /// Gives a pipe that has grown its size back, if it does not hold too much for that.
+    pub(super) fn end<S: Copy>(&mut self, pipe: &File, cx: &mut Context<'_, S, T>) {
+        for timer in [self.pause.take(), self.trim.take()].into_iter().flatten() {
+            cx.timers.cancel(timer);
+        }
+        self.size.shrink(Some(pipe), &mut cx.budget);
+    }
+
     /// Arms the source; if the poller has no room for it, the timer continues.
     fn watch<S: Copy>(&mut self, id: SourceId, cx: &mut Context<'_, S, T>) {
         match cx.sources.arm(id) {

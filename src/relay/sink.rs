@@ -170,6 +170,17 @@ impl<W: Write + AsFd, S: Copy> Sink<W, S> {
         }
     }
 
+    /// Takes nothing more; returns the bytes that wait after all that the writer takes now.
+    pub(crate) fn release(&mut self, sources: &mut Sources<'_, S>) -> Vec<u8> {
+        if !self.queue.is_empty() {
+            self.flush(sources);
+        }
+        let waiting = self.queue.split_off(self.sent.min(self.queue.len()));
+        self.writer = Writer::Gone;
+        self.leave(sources);
+        waiting
+    }
+
     /// Takes nothing more; bytes that wait are counted as left out.
     pub(crate) fn abandon(&mut self, sources: &mut Sources<'_, S>) {
         if let Writer::Open(_) = mem::replace(&mut self.writer, Writer::Gone) {

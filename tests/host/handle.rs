@@ -113,6 +113,28 @@ fn a_log_that_was_moved_away_is_opened_again() {
 }
 
 #[test]
+fn a_child_is_given_back_with_its_descriptors() {
+    let state = State::new();
+    let host = Host::new().unwrap();
+    let handle = host.handle();
+    let sandbox = sandbox(&state, "web").input(Input::Attached);
+    let started = wait(handle.start(sandbox, Command::new("cat"))).unwrap();
+    wait(handle.send(started.id, "first\n")).unwrap();
+    state.wait_for_log("web", b"first\n");
+    let released = wait(handle.release(started.id)).unwrap();
+    assert_eq!(released.pid, started.pid);
+    assert_eq!(wait(started.end).unwrap().reason(), Reason::Released);
+    let ChildIo::Piped { stdin: Some(stdin), stdout: Some(stdout), .. } = released.io else {
+        panic!("{:?}", released.io);
+    };
+    std::fs::File::from(stdin).write_all(b"second\n").unwrap();
+    let mut rest = String::new();
+    std::fs::File::from(stdout).read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), &state.log("web")[..]), ("second\n", &b"first\n"[..]));
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(released.pid as i32), None).unwrap();
+}
+
+#[test]
 fn input_goes_to_the_child_whole_or_not_at_all() {
     let state = State::new();
     let host = Host::new().unwrap();

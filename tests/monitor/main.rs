@@ -22,6 +22,7 @@ mod oom;
 mod output;
 mod packets;
 mod panics;
+mod release;
 mod rotate_host;
 mod sessions;
 mod spans;

@@ -106,5 +106,6 @@ fn prepare(client: &OwnedFd) -> Result<(), AttachError> {
         return Err(AttachError::NoPacketSocket);
     }
     fcntl(client, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from)?;
-    Ok(child::set_nonblocking(client.as_fd())?)
+    child::set_nonblocking(client.as_fd())?;
+    Ok(())
 }

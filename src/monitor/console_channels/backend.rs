@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::Winsize;
 
-use crate::child;
 use crate::logfile::Stream;
 use crate::monitor::channel::backend::Opened;
 use crate::monitor::console::{Console, ConsoleAddress, ConsoleError};
@@ -166,7 +165,6 @@ impl ErrorContext<'_> {
 }
 
 fn given(descriptor: OwnedFd) -> io::Result<Opened> {
-    child::set_nonblocking(descriptor.as_fd())?;
     let kind = match terminal::is_pty_master(descriptor.as_fd()) {
         true => Kind::RawTerminal,
         false => Kind::of(&descriptor)?,
