@@ -38,13 +38,26 @@ mod value;
 mod view;
 
 pub use client::{Client, ClientError, DEFAULT_TIMEOUT, Watch};
+#[cfg(all(feature = "host", feature = "codec"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "host", feature = "codec"))))]
+pub use client::{HostClient, HostStartError, StartedByHost};
 pub use error::ControlError;
 pub use place::runtime_directory;
+#[cfg(all(feature = "host", feature = "codec"))]
+pub(crate) use server::host;
+#[cfg(all(feature = "host", feature = "codec"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "host", feature = "codec"))))]
+pub use server::host::{HostServer, Start};
 pub use server::{DEFAULT_CLIENT_TIMEOUT, Server};
 pub use view::{ConsoleStatus, Ended, Status, WatchEvent};
 
 /// The interface of [`Server`] and [`Client`], in varlink's interface definition language.
 pub const INTERFACE_DESCRIPTION: &str = include_str!("../docs/io.vmon.Monitor.varlink");
+
+/// The interface of a [`HostServer`], in varlink's interface definition language.
+#[cfg(all(feature = "host", feature = "codec"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "host", feature = "codec"))))]
+pub const HOST_INTERFACE_DESCRIPTION: &str = include_str!("../docs/io.vmon.Host.varlink");
 
 /// The maximum size of a message in bytes, including the NUL at its end.
 pub const MAX_MESSAGE: usize = 1 << 20;

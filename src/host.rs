@@ -13,7 +13,10 @@ mod engine;
 mod error;
 mod events;
 mod handle;
+mod listed;
 mod reply;
+#[cfg(all(feature = "control", feature = "codec"))]
+mod serving;
 mod shared;
 mod started;
 mod subscriptions;
@@ -21,11 +24,15 @@ mod task;
 mod thread;
 mod waiting;
 
-pub use engine::{Engine, Listed};
+pub use engine::Engine;
 pub use error::HostError;
 pub use events::{Events, EventsError};
 pub use handle::{Attachment, Handle};
+pub use listed::Listed;
 pub use reply::Reply;
+#[cfg(all(feature = "control", feature = "codec"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "control", feature = "codec"))))]
+pub use serving::{Refusal, Starter};
 pub use started::Started;
 pub use subscriptions::{Batch, SandboxEvent, SubscriptionId};
 pub use thread::{Host, HostBuilder, OnDrop};

@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use serde_core::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_core::de::{
+    DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Value};
 
 /// Limit of parameters, more than any method has.
@@ -13,8 +15,7 @@ const MOST_PARAMETERS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Call {
     pub(super) method: String,
-    /// Numbers, texts, flags and nulls. An array or an object, which no method has, is an empty
-    /// array. Of several with one name, the first.
+    /// Of several with one name, the first.
     pub(super) parameters: Map<String, Value>,
     pub(super) more: bool,
     pub(super) oneway: bool,
@@ -23,19 +24,22 @@ pub(super) struct Call {
 
 impl Call {
     /// Parses a message without its NUL. The error says what is wrong.
-    pub(super) fn read(message: &[u8]) -> Result<Self, String> {
-        let call: Self = serde_json::from_slice(message).map_err(|error| error.to_string())?;
+    ///
+    /// `nested` is how many values the arrays and objects among the parameters may have in all. With
+    /// 0 they are not kept: an array or an object is an empty array.
+    pub(super) fn read(message: &[u8], nested: usize) -> Result<Self, String> {
+        let mut deserializer = serde_json::Deserializer::from_slice(message);
+        let call = deserializer
+            .deserialize_map(CallVisitor { nested })
+            .and_then(|call| deserializer.end().map(|()| call))
+            .map_err(|error| error.to_string())?;
         if call.method.is_empty() { Err("the method is missing".to_owned()) } else { Ok(call) }
     }
 }
 
-impl<'de> Deserialize<'de> for Call {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(CallVisitor)
-    }
+struct CallVisitor {
+    nested: usize,
 }
-
-struct CallVisitor;
 
 impl<'de> Visitor<'de> for CallVisitor {
     type Value = Call;
@@ -50,8 +54,7 @@ impl<'de> Visitor<'de> for CallVisitor {
             match key.as_str() {
                 "method" => call.method = map.next_value()?,
                 "parameters" => {
-                    let parameters = map.next_value::<Option<Parameters>>()?;
-                    call.parameters = parameters.map_or_else(Map::new, |parameters| parameters.0);
+                    call.parameters = map.next_value_seed(Parameters { nested: self.nested })?;
                 }
                 "more" => call.more = map.next_value::<Option<bool>>()?.unwrap_or_default(),
                 "oneway" => call.oneway = map.next_value::<Option<bool>>()?.unwrap_or_default(),
@@ -63,47 +66,73 @@ impl<'de> Visitor<'de> for CallVisitor {
     }
 }
 
-struct Parameters(Map<String, Value>);
+/// Reads an object of parameters; null is an empty one.
+struct Parameters {
+    nested: usize,
+}
 
-impl<'de> Deserialize<'de> for Parameters {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ParametersVisitor)
+impl<'de> DeserializeSeed<'de> for Parameters {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct ParametersVisitor;
-
-impl<'de> Visitor<'de> for ParametersVisitor {
-    type Value = Parameters;
+impl<'de> Visitor<'de> for Parameters {
+    type Value = Map<String, Value>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of parameters")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parameters, A::Error> {
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Map::new())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut parameters, mut count) = (Map::new(), 0);
-        while let Some((name, Parameter(value))) = map.next_entry::<String, Parameter>()? {
+        let mut left = (self.nested > 0).then_some(self.nested);
+        while let Some(name) = map.next_key::<String>()? {
             if count == MOST_PARAMETERS {
                 return Err(A::Error::custom("too many parameters"));
             }
             count += 1;
+            let value = map.next_value_seed(Parameter { left: &mut left })?;
             parameters.entry(name).or_insert(value);
         }
-        Ok(Parameters(parameters))
+        Ok(parameters)
     }
 }
 
-struct Parameter(Value);
+/// Reads a value. `left` is how many more values arrays and objects may have; `None` to keep none.
+struct Parameter<'a> {
+    left: &'a mut Option<usize>,
+}
 
-impl<'de> Deserialize<'de> for Parameter {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ParameterVisitor).map(Self)
+impl Parameter<'_> {
+    /// Counts a value in an array or an object.
+    fn count<E: Error>(&mut self) -> Result<(), E> {
+        match self.left {
+            Some(0) => Err(E::custom("too many values")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
-struct ParameterVisitor;
+impl<'de> DeserializeSeed<'de> for Parameter<'_> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for ParameterVisitor {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Parameter<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,14 +163,30 @@ impl<'de> Visitor<'de> for ParameterVisitor {
         Ok(value.into())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Array(Vec::new()))
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        if self.left.is_none() {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+        } else {
+            while let Some(value) = list.next_element_seed(Parameter { left: self.left })? {
+                self.count()?;
+                values.push(value);
+            }
+        }
+        Ok(Value::Array(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Value::Array(Vec::new()))
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
+        if self.left.is_none() {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(Value::Array(Vec::new()));
+        }
+        let mut values = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            self.count()?;
+            values.insert(name, map.next_value_seed(Parameter { left: self.left })?);
+        }
+        Ok(Value::Object(values))
     }
 }
 
@@ -153,6 +198,7 @@ mod tests {
     fn a_call_is_read_with_its_flags_and_parameters() {
         let call = Call::read(
             br#"{"method":"a.b.C","more":true,"parameters":{"n":-3,"t":"x","o":{"a":[1]},"z":null},"x":[{}]}"#,
+            0,
         )
         .unwrap();
         assert_eq!((call.method.as_str(), call.more, call.oneway), ("a.b.C", true, false));
@@ -176,14 +222,25 @@ mod tests {
             &deep,
             &many,
         ] {
-            assert!(Call::read(message.as_bytes()).is_err(), "{message:.40}");
+            assert!(Call::read(message.as_bytes(), 0).is_err(), "{message:.40}");
         }
-        assert!(Call::read(b"{\"method\":\"\xff\"}").is_err());
+        assert!(Call::read(b"{\"method\":\"\xff\"}", 0).is_err());
+    }
+
+    #[test]
+    fn arrays_and_objects_are_kept_up_to_a_number_of_values() {
+        let message = br#"{"method":"a.B","parameters":{"s":{"c":["x",{"y":1}]},"n":2}}"#;
+        let kept = Call::read(message, 4).unwrap().parameters;
+        let expected = serde_json::json!({ "s": { "c": ["x", { "y": 1 }] }, "n": 2 });
+        assert_eq!(Value::Object(kept), expected);
+        assert!(Call::read(message, 3).unwrap_err().starts_with("too many values"));
+        let deep = format!(r#"{{"method":"a.B","parameters":{{"s":{}"#, "[".repeat(500_000));
+        assert!(Call::read(deep.as_bytes(), usize::MAX).is_err());
     }
 
     #[test]
     fn null_parameters_and_flags_count_as_missing() {
-        let call = Call::read(br#"{"method":"a.B","parameters":null,"more":null}"#).unwrap();
+        let call = Call::read(br#"{"method":"a.B","parameters":null,"more":null}"#, 0).unwrap();
         assert!(call.parameters.is_empty() && !call.more);
     }
 }

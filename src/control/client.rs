@@ -1,6 +1,8 @@
 //! The client of a control socket, for programs that may block.
 
 mod error;
+#[cfg(all(feature = "host", feature = "codec"))]
+mod host;
 mod watch;
 
 use std::io::{self, Write};
@@ -15,6 +17,8 @@ use nix::unistd::geteuid;
 use serde_json::{Map, Value, json};
 
 pub use error::ClientError;
+#[cfg(all(feature = "host", feature = "codec"))]
+pub use host::{HostClient, HostStartError, StartedByHost};
 pub use watch::Watch;
 
 use super::MAX_MESSAGE;
@@ -58,6 +62,8 @@ pub struct Client {
     stream: UnixStream,
     path: PathBuf,
     timeout: Duration,
+    /// The interface of the methods.
+    interface: &'static str,
     /// The received part of the next message.
     unfinished: Vec<u8>,
 }
@@ -76,12 +82,13 @@ impl Client {
     fn connect_within(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
         let stream = socket::dial(path, Some(timeout))
             .map_err(|error| ClientError::of_connect(path, error))?;
-        let client = Self { stream, path: path.to_owned(), timeout, unfinished: Vec::new() };
+        let (path, interface) = (path.to_owned(), "io.vmon.Monitor");
+        let client = Self { stream, path, timeout, interface, unfinished: Vec::new() };
         // In a directory that others can write to, any user may listen on a socket of that name.
         let owner = socket::peer_uid(&client.stream).map_err(|error| client.io(error))?;
         let us = geteuid();
         if owner != 0 && owner != us.as_raw() && !us.is_root() {
-            return Err(ClientError::Stranger { path: path.to_owned(), owner });
+            return Err(ClientError::Stranger { path: client.path, owner });
         }
         client.stream.set_nonblocking(true).map_err(|error| client.io(error))?;
         Ok(client)
@@ -243,7 +250,7 @@ impl Client {
         flag: &str,
     ) -> Result<Instant, ClientError> {
         let mut call = Map::new();
-        call.insert("method".to_owned(), format!("io.vmon.Monitor.{method}").into());
+        call.insert("method".to_owned(), format!("{}.{method}", self.interface).into());
         call.insert("parameters".to_owned(), parameters);
         if !flag.is_empty() {
             call.insert(flag.to_owned(), true.into());
@@ -336,7 +343,7 @@ impl Reply {
         let continues = reply.get("continues").and_then(Value::as_bool).unwrap_or(false);
         match reply.get("error").and_then(Value::as_str) {
             None => Ok(Self { parameters, continues }),
-            Some("io.vmon.Monitor.PermissionDenied") => {
+            Some("io.vmon.Monitor.PermissionDenied" | "io.vmon.Host.PermissionDenied") => {
                 Err(ClientError::Refused { path: path.to_owned() })
             }
             Some(name) => Err(ClientError::Call {

@@ -31,7 +31,7 @@ fn any_call_is_read_or_refused() {
     rounds(|random| {
         let mut message = random.choice(calls).unwrap().to_vec();
         mutate(random, &mut message, WORDS);
-        if let Ok(call) = Call::read(&message) {
+        if let Ok(call) = Call::read(&message, 0) {
             assert!(!call.method.is_empty() && call.parameters.len() <= 16);
             let is_flat = |value: &Value| match value {
                 Value::Array(list) => list.is_empty(),

@@ -32,7 +32,18 @@ impl SocketPath {
         // Absolute, because a host may change its working directory.
         let runtime_dir = std::path::absolute(runtime_dir)
             .map_err(|error| ControlError::io("find the runtime directory", runtime_dir, error))?;
-        let path = runtime_dir.join(config_file).join(format!("{name}.sock"));
+        Self::within_limit(runtime_dir.join(config_file).join(format!("{name}.sock")))
+    }
+
+    /// A socket at this path.
+    #[cfg(all(feature = "host", feature = "codec"))]
+    pub(super) fn at(path: &Path) -> Result<Self, ControlError> {
+        let path = std::path::absolute(path)
+            .map_err(|error| ControlError::io("find the control socket", path, error))?;
+        Self::within_limit(path)
+    }
+
+    fn within_limit(path: PathBuf) -> Result<Self, ControlError> {
         match socket::path_limit() {
             Some(limit) if path.as_os_str().len() > limit => {
                 Err(ControlError::PathTooLong { path, limit })

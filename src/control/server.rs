@@ -7,6 +7,8 @@ mod backend;
 mod connection;
 mod connections;
 mod fault;
+#[cfg(all(feature = "host", feature = "codec"))]
+pub(crate) mod host;
 mod methods;
 mod routing;
 

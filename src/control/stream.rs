@@ -48,6 +48,11 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], flags: MsgFlags) -> io::Resul
     }
 }
 
+/// Whether there is input, without taking any: `false` at its end.
+pub(super) fn has_input(stream: &UnixStream) -> io::Result<bool> {
+    receive(stream, &mut [0], MsgFlags::MSG_PEEK).map(|bytes| bytes > 0)
+}
+
 /// Whether the peer has closed both directions, not only its sending side.
 pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];

@@ -230,7 +230,8 @@ fn wait(wait: &Wait) -> Value {
     json!({ "kind": wait.kind.as_str(), "reason": wait.reason, "since": rfc3339(wait.since) })
 }
 
-fn end(end: &End) -> Value {
+/// How a run ended.
+pub(super) fn end(end: &End) -> Value {
     json!({
         "reason": end.reason().as_str(),
         "exit_code": end.recorded_code(),

@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 use oneshot::Sender;
 
 use super::error::HostError;
+use super::listed::Listed;
 use super::reply::{Answer, Reply};
+#[cfg(all(feature = "control", feature = "codec"))]
+use super::serving::Serving;
 use super::shared::{Cause, Shared};
 use super::started::Started;
 use super::subscriptions::{Batch, SandboxEvent, SubscriptionId, Subscriptions};
@@ -59,7 +62,7 @@ use crate::terminal::WindowSize;
 /// # }
 /// ```
 pub struct Engine {
-    reactor: Reactor<Task>,
+    pub(super) reactor: Reactor<Task>,
     subscriptions: Subscriptions,
     /// Monitors that are done, to be removed by the next turn.
     done: Vec<SandboxId>,
@@ -70,22 +73,8 @@ pub struct Engine {
     /// Set when the host is to end: the answers that are due then.
     closing: Option<Vec<Answer<()>>>,
     shared: Arc<Shared>,
-}
-
-/// A sandbox in [`Engine::list`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Listed {
-    /// Its identifier.
-    pub id: SandboxId,
-    /// Its name.
-    pub name: Name,
-    /// The namespace of its log and record.
-    pub config_file: Name,
-    /// The state of its child.
-    pub phase: Phase,
-    /// The pid of the child, from its start until it has been reaped.
-    pub pid: Option<u32>,
+    #[cfg(all(feature = "control", feature = "codec"))]
+    pub(super) serving: Option<Box<Serving>>,
 }
 
 impl Engine {
@@ -106,6 +95,8 @@ impl Engine {
             children_outlive: false,
             closing: None,
             shared: Arc::default(),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            serving: None,
         })
     }
 
@@ -270,16 +261,20 @@ impl Engine {
         f: impl FnOnce(&mut Monitor, &mut Context<'_, SourceKey, TimerKey>) -> R,
     ) -> Result<R, HostError> {
         let result = self.reactor.call(id, |task, cx| match task {
-            Task::Sandbox(sandbox) => f(&mut sandbox.monitor, cx),
+            Task::Sandbox(sandbox) => Some(f(&mut sandbox.monitor, cx)),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Task::Socket(_) => None,
         });
         self.take_events();
-        result.ok_or(HostError::NoSuchSandbox(id))
+        result.flatten().ok_or(HostError::NoSuchSandbox(id))
     }
 
     /// The monitor of a sandbox that has not been removed.
     pub fn get(&self, id: SandboxId) -> Option<&Monitor> {
         match self.reactor.get(id)? {
             Task::Sandbox(sandbox) => Some(&sandbox.monitor),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Task::Socket(_) => None,
         }
     }
 
@@ -315,9 +310,11 @@ impl Engine {
         self.sandboxes().find(|(_, monitor)| is_it(monitor)).map(|(id, _)| id)
     }
 
-    fn sandboxes(&self) -> impl Iterator<Item = (SandboxId, &Monitor)> {
-        self.reactor.handlers().map(|(id, task)| match task {
-            Task::Sandbox(sandbox) => (id, &sandbox.monitor),
+    pub(super) fn sandboxes(&self) -> impl Iterator<Item = (SandboxId, &Monitor)> {
+        self.reactor.handlers().filter_map(|(id, task)| match task {
+            Task::Sandbox(sandbox) => Some((id, &sandbox.monitor)),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Task::Socket(_) => None,
         })
     }
 
@@ -362,6 +359,24 @@ impl Engine {
         self.subscriptions.next(subscription, answer);
     }
 
+    /// Whether nothing is left to do: there is no sandbox, and the control socket, if there was one,
+    /// has been removed.
+    pub fn is_done(&self) -> bool {
+        self.reactor.is_done() && !self.is_pending()
+    }
+
+    /// Watches these signals for all sandboxes: see [`Reactor::watch_signals`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn watch_signals<S: Into<i32>>(
+        &mut self,
+        signals: impl IntoIterator<Item = S>,
+    ) -> io::Result<()> {
+        self.reactor.watch_signals(signals)
+    }
+
     /// A handle that other threads interrupt [`turn`](Self::turn) with.
     ///
     /// # Errors
@@ -378,17 +393,28 @@ impl Engine {
     ///
     /// The poller's; the sandboxes are as they were.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = if self.done.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let timeout = if self.is_pending() { Some(Duration::ZERO) } else { timeout };
         let turned = self.reactor.poll_once(timeout);
         self.take_events();
         self.remove_done();
+        #[cfg(all(feature = "control", feature = "codec"))]
+        self.serve_clients();
         turned
+    }
+
+    /// Whether the next turn has something to do in any case.
+    fn is_pending(&self) -> bool {
+        #[cfg(all(feature = "control", feature = "codec"))]
+        if self.serving.as_ref().is_some_and(|serving| serving.is_pending()) {
+            return true;
+        }
+        !self.done.is_empty()
     }
 
     /// The instant by which [`turn`](Self::turn) must be called even if the descriptor is not
     /// readable.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.done.is_empty() { self.reactor.next_deadline() } else { Some(Instant::now()) }
+        if self.is_pending() { Some(Instant::now()) } else { self.reactor.next_deadline() }
     }
 
     /// See [`Reactor::has_scratch`].
@@ -406,6 +432,12 @@ impl Engine {
         while let Some((id, event)) = self.reactor.next_event() {
             match event {
                 TaskEvent::Sandbox(event) => self.sandbox_event(id, event),
+                #[cfg(all(feature = "control", feature = "codec"))]
+                TaskEvent::Call(call) => {
+                    if let Some(serving) = &mut self.serving {
+                        serving.called(call);
+                    }
+                }
             }
         }
         self.subscriptions.deliver();
@@ -422,6 +454,8 @@ impl Engine {
             Event::Transition(_) => {}
             Event::Done => self.done.push(id),
         }
+        #[cfg(all(feature = "control", feature = "codec"))]
+        self.tell_clients(id, &event);
         self.publish(id, event);
     }
 
@@ -440,6 +474,8 @@ impl Engine {
             let Some(Task::Sandbox(sandbox)) = self.reactor.remove(id) else { continue };
             self.sandboxes -= 1;
             let Supervised { monitor, waiting, .. } = *sandbox;
+            #[cfg(all(feature = "control", feature = "codec"))]
+            self.client_sandbox_ended(id, &monitor);
             if let Some(end) = monitor.into_end() {
                 waiting.ended(id, end);
             }
@@ -449,6 +485,8 @@ impl Engine {
     fn sandbox_mut(&mut self, id: SandboxId) -> Option<&mut Supervised> {
         match self.reactor.get_mut(id)? {
             Task::Sandbox(sandbox) => Some(sandbox),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Task::Socket(_) => None,
         }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::engine::{Engine, Listed};
+use super::engine::Engine;
 use super::error::HostError;
 use super::events::Events;
+use super::listed::Listed;
 use super::reply::{Answer, Reply};
 use super::shared::Shared;
 use super::started::Started;

@@ -1,6 +1,8 @@
 //! What the reactor of an engine calls: the monitors, and handlers of the host's own beside them.
 
 use super::waiting::Waiting;
+#[cfg(all(feature = "control", feature = "codec"))]
+use crate::control::host::{HostCall, HostSocket};
 use crate::monitor::{Event, Monitor, SourceKey, TimerKey};
 use crate::reactor::{Context, Handler, Ready};
 
@@ -9,6 +11,9 @@ use crate::reactor::{Context, Handler, Ready};
 pub(super) enum Task {
     /// A sandbox.
     Sandbox(Box<Supervised>),
+    /// The host's control socket.
+    #[cfg(all(feature = "control", feature = "codec"))]
+    Socket(Box<HostSocket>),
 }
 
 /// The monitor of a sandbox, and what waits for it.
@@ -23,6 +28,9 @@ pub(super) struct Supervised {
 pub(super) enum TaskEvent {
     /// An event of a sandbox.
     Sandbox(Event),
+    /// A call of a client of the control socket.
+    #[cfg(all(feature = "control", feature = "codec"))]
+    Call(HostCall),
 }
 
 impl Task {
@@ -41,24 +49,32 @@ impl Handler for Task {
     fn start(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Sandbox(it) => it.monitor.start(cx),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Self::Socket(it) => it.start(cx),
         }
     }
 
     fn ready(&mut self, source: SourceKey, ready: Ready, cx: &mut Cx<'_>) {
         match self {
             Self::Sandbox(it) => it.monitor.ready(source, ready, cx),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Self::Socket(it) => it.ready(source, ready, cx),
         }
     }
 
     fn timer(&mut self, timer: TimerKey, cx: &mut Cx<'_>) {
         match self {
             Self::Sandbox(it) => it.monitor.timer(timer, cx),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Self::Socket(it) => it.timer(timer, cx),
         }
     }
 
     fn signal(&mut self, signal: i32, cx: &mut Cx<'_>) {
         match self {
             Self::Sandbox(it) => it.monitor.signal(signal, cx),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Self::Socket(it) => it.signal(signal, cx),
         }
     }
 
@@ -69,12 +85,16 @@ impl Handler for Task {
     fn take_event(&mut self) -> Option<TaskEvent> {
         match self {
             Self::Sandbox(it) => it.monitor.take_event().map(TaskEvent::Sandbox),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Self::Socket(it) => it.take_event().map(TaskEvent::Call),
         }
     }
 
     fn is_done(&self) -> bool {
         match self {
             Self::Sandbox(it) => it.monitor.is_done(),
+            #[cfg(all(feature = "control", feature = "codec"))]
+            Self::Socket(it) => it.is_done(),
         }
     }
 }

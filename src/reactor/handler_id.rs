@@ -24,6 +24,12 @@ impl HandlerId {
         Self { slot, number }
     }
 
+    /// The number of the handler in this process.
+    #[cfg(all(feature = "host", feature = "control", feature = "codec"))]
+    pub(crate) fn number(self) -> u32 {
+        self.number
+    }
+
     /// The identifier of the next handler, in this slot of its reactor.
     pub(super) fn next(slot: u32) -> Self {
         /// Zero is the number of a slot that no handler has used.

@@ -14,6 +14,8 @@ pub(super) struct Interface {
     pub(super) name: &'static str,
     /// In varlink's interface definition language.
     pub(super) description: &'static str,
+    /// How many values the arrays and objects of a call may have.
+    pub(super) nested: usize,
 }
 
 /// The loop, and what clients control, during one call of a server.
@@ -25,6 +27,11 @@ pub(super) trait Backend {
     /// Acts on a call of a method of the interface by the client in this slot. `method` is its name
     /// without that of the interface.
     fn call(&mut self, clients: &mut Connections, slot: usize, method: &str, call: &Call);
+
+    /// The client in this slot has taken bytes that waited for it.
+    fn flushed(&mut self, clients: &mut Connections, slot: usize) {
+        let _ = (clients, slot);
+    }
 
     /// Watches `fd` under this key.
     fn register(

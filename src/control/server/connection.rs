@@ -26,6 +26,12 @@ const MAX_UNREAD: usize = 64 * 1024;
 pub(super) enum Mode {
     /// Each call has its reply.
     Calls,
+    /// Its last call has no reply yet, and no further one is read. `queued`: the client has sent more.
+    #[cfg_attr(not(all(feature = "host", feature = "codec")), allow(dead_code))]
+    Pending { queued: bool },
+    /// Its last call is the `Watch` of a host, and this is the number of the next event for it.
+    #[cfg_attr(not(all(feature = "host", feature = "codec")), allow(dead_code))]
+    Following(u64),
     /// Its last call is a `Watch`, and this phase was sent last.
     Watching(Phase),
     /// It is closed once the client has read its replies.
@@ -106,7 +112,12 @@ impl Connection {
     }
 
     pub(super) fn is_watching(&self) -> bool {
-        matches!(self.mode, Mode::Watching(_))
+        matches!(self.mode, Mode::Watching(_) | Mode::Following(_))
+    }
+
+    /// Whether the client waits for something that this server sends.
+    fn is_waiting(&self) -> bool {
+        self.is_watching() || matches!(self.mode, Mode::Pending { .. })
     }
 
     /// Whether a message is incomplete.
@@ -151,9 +162,27 @@ impl Connection {
         fate
     }
 
+    /// Handles input of a client whose last call is pending. It is not read before the reply.
+    pub(super) fn defer(&mut self, cx: &mut dyn Backend) -> Fate {
+        match stream::has_input(&self.stream) {
+            Ok(true) => {
+                self.mode = Mode::Pending { queued: true };
+                // The end of the connection is behind the input.
+                self.wait(self.timeout, cx);
+                self.want(cx)
+            }
+            Ok(false) => self.end(cx),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                cx.would_block(self.source, Interest::READ);
+                Fate::Stays
+            }
+            Err(_) => Fate::Gone,
+        }
+    }
+
     /// The client has shut down its sending side; it may still read.
     pub(super) fn end(&mut self, cx: &mut dyn Backend) -> Fate {
-        let waits = !self.is_flushed() || matches!(self.mode, Mode::Watching(_));
+        let waits = !self.is_flushed() || self.is_waiting();
         if !waits || stream::is_hung_up(&self.stream) {
             return Fate::Gone;
         }
@@ -230,7 +259,9 @@ impl Connection {
 
     /// No further call is read while a reply is unread, which bounds the output.
     fn want(&self, cx: &mut dyn Backend) -> Fate {
-        let interest = match (self.is_flushed(), self.ended || self.mode == Mode::Closing) {
+        let unread =
+            self.ended || matches!(self.mode, Mode::Closing | Mode::Pending { queued: true });
+        let interest = match (self.is_flushed(), unread) {
             (false, _) => Interest::WRITE,
             (true, false) => Interest::READ,
             (true, true) => Interest::NONE,
@@ -257,7 +288,7 @@ impl Connection {
     /// Its timer has expired.
     pub(super) fn timer_expired(&mut self, cx: &mut dyn Backend) -> Fate {
         self.timer = None;
-        if self.is_watching() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
+        if self.is_waiting() && self.is_flushed() && !stream::is_hung_up(&self.stream) {
             self.wait(self.timeout, cx);
             return Fate::Stays;
         }

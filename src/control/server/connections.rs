@@ -63,6 +63,15 @@ pub(super) struct Connections {
     waiting: VecDeque<usize>,
 }
 
+/// A client that waits for a reply.
+#[cfg(all(feature = "host", feature = "codec"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClientId {
+    slot: usize,
+    /// Unlike the slot, never reused.
+    source: SourceId,
+}
+
 /// The remaining capacity of one turn of the loop.
 #[derive(Debug, Default)]
 struct Turn {
@@ -230,6 +239,7 @@ impl Connections {
         let slot = slot_of(key);
         if ready.is_writable() {
             self.with(slot, cx, Connection::flush);
+            cx.flushed(self, slot);
         }
         if ready.is_readable() {
             self.serve_in_turn(slot, cx);
@@ -274,7 +284,10 @@ impl Connections {
             }
             match connection.mode {
                 Mode::Closing => return,
-                Mode::Watching(_) => return self.with(slot, cx, Connection::discard),
+                Mode::Watching(_) | Mode::Following(_) => {
+                    return self.with(slot, cx, Connection::discard);
+                }
+                Mode::Pending { .. } => return self.with(slot, cx, Connection::defer),
                 Mode::Calls => {}
             }
             match connection.read(cx) {
@@ -315,7 +328,7 @@ impl Connections {
     }
 
     fn message(&mut self, slot: usize, message: &[u8], cx: &mut dyn Backend) {
-        let call = match Call::read(message) {
+        let call = match Call::read(message, cx.interface().nested) {
             Ok(call) => call,
             Err(reason) => {
                 let fault = Fault::new("InvalidMessage", json!({ "message": reason }));
@@ -327,6 +340,40 @@ impl Connections {
             Route::Answered(_) if call.oneway => {}
             Route::Answered(answer) => self.reply(slot, answer, cx),
         }
+    }
+
+    /// The client in this slot waits for a reply from now on.
+    #[cfg(all(feature = "host", feature = "codec"))]
+    pub(super) fn suspend(&mut self, slot: usize) -> Option<ClientId> {
+        let connection = self.slots.get_mut(slot)?.as_mut()?;
+        connection.mode = Mode::Pending { queued: false };
+        Some(ClientId { slot, source: connection.source })
+    }
+
+    /// The slot of a client that still waits for its reply, which it is to get now.
+    #[cfg(all(feature = "host", feature = "codec"))]
+    pub(super) fn resume(&mut self, client: ClientId) -> Option<usize> {
+        let connection = self.slots.get_mut(client.slot)?.as_mut()?;
+        let waits =
+            connection.source == client.source && matches!(connection.mode, Mode::Pending { .. });
+        waits.then(|| connection.mode = Mode::Calls).map(|()| client.slot)
+    }
+
+    /// The slots of clients that watch the events of a host.
+    #[cfg(all(feature = "host", feature = "codec"))]
+    pub(super) fn following(&self) -> Vec<usize> {
+        let follows = |slot: &Option<Connection>| {
+            slot.as_ref().is_some_and(|it| matches!(it.mode, Mode::Following(_)))
+        };
+        (0..).zip(&self.slots).filter(|(_, slot)| follows(slot)).map(|(at, _)| at).collect()
+    }
+
+    /// Whether a client still waits for its reply.
+    #[cfg(all(feature = "host", feature = "codec"))]
+    pub(super) fn is_pending(&self, client: ClientId) -> bool {
+        let connection = self.slots.get(client.slot).and_then(Option::as_ref);
+        connection
+            .is_some_and(|it| it.source == client.source && matches!(it.mode, Mode::Pending { .. }))
     }
 
     /// Sends the only reply to a call.

@@ -13,7 +13,7 @@ const MAX_ECHO: usize = 256;
 
 /// A varlink error.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     /// Whether it is an error of `org.varlink.service`, and not of the server's own interface.
     standard: bool,
     name: &'static str,
@@ -22,7 +22,7 @@ pub(super) struct Fault {
 
 impl Fault {
     /// An error of the server's interface.
-    pub(super) fn new(name: &'static str, parameters: Value) -> Self {
+    pub(crate) fn new(name: &'static str, parameters: Value) -> Self {
         Self { standard: false, name, parameters }
     }
 
@@ -37,7 +37,7 @@ impl Fault {
     }
 
     /// An error with a message.
-    pub(super) fn failed(message: &str) -> Self {
+    pub(crate) fn failed(message: &str) -> Self {
         Self::new("Failed", json!({ "message": message }))
     }
 
@@ -56,7 +56,7 @@ impl From<Unreadable> for Fault {
 }
 
 /// Encodes a reply as a message.
-pub(super) fn reply(parameters: Value, continues: bool) -> Vec<u8> {
+pub(crate) fn reply(parameters: Value, continues: bool) -> Vec<u8> {
     match continues {
         true => message(&json!({ "parameters": parameters, "continues": true })),
         false => message(&json!({ "parameters": parameters })),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::INTERFACE_DESCRIPTION;
 use super::super::call::Call;
-use super::super::value::int;
+use super::super::value::{Fields, int};
 use super::super::view::{self, stream_of};
 use super::backend::{Backend, Interface};
 use super::connection::{Connection, Fate, Mode};
@@ -24,7 +24,7 @@ use crate::reactor::{Interest, SourceId, TimerId};
 use crate::terminal::WindowSize;
 
 const MONITOR: Interface =
-    Interface { name: "io.vmon.Monitor", description: INTERFACE_DESCRIPTION };
+    Interface { name: "io.vmon.Monitor", description: INTERFACE_DESCRIPTION, nested: 0 };
 
 /// The result of a call.
 enum Answer {
@@ -104,7 +104,8 @@ fn start_session(
     }
 }
 
-fn attached_as(attached: &Attached) -> Value {
+/// The reply to an `Attach`.
+pub(crate) fn attached_as(attached: &Attached) -> Value {
     json!({
         "session": int(attached.session.0),
         "stream": attached.to.as_str(),
@@ -180,11 +181,12 @@ fn done((): ()) -> Answer {
 }
 
 fn signal(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
-    let parameters = parameters(call, &["signal"])?;
-    let name = parameters.text("signal")?;
-    let signal: Signal =
-        name.parse().map_err(|_| Fault::new("InvalidSignal", json!({ "signal": echo(name) })))?;
-    Ok(done(cx.signal(signal)?))
+    let name = parameters(call, &["signal"])?.text("signal")?;
+    Ok(done(cx.signal(read_signal(name)?)?))
+}
+
+pub(super) fn read_signal(name: &str) -> Result<Signal, Fault> {
+    name.parse().map_err(|_| Fault::new("InvalidSignal", json!({ "signal": echo(name) })))
 }
 
 fn stop(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
@@ -198,6 +200,15 @@ fn stop(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
 
 fn attach(call: &Call) -> Result<Answer, Fault> {
     let parameters = parameters(call, &["stream", "console", "read_only", "tail"])?;
+    let request = read_attach(&parameters)?;
+    match call.upgrade {
+        true => Ok(Answer::Attach(request)),
+        false => Err(Fault::new("ExpectedUpgrade", json!({}))),
+    }
+}
+
+/// The request of an `Attach`.
+pub(super) fn read_attach(parameters: &Fields<'_>) -> Result<Attach, Fault> {
     let console = parameters.optional_text("console")?;
     let to = match (parameters.optional_text("stream")?, console) {
         (None, None) => None,
@@ -214,27 +225,30 @@ fn attach(call: &Call) -> Result<Answer, Fault> {
     };
     let read_only = parameters.flag("read_only")?.unwrap_or(false);
     let tail = parameters.optional_number("tail")?.unwrap_or(0);
-    match call.upgrade {
-        true => Ok(Answer::Attach(Attach { to, read_only, tail })),
-        false => Err(Fault::new("ExpectedUpgrade", json!({}))),
-    }
+    Ok(Attach { to, read_only, tail })
 }
 
 fn resize(call: &Call, cx: &mut ServiceContext<'_, '_>) -> Result<Answer, Fault> {
     let parameters = parameters(call, &["session", "rows", "columns", "width", "height"])?;
+    let session = parameters.number("session")?;
+    cx.resize(SessionId(session), read_size(&parameters)?)?;
+    Ok(done(()))
+}
+
+/// The size of a terminal.
+pub(super) fn read_size(parameters: &Fields<'_>) -> Result<WindowSize, Fault> {
     let size = |name| match parameters.number::<u16>(name)? {
         0 => Err(Fault::parameter(name)),
         number => Ok(number),
     };
-    let session = parameters.number("session")?;
     let (rows, columns) = (size("rows")?, size("columns")?);
     let pixels = |name| Ok::<_, Fault>(parameters.optional_number::<u16>(name)?.unwrap_or(0));
     let (width, height) = (pixels("width")?, pixels("height")?);
-    cx.resize(SessionId(session), WindowSize { rows, columns, width, height })?;
-    Ok(done(()))
+    Ok(WindowSize { rows, columns, width, height })
 }
 
-fn of_attach(error: AttachError) -> Fault {
+/// Why a client is not attached.
+pub(crate) fn of_attach(error: AttachError) -> Fault {
     match error {
         AttachError::NotRunning => Fault::new("NotRunning", json!({})),
         AttachError::NoSuchStream(stream) => {

@@ -75,6 +75,8 @@ impl Engine {
         for id in ids {
             killed.extend(caught(Box::new(|| match self.reactor.remove(id)? {
                 Task::Sandbox(sandbox) => Some(Killed::new(sandbox)),
+                #[cfg(all(feature = "control", feature = "codec"))]
+                Task::Socket(_) => None,
             })));
         }
         let give_up = Instant::now() + KILLED_WITHIN;
