@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use vmon::child::{self, Signal};
-use vmon::control::ControlError;
+use vmon::control::{ClientError, ControlError};
 use vmon::logfile::{LogError, Retention};
 use vmon::monitor::{ConsoleError, LabelError, NameError, StartError};
 use vmon::registry::RegistryError;
@@ -77,6 +77,20 @@ pub enum Failure {
     Control(#[from] ControlError),
     #[error("{0} (--db)")]
     Registry(#[from] RegistryError),
+    #[error("--via needs --detach: give both, or leave it out")]
+    ViaForeground,
+    #[error("{0} (--via, $VMON_HOST)")]
+    Via(#[source] ClientError),
+    #[error("{0} (--socket)")]
+    HostSocket(#[source] ControlError),
+    #[error("can't use the socket of the service manager: {0}")]
+    Activation(#[source] io::Error),
+    #[error("the host can't do this: {0}; leave it out, or use 'vmon run' without a host")]
+    NotInHost(&'static str),
+    #[error("the options are not those of 'vmon run'")]
+    HostOptions,
+    #[error("the host has its state elsewhere: give {option} {path}", path = .used.display())]
+    OtherState { used: PathBuf, option: &'static str },
     #[error("can't set up the event loop: {0}")]
     SetUp(#[source] io::Error),
     #[error("the event loop failed: {0}")]

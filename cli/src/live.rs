@@ -172,7 +172,13 @@ pub fn is_unproven(sandbox: &Recorded) -> bool {
 
 /// Whether the supervisor is a `vmon run`, which exits after its sandbox. A host may live on.
 pub fn is_commands(run: &Run) -> bool {
-    run.spec.as_ref().is_some_and(|spec| spec.options.is_object())
+    run.spec.as_ref().is_some_and(|spec| spec.options.is_object()) && !is_served(run)
+}
+
+/// Whether the supervisor is a `vmon serve`.
+pub fn is_served(run: &Run) -> bool {
+    let host = run.spec.as_ref().and_then(|spec| spec.options.get("host"));
+    host.is_some_and(|host| !host.is_null())
 }
 
 /// The run, if it is still going on but its socket is not served, as when that was removed. `None`

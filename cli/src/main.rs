@@ -43,6 +43,7 @@ mod run_log;
 mod run_object;
 mod run_pages;
 mod screen;
+mod serve;
 mod shared_args;
 mod startup;
 mod stats;
@@ -124,6 +125,7 @@ subcommands! {
     stats: Stats(Shared<stats::StatsArgs>) => as_owner(stats::stats);
     rm: Rm(Shared<rm::RmArgs>) => as_owner(rm::rm);
     prune: Prune(Shared<prune::PruneArgs>) => as_owner(prune::prune);
+    serve: Serve(serve::ServeArgs) => serve::serve;
     completions: Completions(completions::CompletionsArgs) => completions::completions;
     man: Man(man::ManArgs) => man::man;
 }
@@ -181,6 +183,7 @@ Examples:
   vmon stats --watch                   show CPU, memory and I/O every second
   vmon rm web --logs                   remove it from the record, with its logs
   vmon prune --older-than 168h         remove runs that ended more than a week ago
+  vmon serve                           supervise sandboxes for other programs, in one process
   source <(vmon completions bash)      load completions into this shell
   vmon man run | man -l -              show the manual page of a command
 

@@ -44,9 +44,16 @@ impl Listener for Messages {
 struct Lines<L> {
     listener: L,
     level: LevelFilter,
-    /// The fields of each span, at the index that is its id less one. There is one for each monitor
-    /// of the process, which has one at a time.
-    spans: Mutex<Vec<String>>,
+    /// The spans, at the index that is their id less one: one for each monitor of the process.
+    spans: Mutex<Vec<OpenSpan>>,
+}
+
+/// A span. The place of one that is closed is used again.
+#[derive(Default)]
+struct OpenSpan {
+    fields: String,
+    /// The number of its handles; 0 once it is closed.
+    handles: usize,
 }
 
 thread_local! {
@@ -75,8 +82,29 @@ impl<L: Listener> Subscriber for Lines<L> {
         let mut fields = Fields { line: String::new(), span: String::new() };
         span.record(&mut fields);
         let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        spans.push(fields.line);
-        span::Id::from_u64(spans.len() as u64)
+        let free = spans.iter().position(|span| span.handles == 0).unwrap_or(spans.len());
+        let span = OpenSpan { fields: fields.line, handles: 1 };
+        match spans.get_mut(free) {
+            Some(place) => *place = span,
+            None => spans.push(span),
+        }
+        span::Id::from_u64(free as u64 + 1)
+    }
+
+    fn clone_span(&self, id: &span::Id) -> span::Id {
+        self.with_span(id.into_u64(), |span| span.handles += 1);
+        id.clone()
+    }
+
+    fn try_close(&self, id: span::Id) -> bool {
+        let closed = self.with_span(id.into_u64(), |span| {
+            span.handles = span.handles.saturating_sub(1);
+            if span.handles == 0 {
+                span.fields = String::new();
+            }
+            span.handles == 0
+        });
+        closed.unwrap_or(false)
     }
 
     fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
@@ -94,9 +122,14 @@ impl<L: Listener> Subscriber for Lines<L> {
 
 impl<L> Lines<L> {
     fn span_fields(&self, id: u64) -> Option<String> {
+        self.with_span(id, |span| span.fields.clone())
+    }
+
+    /// Calls `act` with a span that is open.
+    fn with_span<R>(&self, id: u64, act: impl FnOnce(&mut OpenSpan) -> R) -> Option<R> {
         let index = usize::try_from(id.checked_sub(1)?).ok()?;
-        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        spans.get(index).cloned()
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.get_mut(index).filter(|span| span.handles > 0).map(act)
     }
 }
 

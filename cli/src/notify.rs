@@ -25,14 +25,19 @@ const WATCHDOG: u32 = 0;
 const RESEND: u32 = 1;
 
 /// Time after which a message is sent again that found the manager's socket full.
-const RETRY: Duration = Duration::from_millis(100);
+pub const RETRY: Duration = Duration::from_millis(100);
+
+/// The service manager that has started this process.
+pub struct Manager {
+    socket: UnixDatagram,
+    address: SocketAddr,
+    /// Interval of watchdog messages, half of the manager's timeout.
+    watchdog: Option<Duration>,
+}
 
 /// Reports the state of the run to the service manager.
 pub struct Notifier {
-    socket: UnixDatagram,
-    manager: SocketAddr,
-    /// Interval of watchdog messages, half of the manager's timeout.
-    watchdog: Option<Duration>,
+    manager: Manager,
     ready: Readiness,
     /// A message that found the socket full. The manager waits for `READY=1` and stops the service
     /// if that never arrives.
@@ -47,17 +52,43 @@ enum Readiness {
     Reported,
 }
 
-impl Notifier {
+impl Manager {
     /// `None` without a service manager. Prints a warning if its socket can't be used.
     pub fn from_environment() -> Option<Self> {
         let name = std::env::var_os(SOCKET).filter(|name| !name.is_empty())?;
-        let notifier = address(&name).and_then(|manager| {
+        let manager = address(&name).and_then(|address| {
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
-            let (watchdog, ready) = (watchdog(), Readiness::NotYet);
-            Ok(Self { socket, manager, watchdog, ready, unsent: None })
+            Ok(Self { socket, address, watchdog: watchdog() })
         });
-        notifier.inspect_err(|error| warn!("can't use the socket ${SOCKET} {name:?}: {error}")).ok()
+        manager.inspect_err(|error| warn!("can't use the socket ${SOCKET} {name:?}: {error}")).ok()
+    }
+
+    /// Interval of watchdog messages.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    fn send(&self, lines: &str) -> io::Result<()> {
+        self.socket.send_to_addr(lines.as_bytes(), &self.address).map(drop)
+    }
+
+    /// Sends lines. Returns false if the socket is full.
+    pub fn report(&self, lines: &str) -> bool {
+        match self.send(lines) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => warn!("can't notify the service manager: {}", reason(&error)),
+            Ok(()) => {}
+        }
+        true
+    }
+}
+
+impl Notifier {
+    /// `None` without a service manager.
+    pub fn from_environment() -> Option<Self> {
+        let manager = Manager::from_environment()?;
+        Some(Self { manager, ready: Readiness::NotYet, unsent: None })
     }
 
     /// Sends lines, preceded once by `READY=1` with this process as the main one: it receives the
@@ -67,7 +98,7 @@ impl Notifier {
             Readiness::Pending => format!("READY=1\nMAINPID={}\n", std::process::id()),
             Readiness::NotYet | Readiness::Reported => String::new(),
         };
-        match self.send(&(ready + &lines)) {
+        match self.manager.send(&(ready + &lines)) {
             Ok(()) => {
                 self.unsent = None;
                 if self.ready == Readiness::Pending {
@@ -83,25 +114,11 @@ impl Notifier {
         }
     }
 
-    fn send(&self, lines: &str) -> io::Result<()> {
-        self.socket.send_to_addr(lines.as_bytes(), &self.manager).map(drop)
-    }
-
     fn running(&mut self, pid: u32, desk: &mut ServiceContext<'_, '_>) {
         if self.ready == Readiness::NotYet {
             self.ready = Readiness::Pending;
         }
         self.notify(format!("STATUS=running, pid {pid}\n"), desk);
-    }
-
-    /// Sends a watchdog message. If the socket is full it is dropped: the next one is in time.
-    fn keep_alive(&self) {
-        match self.send("WATCHDOG=1\n") {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                warn!("can't notify the service manager: {}", reason(&error));
-            }
-            _ => {}
-        }
     }
 }
 
@@ -119,8 +136,9 @@ impl Service for Notifier {
             if let Some(lines) = self.unsent.take() {
                 self.notify(lines, desk);
             }
-        } else if let Some(interval) = self.watchdog {
-            self.keep_alive();
+        } else if let Some(interval) = self.manager.watchdog {
+            // If the socket is full the message is dropped: the next one is in time.
+            self.manager.report("WATCHDOG=1\n");
             desk.set_timer(interval, WATCHDOG);
         }
     }

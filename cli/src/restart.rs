@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::AccessFlags;
+use vmon::control::HostClient;
 use vmon::monitor::{Forward, Input};
 use vmon::registry::{Location, Registry, Run, RunStatus};
 
@@ -13,9 +14,9 @@ use super::outcome::Outcome;
 use super::places::{Places, check_directory};
 use super::record::{Record, Recorded};
 use super::restart_lock::RestartLock;
-use super::run::detach;
 use super::run::options::Options;
 use super::run::plan::{Plan, limited};
+use super::run::{detach, via};
 use super::shared_args::SharedArgs;
 use super::{Failure, live, notify, owner, reason, stop};
 
@@ -110,13 +111,13 @@ pub fn restart(
     let stopped = stop::stop_all(&record, &sandboxes, args.timeout, outcome);
     for ((sandbox, plan), _lock) in plans.into_iter().zip(locks) {
         if stopped.iter().any(|other| std::ptr::eq(*other, sandbox)) {
-            start(sandbox, &plan, outcome);
+            start(sandbox, plan, outcome);
         }
     }
     Ok(())
 }
 
-fn start(sandbox: &Recorded, plan: &Plan, outcome: &mut Outcome) {
+fn start(sandbox: &Recorded, mut plan: Plan, outcome: &mut Outcome) {
     // The last supervisor writes the exit file and runs the --on-exit command after the end.
     // In another pid namespace it can't be seen to exit.
     let is_here = |run: &&Run| run.location == Some(Location::Here);
@@ -127,7 +128,13 @@ fn start(sandbox: &Recorded, plan: &Plan, outcome: &mut Outcome) {
         outcome.failed(&format!("can't restart {sandbox}: {error}"));
         return;
     }
-    match detach::start(plan, &outcome.messages) {
+    // The host that has supervised it, if that still serves.
+    let host = plan.options.host.take().and_then(|socket| HostClient::connect(socket).ok());
+    let started = match host {
+        Some(host) => via::start(&plan, host),
+        None => detach::start(&plan, &outcome.messages),
+    };
+    match started {
         // A failed write to stdout must not keep the other sandboxes from being started.
         Ok((name, pid)) => {
             outcome.ok(detach::print_start(&name, pid));
@@ -141,7 +148,8 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     let spec = run.spec.as_ref().ok_or(RestartError::NoSpec)?;
     let command = spec.command.clone().ok_or(RestartError::NoCommand)?;
     // Started again, it would run outside of its host, which has its streams and its end.
-    if run.status == RunStatus::Running && !live::is_commands(run) {
+    let is_ours = live::is_commands(run) || live::is_served(run);
+    if run.status == RunStatus::Running && !is_ours {
         return Err(RestartError::InHost);
     }
     if !spec.exact {

@@ -8,10 +8,11 @@ mod args;
 pub mod detach;
 mod execute;
 pub mod handover;
-mod lifecycle_files;
+pub mod lifecycle_files;
 pub mod options;
 pub mod plan;
 mod silent_console;
+pub mod via;
 
 use vmon::terminal::Messages;
 
@@ -23,6 +24,14 @@ pub use args::RunArgs;
 pub fn run(args: RunArgs, messages: &Messages) -> Result<u8, Failure> {
     messages::install(messages, args.shared.log_level);
     let detach = args.detach;
+    if !detach && args.via.is_some() {
+        return Err(Failure::ViaForeground);
+    }
+    let host = if detach { args.via.clone().or_else(via::from_environment) } else { None };
     let plan = args.into_plan()?;
-    if detach { detach::launch(&plan, messages) } else { plan.execute(None) }
+    match host {
+        Some(socket) => via::launch(&plan, &socket),
+        None if detach => detach::launch(&plan, messages),
+        None => plan.execute(None),
+    }
 }

@@ -18,11 +18,11 @@ use vmon::registry::RegistryObserver;
 
 /// Time after a transition at which memory is trimmed. Shorter commands avoid its cost and the page
 /// faults that follow.
-const TRIM_DELAY: Duration = Duration::from_millis(50);
+pub const TRIM_DELAY: Duration = Duration::from_millis(50);
 
 /// Time without relayed output after which the scratch buffer is released. It is long enough that a
 /// child which writes a line a second does not cause a second wake-up for each.
-const SCRATCH_DELAY: Duration = Duration::from_secs(2);
+pub const SCRATCH_DELAY: Duration = Duration::from_secs(2);
 
 /// Records whether the record was written since the last check.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ impl Activity {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn take(&self) -> bool {
+    pub fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }
 }

@@ -16,4 +16,6 @@ mod ps;
 mod remove;
 mod restart_command;
 mod restart_options;
+mod serve;
+mod serve_calls;
 mod stop_command;

@@ -25,6 +25,7 @@ use Kept::{Column, No, Spec};
 /// is a directory.
 const OPTIONS: &[(&str, &[&str], Kept)] = &[
     ("--detach", &[], No("every run here is one in the background")),
+    ("--via", &[], No("the tests of a host have it")),
     ("--state-dir", &[], No("it is where the record lies")),
     ("--db", &[], No("it is where the record lies")),
     ("--log-level", &["--log-level", "error"], Spec("options/log-level")),

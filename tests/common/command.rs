@@ -7,6 +7,7 @@ mod base;
 pub mod cgroups;
 pub mod guest;
 pub mod held;
+pub mod hosted;
 pub mod inject;
 pub mod machine;
 pub mod recorded;

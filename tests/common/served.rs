@@ -117,6 +117,11 @@ impl Raw {
         Self(BufReader::new(stream))
     }
 
+    /// `None` if nothing listens there.
+    pub fn try_connect(path: &Path) -> Option<UnixStream> {
+        UnixStream::connect(path).ok()
+    }
+
     pub fn stream(&mut self) -> &mut UnixStream {
         self.0.get_mut()
     }

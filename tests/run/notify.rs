@@ -127,21 +127,26 @@ fn the_manager_follows_a_detached_run_to_its_supervisor() {
 }
 
 #[test]
-fn systemd_accepts_the_unit_template() {
+fn systemd_accepts_the_units() {
     if !has("systemd-analyze") {
         eprintln!("skipped: there is no systemd-analyze");
         return;
     }
     let scratch = State::new();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/systemd/vmon@.service");
-    let unit = std::fs::read_to_string(file).unwrap();
-    // The command has to exist; it is not installed here.
-    let unit = unit.replace("/usr/bin/vmon", env!("CARGO_BIN_EXE_vmon"));
-    let path = scratch.file("vmon@.service");
-    std::fs::write(&path, unit).unwrap();
-    let instance = scratch.file("vmon@web.service");
-    std::fs::copy(&path, &instance).unwrap();
-    for unit in [&path, &instance] {
+    let copied = |name: &str, copy: &str| {
+        let units = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/systemd");
+        let unit = std::fs::read_to_string(format!("{units}/{name}")).unwrap();
+        // The command has to exist; it is not installed here.
+        let path = scratch.file(copy);
+        std::fs::write(&path, unit.replace("/usr/bin/vmon", env!("CARGO_BIN_EXE_vmon"))).unwrap();
+        path
+    };
+    for unit in [
+        copied("vmon@.service", "vmon@.service"),
+        copied("vmon@.service", "vmon@web.service"),
+        copied("vmon-serve.socket", "vmon-serve.socket"),
+        copied("vmon-serve.service", "vmon-serve.service"),
+    ] {
         let output = Command::new("systemd-analyze").arg("verify").arg(unit).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{said}");

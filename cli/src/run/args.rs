@@ -49,6 +49,7 @@ use crate::{Failure, notify};
                   vmon run -d --name web -- ./server          in the background\n  \
                   vmon run -d --restart on-failure:5 -- ./db  restarted when it fails\n  \
                   vmon run -d --label app=shop -- ./server    with a label, for 'vmon ps --filter'\n  \
+                  vmon run -d --via /run/vmon.sock -- ./job   in the process of a 'vmon serve'\n  \
                   vmon run --log-format cri -- ./worker       with a log that log shippers read\n  \
                   vmon run -d --log-total-size 64MiB --log-rate 1MiB/s -- ./vm  with limits\n  \
                   vmon run --console pty -- qemu-system-x86_64 ... -serial {console}\n  \
@@ -64,6 +65,11 @@ pub struct RunArgs {
     /// Run in the background: print NAME and PID once the command runs, then exit
     #[arg(short, long)]
     pub(super) detach: bool,
+
+    /// With --detach: have the 'vmon serve' at this socket supervise the command, instead of a
+    /// process of its own [default: $VMON_HOST, else none]
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) via: Option<PathBuf>,
 
     #[command(flatten)]
     pub shared: SharedArgs,
@@ -365,7 +371,7 @@ pub(super) enum TtyArg {
 impl RunArgs {
     /// Makes the plan that these options describe, and checks it.
     pub(super) fn into_plan(self) -> Result<Plan, Failure> {
-        let Self { command, detach, shared, record, log, streams, child, lifecycle } = self;
+        let Self { command, detach, via: _, shared, record, log, streams, child, lifecycle } = self;
         let places = shared.places()?;
         let mut words = command.into_iter();
         // clap requires at least one word.
@@ -415,6 +421,7 @@ impl RunArgs {
             on_exit: lifecycle.on_exit,
             metrics_interval: lifecycle.metrics_interval,
             log_level: shared.log_level,
+            host: None,
         };
         let command = ChildArgs::apply(child.env, child.cwd, notify::hide(command))?;
         Plan { places, name, sandbox, command, options }.checked()

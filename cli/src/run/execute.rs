@@ -2,7 +2,6 @@
 //! exit file and runs the --on-exit command.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::time::Instant;
 
 use tracing::debug;
@@ -111,21 +110,30 @@ impl Plan {
         opened
     }
 
-    fn open_into(&self, made: &mut NewDirectories) -> Result<Registry, Failure> {
-        let mut make = |path: &Path, what, option| {
-            made.make(path).map_err(Failure::directory(what, path, option))
-        };
+    /// Creates the directories of the log, and checks that it can be opened.
+    pub fn make_log_dir(&self, made: &mut NewDirectories) -> Result<(), Failure> {
         let (log_dir, config_file) = (&self.sandbox.log_dir, self.sandbox.config_file.as_str());
         let OptionPath { option, .. } =
             OptionPath::new(Some(log_dir), "--log-dir", &self.places.state_dir, "log")?;
-        if !self.sandbox.log_off {
-            make(log_dir, "log directory", option)?;
-            make(&log_dir.join(config_file), "log directory", option)?;
-            LogFile::check(log_dir, config_file, self.name.first.as_str())?;
+        if self.sandbox.log_off {
+            return Ok(());
         }
+        for path in [log_dir, &log_dir.join(config_file)] {
+            made.make(path).map_err(Failure::directory("log directory", path, option))?;
+        }
+        LogFile::check(log_dir, config_file, self.name.first.as_str())?;
+        Ok(())
+    }
+
+    fn open_into(&self, made: &mut NewDirectories) -> Result<Registry, Failure> {
+        self.make_log_dir(made)?;
         let db = &self.places.db;
         if let Some(parent) = db.path.parent() {
-            make(parent, "directory of the database", db.option)?;
+            made.make(parent).map_err(Failure::directory(
+                "directory of the database",
+                parent,
+                db.option,
+            ))?;
         }
         Ok(Registry::open_for_start(&db.path)?.state_dir(&self.places.state_dir))
     }

@@ -21,6 +21,8 @@ pub struct Options {
     pub on_exit: Option<OsString>,
     pub metrics_interval: Option<Duration>,
     pub log_level: LevelFilter,
+    /// The socket of the host that has started it: `vmon serve`.
+    pub host: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -31,6 +33,7 @@ impl Default for Options {
             on_exit: None,
             metrics_interval: None,
             log_level: LevelFilter::WARN,
+            host: None,
         }
     }
 }
@@ -39,17 +42,18 @@ impl Options {
     /// A JSON object of the options that were given: the name without leading dashes, and the value
     /// as [`codec::word`] writes it.
     pub fn to_json(&self) -> Value {
-        let Self { runtime_dir, files, on_exit, metrics_interval, log_level } = self;
+        let Self { runtime_dir, files, on_exit, metrics_interval, log_level, host } = self;
         let LifecycleFiles { pid, exit } = files;
         let level = log_level.to_string();
         let interval = metrics_interval.map(|time| format!("{}ms", time.as_millis()));
-        let options: [(&str, Option<&OsStr>); 6] = [
+        let options: [(&str, Option<&OsStr>); 7] = [
             ("runtime-dir", runtime_dir.as_ref().map(AsRef::as_ref)),
             ("pid-file", pid.as_ref().map(AsRef::as_ref)),
             ("exit-file", exit.as_ref().map(AsRef::as_ref)),
             ("on-exit", on_exit.as_deref()),
             ("metrics-interval", interval.as_ref().map(AsRef::as_ref)),
             ("log-level", Some(level.as_ref())),
+            ("host", host.as_ref().map(AsRef::as_ref)),
         ];
         let mut given = Map::new();
         for (name, value) in options {
@@ -76,6 +80,7 @@ impl Options {
                     options.metrics_interval = Some(args::positive_time(value.to_str()?).ok()?);
                 }
                 "log-level" => options.log_level = value.to_str()?.parse().ok()?,
+                "host" => options.host = Some(value.into()),
                 _ => return None,
             }
         }
@@ -102,10 +107,11 @@ mod tests {
             on_exit: Some("--x y".into()),
             metrics_interval: Some(Duration::from_millis(1500)),
             log_level: LevelFilter::DEBUG,
+            host: Some("/host".into()),
         };
         let recorded = json!({
             "runtime-dir": "/run/vmon", "pid-file": { "bytes": [47, 255] }, "exit-file": "/exit",
-            "on-exit": "--x y", "metrics-interval": "1500ms", "log-level": "debug",
+            "on-exit": "--x y", "metrics-interval": "1500ms", "log-level": "debug", "host": "/host",
         });
         assert_eq!(options.to_json(), recorded);
         assert_eq!(Options::from_json(&recorded), Some(options));

@@ -66,8 +66,9 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("detach", &["--detach"]),
 ];
 
-/// The arguments that are not options, and the option that selects the default.
-const OTHERS: [&str; 2] = ["command", "no_tty"];
+/// The arguments that are not options, the option that selects the default, and the one that selects
+/// the process that executes the plan.
+const OTHERS: [&str; 3] = ["command", "no_tty", "via"];
 
 #[test]
 fn every_option_is_in_the_plan_that_is_handed_over() {
