@@ -449,7 +449,7 @@ int vmon_list(vmon *host, char **json);
 
 /*
  * Stores in *json what is known of one sandbox: an object with id, name, config_file, state, pid,
- * restarts, tty, log, bytes_logged, bytes_dropped, sessions (the number of attached clients) and waits:
+ * labels, restarts, tty, log, bytes_logged, bytes_dropped, sessions (the number of attached clients) and waits:
  * what holds it up, as objects with kind and reason. Freed with vmon_free_string().
  *
  * VMON_ENOENT.

@@ -1,5 +1,7 @@
 //! Lists and reports as JSON.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use vmon::host::Listed;
 use vmon::monitor::{Report, SandboxId};
@@ -26,6 +28,7 @@ pub fn report(id: SandboxId, report: &Report) -> Value {
         "config_file": report.config_file.as_str(),
         "state": report.phase.as_str(),
         "pid": report.child.as_ref().map(|child| child.pid),
+        "labels": report.labels.iter().collect::<HashMap<_, _>>(),
         "restarts": report.restarts,
         "tty": report.tty,
         "log": report.log.as_ref().map(|path| path.to_string_lossy()),

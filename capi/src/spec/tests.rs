@@ -25,6 +25,18 @@ fn json_sets_what_it_names_and_leaves_the_rest() {
 }
 
 #[test]
+fn options_without_a_setter_are_set_by_json() {
+    let mut spec = description();
+    let options = r#"{"labels": {"tier": "web"}, "log_off": true, "stop_command": "halt"}"#;
+    spec.merge(options).unwrap();
+    let (sandbox, _) = spec.parts().unwrap();
+    assert_eq!(sandbox.labels.iter().collect::<Vec<_>>(), [("tier", "web")]);
+    assert!(sandbox.log_off);
+    assert_eq!(sandbox.stop_command.unwrap(), "halt");
+    assert!(spec.merge(r#"{"labels": {"not a key": ""}}"#).is_err());
+}
+
+#[test]
 fn null_is_the_default() {
     let mut spec = description();
     spec.merge(r#"{"restart": "always", "log_max_size": 4096}"#).unwrap();

@@ -167,6 +167,7 @@ static void on_the_callers_loop(void)
     spec = shell("tty", "trap 'echo got-usr1' USR1; echo ready; read x; stty size; cat");
     SET(spec, vmon_spec_pty(spec, 1));
     SET(spec, vmon_spec_input(spec, VMON_INPUT_ATTACHED));
+    SET(spec, vmon_spec_json(spec, "{\"labels\": {\"tier\": \"web\"}}"));
     OK(host, vmon_start(host, spec, &id));
     RETURNS(VMON_ENOENT, host, vmon_signal(host, id + ((uint64_t)1 << 40), SIGUSR1));
     until(host, id, VMON_EVENT_RUNNING);
@@ -213,6 +214,7 @@ static void on_the_callers_loop(void)
     vmon_free_string(json);
     OK(host, vmon_report(host, id, &json));
     CHECK(strstr(json, "\"tty\":true") && strstr(json, "\"sessions\":0"));
+    CHECK(strstr(json, "\"labels\":{\"tier\":\"web\"}"));
     vmon_free_string(json);
 
     /* Many clients go away while their output comes: no SIGPIPE, which has its default action. */
