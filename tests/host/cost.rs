@@ -46,8 +46,9 @@ fn measured_host() {
     assert_eq!(added.len(), 1, "{added:?}");
     let name = fs::read_to_string(format!("/proc/self/task/{}/comm", added[0])).unwrap();
     assert_eq!(name, "vmon-host\n");
-    // The directory that is listed is open too, both times.
-    assert_eq!(entries("/proc/self/fd").len(), files.len() + 2);
+    // The directory that is listed is open too, both times. poll(2) needs one less.
+    let descriptors = if cfg!(mio_unsupported_force_poll_poll) { 1..=2 } else { 2..=2 };
+    assert!(descriptors.contains(&(entries("/proc/self/fd").len() - files.len())));
     let web = wait(handle.start(sandbox(&state, "web"), sh("echo up; exec sleep 1000"))).unwrap();
     state.wait_for_log("web", b"up\n");
     assert_eq!(settings(), before);

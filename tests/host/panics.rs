@@ -1,8 +1,13 @@
 //! A panic on the thread of a host.
 
+use std::fmt::{Debug, Write as _};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
-use crate::common::{State, is_alive, is_gone};
+use tracing::field::{Field, Visit};
+use tracing::{Level, Metadata, Subscriber, span};
+
+use crate::common::{State, is_alive, is_gone, run_host};
 use crate::{builder, sandbox, sh, wait};
 use vmon::child::{ChildIo, Signal};
 use vmon::host::{EventsError, Host, HostError, OnDrop};
@@ -48,6 +53,77 @@ fn a_panic_is_the_error_of_all_that_waits_and_no_child_is_left_unwatched() {
         adopted.kill().unwrap();
         adopted.wait().unwrap();
     }
+}
+
+/// The errors of all threads, as text.
+#[derive(Clone, Default)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, _: &Field, value: &dyn Debug) {
+        write!(self.0, "{value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Errors {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() == Level::ERROR
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+const STATE: &str = "VMON_TEST_PANIC_STATE";
+
+#[test]
+fn one_message_names_the_children_that_a_panic_leaves_behind() {
+    let state = State::new();
+    run_host(&state, module_path!(), "host_that_panics", STATE, |_| {});
+}
+
+#[test]
+#[ignore = "run as a process of its own"]
+fn host_that_panics() {
+    let (state, errors) = (State::new(), Errors::default());
+    tracing::subscriber::set_global_default(errors.clone()).unwrap();
+    let host = Host::new().unwrap();
+    let handle = host.handle();
+    for name in ["one", "two"] {
+        wait(handle.start(sandbox(&state, name), sh("exec sleep 1000"))).unwrap();
+    }
+    let mut adopted =
+        std::process::Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let pid = adopted.id();
+    let io = ChildIo::from(&mut adopted);
+    wait(handle.adopt(sandbox(&state, "own"), pid, io)).unwrap();
+    assert!(wait::<()>(handle.call(|_| panic!("a fault of the host"))).is_err());
+    drop(host);
+    let errors = errors.0.lock().unwrap().clone();
+    let expected = format!(
+        "the thread of the host has panicked: a fault of the host: 2 children were killed; \
+         left without a monitor: Sandboxfile/own (pid {pid})"
+    );
+    assert_eq!(errors, [expected]);
+    adopted.kill().unwrap();
+    adopted.wait().unwrap();
 }
 
 #[test]
