@@ -181,21 +181,23 @@ impl Monitor {
     ///
     /// ```
     /// use vmon::child::Command;
-    /// use vmon::monitor::{Monitor, Reason, Sandbox};
+    /// use vmon::monitor::{Input, Monitor, Reason, Sandbox};
     /// use vmon::reactor::Reactor;
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let directory = tempfile::tempdir()?;
     /// # let log_dir = directory.path();
     /// let mut reactor = Reactor::new()?;
-    /// let sandbox = Sandbox::new("web", log_dir)?;
+    /// let sandbox = Sandbox::new("web", log_dir)?.input(Input::Attached);
     /// let id = Monitor::builder(sandbox).spawn(&mut reactor, Command::new("cat"));
     /// reactor.poll_once(None)?;
     /// let released = reactor.call(id, |monitor, cx| monitor.release(cx)).ok_or("gone")??;
     /// reactor.run()?;
     /// let end = reactor.remove(id).and_then(Monitor::into_end).ok_or("no end")?;
     /// assert_eq!(end.reason(), Reason::Released);
-    /// # nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(released.pid as i32), None)?;
+    /// # let child = nix::unistd::Pid::from_raw(released.pid as i32);
+    /// # drop(released); // `cat` ends with its input
+    /// # nix::sys::wait::waitpid(child, None)?;
     /// # Ok(())
     /// # }
     /// ```
