@@ -224,16 +224,13 @@ impl Engine {
                 self.with_socket(|socket, cx| socket.watch(client, after.as_deref(), cx));
                 return;
             }
-            Request::List { phase, config_file, name } => Ok(json!({
+            Request::List(filter) => Ok(json!({
                 "sandboxes": self
                     .sandboxes()
-                    .filter(|(_, it)| {
-                        let sandbox = it.sandbox();
-                        phase.is_none_or(|phase| phase == it.phase())
-                            && config_file.as_ref().is_none_or(|it| *it == sandbox.config_file)
-                            && name.as_ref().is_none_or(|it| *it == sandbox.name)
+                    .filter(|(_, it)| filter.includes(it.sandbox(), it.phase()))
+                    .map(|(id, it)| {
+                        listed(named(id, it), &it.sandbox().labels, it.phase(), it.pid())
                     })
-                    .map(|(id, it)| listed(named(id, it), it.phase(), it.pid()))
                     .collect::<Value>(),
             })),
             Request::Inspect(target) => self.find_target(&target).and_then(|id| {

@@ -62,11 +62,13 @@ fn a_terminal_of_a_sandbox_in_a_host_is_attached_to() {
 fn a_sandbox_gets_the_environment_and_the_directory_of_the_client() {
     let host = Hosted::with(State::new(), |command| command.env("OF_HOST", "1"));
     let directory = host.state.path().canonicalize().unwrap();
-    let mut run = host.run("env", &["--env", "GIVEN=a b"], "pwd; echo \"$OWN,$GIVEN,$OF_HOST.\"");
+    let given = ["--env", "GIVEN=a b", "--env", "LISTEN_FDS=1"];
+    let script = "pwd; echo \"$OWN,$GIVEN,$OF_HOST,$LISTEN_FDS.\"";
+    let mut run = host.run("env", &given, script);
     run.env("OWN", "o").env_remove("OF_HOST").current_dir(&directory);
     assert_eq!(code(run.output().unwrap().status), 0);
-    host.state.wait_for_log("env", b",.\n");
-    let expected = format!("{}\no,a b,.\n", directory.display());
+    host.state.wait_for_log("env", b",1.\n");
+    let expected = format!("{}\no,a b,,1.\n", directory.display());
     assert_eq!(String::from_utf8(host.state.log("env")).unwrap(), expected);
     host.end(Signal::SIGTERM);
 }

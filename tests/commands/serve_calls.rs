@@ -56,6 +56,30 @@ fn a_sandbox_is_started_listed_stopped_and_waited_for() {
 }
 
 #[test]
+fn sandboxes_are_listed_by_their_labels() {
+    let host = Hosted::start();
+    let mut raw = host.raw();
+    for (name, labels) in [("a", json!({ "app": "x", "tier": "" })), ("b", json!({ "app": "y" }))] {
+        let spec = json!({ "command": ["sleep", "1000"], "labels": labels });
+        ok(&raw.ask(call("Start", json!({ "name": name, "spec": spec }))));
+    }
+    host.started("c", &["--label", "app=x"], "exec sleep 1000");
+    let mut named = |labels: &[&str]| {
+        let listed = raw.ask(call("List", json!({ "labels": labels })));
+        let listed = ok(&listed)["sandboxes"].as_array().unwrap().iter();
+        let mut names: Vec<String> =
+            listed.map(|it| it["name"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names.concat()
+    };
+    let found = [&["app=x"][..], &["app"], &["app=x", "tier"], &["tier="], &["z"]].map(&mut named);
+    assert_eq!(found, ["ac", "abc", "a", "a", ""]);
+    let listed = raw.ask(call("List", json!({ "name": "b" })));
+    assert_eq!(ok(&listed)["sandboxes"][0]["labels"], json!({ "app": "y" }));
+    host.end(Signal::SIGTERM);
+}
+
+#[test]
 fn a_kill_ends_the_command_by_default() {
     let host = Hosted::start();
     let mut raw = host.raw();

@@ -81,7 +81,11 @@ impl PlanStarter {
                 "--cwd",
             ))?;
         }
-        let command = activation::hide(notify::hide(command));
+        // Of the host's environment; what the client has given stays.
+        let command = match command.get_env_clear() {
+            true => command,
+            false => activation::hide(notify::hide(command)),
+        };
         let command = match self.limit {
             Some(limit) => command.file_limit(limit),
             None => command,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::super::value::int;
 use super::super::super::view;
-use crate::monitor::{End, Name, Phase, Report, Transition};
+use crate::monitor::{End, Labels, Name, Phase, Report, Transition, labels_json};
 
 /// The namespace and the name of a sandbox, and its number in this host.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,7 @@ pub(crate) fn started(Named { id, config_file, name }: Named<'_>, pid: u32) -> V
 /// One sandbox in the reply of `List`.
 pub(crate) fn listed(
     Named { id, config_file, name }: Named<'_>,
+    labels: &Labels,
     phase: Phase,
     pid: Option<u32>,
 ) -> Value {
@@ -29,6 +30,7 @@ pub(crate) fn listed(
         "id": id,
         "config_file": config_file.as_str(),
         "name": name.as_str(),
+        "labels": labels_json::write(labels),
         "state": phase.as_str(),
         "pid": pid,
     })

@@ -13,14 +13,16 @@ use super::super::methods::{read_attach, read_signal, read_size};
 use super::super::routing::{parameters, unknown_method};
 use crate::child::{Command, Signal};
 use crate::monitor::codec::{self, Spec};
-use crate::monitor::{Attach, DEFAULT_CONFIG_FILE, Forward, Input, Name, Phase, SessionId};
+use crate::monitor::{
+    Attach, DEFAULT_CONFIG_FILE, Forward, Input, Name, Phase, Sandbox, SessionId,
+};
 use crate::terminal::WindowSize;
 
 /// What a client asks of a host.
 #[derive(Debug)]
 pub(crate) enum Request {
     Start(Box<Start>),
-    List { phase: Option<Phase>, config_file: Option<Name>, name: Option<Name> },
+    List(Filter),
     Inspect(Target),
     Stop { target: Target, timeout: Option<Duration> },
     Kill { target: Target, signal: Signal },
@@ -28,6 +30,16 @@ pub(crate) enum Request {
     Resize { target: Target, session: Option<SessionId>, size: WindowSize },
     Attach { target: Target, attach: Attach },
     Watch { after: Option<String> },
+}
+
+/// Which sandboxes are listed: those that have all of these.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    phase: Option<Phase>,
+    config_file: Option<Name>,
+    name: Option<Name>,
+    /// Keys, and values if those are given.
+    labels: Vec<(String, Option<String>)>,
 }
 
 /// A sandbox that a client names.
@@ -70,7 +82,7 @@ impl Request {
         }
         match method {
             "Start" => start(call),
-            "List" => list(call),
+            "List" => Filter::read(call).map(Self::List),
             "Inspect" => Ok(Self::Inspect(Target::alone(call)?)),
             "Stop" => {
                 let fields = target_and(call, &["timeout"])?;
@@ -153,19 +165,40 @@ fn config_file(fields: &Fields<'_>) -> Result<Name, Fault> {
         .map_err(|_| Fault::parameter("config_file"))
 }
 
-fn list(call: &Call) -> Result<Request, Fault> {
-    let fields = parameters(call, &["state", "config_file", "name"])?;
-    let name = |key: &'static str| {
-        let text = fields.optional_text(key)?;
-        text.map(|text| text.parse::<Name>().map_err(|_| Fault::parameter(key))).transpose()
-    };
-    let phase = fields.optional_text("state")?;
-    let phase = phase.map(|word| word.parse().map_err(|_| Fault::parameter("state")));
-    Ok(Request::List {
-        phase: phase.transpose()?,
-        config_file: name("config_file")?,
-        name: name("name")?,
-    })
+impl Filter {
+    fn read(call: &Call) -> Result<Self, Fault> {
+        let fields = parameters(call, &["state", "config_file", "name", "labels"])?;
+        let name = |key: &'static str| {
+            let text = fields.optional_text(key)?;
+            text.map(|text| text.parse::<Name>().map_err(|_| Fault::parameter(key))).transpose()
+        };
+        let phase = fields.optional_text("state")?;
+        let phase = phase.map(|word| word.parse().map_err(|_| Fault::parameter("state")));
+        let mut labels = Vec::new();
+        if fields.get("labels").is_some() {
+            for word in fields.list("labels")? {
+                let word = word.as_str().ok_or_else(|| Fault::parameter("labels"))?;
+                labels.push(match word.split_once('=') {
+                    Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                    None => (word.to_owned(), None),
+                });
+            }
+        }
+        let (config_file, name) = (name("config_file")?, name("name")?);
+        Ok(Self { phase: phase.transpose()?, config_file, name, labels })
+    }
+
+    /// Whether a sandbox in this phase is listed.
+    pub(crate) fn includes(&self, sandbox: &Sandbox, phase: Phase) -> bool {
+        let has = |(key, value): &(String, Option<String>)| match sandbox.labels.get(key) {
+            Some(found) => value.as_deref().is_none_or(|value| value == found),
+            None => false,
+        };
+        self.phase.is_none_or(|wanted| wanted == phase)
+            && self.config_file.as_ref().is_none_or(|name| *name == sandbox.config_file)
+            && self.name.as_ref().is_none_or(|name| *name == sandbox.name)
+            && self.labels.iter().all(has)
+    }
 }
 
 fn start(call: &Call) -> Result<Request, Fault> {
