@@ -158,9 +158,10 @@ impl Filters {
         has_labels.all(|has| has) && none_or_one(names) && none_or_one(states)
     }
 
-    /// Whether a sandbox is selected.
-    pub fn match_sandbox(&self, sandbox: &Recorded) -> bool {
-        sandbox.latest().is_some_and(|run| self.match_run(run))
+    /// Whether a sandbox is selected for a change. Those of other programs never are: they have no
+    /// labels, so `label!=KEY` would remove them all.
+    fn select(&self, sandbox: &Recorded) -> bool {
+        sandbox.latest().is_some_and(|run| run.id.is_some() && self.match_run(run))
     }
 
     fn is_empty(&self) -> bool {
@@ -178,7 +179,7 @@ impl Targets {
     pub fn include(&self, sandbox: &Recorded) -> bool {
         match self.names.as_slice() {
             // Without filters too, which clap refuses, nothing is selected: it may be removed.
-            [] => !self.filters.is_empty() && self.filters.match_sandbox(sandbox),
+            [] => !self.filters.is_empty() && self.filters.select(sandbox),
             names => names.iter().any(|it| it.matches(&sandbox.config_file, &sandbox.name)),
         }
     }

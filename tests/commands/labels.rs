@@ -246,4 +246,7 @@ fn a_record_without_labels_or_with_others_is_read() {
     assert_eq!(listed(&state, &["label=ok"]), ["c"]);
     assert_eq!(listed(&state, &["label!=ok"]), ["a", "b", "foreign"]);
     assert_eq!(listed(&state, &["label=two words"]), [] as [String; 0]);
+    // What other programs have recorded is not removed because it has no labels.
+    printed(&state, &["rm", "--filter", "label!=ok"]);
+    assert_eq!(listed(&state, &[]), ["c", "foreign"]);
 }
