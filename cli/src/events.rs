@@ -6,13 +6,14 @@ mod tracker;
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use nix::poll::{PollFd, PollFlags};
 use serde_json::json;
 use tracing::warn;
 use vmon::control::Client;
 use vmon::monitor::Reason;
 use vmon::process;
-use vmon::registry::{Lost, Registry, RegistryError};
+use vmon::registry::{Lost, Registry, RegistryError, Run};
 
 use self::supervisors::Supervisors;
 use self::tracker::{Event, RunTracker, Sandbox, What};
@@ -194,7 +195,7 @@ impl Feed {
             read => {
                 let mut events = read?;
                 events.retain(|event| is_wanted(&event.sandbox));
-                events.iter_mut().for_each(find_next_run);
+                events.iter_mut().for_each(|event| find_next_run(event, &registry));
                 Ok(events)
             }
         }
@@ -281,7 +282,7 @@ fn json_line(event: &Event) -> String {
 
 /// Finds out how often the command of a run that is restarted has been restarted before, and when the
 /// next run starts, or has started. Its supervisor knows that, during this run and the next one.
-fn find_next_run(event: &mut Event) {
+fn find_next_run(event: &mut Event, registry: &Registry) {
     let Some(run) = event.run.as_ref().filter(|run| run.trusted) else { return };
     if event.what != What::Restarting {
         return;
@@ -290,7 +291,22 @@ fn find_next_run(event: &mut Event) {
     if Some(status.started_at) == run.started_at {
         event.restarts = Some(status.restarts);
         event.restart_at = status.restart_at.or(event.restart_at);
-    } else if Some(status.started_at) == event.restart_at {
+        return;
+    }
+    // It may have started since the record was read, and may not be on record yet.
+    event.restart_at = event.restart_at.or_else(|| start_after(run, registry, status.started_at));
+    if Some(status.started_at) == event.restart_at {
         event.restarts = status.restarts.checked_sub(1);
+    }
+}
+
+/// The start of the run that followed another one of the same supervisor, which is now in a run that
+/// started at `now`. `None` if further runs have followed.
+fn start_after(run: &Run, registry: &Registry, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let is_it = |other: &Run| other.id == run.id && other.started_at == run.started_at;
+    match registry.page(Some(run.sandbox_id), None, 2).ok()?.as_slice() {
+        [last, ..] if is_it(last) => Some(now),
+        [next, before] if is_it(before) => next.started_at,
+        _ => None,
     }
 }
