@@ -8,6 +8,7 @@
 // The registry kills the processes of lost runs, and consoles open PTYs.
 #![cfg_attr(not(all(feature = "consoles", feature = "registry")), allow(dead_code))]
 
+mod attributes;
 mod cgroup;
 mod command;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -16,11 +17,13 @@ mod descriptors;
 mod error;
 mod identity;
 mod left;
+mod limits;
 pub(crate) mod lost;
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "child/linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "child/bsd.rs")]
 mod platform;
 mod pty;
+mod setup;
 mod signal;
 mod stdio;
 
@@ -35,6 +38,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgid};
 
+#[cfg(feature = "codec")]
+pub(crate) use attributes::{Attributes, PassedDescriptor};
 pub use cgroup::CgroupError;
 use command::Background;
 pub use command::Command;
@@ -46,6 +51,7 @@ pub use error::SpawnError;
 use error::SpawnFailure;
 pub use identity::{Identity, Liveness, ProcessEnd};
 pub(crate) use left::{Counted, FinalSignal, KillScope, Orphans, reap_orphans};
+pub use limits::{Resource, ResourceLimit};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use platform::reap_children;
 pub(crate) use platform::{Cgroup, OomKills, realtime_signals};
@@ -56,6 +62,8 @@ pub use signal::{Signal, SignalError, restore_sigchld, unblock_signals};
 pub(crate) use signal::{block_signals, is_ignored};
 pub use stdio::ChildIo;
 use stdio::ChildStdio;
+#[cfg(feature = "consoles")]
+pub(crate) use stdio::give_to;
 pub(crate) use stdio::{SpawnIo, Stdio};
 
 /// How a child ended.

@@ -18,7 +18,9 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-pub use descriptors::{inherited_descriptors, keep_descriptors_from_programs};
+pub use descriptors::{
+    inherited_descriptor, inherited_descriptors, keep_descriptors_from_programs,
+};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use fork::{Forked, fork};
 pub use memory::{fix_heap_threshold, trim_heap, trim_stack};
@@ -39,15 +41,13 @@ impl FileLimit {
     ///
     /// Those of getrlimit(2) and setrlimit(2).
     pub fn restore(self) -> io::Result<()> {
-        Ok(self.set()?)
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        Ok(setrlimit(Resource::RLIMIT_NOFILE, self.0.min(hard), hard)?)
     }
 
-    /// Sets it for the calling process, up to its hard limit.
-    ///
-    /// Async-signal-safe, for a child before exec.
-    pub(crate) fn set(self) -> nix::Result<()> {
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, self.0.min(hard), hard)
+    /// The soft limit.
+    pub(crate) fn soft(self) -> rlim_t {
+        self.0
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Terminal {
     modes: Termios,
     /// Whether this value has set the raw mode that [`RAW`] undoes.
     raw: bool,
+    /// The size that [`Self::changed_size`] leaves out.
+    ignored: Option<Winsize>,
 }
 
 impl Terminal {
@@ -140,7 +142,7 @@ impl Terminal {
         job_control.thread_block()?;
         let fd = fd.try_clone_to_owned()?;
         // Fails if the terminal was hung up meanwhile.
-        Ok(tcgetattr(&fd).ok().map(|modes| Self { fd, modes, raw: false }))
+        Ok(tcgetattr(&fd).ok().map(|modes| Self { fd, modes, raw: false, ignored: None }))
     }
 
     /// The modes before raw mode.
@@ -157,6 +159,18 @@ impl Terminal {
         // SAFETY: zeroed is a valid winsize, which consists of four integers.
         let size = unsafe { size.assume_init() };
         (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some(size)
+    }
+
+    /// Has [`Self::changed_size`] leave the current size out, for a PTY that was given another one.
+    pub(crate) fn ignore_size(&mut self) {
+        self.ignored = self.window_size();
+    }
+
+    /// As [`Self::window_size`]; `None` as long as it is the ignored one.
+    pub(crate) fn changed_size(&mut self) -> Option<Winsize> {
+        let size = self.window_size().filter(|size| Some(*size) != self.ignored)?;
+        self.ignored = None;
+        Some(size)
     }
 
     /// The size of the window; `None` if the terminal does not know it.

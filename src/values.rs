@@ -45,6 +45,14 @@ pub enum ValueError {
     /// Not a [`Restart`](crate::monitor::Restart).
     #[error("give no, on-failure, on-failure:N (a whole number of times) or always")]
     Restart,
+    /// Not a [`ResourceLimit`](crate::child::ResourceLimit).
+    #[error(
+        "not a limit: give SOFT:HARD or one value for both, each a whole number, or -1 for none"
+    )]
+    ResourceLimit,
+    /// A soft limit above its hard limit.
+    #[error("the soft limit is above the hard one: give SOFT:HARD with a lower or the same SOFT")]
+    SoftAboveHard,
     /// Not a [`Rootfs`](crate::monitor::Rootfs).
     #[error("not a root file system: give native:PATH or overlayfs:PATH:PATH…")]
     Rootfs,

@@ -3,12 +3,14 @@
 #[path = "bsd/left.rs"]
 mod left;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -20,10 +22,11 @@ use nix::unistd::{Pid, setpgid, setsid};
 
 use super::ExitStatus;
 use super::command::{Background, Command, LOWEST_PRIORITY};
-use super::descriptors::set_nonblocking;
+use super::descriptors::{pipe, set_nonblocking};
 use super::error::SpawnFailure;
 use super::identity::{Identity, Process};
 use super::lost::Leftovers;
+use super::setup::{Setup, Step};
 use super::signal::restore_sigchld;
 use super::stdio::ChildStdio;
 
@@ -101,11 +104,21 @@ pub(super) fn spawn(
     stdio: &ChildStdio<'_>,
     _cgroup: Option<&Cgroup>,
 ) -> Result<(Pid, ExitWatch), SpawnFailure> {
+    let setup = Setup::new(command)?;
+    // std reports a failure of exec through a descriptor of its own, and so do the steps below: no
+    // descriptor of the child may take its number.
+    let reserved = setup.reserve();
+    let setup = Arc::new(setup);
+    let steps = match command.attributes.is_some() {
+        true => Some(pipe()?),
+        false => None,
+    };
+    let (reader, writer) = steps.unzip();
     let mut std = std_command(command);
     let [stdin, stdout, stderr] = stdio.fds.map(|fd| fd.try_clone_to_owned().map(Stdio::from));
     std.stdin(stdin?).stdout(stdout?).stderr(stderr?);
     let terminal = stdio.terminal;
-    let file_limit = command.file_limit;
+    let in_child = Arc::clone(&setup);
     let background = command.background;
     let prepare = move || {
         match background {
@@ -120,22 +133,70 @@ pub(super) fn spawn(
             // SAFETY: TIOCSCTTY takes an integer, not a pointer.
             Errno::result(unsafe { libc::ioctl(libc::STDOUT_FILENO, request, 0) })?;
         }
-        if let Some(limit) = file_limit {
-            limit.set()?;
+        let steps = [Setup::pass_descriptors, Setup::set_limits, Setup::set_ids];
+        if let Err((step, errno)) = steps.iter().try_for_each(|step| step(&in_child)) {
+            if let Some(writer) = &writer {
+                // A pipe with room for it. Without it, the step is not named.
+                let _ = nix::unistd::write(writer, &step.to_bytes());
+            }
+            return Err(errno.into());
         }
         Ok(())
     };
     // SAFETY: between fork and exec the closure makes only the calls pthread_sigmask, setsid,
-    // setpgid, getdtablesize, fcntl, setpriority, sigaction, ioctl, getrlimit and setrlimit, each
-    // async-signal-safe or a plain system call, on values it owns; it allocates nothing.
+    // setpgid, getdtablesize, fcntl, setpriority, sigaction, ioctl, dup2, umask, setrlimit,
+    // setgroups, setgid, setuid and write, each async-signal-safe or a plain system call, on values
+    // it owns; it allocates nothing.
     unsafe { std.pre_exec(prepare) };
     let keep = KeepChildren::new();
-    let spawned = std.spawn().map_err(SpawnFailure::Execute)?;
+    let spawned = std.spawn();
+    // The closure holds the writer.
+    drop(std);
+    drop(reserved);
     drop(keep);
+    let spawned = spawned.map_err(|error| match reader.and_then(failed_step) {
+        Some(step) => setup.failure(step, error),
+        None => SpawnFailure::Execute(error),
+    })?;
     let pid = Pid::from_raw(i32::try_from(spawned.id()).map_err(io::Error::other)?);
     // The child is not reaped yet, so the pid can't be reused.
     // A child that can't be watched is polled.
     Ok((pid, ExitWatch::new(pid).unwrap_or_default()))
+}
+
+/// The step that the child has reported.
+fn failed_step(reader: OwnedFd) -> Option<Step> {
+    let mut bytes = Vec::new();
+    File::from(reader).read_to_end(&mut bytes).ok()?;
+    Step::from_bytes(bytes.try_into().ok()?)
+}
+
+/// Unsupported: there is no such score.
+pub(super) fn set_oom_score_adj(_: &[u8]) -> nix::Result<()> {
+    Err(Errno::ENOTSUP)
+}
+
+/// Whether the process has these supplementary groups. Unknown here: on macOS the groups of a process
+/// are not its user's.
+pub(super) fn has_groups(_: &[libc::gid_t]) -> bool {
+    false
+}
+
+/// Sets the supplementary groups of the calling process.
+pub(super) fn set_groups(groups: &[libc::gid_t]) -> nix::Result<()> {
+    let count = groups.len().try_into().map_err(|_| Errno::EINVAL)?;
+    // SAFETY: setgroups(2) reads that many ids from the pointer.
+    Errno::result(unsafe { libc::setgroups(count, groups.as_ptr()) }).map(drop)
+}
+
+/// Sets the group ids of the calling process.
+pub(super) fn set_gid(gid: libc::gid_t) -> nix::Result<()> {
+    nix::unistd::setgid(nix::unistd::Gid::from_raw(gid))
+}
+
+/// Sets the user ids of the calling process.
+pub(super) fn set_uid(uid: libc::uid_t) -> nix::Result<()> {
+    nix::unistd::setuid(nix::unistd::Uid::from_raw(uid))
 }
 
 /// The highest descriptor that is set close-on-exec. This thread is blocked until exec, and one

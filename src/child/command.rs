@@ -2,14 +2,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
+use super::attributes::{Attributes, PassedDescriptor};
 use super::error::{SpawnError, SpawnFailure};
+use super::limits::{Resource, ResourceLimit};
 use crate::process::FileLimit;
+use crate::terminal::WindowSize;
 
 /// The nice value of background commands (setpriority(2)): the lowest priority.
 pub(super) const LOWEST_PRIORITY: libc::c_int = 19;
@@ -41,6 +46,8 @@ pub struct Command {
     pub(crate) file_limit: Option<FileLimit>,
     pub(crate) parent_death: bool,
     pub(crate) background: Option<Background>,
+    /// `None` if the command has none of them. Boxed: most commands of a host have none.
+    pub(crate) attributes: Option<Box<Attributes>>,
 }
 
 /// The priority of a command that runs beside the sandboxes, in a process group of its own in our
@@ -66,6 +73,7 @@ impl Command {
             file_limit: None,
             parent_death: true,
             background: None,
+            attributes: None,
         }
     }
 
@@ -109,12 +117,18 @@ impl Command {
         self
     }
 
-    /// Sets `TERM` if the child would have none: on a PTY without a terminal behind it, as under a
-    /// service manager. Every terminal emulator of a client understands the sequences of `xterm`.
-    pub(crate) fn default_term(self) -> Self {
-        let is_set = self.env.iter().any(|(key, _)| key == "TERM");
+    /// Sets the `TERM` of [`term`](Self::term). Without one, and if `is_detached` from a terminal of
+    /// the host, as under a service manager, sets it if the child would have none: every terminal
+    /// emulator of a client understands the sequences of `xterm`.
+    pub(crate) fn with_term(self, is_detached: bool) -> Self {
+        if self.env.iter().any(|(key, _)| key == "TERM") {
+            return self;
+        }
+        if let Some(term) = self.attributes.as_ref().and_then(|it| it.term.clone()) {
+            return self.env("TERM", term);
+        }
         let inherited = !self.env_clear && std::env::var_os("TERM").is_some();
-        if is_set || inherited { self } else { self.env("TERM", "xterm") }
+        if inherited || !is_detached { self } else { self.env("TERM", "xterm") }
     }
 
     /// Removes an environment variable from the child's environment.
@@ -139,8 +153,120 @@ impl Command {
         self
     }
 
+    /// Sets the size of the child's PTY at its start, in characters, whatever the size of our
+    /// terminal. A later change of that terminal's size applies, and so does the size of a client that
+    /// attaches. Without a PTY it has no effect.
+    #[must_use]
+    pub fn pty_size(mut self, rows: u16, columns: u16) -> Self {
+        self.attributes().pty_size = Some(WindowSize::new(rows, columns));
+        self
+    }
+
+    /// Sets `TERM` for a child on a PTY, unless [`env`](Self::env) sets it. Unlike the environment it
+    /// is a part of the record.
+    #[must_use]
+    pub fn term(mut self, term: impl Into<OsString>) -> Self {
+        self.attributes().term = Some(term.into());
+        self
+    }
+
+    /// Passes a descriptor to the child under a number from 3 on, such as a tap device, a memfd or a
+    /// listening socket. A later descriptor of the same number replaces it.
+    ///
+    /// The number may be in use in this process: its descriptors do not change, except that this one
+    /// is close-on-exec from now on. The child gets the same open file description. It is kept while
+    /// the command may be started again ([`Sandbox::restart`]), and closed after the start otherwise,
+    /// unless the caller keeps a reference or a copy of the command.
+    ///
+    /// A record has the number only. A command that was read from one can't be started until each of
+    /// its [descriptors](Self::get_descriptors) has been passed again.
+    ///
+    /// ```
+    /// use std::os::fd::OwnedFd;
+    /// use std::os::unix::net::UnixListener;
+    /// use vmon::child::Command;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # let directory = tempfile::tempdir()?;
+    /// let listener = UnixListener::bind(directory.path().join("web.sock"))?;
+    /// let command = Command::new("web-server").arg("--fd=3").descriptor(3, OwnedFd::from(listener));
+    /// assert!(command.get_descriptors().all(|(number, _)| number == 3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Sandbox::restart`]: crate::monitor::Sandbox::restart
+    #[must_use]
+    pub fn descriptor(mut self, number: RawFd, descriptor: impl Into<Arc<OwnedFd>>) -> Self {
+        self.attributes().pass(PassedDescriptor::new(number, descriptor.into()));
+        self
+    }
+
+    /// Sets the child's user id (setresuid(2)): real, effective and saved. Without
+    /// [`groups`](Self::groups) a child of another user has no supplementary groups; the group is not
+    /// changed without [`gid`](Self::gid). Capabilities change as in capabilities(7).
+    ///
+    /// The child's streams belong to this user, so that it can open `/dev/stdout` and its terminal
+    /// again. The environment, `HOME` included, is not changed. A working directory that this process
+    /// can't enter is tried again as the user.
+    ///
+    /// Another user needs `CAP_SETUID` and `CAP_SETGID`; the start fails with `EPERM` otherwise. On
+    /// Linux this process is not dumpable (`PR_SET_DUMPABLE`) while the child starts, since both share
+    /// their memory until exec.
+    #[must_use]
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.attributes().uid = Some(uid);
+        self
+    }
+
+    /// Sets the child's group id (setresgid(2)): real, effective and saved.
+    #[must_use]
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.attributes().gid = Some(gid);
+        self
+    }
+
+    /// Sets the child's supplementary groups (setgroups(2)); an empty list removes all.
+    #[must_use]
+    pub fn groups(mut self, groups: impl Into<Vec<u32>>) -> Self {
+        self.attributes().groups = Some(groups.into());
+        self
+    }
+
+    /// Sets the child's file mode creation mask (umask(2)), of which the lowest nine bits count.
+    #[must_use]
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.attributes().umask = Some(mask & 0o777);
+        self
+    }
+
+    /// Sets limits of a resource (setrlimit(2)). A hard limit above that of this process needs
+    /// `CAP_SYS_RESOURCE`.
+    ///
+    /// ```
+    /// use vmon::child::{Command, Resource, ResourceLimit};
+    ///
+    /// let limit = ResourceLimit::new(Some(1024), Some(4096));
+    /// let command = Command::new("web-server").rlimit(Resource::NOFILE, limit);
+    /// ```
+    #[must_use]
+    pub fn rlimit(mut self, resource: Resource, limit: ResourceLimit) -> Self {
+        self.attributes().limits.insert(resource, limit);
+        self
+    }
+
+    /// Sets how likely the kernel is to kill the child when memory runs out, from -1000 to 1000
+    /// (`/proc/PID/oom_score_adj`, proc(5)). A lower value than that of this process needs
+    /// `CAP_SYS_RESOURCE`. Linux only: elsewhere the start fails.
+    #[must_use]
+    pub fn oom_score_adj(mut self, score: i16) -> Self {
+        self.attributes().oom_score_adj = Some(score);
+        self
+    }
+
     /// Sets the child's soft limit of open files, at most its hard limit. The default is that of
-    /// this process. For a host that has [raised](crate::process::raise_file_limit) its own limit.
+    /// this process. For a host that has [raised](crate::process::raise_file_limit) its own limit. An
+    /// [`rlimit`](Self::rlimit) of open files replaces it.
     #[must_use]
     pub fn file_limit(mut self, limit: FileLimit) -> Self {
         self.file_limit = Some(limit);
@@ -158,6 +284,11 @@ impl Command {
     pub fn parent_death(mut self, parent_death: bool) -> Self {
         self.parent_death = parent_death;
         self
+    }
+
+    /// The attributes, to be set.
+    fn attributes(&mut self) -> &mut Attributes {
+        self.attributes.get_or_insert_default()
     }
 
     /// Replaces each argument.
@@ -184,6 +315,23 @@ impl Command {
     /// Whether it runs on a PTY.
     pub fn get_pty(&self) -> bool {
         self.pty
+    }
+
+    /// The size of its PTY, if one was set.
+    pub fn get_pty_size(&self) -> Option<WindowSize> {
+        self.attributes.as_ref()?.pty_size
+    }
+
+    /// The user id, if one was set.
+    pub fn get_uid(&self) -> Option<u32> {
+        self.attributes.as_ref()?.uid
+    }
+
+    /// The descriptors for the child, by their numbers in it. `None` for one of a command from a
+    /// record, which has the number only.
+    pub fn get_descriptors(&self) -> impl Iterator<Item = (RawFd, Option<BorrowedFd<'_>>)> {
+        let passed = self.attributes.iter().flat_map(|it| &it.descriptors);
+        passed.map(|passed| (passed.number, passed.descriptor.as_ref().map(|it| it.as_fd())))
     }
 
     /// The changes to the environment, in the order in which they were made: a variable, and its
@@ -213,10 +361,31 @@ impl Command {
 
     pub(super) fn spawn_error(&self, failure: SpawnFailure) -> SpawnError {
         let program = self.program.clone();
+        let none = Attributes::default();
+        let attributes = self.attributes.as_deref().unwrap_or(&none);
         match failure {
             SpawnFailure::System(source) => SpawnError::System { program, source },
             SpawnFailure::Cgroup(path, source) => SpawnError::Cgroup { path, source },
             SpawnFailure::Directory(source) => self.directory_error(source),
+            SpawnFailure::Descriptor(number, source) => SpawnError::Descriptor { number, source },
+            SpawnFailure::OomScore(source) => {
+                let score = attributes.oom_score_adj.unwrap_or_default();
+                SpawnError::OomScore { score, source }
+            }
+            SpawnFailure::Limit(resource, source) => match attributes.limits.get(&resource) {
+                Some(limit) => SpawnError::Limit { resource, limit: *limit, source },
+                // That of `file_limit`.
+                None => SpawnError::System { program, source },
+            },
+            SpawnFailure::Groups(source) => {
+                SpawnError::Groups { groups: attributes.groups.clone().unwrap_or_default(), source }
+            }
+            SpawnFailure::Group(source) => {
+                SpawnError::Group { gid: attributes.gid.unwrap_or_default(), source }
+            }
+            SpawnFailure::User(source) => {
+                SpawnError::User { uid: attributes.uid.unwrap_or_default(), source }
+            }
             SpawnFailure::Execute(source) => self.exec_error(source),
         }
     }

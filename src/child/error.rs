@@ -2,9 +2,12 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+
+use super::limits::{Resource, ResourceLimit};
 
 /// The error of a command that could not be started. No process of it exists.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,58 @@ pub enum SpawnError {
         /// The error of the system call.
         source: io::Error,
     },
+    /// A descriptor can't be passed to the child under its number.
+    #[error("can't pass descriptor {number} to the command: {}", reason(.source))]
+    Descriptor {
+        /// The number in the child.
+        number: RawFd,
+        /// The error of the system call. Without an errno: the number is that of a standard stream, or
+        /// the descriptor is missing.
+        source: io::Error,
+    },
+    /// The child's user id can't be set.
+    #[error("can't set the user id {uid} for the command: {}", id_reason(.source))]
+    User {
+        /// The user id.
+        uid: u32,
+        /// The error of setresuid(2).
+        source: io::Error,
+    },
+    /// The child's group id can't be set.
+    #[error("can't set the group id {gid} for the command: {}", id_reason(.source))]
+    Group {
+        /// The group id.
+        gid: u32,
+        /// The error of setresgid(2).
+        source: io::Error,
+    },
+    /// The child's supplementary groups can't be set.
+    #[error("can't {} the command: {}", groups_of(.groups), id_reason(.source))]
+    Groups {
+        /// The group ids; empty also if another user's child was to have none.
+        groups: Vec<u32>,
+        /// The error of setgroups(2).
+        source: io::Error,
+    },
+    /// A resource limit can't be set.
+    #[error("can't set the limit {resource}={limit} for the command: {}", reason(.source))]
+    Limit {
+        /// The resource.
+        resource: Resource,
+        /// The limit.
+        limit: ResourceLimit,
+        /// The error of setrlimit(2).
+        source: io::Error,
+    },
+    /// The child's `oom_score_adj` can't be set.
+    #[error("can't set oom_score_adj {score} for the command: {}", reason(.source))]
+    OomScore {
+        /// The value.
+        score: i16,
+        /// The error of opening or writing `/proc/self/oom_score_adj`, or
+        /// [`Unsupported`](io::ErrorKind::Unsupported).
+        source: io::Error,
+    },
     /// A process, pipe or PTY can't be created.
     #[error("can't start {}: {}", .program.display(), reason(.source))]
     System {
@@ -58,7 +113,15 @@ impl SpawnError {
         match self {
             Self::NotFound { .. } => 127,
             Self::NotExecutable { .. } => 126,
-            Self::Directory { .. } | Self::Cgroup { .. } | Self::System { .. } => 125,
+            Self::Directory { .. }
+            | Self::Cgroup { .. }
+            | Self::Descriptor { .. }
+            | Self::User { .. }
+            | Self::Group { .. }
+            | Self::Groups { .. }
+            | Self::Limit { .. }
+            | Self::OomScore { .. }
+            | Self::System { .. } => 125,
         }
     }
 }
@@ -73,7 +136,19 @@ pub(super) enum SpawnFailure {
     /// Entering the working directory.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     Directory(io::Error),
-    /// Executing the program. On platforms where std spawns, any step in the child.
+    /// Passing the descriptor of this number.
+    Descriptor(RawFd, io::Error),
+    /// Setting `oom_score_adj`.
+    OomScore(io::Error),
+    /// Setting the limit of this resource.
+    Limit(Resource, io::Error),
+    /// Setting the supplementary groups.
+    Groups(io::Error),
+    /// Setting the group id.
+    Group(io::Error),
+    /// Setting the user id.
+    User(io::Error),
+    /// Executing the program. On platforms where std spawns, any other step in the child.
     Execute(io::Error),
 }
 
@@ -101,5 +176,23 @@ pub(super) fn exec_reason(error: &io::Error) -> String {
         // The missing file is its interpreter.
         io::ErrorKind::NotFound => "its interpreter does not exist".to_owned(),
         _ => reason(error),
+    }
+}
+
+/// Why an id can't be set, and who may set it.
+fn id_reason(error: &io::Error) -> String {
+    let who = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM) => "; start it as root, or with CAP_SETUID and CAP_SETGID",
+        Some(Errno::EINVAL) => "; give an id that this user namespace has",
+        _ => "",
+    };
+    reason(error) + who
+}
+
+fn groups_of(groups: &[u32]) -> String {
+    let ids: Vec<String> = groups.iter().map(u32::to_string).collect();
+    match ids.is_empty() {
+        true => "remove the supplementary groups for".to_owned(),
+        false => format!("set the supplementary groups {} for", ids.join(",")),
     }
 }

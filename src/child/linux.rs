@@ -12,6 +12,8 @@ mod members;
 mod oom;
 #[path = "linux/pidfd.rs"]
 mod pidfd;
+#[path = "linux/rights.rs"]
+mod rights;
 #[path = "linux/spawn.rs"]
 mod spawn;
 
@@ -40,6 +42,7 @@ pub(super) use left::{ended_status, has_ended, has_no_child, reap_orphans};
 use members::{Leader, Scope};
 pub(crate) use oom::OomKills;
 use pidfd::PidFd;
+pub(super) use rights::{has_groups, set_gid, set_groups, set_oom_score_adj, set_uid};
 pub(super) use spawn::spawn;
 
 pub(super) fn last_signal() -> i32 {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::pty::Winsize;
 use nix::sys::termios::{SetArg, Termios, tcsetattr};
+use nix::unistd::{Uid, fchown};
 
 use super::command::Command;
 use super::descriptors::{above_stdio, null_input, pipe};
@@ -104,27 +105,41 @@ impl Stdio {
     ///
     /// A pipe or PTY can't be created. The error names the program of `command`.
     pub(crate) fn open(command: &Command, io: SpawnIo) -> Result<(Self, ChildIo), SpawnError> {
+        let owner = command.get_uid().map(Uid::from_raw);
         match io {
-            SpawnIo::Pipes { input } => Self::pipes(input),
-            SpawnIo::Pty { input, size, modes } => Self::pty(input, &size, modes.as_ref()),
+            SpawnIo::Pipes { input } => Self::pipes(input, owner),
+            SpawnIo::Pty { input, size, modes } => Self::pty(input, &size, modes.as_ref(), owner),
         }
         .map_err(|error| command.spawn_error(SpawnFailure::System(error)))
     }
 
-    fn pipes(input: bool) -> io::Result<(Self, ChildIo)> {
+    fn pipes(input: bool, owner: Option<Uid>) -> io::Result<(Self, ChildIo)> {
         let (stdin, our_stdin) = match input {
             true => pipe().map(|(reader, writer)| (reader, Some(writer)))?,
             false => (null_input()?, None),
         };
         let (our_stdout, stdout) = pipe()?;
         let (our_stderr, stderr) = pipe()?;
+        if let Some(owner) = owner {
+            // Not the null device, which belongs to the system.
+            let pipes = [input.then_some(&stdin), Some(&stdout), Some(&stderr)];
+            pipes.into_iter().flatten().for_each(|pipe| give_to(pipe, owner));
+        }
         let io =
             ChildIo::Piped { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
         Ok((Self { stdin, stdout, stderr: Some(stderr) }, io))
     }
 
-    fn pty(input: bool, size: &Winsize, modes: Option<&Termios>) -> io::Result<(Self, ChildIo)> {
+    fn pty(
+        input: bool,
+        size: &Winsize,
+        modes: Option<&Termios>,
+        owner: Option<Uid>,
+    ) -> io::Result<(Self, ChildIo)> {
         let Pty { master, slave, .. } = pty::open()?;
+        if let Some(owner) = owner {
+            give_to(&slave, owner);
+        }
         match modes {
             Some(modes) => tcsetattr(&slave, SetArg::TCSANOW, modes)?,
             None => pty::set_iutf8(slave.as_fd())?,
@@ -141,6 +156,16 @@ impl Stdio {
             terminal: self.stderr.is_none(),
         }
     }
+}
+
+/// Gives a pipe or the slave of a PTY to the child's user, who could not open it again otherwise:
+/// `/dev/stdout` and `/dev/pts/N` are checked like any other file. The group and the mode stay: those
+/// of a slave let the group tty write to it (grantpt(3)), as login programs leave it.
+///
+/// A process without the right to do so can't set the user id either, and that is the error to report.
+/// With `CAP_SETUID` but without `CAP_CHOWN`, the streams can be used and not opened again.
+pub(crate) fn give_to(stream: &OwnedFd, owner: Uid) {
+    let _ = fchown(stream, Some(owner), None);
 }
 
 /// The descriptors that become a child's standard streams.

@@ -11,6 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use nix::unistd::Uid;
+
 use super::channel::backend::Backend;
 use super::channel::{Channel, HostTerminal};
 use super::console::{Console, ConsoleError, check_name};
@@ -68,13 +70,14 @@ pub(super) fn check(sandbox: &Sandbox, given: &GivenConsoles) -> Result<(), Star
 }
 
 /// Makes what has to exist before the child is started. `terminal` is the host's, for the console
-/// that it is at; PTYs get its size.
+/// that it is at; PTYs get its size. PTYs and FIFOs that are made belong to the user `owner`.
 ///
 /// # Errors
 ///
 /// A back end or a log can't be made. What was made is removed.
 pub(super) fn prepare(
     sandbox: &Sandbox,
+    owner: Option<u32>,
     given: &mut GivenConsoles,
     mut terminal: Option<Terminal>,
     logs: &mut LogOpener<'_>,
@@ -82,8 +85,10 @@ pub(super) fn prepare(
     let size = terminal.as_ref().and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE);
     let mut prepared = PreparedConsoles::default();
     // All back ends before the first log: a start that fails leaves no log.
-    let backends = sandbox.consoles.iter().map(|console| ConsoleBackend::prepare(console, &size));
-    let backends: Vec<ConsoleBackend> = backends.collect::<Result<_, _>>()?;
+    let owner = owner.map(Uid::from_raw);
+    let prepare = |console| ConsoleBackend::prepare(console, &size, owner);
+    let backends: Vec<ConsoleBackend> =
+        sandbox.consoles.iter().map(prepare).collect::<Result<_, _>>()?;
     prepared.channels.reserve_exact(backends.len() + given.list.len() + 1);
     for (console, backend) in sandbox.consoles.iter().zip(backends) {
         let id = next_id(prepared.channels.len(), 0);

@@ -8,24 +8,30 @@ use super::channel::backend::{Backend, Opened};
 use super::channel::{Channel, HostTerminal};
 use super::keys::{ChannelId, OutputId, Source, SourceKey, Sources};
 use super::sandbox::{Forward, Input, Sandbox};
-use crate::child::{ChildIo, SpawnIo};
+use crate::child::{ChildIo, Command, SpawnIo};
 use crate::logfile::Stream;
 use crate::relay::{Kind, Log, LogTarget, Overflow, Sink};
-use crate::terminal::{self, Direction, Handle, Terminal};
+use crate::terminal::{self, Direction, Handle, Terminal, WindowSize};
 
 /// The size of a PTY if the host has no terminal.
 pub(super) const DEFAULT_SIZE: Winsize =
     Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// The streams of a command, by the sandbox and the host's terminal.
-pub(super) fn spawn_io(sandbox: &Sandbox, pty: bool, terminal: Option<&Terminal>) -> SpawnIo {
+pub(super) fn spawn_io(
+    sandbox: &Sandbox,
+    command: &Command,
+    terminal: Option<&Terminal>,
+) -> SpawnIo {
     let input = sandbox.stdio_input() != Input::Null;
-    if !pty {
+    if !command.get_pty() {
         return SpawnIo::Pipes { input };
     }
+    let given = command.get_pty_size().map(WindowSize::winsize);
+    let size = given.or_else(|| terminal.and_then(Terminal::window_size));
     SpawnIo::Pty {
         input,
-        size: terminal.and_then(Terminal::window_size).unwrap_or(DEFAULT_SIZE),
+        size: size.unwrap_or(DEFAULT_SIZE),
         // In the background the terminal has the modes of the foreground process, such as those of
         // a shell's line editor.
         modes: terminal.filter(|it| it.is_foreground()).map(|terminal| terminal.modes().clone()),

@@ -52,6 +52,32 @@ pub unsafe fn inherited_descriptors() -> io::Result<Vec<OwnedFd>> {
     Ok(open.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
+/// One descriptor that this process was started with, close-on-exec and owned by the caller from now
+/// on: for a program whose user names it.
+///
+/// Only a descriptor that is not close-on-exec can be one. The standard library and this one open none
+/// without that flag.
+///
+/// # Safety
+///
+/// Nothing in the process owns the descriptor of this number: no code has opened one without
+/// `FD_CLOEXEC`, or has cleared that flag.
+///
+/// # Errors
+///
+/// `EBADF` if no descriptor of that number was inherited, or if it has been returned before.
+pub unsafe fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: borrowed for these calls, which fail with EBADF if the number is not open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number.max(0)) };
+    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD)?);
+    if number < FIRST || flags.contains(FdFlag::FD_CLOEXEC) {
+        return Err(Errno::EBADF.into());
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the descriptor is open, and the caller ensures that it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// The numbers of the open descriptors from [`FIRST`] on, and that of the list, which is closed.
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let mut open = Vec::new();

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attributes;
 mod consoles;
 mod control;
 mod control_harm;

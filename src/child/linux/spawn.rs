@@ -5,7 +5,7 @@
 //! faults: tens of milliseconds for a host of a gigabyte, during which its loop stalls. Here the
 //! child shares the memory of this process, on a stack of its own, and the kernel suspends this
 //! thread until the child calls execve or exits. So the child must not write to memory except the
-//! Cells of its [`Plan`] and its stack: it allocates nothing, takes no lock and can't panic. It
+//! Cells and atomics of its [`Plan`] and its stack: it allocates nothing, takes no lock and can't panic. It
 //! runs no signal handler of the host, because every signal is blocked from before the clone until
 //! no signal is caught. Everything that it needs is prepared before.
 //!
@@ -32,11 +32,12 @@ use nix::unistd::{Pid, SysconfVar, chdir, getppid, setpgid, setsid, sysconf};
 use super::ExitWatch;
 use super::exec::{Program, c_string};
 use super::pidfd::PidFd;
+use super::rights::Dumpable;
 use crate::child::Cgroup;
 use crate::child::command::{Background, Command, LOWEST_PRIORITY};
 use crate::child::error::SpawnFailure;
+use crate::child::setup::{Failed, Setup};
 use crate::child::stdio::ChildStdio;
-use crate::process::FileLimit;
 
 /// Starts `command` in a session of its own, by default to be killed when the calling thread ends.
 pub(in crate::child) fn spawn(
@@ -59,6 +60,7 @@ pub(in crate::child) fn spawn(
             Failure::Cgroup(errno) => at_cgroup(errno.into()),
             Failure::Prepare(errno) => SpawnFailure::System(errno.into()),
             Failure::Directory(errno) => SpawnFailure::Directory(errno.into()),
+            Failure::Setup((step, errno)) => plan.setup.failure(step, errno.into()),
             Failure::Execute(errno) => SpawnFailure::Execute(errno.into()),
         });
     }
@@ -81,7 +83,7 @@ struct Plan {
     /// The `cgroup.procs` of its cgroup, open for writing.
     cgroup: Option<File>,
     directory: Option<CString>,
-    file_limit: Option<FileLimit>,
+    setup: Setup,
     /// Set for a command that runs beside the sandboxes.
     background: Option<Background>,
     parent_death: bool,
@@ -96,11 +98,16 @@ enum Failure {
     Prepare(Errno),
     Cgroup(Errno),
     Directory(Errno),
+    Setup(Failed),
     Execute(Errno),
 }
 
 impl Plan {
-    fn new(command: &Command, stdio: &ChildStdio<'_>, cgroup: Option<File>) -> io::Result<Self> {
+    fn new(
+        command: &Command,
+        stdio: &ChildStdio<'_>,
+        cgroup: Option<File>,
+    ) -> Result<Self, SpawnFailure> {
         let directory = command.get_current_dir().map(|path| c_string(path.as_os_str().as_bytes()));
         Ok(Self {
             parent: Pid::this(),
@@ -109,7 +116,7 @@ impl Plan {
             last_signal: super::last_signal(),
             cgroup,
             directory: directory.transpose()?,
-            file_limit: command.file_limit,
+            setup: Setup::new(command)?,
             background: command.background,
             parent_death: command.parent_death,
             program: Program::new(command)?,
@@ -154,17 +161,39 @@ impl Plan {
             Errno::result(unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCSCTTY, 0) })
                 .map_err(Failure::Prepare)?;
         }
-        if let Some(directory) = &self.directory {
-            chdir(directory.as_c_str()).map_err(Failure::Directory)?;
-        }
-        if let Some(limit) = self.file_limit {
-            limit.set().map_err(Failure::Prepare)?;
+        self.setup.pass_descriptors().map_err(Failure::Setup)?;
+        self.setup.set_limits().map_err(Failure::Setup)?;
+        match (self.enter_directory(), self.setup.changes_ids()) {
+            // Where root is an ordinary user, as on NFS, only the child's user may enter it.
+            (Err(Errno::EACCES | Errno::EPERM), true) => {
+                self.set_ids()?;
+                self.enter_directory().map_err(Failure::Directory)?;
+            }
+            (entered, changes_ids) => {
+                entered.map_err(Failure::Directory)?;
+                if changes_ids {
+                    self.set_ids()?;
+                }
+            }
         }
         if self.background.is_some() {
             close_others();
         }
         // The child does not inherit the signal mask of this thread.
         SigSet::empty().thread_set_mask().map_err(Failure::Prepare)
+    }
+
+    fn enter_directory(&self) -> nix::Result<()> {
+        self.directory.as_ref().map_or(Ok(()), |directory| chdir(directory.as_c_str()))
+    }
+
+    fn set_ids(&self) -> Result<(), Failure> {
+        self.setup.set_ids().map_err(Failure::Setup)?;
+        // A change of ids clears the signal (prctl(2)).
+        if self.parent_death {
+            die_with_parent(self.parent).map_err(Failure::Prepare)?;
+        }
+        Ok(())
     }
 }
 
@@ -255,6 +284,7 @@ fn set_action(signal: c_int, action: libc::sighandler_t) -> nix::Result<libc::si
 /// 5.2), which refers to this child however soon that ends.
 fn clone(plan: &Plan) -> io::Result<(Pid, Option<OwnedFd>)> {
     let stack = Stack::new()?;
+    let _dumpable = plan.setup.changes_ids().then(Dumpable::keep);
     let blocked = AllBlocked::new()?;
     let mut pidfd = -1;
     let mut start = |flags: c_int| {
@@ -262,7 +292,8 @@ fn clone(plan: &Plan) -> io::Result<(Pid, Option<OwnedFd>)> {
         let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
         // SAFETY: `run` gets the plan that it expects. The plan outlives the child's use of this
         // memory, because this thread is suspended until that ends (`CLONE_VFORK`). Until then the
-        // child writes only `plan.failure` and `shell_argv`, which are Cells. The stack is used by
+        // child writes only `plan.failure` and `shell_argv`, which are Cells, and the numbers of
+        // descriptors, which are atomics. The stack is used by
         // the child alone, and the kernel writes one descriptor to `pidfd`.
         Errno::result(unsafe { libc::clone(run, stack.top(), flags, plan, &raw mut pidfd) })
     };

@@ -75,9 +75,9 @@ impl HostTerminal {
         self.leave();
     }
 
-    /// The terminal's window size.
-    pub(super) fn window_size(&self) -> Option<Winsize> {
-        self.terminal.as_ref().and_then(|terminal| terminal.window_size())
+    /// The terminal's window size; `None` if that does not apply to the PTY.
+    pub(super) fn window_size(&mut self) -> Option<Winsize> {
+        self.terminal.as_mut().and_then(|terminal| terminal.changed_size())
     }
 
     /// Whether keystrokes at the host's terminal go to this channel.

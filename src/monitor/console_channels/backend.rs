@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::Winsize;
+use nix::unistd::Uid;
 
 use crate::logfile::Stream;
 use crate::monitor::channel::backend::Opened;
@@ -54,8 +55,13 @@ fn two_way(reader: OwnedFd, kind: Kind) -> io::Result<Opened> {
 }
 
 impl ConsoleBackend {
-    /// Makes what has to exist before the child is started. `size` is that of a PTY.
-    pub(super) fn prepare(console: &Console, size: &Winsize) -> Result<Self, ConsoleError> {
+    /// Makes what has to exist before the child is started. `size` is that of a PTY, and `owner` the
+    /// child's user, if that is not ours.
+    pub(super) fn prepare(
+        console: &Console,
+        size: &Winsize,
+        owner: Option<Uid>,
+    ) -> Result<Self, ConsoleError> {
         let context = ErrorContext { name: console.name.as_str() };
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|error| context.system("find", path, error))
@@ -65,9 +71,9 @@ impl ConsoleBackend {
                 Self::Connect { path: absolute(path)?, any: *any }
             }
             ConsoleAddress::Listen(path) => Self::Listen(Listener::new(absolute(path)?, &context)?),
-            ConsoleAddress::Pty => Self::Made(Made::new(size, &context)?),
+            ConsoleAddress::Pty => Self::Made(Made::new(size, owner, &context)?),
             ConsoleAddress::PtyAt(path) => Self::Appearing(absolute(path)?),
-            ConsoleAddress::Fifo(path) => Self::Fifo(Fifo::new(absolute(path)?, &context)?),
+            ConsoleAddress::Fifo(path) => Self::Fifo(Fifo::new(absolute(path)?, owner, &context)?),
         })
     }
 

@@ -68,15 +68,18 @@ fn spawn(command: &Command, parts: &mut Parts, cx: &mut Cx<'_>) -> Result<Proces
     let stop_command = stop_command::prepare(&parts.sandbox, Some(command));
     let marker = run_marker(&parts.supervisor, parts.run.asked);
     let command = command.clone().env(RUN_VARIABLE, marker);
-    let terminal = open_consoles(command.get_pty(), parts)?;
+    let mut terminal = open_consoles(command.get_pty(), command.get_uid(), parts)?;
     let log = open_log(parts)?;
     #[cfg(feature = "consoles")]
     let command = console_channels::fill_in(command, parts.channels.pty_paths());
-    let command = match command.get_pty() && terminal.is_none() {
-        true => command.default_term(),
+    let command = match command.get_pty() {
+        true => command.with_term(terminal.is_none()),
         false => command,
     };
-    let io = stdio::spawn_io(&parts.sandbox, command.get_pty(), terminal.as_ref());
+    let io = stdio::spawn_io(&parts.sandbox, &command, terminal.as_ref());
+    if let (Some(terminal), Some(_)) = (&mut terminal, command.get_pty_size()) {
+        terminal.ignore_size();
+    }
     let (child_stdio, io) = Stdio::open(&command, io)?;
     // Before the child: output that can't be relayed is a reason not to start it.
     open_stdio(io, log, terminal, parts, cx)?;
@@ -97,7 +100,7 @@ fn adopt(
     parts: &mut Parts,
     cx: &mut Cx<'_>,
 ) -> Result<Process, StartError> {
-    let terminal = open_consoles(matches!(io, ChildIo::Tty { .. }), parts)?;
+    let terminal = open_consoles(matches!(io, ChildIo::Tty { .. }), None, parts)?;
     let log = open_log(parts)?;
     open_stdio(io, log, terminal, parts, cx)?;
     let cgroup = open_cgroup(parts)?;
@@ -121,9 +124,14 @@ fn watch(
     Process::new(child, cgroup, oom_kills, stop_command, cx)
 }
 
-/// Makes the channels of consoles. Returns the host's terminal, if it is at the child's own stdio
-/// and not at a console.
-fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, StartError> {
+/// Makes the channels of consoles, for a child of the user `owner`. Returns the host's terminal, if it
+/// is at the child's own stdio and not at a console.
+#[cfg_attr(not(feature = "consoles"), expect(unused_variables))]
+fn open_consoles(
+    pty: bool,
+    owner: Option<u32>,
+    parts: &mut Parts,
+) -> Result<Option<Terminal>, StartError> {
     let terminal = stdio::open_terminal(&parts.sandbox, pty).map_err(StartError::Monitor)?;
     #[cfg(feature = "consoles")]
     let terminal = {
@@ -133,7 +141,8 @@ fn open_consoles(pty: bool, parts: &mut Parts) -> Result<Option<Terminal>, Start
         };
         let Parts { sandbox, given_consoles, post_rotate, channels, .. } = parts;
         let mut logs = LogOpener { sandbox, post_rotate: post_rotate.as_deref_mut() };
-        let prepared = console_channels::prepare(sandbox, given_consoles, console, &mut logs)?;
+        let prepared =
+            console_channels::prepare(sandbox, owner, given_consoles, console, &mut logs)?;
         channels.begin(prepared.channels, prepared.host);
         own
     };

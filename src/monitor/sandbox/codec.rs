@@ -10,11 +10,15 @@
 //! - Durations are seconds. A value that is absent or `null` was not given.
 //! - `options` is set by the program that started the run.
 //! - `log_dir` is a path. In the record it is relative to the state directory if it is inside that.
+//! - An attribute of the command that can't be read, such as a negative user id, makes the command
+//!   `None`: it must not be started without. Of descriptors only the numbers are written.
 //! - `version` is 3. In version 2 a relative `log_dir` is relative to the working directory. The
 //!   first version has no number; its writer also replaced bytes that are not UTF-8 with U+FFFD.
 //!
 //! The name, the config file and its modification time are columns of their own. The environment is
 //! never written, because it can contain secrets.
+
+mod attributes;
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU64;
@@ -29,7 +33,7 @@ use serde_json::{Value, json};
 use super::{
     DEFAULT_KEEP_RUNS, DEFAULT_STOP_TIMEOUT, LogOptions, LogRate, Name, Rootfs, Sandbox, Signal,
 };
-use crate::child::Command;
+use crate::child::{Attributes, Command};
 use crate::logfile::Retention;
 use crate::monitor::labels::json as labels_json;
 
@@ -104,8 +108,8 @@ impl Spec {
         } = sandbox;
         let Retention { max_size, max_files, max_age, rotate_every, total_size } = retention;
         let rate = log_rate.map(|LogRate { per_second, burst, over }| (per_second, burst, over));
-        let (command, directory, tty) = match command {
-            None => (Value::Null, Value::Null, Value::Null),
+        let (command, directory, tty, given) = match command {
+            None => (Value::Null, Value::Null, Value::Null, None),
             Some(Command {
                 program,
                 args,
@@ -116,12 +120,14 @@ impl Spec {
                 file_limit: _,
                 parent_death: _,
                 background: _,
+                attributes,
             }) => {
                 let words = std::iter::once(program).chain(args).map(|it| word(it)).collect();
-                (words, path(directory.as_deref()), json!(pty))
+                (words, path(directory.as_deref()), json!(pty), attributes.as_deref())
             }
         };
-        json!({
+        let none = Attributes::default();
+        let mut object = json!({
             "version": VERSION,
             "command": command,
             "directory": directory,
@@ -158,7 +164,11 @@ impl Spec {
             "cgroup": path(cgroup.as_deref()),
             "keep_runs": keep_runs,
             "options": options,
-        })
+        });
+        if let Value::Object(object) = &mut object {
+            object.extend(attributes::write(given.unwrap_or(&none)));
+        }
+        object
     }
 
     /// Reads the output of [`to_json`](Self::to_json), of this or an earlier version, for the sandbox
@@ -262,7 +272,8 @@ fn read<T: FromStr>(value: &Value) -> Option<T> {
 fn read_command(value: &Value) -> Option<Command> {
     let mut words = read_words(&value["command"])?.into_iter();
     let command = Command::new(words.next()?).args(words);
-    let command = command.pty(value["tty"].as_bool().unwrap_or(false));
+    let mut command = command.pty(value["tty"].as_bool().unwrap_or(false));
+    command.attributes = attributes::read(value)?;
     Some(match read_path(&value["directory"]) {
         Some(directory) => command.current_dir(directory),
         None => command,

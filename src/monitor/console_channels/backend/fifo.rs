@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, lstat};
-use nix::unistd::{mkfifo, unlink};
+use nix::unistd::{Uid, mkfifo, unlink};
 
 use super::{ErrorContext, one_way};
 use crate::access::{PRIVATE_NODE, lacks_rights};
+use crate::child;
 use crate::monitor::channel::backend::Opened;
 use crate::monitor::console::ConsoleError;
 use crate::relay::Kind;
@@ -28,7 +29,11 @@ pub(in super::super) struct Fifo {
 }
 
 impl Fifo {
-    pub(super) fn new(path: PathBuf, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
+    pub(super) fn new(
+        path: PathBuf,
+        owner: Option<Uid>,
+        context: &ErrorContext<'_>,
+    ) -> Result<Self, ConsoleError> {
         let cannot = |what, error: Errno| context.system(what, &path, error.into());
         let made = match mkfifo(&path, PRIVATE_NODE) {
             Ok(()) => {
@@ -60,6 +65,12 @@ impl Fifo {
             }
             *end = Some(opened);
         }
+        // One that was there before, or has replaced ours, keeps its owner.
+        if let (Some(owner), Some(made), Some(reader)) = (owner, &fifo.made, &fifo.reader)
+            && fstat(reader).is_ok_and(|found| is_same(made, &found))
+        {
+            child::give_to(reader, owner);
+        }
         match fifo.reader.take().map(lock) {
             Some(Ok(reader)) => fifo.reader = Some(reader),
             // The console that reads it needs it in its place, even if we have made it.
@@ -88,10 +99,7 @@ impl Fifo {
 impl Drop for Fifo {
     /// Removes it, if this process has made it and it is still in its place.
     fn drop(&mut self) {
-        let is_there = |made: &FileStat| {
-            lstat(&self.path)
-                .is_ok_and(|found| (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino))
-        };
+        let is_there = |made: &FileStat| lstat(&self.path).is_ok_and(|found| is_same(made, &found));
         if self.made.as_ref().is_some_and(is_there) {
             let _ = unlink(&self.path);
         }
@@ -109,6 +117,10 @@ fn lock(reader: OwnedFd) -> Result<OwnedFd, Taken> {
         Err(TryLockError::WouldBlock) => Err(Taken),
         Ok(()) | Err(TryLockError::Error(_)) => Ok(reader.into()),
     }
+}
+
+fn is_same(one: &FileStat, other: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 fn is_fifo(stat: &FileStat) -> bool {

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::pty::Winsize;
+use nix::unistd::Uid;
 
 use super::{ErrorContext, two_way};
 use crate::child::{self, Pty};
@@ -22,9 +23,16 @@ pub(in super::super) struct Made {
 }
 
 impl Made {
-    pub(super) fn new(size: &Winsize, context: &ErrorContext<'_>) -> Result<Self, ConsoleError> {
+    pub(super) fn new(
+        size: &Winsize,
+        owner: Option<Uid>,
+        context: &ErrorContext<'_>,
+    ) -> Result<Self, ConsoleError> {
         let Pty { master, slave, path } = child::open_raw_pty(size)
             .map_err(|error| context.refused("make a PTY".to_owned(), error))?;
+        if let Some(owner) = owner {
+            child::give_to(&slave, owner);
+        }
         Ok(Self { path, master: Some(master), slave: Some(slave) })
     }
 

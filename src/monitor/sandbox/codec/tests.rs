@@ -3,6 +3,7 @@
 use serde_json::Map;
 
 use super::*;
+use crate::child::{PassedDescriptor, Resource, ResourceLimit};
 use crate::fuzz::{mutate, rounds};
 use crate::logfile::Format;
 use crate::monitor::Console;
@@ -46,7 +47,13 @@ fn everything() -> Spec {
     sandbox.interactive = Some("out".parse().unwrap());
     sandbox.keep_runs = 70;
     let command = Command::new("printf").args([odd(b"a\xff\n")]).current_dir(odd(b"/\xfe"));
-    Spec::new(sandbox, Some(command.pty(true)), json!({ "pid_file": "/run/web.pid" }))
+    let mut command = command.pty(true).pty_size(33, 99).term("vt100").umask(0o27);
+    command = command.uid(1000).gid(100).groups([7, 9]).oom_score_adj(-7);
+    command = command.rlimit(Resource::NOFILE, ResourceLimit::new(Some(5), None));
+    // A descriptor that was read from a record.
+    let attributes = command.attributes.get_or_insert_default();
+    attributes.pass(PassedDescriptor { number: 5, descriptor: None });
+    Spec::new(sandbox, Some(command), json!({ "pid_file": "/run/web.pid" }))
 }
 
 /// Reads the value for the sandbox of `of`.
@@ -80,7 +87,7 @@ fn every_key_is_written_and_read() {
 
 #[test]
 fn the_form_of_version_3_does_not_change() {
-    let expected = json!({
+    let mut expected = json!({
         "version": 3, "command": ["printf", { "bytes": [97, 255, 10] }],
         "directory": { "bytes": [47, 254] }, "tty": true,
         "labels": { "app": "\"web\"=ä", "x.y/z": "" },
@@ -95,6 +102,13 @@ fn the_form_of_version_3_does_not_change() {
         "max_duration_seconds": 60.0, "idle_timeout_seconds": 0.1, "leave_descendants": true,
         "cgroup": "/sys/fs/cgroup/web", "keep_runs": 70, "options": { "pid_file": "/run/web.pid" },
     });
+    let attributes = json!({
+        "preserve_fds": [5], "uid": 1000, "gid": 100, "groups": [7, 9], "umask": "0027",
+        "ulimits": { "nofile": [5, null] }, "oom_score_adj": -7, "tty_size": [33, 99],
+        "term": "vt100",
+    });
+    let object = expected.as_object_mut().unwrap();
+    object.extend(attributes.as_object().unwrap().clone());
     assert_eq!(everything().to_json(), expected);
 }
 
@@ -124,6 +138,29 @@ fn a_replacement_character_that_was_given_is_exact() {
     let command = Some(Command::new("echo").args(["\u{fffd}"]));
     let spec = Spec { command, ..everything() };
     assert_eq!(read_back(&spec.to_json(), &spec), spec);
+}
+
+#[test]
+fn a_command_with_an_attribute_that_can_not_be_read_is_none() {
+    let spec = everything();
+    for (key, value) in [
+        ("preserve_fds", json!(["5"])),
+        ("uid", json!(-1)),
+        ("uid", json!(1_u64 << 32)),
+        ("gid", json!("root")),
+        ("groups", json!([7, null])),
+        ("umask", json!("1000")),
+        ("umask", json!(22)),
+        ("ulimits", json!({ "files": [1, 1] })),
+        ("ulimits", json!({ "core": [1] })),
+        ("oom_score_adj", json!(40_000)),
+        ("tty_size", json!([24, 80, 1])),
+        ("term", json!(1)),
+    ] {
+        let mut written = spec.to_json();
+        written[key] = value.clone();
+        assert_eq!(read_back(&written, &spec).command, None, "{key}: {value}");
+    }
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! The rights of the calling process: user and group ids, the OOM score, and the dumpable flag that a
+//! change of ids clears. All but [`has_groups`] and [`Dumpable`] are for a child before exec, so they
+//! allocate nothing and take no lock.
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::getgroups;
+
+// The system calls with ids of 32 bits.
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+use libc::{SYS_setgroups as SETGROUPS, SYS_setresgid as SETRESGID, SYS_setresuid as SETRESUID};
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+use libc::{
+    SYS_setgroups32 as SETGROUPS, SYS_setresgid32 as SETRESGID, SYS_setresuid32 as SETRESUID,
+};
+
+/// Sets `oom_score_adj` of the calling process. The kernel shares it among the processes of one
+/// memory, but not with one that vfork has started.
+pub(in crate::child) fn set_oom_score_adj(score: &[u8]) -> nix::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let file = open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    nix::unistd::write(&file, score).map(drop)
+}
+
+/// Whether the process has these supplementary groups.
+pub(in crate::child) fn has_groups(groups: &[libc::gid_t]) -> bool {
+    let sorted = |mut groups: Vec<libc::gid_t>| {
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    };
+    let current = getgroups().map(|groups| groups.iter().map(|group| group.as_raw()).collect());
+    current.is_ok_and(|current| sorted(current) == sorted(groups.to_vec()))
+}
+
+// The functions of C libraries set the ids of every thread, and to do so they signal the threads of
+// the process that they take themselves to be in: those of the host. The system calls set the ids of
+// the calling process alone.
+
+/// Sets the supplementary groups of the calling process.
+pub(in crate::child) fn set_groups(groups: &[libc::gid_t]) -> nix::Result<()> {
+    // SAFETY: setgroups(2) reads that many ids from the pointer.
+    Errno::result(unsafe { libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// Sets the group ids of the calling process.
+pub(in crate::child) fn set_gid(gid: libc::gid_t) -> nix::Result<()> {
+    let gid = libc::c_ulong::from(gid);
+    // SAFETY: takes integers.
+    Errno::result(unsafe { libc::syscall(SETRESGID, gid, gid, gid) }).map(drop)
+}
+
+/// Sets the user ids of the calling process.
+pub(in crate::child) fn set_uid(uid: libc::uid_t) -> nix::Result<()> {
+    let uid = libc::c_ulong::from(uid);
+    // SAFETY: takes integers.
+    Errno::result(unsafe { libc::syscall(SETRESUID, uid, uid, uid) }).map(drop)
+}
+
+/// A guard that gives this process the dumpable flag back that it has now (`PR_SET_DUMPABLE`,
+/// prctl(2)).
+///
+/// A change of ids in the child clears the flag of the memory, which is that of the host: so no process
+/// of the child's user can trace the child while it still has that memory. The flag is set again once
+/// the child has left it, and never by the child itself.
+pub(super) struct Dumpable(libc::c_int);
+
+impl Dumpable {
+    pub(super) fn keep() -> Self {
+        // SAFETY: returns an integer.
+        Self(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) })
+    }
+}
+
+impl Drop for Dumpable {
+    fn drop(&mut self) {
+        // Fails for 2, the setting of a process with other rights than its user, which is that of a
+        // change of ids too (fs.suid_dumpable, proc(5)).
+        let flag = libc::c_long::from(self.0);
+        // SAFETY: takes integers, of the width that prctl(2) reads.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, flag, 0, 0, 0) };
+    }
+}
