@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local, LocalResult, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use vmon::child::{Resource, ResourceLimit};
 use vmon::logfile::Timestamp;
 use vmon::monitor::{LabelError, Labels, Name, NameError, STDIO};
+use vmon::terminal::WindowSize;
 use vmon::values::{split_unit, time};
 
 /// An invalid value. The message shows a valid one.
@@ -39,6 +41,14 @@ pub enum ValueError {
     Speed,
     #[error("the command is empty: give a command, or leave the option out")]
     NoCommand,
+    #[error("not a user: give NAME or UID, and after a colon the group if it is to be another one")]
+    User,
+    #[error("not a mask: give octal digits up to 777, such as 027")]
+    Umask,
+    #[error("not a limit of a resource: give NAME=SOFT[:HARD], such as nofile=1024:4096")]
+    Ulimit,
+    #[error("not a size: give ROWSxCOLUMNS, such as 24x80")]
+    WindowSize,
 }
 
 /// The child's stdio, or one of its consoles.
@@ -216,6 +226,38 @@ pub fn shell_command(text: OsString) -> Result<OsString, ValueError> {
     }
 }
 
+/// A mask of file modes, in octal digits.
+pub fn umask(text: &str) -> Result<u32, ValueError> {
+    let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mask = u32::from_str_radix(text, 8).ok().filter(|mask| digits && *mask <= 0o777);
+    mask.ok_or(ValueError::Umask)
+}
+
+/// The limits of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ulimit {
+    pub resource: Resource,
+    pub limit: ResourceLimit,
+}
+
+/// `NAME=SOFT:HARD` or `NAME=BOTH`.
+pub fn ulimit(text: &str) -> Result<Ulimit, ValueError> {
+    let (resource, limit) = text.split_once('=').ok_or(ValueError::Ulimit)?;
+    Ok(Ulimit { resource: resource.parse()?, limit: limit.parse()? })
+}
+
+/// `ROWSxCOLUMNS`, both at least 1.
+pub fn window_size(text: &str) -> Result<WindowSize, ValueError> {
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|number| digits && *number > 0)
+    };
+    let size = text
+        .split_once('x')
+        .and_then(|(rows, columns)| Some(WindowSize::new(number(rows)?, number(columns)?)));
+    size.ok_or(ValueError::WindowSize)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;
@@ -309,6 +351,33 @@ mod tests {
         assert_eq!(read("=x"), Err(LabelError::NoKey));
         assert!(matches!(read("a b"), Err(LabelError::Key(_))));
         assert!(matches!(read("a=\n"), Err(LabelError::Value { .. })));
+    }
+
+    #[test]
+    fn a_mask_is_octal() {
+        for (text, expected) in [("0", 0), ("027", 0o27), ("0777", 0o777)] {
+            assert_eq!(umask(text), Ok(expected), "{text}");
+        }
+        for text in ["", "8", "1000", "-1", "+7", "0x7", "u=rwx"] {
+            assert_eq!(umask(text), Err(ValueError::Umask), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_names_its_resource() {
+        let limit = ResourceLimit::new(Some(7), None);
+        assert_eq!(ulimit("core=7:-1"), Ok(Ulimit { resource: "core".parse().unwrap(), limit }));
+        assert_eq!(ulimit("core"), Err(ValueError::Ulimit));
+        assert!(ulimit("files=7").unwrap_err().to_string().contains("nofile"));
+        assert!(ulimit("core=x").unwrap_err().to_string().contains("SOFT:HARD"));
+    }
+
+    #[test]
+    fn a_window_has_rows_and_columns() {
+        assert_eq!(window_size("24x80"), Ok(WindowSize::new(24, 80)));
+        for text in ["", "x", "24", "24x", "0x80", "24x0", "+1x1", "24X80", "24x80x1", "65536x1"] {
+            assert_eq!(window_size(text), Err(ValueError::WindowSize), "{text:?}");
+        }
     }
 
     #[test]

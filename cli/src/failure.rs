@@ -57,6 +57,26 @@ pub enum Failure {
     LogOff(&'static str),
     #[error("--over-rate needs --log-rate: give both, or leave it out")]
     OverNoRate,
+    #[error("--tty-size needs a PTY: give -t too, or leave it out")]
+    SizeNoTty,
+    #[error("no user {0:?}: give a user's name or UID (--user)")]
+    NoUser(String),
+    #[error("no group {0:?}: give a group's name or GID")]
+    NoGroup(String),
+    #[error(
+        "the user {0} has no entry in passwd, so its group is not known: give {0}:GID (--user)"
+    )]
+    NoGroupOfUser(String),
+    #[error("can't look up {what}: {reason}")]
+    LookUp { what: String, reason: &'static str },
+    #[error(
+        "vmon was not started with descriptor {0}: open it for vmon, as a shell does with '{0}<FILE', or leave it out (--preserve-fd)"
+    )]
+    NoDescriptor(i32),
+    #[error(
+        "descriptors are not passed to a host: leave out --preserve-fd, or --via and $VMON_HOST"
+    )]
+    DescriptorsVia,
     #[error("can't start the supervisor: {0}")]
     Supervisor(#[source] io::Error),
     #[error("the supervisor ended before the command ran ({0})")]

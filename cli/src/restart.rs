@@ -16,7 +16,7 @@ use super::record::{Record, Recorded};
 use super::restart_lock::RestartLock;
 use super::run::options::Options;
 use super::run::plan::{Plan, limited};
-use super::run::{detach, via};
+use super::run::{descriptors, detach, user, via};
 use super::shared_args::SharedArgs;
 use super::{Failure, live, notify, owner, reason, stop};
 
@@ -66,6 +66,10 @@ enum RestartError {
         "another user could have written its record, so its command is not run: make the database and its directory writable for their owner only"
     )]
     Exposed,
+    #[error(
+        "it was started with descriptors, of which the record has only the numbers ({0}): start it with 'vmon run --preserve-fd {0}'"
+    )]
+    Descriptors(String),
     #[error("can't use its working directory {path}: {reason}", path = .0.display(), reason = .1)]
     Directory(PathBuf, &'static str),
     #[error(transparent)]
@@ -158,6 +162,11 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
     if !run.trusted {
         return Err(RestartError::Exposed);
     }
+    let missing = descriptors::missing(&command);
+    if !missing.is_empty() {
+        let numbers: Vec<String> = missing.iter().map(i32::to_string).collect();
+        return Err(RestartError::Descriptors(numbers.join(",")));
+    }
     let options = Options::from_json(&spec.options).ok_or(RestartError::NotOurs)?;
     if let Some(directory) = command.get_current_dir() {
         check_directory(directory, AccessFlags::X_OK)
@@ -184,6 +193,6 @@ fn plan(run: &Run, places: &Places) -> Result<Plan, RestartError> {
         *time = time.map(limited);
     }
     let name = NameChoice { first: sandbox.name.clone(), is_given: true };
-    let (places, command) = (places.clone(), notify::hide(command));
+    let (places, command) = (places.clone(), user::apply_variables(notify::hide(command))?);
     Ok(Plan { places, name, sandbox, command, options }.checked()?)
 }

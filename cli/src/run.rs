@@ -5,6 +5,8 @@
 //! supervisor process.
 
 mod args;
+mod child_args;
+pub mod descriptors;
 pub mod detach;
 mod execute;
 pub mod handover;
@@ -12,6 +14,7 @@ pub mod lifecycle_files;
 pub mod options;
 pub mod plan;
 mod silent_console;
+pub mod user;
 pub mod via;
 
 use vmon::terminal::Messages;

@@ -4,10 +4,11 @@
 
 use std::fs;
 
+use nix::unistd::{getegid, geteuid};
 use serde_json::Value;
 
 use crate::common::cgroups::cgroup;
-use crate::common::{Detached, State, eventually};
+use crate::common::{Detached, State, eventually, is_root};
 
 /// Where the record has an option of a run in the background.
 enum Kept {
@@ -58,6 +59,7 @@ const OPTIONS: &[(&str, &[&str], Kept)] = &[
     ("--tty", &["--tty", "always"], Spec("tty")),
     ("-t", &["-t"], Spec("tty")),
     ("-T", &["-T"], No("it is the default in the background")),
+    ("--tty-size", &["-t", "--tty-size", "33x99"], Spec("tty_size")),
     ("--stdin", &["--stdin", "forward"], Spec("stdin")),
     ("--console", &["--console", "a=fifo:{}/a"], Spec("consoles")),
     (
@@ -67,6 +69,17 @@ const OPTIONS: &[(&str, &[&str], Kept)] = &[
     ),
     ("--env", &[], No("the environment is never on record")),
     ("--cwd", &["--cwd", "/"], Spec("directory")),
+    // Our own ids need no rights.
+    ("--user", &["--user", "{uid}:{gid}"], Spec("uid")),
+    ("--group-add", &[], No("the test below has it, as root")),
+    ("--umask", &["--umask", "027"], Spec("umask")),
+    ("--ulimit", &["--ulimit", "core=0"], Spec("ulimits")),
+    ("--oom-score-adj", &["--oom-score-adj", "1000"], Spec("oom_score_adj")),
+    (
+        "--preserve-fd",
+        &[],
+        No("a restart has no descriptors, and a test of --preserve-fd has that"),
+    ),
     ("--stop-signal", &["--stop-signal", "USR1"], Spec("stop_signal")),
     ("--stop-command", &["--stop-command", "true; false"], Spec("stop_command")),
     ("--stop-timeout", &["--stop-timeout", "2500ms"], Spec("stop_timeout_seconds")),
@@ -123,8 +136,11 @@ fn every_option_of_run_survives_a_restart() {
         let directory = state.file(&name);
         fs::create_dir(&directory).unwrap();
         let path = directory.to_str().unwrap();
+        let own = |word: &str| {
+            word.replace("{uid}", &geteuid().to_string()).replace("{gid}", &getegid().to_string())
+        };
         let arguments: Vec<String> =
-            arguments.iter().map(|word| word.replace("{}", path)).collect();
+            arguments.iter().map(|word| own(&word.replace("{}", path))).collect();
         let mut words = vec!["-d"];
         words.extend(arguments.iter().map(String::as_str));
         let first = Detached::start(&state, &mut state.run(&name, &words, "exec sleep 100"));
@@ -213,6 +229,33 @@ fn what_the_options_do_is_the_same_after_a_restart() {
     // The supervisor writes it after the end is on record.
     let exit = || fs::read_to_string(state.file("exit")).ok();
     eventually("the exit file is written", || exit().as_deref() == Some("7\n"));
+}
+
+#[test]
+fn a_user_is_the_same_after_a_restart() {
+    if !is_root() {
+        return;
+    }
+    let state = State::new();
+    let options = ["-d", "--user", "nobody", "--group-add", "7", "--group-add", "9"];
+    let script = "id; env | grep -E '^(HOME|USER|LOGNAME|SHELL)='; echo end; exec sleep 100";
+    let log = || String::from_utf8(state.log("web")).unwrap();
+    let _first = Detached::start(&state, &mut state.run("web", &options, script));
+    eventually("the first run is as another user", || log().ends_with("end\n"));
+    let first = log();
+    assert!(first.contains("uid=65534(nobody)") && first.contains("USER=nobody\n"), "{first}");
+    assert!(first.contains(",7(") && first.contains(",9("), "{first}");
+    let before = recorded(&state, "web");
+    let _again = Detached::start(&state, state.vmon().args(["restart", "web"]));
+    assert_eq!(recorded(&state, "web"), before);
+    let sorted = |log: &str| {
+        let mut lines: Vec<String> = log.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let twice = sorted(&first.repeat(2));
+    eventually("the second run is as that user", || sorted(&log()) == twice);
+    assert!(state.vmon().args(["stop", "web"]).status().unwrap().success());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #[path = "../common/command.rs"]
 mod common;
 
+mod attributes;
 mod cost;
 mod flood_command;
 mod forwarding;

@@ -330,3 +330,28 @@ fn a_child_started_in_the_background_gets_no_modes_of_the_line_editor() {
     }
     assert!(terminal.modes() == editing);
 }
+
+#[test]
+fn a_size_that_was_given_holds_until_the_terminal_is_resized() {
+    let state = State::new();
+    let (mut terminal, before) = shell(&state);
+    let script = r#"'trap "stty size" WINCH; stty size; echo re""ady
+        while :; do sleep 1000 & wait $!; kill $!; done'"#;
+    terminal.send(format!("vmon run --name a --tty-size 33x99 -- sh -c {script}\n"));
+    terminal.wait_for("33 99");
+    terminal.wait_for("ready");
+    terminal.wait_for_modes(&raw(&before));
+    stop(supervisor(&state, "a"), Signal::SIGTSTP);
+    terminal.wait_for("Stopped");
+    terminal.wait_for(PROMPT);
+    terminal.send("fg\n");
+    terminal.wait_for_modes(&raw(&before));
+    terminal.resize(50, 120);
+    terminal.wait_for("50 120");
+    assert!(!common::contains(&terminal.seen, b"40 100"));
+    // Back to the size that the terminal had at the start, too.
+    terminal.resize(40, 100);
+    terminal.wait_for("40 100");
+    terminal.send(CTRL_C);
+    assert_back(&mut terminal, &before, 130);
+}

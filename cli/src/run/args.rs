@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use clap::{ArgAction, ValueEnum};
-use nix::unistd::AccessFlags;
-use vmon::child::{Command, Signal};
+use vmon::child::Command;
 use vmon::logfile::{Format, LogOptions, Retention};
 use vmon::monitor::{
     Console, DEFAULT_CONFIG_FILE, DEFAULT_KEEP_RUNS, Forward, Input, LogRate, Name, OnLogError,
     OverRate, Restart, Rootfs, Sandbox,
 };
+use vmon::terminal::WindowSize;
 use vmon::{terminal, values};
 
+use super::child_args::ChildArgs;
 use super::lifecycle_files::LifecycleFiles;
 use super::options::Options;
 use super::plan::Plan;
-use crate::args::{self, ConsoleChoice, EnvArg, LabelArg, one_of, os};
+use crate::args::{self, ConsoleChoice, LabelArg, one_of, os};
 use crate::name_choice::NameChoice;
-use crate::places::check_directory;
 use crate::shared_args::SharedArgs;
 use crate::{Failure, notify};
 
@@ -269,6 +269,11 @@ pub(super) struct StreamArgs {
     #[arg(short = 'T', id = "no_tty", conflicts_with = "tty")]
     never_tty: bool,
 
+    /// Size of the PTY at the start, such as 24x80. It follows later changes of the terminal's size, and
+    /// the size of clients that attach [default: that of the terminal, else 24x80]
+    #[arg(long, value_name = "ROWSxCOLUMNS", value_parser = args::window_size)]
+    tty_size: Option<WindowSize>,
+
     /// Input of the command: forward stdin (with --detach: the input of attached clients), or
     /// /dev/null [default: 'forward'; 'null' with --detach on pipes]
     #[arg(long, value_name = "SOURCE", value_parser = one_of::<Input>(&["forward", "null"]))]
@@ -286,32 +291,6 @@ pub(super) struct StreamArgs {
     /// own output goes to the log only [default: stdio, or the console if there is exactly one]
     #[arg(long, value_name = "stdio|CONSOLE")]
     interactive: Option<ConsoleChoice>,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Command")]
-pub(super) struct ChildArgs {
-    /// Set an environment variable of the command; KEY alone passes on the value that vmon has. May
-    /// be repeated
-    #[arg(long, value_name = "KEY[=VALUE]", value_parser = os(args::env))]
-    env: Vec<EnvArg>,
-
-    /// Working directory of the command [default: the current directory]
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
-
-    /// Signal to stop the command, by name or number
-    #[arg(long, value_name = "SIG", default_value = "TERM")]
-    pub(super) stop_signal: Signal,
-
-    /// Command to run with 'sh -c' in place of the stop signal, with $VMON_PID and $VMON_NAME set:
-    /// 'ssh guest poweroff', for example. If it fails, the stop signal is sent
-    #[arg(long, value_name = "CMD", value_parser = os(args::shell_command))]
-    pub(super) stop_command: Option<OsString>,
-
-    /// Time to wait after the stop signal, or the start of the stop command, before sending SIGKILL
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
-    pub(super) stop_timeout: Duration,
 }
 
 #[derive(Debug, clap::Args)]
@@ -380,7 +359,13 @@ impl RunArgs {
             Some(given) => NameChoice { first: given.clone(), is_given: true },
             None => NameChoice::of_program(&program)?,
         };
-        let command = Command::new(program).args(words).pty(streams.wants_pty(detach));
+        let mut command = Command::new(program).args(words).pty(streams.wants_pty(detach));
+        if let Some(size) = streams.tty_size {
+            if !command.get_pty() {
+                return Err(Failure::SizeNoTty);
+            }
+            command = command.pty_size(size.rows, size.columns);
+        }
         let log_dir = log.log_dir.clone().unwrap_or_else(|| places.default_log_dir());
         let mut sandbox = Sandbox::new(name.first.as_str(), log_dir)?
             .config_file(record.config_file.clone())
@@ -399,7 +384,7 @@ impl RunArgs {
         if let Some(command) = &log.log_rotate_command {
             sandbox = sandbox.rotate_command(command);
         }
-        sandbox.stop_command = child.stop_command;
+        sandbox.stop_command.clone_from(&child.stop_command);
         sandbox.log_rate = log.rate()?;
         sandbox.interactive = streams.interactive().cloned();
         sandbox.consoles = streams.consoles;
@@ -423,7 +408,7 @@ impl RunArgs {
             log_level: shared.log_level,
             host: None,
         };
-        let command = ChildArgs::apply(child.env, child.cwd, notify::hide(command))?;
+        let command = child.apply(notify::hide(command))?;
         Plan { places, name, sandbox, command, options }.checked()
     }
 }
@@ -543,27 +528,5 @@ impl LogArgs {
             0 | 1 => Ok(self.log_format.iter().any(|format| format.0.is_none())),
             _ => Err(Failure::LogFormats),
         }
-    }
-}
-
-impl ChildArgs {
-    fn apply(
-        env: Vec<EnvArg>,
-        cwd: Option<PathBuf>,
-        mut command: Command,
-    ) -> Result<Command, Failure> {
-        for EnvArg { key, value } in env {
-            command = match value.or_else(|| std::env::var_os(&key)) {
-                Some(value) => command.env(key, value),
-                None => command.env_remove(key),
-            };
-        }
-        let Some(cwd) = cwd else { return Ok(command) };
-        check_directory(&cwd, AccessFlags::X_OK).map_err(Failure::directory(
-            "working directory",
-            &cwd,
-            "--cwd",
-        ))?;
-        Ok(command.current_dir(cwd))
     }
 }

@@ -19,8 +19,8 @@ use vmon::monitor::{Sandbox, Service, ServiceContext, Transition};
 use vmon::process;
 use vmon::terminal::Messages;
 
-use super::handover;
 use super::plan::Plan;
+use super::{descriptors, handover};
 use crate::messages::{self, Listener};
 use crate::output::stdout;
 use crate::supervisor_log::SupervisorLog;
@@ -46,6 +46,7 @@ pub fn start(plan: &Plan, messages: &Messages) -> Result<(String, u64), Failure>
     // A pipe of the caller that stayed open in the supervisor would withhold end of file from its
     // reader.
     process::keep_descriptors_from_programs().map_err(Failure::Supervisor)?;
+    descriptors::let_inherit(&plan.command).map_err(Failure::Supervisor)?;
     let (reader, writer) = io::pipe().map_err(Failure::Supervisor)?;
     let mut command = Command::new(own_program().map_err(Failure::Supervisor)?);
     let (stdin, hand_over) = io::pipe().map_err(Failure::Supervisor)?;
@@ -109,7 +110,7 @@ pub fn refuse(why: &str, code: u8) {
 }
 
 /// Executes the plan as the detached supervisor.
-pub fn supervise(plan: Plan) -> Result<u8, Failure> {
+pub fn supervise(mut plan: Plan) -> Result<u8, Failure> {
     // Uses a private open file description, or polls a shared one before each write. O_NONBLOCK is
     // never set on the inherited one.
     let starter = Messages::stdout();
@@ -124,7 +125,8 @@ pub fn supervise(plan: Plan) -> Result<u8, Failure> {
     log.install_panic_hook();
     let mut sandbox = plan.sandbox.clone();
     sandbox.name = plan.name.first.clone();
-    let ended = plan.execute(Some(&log)).inspect_err(|failure| {
+    let passed = descriptors::pass_missing(&mut plan.command);
+    let ended = passed.and_then(|()| plan.execute(Some(&log))).inspect_err(|failure| {
         log.leave_lost_starter(&sandbox);
         log.failed(&failure.to_string(), failure.exit_code());
     });

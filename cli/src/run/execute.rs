@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::time::Instant;
 
 use tracing::debug;
+use vmon::child::Command;
 use vmon::control::Server;
 use vmon::logfile::LogFile;
 use vmon::monitor::{
-    End, Monitor, Name, Outcome, Reason, StartError, forwarded_signals, hold_forwarded_signals,
-    own_signals,
+    End, Monitor, Name, Outcome, Phase, Reason, StartError, forwarded_signals,
+    hold_forwarded_signals, own_signals,
 };
 use vmon::process;
 use vmon::reactor::{HandlerId, Reactor};
@@ -64,7 +65,11 @@ impl Plan {
 
     /// Runs the command under the first free name, and stores that in `name`. Only a claim shows
     /// whether a name is free, so names are claimed in turn until one is granted.
-    fn supervise(&self, name: &mut Name, starter: Option<&SupervisorLog>) -> Result<End, Failure> {
+    fn supervise(
+        &mut self,
+        name: &mut Name,
+        starter: Option<&SupervisorLog>,
+    ) -> Result<End, Failure> {
         // Orphaned descendants of the command are reparented to this process, which ends them with
         // the command. With --leave-descendants init should reap them.
         if !self.sandbox.leave_descendants
@@ -85,6 +90,9 @@ impl Plan {
         loop {
             let activity = Activity::default();
             let id = self.spawn(name, &mut reactor, (&registry, &activity), starter)?;
+            if self.command.get_descriptors().next().is_some() {
+                self.give_descriptors_away(&mut reactor, id)?;
+            }
             supervisor_loop::run(&mut reactor, &activity, !self.sandbox.leave_descendants)
                 .map_err(Failure::Loop)?;
             // Dropping the monitor restores the terminal, before anything is printed.
@@ -95,6 +103,26 @@ impl Plan {
                 _ => return Ok(end),
             }
         }
+    }
+
+    /// Waits for the start, and then leaves the command's descriptors to the monitor, which keeps them
+    /// only if it may start the command again: the reader of a pipe would wait for this process too.
+    fn give_descriptors_away(
+        &mut self,
+        reactor: &mut Reactor<Monitor>,
+        id: HandlerId,
+    ) -> Result<(), Failure> {
+        let starts = |reactor: &Reactor<Monitor>| {
+            reactor.get(id).is_some_and(|monitor| monitor.report().phase == Phase::Starting)
+        };
+        while starts(reactor) {
+            reactor.poll_once(None).map_err(Failure::Loop)?;
+        }
+        let ended = reactor.get(id).is_none_or(|monitor| monitor.end().is_some());
+        if !ended {
+            self.command = Command::new(OsString::new());
+        }
+        Ok(())
     }
 
     /// Creates the directories and opens the record. On an error the new directories are removed.

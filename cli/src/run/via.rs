@@ -24,6 +24,9 @@ pub fn launch(plan: &Plan, socket: &Path) -> Result<u8, Failure> {
 /// As [`launch`], without printing the result.
 pub fn start(plan: &Plan, mut host: HostClient) -> Result<(String, u64), Failure> {
     let Plan { places, name, sandbox, command, options } = plan;
+    if command.get_descriptors().next().is_some() {
+        return Err(Failure::DescriptorsVia);
+    }
     let mut sandbox = sandbox.clone();
     sandbox.name = name.first.clone();
     let mut start = Start::new(Spec::new(sandbox, Some(command.clone()), options.to_json()));

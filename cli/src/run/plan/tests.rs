@@ -28,6 +28,7 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("exit_file", &["--exit-file", "/tmp/exit"]),
     ("forward_output", &["--forward-output=false"]),
     ("forward_overflow", &["--forward-overflow", "drop"]),
+    ("group_add", &["--group-add", "7"]),
     ("idle_timeout", &["--idle-timeout", "7ms"]),
     ("interactive", &["--interactive", "stdio"]),
     ("keep_runs", &["--keep-runs", "7"]),
@@ -52,6 +53,7 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("no_forward", &["--no-forward"]),
     ("on_exit", &["--on-exit", "true"]),
     ("on_log_error", &["--on-log-error", "drop"]),
+    ("oom_score_adj", &["--oom-score-adj", "-7"]),
     ("over_rate", &["--over-rate", "drop"]),
     ("overlayfs_layer", &["--overlayfs-layer", "/a", "/b"]),
     ("pid_file", &["--pid-file", "/tmp/pid"]),
@@ -63,12 +65,16 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("stop_signal", &["--stop-signal", "INT"]),
     ("stop_timeout", &["--stop-timeout", "7s"]),
     ("tty", &["--tty", "always"]),
+    ("tty_size", &["--tty-size", "33x99"]),
+    ("ulimit", &["--ulimit", "core=0:-1"]),
+    ("umask", &["--umask", "027"]),
+    ("user", &["--user", "1000:100"]),
     ("detach", &["--detach"]),
 ];
 
-/// The arguments that are not options, the option that selects the default, and the one that selects
-/// the process that executes the plan.
-const OTHERS: [&str; 3] = ["command", "no_tty", "via"];
+/// The arguments that are not options, the option that selects the default, the one that selects the
+/// process that executes the plan, and the one whose descriptors this process would need.
+const OTHERS: [&str; 4] = ["command", "no_tty", "preserve_fd", "via"];
 
 #[test]
 fn every_option_is_in_the_plan_that_is_handed_over() {
@@ -77,6 +83,7 @@ fn every_option_is_in_the_plan_that_is_handed_over() {
         let others: &[&str] = match id {
             "interactive" => &["-T", "--console", "pty"],
             "over_rate" => &["-T", "--log-rate", "7K/s"],
+            "tty_size" => &["-t"],
             _ => &["-T"],
         };
         let plan_with = match id {
