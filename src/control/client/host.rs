@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::super::Start;
@@ -11,6 +12,7 @@ use super::super::value::{Fields, Unreadable};
 use super::{Client, ClientError};
 use crate::child::Command;
 use crate::monitor::codec;
+use crate::socket;
 use crate::timestamp::rfc3339;
 
 /// A connection to the control socket of a host.
@@ -45,13 +47,18 @@ pub enum HostStartError {
 }
 
 impl HostClient {
-    /// Connects to the socket at `path`.
+    /// Connects to the socket at `path`. Only a host of root or of this process's own user is used,
+    /// by root too: a start hands over the environment, and the reply is believed.
     ///
     /// # Errors
     ///
-    /// As [`Client::connect`].
+    /// [`ClientError::Stranger`] if another user's process listens, and as [`Client::connect`].
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let client = Client::connect(path)?;
+        let owner = socket::peer_uid(&client.stream).map_err(|error| client.io(error))?;
+        if owner != 0 && owner != geteuid().as_raw() {
+            return Err(ClientError::Stranger { path: client.path, owner });
+        }
         Ok(Self(Client { interface: "io.vmon.Host", ..client }))
     }
 
