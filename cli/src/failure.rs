@@ -105,6 +105,8 @@ pub enum Failure {
     HostSocket(#[source] ControlError),
     #[error("can't use the socket of the service manager: {0}")]
     Activation(#[source] io::Error),
+    #[error("can't keep inherited descriptors from commands: {0}")]
+    Descriptors(#[source] io::Error),
     #[error("the host can't do this: {0}; leave it out, or use 'vmon run' without a host")]
     NotInHost(&'static str),
     #[error("the options are not those of 'vmon run'")]

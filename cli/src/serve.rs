@@ -54,8 +54,10 @@ pub struct ServeArgs {
 
 /// Serves until a signal ends the host.
 pub fn serve(args: ServeArgs, messages: &Messages) -> Result<u8, Failure> {
-    // Before any file is opened, so that the descriptors of the service manager are the only ones.
+    // Before any other descriptor could have its number.
     let given = activation::listener().map_err(Failure::Activation)?;
+    // Commands of all clients must not inherit what this process was started with.
+    process::keep_descriptors_from_programs().map_err(Failure::Descriptors)?;
     messages::install(messages, args.shared.log_level);
     let places = args.shared.places()?;
     let socket = match &args.socket {

@@ -3,15 +3,20 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 
 use crate::common::hosted::Hosted;
 use crate::common::{
-    Detached, Process, State, TIMEOUT, code, contains, eventually, is_gone, one_line, signal, wait,
+    Detached, Process, State, TIMEOUT, code, contains, eventually, is_gone, is_root, one_line,
+    signal, wait,
 };
 
 const SLEEP: &str = "echo up; exec sleep 1000";
@@ -226,4 +231,81 @@ fn the_service_manager_is_notified_and_its_socket_is_used() {
     assert_eq!(code(wait(&mut process)), 0);
     // It is the manager's.
     assert!(listen.exists());
+}
+
+/// `vmon serve` with `stdin` as descriptor 3, which a service manager is said to have passed.
+fn activated(stdin: OwnedFd, state_dir: &Path) -> Output {
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve";
+    let mut serve = Command::new("sh");
+    serve.args(["-c", script, env!("CARGO_BIN_EXE_vmon")]).stdin(stdin);
+    serve.env("VMON_STATE_DIR", state_dir).output().unwrap()
+}
+
+#[test]
+fn messages_are_kept_with_a_socket_of_the_service_manager() {
+    let state = State::new();
+    let listener = UnixListener::bind(state.file("listen")).unwrap();
+    let output = activated(listener.into(), Path::new("/proc/x"));
+    assert_eq!(output.status.code(), Some(125));
+    assert!(one_line(&output).contains("/proc/x"), "{output:?}");
+}
+
+#[test]
+fn what_is_no_listening_unix_stream_socket_is_refused() {
+    let state = State::new();
+    let file = state.file("file");
+    fs::write(&file, "").unwrap();
+    for passed in [
+        OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()),
+        UnixDatagram::bind(state.file("datagrams")).unwrap().into(),
+        UnixStream::pair().unwrap().0.into(),
+        fs::File::open(file).unwrap().into(),
+    ] {
+        let output = activated(passed, state.path());
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        assert!(one_line(&output).contains("no listening Unix stream socket"), "{output:?}");
+    }
+}
+
+#[test]
+fn commands_inherit_no_descriptor_of_the_host() {
+    let state = State::new();
+    let socket = state.file("run/@host.sock");
+    let mut serve = Command::new("sh");
+    serve.args(["-c", "exec 9</dev/null; exec \"$0\" serve", env!("CARGO_BIN_EXE_vmon")]);
+    serve.env("VMON_STATE_DIR", state.path());
+    let process = Process::spawn(&mut serve);
+    eventually("the host serves", || UnixStream::connect(&socket).is_ok());
+    let host = Hosted { state, process, socket };
+    host.started("web", &[], "test -e /proc/self/fd/9 && echo open; echo done");
+    host.state.wait_for_log("web", b"done\n");
+    assert_eq!(host.state.log("web"), b"done\n");
+    host.end(Signal::SIGTERM);
+}
+
+#[test]
+fn root_hands_no_start_to_a_host_of_another_user() {
+    if !is_root() {
+        return;
+    }
+    let state = State::new();
+    let other = state.file("other");
+    fs::create_dir(&other).unwrap();
+    std::os::unix::fs::chown(&other, Some(65534), Some(65534)).unwrap();
+    fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut serve = state.vmon();
+    serve.arg("serve").env("VMON_STATE_DIR", &other).uid(65534).gid(65534);
+    // The program may be where that user can't read.
+    let Ok(process) = serve.spawn() else { return };
+    let mut process = Process(process);
+    let socket = other.join("run/@host.sock");
+    eventually("the host serves", || UnixStream::connect(&socket).is_ok());
+    let mut run = state.vmon();
+    run.args(["run", "-d", "--state-dir"]).arg(&other).arg("--via").arg(&socket);
+    let refused = run.args(["--name", "web", "true"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(one_line(&refused).contains("is served by uid 65534"), "{refused:?}");
+    assert!(!other.join("log").exists());
+    signal(&process, Signal::SIGTERM);
+    assert_eq!(code(wait(&mut process)), 0);
 }

@@ -5,6 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
 use vmon::child::Command;
 use vmon::process;
 
@@ -26,19 +29,30 @@ pub fn listener() -> io::Result<Option<(UnixListener, Option<PathBuf>)>> {
         Some(1) => {}
         Some(_) => return Err(io::Error::other("more than one socket was passed")),
     }
-    process::keep_descriptors_from_programs()?;
-    let socket = inherited()?.into_iter().find(|socket| socket.as_raw_fd() == FIRST);
-    let socket = socket.ok_or_else(|| io::Error::other("no socket was passed"))?;
+    let socket = inherited(FIRST).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::EBADF) => io::Error::other("descriptor 3 was not passed"),
+        _ => error,
+    })?;
+    if !is_listening(&socket) {
+        return Err(io::Error::other("descriptor 3 is no listening Unix stream socket"));
+    }
     let listener = UnixListener::from(socket);
-    // Fails for what is no socket of this family.
     let path = listener.local_addr()?.as_pathname().map(PathBuf::from);
     Ok(Some((listener, path)))
 }
 
-#[allow(unsafe_code)] // descriptors that are known by number only
-fn inherited() -> io::Result<Vec<OwnedFd>> {
-    // SAFETY: this is called before the process has opened any file.
-    unsafe { process::inherited_descriptors() }
+/// What sd_is_socket_unix(3) checks.
+fn is_listening(socket: &OwnedFd) -> bool {
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
+        && getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream)
+        && getsockopt(socket, sockopt::AcceptConn) == Ok(true)
+}
+
+#[allow(unsafe_code)] // a descriptor that is known by number only
+fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: neither the command nor a library that it uses opens a descriptor without FD_CLOEXEC.
+    unsafe { process::inherited_descriptor(number) }
 }
 
 /// Removes the manager's variables from the environment of `command`.
