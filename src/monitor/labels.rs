@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 ///
 /// A key is 1 to [`MAX_KEY`](Self::MAX_KEY) bytes of ASCII letters, digits, `.`, `_`, `-` and `/`,
 /// such as `app` or `org.example/tier`. A value is at most [`MAX_VALUE`](Self::MAX_VALUE) bytes of
-/// UTF-8 without control characters, and may be empty. All keys and values together are at most
+/// UTF-8 without control characters, and may be empty. There are at most
+/// [`MAX_COUNT`](Self::MAX_COUNT) labels, and all keys and values together are at most
 /// [`MAX_TOTAL`](Self::MAX_TOTAL) bytes, so that a record and a reply of the control socket stay
 /// bounded.
 ///
@@ -25,7 +26,11 @@ use std::collections::BTreeMap;
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Labels(BTreeMap<String, String>);
+pub struct Labels {
+    values: BTreeMap<String, String>,
+    /// The bytes of all keys and values.
+    total: usize,
+}
 
 /// A label that a sandbox can't have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +71,9 @@ pub enum LabelError {
     /// All keys and values together, in bytes.
     #[error("the labels are too long: {0} bytes in all, at most {max}", max = Labels::MAX_TOTAL)]
     TotalTooLong(usize),
+    /// One label more than a sandbox can have.
+    #[error("there are too many labels: at most {max}", max = Labels::MAX_COUNT)]
+    TooMany,
 }
 
 impl Labels {
@@ -77,6 +85,9 @@ impl Labels {
 
     /// The most bytes of all keys and values of a sandbox.
     pub const MAX_TOTAL: usize = 64 << 10;
+
+    /// The most labels of a sandbox.
+    pub const MAX_COUNT: usize = 256;
 
     /// Adds a label. It replaces one of the same key.
     ///
@@ -90,34 +101,37 @@ impl Labels {
     ) -> Result<(), LabelError> {
         let (key, value) = (key.into(), value.into());
         check(&key, &value)?;
-        let others = self.iter().filter(|(other, _)| *other != key);
-        let total =
-            others.fold(key.len() + value.len(), |sum, (key, value)| sum + key.len() + value.len());
+        let replaced = self.values.get(&key).map(|old| key.len() + old.len());
+        let total = self.total - replaced.unwrap_or(0) + key.len() + value.len();
         if total > Self::MAX_TOTAL {
             return Err(LabelError::TotalTooLong(total));
         }
-        self.0.insert(key, value);
+        if replaced.is_none() && self.values.len() == Self::MAX_COUNT {
+            return Err(LabelError::TooMany);
+        }
+        self.values.insert(key, value);
+        self.total = total;
         Ok(())
     }
 
     /// The value of the label with this key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.values.get(key).map(String::as_str)
     }
 
     /// All keys with their values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.values.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.values.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty()
     }
 }
 
@@ -218,5 +232,16 @@ mod tests {
         labels.insert("a", "").unwrap();
         labels.insert("a", &*value).unwrap();
         assert_eq!(labels.get("a"), Some(&*value));
+    }
+
+    #[test]
+    fn the_number_of_labels_is_bounded() {
+        let mut labels = Labels::default();
+        for key in 0..Labels::MAX_COUNT {
+            labels.insert(key.to_string(), "").unwrap();
+        }
+        assert_eq!(labels.insert("more", ""), Err(LabelError::TooMany));
+        labels.insert("7", "replaced").unwrap();
+        assert_eq!((labels.len(), labels.get("7")), (Labels::MAX_COUNT, Some("replaced")));
     }
 }

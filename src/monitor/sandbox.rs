@@ -174,7 +174,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// A [`LabelError`] that says what a label may be: see [`Labels`].
+    /// A [`LabelError`] that says what a label may be: see [`Labels`]. A sandbox has at most 256, of
+    /// 64 KiB in all.
     pub fn label(
         mut self,
         key: impl Into<String>,
