@@ -268,7 +268,10 @@ impl Engine {
                 && target.id.is_none_or(|number| number == id.number())
         };
         let found = self.sandboxes().filter(is_it);
-        let found = found.max_by_key(|(_, monitor)| monitor.phase() != Phase::Stopped);
+        // A start may still find the name taken by the other one.
+        let starts = |id| self.serving.iter().flat_map(|it| &it.starts).any(|it| it.id == id);
+        let found =
+            found.max_by_key(|(id, monitor)| (monitor.phase() != Phase::Stopped, !starts(*id)));
         found.map(|(id, _)| id).ok_or_else(|| no_such(target.name.as_str()))
     }
 
@@ -359,10 +362,18 @@ impl Serving {
     /// Something has happened to a sandbox.
     pub(super) fn happened(&mut self, id: SandboxId, monitor: &Monitor, happened: &Event) {
         let Event::Transition(transition) = happened else { return };
+        let attempt = self.starts.iter().position(|attempt| attempt.id == id);
+        // The name is that of another sandbox, to which nothing has happened.
+        if let Transition::Stopped { end, .. } = transition
+            && attempt.is_some()
+            && is_taken(end)
+        {
+            return;
+        }
         let named = named(id, monitor);
         self.events.push(event(named, transition));
         if let Transition::Running { child, .. } = transition
-            && let Some(at) = self.starts.iter().position(|attempt| attempt.id == id)
+            && let Some(at) = attempt
         {
             let attempt = self.starts.swap_remove(at);
             let reply = started(named, child.pid);
@@ -378,30 +389,35 @@ impl Serving {
     ) -> Option<(Option<ClientId>, Box<Start>, u32)> {
         let end = monitor.end()?;
         let attempt = self.starts.iter().position(|attempt| attempt.id == id);
-        if let Some(Attempt { client, start, number, .. }) =
-            attempt.map(|at| self.starts.swap_remove(at))
-        {
-            if start.numbered && is_taken(end) {
+        let attempt = attempt.map(|at| self.starts.swap_remove(at));
+        let Named { config_file, name, .. } = named(id, monitor);
+        let was_taken = attempt.is_some() && is_taken(end);
+        // The end of an attempt that found the name taken is not that of the sandbox of this name.
+        let reply = (!was_taken).then(|| ended(id.number(), end));
+        let replies = &mut self.replies;
+        self.waits.retain(|(waited, client)| {
+            if *waited == id {
+                let answer = reply.clone().ok_or_else(|| no_such(name.as_str()));
+                replies.push((*client, answer));
+            }
+            *waited != id
+        });
+        if let Some(Attempt { client, start, number, .. }) = attempt {
+            if start.numbered && was_taken {
                 return Some((client, start, number + 1));
             }
             let fault = end.error().map(|error| not_started(&error.to_string(), end.exit_code()));
             let fault = fault.unwrap_or_else(|| not_started("it has ended", end.exit_code()));
             self.replies.extend(client.map(|client| (client, Err(fault))));
         }
-        let reply = ended(id.number(), end);
-        let (replies, here) = (&mut self.replies, &reply);
-        self.waits.retain(|(waited, client)| {
-            if *waited == id {
-                replies.push((*client, Ok(here.clone())));
+        if let Some(reply) = reply {
+            if self.ends.len() == KEPT_ENDS {
+                self.ends.pop_front();
             }
-            *waited != id
-        });
-        if self.ends.len() == KEPT_ENDS {
-            self.ends.pop_front();
+            let (config_file, name) = (config_file.clone(), name.clone());
+            let target = Target { config_file, name, id: Some(id.number()) };
+            self.ends.push_back(KeptEnd { target, reply });
         }
-        let Named { id, config_file, name } = named(id, monitor);
-        let target = Target { config_file: config_file.clone(), name: name.clone(), id: Some(id) };
-        self.ends.push_back(KeptEnd { target, reply });
         None
     }
 }

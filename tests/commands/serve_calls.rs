@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::common::hosted::{Hosted, call, call_with};
-use crate::common::{self, contains, eventually, is_gone};
+use crate::common::{self, Detached, contains, eventually, is_gone};
 
 /// The parameters of a start.
 fn start(name: &str, script: &str) -> Value {
@@ -305,4 +305,41 @@ fn a_stopping_host_starts_nothing_and_kills_at_a_second_signal() {
     assert_eq!(common::wait(&mut host.process).code(), Some(0));
     assert!(is_gone(pid));
     raw.stream().write_all(b"x").unwrap_err();
+}
+
+#[test]
+fn a_start_that_finds_its_name_taken_leaves_no_end_and_no_event() {
+    let host = Hosted::start();
+    let elsewhere = Detached::start(
+        &host.state,
+        host.state.vmon().args(["run", "-d", "--name", "web", "sleep", "1000"]),
+    );
+    let (mut watch, mut raw) = (host.raw(), host.raw());
+    ok(&watch.ask(call_with("more", "Watch", json!({}))));
+    let taken = raw.ask(call("Start", start("web", "true")));
+    assert_eq!(taken["error"], "io.vmon.Host.NotStarted");
+    let waited = raw.ask(call("Wait", json!({ "name": "web" })));
+    assert_eq!(waited["error"], "io.vmon.Host.NoSuchSandbox");
+    ok(&raw.ask(call("Start", start("other", "exec sleep 1000"))));
+    assert_eq!(ok(&watch.next().unwrap())["event"]["name"], "other");
+    drop(elsewhere);
+    host.end(Signal::SIGTERM);
+}
+
+#[test]
+fn paths_of_a_start_are_those_of_the_record() {
+    let host = Hosted::start();
+    let link = host.state.file("link");
+    std::os::unix::fs::symlink(host.state.path(), &link).unwrap();
+    let mut raw = host.raw();
+    let slash = format!("{}/", host.state.path().display());
+    for (name, state_dir) in [("a", slash.as_str()), ("b", link.to_str().unwrap())] {
+        let spec = json!({ "command": ["sh", "-c", "echo up"], "log_dir": "mine" });
+        let db = link.join("sandbox.db");
+        let paths = json!({ "name": name, "spec": spec, "state_dir": state_dir, "db": db });
+        ok(&raw.ask(call("Start", paths)));
+        ok(&raw.ask(call("Wait", json!({ "name": name }))));
+    }
+    assert!(host.state.file("mine").is_dir());
+    host.end(Signal::SIGTERM);
 }

@@ -1,7 +1,7 @@
 //! Makes the monitors of the sandboxes that clients ask a host for, as `vmon run -d` makes its own.
 
-use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 use vmon::child::Command;
@@ -73,6 +73,8 @@ impl PlanStarter {
         if sandbox.log_dir.as_os_str().is_empty() {
             sandbox.log_dir = self.places.default_log_dir();
         }
+        // That of a record is relative to the state directory. An absolute path stays as it is.
+        sandbox.log_dir = self.places.state_dir.join(&sandbox.log_dir);
         let command = start.spec.command.clone().ok_or(Failure::HostOptions)?;
         if let Some(directory) = command.get_current_dir() {
             check_directory(directory, AccessFlags::X_OK).map_err(Failure::directory(
@@ -100,7 +102,7 @@ impl PlanStarter {
         for (given, used, option) in
             [(&start.state_dir, state_dir, "--state-dir"), (&start.db, &db.path, "--db")]
         {
-            if given.as_ref().is_some_and(|given| OsStr::new(given) != used.as_os_str()) {
+            if given.as_ref().is_some_and(|given| !is_same(Path::new(given), used)) {
                 return Err(Failure::OtherState { used: used.clone(), option });
             }
         }
@@ -129,6 +131,12 @@ impl PlanStarter {
         }
         Ok((monitor, command.clone()))
     }
+}
+
+/// Whether both paths lead to the same file or directory.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino()));
+    one == other || matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Writes the exit file at the end of a sandbox.
