@@ -211,8 +211,9 @@ impl Command {
     /// can't enter is tried again as the user.
     ///
     /// Another user needs `CAP_SETUID` and `CAP_SETGID`; the start fails with `EPERM` otherwise. On
-    /// Linux this process is not dumpable (`PR_SET_DUMPABLE`) while the child starts, since both share
-    /// their memory until exec.
+    /// Linux a child that changes its ids starts as a copy of this process, as by fork(2): the larger
+    /// this process, the longer it takes. The child's user may stop it before it has executed its
+    /// program; after a second it is monitored as one that runs, with a warning.
     #[must_use]
     pub fn uid(mut self, uid: u32) -> Self {
         self.attributes().uid = Some(uid);

@@ -12,6 +12,8 @@ mod members;
 mod oom;
 #[path = "linux/pidfd.rs"]
 mod pidfd;
+#[path = "linux/report.rs"]
+mod report;
 #[path = "linux/rights.rs"]
 mod rights;
 #[path = "linux/spawn.rs"]

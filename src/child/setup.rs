@@ -85,7 +85,6 @@ pub(super) enum Step {
 }
 
 /// The form in which a child that shares no memory reports a step.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Step {
     pub(super) fn to_bytes(self) -> [u8; 5] {
         let (kind, number) = match self {
@@ -234,7 +233,6 @@ impl Setup {
 
     /// Descriptors that keep other files of this process from getting a number that the child is to
     /// use.
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(super) fn reserve(&self) -> Vec<OwnedFd> {
         use nix::fcntl::{FcntlArg, fcntl};
         use std::os::fd::FromRawFd;

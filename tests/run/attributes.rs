@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // descriptors of vmon under chosen numbers
 
 use std::fs::{self, File, Permissions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::common::{Detached, State, eventually, is_alive, is_root, one_line, signal, wait};
+use crate::common::{Detached, State, eventually, has, is_alive, is_root, one_line, signal, wait};
 
 /// Has `vmon` inherit a descriptor under this number.
 fn inherits(command: &mut Command, number: i32, descriptor: impl Into<OwnedFd>) -> &mut Command {
@@ -282,4 +282,53 @@ fn options_that_are_not_given_cost_no_call_between_fork_and_exec() {
     }
     // The parent-death signal is requested once.
     assert_eq!(calls.matches("PR_SET_PDEATHSIG").count(), 1);
+}
+
+/// Another user's process may stop the child between the change of ids and exec.
+#[test]
+fn a_child_that_its_user_stops_before_exec_holds_nothing_up() {
+    if !is_root() {
+        return;
+    }
+    if !has("strace") {
+        return eprintln!("skipped: no strace");
+    }
+    let state = State::new();
+    let run = state.run("x", &["--user", "65534:65534"], "echo never");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=setresuid"]);
+    strace.args(["-e", "inject=setresuid:signal=SIGSTOP"]);
+    strace.arg(run.get_program()).args(run.get_args()).env("VMON_STATE_DIR", state.path());
+    let mut run = strace.stderr(Stdio::piped()).spawn().unwrap();
+    let mut warning = String::new();
+    BufReader::new(run.stderr.as_mut().unwrap()).read_line(&mut warning).unwrap();
+    assert!(warning.contains("has not executed its program within 1 s"), "{warning}");
+    let stopped = state.vmon().args(["stop", "x"]).output().unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+    // The stop signal is pending when CONT follows it.
+    assert_eq!(wait(&mut run).code(), Some(128 + Signal::SIGTERM as i32));
+    assert_eq!(state.log("x"), b"");
+}
+
+#[test]
+fn a_child_that_changes_its_ids_shares_no_memory_with_vmon() {
+    if !is_root() {
+        return;
+    }
+    if !has("strace") {
+        return eprintln!("skipped: no strace");
+    }
+    let state = State::new();
+    for (options, shared) in [(vec![], true), (vec!["--user", "65534:65534"], false)] {
+        let trace = state.file("trace");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-e", "trace=clone,clone3,vfork,fork", "-o"]).arg(&trace);
+        strace.arg(state.vmon().get_program()).arg("run").args(options).args(["--", "/bin/true"]);
+        let output = strace.env("VMON_STATE_DIR", state.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let calls = fs::read_to_string(trace).unwrap();
+        let clones: Vec<&str> = calls.lines().filter(|line| line.contains("clone")).collect();
+        assert!(!clones.is_empty(), "{calls}");
+        assert_eq!(calls.contains("CLONE_VM"), shared, "{calls}");
+    }
 }

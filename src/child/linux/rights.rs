@@ -1,6 +1,5 @@
-//! The rights of the calling process: user and group ids, the OOM score, and the dumpable flag that a
-//! change of ids clears. All but [`has_groups`] and [`Dumpable`] are for a child before exec, so they
-//! allocate nothing and take no lock.
+//! The rights of the calling process: user and group ids, and the OOM score. All but [`has_groups`] are
+//! for a child before exec, so they allocate nothing and take no lock.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -56,29 +55,4 @@ pub(in crate::child) fn set_uid(uid: libc::uid_t) -> nix::Result<()> {
     let uid = libc::c_ulong::from(uid);
     // SAFETY: takes integers.
     Errno::result(unsafe { libc::syscall(SETRESUID, uid, uid, uid) }).map(drop)
-}
-
-/// A guard that gives this process the dumpable flag back that it has now (`PR_SET_DUMPABLE`,
-/// prctl(2)).
-///
-/// A change of ids in the child clears the flag of the memory, which is that of the host: so no process
-/// of the child's user can trace the child while it still has that memory. The flag is set again once
-/// the child has left it, and never by the child itself.
-pub(super) struct Dumpable(libc::c_int);
-
-impl Dumpable {
-    pub(super) fn keep() -> Self {
-        // SAFETY: returns an integer.
-        Self(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) })
-    }
-}
-
-impl Drop for Dumpable {
-    fn drop(&mut self) {
-        // Fails for 2, the setting of a process with other rights than its user, which is that of a
-        // change of ids too (fs.suid_dumpable, proc(5)).
-        let flag = libc::c_long::from(self.0);
-        // SAFETY: takes integers, of the width that prctl(2) reads.
-        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, flag, 0, 0, 0) };
-    }
 }

@@ -12,6 +12,10 @@
 //! The child also shares the thread-local storage of this thread, so its calls overwrite `errno`.
 //! That has no effect: clone sets `errno` if it fails, and nothing reads it if it succeeds. Fork
 //! handlers (pthread_atfork(3)) do not run.
+//!
+//! A child that changes its ids shares nothing: it is a copy, as after fork(2), and reports through a
+//! pipe (`report`). Its new user may send it SIGSTOP before exec, which must not suspend this thread,
+//! and no memory of this process may be reachable through the child.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -24,20 +28,21 @@ use std::ptr;
 
 use libc::{c_int, c_void};
 use nix::errno::Errno;
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, SysconfVar, chdir, getppid, setpgid, setsid, sysconf};
 
 use super::ExitWatch;
 use super::exec::{Program, c_string};
 use super::pidfd::PidFd;
-use super::rights::Dumpable;
-use crate::child::Cgroup;
+use super::report::{self, Failure};
 use crate::child::command::{Background, Command, LOWEST_PRIORITY};
+use crate::child::descriptors::pipe;
 use crate::child::error::SpawnFailure;
-use crate::child::setup::{Failed, Setup};
+use crate::child::setup::Setup;
 use crate::child::stdio::ChildStdio;
+use crate::child::{Cgroup, Signal as ChildSignal};
 
 /// Starts `command` in a session of its own, by default to be killed when the calling thread ends.
 pub(in crate::child) fn spawn(
@@ -50,12 +55,21 @@ pub(in crate::child) fn spawn(
         None => SpawnFailure::System(error),
     };
     let procs = cgroup.map(Cgroup::procs).transpose().map_err(at_cgroup)?;
-    let plan = Plan::new(command, stdio, procs)?;
+    let mut plan = Plan::new(command, stdio, procs)?;
+    let reader = plan.copy_reports()?;
     let (pid, pidfd) = clone(&plan)?;
-    if let Some(failure) = plan.failure.take() {
+    // The child has a copy of the writer. The end of file is its exec.
+    drop(plan.writer.take());
+    let failure = match &reader {
+        None => plan.failure.take(),
+        Some(reader) => report::wait(reader, pid),
+    };
+    let pidfd = pidfd.map(PidFd::of);
+    if let Some(failure) = failure {
+        let flags = end_failed(pidfd.as_ref().filter(|_| reader.is_some()));
         // The child exits at once. If this process ignores SIGCHLD, it was reaped already
         // (wait(2)).
-        while waitpid(pid, None) == Err(Errno::EINTR) {}
+        while waitpid(pid, flags) == Err(Errno::EINTR) {}
         return Err(match failure {
             Failure::Cgroup(errno) => at_cgroup(errno.into()),
             Failure::Prepare(errno) => SpawnFailure::System(errno.into()),
@@ -65,11 +79,18 @@ pub(in crate::child) fn spawn(
         });
     }
     let exit = match pidfd {
-        Some(pidfd) => ExitWatch(Some(PidFd::of(pidfd))),
+        Some(pidfd) => ExitWatch(Some(pidfd)),
         // The child runs. Without a pidfd it is polled.
         None => ExitWatch::new(pid).unwrap_or_default(),
     };
     Ok((pid, exit))
+}
+
+/// Ends a copy that has failed, which its user may have stopped before its end. Returns how it can be
+/// waited for without a risk: where it can't be signalled, it may stay a zombie.
+fn end_failed(copy: Option<&PidFd>) -> Option<WaitPidFlag> {
+    let is_ended = copy.is_none_or(|copy| copy.send(ChildSignal::KILL).is_ok());
+    (!is_ended).then_some(WaitPidFlag::WNOHANG)
 }
 
 /// The steps of the child until execve, and the step that failed.
@@ -88,18 +109,10 @@ struct Plan {
     background: Option<Background>,
     parent_death: bool,
     program: Program,
-    /// Written by the child before it exits.
+    /// Written by a child that shares this memory, before it exits.
     failure: Cell<Option<Failure>>,
-}
-
-/// The step that failed.
-#[derive(Clone, Copy)]
-enum Failure {
-    Prepare(Errno),
-    Cgroup(Errno),
-    Directory(Errno),
-    Setup(Failed),
-    Execute(Errno),
+    /// Where a child that is a copy reports its failure.
+    writer: Option<OwnedFd>,
 }
 
 impl Plan {
@@ -121,7 +134,20 @@ impl Plan {
             parent_death: command.parent_death,
             program: Program::new(command)?,
             failure: Cell::new(None),
+            writer: None,
         })
+    }
+
+    /// Has a child that changes its ids report through a pipe, whose reader is returned.
+    fn copy_reports(&mut self) -> io::Result<Option<OwnedFd>> {
+        if !self.setup.changes_ids() {
+            return Ok(None);
+        }
+        // No descriptor of the child may take the number of the writer.
+        let _reserved = self.setup.reserve();
+        let (reader, writer) = pipe()?;
+        self.writer = Some(writer);
+        Ok(Some(reader))
     }
 
     /// Runs in the child. Returns only on failure.
@@ -189,6 +215,9 @@ impl Plan {
 
     fn set_ids(&self) -> Result<(), Failure> {
         self.setup.set_ids().map_err(Failure::Setup)?;
+        // The copy of this process's memory is not for the new user. The change of ids has cleared the
+        // flag, unless `fs.suid_dumpable` (proc(5)) is 1.
+        set_dumpable(false).map_err(Failure::Prepare)?;
         // A change of ids clears the signal (prctl(2)).
         if self.parent_death {
             die_with_parent(self.parent).map_err(Failure::Prepare)?;
@@ -280,21 +309,25 @@ fn set_action(signal: c_int, action: libc::sighandler_t) -> nix::Result<libc::si
     Ok(unsafe { before.assume_init() }.sa_sigaction)
 }
 
-/// Starts the child and returns after it has called execve or has failed. Returns its pidfd (Linux
-/// 5.2), which refers to this child however soon that ends.
+/// Starts the child. One that shares this memory has called execve or has failed when this returns.
+/// Returns its pidfd (Linux 5.2), which refers to this child however soon that ends.
 fn clone(plan: &Plan) -> io::Result<(Pid, Option<OwnedFd>)> {
     let stack = Stack::new()?;
-    let _dumpable = plan.setup.changes_ids().then(Dumpable::keep);
     let blocked = AllBlocked::new()?;
+    let shared = match plan.writer {
+        None => libc::CLONE_VM | libc::CLONE_VFORK,
+        Some(_) => 0,
+    };
     let mut pidfd = -1;
     let mut start = |flags: c_int| {
-        let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let flags = flags | shared | libc::SIGCHLD;
         let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
-        // SAFETY: `run` gets the plan that it expects. The plan outlives the child's use of this
-        // memory, because this thread is suspended until that ends (`CLONE_VFORK`). Until then the
-        // child writes only `plan.failure` and `shell_argv`, which are Cells, and the numbers of
-        // descriptors, which are atomics. The stack is used by
-        // the child alone, and the kernel writes one descriptor to `pidfd`.
+        // SAFETY: `run` gets the plan that it expects. Without `CLONE_VM` the child has a copy of it
+        // and of the stack. With it, the plan outlives the child's use of this memory, because this
+        // thread is suspended until that ends (`CLONE_VFORK`). Until then the child writes only
+        // `plan.failure` and `shell_argv`, which are Cells, and the numbers of descriptors, which are
+        // atomics. The stack is used by the child alone, and the kernel writes one descriptor to
+        // `pidfd`.
         Errno::result(unsafe { libc::clone(run, stack.top(), flags, plan, &raw mut pidfd) })
     };
     let pid = match start(libc::CLONE_PIDFD) {
@@ -308,11 +341,15 @@ fn clone(plan: &Plan) -> io::Result<(Pid, Option<OwnedFd>)> {
     Ok((Pid::from_raw(pid), pidfd))
 }
 
-/// The entry point of the child, in the shared memory.
+/// The entry point of the child.
 extern "C" fn run(plan: *mut c_void) -> c_int {
     // SAFETY: `clone` above passes the address of a plan that outlives this function.
     let plan = unsafe { &*plan.cast::<Plan>() };
-    plan.failure.set(Some(plan.carry_out()));
+    let failure = plan.carry_out();
+    match &plan.writer {
+        None => plan.failure.set(Some(failure)),
+        Some(writer) => report::send(writer, failure),
+    }
     // SAFETY: _exit ends this process without running exit handlers of the host.
     unsafe { libc::_exit(127) }
 }
