@@ -282,6 +282,12 @@ impl Sandbox {
     /// of its own, with the null device as its streams and no other descriptor, every signal at its
     /// default, and the parent-death signal of the child. On Linux it is killed with this process.
     ///
+    /// It runs as the user of this process. If the child has a user id of its own
+    /// ([`Command::uid`](crate::child::Command::uid)), `HOME`, `USER`, `LOGNAME` and `SHELL` are those
+    /// of this process, or not set, whatever the child has: a program that runs files of its user's
+    /// home directory runs none of the child's user. A program that loads code from its working
+    /// directory, as `python -c` does, loads that of the child's directory.
+    ///
     /// The loop does not wait for it. Once it has succeeded the child is expected to end, and no
     /// signal is sent. If it can't be started, or fails, that is a warning with its status, and the
     /// stop signal follows. The [stop timeout](Self::stop_timeout) runs from the start of the

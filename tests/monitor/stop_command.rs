@@ -68,6 +68,27 @@ fn a_stop_command_is_run_in_place_of_the_stop_signal() {
 }
 
 #[test]
+fn a_stop_command_sees_no_variable_of_the_childs_user() {
+    let variables = ["HOME", "USER", "LOGNAME", "SHELL"];
+    let print = variables.map(|variable| format!("${{{variable}-none}}")).join(" ");
+    let own = variables.map(|it| std::env::var(it).unwrap_or("none".to_owned())).join(" ");
+    let uid = nix::unistd::geteuid().as_raw();
+    for (uid, expected) in [(Some(uid), own.as_str()), (None, "a b c d")] {
+        let state = State::new();
+        let mut reactor = Reactor::new().unwrap();
+        let guest = Command::new("sh").args(["-c", GUEST]).current_dir(state.path());
+        let guest = guest.envs(variables.into_iter().zip(["a", "b", "c", "d"]));
+        let guest = uid.into_iter().fold(guest, Command::uid);
+        let sandbox = sandbox(&state, &format!("echo \"{print}\" >seen; : >down"));
+        let id = Monitor::builder(sandbox).spawn(&mut reactor, guest);
+        turn_until(&mut reactor, "it is up", |_| state.log("web") == b"up\n");
+        stop(&mut reactor, id);
+        assert_eq!(end_of(&mut reactor, id).exit_code(), 7);
+        assert_eq!(fs::read_to_string(state.file("seen")).unwrap().trim_end(), expected);
+    }
+}
+
+#[test]
 fn a_command_that_has_succeeded_is_followed_by_no_signal() {
     let state = State::new();
     let mut reactor = Reactor::new().unwrap();

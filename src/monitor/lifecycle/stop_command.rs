@@ -12,22 +12,36 @@ use crate::monitor::sandbox::Sandbox;
 /// The words of a warning about a stop command that has failed.
 const FAILED: &str = "the stop command failed, so the stop signal is sent";
 
+/// The variables of a user, as systemd's `User=` sets them.
+const OF_USER: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
+
 /// The stop command of a sandbox whose child is started by `command`; `None` without one. Boxed:
 /// few sandboxes have one.
 pub(super) fn prepare(sandbox: &Sandbox, command: Option<&Command>) -> Option<Box<Command>> {
     let text = sandbox.command_of_stop()?;
     let shell = Command::new("sh").arg("-c").arg(text);
-    Some(Box::new(match command {
-        Some(of_child) => Command {
-            env_clear: of_child.env_clear,
-            env: of_child.env.clone(),
-            directory: of_child.directory.clone(),
-            file_limit: of_child.file_limit,
-            parent_death: of_child.parent_death,
-            ..shell
-        },
+    let Some(of_child) = command else { return Some(Box::new(shell)) };
+    let shell = Command {
+        env_clear: of_child.env_clear,
+        env: of_child.env.clone(),
+        directory: of_child.directory.clone(),
+        file_limit: of_child.file_limit,
+        parent_death: of_child.parent_death,
+        ..shell
+    };
+    Some(Box::new(match of_child.get_uid() {
+        Some(_) => OF_USER.into_iter().fold(shell, with_own),
         None => shell,
     }))
+}
+
+/// Gives the command our value of a variable, or none if we have none. It runs with our ids: with the
+/// home directory of the child's user, programs would run what that user has put there.
+fn with_own(command: Command, variable: &str) -> Command {
+    match std::env::var_os(variable) {
+        Some(value) => command.env(variable, value),
+        None => command.env_remove(variable),
+    }
 }
 
 /// A stop command that runs.
