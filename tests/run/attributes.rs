@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::common::{Detached, State, eventually, has, is_alive, is_root, one_line, signal, wait};
+use crate::stdio::as_nobody;
 
 /// Has `vmon` inherit a descriptor under this number.
 fn inherits(command: &mut Command, number: i32, descriptor: impl Into<OwnedFd>) -> &mut Command {
@@ -194,6 +195,13 @@ fn an_ordinary_user_can_run_nothing_as_another() {
         let said = one_line(&output);
         assert!(said.contains("Operation not permitted; start it as root"), "{said}");
     }
+}
+
+#[test]
+fn a_user_whose_group_is_not_among_its_supplementary_ones_needs_no_rights_for_itself() {
+    let state = State::new();
+    let Some(mut run) = as_nobody(&state, &["--user", "nobody"], "id -u; id -G") else { return };
+    assert_eq!(stdout(&run.output().unwrap()), "65534\n65534\n");
 }
 
 #[test]

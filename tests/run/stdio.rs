@@ -505,7 +505,7 @@ fn a_terminal_that_is_not_read_does_not_block_the_log() {
 
 /// `vmon run` as the user nobody, which may not reopen the files of this test; `None`, visibly,
 /// where we are not root.
-fn as_nobody(state: &State, options: &[&str], script: &str) -> Option<Command> {
+pub(crate) fn as_nobody(state: &State, options: &[&str], script: &str) -> Option<Command> {
     if !is_root() {
         eprintln!("skipped: only root has descriptors that another user may not reopen");
         return None;
