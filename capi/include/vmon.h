@@ -157,7 +157,7 @@ typedef struct vmon_options {
     size_t size;
     /* The state directory, or NULL. Made if it is missing. The database is STATE/sandbox.db, logs
        are in STATE/log, and each sandbox has a control socket in STATE/run, so that every command
-       of vmon works for it: vmon --state-dir STATE ps, attach, stop. */
+       of vmon works for it: vmon ps --state-dir STATE, and likewise attach and stop. */
     const char *state_dir;
     /* The path of the database, or NULL for that of the state directory, or none without one. */
     const char *database;
@@ -318,7 +318,7 @@ int vmon_spec_parent_death(vmon_spec *spec, int parent_death);
  * Sets every option that the JSON object names and leaves the others: restart, max_duration_seconds,
  * log_format and the rest, with the keys and values of "spec" in the output of vmon inspect
  * (docs/json.md), null for the default. A key or value that is not known there is VMON_EINVAL, and
- * nothing is set.
+ * nothing is set. So is preserve_fds: descriptors can't be given in JSON.
  */
 int vmon_spec_json(vmon_spec *spec, const char *json);
 

@@ -124,6 +124,11 @@ impl Description {
         let defaults = Self::new(self.name.as_str())?.options;
         let mut merged = self.clone();
         for (key, value) in &given {
+            if key == "preserve_fds" && !value.is_null() {
+                // The record has the numbers only, so no start would succeed.
+                let message = format!("{key:?} can't be set: descriptors can't be given in JSON");
+                return Err(Failure::invalid(message));
+            }
             let default = defaults.get(key).filter(|_| is_option(key));
             let default = default.ok_or_else(|| Failure::invalid(format!("no option {key:?}")))?;
             merged.set(key, if value.is_null() { default.clone() } else { value.clone() });

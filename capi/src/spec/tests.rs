@@ -73,6 +73,22 @@ fn json_that_is_not_understood_changes_nothing() {
 }
 
 #[test]
+fn descriptors_are_refused() {
+    for json in [r#"{"tty": true, "preserve_fds": [3]}"#, r#"{"preserve_fds": []}"#] {
+        let mut spec = description();
+        let before = spec.to_json();
+        let failure = spec.merge(json).unwrap_err();
+        assert_eq!(failure.code, Code::Invalid);
+        assert_eq!(
+            failure.message,
+            r#""preserve_fds" can't be set: descriptors can't be given in JSON"#
+        );
+        assert_eq!(spec.to_json(), before);
+    }
+    description().merge(r#"{"preserve_fds": null}"#).unwrap();
+}
+
+#[test]
 fn what_is_read_back_can_be_set_again() {
     let mut spec = description();
     spec.command(&[OsStr::new("true")]).unwrap();
