@@ -210,8 +210,12 @@ impl Command {
     /// again. The environment, `HOME` included, is not changed. A working directory that this process
     /// can't enter is tried again as the user.
     ///
-    /// Another user needs `CAP_SETUID` and `CAP_SETGID`; the start fails with `EPERM` otherwise. On
-    /// Linux a child that changes its ids starts as a copy of this process, as by fork(2): the larger
+    /// Another user needs `CAP_SETUID` and `CAP_SETGID`; the start fails with `EPERM` otherwise.
+    /// Without `CAP_KILL` this process can't signal the child, so no stop ends it, and the kernel does
+    /// not kill it when this process ends ([`parent_death`](Self::parent_death)). Without `CAP_CHOWN`
+    /// the streams do not belong to its user.
+    ///
+    /// On Linux a child that changes its ids starts as a copy of this process, as by fork(2): the larger
     /// this process, the longer it takes. The child's user may stop it before it has executed its
     /// program; after a second it is monitored as one that runs, with a warning.
     #[must_use]

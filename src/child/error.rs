@@ -182,7 +182,9 @@ pub(super) fn exec_reason(error: &io::Error) -> String {
 /// Why an id can't be set, and who may set it.
 fn id_reason(error: &io::Error) -> String {
     let who = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM) => "; start it as root, or with CAP_SETUID and CAP_SETGID",
+        Some(Errno::EPERM) => {
+            "; start it as root, or with CAP_SETUID, CAP_SETGID, CAP_KILL and CAP_CHOWN"
+        }
         Some(Errno::EINVAL) => "; give an id that this user namespace has",
         _ => "",
     };

@@ -26,7 +26,7 @@ pub(super) struct ChildArgs {
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
 
-    /// Run the command as this user: a name, or a UID. Without GROUP, a name or a GID, with the user's
+    /// Run the command as this user: a name, or a UID. GROUP is a name or GID; without it, the user's
     /// group and supplementary groups. Sets $HOME, $USER, $LOGNAME and $SHELL
     #[arg(long, value_name = "USER[:GROUP]")]
     user: Option<UserArg>,
