@@ -207,8 +207,8 @@ impl Command {
     /// changed without [`gid`](Self::gid). Capabilities change as in capabilities(7).
     ///
     /// The child's streams belong to this user, so that it can open `/dev/stdout` and its terminal
-    /// again. The environment, `HOME` included, is not changed. A working directory that this process
-    /// can't enter is tried again as the user.
+    /// again. The environment, `HOME` included, is not changed. The working directory is one that this
+    /// process itself can enter.
     ///
     /// Another user needs `CAP_SETUID` and `CAP_SETGID`; the start fails with `EPERM` otherwise.
     /// Without `CAP_KILL` this process can't signal the child, so no stop ends it, and the kernel does

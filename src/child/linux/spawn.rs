@@ -189,28 +189,17 @@ impl Plan {
         }
         self.setup.pass_descriptors().map_err(Failure::Setup)?;
         self.setup.set_limits().map_err(Failure::Setup)?;
-        match (self.enter_directory(), self.setup.changes_ids()) {
-            // Where root is an ordinary user, as on NFS, only the child's user may enter it.
-            (Err(Errno::EACCES | Errno::EPERM), true) => {
-                self.set_ids()?;
-                self.enter_directory().map_err(Failure::Directory)?;
-            }
-            (entered, changes_ids) => {
-                entered.map_err(Failure::Directory)?;
-                if changes_ids {
-                    self.set_ids()?;
-                }
-            }
+        if let Some(directory) = &self.directory {
+            chdir(directory.as_c_str()).map_err(Failure::Directory)?;
+        }
+        if self.setup.changes_ids() {
+            self.set_ids()?;
         }
         if self.background.is_some() {
             close_others();
         }
         // The child does not inherit the signal mask of this thread.
         SigSet::empty().thread_set_mask().map_err(Failure::Prepare)
-    }
-
-    fn enter_directory(&self) -> nix::Result<()> {
-        self.directory.as_ref().map_or(Ok(()), |directory| chdir(directory.as_c_str()))
     }
 
     fn set_ids(&self) -> Result<(), Failure> {
