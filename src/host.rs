@@ -1,4 +1,4 @@
-//! Many sandboxes behind one door: an engine that is driven by its host.
+//! Many sandboxes behind one handle: an engine that is driven by its host.
 //!
 //! A [`Host`] runs them on a thread of its own. Other threads use a [`Handle`], whose methods return
 //! [`Reply`]s: futures of any executor, which can be waited for as well. [`Events`] are the

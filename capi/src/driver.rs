@@ -98,7 +98,7 @@ impl Driver {
             Self::Thread { host, handle } => {
                 let host = host.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let host = host.ok_or_else(ended)?;
-                // A panic of the thread is known to the handle alone.
+                // A panic of the thread is known only to the handle.
                 let state = handle.call(|_| ()).wait();
                 drop(host);
                 Ok(state?)

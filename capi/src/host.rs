@@ -115,7 +115,7 @@ impl Host {
     pub fn free(&mut self) {
         self.events = Events::Off;
         if self.driver.is_callers() {
-            // There is no handle left to tell.
+            // There is no handle left to report it to.
             let _ = self.driver.end();
         }
     }

@@ -15,6 +15,7 @@ mod failure;
 mod file_watcher;
 mod filter;
 mod history;
+mod inherited;
 mod inspect;
 mod interruptible_wait;
 mod kill;

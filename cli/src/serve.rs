@@ -143,7 +143,7 @@ fn turn_until_done(
     Ok(())
 }
 
-/// What the service manager is told of the host.
+/// Reports the state of the host to the service manager.
 struct Notifier {
     manager: Option<Manager>,
     /// A message that found the manager's socket full.

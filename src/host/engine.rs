@@ -455,7 +455,7 @@ impl Engine {
             Event::Done => self.done.push(id),
         }
         #[cfg(all(feature = "control", feature = "codec"))]
-        self.tell_clients(id, &event);
+        self.report_to_clients(id, &event);
         self.publish(id, event);
     }
 

@@ -18,7 +18,7 @@ use super::subscriptions::{Batch, SandboxEvent, SubscriptionId};
 /// [`Handle::events`].
 ///
 /// The queue is the host's and bounded. A consumer never delays the host: when its queue is full, the
-/// oldest events are removed, and [`EventsError::Missed`] tells their number in their place.
+/// oldest events are removed, and [`EventsError::Missed`] has their number and comes in their place.
 ///
 /// A future of [`next`](Self::next) that is dropped loses no event. When the host has ended, what
 /// was in the queue still comes.

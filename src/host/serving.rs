@@ -182,7 +182,7 @@ impl Engine {
     }
 
     /// Notes what has happened to a sandbox.
-    pub(super) fn tell_clients(&mut self, id: SandboxId, happened: &Event) {
+    pub(super) fn report_to_clients(&mut self, id: SandboxId, happened: &Event) {
         let Self { serving: Some(serving), reactor, .. } = self else { return };
         if let Some(Task::Sandbox(sandbox)) = reactor.get(id) {
             serving.happened(id, &sandbox.monitor, happened);
@@ -289,7 +289,7 @@ impl Engine {
         if self.is_stopping() {
             return self.answer(client, Err(not_started("the host is stopping", 125)));
         }
-        // Its user has given up, and does not expect a sandbox to start later.
+        // The client has disconnected.
         if let Some(client) = client
             && self.with_socket(|socket, _| socket.waits(client)) != Some(true)
         {

@@ -57,11 +57,26 @@ impl Drop for Blocked {
     fn drop(&mut self) {
         let Some(former) = self.former else { return };
         if !self.was_pending && is_pending() {
-            // The kernel sends it to the thread that writes (pipe(7)), so this takes it and returns.
-            let _ = pipe().wait();
+            take();
         }
         let _ = former.thread_set_mask();
     }
+}
+
+/// Takes a pending SIGPIPE. The kernel sends it to the thread that writes (pipe(7)), but one that another
+/// process has sent may be taken by another thread first, so this does not wait for it.
+#[cfg(not(target_vendor = "apple"))]
+fn take() {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: sigtimedwait(2) reads a set and a time from live references, and writes nothing to a null
+    // pointer.
+    unsafe { libc::sigtimedwait(pipe().as_ref(), std::ptr::null_mut(), &raw const now) };
+}
+
+/// Takes a pending SIGPIPE; macOS has no sigtimedwait(2).
+#[cfg(target_vendor = "apple")]
+fn take() {
+    let _ = pipe().wait();
 }
 
 /// The set of SIGPIPE alone.
@@ -98,4 +113,12 @@ fn is_pending() -> bool {
     let queried = unsafe { libc::sigpending(pending.as_mut_ptr()) };
     // SAFETY: zeroed is a valid set, and on success the kernel has filled it.
     queried == 0 && unsafe { libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1 }
+}
+
+#[cfg(all(test, not(target_vendor = "apple")))]
+mod tests {
+    #[test]
+    fn a_signal_that_another_thread_has_taken_is_not_waited_for() {
+        super::take();
+    }
 }

@@ -303,7 +303,7 @@ fn replies_of_an_engine_that_is_dropped_end_with_an_error() {
     assert!(matches!(batch.wait(), Err(HostError::Ended)));
 }
 
-/// The engine is one descriptor of an outer loop, which is told when a turn is due.
+/// The engine is one descriptor of an outer loop, which is woken when a turn is due.
 #[cfg(not(mio_unsupported_force_poll_poll))]
 #[test]
 fn an_engine_is_nested_in_a_loop_of_the_hosts() {

@@ -99,7 +99,7 @@ impl<T> Handle<T> {
         handle.and_then(|handle| handle.enter(|inner| inner.errno)).unwrap_or(0)
     }
 
-    /// Frees a handle, unless it is NULL, after `last`, which is told whether it is broken.
+    /// Frees a handle, unless it is NULL, after `last`, whose argument is whether it is broken.
     ///
     /// # Safety
     ///

@@ -3,20 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vmon::child::Command;
-use vmon::process;
 
-use crate::Failure;
+use crate::{Failure, inherited};
 
 /// Passes inherited descriptors to the command, under their own numbers.
 pub fn pass(numbers: &[i32], command: Command) -> Result<Command, Failure> {
     // One that is named twice is one.
     let numbers: BTreeSet<i32> = numbers.iter().copied().collect();
     numbers.into_iter().try_fold(command, |command, number| {
-        let descriptor = inherited(number).map_err(|_| Failure::NoDescriptor(number))?;
+        let descriptor =
+            inherited::descriptor(number).map_err(|_| Failure::NoDescriptor(number))?;
         Ok(command.descriptor(number, descriptor))
     })
 }
@@ -42,11 +41,4 @@ pub fn let_inherit(command: &Command) -> io::Result<()> {
         .get_descriptors()
         .filter_map(|(_, given)| given)
         .try_for_each(|given| Ok(fcntl(given, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)?))
-}
-
-#[allow(unsafe_code)]
-fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: neither the command nor a library that it uses opens a descriptor without FD_CLOEXEC, and
-    // `let_inherit` clears that flag only after the last call.
-    unsafe { process::inherited_descriptor(number) }
 }

@@ -9,7 +9,8 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 use vmon::child::Command;
-use vmon::process;
+
+use crate::inherited;
 
 const PID: &str = "LISTEN_PID";
 const COUNT: &str = "LISTEN_FDS";
@@ -29,7 +30,7 @@ pub fn listener() -> io::Result<Option<(UnixListener, Option<PathBuf>)>> {
         Some(1) => {}
         Some(_) => return Err(io::Error::other("more than one socket was passed")),
     }
-    let socket = inherited(FIRST).map_err(|error| match error.raw_os_error() {
+    let socket = inherited::descriptor(FIRST).map_err(|error| match error.raw_os_error() {
         Some(nix::libc::EBADF) => io::Error::other("descriptor 3 was not passed"),
         _ => error,
     })?;
@@ -47,12 +48,6 @@ fn is_listening(socket: &OwnedFd) -> bool {
     address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
         && getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream)
         && getsockopt(socket, sockopt::AcceptConn) == Ok(true)
-}
-
-#[allow(unsafe_code)] // a descriptor that is known by number only
-fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: neither the command nor a library that it uses opens a descriptor without FD_CLOEXEC.
-    unsafe { process::inherited_descriptor(number) }
 }
 
 /// Removes the manager's variables from the environment of `command`.

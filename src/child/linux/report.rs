@@ -55,7 +55,7 @@ impl Failure {
 
 /// Reports a failure. In the child.
 pub(super) fn send(writer: &OwnedFd, failure: Failure) {
-    // A pipe with room for it. Without a reader, nobody wants to know.
+    // A pipe with room for it. Without a reader, the host has ended.
     let _ = nix::unistd::write(writer, &failure.to_bytes());
 }
 
